@@ -1,0 +1,98 @@
+"""The one typed source of model names, tensor names, shapes and dtypes.
+
+Server steps, exporter, client and tests read it; every ``config.pbtxt`` is generated from it.
+Shapes leave out the batch dimension; -1 is a dimension that depends on the domain or the request:
+L latents (18 for 1024 px, 14 for 256 px), S StyleSpace channels over all modulations,
+H x W pixels, E edits, C channels of CLIP's joint space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TOKENS_PER_TEXT = 77  # CLIP's context length
+W_DIM = 512  # width of W and W+
+FACE_SIZE = 256  # e4e reads aligned faces of this many pixels
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor on the wire: `datatype` is Triton's name, `shape` is without the batch."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    doc: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the repository. `kind` is its Triton backend or "ensemble"."""
+
+    name: str
+    kind: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+PHOTO = Tensor("PHOTO", "BYTES", (1,), "an encoded picture (JPEG, PNG, WebP, …)")
+ALIGN = Tensor(
+    "ALIGN", "BOOL", (1,), "find and align a face; false: the picture is a face crop already", True
+)
+FACE = Tensor("FACE", "INT32", (1,), "which face, best first; -1: the largest", True)
+FACE_CROP = Tensor(
+    "FACE_CROP", "FP32", (3, FACE_SIZE, FACE_SIZE), "the aligned face, RGB, in [-1, 1]"
+)
+QUAD = Tensor(
+    "QUAD",
+    "FP32",
+    (4, 2),
+    "(x, y) corners of the crop in pixels of the upright photo: "
+    "top-left, bottom-left, bottom-right, top-right",
+)
+W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row a layer")
+TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-padded")
+TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalised")
+NEUTRAL = Tensor("NEUTRAL", "BYTES", (-1,), "what the picture shows, one text an edit")
+TARGET = Tensor("TARGET", "BYTES", (-1,), "what it should show, one text an edit")
+STRENGTH = Tensor("STRENGTH", "FP32", (-1,), "α, in units of channel standard deviations")
+THRESHOLD = Tensor("THRESHOLD", "FP32", (-1,), "β, relevance below which a channel stays")
+DELTA = Tensor("DELTA", "FP32", (-1,), "offset in StyleSpace, the sum over the edits")
+CHANNELS = Tensor("CHANNELS", "INT32", (-1,), "channels that each edit moves")
+IMAGE = Tensor("IMAGE", "UINT8", (-1, -1, 3), "the synthesised face, RGB, height x width")
+PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", True)
+FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", True)
+QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", True)
+PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded answer")
+
+TEXTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
+
+
+def _optional(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.doc, optional=True)
+
+
+ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD))
+E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
+CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
+DIRECTION = Model("direction", "python", TEXTS, (DELTA, CHANNELS))
+STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
+COMPOSE = Model(
+    "compose",
+    "python",
+    (IMAGE, _optional(PHOTO), _optional(QUAD), PASTE, FORMAT, QUALITY),
+    (PICTURE,),
+)
+INVERT = Model("invert", "ensemble", (PHOTO, ALIGN, FACE), (W_PLUS, QUAD))
+EDIT = Model("edit", "ensemble", (W_PLUS, *TEXTS, FORMAT, QUALITY), (PICTURE, CHANNELS))
+EDIT_PHOTO = Model(
+    "edit_photo",
+    "ensemble",
+    (PHOTO, ALIGN, FACE, *TEXTS, PASTE, FORMAT, QUALITY),
+    (PICTURE, CHANNELS),
+)
+
+STEPS = (ALIGN_MODEL, DIRECTION, COMPOSE, INVERT, EDIT, EDIT_PHOTO)
+NETWORKS = (E4E, CLIP_TEXT, STYLEGAN2)
+MODELS = {model.name: model for model in (*STEPS, *NETWORKS)}

@@ -1,0 +1,1 @@
+"""The Triton server of StyleCLIP: its Python steps and its launcher."""
