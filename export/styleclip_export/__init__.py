@@ -1,0 +1,1 @@
+"""Converts checkpoints into the networks of the model repository."""

@@ -1,0 +1,392 @@
+"""StyleGAN2 generator: mapping network, affine layers (W+ → StyleSpace S) and synthesis from S.
+
+Sources: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (weight
+demodulation, section 2.2; skip architecture, section 4); Wu et al. 2021, "StyleSpace Analysis"
+(S is every modulation vector, those of toRGB included). Parameter names are those of
+rosinality/stylegan2-pytorch, which e4e and StyleCLIP publish their checkpoints in, so that an
+official state_dict loads with ``strict=True``.
+
+Two departures change the arithmetic's order and not its result. The style scales the activations
+and demodulation scales the output, so that all pictures of a batch share one weight and no
+grouped convolution is needed. The blur after an up-sampling convolution is a depthwise 4x4
+convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BLUR = (1.0, 3.0, 3.0, 1.0)  # the binomial filter of every re-sampling
+DEMODULATION_EPS = 1e-8
+SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of the leaky ReLU; the gain keeps unit variance
+
+
+def config_f_channels(resolution: int) -> dict[int, int]:
+    """Channels by resolution of the published FFHQ networks (config F): 512 up to 64 px."""
+    return channels_by_base(resolution, base=32768, maximum=512)
+
+
+def channels_by_base(resolution: int, base: int, maximum: int) -> dict[int, int]:
+    """min(base / r, maximum) channels at each resolution r from 4 to `resolution`."""
+    powers = range(2, int(math.log2(resolution)) + 1)
+    return {2**p: min(base // 2**p, maximum) for p in powers}
+
+
+@dataclass(frozen=True)
+class StyleLayer:
+    """One modulation vector of StyleSpace.
+
+    `latent` is the row of W+ that feeds it: a toRGB shares its row with the convolution that
+    follows it.
+    """
+
+    name: str  # the module, "convs.3"
+    styleclip_name: str  # "conv1_resolution_16"
+    resolution: int
+    channels: int
+    to_rgb: bool
+    latent: int
+
+
+def _binomial_kernel(gain: float = 1.0) -> Tensor:
+    row = torch.tensor(BLUR)
+    kernel = torch.outer(row, row)
+    return kernel / kernel.sum() * gain
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU with slope 0.2, times sqrt(2)."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1).
+
+    (N, in) → (N, out). Weights are stored as N(0, 1) / lr_mul and scaled when used.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        bias_init: float = 0.0,
+        lr_mul: float = 1.0,
+        activate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_mul)
+        self.bias = nn.Parameter(torch.full((out_dim,), float(bias_init)))
+        self.scale = lr_mul / math.sqrt(in_dim)
+        self.lr_mul = lr_mul
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)
+        return leaky_relu(x) if self.activate else x
+
+
+class PixelNorm(nn.Module):
+    """z / rms(z), over the channels."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+
+
+class Blur(nn.Module):
+    """The 4x4 binomial filter with gain 4, after a stride-2 transposed convolution.
+
+    (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W).
+    """
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", _binomial_kernel(gain=4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        weight = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        return F.conv2d(x, weight, padding=1, groups=channels)
+
+
+class Upsample(nn.Module):
+    """Doubles a picture with the binomial filter: (N, 3, H, W) → (N, 3, 2H, 2W)."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", _binomial_kernel(gain=4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        # Zeros between the pixels, then the filter, is a transposed convolution; the filter is
+        # symmetric, so it needs no flip.
+        weight = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
+
+
+class ModulatedConv(nn.Module):
+    """Modulated convolution, with demodulation except in toRGB (StyleGAN2, section 2.2).
+
+    x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W) when it up-samples.
+    With w' = w * scale: y = (w' ∗ (x * s)) * d,  d_o = 1 / sqrt(sum_{i,kl} (w'_oikl s_i)^2 + eps).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        w_dim: int,
+        *,
+        demodulate: bool = True,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        shape = (1, out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.modulation = EqualLinear(w_dim, in_channels, bias_init=1.0)
+        self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
+        self.demodulate = demodulate
+        self.padding = kernel_size // 2
+        if upsample:
+            self.blur = Blur()
+        self.upsample = upsample
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        weight = self.weight[0] * self.scale
+        x = x * style.to(x.dtype)[:, :, None, None]
+        if self.upsample:
+            x = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
+            x = self.blur(x)
+        else:
+            x = F.conv2d(x, weight.to(x.dtype), padding=self.padding)
+        if self.demodulate:
+            # Linear in s^2, so the sum over the taps is taken once for the whole batch.
+            energy = style.float().square() @ weight.float().square().sum((2, 3)).T
+            x = x * torch.rsqrt(energy + DEMODULATION_EPS).to(x.dtype)[:, :, None, None]
+        return x
+
+
+class NoiseInjection(nn.Module):
+    """Adds `weight` times the layer's constant noise picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x + (self.weight * noise).to(x.dtype)
+
+
+class BiasActivation(nn.Module):
+    """Bias and leaky ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(x + self.bias.to(x.dtype)[None, :, None, None])
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, *, upsample: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(in_channels, out_channels, 3, w_dim, upsample=upsample)
+        self.noise = NoiseInjection()
+        self.activate = BiasActivation(out_channels)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        x = self.conv(x, style)
+        if noise is not None:
+            x = self.noise(x, noise)
+        return self.activate(x)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to RGB without demodulation, added to the up-sampled skip."""
+
+    def __init__(self, in_channels: int, w_dim: int, *, upsample: bool = True) -> None:
+        super().__init__()
+        if upsample:
+            self.upsample = Upsample()
+        self.conv = ModulatedConv(in_channels, 3, 1, w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
+        rgb = self.conv(x, style) + self.bias.to(x.dtype)
+        return rgb if skip is None else rgb + self.upsample(skip)
+
+
+class ConstantInput(nn.Module):
+    """The learned 4x4 constant that the synthesis starts from."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class Noises(nn.Module):
+    """Constant noise pictures `noise_0` … `noise_{n-1}`, (1, 1, r, r) each."""
+
+    def __init__(self, resolutions: Sequence[int]) -> None:
+        super().__init__()
+        for i, r in enumerate(resolutions):
+            self.register_buffer(f"noise_{i}", torch.randn(1, 1, r, r))
+
+    def __getitem__(self, i: int) -> Tensor:
+        return getattr(self, f"noise_{i}")
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator of any resolution from 32 to 1024.
+
+    Args:
+        resolution: side of the square picture, a power of two.
+        channels: channels by resolution; None takes the published widths (config F).
+        w_dim: width of z, w and W+.
+        mapping_layers: fully connected layers of the mapping network.
+        use_noise: add the constant noise (False: a generator trained without noise).
+
+    Pictures are RGB in about [-1, 1], not clamped.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 1024,
+        channels: Mapping[int, int] | None = None,
+        w_dim: int = 512,
+        mapping_layers: int = 8,
+        use_noise: bool = True,
+    ) -> None:
+        super().__init__()
+        log2 = int(math.log2(resolution))
+        if 2**log2 != resolution or not 32 <= resolution <= 1024:
+            raise ValueError(f"resolution must be a power of two from 32 to 1024: {resolution}")
+        width = dict(channels or config_f_channels(resolution))
+        self.resolution, self.channels, self.w_dim = resolution, width, w_dim
+        self.use_noise = use_noise
+        self.num_latents = 2 * log2 - 2
+
+        mapping: list[nn.Module] = [PixelNorm()]
+        for _ in range(mapping_layers):
+            mapping.append(EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True))
+        self.style = nn.Sequential(*mapping)
+
+        self.input = ConstantInput(width[4])
+        self.conv1 = StyledConv(width[4], width[4], w_dim)
+        self.to_rgb1 = ToRGB(width[4], w_dim, upsample=False)
+        self.convs = nn.ModuleList()
+        self.to_rgbs = nn.ModuleList()
+        noise_resolutions = [4]
+        for p in range(3, log2 + 1):
+            r = 2**p
+            self.convs.append(StyledConv(width[r // 2], width[r], w_dim, upsample=True))
+            self.convs.append(StyledConv(width[r], width[r], w_dim))
+            self.to_rgbs.append(ToRGB(width[r], w_dim))
+            noise_resolutions += [r, r]
+        self.noises = Noises(noise_resolutions)
+        self.layers = self._layers()
+
+    def _layers(self) -> tuple[StyleLayer, ...]:
+        c = self.channels
+        layers = [
+            StyleLayer("conv1", "conv1_resolution_4", 4, c[4], False, 0),
+            StyleLayer("to_rgb1", "toRGB_resolution_4", 4, c[4], True, 1),
+        ]
+        for i in range(len(self.to_rgbs)):
+            r = 2 ** (i + 3)
+            first = 2 * i + 1
+            layers += [
+                StyleLayer(f"convs.{2 * i}", f"conv0_resolution_{r}", r, c[r // 2], False, first),
+                StyleLayer(f"convs.{2 * i + 1}", f"conv1_resolution_{r}", r, c[r], False, first + 1),
+                StyleLayer(f"to_rgbs.{i}", f"toRGB_resolution_{r}", r, c[r], True, first + 2),
+            ]
+        return tuple(layers)
+
+    @property
+    def style_channels(self) -> tuple[int, ...]:
+        """Channels of every modulation vector, in execution order; they sum to S."""
+        return tuple(layer.channels for layer in self.layers)
+
+    def modulation(self, index: int) -> EqualLinear:
+        """The affine layer of style `index`."""
+        return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """z (N, w_dim) ~ N(0, 1) → w (N, w_dim)."""
+        return self.style(z)
+
+    def affine(self, w_plus: Tensor) -> list[Tensor]:
+        """W+ (N, L, w_dim) → StyleSpace S: a (N, C_i) style for each of `layers`."""
+        return [self.modulation(i)(w_plus[:, s.latent]) for i, s in enumerate(self.layers)]
+
+    def synthesis(self, styles: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+        """S (see `affine`) → picture (N, 3, resolution, resolution).
+
+        `dtype` is the activations'; demodulation factors are always computed in float32.
+        """
+        x, rgb = self.start(styles, dtype)
+        for block in range(len(self.to_rgbs)):
+            x, rgb = self.block(block, x, rgb, styles)
+        return rgb.float()
+
+    def start(self, styles: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The 4x4 layers: (features, RGB)."""
+        n = styles[0].shape[0]
+        x = self.input.input.to(dtype).expand(n, -1, -1, -1)
+        x = self.conv1(x, styles[0], self._noise(0))
+        return x, self.to_rgb1(x, styles[1], None)
+
+    def block(
+        self, block: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """One doubling of the resolution, number `block` from 0 (8 px)."""
+        s = 2 + 3 * block
+        x = self.convs[2 * block](x, styles[s], self._noise(2 * block + 1))
+        x = self.convs[2 * block + 1](x, styles[s + 1], self._noise(2 * block + 2))
+        return x, self.to_rgbs[block](x, styles[s + 2], rgb)
+
+    def _noise(self, i: int) -> Tensor | None:
+        return self.noises[i] if self.use_noise else None
+
+    def forward(self, w_plus: Tensor) -> Tensor:
+        """W+ (N, L, w_dim) → picture (N, 3, resolution, resolution)."""
+        return self.synthesis(self.affine(w_plus))
+
+    def flatten(self, styles: Sequence[Tensor]) -> Tensor:
+        """S as a list → (N, S)."""
+        return torch.cat(list(styles), dim=1)
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """(N, S) → S as a list."""
+        return list(flat.split(self.style_channels, dim=1))
+
+
+def truncate(w_plus: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    """Truncation trick (StyleGAN, appendix B): w_avg + psi * (w - w_avg).
+
+    Args:
+        w_plus: (N, L, w_dim).
+        w_avg: (w_dim,) or (L, w_dim).
+        psi: 1 keeps w, 0 gives the average.
+        cutoff: only the first `cutoff` rows are truncated; None means all.
+    """
+    truncated = w_avg + psi * (w_plus - w_avg)
+    if cutoff is None:
+        return truncated
+    return torch.cat([truncated[:, :cutoff], w_plus[:, cutoff:]], dim=1)
