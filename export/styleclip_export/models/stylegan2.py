@@ -6,10 +6,11 @@ demodulation, section 2.2; skip architecture, section 4); Wu et al. 2021, "Style
 rosinality/stylegan2-pytorch, which e4e and StyleCLIP publish their checkpoints in, so that an
 official state_dict loads with ``strict=True``.
 
-Two departures change the arithmetic's order and not its result. The style scales the activations
-and demodulation scales the output, so that all pictures of a batch share one weight and no
-grouped convolution is needed. The blur after an up-sampling convolution is a depthwise 4x4
-convolution.
+Departures change the arithmetic's order and not its result. The style scales the activations and
+demodulation scales the output, so that all pictures of a batch share one weight and no grouped
+convolution is needed. The up-sampling convolution comes in two equal forms: a stride-2 transposed
+convolution and a depthwise blur (less arithmetic, best on a CPU), or `folded` into one dense 3x3
+convolution and a pixel shuffle (best on a GPU).
 """
 
 from __future__ import annotations
@@ -58,6 +59,29 @@ def _binomial_kernel(gain: float = 1.0) -> Tensor:
     row = torch.tensor(BLUR)
     kernel = torch.outer(row, row)
     return kernel / kernel.sum() * gain
+
+
+def _double(x: Tensor, dim: int) -> Tensor:
+    """`Upsample` along one dimension of (N, C, H, W), as sums that a compiler fuses."""
+    before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
+    zero = torch.zeros_like(x.narrow(dim, 0, 1))
+    even = 0.75 * x + 0.25 * torch.cat([zero, before], dim)
+    odd = 0.75 * x + 0.25 * torch.cat([after, zero], dim)
+    return torch.stack([even, odd], dim + 1).flatten(dim, dim + 1)
+
+
+def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
+    """Folds "stride-2 transposed convolution, then blur" into one convolution's weight.
+
+    weight (out, in, 3, 3), kernel (4, 4) → (4 * out, in, 3, 3), for `F.pixel_shuffle(…, 2)`.
+
+    The two filters make one 6x6 filter F = weight * kernel; output pixel 2j + a sees only the taps
+    F[a + 4 - 2k], k = 0, 1, 2, of input pixels j - 1 + k: four 3x3 filters, one for each phase.
+    """
+    out_channels, in_channels = weight.shape[:2]
+    full = F.conv2d(weight.reshape(-1, 1, 3, 3), kernel.to(weight.dtype)[None, None], padding=3)
+    full = full.reshape(out_channels, in_channels, 3, 2, 3, 2).flip(2, 4)  # taps, phase a, …, b
+    return full.permute(0, 3, 5, 1, 2, 4).reshape(4 * out_channels, in_channels, 3, 3)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
@@ -121,12 +145,15 @@ class Upsample(nn.Module):
     """Doubles a picture with the binomial filter: (N, 3, H, W) → (N, 3, 2H, 2W)."""
 
     kernel: Tensor
+    folded = False
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", _binomial_kernel(gain=4.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.folded:
+            return _double(_double(x, 2), 3)
         channels = x.shape[1]
         # Zeros between the pixels, then the filter, is a transposed convolution; the filter is
         # symmetric, so it needs no flip.
@@ -161,11 +188,15 @@ class ModulatedConv(nn.Module):
         if upsample:
             self.blur = Blur()
         self.upsample = upsample
+        self.folded = False
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         weight = self.weight[0] * self.scale
         x = x * style.to(x.dtype)[:, :, None, None]
-        if self.upsample:
+        if self.upsample and self.folded:
+            x = F.conv2d(x, fold_blur(weight, self.blur.kernel).to(x.dtype), padding=1)
+            x = F.pixel_shuffle(x, 2)
+        elif self.upsample:
             x = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
             x = self.blur(x)
         else:
@@ -326,6 +357,12 @@ class Generator(nn.Module):
     def modulation(self, index: int) -> EqualLinear:
         """The affine layer of style `index`."""
         return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
+
+    def fold_upsampling(self, folded: bool = True) -> None:
+        """Chooses the form of the up-sampling layers; both compute the same picture."""
+        for module in self.modules():
+            if isinstance(module, ModulatedConv | Upsample):
+                module.folded = folded
 
     def mapping(self, z: Tensor) -> Tensor:
         """z (N, w_dim) ~ N(0, 1) → w (N, w_dim)."""
