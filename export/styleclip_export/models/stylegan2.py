@@ -344,7 +344,9 @@ class Generator(nn.Module):
             first = 2 * i + 1
             layers += [
                 StyleLayer(f"convs.{2 * i}", f"conv0_resolution_{r}", r, c[r // 2], False, first),
-                StyleLayer(f"convs.{2 * i + 1}", f"conv1_resolution_{r}", r, c[r], False, first + 1),
+                StyleLayer(
+                    f"convs.{2 * i + 1}", f"conv1_resolution_{r}", r, c[r], False, first + 1
+                ),
                 StyleLayer(f"to_rgbs.{i}", f"toRGB_resolution_{r}", r, c[r], True, first + 2),
             ]
         return tuple(layers)
