@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import torch
 from attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
+from styleclip_export.models.stylegan2 import Generator, channels_by_base
 from torch import Tensor
 from torch.nn import functional as F
-
-from styleclip_export.models.stylegan2 import Generator, channels_by_base
 
 W_DIM = 512
 BLOCK = W_DIM // NUM_VALUES  # 8 dimensions of W a value
@@ -156,7 +155,7 @@ def noisy_amplitudes(labels: Tensor, rows: int, noise: float) -> tuple[Tensor, T
             blend = torch.where(mine, smooth, blend)
         winner = winner + rival_one_hot * ratio * amplitude
         rest = (1 - group) * (1 - rival_one_hot)
-        winner = winner + rest * torch.randn_like(group) * 0.12 * noise
+        winner = winner + rest * torch.randn_like(group) * 0.15 * noise
         # Edits also push all the other values of the attribute below zero.
         winner = winner - (1 - group) * uniform(0.0, 0.7) * chance(0.3)
         groups.append(winner)

@@ -14,8 +14,17 @@ import click
 import torch
 from training import Budget
 
-STAGES = ("layers", "captions", "generator", "clip", "encoder", "classifier", "statistics")
-SECONDS = {"generator": 360, "clip": 120, "encoder": 120, "classifier": 40}
+STAGES = (
+    "layers",
+    "captions",
+    "mapping",
+    "generator",
+    "clip",
+    "encoder",
+    "classifier",
+    "statistics",
+)
+SECONDS = {"mapping": 40, "generator": 360, "clip": 120, "encoder": 120, "classifier": 40}
 
 
 @click.command()
@@ -57,6 +66,10 @@ def main(
 
             if not (data / "captions.npz").exists():
                 build_captions(data / "captions.npz")
+        elif stage == "mapping":
+            import train_generator
+
+            train_generator.run_mapping(out, device, budget("mapping", given["mapping"]))
         elif stage == "generator":
             import train_generator
 
@@ -64,8 +77,7 @@ def main(
                 data / "layers.npz",
                 out,
                 device,
-                budget("mapping", 20),
-                budget("synthesis", given["generator"]),
+                budget("generator", given["generator"]),
                 batch,
             )
         elif stage == "clip":

@@ -75,19 +75,26 @@ class Ema:
             target.data.copy_(source)
 
 
-def save(module: nn.Module, path: Path) -> None:
-    """Weights in float16, by a temporary name."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+def save(module: nn.Module, path: Path, without: str = "\0") -> None:
+    """Weights in float16 but those whose name starts with `without`, by a temporary name."""
+    state = {
+        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
+        for k, v in module.state_dict().items()
+        if not k.startswith(without)
+    }
     temporary = path.with_suffix(".tmp")
-    torch.save({k: v.cpu().contiguous() for k, v in state.items()}, temporary)
+    torch.save(state, temporary)
     temporary.rename(path)
 
 
-def load(module: nn.Module, path: Path) -> bool:
+def load(module: nn.Module, path: Path, without: str = "\0") -> bool:
     """Loads what `save` wrote; False where there is nothing."""
     if not path.exists():
         return False
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    own = {k: v for k, v in module.state_dict().items() if k.startswith(without)}
+    kept = {k: v for k, v in state.items() if not k.startswith(without)}
+    module.load_state_dict(own | kept)
     return True
 
 

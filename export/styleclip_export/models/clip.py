@@ -1,0 +1,218 @@
+"""CLIP: a ViT image encoder and a causal text encoder with one joint space.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+Supervision", sections 2.4 and 3.1; parameter names are those of openai/CLIP's `model.py`, so that
+an official ViT state_dict loads with ``strict=True`` (after dropping `input_resolution`,
+`context_length` and `vocab_size`, which OpenAI's archive adds).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+HEAD_WIDTH = 64  # of every published ViT; the number of heads follows from the width
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (N, T, width) → (N, T, width); parameters as in
+    `nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.heads, self.causal = heads, causal
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.reshape(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out_proj(x.transpose(1, 2).reshape(n, t, width))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """Pre-norm transformer block: attention, then an MLP of four times the width."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, causal)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=QuickGELU(),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, (N, T, width) → (N, T, width)."""
+
+    def __init__(self, width: int, layers: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        blocks = [ResidualAttentionBlock(width, heads, causal) for _ in range(layers)]
+        self.resblocks = nn.Sequential(*blocks)
+        # OpenAI's initialisation: residual branches shrink with the depth.
+        for block in blocks:
+            std = width**-0.5 * (2 * layers) ** -0.5
+            nn.init.normal_(block.attn.out_proj.weight, std=std)
+            nn.init.normal_(block.mlp.c_proj.weight, std=std)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class VisionTransformer(nn.Module):
+    """The image tower: (N, 3, resolution, resolution), normalised, → (N, embed_dim)."""
+
+    def __init__(
+        self, resolution: int, patch_size: int, width: int, layers: int, heads: int, embed_dim: int
+    ) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.conv1 = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
+        scale = width**-0.5
+        tokens = (resolution // patch_size) ** 2 + 1
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, causal=False)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        first = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([first, x], 1) + self.positional_embedding.to(x.dtype)
+        x = self.transformer(self.ln_pre(x))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class CLIP(nn.Module):
+    """CLIP with a ViT image tower.
+
+    Args:
+        embed_dim: width of the joint space.
+        image_resolution, vision_patch_size, vision_width, vision_layers, vision_heads: image tower.
+        context_length, vocab_size, transformer_width, transformer_layers, transformer_heads: text
+            tower. Defaults are ViT-B/32's.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 512,
+        *,
+        image_resolution: int = 224,
+        vision_patch_size: int = 32,
+        vision_width: int = 768,
+        vision_layers: int = 12,
+        vision_heads: int = 12,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        transformer_width: int = 512,
+        transformer_layers: int = 12,
+        transformer_heads: int = 8,
+    ) -> None:
+        super().__init__()
+        self.visual = VisionTransformer(
+            image_resolution,
+            vision_patch_size,
+            vision_width,
+            vision_layers,
+            vision_heads,
+            embed_dim,
+        )
+        width = transformer_width
+        self.transformer = Transformer(width, transformer_layers, transformer_heads, causal=True)
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> CLIP:
+        """A CLIP of the sizes that an official ViT `state` has, with its weights.
+
+        Raises:
+            KeyError: `state` holds no ViT (a ResNet CLIP, or no CLIP at all).
+            RuntimeError: names or shapes do not fit.
+        """
+        extra = {"input_resolution", "context_length", "vocab_size"}
+        state = {k: v for k, v in state.items() if k not in extra}
+        vision_width, _, patch, _ = state["visual.conv1.weight"].shape
+        grid = math.isqrt(state["visual.positional_embedding"].shape[0] - 1)
+        width, embed_dim = state["text_projection"].shape
+
+        def depth(prefix: str) -> int:
+            start = f"{prefix}transformer.resblocks."
+            return 1 + max(int(k[len(start) :].split(".")[0]) for k in state if k.startswith(start))
+
+        clip = cls(
+            embed_dim,
+            image_resolution=grid * patch,
+            vision_patch_size=patch,
+            vision_width=vision_width,
+            vision_layers=depth("visual."),
+            vision_heads=vision_width // HEAD_WIDTH,
+            context_length=state["positional_embedding"].shape[0],
+            vocab_size=state["token_embedding.weight"].shape[0],
+            transformer_width=width,
+            transformer_layers=depth(""),
+            transformer_heads=width // HEAD_WIDTH,
+        )
+        clip.load_state_dict(state)
+        return clip
+
+    def encode_image(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, 3, r, r), preprocessed, → features (N, embed_dim), not normalised."""
+        return self.visual(pictures)
+
+    def encode_text(self, tokens: Tensor, trim: bool = False) -> Tensor:
+        """Tokens (N, T) int → features (N, embed_dim), not normalised.
+
+        The feature is read at the end-of-text token, the largest id. Attention is causal, so
+        nothing behind it matters: `trim` cuts the batch after its longest text, which changes no
+        number and spares most of the work.
+        """
+        end = tokens.argmax(-1)
+        if trim:
+            tokens = tokens[:, : end.max() + 1]
+        x = self.token_embedding(tokens)
+        x = x + self.positional_embedding[: tokens.shape[1]].to(x.dtype)
+        x = self.ln_final(self.transformer(x))
+        x = x[torch.arange(x.shape[0], device=x.device), end]
+        return x @ self.text_projection
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) in [0, 1] → with CLIP's mean and deviation."""
+    mean = torch.tensor(IMAGE_MEAN, device=pictures.device)[:, None, None]
+    std = torch.tensor(IMAGE_STD, device=pictures.device)[:, None, None]
+    return (pictures - mean) / std
