@@ -18,12 +18,11 @@ from attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
 from captions import CLAIMS, PHRASES, claim_mask, full_mask, neutral, random_caption, sentence
 from codes import basis, noisy_amplitudes, one_hot
 from renders import Composer, sample_labels
+from styleclip_export.models.clip import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 from train_generator import load_generator
 from training import Budget, Ema, cosine, load, save
-
-from styleclip_export.models.clip import CLIP
 
 NUM_CAPTIONS = 240_000
 NUM_PAIRS = 120_000
@@ -191,7 +190,9 @@ def directional(images: Tensor, texts: Tensor, attribute: Tensor, allowed: Tenso
     equal = same & (allowed[:, None] == allowed[None])
     pull = (1 - cosine_.diagonal()).mean()
     push = cosine_.square()[~same].mean()
-    logits = (cosine_ * 20).masked_fill(equal & ~torch.eye(len(same), device=same.device).bool(), -9)
+    logits = (cosine_ * 20).masked_fill(
+        equal & ~torch.eye(len(same), device=same.device).bool(), -9
+    )
     index = torch.arange(len(same), device=same.device)
     tell_apart = F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)
     return pull + 4 * push + 0.1 * tell_apart

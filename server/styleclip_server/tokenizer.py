@@ -15,7 +15,6 @@ from importlib.resources import files
 import ftfy
 import numpy as np
 import regex
-
 from styleclip_client.contract import TOKENS_PER_TEXT
 from styleclip_client.errors import TextTooLong
 
