@@ -1,0 +1,24 @@
+#!/bin/sh
+# Writes server.txt and dev.txt: the newest versions that work together on CPython 3.10 to 3.12.
+# Needs uv (`pip install uv`). Run it to move the project to newer versions, then `make test`.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    out=$1
+    shift
+    uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.10 \
+        --no-annotate --no-header "$@" --output-file "$out.new"
+    {
+        echo "# Exact versions that work together, written by requirements/lock.sh: do not edit."
+        # pyproject.toml limits the lock to this platform; repeating it in each line only hides
+        # which lines depend on the Python version.
+        sed -E -e "/implementation_name == 'pypy'/d" \
+            -e "s/ and platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'//" \
+            -e "s/ ; python_full_version < '3.13'$//" -e "s/ and python_full_version < '3.13'$//" \
+            "$out.new"
+    } > "$out.tmp"
+    rm "$out.new"
+    mv "$out.tmp" "$out"
+}
+compile requirements/server.txt --extra server --extra landmarks
+compile requirements/dev.txt --extra dev --constraint requirements/server.txt
