@@ -1,1 +1,56 @@
-"""Typed client of the StyleCLIP server."""
+"""Typed client of the StyleCLIP server: photos and texts in, edited pictures out.
+
+    from styleclip_client import Client, Edit
+
+    with Client("localhost:8001") as client:
+        smile = Edit("a face", "a smiling face", strength=3.0, threshold=0.1)
+        edited = client.edit_photo("me.jpg", smile, format="PNG")
+        edited.image().save("smiling.png")
+
+        face = client.invert("me.jpg")  # once; then every edit of it is quick
+        for strength in (1, 2, 4):
+            client.edit(face.w_plus, Edit("a face", "a smiling face", strength, 0.1))
+
+It needs numpy, pillow and tritonclient only. The same from a shell: `styleclip --help`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from styleclip_client.client import Client
+    from styleclip_client.edits import Domain, Edit, Preset
+    from styleclip_client.errors import StyleclipError
+    from styleclip_client.results import Edited, Inverted, ModelState, Status
+
+# Loaded on first use: the server's steps import `contract` and `errors` from this package, and
+# must not load gRPC with them.
+_HOME = {
+    "Client": "client",
+    "Domain": "edits",
+    "Edit": "edits",
+    "Edited": "results",
+    "Inverted": "results",
+    "ModelState": "results",
+    "Preset": "edits",
+    "Status": "results",
+    "StyleclipError": "errors",
+}
+
+__all__ = [
+    "Client",
+    "Domain",
+    "Edit",
+    "Edited",
+    "Inverted",
+    "ModelState",
+    "Preset",
+    "Status",
+    "StyleclipError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -78,6 +78,10 @@ class UnknownFormat(InvalidInput):
     """FORMAT is none of JPEG, PNG, WEBP, or QUALITY is out of range."""
 
 
+class UnknownPreset(InvalidInput):
+    """The domain has no preset of that title."""
+
+
 class LandmarksMissing(StyleclipError):
     """The server has no landmark model, so it cannot align photos."""
 

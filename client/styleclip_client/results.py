@@ -1,0 +1,95 @@
+"""What the server answers, typed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from styleclip_client.contract import W_DIM
+from styleclip_client.edits import Domain
+from styleclip_client.errors import InvalidLatent
+from styleclip_client.pictures import write_file
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An edited picture, encoded, and how many StyleSpace channels each edit moved."""
+
+    picture: bytes
+    channels: list[int]
+
+    def image(self) -> Image.Image:
+        """The picture, decoded."""
+        image = Image.open(io.BytesIO(self.picture))
+        image.load()
+        return image
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the picture as it came, in the format that was asked for."""
+        write_file(path, self.picture, overwrite=overwrite)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """A photo as the generator sees it.
+
+    `w_plus` is float32 [L, 512]; `quad` is float32 [4, 2], the (x, y) corners of the face crop
+    in pixels of the upright photo: top-left, bottom-left, bottom-right, top-right.
+    """
+
+    w_plus: NDArray[np.float32]
+    quad: NDArray[np.float32]
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Keep it as an .npz file for `load`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, w_plus=self.w_plus, quad=self.quad)
+        write_file(path, buffer.getvalue(), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Path) -> Inverted:
+        """Read what `save` wrote; InvalidLatent for anything else. Executes nothing."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                w_plus, quad = file["w_plus"], file["quad"]
+        except OSError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy each have their own
+            raise InvalidLatent(f"{path} is no file that `styleclip invert` wrote") from error
+        if w_plus.ndim != 2 or w_plus.shape[1] != W_DIM or quad.shape != (4, 2):
+            raise InvalidLatent(
+                f"{path} holds W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
+                f"[L, {W_DIM}] and [4, 2] are expected"
+            )
+        return cls(w_plus.astype(np.float32), quad.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One version of one model. `state` is Triton's word (READY, UNAVAILABLE, …)."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the server at `url` serves.
+
+    `live`: the process answers; `ready`: it can edit photos. `domain` is None while the
+    generator is not loaded.
+    """
+
+    url: str
+    live: bool
+    ready: bool
+    version: str
+    models: tuple[ModelState, ...]
+    domain: Domain | None
