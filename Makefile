@@ -1,0 +1,64 @@
+# Every command of the project. `make` alone lists them.
+
+PYTHON ?= python3
+DOMAIN ?= avatars
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve ui weights export test lint bench clean
+
+help:
+	@echo "make COMMAND; PYTHON=python3.12 picks the Python, ARGS=... adds options"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: .venv/.server  ## install the server and the client into .venv
+
+demo: .venv/.server  ## edit a picture on a real Triton server, end to end
+	@$(BIN)/python demo/run_demo.py $(ARGS)
+
+serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
+	@$(BIN)/python -m styleclip_server --domain $(DOMAIN) $(ARGS)
+
+ui:  ## open the web page
+	@echo "make ui: there is no page yet, issue 5 brings it" >&2; exit 1
+
+weights:  ## fetch or convert official weights
+	@echo "make weights: the avatars' weights are in the repository; official ones come with the" \
+		"issue 'Official checkpoints'" >&2; exit 1
+
+export:  ## export checkpoints to the model repository
+	@echo "make export: not wired yet, issue 2 brings it" >&2; exit 1
+
+test: .venv/.dev  ## run the tests, on a real server
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev  ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench:  ## measure the running server
+	@echo "make bench: not wired yet, issue 2 brings it" >&2; exit 1
+
+clean:  ## remove what the other commands wrote, except .venv
+	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# The stamps .venv/.server and .venv/.dev say what is installed, so that a second call is quick.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed" >&2; exit 1; }
+	@$(PYTHON) scripts/check_host.py
+	@$(PYTHON) -m venv .venv
+
+.venv/.server: requirements/server.txt pyproject.toml | $(BIN)/python
+	@echo "Installing the server's packages into .venv (once, some minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/server.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.server
+	@echo "Installing the packages for tests and checks into .venv (once, some minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
