@@ -27,6 +27,7 @@ from styleclip_client.edits import Domain, Edit
 from styleclip_client.errors import (
     DeadlineExceeded,
     EditsMismatch,
+    FaceIndexOutOfRange,
     InvalidInput,
     InvalidLatent,
     ServerError,
@@ -100,7 +101,7 @@ class Client:
             {
                 contract.PHOTO.name: [photo_bytes(photo)],
                 contract.ALIGN.name: None if align is None else [align],
-                contract.FACE.name: None if face == -1 else [face],
+                contract.FACE.name: _face(face),
                 contract.PASTE.name: [True] if paste else None,
                 **_texts(edits),
                 **_encoding(format, quality),
@@ -115,7 +116,7 @@ class Client:
             {
                 contract.PHOTO.name: [photo_bytes(photo)],
                 contract.ALIGN.name: None if align is None else [align],
-                contract.FACE.name: None if face == -1 else [face],
+                contract.FACE.name: _face(face),
             },
         )
         return Inverted(answer[contract.W_PLUS.name], answer[contract.QUAD.name])
@@ -150,7 +151,7 @@ class Client:
                 contract.STYLEGAN2.name, client_timeout=self.timeout
             )
         except InferenceServerException as error:
-            raise self._named(error) from error
+            raise named_error(error, self.url, self.timeout) from error
         parameters = answer.config.parameters
         if "domain" not in parameters:
             raise ServerError("the server's generator does not say which domain it is of")
@@ -164,7 +165,7 @@ class Client:
             version = self._grpc.get_server_metadata(client_timeout=self.timeout).version
             index = self._grpc.get_model_repository_index(client_timeout=self.timeout)
         except InferenceServerException as error:
-            raise self._named(error) from error
+            raise named_error(error, self.url, self.timeout) from error
         models = tuple(
             sorted(
                 (ModelState(m.name, m.version, m.state, m.reason) for m in index.models),
@@ -190,7 +191,7 @@ class Client:
                 model.name, _inputs(model, values), client_timeout=self.timeout
             )
         except InferenceServerException as error:
-            raise self._named(error) from error
+            raise named_error(error, self.url, self.timeout) from error
         answer = {}
         for tensor in model.outputs:
             array = result.as_numpy(tensor.name)
@@ -199,32 +200,32 @@ class Client:
             answer[tensor.name] = array[0]
         return answer
 
-    def _named(self, error: InferenceServerException) -> StyleclipError:
-        """The named error behind Triton's or gRPC's."""
-        message, code = error.message() or "", (error.status() or "").removeprefix("StatusCode.")
-        named = from_wire(message)
-        if type(named) is not ServerError:
-            return named
-        if code == "DEADLINE_EXCEEDED":
-            return DeadlineExceeded(
-                f"no answer from {self.url} within {self.timeout:g} s: raise the time-out, "
-                "or see with `styleclip status` whether the server is busy"
-            )
-        if "queue size" in message:
-            return ServerUnavailable("the server has too many requests waiting: try again later")
-        if code == "NOT_FOUND" or "unknown model" in message:
-            return ServerUnavailable(
-                f"{self.url} does not serve a model that this needs ({message}): "
-                "see `styleclip status`"
-            )
-        if code == "UNAVAILABLE":
-            return ServerUnavailable(
-                f"no StyleCLIP server answers at {self.url}: start one with `make serve`, and "
-                "give its gRPC address (port 8001 unless told otherwise)"
-            )
-        if code == "INVALID_ARGUMENT":
-            return InvalidInput(message)
-        return named if message else ServerError(code)
+
+def named_error(error: InferenceServerException, url: str, timeout: float) -> StyleclipError:
+    """The named error behind what Triton or gRPC answered at `url`."""
+    message, code = error.message() or "", (error.status() or "").removeprefix("StatusCode.")
+    named = from_wire(message)
+    if str(named) != message:  # else the message named none
+        return named
+    if code == "DEADLINE_EXCEEDED":
+        return DeadlineExceeded(
+            f"no answer from {url} within {timeout:g} s: raise the time-out, "
+            "or see with `styleclip status` whether the server is busy"
+        )
+    if "queue size" in message:
+        return ServerUnavailable("the server has too many requests waiting: try again later")
+    if code == "NOT_FOUND" or "unknown model" in message:
+        return ServerUnavailable(
+            f"{url} does not serve a model that this needs ({message}): see `styleclip status`"
+        )
+    if code == "UNAVAILABLE":
+        return ServerUnavailable(
+            f"no StyleCLIP server answers at {url}: start one with `make serve`, and "
+            "give its gRPC address (port 8001 unless told otherwise)"
+        )
+    if code == "INVALID_ARGUMENT":
+        return InvalidInput(message)
+    return named if message else ServerError(code)
 
 
 def _address(url: str) -> tuple[str, bool]:
@@ -255,6 +256,12 @@ def _inputs(model: Model, values: Mapping[str, Any]) -> list[triton.InferInput]:
         entry.set_data_from_numpy(array)
         inputs.append(entry)
     return inputs
+
+
+def _face(face: int) -> list[int] | None:
+    if not -1 <= face <= 1000:  # it travels as int32
+        raise FaceIndexOutOfRange(f"the face is {face}; 0 or more is expected, or -1: the largest")
+    return None if face == -1 else [face]
 
 
 def _texts(edits: Edit | Sequence[Edit]) -> dict[str, list[Any]]:

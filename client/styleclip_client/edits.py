@@ -11,6 +11,7 @@ from typing import Any
 from styleclip_client import limits
 from styleclip_client.errors import (
     EmptyText,
+    InvalidInput,
     InvalidStrength,
     InvalidThreshold,
     SameTexts,
@@ -49,6 +50,10 @@ class Edit:
                     f"the {role} text has {len(text)} characters, the limit is "
                     f"{limits.TEXT_CHARACTERS}: a few words work best"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # undecodable bytes of a command line
+                raise InvalidInput(f"the {role} text is no valid Unicode") from error
         if _plain(self.neutral) == _plain(self.target):
             raise SameTexts(
                 f"neutral and target text are both {self.target.strip()!r}: "

@@ -1,0 +1,128 @@
+"""Errors keep their names from the server's steps to the caller of the client."""
+
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from styleclip_client import Client, Edit, errors
+from styleclip_client.client import named_error
+from tritonclient.utils import InferenceServerException
+
+EDIT = Edit("a face", "a sad face", 1.0, 0.1)
+
+
+@pytest.fixture
+def free_port():
+    """A port of loopback at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def every_error(cls=errors.StyleclipError):
+    return [cls, *(found for sub in cls.__subclasses__() for found in every_error(sub))]
+
+
+def from_triton(message, code):
+    return named_error(
+        InferenceServerException(message, status=f"StatusCode.{code}"), "localhost:8001", 2.0
+    )
+
+
+@pytest.mark.parametrize("cls", every_error())
+def test_every_named_error_arrives_as_itself(cls):
+    back = from_triton(cls("what was wrong: what to do").to_wire(), "INVALID_ARGUMENT")
+    assert type(back) is cls
+    assert str(back) == "what was wrong: what to do"
+
+
+def test_the_name_is_found_behind_words_that_triton_puts_in_front():
+    line = "in ensemble 'edit_photo', Failed to run: NoFaceFound: there is no face in the photo"
+    back = from_triton(line, "INVALID_ARGUMENT")
+    assert type(back) is errors.NoFaceFound
+    assert str(back) == "there is no face in the photo"
+
+
+@pytest.mark.parametrize(
+    "code, message, cls, says",
+    [
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.DeadlineExceeded, "within 2 s"),
+        ("UNAVAILABLE", "failed to connect", errors.ServerUnavailable, "make serve"),
+        ("UNAVAILABLE", "Exceeds maximum queue size", errors.ServerUnavailable, "try again"),
+        ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
+        ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
+        ("INTERNAL", "it broke", errors.ServerError, "it broke"),
+        ("UNKNOWN", "", errors.ServerError, "UNKNOWN"),
+    ],
+)
+def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
+    error = from_triton(message, code)
+    assert type(error) is cls
+    assert says in str(error)
+
+
+def test_no_server_at_the_address_is_server_unavailable(free_port):
+    with Client(f"localhost:{free_port}", timeout=5) as client:
+        for call in (client.status, client.domain, lambda: client.invert(b"photo")):
+            with pytest.raises(errors.ServerUnavailable, match=f"localhost:{free_port}.*make"):
+                call()
+
+
+def test_a_server_that_does_not_answer_exceeds_the_deadline():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            Client(address, timeout=0.3) as client,
+            pytest.raises(errors.DeadlineExceeded, match=r"within 0\.3 s"),
+        ):
+            client.invert(b"photo")
+
+
+@pytest.mark.parametrize(
+    "given, used",
+    [
+        ("localhost", "localhost:8001"),
+        ("gpu.example:9001", "gpu.example:9001"),
+        ("grpc://10.0.0.1:8001", "10.0.0.1:8001"),
+        ("[::1]", "[::1]:8001"),
+        ("[::1]:9001", "[::1]:9001"),
+    ],
+)
+def test_an_address_may_leave_out_port_and_scheme(given, used):
+    with Client(given) as client:
+        assert client.url == used
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://localhost:8000", "host:port", "host:0", "host:99999", ":8001", "host/x:1"]
+)
+def test_what_is_no_grpc_address_is_refused(url):
+    with pytest.raises(ValueError, match="host:port"):
+        Client(url)
+
+
+@pytest.mark.parametrize(
+    "error, call",
+    [
+        (errors.EditsMismatch, lambda client: client.edit_photo(b"photo", [])),
+        (errors.EditsMismatch, lambda client: client.edit_photo(b"photo", [EDIT] * 100)),
+        (errors.UnknownFormat, lambda client: client.edit_photo(b"photo", EDIT, format="GIF")),
+        (errors.UnknownFormat, lambda client: client.edit_photo(b"photo", EDIT, quality=0)),
+        (errors.FaceIndexOutOfRange, lambda client: client.invert(b"photo", face=2**40)),
+        (errors.NotAnImage, lambda client: client.invert(b"")),
+        (errors.InvalidLatent, lambda client: client.edit(np.zeros((14, 3)), EDIT)),
+        (errors.InvalidLatent, lambda client: client.edit(np.full((14, 512), np.nan), EDIT)),
+    ],
+)
+def test_what_cannot_be_right_is_refused_without_asking_the_server(free_port, error, call):
+    with Client(f"localhost:{free_port}") as client, pytest.raises(error):
+        call(client)
+
+
+def test_the_contract_loads_without_grpc():
+    code = (
+        "import sys, styleclip_client.contract, styleclip_client.errors; "
+        "sys.exit('grpc' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
