@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write_png(contact_sheet(_original(options.photo), results), sheet)
     console.print(
         f"\nBefore and after: {_shown(sheet)} "
-        f"({time.perf_counter() - start:.1f} s in all, the server is stopped)",
+        f"({time.perf_counter() - start:.1f} s in all"
+        f"{', the server is stopped' if options.server is None else ''})",
         highlight=False,
     )
     return 0
@@ -121,7 +122,7 @@ def _tell(results: Sequence[Result], console: Console) -> None:
         table.add_column(name)
     for name in ("α", "β", "channels", "ms"):
         table.add_column(name, justify="right")
-    table.add_column("file", overflow="fold")
+    table.add_column("file", no_wrap=True)
     for result in results:
         table.add_row(
             result.edit.neutral,

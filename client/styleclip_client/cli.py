@@ -296,7 +296,7 @@ def _progress(text: str) -> Any:
 def _summary(edited: Edited) -> str:
     image = edited.image()
     moved = " + ".join(str(count) for count in edited.channels)
-    return f"{image.width} x {image.height} {image.format}, {moved} channels moved"
+    return f"{image.width} x {image.height} {image.format}, channels moved: {moved}"
 
 
 def _show(status: Status) -> None:
