@@ -54,11 +54,11 @@ $(BIN)/python:
 
 .venv/.server: requirements/server.txt pyproject.toml | $(BIN)/python
 	@echo "Installing the server's packages into .venv (once, some minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/server.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/server.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.server
 	@echo "Installing the packages for tests and checks into .venv (once, some minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
