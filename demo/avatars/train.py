@@ -99,7 +99,7 @@ def main(
         elif stage == "statistics":
             import statistics_of_avatars
 
-            statistics_of_avatars.run(out, device)
+            statistics_of_avatars.run(data, out, device)
         print(f"== {stage}: {time.monotonic() - start:.1f} s", flush=True)
 
 
