@@ -9,8 +9,9 @@ from __future__ import annotations
 import gzip
 import html
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import pairwise
 
 import ftfy
 import numpy as np
@@ -49,13 +50,13 @@ def _tables() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
     return ranks, {token: i for i, token in enumerate(tokens)}
 
 
-@cache
+@lru_cache(maxsize=10_000)  # bounded: the words come from users
 def _merge(word: str) -> tuple[str, ...]:
     """Merges a word's symbols, the lowest rank first, until no known pair is left."""
     ranks, _ = _tables()
     symbols = [*word[:-1], word[-1] + END_OF_WORD]
     while len(symbols) > 1:
-        pairs = list(zip(symbols, symbols[1:], strict=False))
+        pairs = list(pairwise(symbols))
         best = min(pairs, key=lambda p: ranks.get(p, len(ranks)))
         if best not in ranks:
             break

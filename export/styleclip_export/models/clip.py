@@ -9,7 +9,6 @@ an official ViT state_dict loads with ``strict=True`` (after dropping `input_res
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -21,11 +20,9 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD_WIDTH = 64  # of every published ViT; the number of heads follows from the width
 
 
-class QuickGELU(nn.Module):
+def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+    return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
@@ -48,20 +45,26 @@ class Attention(nn.Module):
         return self.out_proj(x.transpose(1, 2).reshape(n, t, width))
 
 
+class MLP(nn.Module):
+    """Two linear layers, the hidden one four times as wide: (N, T, width) → (N, T, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(quick_gelu(self.c_fc(x)))
+
+
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP of four times the width."""
+    """Pre-norm transformer block: attention, then an MLP."""
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.attn = Attention(width, heads, causal)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=QuickGELU(),
-                c_proj=nn.Linear(4 * width, width),
-            )
-        )
+        self.mlp = MLP(width)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
