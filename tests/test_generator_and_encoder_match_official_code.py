@@ -113,7 +113,7 @@ def test_mapping_and_truncation_give_the_official_latents_and_picture(case, offi
 
 @pytest.fixture(scope="module")
 def e4e_1024(golden, official_state):
-    """(encoder and decoder of one checkpoint, its average latent, its names and shapes, numbers)."""
+    """(encoder, decoder, average latent, names and shapes of one checkpoint; numbers)."""
     keys = json.loads((golden / "keys_e4e_1024.json").read_text())
     state = official_state(keys["state_dict"])
     with torch.device("meta"):  # 300 million weights that nothing needs to draw
