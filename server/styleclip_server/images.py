@@ -1,0 +1,162 @@
+"""Untrusted bytes to an upright RGB picture, and pixels to bytes again.
+
+Everything that a stranger chooses is bounded before it costs anything: the length of the bytes,
+then width x height as the header tells them, and only then the pixels are decoded. Formats are
+an allow-list, since Pillow knows dozens that no photo comes in and each is more code to attack
+(https://pillow.readthedocs.io/en/stable/handbook/security.html).
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from styleclip_client import limits
+from styleclip_client.errors import (
+    ImageTooLarge,
+    ImageTruncated,
+    NotAnImage,
+    StyleclipError,
+    UnknownFormat,
+)
+
+Image.init()  # Pillow registers AVIF and others only on demand; opening by a missing name fails
+_FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
+    if name in Image.OPEN
+)
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+# EXIF 2.32, tag 0x0112: what turns a stored picture upright.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes) -> Image.Image:
+    """The first frame of an encoded picture, upright, mode RGB, 8 bits.
+
+    EXIF orientation is applied, transparency lies over white, grey, 16-bit and CMYK pictures
+    become RGB. ICC profiles are not applied, as in the official alignment code.
+
+    Raises NotAnImage (no picture in an accepted format), ImageTruncated (data end early or are
+    damaged), ImageTooLarge (over `limits.PHOTO_BYTES` or `limits.PHOTO_PIXELS`).
+    """
+    if len(data) > limits.PHOTO_BYTES:
+        raise ImageTooLarge(
+            f"the photo has {len(data) / 2**20:.1f} MiB, at most "
+            f"{limits.PHOTO_BYTES / 2**20:g} MiB are accepted: make it smaller"
+        )
+    try:
+        return _decode(data)
+    except StyleclipError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        raise ImageTooLarge(
+            f"the photo has more than {limits.PHOTO_PIXELS / 1e6:g} million pixels: make it smaller"
+        ) from error
+    except Exception as error:
+        # Pillow's plugins raise whatever their parsers meet (OSError, SyntaxError, ValueError,
+        # struct.error, zlib.error, …); which one depends on the byte that is wrong.
+        if isinstance(error, UnidentifiedImageError) and not _begins_like_a_picture(data):
+            raise NotAnImage(
+                f"the photo's {len(data)} bytes are no picture; send one of {', '.join(_FORMATS)}"
+            ) from error
+        raise ImageTruncated(
+            f"the photo's data end early or are damaged ({error}); send the whole file"
+        ) from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        check_pixels(picture.width, picture.height)
+        picture.load()
+        upright = _UPRIGHT.get(_orientation(picture))
+        rgb = _rgb(picture)
+    return rgb.transpose(upright) if upright is not None else rgb
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises NotAnImage for an empty picture, ImageTooLarge over `limits.PHOTO_PIXELS`."""
+    if width < 1 or height < 1:
+        raise NotAnImage(f"the picture has {width} x {height} pixels, at least 1 x 1 is expected")
+    if width * height > limits.PHOTO_PIXELS:
+        raise ImageTooLarge(
+            f"the picture has {width} x {height} pixels, at most "
+            f"{limits.PHOTO_PIXELS / 1e6:g} million are accepted: make it smaller"
+        )
+
+
+def _begins_like_a_picture(data: bytes) -> bool:
+    riff = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    avif = data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+    return data.startswith(_SIGNATURES) or riff or avif
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # sound pixels with broken metadata are still a photo
+        return 1
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _eight_bits(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey (H, W): integers span 0 to 65535, floats 0 to 1, as TIFF and PNG store them."""
+    white = 1.0 if grey.dtype.kind == "f" else 65535.0
+    values = np.nan_to_num(grey.astype(np.float32)) * (255.0 / white)
+    return np.rint(values.clip(0, 255)).astype(np.uint8)
+
+
+def check_encoding(format: str, quality: int) -> str:
+    """The format in capitals. Raises UnknownFormat for a format or quality beyond `limits`."""
+    name = format.upper()
+    if name not in limits.FORMATS:
+        raise UnknownFormat(f"FORMAT is {format[:20]!r}, expected {', '.join(limits.FORMATS)}")
+    low, high = limits.QUALITY
+    if not low <= quality <= high:
+        raise UnknownFormat(f"QUALITY is {quality}, expected a number from {low} to {high}")
+    return name
+
+
+def encode(array: NDArray[np.uint8], format: str = "JPEG", quality: int = 95) -> bytes:
+    """RGB pixels (H, W, 3) uint8 as JPEG, PNG or WEBP; `quality` 1 to 100 counts for JPEG, WEBP.
+
+    Raises UnknownFormat for another format or quality, or a picture whose sides are too long for
+    the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another shape or dtype.
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"expected uint8 (H, W, 3), got {array.dtype} {array.shape}")
+    name = check_encoding(format, quality)
+    check_pixels(array.shape[1], array.shape[0])
+    longest = {"JPEG": 65500, "WEBP": 16383}.get(name)
+    if longest and max(array.shape) > longest:
+        raise UnknownFormat(f"{name} holds sides of at most {longest} pixels; ask for PNG")
+    options: dict[str, int] = {"quality": quality}
+    if name == "PNG":
+        options = {"compress_level": 1}  # 6, the default, costs several times the time
+    elif name == "JPEG" and quality >= 90:
+        options["subsampling"] = 0  # who asks for quality wants the colour of lips and eyes whole
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, name, **options)
+    return buffer.getvalue()
