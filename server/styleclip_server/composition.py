@@ -16,7 +16,7 @@ from styleclip_server import images
 # The mask is a rounded square (a superellipse of degree 4) in the crop's own square from -1 to 1:
 # the face alone within _SOLID, the photo alone from _GONE, which keeps clear of the crop's edge.
 _SOLID, _GONE = 0.72, 0.96
-_FARTHEST = 1e5  # pixels; a corner beyond belongs to no photo that `limits` lets in
+_FARTHEST = 1e5  # pixels; beyond any photo that holds a face, and still exact in float32
 
 
 def compose(
