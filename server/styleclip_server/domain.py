@@ -1,0 +1,112 @@
+"""A domain as data: what the networks draw, and the StyleSpace statistics of its generator."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DOMAIN_VARIABLE = "STYLECLIP_DOMAIN"
+DEFAULT_DOMAIN = "avatars"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """StyleSpace statistics, S channels over all modulations (toRGB included), R rows of fs3.
+
+    style_mean, style_std: (S,) float32. fs3: (R, D) float32, one unit (or zero) row for each
+    convolution channel in execution order; where R is smaller than the number of convolution
+    channels, the last layers have no rows and never change. rows: (R,) int64, where in S the rows
+    of fs3 lie.
+    """
+
+    style_mean: np.ndarray
+    style_std: np.ndarray
+    fs3: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What `domain.json` says. `align`: photos need face alignment unless the request says."""
+
+    name: str
+    num_latents: int
+    style_channels: tuple[int, ...]
+    align: bool
+    raw: dict[str, Any]
+
+    @property
+    def style_size(self) -> int:
+        """S, the channels of all modulations."""
+        return sum(self.style_channels)
+
+
+def domain_folder(model_folder: str | Path) -> Path:
+    """The folder of the served domain, beside the repository that holds the step `model_folder`.
+
+    The name is in the environment variable STYLECLIP_DOMAIN; "avatars" where it is not set.
+    """
+    name = os.environ.get(DOMAIN_VARIABLE, DEFAULT_DOMAIN)
+    return Path(model_folder).resolve().parent.parent / name
+
+
+def load_domain(folder: Path) -> Domain:
+    """Reads `domain.json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it lacks a field.
+    """
+    path = folder / "domain.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: {DOMAIN_VARIABLE} must name a domain of the model repository"
+        )
+    raw = json.loads(path.read_text("utf-8"))
+    try:
+        return Domain(
+            name=str(raw["name"]),
+            num_latents=int(raw["num_latents"]),
+            style_channels=tuple(int(c) for c in raw["style_channels"]),
+            align=bool(raw["align"]),
+            raw=raw,
+        )
+    except KeyError as missing:
+        raise ValueError(f"{path} lacks the field {missing}") from None
+
+
+def convolution_rows(style_channels: tuple[int, ...]) -> np.ndarray:
+    """Positions in S of the convolutions' channels; toRGB's (styles 1, 4, 7, …) are left out."""
+    offsets = np.cumsum([0, *style_channels])
+    parts = [
+        np.arange(offsets[i], offsets[i + 1])
+        for i in range(len(style_channels))
+        if i % 3 != 1  # conv1, toRGB, then conv, conv, toRGB for each resolution
+    ]
+    return np.concatenate(parts)
+
+
+def load_statistics(folder: Path, style_channels: tuple[int, ...]) -> Statistics:
+    """Reads `statistics.npz` and checks its shapes.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or does not fit `style_channels`.
+    """
+    path = folder / "statistics.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run `styleclip-export stats`")
+    size = sum(style_channels)
+    with np.load(path, allow_pickle=False) as data:
+        mean, std = data["style_mean"].astype(np.float32), data["style_std"].astype(np.float32)
+        fs3 = data["fs3"].astype(np.float32)
+    rows = convolution_rows(style_channels)
+    if mean.shape != (size,) or std.shape != (size,):
+        raise ValueError(f"{path}: style_mean and style_std must have {size} channels")
+    if fs3.ndim != 2 or len(fs3) > len(rows):
+        raise ValueError(f"{path}: fs3 has shape {fs3.shape}; at most {len(rows)} rows fit")
+    return Statistics(mean, std, fs3, rows[: len(fs3)])
