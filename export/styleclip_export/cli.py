@@ -1,0 +1,72 @@
+"""The command `styleclip-export`: from published checkpoints to a served domain.
+
+Exit status: 0 done, 1 failed (one line on standard error says why), 2 a wrong command line,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from styleclip_export.errors import ExportError
+
+# Command → what `--help` says of it; the command is `commands.<name>.command`.
+COMMANDS = {
+    "convert": "Convert checkpoints to ONNX and put them into the model repository.",
+    "configs": "Write every config.pbtxt from the wire contract.",
+}
+
+
+class Commands(click.Group):
+    """Loads a sub-command when it is called."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"styleclip_export.commands.{name}")
+        return module.command  # type: ignore[no-any-return]
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=Commands,
+    help="From published checkpoints to a domain that Triton serves.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="styleclip-triton")
+def command() -> None:
+    """Only the sub-commands do something."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status; never a stack trace for bad input."""
+    try:
+        status = command.main(arguments, "styleclip-export", standalone_mode=False)
+        return int(status or 0)
+    except click.exceptions.Abort:
+        print("styleclip-export: interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ExportError as error:
+        print(f"styleclip-export: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"styleclip-export: {error}", file=sys.stderr)
+        return 1
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    sys.exit(run())
