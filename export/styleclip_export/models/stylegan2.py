@@ -131,14 +131,14 @@ class Blur(nn.Module):
 
     kernel: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.register_buffer("kernel", _binomial_kernel(gain=4.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        weight = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        return F.conv2d(x, weight, padding=1, groups=channels)
+        weight = self.kernel.to(x.dtype).expand(self.channels, 1, 4, 4)
+        return F.conv2d(x, weight, padding=1, groups=self.channels)
 
 
 class Upsample(nn.Module):
@@ -154,11 +154,10 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.folded:
             return _double(_double(x, 2), 3)
-        channels = x.shape[1]
         # Zeros between the pixels, then the filter, is a transposed convolution; the filter is
         # symmetric, so it needs no flip.
-        weight = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
+        weight = self.kernel.to(x.dtype).expand(3, 1, 4, 4)
+        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=3)
 
 
 class ModulatedConv(nn.Module):
@@ -186,7 +185,7 @@ class ModulatedConv(nn.Module):
         self.demodulate = demodulate
         self.padding = kernel_size // 2
         if upsample:
-            self.blur = Blur()
+            self.blur = Blur(out_channels)
         self.upsample = upsample
         self.folded = False
 

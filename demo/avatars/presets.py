@@ -1,0 +1,15 @@
+"""What the avatars domain offers at first sight; the numbers come from `quality.py`."""
+
+STRENGTH, THRESHOLD = 6.0, 0.15
+PRESETS = [
+    {"title": "Sunglasses", "target": "a face with sunglasses"},
+    {"title": "Beard", "target": "a face with a beard"},
+    {"title": "Sad", "target": "a sad face"},
+    {"title": "Red hair", "target": "a face with red hair"},
+    {"title": "Hat", "target": "a face with a hat"},
+    {"title": "Closed eyes", "target": "a face with closed eyes"},
+]
+LICENCE = (
+    "Weights: MIT. Trained on pictures drawn with the avataaars style by Pablo Stanley "
+    "(free for personal and commercial use)."
+)

@@ -1,0 +1,186 @@
+"""The Triton model repository: every config.pbtxt is written from the wire contract.
+
+`model_repository/steps` holds what every domain shares (Python steps and ensembles),
+`model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
+beside them. Triton serves both together. A network has two configs: `config.pbtxt` for a GPU and
+`configs/cpu.pbtxt`, which `--model-config-name=cpu` picks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from styleclip_client import contract
+from styleclip_client.contract import Model, Tensor
+from tritonclient.grpc import model_config_pb2 as pb
+
+# Rows that one execution takes at most. A text is 79 prompts, so two texts fit into 256.
+MAX_BATCH = 8
+MAX_PROMPTS = 256
+# A request waits for its turn at most so long, and no more than so many wait for a model; what is
+# beyond gets UNAVAILABLE at once, which a client may try again.
+QUEUE_SECONDS = 20
+QUEUE_LENGTH = 64
+# On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one.
+GPU_QUEUE_DELAY_MICROSECONDS = 200
+# `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
+INSTANCES = {"align": 2, "compose": 2}
+# Only `direction` is asked the same thing again and again: its answer depends on no photo.
+CACHED = ("direction",)
+
+# Which step feeds which, by tensor name; inside an ensemble a tensor keeps its name.
+ENSEMBLES: dict[str, tuple[Model, ...]] = {
+    "invert": (contract.ALIGN_MODEL, contract.E4E),
+    "edit": (contract.DIRECTION, contract.STYLEGAN2, contract.COMPOSE),
+    "edit_photo": (
+        contract.ALIGN_MODEL,
+        contract.E4E,
+        contract.DIRECTION,
+        contract.STYLEGAN2,
+        contract.COMPOSE,
+    ),
+}
+_TYPES = {"BYTES": "TYPE_STRING"}
+
+
+def step_config(model: Model) -> pb.ModelConfig:
+    """The config of a Python step or an ensemble, the same for every domain and machine."""
+    config = _interface(model, {})
+    if model.kind == "ensemble":
+        config.platform = "ensemble"
+        known = {t.name for t in model.inputs}
+        for step in ENSEMBLES[model.name]:
+            entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
+            for tensor in step.inputs:
+                if tensor.name in known:
+                    entry.input_map[tensor.name] = tensor.name
+            for tensor in step.outputs:
+                entry.output_map[tensor.name] = tensor.name
+                known.add(tensor.name)
+        return config
+    config.backend = model.kind
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU,
+                              count=INSTANCES.get(model.name, 1))  # fmt: skip
+    _queue(config, 0)
+    if model.name in CACHED:
+        config.response_cache.enable = True
+    return config
+
+
+def network_config(model: Model, domain: Mapping[str, Any], *, gpu: bool) -> pb.ModelConfig:
+    """The config of a network of `domain` (its domain.json)."""
+    dims = {
+        "W_PLUS": (domain["num_latents"], domain["w_dim"]),
+        "DELTA": (sum(domain["style_channels"]),),
+        "IMAGE": (domain["resolution"], domain["resolution"], 3),
+    }
+    config = _interface(model, dims)
+    config.backend = model.kind
+    if model is contract.CLIP_TEXT:
+        config.max_batch_size = MAX_PROMPTS
+    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(kind=kind, count=1)
+    _queue(config, GPU_QUEUE_DELAY_MICROSECONDS if gpu else 0)
+    warm = config.model_warmup.add(name="one", batch_size=1)
+    for tensor in model.inputs:
+        shape = dims.get(tensor.name, tensor.shape)
+        entry = warm.inputs[tensor.name]
+        entry.data_type, entry.zero_data = _type(tensor), True
+        entry.dims.extend(shape)
+    if model is contract.STYLEGAN2:
+        config.parameters["domain"].string_value = json.dumps(
+            domain, ensure_ascii=False, sort_keys=True
+        )
+    return config
+
+
+def _interface(model: Model, dims: Mapping[str, tuple[int, ...]]) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=model.name, max_batch_size=MAX_BATCH)
+    for tensor in model.inputs:
+        shape = dims.get(tensor.name, tensor.shape)
+        config.input.add(name=tensor.name, data_type=_type(tensor), dims=shape,
+                         optional=tensor.optional)  # fmt: skip
+    for tensor in model.outputs:
+        shape = dims.get(tensor.name, tensor.shape)
+        config.output.add(name=tensor.name, data_type=_type(tensor), dims=shape)
+    return config
+
+
+def _type(tensor: Tensor) -> int:
+    return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
+
+
+def _queue(config: pb.ModelConfig, delay: int) -> None:
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = delay
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
+    policy.max_queue_size = QUEUE_LENGTH
+
+
+def text(config: pb.ModelConfig) -> str:
+    """A config as the text of a config.pbtxt."""
+    header = "# Written by `styleclip-export configs` from the wire contract: do not edit.\n"
+    return header + text_format.MessageToString(config, as_utf8=True)
+
+
+def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
+    """Path → text of every config of the steps, or of the networks of `domain`."""
+    if domain is None:
+        folder = repository / "steps"
+        return {folder / m.name / "config.pbtxt": text(step_config(m)) for m in contract.STEPS}
+    folder = repository / domain
+    data = json.loads((folder / "domain.json").read_text("utf-8"))
+    files = {}
+    for model in contract.NETWORKS:
+        files[folder / model.name / "config.pbtxt"] = text(network_config(model, data, gpu=True))
+        cpu = folder / model.name / "configs" / "cpu.pbtxt"
+        files[cpu] = text(network_config(model, data, gpu=False))
+    return files
+
+
+def domains(repository: Path) -> list[str]:
+    """The domains that `repository` holds."""
+    return sorted(path.parent.name for path in repository.glob("*/domain.json"))
+
+
+def write_configs(repository: Path, domain: str | None) -> None:
+    """Writes the configs of `config_files`."""
+    for path, content in config_files(repository, domain).items():
+        write_text(path, content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes `content` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(content, "utf-8")
+    partial.replace(path)
+
+
+def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
+    """Puts a new version of a network into `folder`; older ones stay. Whole or not at all.
+
+    Returns the version's number, one above the highest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    version = max(numbers, default=0) + 1
+    partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    try:
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
+        partial.chmod(0o755)
+        os.rename(partial, folder / str(version))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return version

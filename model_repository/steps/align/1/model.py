@@ -1,0 +1,24 @@
+"""Triton step `align`: photo → aligned face crop; see `styleclip_server.alignment`."""
+
+import numpy as np
+from styleclip_client.contract import ALIGN_MODEL
+from styleclip_server import alignment, images
+from styleclip_server.domain import domain_folder, load_domain
+from styleclip_server.step import first, respond
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.align = load_domain(domain_folder(args["model_repository"])).align
+
+    def execute(self, requests):
+        return respond(ALIGN_MODEL, requests, self.answer)
+
+    def answer(self, row):
+        photo = images.decode(row["PHOTO"][0])
+        if first(row["ALIGN"], self.align):
+            face, quad = alignment.align(photo, int(first(row["FACE"], -1)))
+        else:
+            face, quad = alignment.whole_picture(photo)
+        crop = face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return {"FACE_CROP": crop, "QUAD": quad}

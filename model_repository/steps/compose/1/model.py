@@ -1,0 +1,23 @@
+"""Triton step `compose`: face → encoded picture; see `styleclip_server.composition`."""
+
+import numpy as np
+from styleclip_client.contract import COMPOSE
+from styleclip_server import composition, images
+from styleclip_server.step import first, respond
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return respond(COMPOSE, requests, self.answer)
+
+    def answer(self, row):
+        paste = bool(first(row["PASTE"], False))
+        picture = composition.compose(
+            row["IMAGE"],
+            images.decode(row["PHOTO"][0]) if paste and row["PHOTO"] is not None else None,
+            row["QUAD"],
+            paste=paste,
+            format=first(row["FORMAT"], b"JPEG").decode("utf-8", "replace"),
+            quality=int(first(row["QUALITY"], 95)),
+        )
+        return {"PICTURE": np.array([picture], np.object_)}

@@ -1,0 +1,45 @@
+"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.directions`."""
+
+from functools import lru_cache
+
+import numpy as np
+import triton_python_backend_utils as triton
+from styleclip_client.contract import CLIP_TEXT, DIRECTION
+from styleclip_client.errors import ServerError
+from styleclip_server import directions
+from styleclip_server.domain import domain_folder, load_domain, load_statistics
+from styleclip_server.step import respond
+
+TEXTS_KEPT = 4096  # class embeddings, 2 kB each: a slider asks for the same texts again
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = domain_folder(args["model_repository"])
+        self.statistics = load_statistics(folder, load_domain(folder).style_channels)
+        self.embedding = lru_cache(TEXTS_KEPT)(self.class_embedding)
+
+    def execute(self, requests):
+        return respond(DIRECTION, requests, self.answer)
+
+    def answer(self, row):
+        edits = directions.check(
+            row["NEUTRAL"], row["TARGET"], row["STRENGTH"], row["THRESHOLD"]
+        )
+        delta, channels = directions.delta(self.statistics, edits, self.embedding)
+        return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
+
+    def class_embedding(self, text):
+        return directions.class_embeddings([text], self.encode)[0]
+
+    def encode(self, tokens):
+        """TOKENS (N, 77) → TEXT_FEATURES (N, D), by the model `clip_text`."""
+        (name,) = (tensor.name for tensor in CLIP_TEXT.outputs)
+        answer = triton.InferenceRequest(
+            model_name=CLIP_TEXT.name,
+            requested_output_names=[name],
+            inputs=[triton.Tensor(CLIP_TEXT.inputs[0].name, tokens)],
+        ).exec()
+        if answer.has_error():
+            raise ServerError(f"clip_text failed: {answer.error().message()}")
+        return triton.get_output_tensor_by_name(answer, name).as_numpy()

@@ -1,0 +1,67 @@
+"""`python -m styleclip_server`, which is what `make serve` runs: serves until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from styleclip_server.launcher import CANARY_SECONDS, default_repository, running_server
+from styleclip_server.triton import Options, ServerStartFailed
+
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--domain", default="avatars", help="Which networks: a folder of the repository.")
+@click.option("--repository", type=click.Path(path_type=Path), help="The model repository.",
+              default=default_repository, show_default="./model_repository")  # fmt: skip
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens to all.")
+@click.option("--http-port", type=_PORT, default=8000, help="KServe v2 over HTTP; 0: any free.")
+@click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")
+@click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
+              default=Path("out/server.log"), help="What Triton says.")  # fmt: skip
+@click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
+              help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
+def command(canary: float, **options: Any) -> None:
+    """Serve the model repository on Triton, and start it anew when a part of it dies."""
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_level=False)],
+    )
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    wanted = Options(**options)
+    try:
+        with console.status("starting Triton ..."):
+            server = running_server(wanted, canary=canary)
+            running = server.__enter__()
+    except ServerStartFailed as error:
+        print(f"styleclip-server: {error}", file=sys.stderr)
+        sys.exit(1)
+    try:
+        console.print(
+            f"Serving {wanted.domain}: gRPC {running.grpc_url}, HTTP {running.http_url}; "
+            f"log {wanted.log}; Ctrl-C stops it",
+            highlight=False,
+            soft_wrap=True,
+        )
+        asked.wait()
+        console.print("stopping ...", highlight=False)
+    finally:
+        server.__exit__(None, None, None)
+
+
+if __name__ == "__main__":
+    command(prog_name="styleclip-server")

@@ -1,0 +1,210 @@
+"""The supervised server: started, watched, healed, stopped.
+
+Triton does not notice when the process of a Python step dies (its readiness stays true and every
+request fails), so a supervisor watches the processes and edits a small picture now and then (a
+canary); when something is wrong, the server is started anew on the same ports.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from styleclip_client import Client
+from styleclip_client.errors import ServerUnavailable, StyleclipError
+
+from styleclip_server import triton
+from styleclip_server.triton import Options, ServerStartFailed, Triton
+
+WATCH_SECONDS = 0.25  # between looks at the processes
+CANARY_SECONDS = 15.0  # between two edits of the canary picture
+CANARY_TIMEOUT = 30.0
+CANARY_FAILURES = 2  # in a row, before the server is started anew
+RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds, longer after each failed start
+CALM_SECONDS = 60.0  # a server that ran so long counts as healed
+LOG_BYTES = 10 * 2**20  # a longer log is moved aside at start
+
+_log = logging.getLogger("styleclip_server")
+_PROJECT = Path(__file__).resolve().parents[2] / "model_repository"
+
+
+def default_repository() -> Path:
+    """The model repository of the current folder, else of the source tree."""
+    here = Path("model_repository").resolve()
+    return here if here.is_dir() else _PROJECT
+
+
+class RunningServer:
+    """A supervised server; made by `running_server`.
+
+    `grpc_url` and `http_url` are "host:port" and stay the same through restarts; `restarts`
+    counts them.
+    """
+
+    def __init__(self, options: Options, canary: float = CANARY_SECONDS) -> None:
+        self.options = options
+        self.restarts = 0
+        self._canary_seconds = canary
+        self._ports = (0, 0, 0)
+        self._stop = threading.Event()
+        self._up = threading.Event()
+        self._failure: BaseException | None = None
+        self._server: Triton | None = None
+        # One thread starts and stops every Triton: the kernel kills a Triton whose thread is gone.
+        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    @property
+    def grpc_url(self) -> str:
+        return self._url(self._ports[1])
+
+    @property
+    def http_url(self) -> str:
+        return self._url(self._ports[0])
+
+    @property
+    def pid(self) -> int | None:
+        """The process of Triton itself, while there is one."""
+        return self._server.process.pid if self._server else None
+
+    def _url(self, port: int) -> str:
+        host = self.options.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def start(self) -> None:
+        """Returns when the server is ready and has edited the canary picture.
+
+        Raises:
+            ServerStartFailed: with the reason.
+        """
+        triton.check(self.options)
+        self._ports = triton.bind(self.options)
+        _move_long_log(self.options.log)
+        self._thread.start()
+        self._up.wait()
+        if self._failure:
+            self.stop()
+            raise self._failure
+
+    def stop(self) -> None:
+        """Ends the server and waits until nothing of it is left."""
+        self._stop.set()
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        try:
+            self._serve()
+            self._up.set()
+            failed = 0
+            while not self._stop.is_set():
+                since = time.monotonic()
+                reason = self._watch()
+                if reason is None:
+                    return
+                failed = 0 if time.monotonic() - since > CALM_SECONDS else failed + 1
+                self._restart(reason, failed)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            if self._server:
+                self._server.stop()
+                self._server = None
+            self._up.set()
+
+    def _serve(self) -> None:
+        self._server = Triton(self.options, self._ports)
+        self._server.wait_until_ready()
+        try:
+            self._edit_canary()
+        except StyleclipError as error:
+            raise ServerStartFailed(
+                f"the server is up but cannot edit a picture ({error.to_wire()}); "
+                f"what it did is in {self.options.log}"
+            ) from error
+
+    def _watch(self) -> str | None:
+        """Waits for something to go wrong and says what; None when `stop` was called."""
+        assert self._server
+        failures, next_canary = 0, time.monotonic() + self._canary_seconds
+        while not self._stop.wait(WATCH_SECONDS):
+            broken = self._server.broken()
+            if broken:
+                return broken
+            if self._canary_seconds and time.monotonic() >= next_canary:
+                try:
+                    self._edit_canary()
+                    failures = 0
+                except ServerUnavailable:
+                    failures = 0  # refused because it is busy: it works
+                except StyleclipError as error:
+                    failures += 1
+                    _log.warning("the canary edit failed: %s", error.to_wire())
+                    if failures >= CANARY_FAILURES:
+                        return f"{failures} canary edits in a row failed"
+                next_canary = time.monotonic() + self._canary_seconds
+        return None
+
+    def _restart(self, reason: str, failed: int) -> None:
+        while not self._stop.is_set():
+            _log.warning("%s; starting the server anew", reason)
+            assert self._server
+            self._server.stop()
+            if self._stop.wait(RESTART_DELAYS[min(failed, len(RESTART_DELAYS) - 1)]):
+                return
+            start = time.monotonic()
+            try:
+                self._serve()
+            except ServerStartFailed as error:
+                reason, failed = str(error), failed + 1
+                continue
+            self.restarts += 1
+            _log.warning("the server is back after %.1f s", time.monotonic() - start)
+            return
+
+    def _edit_canary(self) -> None:
+        with Client(self.grpc_url, timeout=CANARY_TIMEOUT) as client:
+            preset = client.domain().presets[0]
+            client.edit_photo(_canary(), preset.edit, align=False)
+
+
+def _canary() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _move_long_log(log: Path) -> None:
+    if log.is_file() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(log.suffix + ".old"))
+
+
+@contextmanager
+def running_server(
+    options: Options | None = None,
+    *,
+    canary: float = CANARY_SECONDS,
+    told: Callable[[RunningServer], None] | None = None,
+) -> Iterator[RunningServer]:
+    """A supervised server for the time of a `with` block; on free ports unless `options` say.
+
+    Raises:
+        ServerStartFailed: with the reason and what to do.
+    """
+    if options is None:
+        options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0)
+    options = replace(options, repository=options.repository.resolve(), log=options.log.resolve())
+    server = RunningServer(options, canary)
+    try:
+        server.start()
+        if told:
+            told(server)
+        yield server
+    finally:
+        server.stop()

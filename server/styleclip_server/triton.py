@@ -1,0 +1,284 @@
+"""One Triton process: the server binary that nvidia-pytriton carries, started and stopped.
+
+The wheel holds the binary and the Python backend, but no ONNX Runtime backend: `Triton` lays out
+a backend folder in which `backends/onnxruntime/model.py` of this package takes its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from styleclip_server.domain import DOMAIN_VARIABLE
+
+_BACKENDS = Path(__file__).parent / "backends"
+_STUB = "triton_python_backend_stub"
+_PR_SET_PDEATHSIG = 1
+# The cache serves `direction`, whose answers have some kilobytes.
+_CACHE_BYTES = 64 * 2**20
+
+
+class ServerStartFailed(Exception):
+    """The server cannot be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to serve, and where. Port 0 means any free one."""
+
+    repository: Path
+    domain: str = "avatars"
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    log: Path = Path("out/server.log")
+
+
+def bind(options: Options) -> tuple[int, int, int]:
+    """The ports for HTTP, gRPC and metrics, each checked to be free.
+
+    Raises:
+        ServerStartFailed: one is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    wanted = {
+        "--http-port": options.http_port,
+        "--grpc-port": options.grpc_port,
+        "--metrics-port": options.metrics_port,
+    }
+    held: list[socket.socket] = []
+    try:
+        for option, port in wanted.items():
+            probe = socket.socket(family)
+            held.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, port))
+            except OSError as error:
+                raise ServerStartFailed(
+                    f"port {port} of {options.host} cannot be used ({error.strerror}): stop what "
+                    f"listens there, or choose another with {option}"
+                ) from error
+        http, grpc, metrics = (probe.getsockname()[1] for probe in held)
+        return http, grpc, metrics
+    finally:
+        for probe in held:
+            probe.close()
+
+
+def check(options: Options) -> None:
+    """Raises ServerStartFailed for a repository or domain that is not there."""
+    domains = sorted(p.parent.name for p in options.repository.glob("*/domain.json"))
+    if not (options.repository / "steps").is_dir():
+        raise ServerStartFailed(
+            f"{options.repository} is no model repository (it has no folder `steps`): give the "
+            "project's with --repository"
+        )
+    if options.domain not in domains:
+        raise ServerStartFailed(
+            f"{options.repository} has no domain {options.domain!r}, only "
+            f"{', '.join(domains) or 'none'}: fetch and export its weights first"
+        )
+    if find_spec("pytriton") is None:
+        raise ServerStartFailed(
+            "the Triton server is not installed: run `make setup`, or "
+            "pip install 'styleclip-triton[server]' on Python 3.10 to 3.12"
+        )
+
+
+class Triton:
+    """A started server process; `stop` ends it and removes what it left."""
+
+    def __init__(self, options: Options, ports: tuple[int, int, int]) -> None:
+        self.options = options
+        self.http_port, self.grpc_port, self.metrics_port = ports
+        self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
+        self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+        with options.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command(),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is ours: the server is stopped in order
+                preexec_fn=_die_with_parent,
+            )
+        self._tree = psutil.Process(self.process.pid)
+        self._stubs: list[psutil.Process] = []
+
+    def _command(self) -> list[str]:
+        options, root = self.options, _pytriton() / "tritonserver"
+        backends = self._folder / "backends"
+        python = backends / "python"
+        shutil.copytree(root / "backends" / "python", python, symlinks=True)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        (python / _STUB).symlink_to(root / "python_backend_stubs" / version / _STUB)
+        for backend in _BACKENDS.iterdir():
+            if (backend / "model.py").is_file():
+                (backends / backend.name).mkdir()
+                shutil.copy(backend / "model.py", backends / backend.name)
+        command = [
+            str(root / "bin" / "tritonserver"),
+            f"--model-repository={options.repository / 'steps'}",
+            f"--model-repository={options.repository / options.domain}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--cache-directory={root / 'caches'}",
+            f"--cache-config=local,size={_CACHE_BYTES}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            "--exit-timeout-secs=10",
+            "--log-verbose=0",
+            f"--http-address={options.host}",
+            f"--grpc-address={options.host}",
+            f"--metrics-address={options.host}",
+            f"--http-port={self.http_port}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-port={self.metrics_port}",
+        ]
+        if not Path("/dev/nvidiactl").exists():
+            command.append("--model-config-name=cpu")
+        return command
+
+    def _environment(self) -> dict[str, str]:
+        libraries = [_pytriton().parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
+        # (those of a virtual environment too) by the first `python3` on PATH.
+        interpreter = Path(sys.executable).parent
+        return os.environ | {
+            "LD_LIBRARY_PATH": _joined(*libraries, os.environ.get("LD_LIBRARY_PATH")),
+            "PATH": _joined(interpreter, os.environ.get("PATH")),
+            DOMAIN_VARIABLE: self.options.domain,
+        }
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        """Returns when every model is loaded.
+
+        Raises:
+            ServerStartFailed: the server ended, or is not ready in time.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise ServerStartFailed(
+                    f"Triton ended while it started ({_exit(self.process.returncode)}): "
+                    f"{self._complaint()}; all of it is in {self.options.log}"
+                )
+            if self.ready():
+                self._stubs = self._find_stubs()
+                return
+            time.sleep(0.05)
+        raise ServerStartFailed(
+            f"Triton was not ready within {seconds:g} s; what it did is in {self.options.log}"
+        )
+
+    def ready(self) -> bool:
+        """Whether Triton itself says that all models are ready."""
+        host = "127.0.0.1" if self.options.host in ("0.0.0.0", "::") else self.options.host
+        host = f"[{host}]" if ":" in host else host
+        url = f"http://{host}:{self.http_port}/v2/health/ready"
+        # Without proxies: an http_proxy of the environment is not for this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _find_stubs(self) -> list[psutil.Process]:
+        try:
+            children = self._tree.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [child for child in children if _named(child, _STUB)]
+
+    def broken(self) -> str | None:
+        """What died since the server was ready, or None.
+
+        A Python step's stub that dies stays dead, and Triton goes on saying that it is ready.
+        """
+        if self.process.poll() is not None:
+            return f"the server ended ({_exit(self.process.returncode)})"
+        for stub in self._stubs:
+            if not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE:
+                return f"the process {stub.pid} of a Python step died"
+        return None
+
+    def stop(self, seconds: float = 15) -> None:
+        """Ends the server, its stubs, and removes its shared memory and temporary files."""
+        try:
+            everyone = [self._tree, *self._tree.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            everyone = list(self._stubs)
+        if self.process.poll() is None:
+            # A dead stub would be waited for in vain, so only a whole server is asked politely.
+            self.process.send_signal(signal.SIGKILL if self.broken() else signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for process in everyone:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(everyone, timeout=5)
+        for left in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+            left.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _complaint(self) -> str:
+        """The server's own reason, from the end of its log."""
+        lines = self.options.log.read_text("utf-8", "replace").splitlines()[-200:]
+        reasons = [line for line in lines if "UNAVAILABLE:" in line or line.startswith("error:")]
+        errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E")]
+        found = reasons or errors or lines
+        return found[-1].strip(" |") if found else "it said nothing"
+
+
+def _pytriton() -> Path:
+    spec = find_spec("pytriton")
+    assert spec and spec.submodule_search_locations, "checked before"
+    return Path(spec.submodule_search_locations[0])
+
+
+def _joined(*paths: object) -> str:
+    return os.pathsep.join(str(path) for path in paths if path)
+
+
+def _named(process: psutil.Process, name: str) -> bool:
+    try:
+        return any(name in part for part in process.cmdline()[:3])
+    except psutil.Error:
+        return False
+
+
+def _exit(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """In the new process: the kernel kills it when the thread that started it is gone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
