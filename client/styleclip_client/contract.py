@@ -76,7 +76,9 @@ def _optional(tensor: Tensor) -> Tensor:
 ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD))
 E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
-DIRECTION = Model("direction", "python", TEXTS, (DELTA, CHANNELS))
+# W_PLUS is only checked, DELTA does not depend on it. It makes the ensembles one chain: Triton 2.51
+# never frees a request of which one step fails while another is at work beside it.
+DIRECTION = Model("direction", "python", (*TEXTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 COMPOSE = Model(
     "compose",

@@ -144,7 +144,7 @@ def export(
         torch.onnx.export(
             module,
             example(2),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the tracing exporter writes to files, too
             input_names=names[0],
             output_names=names[1],
             dynamic_axes={name: {0: "batch"} for name in (*names[0], *names[1])},

@@ -9,7 +9,6 @@ beside them. Triton serves both together. A network has two configs: `config.pbt
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -32,8 +31,6 @@ QUEUE_LENGTH = 64
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
 INSTANCES = {"align": 2, "compose": 2}
-# Only `direction` is asked the same thing again and again: its answer depends on no photo.
-CACHED = ("direction",)
 
 # Which step feeds which, by tensor name; inside an ensemble a tensor keeps its name.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
@@ -69,8 +66,6 @@ def step_config(model: Model) -> pb.ModelConfig:
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU,
                               count=INSTANCES.get(model.name, 1))  # fmt: skip
     _queue(config, 0)
-    if model.name in CACHED:
-        config.response_cache.enable = True
     return config
 
 
@@ -179,7 +174,7 @@ def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
         for name, data in files.items():
             (partial / name).write_bytes(data)
         partial.chmod(0o755)
-        os.rename(partial, folder / str(version))
+        partial.rename(folder / str(version))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

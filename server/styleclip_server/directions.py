@@ -15,6 +15,7 @@ from styleclip_client import limits
 from styleclip_client.errors import (
     EditsMismatch,
     EmptyText,
+    InvalidLatent,
     InvalidStrength,
     InvalidThreshold,
     NoChannelLeft,
@@ -70,6 +71,12 @@ def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[
             )
         edits.append(Edit(_text(n, "neutral"), _text(t, "target"), a, b))
     return edits
+
+
+def check_latent(w_plus: np.ndarray | None) -> None:
+    """Raises InvalidLatent for a W+ (L, 512) that holds NaN or infinity."""
+    if w_plus is not None and not np.isfinite(w_plus).all():
+        raise InvalidLatent("W_PLUS holds NaN or infinity; send what `invert` gave")
 
 
 def _text(raw: bytes, which: str) -> str:

@@ -96,7 +96,8 @@ class RunningServer:
     def stop(self) -> None:
         """Ends the server and waits until nothing of it is left."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _supervise(self) -> None:
         try:

@@ -29,8 +29,6 @@ from styleclip_server.domain import DOMAIN_VARIABLE
 _BACKENDS = Path(__file__).parent / "backends"
 _STUB = "triton_python_backend_stub"
 _PR_SET_PDEATHSIG = 1
-# The cache serves `direction`, whose answers have some kilobytes.
-_CACHE_BYTES = 64 * 2**20
 
 
 class ServerStartFailed(Exception):
@@ -141,8 +139,6 @@ class Triton:
             f"--model-repository={options.repository / options.domain}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            f"--cache-directory={root / 'caches'}",
-            f"--cache-config=local,size={_CACHE_BYTES}",
             "--model-control-mode=none",
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
@@ -159,7 +155,10 @@ class Triton:
         return command
 
     def _environment(self) -> dict[str, str]:
-        libraries = [_pytriton().parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        libraries = [
+            _pytriton().parent / "nvidia_pytriton.libs",
+            sysconfig.get_config_var("LIBDIR"),
+        ]
         # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
         # (those of a virtual environment too) by the first `python3` on PATH.
         interpreter = Path(sys.executable).parent
@@ -248,11 +247,12 @@ class Triton:
 
     def _complaint(self) -> str:
         """The server's own reason, from the end of its log."""
-        lines = self.options.log.read_text("utf-8", "replace").splitlines()[-200:]
-        reasons = [line for line in lines if "UNAVAILABLE:" in line or line.startswith("error:")]
-        errors = [line.split("] ", 1)[-1] for line in lines if line.startswith("E")]
-        found = reasons or errors or lines
-        return found[-1].strip(" |") if found else "it said nothing"
+        lines = self.options.log.read_text("utf-8", "replace").splitlines()[-300:]
+        for mark in ("failed to load '", "error:"):
+            for line in lines:
+                if mark in line:
+                    return line[line.index(mark) :].replace("\\n", " ").strip('" |')[:400]
+        return lines[-1] if lines else "it said nothing"
 
 
 def _pytriton() -> Path:

@@ -1,4 +1,8 @@
-"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.directions`."""
+"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.directions`.
+
+The offset depends on no photo, so answers are cached, here and not by Triton's response cache:
+that of Triton 2.51 keeps a refusal as an empty answer and gives it as a success the next time.
+"""
 
 from functools import lru_cache
 
@@ -11,23 +15,28 @@ from styleclip_server.domain import domain_folder, load_domain, load_statistics
 from styleclip_server.step import respond
 
 TEXTS_KEPT = 4096  # class embeddings, 2 kB each: a slider asks for the same texts again
+OFFSETS_KEPT = 512  # up to 40 kB each: many photos, the same edits
 
 
 class TritonPythonModel:
     def initialize(self, args):
         folder = domain_folder(args["model_repository"])
         self.statistics = load_statistics(folder, load_domain(folder).style_channels)
+        # Refusals are exceptions, which lru_cache does not keep.
         self.embedding = lru_cache(TEXTS_KEPT)(self.class_embedding)
+        self.offset = lru_cache(OFFSETS_KEPT)(self.sum_of_edits)
 
     def execute(self, requests):
         return respond(DIRECTION, requests, self.answer)
 
     def answer(self, row):
-        edits = directions.check(
-            row["NEUTRAL"], row["TARGET"], row["STRENGTH"], row["THRESHOLD"]
-        )
-        delta, channels = directions.delta(self.statistics, edits, self.embedding)
+        directions.check_latent(row["W_PLUS"])
+        edits = directions.check(row["NEUTRAL"], row["TARGET"], row["STRENGTH"], row["THRESHOLD"])
+        delta, channels = self.offset(tuple(edits))
         return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
+
+    def sum_of_edits(self, edits):
+        return directions.delta(self.statistics, edits, self.embedding)
 
     def class_embedding(self, text):
         return directions.class_embeddings([text], self.encode)[0]

@@ -9,8 +9,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as triton
+
+import onnxruntime
 
 MODEL_FILE = "model.onnx"
 
@@ -32,7 +33,7 @@ class TritonPythonModel:
                 options.intra_op_num_threads = int(value["string_value"])
         # Threads that spin between requests take the cores from the other steps.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
+        providers: list = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU":
             device = {"device_id": args["model_instance_device_id"]}
             providers.insert(0, ("CUDAExecutionProvider", device))

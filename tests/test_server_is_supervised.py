@@ -1,0 +1,148 @@
+"""The embedded server: starts, heals, refuses taken ports, leaves nothing behind."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from styleclip_client import Client
+from styleclip_client.errors import StyleclipError
+from styleclip_server.launcher import default_repository, running_server
+from styleclip_server.triton import Options, ServerStartFailed
+
+PHOTO = Path(__file__).resolve().parent.parent / "demo/samples/avatar-1.png"
+
+
+def options(tmp_path, **changes):
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    return Options(
+        **{"repository": default_repository(), "log": tmp_path / "log", **ports, **changes}
+    )
+
+
+def family(pid):
+    return psutil.Process(pid).children(recursive=True)
+
+
+def works(server):
+    with Client(server.grpc_url, timeout=10) as client:
+        client.edit_photo(PHOTO, client.domain().edit("a sad face"))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_end(tmp_path):
+    with running_server(options(tmp_path), canary=0) as server:
+        address, first = server.grpc_url, server.pid
+        before = family(first)
+        stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
+        assert len(stubs) == 8
+        stubs[0].kill()
+        wait_for(lambda: server.restarts == 1)
+        assert server.grpc_url == address and server.pid != first
+        works(server)
+
+        os.kill(server.pid, signal.SIGKILL)  # the server itself
+        wait_for(lambda: server.restarts == 2)
+        works(server)
+        after = family(server.pid)
+    gone, alive = psutil.wait_procs([*before, *after], timeout=5)
+    assert not alive
+    with pytest.raises(StyleclipError):
+        works(server)
+
+
+def test_refused_requests_are_freed(tmp_path):
+    log = tmp_path / "log"
+    with running_server(options(tmp_path, log=log), canary=0) as server:
+        with Client(server.grpc_url) as client:
+            latent = client.invert(PHOTO).w_plus
+            edit = client.domain().edit("a sad face", threshold=1)
+            for refused in (
+                lambda: client.edit_photo(b"no photo", edit),
+                lambda: client.edit_photo(PHOTO, edit),
+                lambda: client.edit(latent, edit),
+                lambda: client.invert(b"no photo"),
+            ):
+                with pytest.raises(StyleclipError):
+                    refused()
+    assert "Found 0 model versions that have in-flight inferences" in log.read_text()
+
+
+def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ServerStartFailed, match=f"port {port} .*--grpc-port"),
+            running_server(options(tmp_path, grpc_port=port)),
+        ):
+            pass
+
+
+def test_an_unknown_domain_or_repository_is_refused_with_what_there_is(tmp_path):
+    for change, reason in (
+        ({"domain": "horses"}, "no domain 'horses', only avatars"),
+        ({"repository": tmp_path}, "no model repository"),
+    ):
+        with (
+            pytest.raises(ServerStartFailed, match=reason),
+            running_server(options(tmp_path, **change)),
+        ):
+            pass
+
+
+def test_a_damaged_network_is_named_and_leaves_no_process(tmp_path):
+    repository = tmp_path / "model_repository"
+    shutil.copytree(default_repository(), repository)
+    (repository / "avatars/e4e/1/model.onnx").write_bytes(b"no network")
+    with (
+        pytest.raises(ServerStartFailed, match="e4e"),
+        running_server(options(tmp_path, repository=repository)),
+    ):
+        pass
+    assert not [p for p in psutil.Process().children(recursive=True) if "triton" in p.name()]
+
+
+def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
+    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    line = process.stderr.readline()
+    (address,) = re.findall(r"gRPC (\S+),", line)
+    with Client(address) as client:
+        assert client.status().ready
+    children = family(process.pid)
+    assert children
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
+    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
+    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process.stderr.readline()
+    children = family(process.pid)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
