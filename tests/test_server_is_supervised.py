@@ -60,7 +60,7 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
         wait_for(lambda: server.restarts == 2)
         works(server)
         after = family(server.pid)
-    gone, alive = psutil.wait_procs([*before, *after], timeout=5)
+    _, alive = psutil.wait_procs([*before, *after], timeout=5)
     assert not alive
     with pytest.raises(StyleclipError):
         works(server)
@@ -68,18 +68,20 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
 
 def test_refused_requests_are_freed(tmp_path):
     log = tmp_path / "log"
-    with running_server(options(tmp_path, log=log), canary=0) as server:
-        with Client(server.grpc_url) as client:
-            latent = client.invert(PHOTO).w_plus
-            edit = client.domain().edit("a sad face", threshold=1)
-            for refused in (
-                lambda: client.edit_photo(b"no photo", edit),
-                lambda: client.edit_photo(PHOTO, edit),
-                lambda: client.edit(latent, edit),
-                lambda: client.invert(b"no photo"),
-            ):
-                with pytest.raises(StyleclipError):
-                    refused()
+    with (
+        running_server(options(tmp_path, log=log), canary=0) as server,
+        Client(server.grpc_url) as client,
+    ):
+        latent = client.invert(PHOTO).w_plus
+        edit = client.domain().edit("a sad face", threshold=1)
+        for refused in (
+            lambda: client.edit_photo(b"no photo", edit),
+            lambda: client.edit_photo(PHOTO, edit),
+            lambda: client.edit(latent, edit),
+            lambda: client.invert(b"no photo"),
+        ):
+            with pytest.raises(StyleclipError):
+                refused()
     assert "Found 0 model versions that have in-flight inferences" in log.read_text()
 
 

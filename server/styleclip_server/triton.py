@@ -155,15 +155,13 @@ class Triton:
         return command
 
     def _environment(self) -> dict[str, str]:
-        libraries = [
-            _pytriton().parent / "nvidia_pytriton.libs",
-            sysconfig.get_config_var("LIBDIR"),
-        ]
+        libraries = _pytriton().parent / "nvidia_pytriton.libs"
+        python = sysconfig.get_config_var("LIBDIR")  # the stub links libpython
         # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
         # (those of a virtual environment too) by the first `python3` on PATH.
         interpreter = Path(sys.executable).parent
         return os.environ | {
-            "LD_LIBRARY_PATH": _joined(*libraries, os.environ.get("LD_LIBRARY_PATH")),
+            "LD_LIBRARY_PATH": _joined(libraries, python, os.environ.get("LD_LIBRARY_PATH")),
             "PATH": _joined(interpreter, os.environ.get("PATH")),
             DOMAIN_VARIABLE: self.options.domain,
         }
