@@ -67,6 +67,12 @@ def test_the_generator_draws_at_every_resolution(resolution):
     assert 1 + max(layer.latent for layer in generator.layers) == generator.num_latents
 
 
+def test_every_style_layer_knows_its_kind_and_resolution():
+    for layer in small_generator(128).layers:
+        assert layer.to_rgb == ("toRGB" in layer.styleclip_name) == ("rgb" in layer.name)
+        assert layer.styleclip_name.endswith(f"_{layer.resolution}")
+
+
 @pytest.mark.parametrize("resolution", [16, 96, 2048])
 def test_other_resolutions_are_refused(resolution):
     with pytest.raises(ValueError, match="power of two from 32 to 1024"):

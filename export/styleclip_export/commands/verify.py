@@ -16,9 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from styleclip_export.verify.report import Row
+    from styleclip_export.verify.report import Row, Status
 
-COLOURS = {"pass": "green", "fail": "bold red", "missing": "yellow", "unknown": "yellow"}
+COLOURS: dict[Status, str] = {
+    "pass": "green",
+    "fail": "bold red",
+    "missing": "yellow",
+    "unknown": "yellow",
+}
 
 
 @click.command(name="verify")
@@ -97,11 +102,12 @@ def _print(rows: list[Row], seconds: float) -> None:
         f"{counts['unknown']} unknown; {seconds:.0f} s, peak memory {_peak_mib():,} MiB",
         highlight=False,
     )
-    for status, what in (
+    ends: tuple[tuple[Status, str], ...] = (
         ("fail", "FAILED"),
         ("missing", "Described but not in the folder, so not compared"),
         ("unknown", "Unknown, so not compared"),
-    ):
+    )
+    for status, what in ends:
         names = [f"{row.case} ({row.quantity})" for row in rows if row.status == status]
         if names:
             console.print(escape(f"{what}: {', '.join(names)}"), highlight=False)
@@ -110,9 +116,7 @@ def _print(rows: list[Row], seconds: float) -> None:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    if value == int(value) if value == value else False:
-        return f"{value:.0f}"
-    return f"{value:.1e}" if abs(value) < 0.01 else f"{value:.3g}"
+    return f"{value:.1e}" if 0 < value < 0.01 else f"{value:.3g}"
 
 
 def _peak_mib() -> int:

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify.folder import Case, Folder
@@ -22,8 +23,18 @@ ABOUT = ("README.md", "golden.json", "fill.py")  # read by people, or by `Folder
 
 def find_cases(folder: Folder) -> list[Case]:
     """Every case of the folder that is known, the quick ones first."""
-    kinds = [importlib.import_module(f"{__name__}.{kind}") for kind in KINDS]
-    return [case for kind in kinds for case in kind.cases(folder)]
+    found: list[Case] = []
+    for kind in KINDS:
+        module = importlib.import_module(f"{__name__}.{kind}")
+        try:
+            found.extend(module.cases(folder))
+        except Exception as error:  # an index that is damaged; reported as a case that fails
+            found.append(Case(kind, (), partial(_fail, error)))
+    return found
+
+
+def _fail(error: Exception) -> list[Row]:
+    raise error
 
 
 def run_case(folder: Folder, case: Case) -> list[Row]:

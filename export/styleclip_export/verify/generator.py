@@ -108,6 +108,6 @@ def picture_row(
     return compare(quantity, [(k, torch.cat(v), data[k]) for k, v in seen.items()], bound)
 
 
-def _crop(x: Tensor, corner: np.ndarray, sides: tuple[int, int]) -> Tensor:
+def _crop(x: Tensor, corner: np.ndarray, sides: tuple[int, ...]) -> Tensor:
     (top, left), (height, width) = corner, sides
     return x[:, :, top : top + height, left : left + width]
