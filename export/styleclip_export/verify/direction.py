@@ -92,7 +92,10 @@ def _direction(statistics: Statistics, dt: np.ndarray, case: dict) -> tuple[np.n
         statistics.fs3[:rows],
         statistics.rows[:rows],
     )
-    return style_direction(cut, dt[case["dt"]], case["beta"])
+    try:
+        return style_direction(cut, dt[case["dt"]], case["beta"])
+    except NoChannelLeft:
+        return np.zeros_like(statistics.style_std), 0
 
 
 def _no_channel(statistics: Statistics, dt: np.ndarray, official: Any) -> Row:

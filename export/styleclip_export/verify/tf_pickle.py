@@ -1,13 +1,39 @@
-"""Cases of the TensorFlow-era generator: `tf_generator_<res>.pkl`, `.npz` and `.json`."""
+"""Cases of the TensorFlow-era generator: `tf_generator_<res>.pkl`, `.npz` and `.json`.
+
+The pickle is read as any official checkpoint is, so the case proves the reading too.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from styleclip_export.errors import VerificationError
-from styleclip_export.verify.folder import Case, Folder
-from styleclip_export.verify.report import Row
+from styleclip_export.models.stylegan2 import Generator, truncate
+from styleclip_export.verify import bounds
+from styleclip_export.verify.folder import Case, Folder, Numbers
+from styleclip_export.verify.generator import draw
+from styleclip_export.verify.report import Row, compare, same
+
+# (module, function): path → (Generator with the averaged weights `Gs`, w_avg (w_dim,)).
+READER = ("styleclip_export.checkpoints.stylegan2", "read_generator")
+FIELDS = (
+    "seed",
+    "resolution",
+    "z_dim",
+    "w_dim",
+    "num_ws",
+    "style_names",
+    "style_channels",
+    "truncation_psi",
+    "truncation_cutoff",
+)
 
 
 def cases(folder: Folder) -> Iterator[Case]:
@@ -17,5 +43,46 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
-    raise VerificationError("no reader of TensorFlow pickles is there yet")
-    yield
+    generator, average = _read(folder.path(f"{name}.pkl"))
+    about = folder.json(f"{name}.json", known=FIELDS)
+    yield from _compare(generator.eval(), average, about, folder.numbers(f"{name}.npz"))
+
+
+def _read(path: Path) -> tuple[Generator, Tensor]:
+    module, function = READER
+    try:
+        read = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError):
+        raise VerificationError(
+            f"{module}.{function}, which reads TensorFlow pickles, is not there yet"
+        ) from None
+    generator, average = read(path)
+    return generator, torch.as_tensor(average)
+
+
+def _compare(
+    generator: Generator, average: Tensor, about: dict[str, Any], data: Numbers
+) -> Iterator[Row]:
+    sizes = [generator.resolution, generator.w_dim, generator.w_dim, generator.num_latents]
+    official = [about[key] for key in ("resolution", "z_dim", "w_dim", "num_ws")]
+    yield same("sizes", sizes, official)
+    layers = [(layer.styleclip_name, layer.channels) for layer in generator.layers]
+    described = zip(about["style_names"], about["style_channels"], strict=True)
+    yield same("layers", layers, list(described))
+
+    styles = generator.affine(torch.from_numpy(data["ws"]))
+    pairs = [(f"style_{i:02}", style, data[f"style_{i:02}"]) for i, style in enumerate(styles)]
+    yield compare(f"styles ({len(pairs)})", pairs, bounds.STYLES)
+    image = torch.cat(list(draw(generator, styles)))
+    yield compare("image", [("image", image, data["image"])], bounds.IMAGE)
+
+    w = generator.mapping(torch.from_numpy(data["z"]))
+    yield compare("w of z", [("w", w, data["w"])], bounds.STYLES)
+    yield compare("w_avg", [("w_avg", average, data["w_avg"])], bounds.STYLES)
+    psi, cutoff = float(about["truncation_psi"]), int(about["truncation_cutoff"])
+    w_plus = w[:, None].expand(-1, generator.num_latents, -1)
+    w_plus = truncate(w_plus, average, psi, cutoff)
+    yield compare("w truncated", [("ws_trunc", w_plus, data["ws_trunc"])], bounds.STYLES)
+    image = torch.cat(list(draw(generator, generator.affine(w_plus))))
+    pair = ("image_trunc", image, data["image_trunc"])
+    yield compare("image, w truncated", [pair], bounds.IMAGE)
