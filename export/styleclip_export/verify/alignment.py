@@ -18,9 +18,9 @@ from styleclip_export.verify.report import Pair, Row, compare, same
 
 INDEX = "align/align.json"
 SIZES = {"aligned_256": 256, "aligned_1024": 1024}
-# The official code enlarges every photo. The server does so up to this long side; a larger photo
-# is searched for its largest faces, so all that it finds must be official, but not the reverse.
-SEARCHED_WHOLE = 1500
+# Up to this long side the server's search is the official one. Larger photos it searches in copies
+# and parts: what it finds must be official, with the largest face among it, but may be less.
+SEARCHED_WHOLE = 2048
 Entry = dict[str, Any]
 Box = tuple[int, int, int, int]
 
