@@ -5,8 +5,7 @@ variants and colours of the `avataaars` style (Pablo Stanley, free for personal 
 use) as the `dicebear-styles` package describes it.
 
 Each value lists phrases in two grammatical forms: `adjectives` go before the noun ("a bald
-face") and `with_` after it ("a face with a beard"). `heldout` phrases never occur in a training
-caption; the quality report uses them.
+face") and `with_` after it ("a face with a beard").
 """
 
 from __future__ import annotations
