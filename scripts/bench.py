@@ -190,7 +190,7 @@ def _tell(console: Console, results: list[dict[str, Any]], last: dict[str, Any] 
         "p50 ms",
         "p99 ms",
         "last p50",
-        "where (ms a request)",
+        "where (ms)",
     ):
         table.add_column(name, justify="left" if name[0] in "mw" else "right")
     for r in results:

@@ -1,4 +1,4 @@
-"""Measures the avatars domain as it is served: picture → e4e → edit → picture, judged by classifiers.
+"""Measures the avatars as they are served: picture → e4e → edit → picture, read by classifiers.
 
     python demo/avatars/quality.py            # the report, on a CPU
     python demo/avatars/quality.py --choose   # first choose α and β, on other avatars
@@ -81,7 +81,7 @@ PAIRS = (
     Pair("cheerful is how this one looks", "mouth", ("smile",), "this one", False),
     Pair(
         "a woman with glasses which are round", "accessories", ("round glasses",), "a woman", False
-    ),  # fmt: skip
+    ),
 )
 
 
@@ -276,7 +276,7 @@ def inversion(chain: Chain, judge: Judge, pictures: np.ndarray, latents: np.ndar
             "mean": float(psnr.mean()),
             "median": float(np.median(psnr)),
             "10%": float(np.quantile(psnr, 0.1)),
-        },  # fmt: skip
+        },
         "clean": float(np.median(judge.nearest(made, judge.read(made)))),
     }
 

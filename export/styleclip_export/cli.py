@@ -16,6 +16,7 @@ from styleclip_export.errors import ExportError
 
 # Command → what `--help` says of it; the command is `commands.<name>.command`.
 COMMANDS = {
+    "fetch": "Fetch the published checkpoints of a domain, each checked.",
     "convert": "Convert checkpoints to ONNX and put them into the model repository.",
     "verify": "Compare the project with numbers of the official code (a golden folder).",
     "configs": "Write every config.pbtxt from the wire contract.",
