@@ -1,6 +1,6 @@
 """What the avatars domain offers at first sight; the numbers come from `quality.py`."""
 
-STRENGTH, THRESHOLD = 6.0, 0.15
+STRENGTH, THRESHOLD = 5.0, 0.15
 PRESETS = [
     {"title": "Sunglasses", "target": "a face with sunglasses"},
     {"title": "Beard", "target": "a face with a beard"},
@@ -8,6 +8,12 @@ PRESETS = [
     {"title": "Red hair", "target": "a face with red hair"},
     {"title": "Hat", "target": "a face with a hat"},
     {"title": "Closed eyes", "target": "a face with closed eyes"},
+    {"title": "Smile", "target": "a smiling face"},
+    {"title": "Surprised", "target": "a surprised face"},
+    {"title": "Round glasses", "target": "a face with round glasses"},
+    {"title": "Moustache", "target": "a face with a moustache"},
+    {"title": "Blond hair", "target": "a face with blond hair"},
+    {"title": "Afro", "target": "a face with an afro"},
 ]
 LICENCE = (
     "Weights: MIT. Trained on pictures drawn with the avataaars style by Pablo Stanley "

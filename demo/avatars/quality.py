@@ -35,7 +35,7 @@ DOMAIN = HERE.parent.parent / "model_repository" / "avatars"
 LAYERS = Path("build/avatars/layers.npz")
 HELD_OUT_SEED, CHOICE_SEED = 20_261, 20_262
 BATCH = 16
-SEEN_PIXELS = 40  # of 128 x 128 that another value must change for an attribute to count as seen
+SEEN_PIXELS = 10  # of 64 x 64 that another value must change for an attribute to count as seen
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ class Judge:
             raise click.ClickException("demo/avatars/classifier.pt is missing")
         self.model.float()
         self.composer = Composer(layers, "cpu")
-        self.half = Composer(layers, "cpu", 128)
         self.small = Composer(layers, "cpu", 64)
 
     @torch.no_grad()
@@ -152,13 +151,13 @@ class Judge:
         differ with any other value."""
         seen = torch.zeros(labels.shape, dtype=torch.bool)
         for rows in torch.arange(len(labels)).split(64):
-            here = self.half(labels[rows])
+            here = self.small(labels[rows])
             for a, size in enumerate(SIZES):
                 fewest = torch.full((len(rows),), 10**9)
                 for value in range(size):
                     other = labels[rows].clone()
                     other[:, a] = value
-                    differs = (self.half(other) - here).abs().amax(1) > 0.2
+                    differs = (self.small(other) - here).abs().amax(1) > 0.2
                     changed = differs.flatten(1).sum(1)
                     same = other[:, a] == labels[rows, a]
                     fewest = torch.where(same, fewest, torch.minimum(fewest, changed))
@@ -244,7 +243,7 @@ def choose(chain: Chain, judge: Judge, count: int) -> tuple[float, float]:
     latents, seen = chain.invert(pictures), judge.seen(labels)
     best = (-1.0, 0.0, 0.0)
     for threshold in (0.1, 0.15, 0.2):
-        for strength in (5.0, 6.0, 7.0, 8.0):
+        for strength in (4.0, 5.0, 6.0, 7.0):
             found = [measure(chain, judge, latents, labels, seen, pair, strength, threshold, False)
                      for pair in PAIRS if pair.in_captions]  # fmt: skip
             reached = sum(f["hit"] >= 0.85 and f["kept"] >= 0.9 for f in found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from styleclip_export.statistics import estimate_fs3, style_moments
+from styleclip_export.statistics import Fs3Rule, estimate_fs3, style_moments
 from torch import Tensor
 from train_clip import new_clip, prepare
 from train_generator import load_generator
@@ -46,9 +46,7 @@ def run(data_dir: Path, out: Path, device: torch.device, num_images: int = 100) 
         encode_image,
         mean,
         std,
-        num_images=num_images,
-        floor=FLOOR,
-        dtype=torch.bfloat16 if cuda else torch.float32,
+        Fs3Rule(num_images, floor=FLOOR, dtype=torch.bfloat16 if cuda else torch.float32),
         progress=progress,
     )
     temporary = out / "statistics.tmp.npz"
