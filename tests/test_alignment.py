@@ -1,4 +1,4 @@
-"""Which face is taken, what is refused, very large photos, and pictures that are not aligned.
+"""Which face is taken, how it is searched for, what is refused, and pictures not aligned.
 
 Boxes, landmarks, quads and crops are compared with the official code's in test_verify.py.
 """
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from styleclip_client.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
-from styleclip_server import alignment
+from styleclip_server import alignment, detection
 
 pytest.importorskip("dlib")
 with_landmarks = pytest.mark.skipif(
@@ -70,14 +70,93 @@ def hide_landmarks(monkeypatch) -> None:
     alignment._predictor.cache_clear()
 
 
+def official_search(picture: Image.Image) -> list[detection.Detection]:
+    """dlib on the photo enlarged twice, as the official code calls it."""
+    rectangles, scores, _ = detection._detector().run(np.asarray(picture), 1, 0.0)
+    boxes = [(r.left(), r.top(), r.right(), r.bottom()) for r in rectangles]
+    return [detection.Detection(*found, 0) for found in zip(boxes, scores, strict=True)]
+
+
+def derived(golden: Path, longest: int, degrees: float = 0, brightness: float = 1) -> Image.Image:
+    picture = photo(golden, "astronaut").rotate(degrees, Image.Resampling.BICUBIC)
+    picture = ImageEnhance.Brightness(picture.crop((20, 0, 500, 430))).enhance(brightness)
+    return picture.resize((longest, round(longest * 43 / 48)), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("longest", [200, 400, 700, 999])
+@pytest.mark.parametrize("degrees", [0, 17])
+def test_below_1000_pixels_the_largest_face_has_the_official_box(golden, longest, degrees):
+    picture = derived(golden, longest, degrees)
+    official, ours = official_search(picture), detection.large_faces(picture)
+    assert bool(official) == bool(ours)
+    if official:
+        assert alignment.choose(ours, -1).box == alignment.choose(official, -1).box
+
+
 @with_landmarks
-def test_a_very_large_photo_is_searched_in_a_smaller_copy(golden):
-    small = photo(golden, "head160")
-    large = small.resize((3520, 3520), Image.Resampling.BICUBIC)
-    (face,) = alignment.find_faces(large)
-    (expected,) = cases(golden)["head160"]["faces"]
-    quad = alignment.quad_of(face.landmarks) / 22
-    np.testing.assert_allclose(quad, expected["quad"], atol=6)  # of 126 pixels
+@pytest.mark.parametrize(
+    ("longest", "degrees", "brightness"),
+    [(1000, 0, 1), (1100, 12, 0.4), (1300, -8, 1.4), (1500, 5, 1), (1900, -15, 0.7)],
+)
+def test_from_1000_pixels_on_the_quad_is_within_1_percent_of_the_face(
+    golden, longest, degrees, brightness
+):
+    picture = derived(golden, longest, degrees, brightness)
+    box = alignment.choose(official_search(picture), -1).box
+    expected = alignment.quad_of(alignment.landmarks_of(np.asarray(picture), box))
+    _, quad = alignment.align(picture)
+    assert np.abs(quad - expected).max() <= 0.01 * (box[2] - box[0])
+
+
+@with_landmarks
+def test_a_very_large_photo_gives_the_quad_of_a_small_one(golden):
+    small = derived(golden, 800)
+    expected = alignment.align(small)[1] * 5
+    _, quad = alignment.align(small.resize((4000, small.height * 5), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(quad, expected, atol=0.02 * 700)  # landmarks are whole pixels
+
+
+def test_a_small_face_in_a_large_photo_is_found_as_the_official_search_finds_it(golden):
+    grain = np.random.default_rng(0).integers(90, 130, (900, 1200, 3), np.uint8)
+    picture = Image.fromarray(grain)
+    picture.paste(derived(golden, 330), (700, 500))  # a face of 60 pixels, 5% of the photo
+    official = alignment.choose(official_search(picture), -1)
+    ours = alignment.choose(detection.large_faces(picture), -1)
+    assert ours.box == official.box and ours.box[2] - ours.box[0] < 75
+
+
+def test_every_face_is_the_official_list_and_one_in_parts_is_nearly_so(golden, monkeypatch):
+    picture = Image.new("RGB", (900, 500), (90, 110, 100))
+    picture.paste(derived(golden, 500), (0, 0))
+    picture.paste(derived(golden, 300), (570, 150))
+    official = sorted((face.box for face in official_search(picture)), key=lambda box: box[0])
+    assert len(official) >= 2
+    assert sorted(face.box for face in detection.every_face(picture)) == official
+
+    # As for a photo of over 3000 pixels, but in small: no part shows the larger face.
+    monkeypatch.setattr(detection, "WHOLE_UP_TO", 500)
+    monkeypatch.setattr(detection, "_LARGEST", 600)
+    monkeypatch.setattr(detection, "_TILE", 150)
+    in_parts = sorted(face.box for face in detection.every_face(picture))
+    assert len(in_parts) == len(official)
+    np.testing.assert_allclose(in_parts, official, atol=25)
+
+
+def found(left: int, side: int, score: float) -> detection.Detection:
+    return detection.Detection((left, 0, left + side - 1, side - 1), score, 0)
+
+
+def test_the_largest_face_is_a_clear_one_and_rounding_does_not_decide():
+    best, weak = found(0, 100, 1.2), found(300, 150, 0.02)
+    assert alignment.choose([best, weak], -1) is best  # a false detection, larger than the face
+    assert alignment.choose([best, found(300, 150, 0.8)], -1).area == 150**2
+    assert alignment.choose([found(300, 101, 0.8), best], -1) is best
+
+
+@pytest.mark.parametrize("size", [(1, 1), (19, 4000), (50, 3100), (3, 70_000)])
+def test_narrow_pictures_hold_no_face_and_cost_little(size):
+    with pytest.raises(NoFaceFound):
+        alignment.align(Image.new("RGB", size))
 
 
 def test_the_whole_picture_is_its_centred_square():

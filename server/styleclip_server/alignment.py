@@ -26,7 +26,7 @@ from styleclip_client.contract import FACE_SIZE
 from styleclip_client.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 
 from styleclip_server import detection
-from styleclip_server.detection import Detection
+from styleclip_server.detection import Box, Detection
 
 Quad = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _Found = TypeVar("_Found", Detection, "Face")
 class Face:
     """A detected face: `box` (left, top, right, bottom) in pixels, `landmarks` (68, 2) (x, y)."""
 
-    box: tuple[int, int, int, int]
+    box: Box
     score: float
     landmarks: NDArray[np.float64]
 
@@ -47,19 +47,30 @@ class Face:
         return (right - left + 1) * (bottom - top + 1)  # dlib's right and bottom are inside
 
 
-@functools.cache
-def _predictor() -> Any:
+def landmark_model() -> Path:
+    """dlib's 68-landmark model. Raises LandmarksMissing when it is not installed."""
     # The package is found, not imported: its __init__ needs setuptools' old pkg_resources.
     spec = importlib.util.find_spec("face_recognition_models")
     folders = (spec and spec.submodule_search_locations) or ()
     for folder in folders:
         path = Path(folder, "models", "shape_predictor_68_face_landmarks.dat")
         if path.is_file():
-            return detection.dlib().shape_predictor(str(path))
+            return path
     raise LandmarksMissing(
         f"the 68-landmark model is not installed, so photos cannot be aligned: {detection.REMEDY} "
         "(its licence excludes commercial use), or send an aligned face crop with ALIGN false"
     )
+
+
+@functools.cache
+def _predictor() -> Any:
+    return detection.dlib().shape_predictor(str(landmark_model()))
+
+
+def landmarks_of(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.float64]:
+    """The 68 landmarks (68, 2) (x, y) of the face in `box` of RGB `pixels` (H, W, 3)."""
+    shape = _predictor()(pixels, detection.dlib().rectangle(*box))
+    return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
 
 
 def find_faces(picture: Image.Image) -> list[Face]:
@@ -68,13 +79,10 @@ def find_faces(picture: Image.Image) -> list[Face]:
     Raises LandmarksMissing when there is a face but no landmark model, or no dlib.
     """
     pixels = np.asarray(picture)
-    return [_with_landmarks(pixels, found) for found in detection.every_face(picture)]
-
-
-def _with_landmarks(pixels: NDArray[np.uint8], found: Detection) -> Face:
-    shape = _predictor()(pixels, detection.dlib().rectangle(*found.box))
-    landmarks = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
-    return Face(found.box, found.score, landmarks)
+    return [
+        Face(found.box, found.score, landmarks_of(pixels, found.box))
+        for found in detection.every_face(picture)
+    ]
 
 
 def choose(faces: Sequence[_Found], index: int) -> _Found:
@@ -216,7 +224,7 @@ def align(
     """
     search = detection.large_faces if face_index == -1 else detection.every_face
     found = choose(search(picture), face_index)
-    quad = quad_of(_with_landmarks(np.asarray(picture), found).landmarks)
+    quad = quad_of(landmarks_of(np.asarray(picture), found.box))
     return np.array(crop(picture, quad)), quad.astype(np.float32)
 
 

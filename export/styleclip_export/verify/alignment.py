@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
-from styleclip_server import alignment
+from styleclip_server import alignment, detection
 
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds
@@ -20,7 +20,7 @@ INDEX = "align/align.json"
 SIZES = {"aligned_256": 256, "aligned_1024": 1024}
 # Up to this long side the server's search is the official one. Larger photos it searches in copies
 # and parts: what it finds must be official, with the largest face among it, but may be less.
-SEARCHED_WHOLE = 2048
+SEARCHED_WHOLE = detection.WHOLE_UP_TO
 Entry = dict[str, Any]
 Box = tuple[int, int, int, int]
 
