@@ -25,7 +25,7 @@ from PIL import Image
 from styleclip_client.contract import FACE_SIZE
 from styleclip_client.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 
-from styleclip_server import detection
+from styleclip_server import colour, detection
 from styleclip_server.detection import Box, Detection
 
 Quad = NDArray[np.float64]
@@ -225,7 +225,8 @@ def align(
     search = detection.large_faces if face_index == -1 else detection.every_face
     found = choose(search(picture), face_index)
     quad = quad_of(landmarks_of(np.asarray(picture), found.box))
-    return np.array(crop(picture, quad)), quad.astype(np.float32)
+    profile = colour.profile_of(picture, "RGB")
+    return np.array(colour.to_srgb(crop(picture, quad), profile)), quad.astype(np.float32)
 
 
 def whole_picture(picture: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -243,4 +244,5 @@ def whole_picture(picture: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.f
         resized = picture.crop(square)
     corners = [(0, 0), (0, side), (side, side), (side, 0)]
     quad = np.array(corners, np.float32) + np.array((left - 0.5, top - 0.5), np.float32)
-    return np.array(resized), quad
+    profile = colour.profile_of(picture, "RGB")
+    return np.array(colour.to_srgb(resized, profile)), quad

@@ -1,7 +1,7 @@
 """The synthesised face as an encoded picture, alone or put back into the photo.
 
 The way back undoes `alignment.crop`: a perspective map takes pixels of the photo to pixels of the
-face, and a feathered mask keeps the crop's border and everything beyond it as the photo has it.
+face, and a feathered mask in the shape of a head keeps everything beyond it as the photo has it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from styleclip_client.errors import InvalidInput
 
-from styleclip_server import images
+from styleclip_server import colour, images, metadata
 
-# The mask is a rounded square (a superellipse of degree 4) in the crop's own square from -1 to 1:
-# the face alone within _SOLID, the photo alone from _GONE, which keeps clear of the crop's edge.
-_SOLID, _GONE = 0.72, 0.96
+# In the crop's own square from -1 to 1 (x to the right, y down), where FFHQ's geometry puts the
+# eyes at y = -0.05, the mouth at 0.5 and the chin at 0.85: the face alone within the inner
+# outline, the photo alone beyond the outer one. Half-widths left and right, up and down, about
+# _HEART, and the degree of the superellipse: 2 is an ellipse, 4 a rounded square.
+_HEART = 0.04
+_HEAD = ((0.64, 0.70, 0.80), (0.93, 0.93, 0.92), 2.3)
+_WHOLE = ((0.72, 0.72, 0.72), (0.96, 0.96, 0.96), 4.0)  # about 0: the subject may fill the crop
 _FARTHEST = 1e5  # pixels; beyond any photo that holds a face, and still exact in float32
+
+_SEEN = 128  # pixels of the copies in which colours are compared, where detail is averaged out
+_LEAST_SHIFT = 1.5  # levels; less is rounding and JPEG
+_SAME_THING = 12  # levels; farther apart, photo and face show different things
 
 
 def compose(
@@ -26,31 +34,42 @@ def compose(
     paste: bool = False,
     format: str = "JPEG",
     quality: int = 95,
+    *,
+    model: str = "",
+    match_colours: bool = True,
+    marked: bool = True,
 ) -> bytes:
     """The encoded face `image` (H, W, 3) uint8, or with `paste` the photo with the face in it.
 
-    `photo` is upright RGB, `quad` (4, 2) as `alignment` gives it; both count only with `paste`.
+    `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
+    `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
+    edited by AI, by which `model`, unless `marked` is false.
     Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image), InvalidInput (paste without
     photo or quad, a quad that is not convex, turned over or beside the photo).
     """
     images.check_encoding(format, quality)  # before the work
     images.check_pixels(image.shape[1], image.shape[0])
     if not paste:
-        return images.encode(image, format, quality)
+        return images.encode(image, format, quality, metadata.of_edit(None, model, marked))
     if photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
-    return images.encode(np.asarray(paste_back(image, photo, quad)), format, quality)
+    result = paste_back(image, photo, quad, match_colours)
+    return images.encode(result, format, quality, metadata.of_edit(photo, model, marked))
 
 
 def paste_back(
-    image: NDArray[np.uint8], photo: Image.Image, quad: NDArray[np.floating]
+    image: NDArray[np.uint8],
+    photo: Image.Image,
+    quad: NDArray[np.floating],
+    match_colours: bool = True,
 ) -> Image.Image:
-    """A copy of the RGB `photo` with the face `image` (H, W, 3) uint8 at `quad` (4, 2).
+    """A copy of the RGB `photo` with the face `image` (H, W, 3) uint8 sRGB at `quad` (4, 2).
 
     Pixels where the mask is 0 are the photo's own. Raises InvalidInput for an unusable quad.
     """
     corners = _checked(quad)
     face = Image.fromarray(np.ascontiguousarray(image))
+    face = colour.from_srgb(face, colour.profile_of(photo, "RGB"))
     # Pillow's transform does not filter: a face larger than its place is reduced first.
     edges = np.roll(corners, -1, axis=0) - corners
     side = max(1, round(float(np.hypot(*edges.T).max())))
@@ -67,11 +86,22 @@ def paste_back(
     to_face = _perspective(corners - (left, top), face.width, face.height)
     perspective = Image.Transform.PERSPECTIVE
     warped = face.transform(region, perspective, to_face, Image.Resampling.BICUBIC)
-    mask = _mask(face.width, face.height)
+    mask = _mask(face.width, face.height, _is_whole_picture(corners, photo.size))
     mask = mask.transform(region, perspective, to_face, Image.Resampling.BILINEAR)
     result = photo.copy()
+    if match_colours:
+        beneath = photo.crop((left, top, right, bottom))
+        warped = _matched(warped, beneath, mask)
     result.paste(warped, (left, top), mask)
     return result
+
+
+def _is_whole_picture(corners: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether the quad is the largest square of the photo, so a crop and no detected face."""
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    upright = np.array([(left, top), (left, bottom), (right, bottom), (right, top)])
+    square = abs(right - left - min(size)) < 2 and abs(bottom - top - min(size)) < 2
+    return bool(square and np.abs(corners - upright).max() < 1)
 
 
 def _checked(quad: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -112,10 +142,43 @@ def _perspective(corners: NDArray[np.float64], width: int, height: int) -> tuple
     return tuple((matrix / matrix[2, 2]).ravel()[:8].tolist())
 
 
-def _mask(width: int, height: int) -> Image.Image:
-    """Mode L: 255 in the middle, 0 at the border, a smooth step between."""
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    y = (np.arange(height) + 0.5) / height * 2 - 1
-    radius = (x[None, :] ** 4 + y[:, None] ** 4) ** 0.25
-    t = np.clip((_GONE - radius) / (_GONE - _SOLID), 0, 1)
+def _mask(width: int, height: int, whole: bool) -> Image.Image:
+    """Mode L: 255 within the inner outline, 0 beyond the outer one, a smooth step between."""
+    inner, outer, degree = _WHOLE if whole else _HEAD
+    x = np.abs((np.arange(width) + 0.5) / width * 2 - 1)[None, :]
+    y = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None] - (0 if whole else _HEART)
+    # Where a ray from the heart through the pixel leaves each outline, in units of the pixel's
+    # own distance: the step runs along the ray.
+    leaves = []
+    for across, up, down in (inner, outer):
+        radius = (x / across) ** degree + (np.abs(y) / np.where(y < 0, up, down)) ** degree
+        leaves.append(1 / np.maximum(radius, 1e-9) ** (1 / degree))
+    t = np.clip((leaves[1] - 1) / (leaves[1] - leaves[0]), 0, 1)
     return Image.fromarray(np.rint(t * t * (3 - 2 * t) * 255).astype(np.uint8))
+
+
+def _matched(face: Image.Image, photo: Image.Image, mask: Image.Image) -> Image.Image:
+    """`face` with the mean and the deviation of `photo`, channel by channel, where they meet.
+
+    Both are compared in the mask's ring. They are left alone if they agree, and also if they show
+    different things there (other hair, a hat): then a difference is the edit, not a shift.
+    """
+    size = (min(face.width, _SEEN), min(face.height, _SEEN))
+    box = Image.Resampling.BOX
+    weight = np.asarray(mask.resize(size, box))
+    ring = (weight > 8) & (weight < 247)
+    ours, theirs = (np.asarray(p.resize(size, box), np.float64)[ring] for p in (face, photo))
+    unclipped = ((ours > 2) & (ours < 253) & (theirs > 2) & (theirs < 253)).all(axis=-1)
+    ours, theirs = ours[unclipped], theirs[unclipped]
+    if len(ours) < 200:
+        return face
+    shift = np.median(theirs - ours, axis=0)
+    same = (np.abs(theirs - ours - shift) <= _SAME_THING).all(axis=-1)
+    if np.abs(shift).max() < _LEAST_SHIFT or same.mean() < 0.5:
+        return face
+    ours, theirs = ours[same], theirs[same]
+    deviation = ours.std(axis=0)
+    gain = np.where(deviation > 8, theirs.std(axis=0) / np.maximum(deviation, 1), 1).clip(0.8, 1.25)
+    offset = theirs.mean(axis=0) - gain * ours.mean(axis=0)
+    levels = gain[:, None] * np.arange(256) + offset[:, None]
+    return face.point(np.rint(levels.clip(0, 255)).astype(int).ravel().tolist())

@@ -9,10 +9,11 @@ an allow-list, since Pillow knows dozens that no photo comes in and each is more
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageMode, UnidentifiedImageError
 from styleclip_client import limits
 from styleclip_client.errors import (
     ImageTooLarge,
@@ -21,6 +22,8 @@ from styleclip_client.errors import (
     StyleclipError,
     UnknownFormat,
 )
+
+from styleclip_server import colour, metadata
 
 Image.init()  # Pillow registers AVIF and others only on demand; opening by a missing name fails
 _FORMATS = tuple(
@@ -46,8 +49,10 @@ _UPRIGHT = {
 def decode(data: bytes) -> Image.Image:
     """The first frame of an encoded picture, upright, mode RGB, 8 bits.
 
-    EXIF orientation is applied, transparency lies over white, grey, 16-bit and CMYK pictures
-    become RGB. ICC profiles are not applied, as in the official alignment code.
+    EXIF orientation is applied, transparency lies over white, grey, 16-bit, CMYK and Lab pictures
+    become sRGB by their ICC profiles. An RGB picture keeps its numbers, as in the official
+    alignment code, and its profile in `info["icc_profile"]`; `info["exif"]` holds what
+    `metadata.kept_exif` lets through. Nothing else of the file remains.
 
     Raises NotAnImage (no picture in an accepted format), ImageTruncated (data end early or are
     damaged), ImageTooLarge (over `limits.PHOTO_BYTES` or `limits.PHOTO_PIXELS`).
@@ -82,8 +87,16 @@ def _decode(data: bytes) -> Image.Image:
         check_pixels(picture.width, picture.height)
         picture.load()
         upright = _UPRIGHT.get(_orientation(picture))
+        kept = {"exif": metadata.kept_exif(picture), "icc_profile": None}
+        if ImageMode.getmode(picture.mode).basemode == "RGB":
+            kept["icc_profile"] = colour.profile_of(picture, "RGB")
         rgb = _rgb(picture)
-    return rgb.transpose(upright) if upright is not None else rgb
+    if upright is not None:
+        rgb = rgb.transpose(upright)
+    # A plain Image: the file's own class, frames and leftovers end here.
+    plain = rgb if type(rgb) is Image.Image else rgb._new(rgb.im)
+    plain.info = {name: value for name, value in kept.items() if value}
+    return plain
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -111,8 +124,13 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+    mode = picture.mode
+    if mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if mode.startswith(("I", "F")):
+        return colour.to_srgb(_eight_bits(picture), colour.profile_of(picture, "L"))
+    if mode in ("L", "CMYK", "LAB") and not picture.has_transparency_data:
+        return colour.to_srgb(picture, colour.profile_of(picture, mode))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     rgba = picture.convert("RGBA")
@@ -121,11 +139,17 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return white
 
 
-def _eight_bits(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey (H, W): integers span 0 to 65535, floats 0 to 1, as TIFF and PNG store them."""
-    white = 1.0 if grey.dtype.kind == "f" else 65535.0
-    values = np.nan_to_num(grey.astype(np.float32)) * (255.0 / white)
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Mode L: integers span 0 to 65535, floats 0 to 1, as TIFF and PNG store them."""
+    result = Image.new("L", picture.size)
+    rows = max(1, 2**20 // picture.width)  # a strip at a time: floats need four times the memory
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        grey = np.asarray(picture.crop(box))
+        white = 1.0 if grey.dtype.kind == "f" else 65535.0
+        values = np.nan_to_num(grey.astype(np.float32)) * (255.0 / white)
+        result.paste(Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)), box)
+    return result
 
 
 def check_encoding(format: str, quality: int) -> str:
@@ -139,24 +163,34 @@ def check_encoding(format: str, quality: int) -> str:
     return name
 
 
-def encode(array: NDArray[np.uint8], format: str = "JPEG", quality: int = 95) -> bytes:
-    """RGB pixels (H, W, 3) uint8 as JPEG, PNG or WEBP; `quality` 1 to 100 counts for JPEG, WEBP.
+def encode(
+    picture: NDArray[np.uint8] | Image.Image,
+    format: str = "JPEG",
+    quality: int = 95,
+    beside: metadata.Metadata | None = None,
+) -> bytes:
+    """RGB pixels (H, W, 3) uint8 or an RGB picture as JPEG, PNG or WEBP with metadata `beside`.
 
-    Raises UnknownFormat for another format or quality, or a picture whose sides are too long for
-    the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another shape or dtype.
+    `quality` 1 to 100 counts for JPEG and WEBP. Raises UnknownFormat for another format or
+    quality, or a picture whose sides are too long for the format (WEBP ends at 16383 pixels, JPEG
+    at 65500); ValueError for another shape or dtype.
     """
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"expected uint8 (H, W, 3), got {array.dtype} {array.shape}")
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+        check_pixels(picture.shape[1], picture.shape[0])
+        picture = Image.fromarray(np.ascontiguousarray(picture))
     name = check_encoding(format, quality)
-    check_pixels(array.shape[1], array.shape[0])
     longest = {"JPEG": 65500, "WEBP": 16383}.get(name)
-    if longest and max(array.shape) > longest:
+    if longest and max(picture.size) > longest:
         raise UnknownFormat(f"{name} holds sides of at most {longest} pixels; ask for PNG")
-    options: dict[str, int] = {"quality": quality}
+    options: dict[str, Any] = {"quality": quality}
     if name == "PNG":
         options = {"compress_level": 1}  # 6, the default, costs several times the time
     elif name == "JPEG" and quality >= 90:
         options["subsampling"] = 0  # who asks for quality wants the colour of lips and eyes whole
+    if beside is not None:
+        options |= metadata.save_options(name, beside)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, name, **options)
+    picture.save(buffer, name, **options)
     return buffer.getvalue()

@@ -1,0 +1,127 @@
+"""What an edited picture says of itself: made by AI, with which model; and whose photo it was.
+
+XMP follows IPTC's Photo Metadata Standard 2025.1 (https://iptc.org/std/photometadata/specification,
+"Digital Source Type", "AI System Used"), EXIF follows CIPA DC-008. Of a photo's own EXIF, only
+listed fields are kept: the place (GPS), serial numbers, names, maker notes and the thumbnail,
+which would show the face before the edit, are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from PIL import Image, PngImagePlugin
+
+SOFTWARE = "StyleCLIP on Triton"
+DESCRIPTION = "edited with StyleCLIP (AI)"
+_SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_LONGEST = 60_000  # bytes; a JPEG segment holds 65,533
+
+_ORIENTATION, _SOFTWARE, _DESCRIPTION, _EXIF = 0x0112, 0x0131, 0x010E, 0x8769
+# Description, make, model, resolution (3), date, artist, copyright.
+_KEPT = (_DESCRIPTION, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0132, 0x013B, 0x8298)
+# Exposure, aperture, programme, ISO, dates with zones and fractions, measurements of light and
+# distance, flash, focal length, colour space, exposure modes, scene, lens.
+_KEPT_EXIF = (
+    *(0x829A, 0x829D, 0x8822, 0x8827, 0x9003, 0x9004, 0x9010, 0x9011, 0x9012),
+    *range(0x9201, 0x920B),
+    *(0x9290, 0x9291, 0x9292, 0xA001, 0xA217, 0xA402, 0xA403, 0xA405, 0xA406),
+    *(0xA432, 0xA433, 0xA434),
+)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is written beside the pixels; None or empty is left out."""
+
+    exif: Image.Exif | None = None
+    xmp: str = ""
+    icc_profile: bytes | None = None
+    marked: bool = True
+
+
+def kept_exif(picture: Image.Image) -> bytes | None:
+    """The listed EXIF fields of an opened picture, None if there are none or they are broken."""
+    try:
+        given = picture.getexif()
+        exif = _listed(given, given.get_ifd(_EXIF))
+        data = exif.tobytes() if len(exif) else None
+    except Exception:  # sound pixels with broken metadata are still a photo
+        return None
+    return data if data and len(data) <= _LONGEST else None
+
+
+def _listed(given: Image.Exif, details: dict[int, Any]) -> Image.Exif:
+    exif = Image.Exif()
+    for tag in _KEPT:
+        if tag in given:
+            exif[tag] = given[tag]
+    kept = {tag: details[tag] for tag in _KEPT_EXIF if tag in details}
+    if kept:
+        exif[_EXIF] = kept
+    return exif
+
+
+def of_edit(photo: Image.Image | None, model: str, marked: bool) -> Metadata:
+    """The metadata of a face (`photo` None) or of a photo that a face was put back into.
+
+    `model` names the network. Without `marked` only the photo's own fields are kept.
+    """
+    exif = Image.Exif()
+    if photo is not None and isinstance(own := photo.info.get("exif"), bytes):
+        exif.load(own)
+    profile = photo.info.get("icc_profile") if photo is not None else None
+    if not marked:
+        return Metadata(exif if len(exif) else None, "", profile, False)
+    exif[_SOFTWARE] = _software()
+    exif.setdefault(_DESCRIPTION, DESCRIPTION)
+    # A face alone is the network's work as a whole; in a photo it is a part of it.
+    kind = "trainedAlgorithmicMedia" if photo is None else "compositeWithTrainedAlgorithmicMedia"
+    return Metadata(exif, _xmp(_SOURCES + kind, model), profile)
+
+
+def _software() -> str:
+    try:
+        return f"{SOFTWARE} {version('styleclip-triton')}"
+    except PackageNotFoundError:  # a container may have the sources alone
+        return SOFTWARE
+
+
+def _xmp(source: str, model: str) -> str:
+    system = f"StyleCLIP, {model}" if model else "StyleCLIP"
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        f" xmp:CreatorTool={quoteattr(_software())}"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source)}"
+        f" Iptc4xmpExt:AISystemUsed={quoteattr(system)}>"
+        f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{DESCRIPTION}</rdf:li></rdf:Alt>'
+        '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
+    """Pillow's `save` arguments that write `metadata` into JPEG, PNG or WEBP."""
+    options: dict[str, Any] = {}
+    if metadata.exif is not None:
+        options["exif"] = metadata.exif
+    if metadata.icc_profile:
+        options["icc_profile"] = metadata.icc_profile
+    if name != "PNG":
+        if metadata.xmp:
+            options["xmp"] = metadata.xmp.encode()
+        return options
+    text = PngImagePlugin.PngInfo()
+    if metadata.marked:
+        text.add_text("Software", _software())
+        text.add_text("Comment", DESCRIPTION)
+    if metadata.xmp:
+        text.add_itxt("XML:com.adobe.xmp", metadata.xmp)
+    return options | {"pnginfo": text}
