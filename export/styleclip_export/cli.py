@@ -18,6 +18,7 @@ from styleclip_export.errors import ExportError
 COMMANDS = {
     "fetch": "Fetch the published checkpoints of a domain, each checked.",
     "convert": "Convert checkpoints to ONNX and put them into the model repository.",
+    "stats": "Compute StyleSpace statistics: mean and deviation of S, and fs3.",
     "verify": "Compare the project with numbers of the official code (a golden folder).",
     "configs": "Write every config.pbtxt from the wire contract.",
 }

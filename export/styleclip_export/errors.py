@@ -20,3 +20,7 @@ class VerificationError(ExportError):
 
 class FetchError(ExportError):
     """A file could not be fetched whole and true."""
+
+
+class StatisticsError(ExportError):
+    """Statistics cannot be computed or joined."""

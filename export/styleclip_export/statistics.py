@@ -7,7 +7,8 @@ computed again for a channel: features and RGB in front of its block are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -76,19 +77,30 @@ def channel_direction(features: Tensor, floor: float = 0.0) -> tuple[Tensor, Ten
     return direction, mean_length
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Fs3Rule:
+    """What fs3's numbers depend on, besides the networks.
+
+    num_images: latents z that each channel is tried on. alpha: how far, in deviations. floor: see
+    `channel_direction`. batch: pictures synthesised at once; as every channel has its own batches,
+    a run that is split or resumed gives the same numbers. dtype: of the synthesis.
+    """
+
+    num_images: int = 100
+    alpha: float = 5.0
+    seed: int = 1
+    batch: int = 64
+    floor: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+
 def estimate_fs3(
     generator: Generator,
     encode_image: Callable[[Tensor], Tensor],
     style_mean: np.ndarray,
     style_std: np.ndarray,
+    rule: Fs3Rule = Fs3Rule(),
     *,
-    num_images: int = 100,
-    alpha: float = 5.0,
-    seed: int = 1,
-    batch: int = 64,
-    floor: float = 0.0,
-    dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """fs3: for each convolution channel, the CLIP direction of mean - alpha std → mean + alpha std.
@@ -96,48 +108,94 @@ def estimate_fs3(
     Args:
         encode_image: pictures (N, 3, H, W) in [-1, 1] → CLIP features (N, D).
         style_mean, style_std: (S,) of `style_moments`. Channels with deviation 0 get a zero row.
-        num_images: latents z that each channel is tried on.
-        batch: pictures synthesised at once.
-        floor: see `channel_direction`.
 
     Returns:
         fs3 (R, D) float32, a row for each convolution channel in execution order (toRGB left
         out), and the mean CLIP change of each row (R,).
     """
+    total = num_rows(generator)
+    rows: dict[int, tuple[np.ndarray | None, float]] = {}
+    for done, (row, direction, change) in enumerate(
+        fs3_rows(generator, encode_image, style_mean, style_std, rule, range(total)), 1
+    ):
+        rows[row] = direction, change
+        if progress:
+            progress(done, total)
+    width = max((len(d) for d, _ in rows.values() if d is not None), default=1)
+    fs3 = np.zeros((total, width), np.float32)
+    for row, (direction, _) in rows.items():
+        if direction is not None:
+            fs3[row] = direction
+    return fs3, np.array([change for _, change in rows.values()], np.float32)
+
+
+def num_rows(generator: Generator) -> int:
+    """R: the channels of all convolutions, toRGB left out."""
+    return sum(layer.channels for layer in generator.layers if not layer.to_rgb)
+
+
+@torch.no_grad()
+def fs3_rows(
+    generator: Generator,
+    encode_image: Callable[[Tensor], Tensor],
+    style_mean: np.ndarray,
+    style_std: np.ndarray,
+    rule: Fs3Rule,
+    wanted: Container[int],
+) -> Iterator[tuple[int, np.ndarray | None, float]]:
+    """Rows of fs3 among `wanted`, in order: (row, direction (D,) or None for a channel that never
+    moves, mean CLIP change).
+
+    Features and RGB in front of the perturbed layer's block are computed once for all channels.
+    """
     device = next(generator.parameters()).device
     means = torch.from_numpy(style_mean).split(generator.style_channels)
     stds = torch.from_numpy(style_std).split(generator.style_channels)
-    w = generator.mapping(_z(num_images, generator.w_dim, seed).to(device))
+    w = generator.mapping(_z(rule.num_images, generator.w_dim, rule.seed).to(device))
     styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
 
-    convs = [i for i, layer in enumerate(generator.layers) if not layer.to_rgb]
-    total = sum(generator.layers[i].channels for i in convs)
-    rows: list[Tensor] = []
-    lengths: list[Tensor] = []
-    done = 0
-    x, rgb = generator.start(styles, dtype)
-    for index in convs:
+    row = 0
+    reached = -1  # x and rgb are what enters block `reached + 1`
+    x, rgb = _in_batches(rule.batch, styles, lambda part: generator.start(part, rule.dtype))
+    for index, layer in enumerate(generator.layers):
+        if layer.to_rgb:
+            continue
         block = (index - 2) // 3  # -1: the 4x4 layers
-        if index > 2 and (index - 2) % 3 == 0:  # the first convolution of a later block
-            x, rgb = generator.block(block - 1, x, rgb, styles)
-        for channel in range(generator.layers[index].channels):
+        for channel in range(layer.channels):
+            row += 1
+            if row - 1 not in wanted:
+                continue
             mean, std = float(means[index][channel]), float(stds[index][channel])
-            if std > 0:
-                ends = (mean - alpha * std, mean + alpha * std)
-                features = _ends(generator, encode_image, styles, (x, rgb), index, channel, ends,
-                                 block, batch, dtype)  # fmt: skip
-                row, length = channel_direction(features[None], floor)
-                rows.append(row[0].cpu())
-                lengths.append(length[0].cpu())
-            else:
-                rows.append(torch.tensor(0.0))
-                lengths.append(torch.tensor(0.0))
-            done += 1
-            if progress:
-                progress(done, total)
-    width = max((r.numel() for r in rows), default=1)
-    fs3 = torch.stack([r if r.dim() else torch.zeros(width) for r in rows])
-    return fs3.numpy(), torch.stack(lengths).numpy()
+            if std == 0:
+                yield row - 1, None, 0.0
+                continue
+            while reached < block - 1:
+                reached += 1
+                x, rgb = _next_block(generator, reached, x, rgb, styles, rule.batch)
+            ends = (mean - rule.alpha * std, mean + rule.alpha * std)
+            features = _ends(
+                generator, encode_image, styles, (x, rgb), index, channel, ends, block, rule
+            )
+            direction, change = channel_direction(features[None], rule.floor)
+            yield row - 1, direction[0].cpu().numpy(), float(change[0])
+
+
+def _in_batches(
+    batch: int, styles: Sequence[Tensor], compute: Callable[[list[Tensor]], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    n = styles[0].shape[0]
+    parts = [compute([s[i : i + batch] for s in styles]) for i in range(0, n, batch)]
+    return torch.cat([x for x, _ in parts]), torch.cat([rgb for _, rgb in parts])
+
+
+def _next_block(
+    generator: Generator, block: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor], batch: int
+) -> tuple[Tensor, Tensor]:
+    parts = []
+    for i in range(0, len(x), batch):
+        part = slice(i, i + batch)
+        parts.append(generator.block(block, x[part], rgb[part], [s[part] for s in styles]))
+    return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
 
 
 def _ends(
@@ -149,21 +207,20 @@ def _ends(
     channel: int,
     ends: tuple[float, float],
     block: int,
-    batch: int,
-    dtype: torch.dtype,
+    rule: Fs3Rule,
 ) -> Tensor:
     """Image features (images, 2, D) with one channel of style `index` set to each of `ends`."""
     n = styles[0].shape[0]
     found = []
     for value in ends:
         parts = []
-        for start in range(0, n, batch):
-            part = slice(start, start + batch)
+        for start in range(0, n, rule.batch):
+            part = slice(start, start + rule.batch)
             edited = [s[part] for s in styles]
             edited[index] = edited[index].clone()
             edited[index][:, channel] = value
             if block < 0:
-                x, rgb = generator.start(edited, dtype)
+                x, rgb = generator.start(edited, rule.dtype)
             else:
                 x, rgb = generator.block(block, before[0][part], before[1][part], edited)
             for later in range(block + 1, len(generator.to_rgbs)):

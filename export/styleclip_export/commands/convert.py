@@ -1,0 +1,41 @@
+"""`styleclip-export convert`."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command(name="convert")
+@click.argument("domain", default="ffhq")
+@click.option("--weights", type=click.Path(path_type=Path), help="[default: weights/DOMAIN]")
+@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"),
+              show_default=True)  # fmt: skip
+@click.option("--only", multiple=True, type=click.Choice(["stylegan2", "e4e", "clip_text"]),
+              help="Only this network (can be repeated).")  # fmt: skip
+@click.option("--torchscript", is_flag=True, help="Write StyleGAN2 and e4e as TorchScript, too.")
+def command(domain: str, weights: Path | None, repository: Path, only: tuple[str, ...],
+            torchscript: bool) -> None:  # fmt: skip
+    """Convert the checkpoints of DOMAIN to ONNX and add them to the model repository.
+
+    Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
+    bound is not written. Older versions stay.
+    """
+    from styleclip_export import convert
+    from styleclip_export.checkpoints.domain import read_domain
+
+    start = time.monotonic()
+    about = convert.describe(domain)
+    weights = weights or Path("weights") / domain
+    networks = read_domain(weights)
+    for line in networks.told:
+        click.echo(line)
+    convert.convert(networks, about, repository, sources=networks.sources, only=only,
+                    torchscript=torchscript, told=click.echo)  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
+    if not (repository / domain / "statistics.npz").is_file():
+        click.echo(f"next: styleclip-export stats {domain} (the texts need its statistics)")

@@ -1,0 +1,91 @@
+"""`styleclip-export stats`."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+_FLOOR = "Least CLIP change of a channel that gets a direction; 0: StyleCLIP's rule."
+_PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them."
+
+
+@click.command(name="stats")
+@click.argument("domain", default="ffhq")
+@click.option("--weights", type=_PATH, help="[default: weights/DOMAIN]")
+@click.option("--repository", type=_PATH, default=Path("model_repository"), show_default=True)
+@click.option("--work", type=_PATH, help="Where parts are kept. [default: WEIGHTS/statistics]")
+@click.option("--samples", default=100_000, show_default=True, help="For mean and deviation of S.")
+@click.option("--images", default=100, show_default=True, help="Pictures for each channel of fs3.")
+@click.option("--batch", default=8, show_default=True, help="Pictures synthesised at once.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--floor", default=0.0, show_default=True, help=_FLOOR)
+@click.option("--half", is_flag=True, help="Synthesise in bfloat16 (GPUs).")
+@click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
+@click.option("--channels", type=int, help="Only the first so many channels: a trial.")
+@click.option("--part", default="0/1", show_default=True, help=_PART)
+@click.option("--merge", "merging", is_flag=True, help="Compute nothing, join the parts.")
+def command(
+    domain: str,
+    weights: Path | None,
+    repository: Path,
+    work: Path | None,
+    samples: int,
+    images: int,
+    batch: int,
+    seed: int,
+    floor: float,
+    half: bool,
+    device: str | None,
+    channels: int | None,
+    part: str,
+    merging: bool,
+) -> None:
+    """Compute the StyleSpace statistics of DOMAIN: mean and deviation of S, and fs3.
+
+    Can be interrupted at any time; the same command goes on where it was.
+    """
+    import torch
+    from rich.console import Console
+
+    from styleclip_export import stats
+    from styleclip_export.checkpoints.domain import read_domain
+    from styleclip_export.commands.progress import channel_bar
+    from styleclip_export.statistics import Fs3Rule
+
+    console = Console()
+    weights = weights or Path("weights") / domain
+    work = work or weights / "statistics"
+    target = repository / domain / "statistics.npz"
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise click.BadParameter("K/N with K from 0 to N - 1 is expected", param_hint="--part")
+    k, n = int(number), int(count)
+    if not merging:
+        start = time.monotonic()
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        networks = read_domain(weights)
+        generator = networks.generator.eval().to(chosen)
+        generator.fold_upsampling(chosen.type == "cuda")
+        clip = networks.clip.float().eval().to(chosen)
+        dtype = torch.bfloat16 if half else torch.float32
+        rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype)
+        with channel_bar(console) as progress:
+            stats.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
+                               channels=channels, progress=progress)  # fmt: skip
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        console.print(
+            f"{stats.part_path(work, k, n)}: {time.monotonic() - start:.0f} s, "
+            f"peak memory {peak:.1f} GiB",
+            highlight=False,
+        )
+    files = [stats.part_path(work, i, n) for i in range(n)]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        console.print(f"not joined yet, still missing: {', '.join(missing)}", highlight=False)
+        return
+    done, rows = stats.merge(work, files, target)
+    console.print(f"{target}: fs3 of {done} of {rows} channels", highlight=False)

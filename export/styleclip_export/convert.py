@@ -1,0 +1,160 @@
+"""Checkpoints → the networks of a domain in the model repository.
+
+Everything is read, converted and compared with PyTorch in memory or in a temporary folder, and put
+in place only when it held its bound: a new version beside the old ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from styleclip_client import contract
+from styleclip_client.contract import Model
+from torch import Tensor, nn
+
+from styleclip_export import onnx_export, repository
+from styleclip_export.checkpoints.domain import Networks
+from styleclip_export.errors import ConversionError
+from styleclip_export.models.stylegan2 import Generator
+
+DOMAINS = Path(__file__).parent / "domains"
+# Largest differences of ONNX Runtime from PyTorch: pixel levels, and W+ and features whose
+# deviation is about 1.
+BOUNDS = {"stylegan2": 1.0, "e4e": 2e-4, "clip_text": 1e-4}
+
+Told = Callable[[str], None]
+
+
+def describe(domain: str) -> dict[str, Any]:
+    """What a known domain says of itself: title, defaults, presets, licence.
+
+    Raises:
+        ConversionError: there is no such domain.
+    """
+    path = DOMAINS / f"{domain}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in DOMAINS.glob("*.json")))
+        raise ConversionError(
+            f"no domain {domain!r} is known, only {known}; another is a JSON file of the same "
+            f"form in {DOMAINS.name}/"
+        )
+    return json.loads(path.read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def domain_json(about: Mapping[str, Any], generator: Generator) -> dict[str, Any]:
+    """The served domain.json: `about` and the generator's sizes."""
+    defaults = about["defaults"]
+    return {
+        "name": about["name"],
+        "title": about["title"],
+        "resolution": generator.resolution,
+        "num_latents": generator.num_latents,
+        "w_dim": generator.w_dim,
+        "style_channels": list(generator.style_channels),
+        "align": about["align"],
+        "defaults": defaults,
+        "presets": [{**defaults, **preset} for preset in about["presets"]],
+        "licence": about["licence"],
+    }
+
+
+def check_fit(networks: Networks) -> None:
+    """Raises ConversionError when encoder and generator do not belong together."""
+    generator, encoder = networks.generator, networks.encoder
+    if encoder.num_latents != generator.num_latents or generator.w_dim != contract.W_DIM:
+        raise ConversionError(
+            f"the encoder gives {encoder.num_latents} latents, the generator of "
+            f"{generator.resolution} px takes {generator.num_latents} of {generator.w_dim}: give "
+            "checkpoints of the same domain"
+        )
+
+
+def modules(networks: Networks) -> dict[str, tuple[Model, Callable[[], nn.Module], Any]]:
+    """Name → (model, its wrapper, its random inputs)."""
+    generator = networks.generator
+    return {
+        "stylegan2": (
+            contract.STYLEGAN2,
+            lambda: onnx_export.LatentToPicture(generator),
+            onnx_export.random_latents(generator),
+        ),
+        "e4e": (
+            contract.E4E,
+            lambda: onnx_export.FaceToLatent(networks.encoder, networks.w_avg),
+            onnx_export.random_faces,
+        ),
+        "clip_text": (
+            contract.CLIP_TEXT,
+            lambda: onnx_export.TokensToFeatures(networks.clip),
+            onnx_export.random_tokens,
+        ),
+    }
+
+
+def convert(
+    networks: Networks,
+    about: Mapping[str, Any],
+    target: Path,
+    *,
+    sources: Mapping[str, str],
+    only: tuple[str, ...] = (),
+    torchscript: bool = False,
+    told: Told = print,
+) -> None:
+    """Writes the networks of a domain as a new version into `target`/<domain name>.
+
+    Args:
+        about: see `describe`.
+        sources: file name → SHA-256 of what the networks were read from.
+        only: names of networks; empty means all.
+        torchscript: write StyleGAN2 and e4e as TorchScript, too.
+
+    Raises:
+        ConversionError: networks do not fit together, or one misses its bound; what is served
+            stays as it is.
+    """
+    check_fit(networks)
+    folder = target / about["name"]
+    for name, (model, wrapper, example) in modules(networks).items():
+        if only and name not in only:
+            continue
+        module = wrapper().eval()
+        exported = onnx_export.export(module, model, example, BOUNDS[name])
+        for c in exported.comparisons:
+            told(
+                f"{name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from PyTorch"
+            )
+        files = {"model.onnx": exported.data}
+        provenance = exported.provenance(sources=dict(sources))
+        if torchscript and name != "clip_text":
+            files["model.pt"], provenance["torchscript"] = _torchscript(module, example)
+        files["provenance.json"] = (json.dumps(provenance, indent=2) + "\n").encode()
+        version = repository.add_version(folder / name, files)
+        told(f"{name}: version {version}, {len(exported.data) / 1e6:.0f} MB")
+        del exported, files, module
+    text = json.dumps(domain_json(about, networks.generator), indent=2, ensure_ascii=False)
+    repository.write_text(folder / "domain.json", text + "\n")
+    repository.write_configs(target, about["name"])
+
+
+@torch.no_grad()
+def _torchscript(
+    module: nn.Module, example: Callable[[int], tuple[Tensor, ...]]
+) -> tuple[bytes, dict[str, float]]:
+    """`module` traced, and its largest difference from itself at batches it was not traced with."""
+    traced = torch.jit.freeze(torch.jit.trace(module, example(2), check_trace=False).eval())
+    worst = 0.0
+    for batch in onnx_export.BATCHES:
+        inputs = example(batch)
+        difference = (traced(*inputs).double() - module(*inputs).double()).abs().max().item()
+        worst = max(worst, difference)
+    if not worst <= 1.0:
+        raise ConversionError(f"TorchScript differs from PyTorch by {worst:.3g}")
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    return buffer.getvalue(), {"largest": worst}

@@ -1,0 +1,123 @@
+"""StyleSpace statistics as a job: resumable, in parts, the same numbers however it is run."""
+
+import numpy as np
+import pytest
+import torch
+from styleclip_export import stats
+from styleclip_export.errors import StatisticsError
+from styleclip_export.models.clip import CLIP
+from styleclip_export.models.stylegan2 import Generator, channels_by_base
+from styleclip_export.statistics import Fs3Rule, channel_direction, num_rows
+
+RULE = Fs3Rule(num_images=5, batch=3)
+SAMPLES = 500
+
+
+@pytest.fixture(scope="module")
+def networks():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        generator = Generator(32, channels_by_base(32, 128, 8), w_dim=16, mapping_layers=2)
+        clip = CLIP(
+            24,
+            image_resolution=16,
+            vision_patch_size=8,
+            vision_width=64,
+            vision_layers=1,
+            vision_heads=1,
+            vocab_size=100,
+            transformer_width=64,
+            transformer_layers=1,
+            transformer_heads=1,
+        )
+    return generator.eval(), clip.eval()
+
+
+def run(networks, work, **options):
+    return stats.compute_part(*networks, work, RULE, samples=SAMPLES, **options)
+
+
+def read(path):
+    with np.load(path) as data:
+        return {name: data[name] for name in data.files}
+
+
+@pytest.fixture(scope="module")
+def whole(networks, tmp_path_factory):
+    work = tmp_path_factory.mktemp("whole")
+    stats.merge(work, [run(networks, work)], work / "statistics.npz")
+    return read(work / "statistics.npz")
+
+
+def test_every_row_is_what_the_definition_gives(networks, whole):
+    generator, clip = networks
+    encode = stats.image_encoder(clip)
+    z = torch.randn(RULE.num_images, 16, generator=torch.Generator().manual_seed(RULE.seed))
+    with torch.no_grad():
+        w = generator.mapping(z)
+        styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
+        row = 0
+        offset = 0
+        for index, layer in enumerate(generator.layers):
+            for channel in range(layer.channels) if not layer.to_rgb else ():
+                if channel == 2:
+                    mean = whole["style_mean"][offset + channel]
+                    std = whole["style_std"][offset + channel]
+                    ends = []
+                    for sign in (-1, 1):
+                        edited = [s.clone() for s in styles]
+                        edited[index][:, channel] = float(mean + sign * RULE.alpha * std)
+                        ends.append(encode(generator.synthesis(edited)))
+                    expected, _ = channel_direction(torch.stack(ends, 1)[None])
+                    assert np.abs(whole["fs3"][row] - expected[0].numpy()).max() < 2e-3
+                row += 1
+            offset += layer.channels
+    assert row == len(whole["fs3"]) == num_rows(generator)
+
+
+def test_an_interrupted_job_goes_on_and_gives_the_same_numbers(networks, whole, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill_at(row):
+        def progress(done, total):
+            if done == row:
+                raise Killed
+
+        return progress
+
+    for row in (10, 11, 40):
+        with pytest.raises(Killed):
+            run(networks, tmp_path, progress=kill_at(row))
+    seen = []
+    path = run(networks, tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen[0] == 40  # nothing is computed twice
+    stats.merge(tmp_path, [path], tmp_path / "statistics.npz")
+    again = read(tmp_path / "statistics.npz")
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_parts_join_to_the_same_numbers(networks, whole, tmp_path):
+    files = [run(networks, tmp_path, part=k, parts=3) for k in (2, 0, 1)]
+    done, rows = stats.merge(tmp_path, files, tmp_path / "statistics.npz")
+    assert done == rows
+    joined = read(tmp_path / "statistics.npz")
+    assert all(np.array_equal(joined[name], whole[name]) for name in whole)
+
+
+def test_a_trial_of_a_few_channels_leaves_the_others_still(networks, whole, tmp_path):
+    path = run(networks, tmp_path, channels=6)
+    done, rows = stats.merge(tmp_path, [path], tmp_path / "statistics.npz")
+    assert (done, rows) == (6, len(whole["fs3"]))
+    trial = read(tmp_path / "statistics.npz")["fs3"]
+    assert np.array_equal(trial[:6], whole["fs3"][:6]) and not trial[6:].any()
+
+
+def test_parts_of_other_networks_are_refused(networks, tmp_path):
+    run(networks, tmp_path, channels=2)
+    other = Generator(32, channels_by_base(32, 128, 8), w_dim=16, mapping_layers=2).eval()
+    with pytest.raises(StatisticsError, match="other networks"):
+        run((other, networks[1]), tmp_path, channels=2)
+    stats.part_path(tmp_path, 0, 1).write_bytes(b"damaged")
+    with pytest.raises(StatisticsError, match="damaged"):
+        run(networks, tmp_path, channels=2)
