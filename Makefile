@@ -24,12 +24,12 @@ serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
 ui:  ## open the web page
 	@echo "make ui: there is no page yet, issue 5 brings it" >&2; exit 1
 
-weights:  ## fetch or convert official weights
-	@echo "make weights: the avatars' weights are in the repository; official ones come with the" \
-		"issue 'Official checkpoints'" >&2; exit 1
+weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
+	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
 
-export:  ## export checkpoints to the model repository
-	@echo "make export: not wired yet, issue 2 brings it" >&2; exit 1
+export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq and compute its statistics
+	@$(BIN)/styleclip-export convert $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
+	@$(BIN)/styleclip-export stats $(or $(filter-out avatars,$(DOMAIN)),ffhq)
 
 test: .venv/.dev  ## run the tests, on a real server
 	@$(BIN)/python -m pytest $(ARGS)
@@ -39,8 +39,8 @@ lint: .venv/.dev  ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench:  ## measure the running server
-	@echo "make bench: not wired yet, issue 2 brings it" >&2; exit 1
+bench: .venv/.dev  ## measure the server with perf_analyzer
+	@$(BIN)/python scripts/bench.py $(ARGS)
 
 clean:  ## remove what the other commands wrote, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
