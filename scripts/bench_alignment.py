@@ -81,7 +81,7 @@ def official_crop(picture, quad, size=256):
 
 
 def ours(data):
-    return alignment.align(images.decode(data))
+    return alignment.align_file(data)
 
 
 def best_of(repeat, function, *arguments):
@@ -112,8 +112,8 @@ def speed(sizes, repeat):
         barest = bare - clock["detector"]
         note = "no face, both" if theirs is None and mine is None else ""
         if theirs is not None and mine is not None:
-            pixels = np.asarray(images.decode(photo))
-            quads = [quad_in(pixels, box) for box in theirs]  # of the same face, last or not
+            picture = images.decode(photo)
+            quads = [quad_in(picture, box) for box in theirs]  # of the same face, last or not
             note = f"{min(differing(quad, mine[1]) for quad in quads):.2%} of the face"
         print(
             f"  {size:6} {official_time * 1e3:9.0f} {time_ours * 1e3:6.0f} "
@@ -122,8 +122,8 @@ def speed(sizes, repeat):
         )
 
 
-def quad_in(pixels, box):
-    return alignment.quad_of(alignment.landmarks_of(pixels, box))
+def quad_in(picture, box):
+    return alignment.quad_of(alignment.landmarks_of(picture, box))
 
 
 def count(photo):
@@ -200,8 +200,7 @@ def recall(photos):
         if same and hers(taken, at, width):
             row["both hers"] += 1
             row["box identical"] += taken in same
-            pixels = np.asarray(picture)
-            apart.append(differing(*[quad_in(pixels, box) for box in (same[0], taken)]))
+            apart.append(differing(*[quad_in(picture, box) for box in (same[0], taken)]))
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     total = sum(rows.values(), Counter())
     print(f"\n{'':30}" + "".join(f"{kind:>13}" for kind in [*rows, "all"]))

@@ -25,10 +25,12 @@ from PIL import Image
 from styleclip_client.contract import FACE_SIZE
 from styleclip_client.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 
-from styleclip_server import colour, detection
+from styleclip_server import colour, detection, images
 from styleclip_server.detection import Box, Detection
 
 Quad = NDArray[np.float64]
+
+_ENOUGH = 4096  # pixels of the long side that landmarks are read from
 
 _Found = TypeVar("_Found", Detection, "Face")
 
@@ -67,10 +69,18 @@ def _predictor() -> Any:
     return detection.dlib().shape_predictor(str(landmark_model()))
 
 
-def landmarks_of(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.float64]:
-    """The 68 landmarks (68, 2) (x, y) of the face in `box` of RGB `pixels` (H, W, 3)."""
-    shape = _predictor()(pixels, detection.dlib().rectangle(*box))
-    return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+def landmarks_of(picture: Image.Image, box: Box) -> NDArray[np.float64]:
+    """The 68 landmarks (68, 2) (x, y), whole pixels, of the face in `box` of an RGB picture."""
+    # dlib compares pixels in and near the box; the copy of a whole photo can take 0.5 s.
+    left, top, right, bottom = box
+    margin = max(right - left, bottom - top)
+    x, y = max(left - margin, 0), max(top - margin, 0)
+    part = picture.crop(
+        (x, y, min(right + margin, picture.width), min(bottom + margin, picture.height))
+    )
+    face = detection.dlib().rectangle(left - x, top - y, right - x, bottom - y)
+    shape = _predictor()(np.asarray(part), face)
+    return np.array([(point.x + x, point.y + y) for point in shape.parts()], np.float64)
 
 
 def find_faces(picture: Image.Image) -> list[Face]:
@@ -78,9 +88,8 @@ def find_faces(picture: Image.Image) -> list[Face]:
 
     Raises LandmarksMissing when there is a face but no landmark model, or no dlib.
     """
-    pixels = np.asarray(picture)
     return [
-        Face(found.box, found.score, landmarks_of(pixels, found.box))
+        Face(found.box, found.score, landmarks_of(picture, found.box))
         for found in detection.every_face(picture)
     ]
 
@@ -197,19 +206,25 @@ def _gaussian(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Gaussian blur of (H, W, C), cut at 4 sigma, mirrored at the edges.
 
     The same numbers as `scipy.ndimage.gaussian_filter`, of which the server needs nothing else.
-    A matrix product for each axis is quick because a sigma of up to 20 pixels has 160 taps.
+    A matrix product for each axis is quick because a sigma of up to 20 pixels has 160 taps; in
+    blocks of rows, because all else in the matrix is 0.
     """
     radius = int(4 * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
+    block = 2 * radius + 32
     for _ in range(2):
         n, other, channels = pixels.shape
-        sources = (np.arange(n)[:, None] + offsets) % (2 * n)
-        sources = np.minimum(sources, 2 * n - 1 - sources)
-        matrix = np.zeros((n, n), np.float64)
-        np.add.at(matrix, (np.arange(n)[:, None], sources), weights)
-        blurred = matrix.astype(np.float32) @ pixels.reshape(n, other * channels)
+        sources = np.pad(np.arange(n), radius, "symmetric")
+        blurred = np.empty((n, other * channels), np.float32)
+        for start in range(0, n, block):
+            rows = min(block, n - start)
+            band = np.zeros((rows, rows + 2 * radius), np.float32)
+            for row in range(rows):
+                band[row, row : row + len(offsets)] = weights
+            near = pixels[sources[start : start + rows + 2 * radius]]
+            blurred[start : start + rows] = band @ near.reshape(len(near), other * channels)
         pixels = np.ascontiguousarray(blurred.reshape(n, other, channels).swapaxes(0, 1))
     return pixels
 
@@ -224,9 +239,21 @@ def align(
     """
     search = detection.large_faces if face_index == -1 else detection.every_face
     found = choose(search(picture), face_index)
-    quad = quad_of(landmarks_of(np.asarray(picture), found.box))
+    quad = quad_of(landmarks_of(picture, found.box))
     profile = colour.profile_of(picture, "RGB")
     return np.array(colour.to_srgb(crop(picture, quad), profile)), quad.astype(np.float32)
+
+
+def align_file(data: bytes, face_index: int = -1) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What `align` gives for an encoded photo, the quad in pixels of the whole upright photo.
+
+    A JPEG photo of twice 4096 pixels or more is decoded at half its size: the crop has 256.
+    Raises what `images.decode` and `align` raise.
+    """
+    picture = images.decode(data, longest=_ENOUGH)
+    face, quad = align(picture, face_index)
+    scale = np.divide(picture.info.get("full_size", picture.size), picture.size)
+    return face, ((quad + 0.5) * scale - 0.5).astype(np.float32)
 
 
 def whole_picture(picture: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 from styleclip_client.errors import InvalidInput
 
-from styleclip_server import colour, images, metadata
+from styleclip_server import alignment, colour, images, metadata
+from styleclip_server.alignment import Quad
 
 # In the crop's own square from -1 to 1 (x to the right, y down), where FFHQ's geometry puts the
 # eyes at y = -0.05, the mouth at 0.5 and the chin at 0.85: the face alone within the inner
@@ -25,6 +26,7 @@ _FARTHEST = 1e5  # pixels; beyond any photo that holds a face, and still exact i
 _SEEN = 128  # pixels of the copies in which colours are compared, where detail is averaged out
 _LEAST_SHIFT = 1.5  # levels; less is rounding and JPEG
 _SAME_THING = 12  # levels; farther apart, photo and face show different things
+_CHANGED = (4, 14)  # levels; a face is unchanged up to the first, edited from the second on
 
 
 def compose(
@@ -68,13 +70,6 @@ def paste_back(
     Pixels where the mask is 0 are the photo's own. Raises InvalidInput for an unusable quad.
     """
     corners = _checked(quad)
-    face = Image.fromarray(np.ascontiguousarray(image))
-    face = colour.from_srgb(face, colour.profile_of(photo, "RGB"))
-    # Pillow's transform does not filter: a face larger than its place is reduced first.
-    edges = np.roll(corners, -1, axis=0) - corners
-    side = max(1, round(float(np.hypot(*edges.T).max())))
-    face = face.resize((min(face.width, side), min(face.height, side)), Image.Resampling.LANCZOS)
-
     left, top = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int).tolist()
     right, bottom = np.minimum(np.ceil(corners.max(axis=0)), photo.size).astype(int).tolist()
     if left >= right or top >= bottom:
@@ -82,17 +77,63 @@ def paste_back(
             f"QUAD lies beside the photo of {photo.width} x {photo.height} pixels: send the QUAD "
             "that came with this photo"
         )
-    region = (right - left, bottom - top)
-    to_face = _perspective(corners - (left, top), face.width, face.height)
-    perspective = Image.Transform.PERSPECTIVE
-    warped = face.transform(region, perspective, to_face, Image.Resampling.BICUBIC)
-    mask = _mask(face.width, face.height, _is_whole_picture(corners, photo.size))
-    mask = mask.transform(region, perspective, to_face, Image.Resampling.BILINEAR)
-    result = photo.copy()
+    whole = _is_whole_picture(corners, photo.size)
+    beneath = photo.crop((left, top, right, bottom))
+    edges = np.roll(corners, -1, axis=0) - corners
+    side = max(1, round(float(np.hypot(*edges.T).max())))
+    size = (min(image.shape[1], side), min(image.shape[0], side))
+    to_face = _perspective(corners - (left, top), *size)
+
+    def warped(picture: Image.Image) -> Image.Image:
+        # Pillow's transform does not filter: a face larger than its place is reduced first.
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        perspective, bicubic = Image.Transform.PERSPECTIVE, Image.Resampling.BICUBIC
+        return picture.transform(beneath.size, perspective, to_face, bicubic)
+
+    mask = warped(_mask(*size, whole))
+    face = Image.fromarray(np.ascontiguousarray(image))
+    face = warped(colour.from_srgb(face, colour.profile_of(photo, "RGB")))
+    before = warped(_as_cropped(photo, np.asarray(quad, np.float64), max(image.shape), whole))
     if match_colours:
-        beneath = photo.crop((left, top, right, bottom))
-        warped = _matched(warped, beneath, mask)
-    result.paste(warped, (left, top), mask)
+        face = _matched(face, before, mask)
+    face = _with_detail(face, before, beneath)
+    result = photo.copy()
+    result.paste(face, (left, top), mask)
+    return result
+
+
+def _as_cropped(photo: Image.Image, quad: Quad, size: int, whole: bool) -> Image.Image:
+    """The part of `photo` at `quad` as the networks got it, `size` x `size` pixels."""
+    if not whole:
+        return alignment.crop(photo, quad, size)
+    left, top = (quad[0] + 0.5).round().astype(int).tolist()
+    square = (left, top, left + min(photo.size), top + min(photo.size))
+    return photo.crop(square).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _with_detail(face: Image.Image, before: Image.Image, photo: Image.Image) -> Image.Image:
+    """`face` with the detail that resampling took from `photo`, where `face` is not changed.
+
+    `before` is the photo as it is after the same way into the crop and back, so an unchanged face
+    becomes the photo itself. Where something was edited, old detail would show through as a
+    ghost: there, with some room around it, none is added.
+    """
+    changes = ImageChops.difference(face, before)
+    red, green, blue = changes.resize([min(side, _SEEN) for side in face.size]).split()
+    largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    largest = largest.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.BoxBlur(2))
+    share = largest.point([round(255 * s) for s in np.interp(range(256), _CHANGED, (1, 0))])
+    share = share.resize(face.size, Image.Resampling.BILINEAR)
+
+    result = face.copy()
+    rows = max(1, 2**20 // face.width)  # strips, since the sums need six times the memory
+    for top in range(0, face.height, rows):
+        box = (0, top, face.width, min(top + rows, face.height))
+        ours, old, new, weight = (
+            np.asarray(p.crop(box), np.float32) for p in (face, before, photo, share)
+        )
+        ours += (new - old) * (weight / 255)[..., None]
+        result.paste(Image.fromarray(np.rint(ours.clip(0, 255)).astype(np.uint8)), box)
     return result
 
 
@@ -157,17 +198,18 @@ def _mask(width: int, height: int, whole: bool) -> Image.Image:
     return Image.fromarray(np.rint(t * t * (3 - 2 * t) * 255).astype(np.uint8))
 
 
-def _matched(face: Image.Image, photo: Image.Image, mask: Image.Image) -> Image.Image:
-    """`face` with the mean and the deviation of `photo`, channel by channel, where they meet.
+def _matched(face: Image.Image, before: Image.Image, mask: Image.Image) -> Image.Image:
+    """`face` with the mean and the deviation of the photo, channel by channel, where they meet.
 
-    Both are compared in the mask's ring. They are left alone if they agree, and also if they show
-    different things there (other hair, a hat): then a difference is the edit, not a shift.
+    Face and photo (`before`, after the same way into the crop and back) are compared in the mask's
+    ring. The face stays as it is if they agree, and also if they show different things there
+    (other hair, a hat): then the difference is the edit, not a shift.
     """
     size = (min(face.width, _SEEN), min(face.height, _SEEN))
     box = Image.Resampling.BOX
     weight = np.asarray(mask.resize(size, box))
     ring = (weight > 8) & (weight < 247)
-    ours, theirs = (np.asarray(p.resize(size, box), np.float64)[ring] for p in (face, photo))
+    ours, theirs = (np.asarray(p.resize(size, box), np.float64)[ring] for p in (face, before))
     unclipped = ((ours > 2) & (ours < 253) & (theirs > 2) & (theirs < 253)).all(axis=-1)
     ours, theirs = ours[unclipped], theirs[unclipped]
     if len(ours) < 200:

@@ -8,6 +8,7 @@ an allow-list, since Pillow knows dozens that no photo comes in and each is more
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -25,6 +26,10 @@ from styleclip_client.errors import (
 
 from styleclip_server import colour, metadata
 
+with contextlib.suppress(ImportError):  # an extra: pip install 'styleclip-triton[heic]'
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
 Image.init()  # Pillow registers AVIF and others only on demand; opening by a missing name fails
 _FORMATS = tuple(
     name
@@ -32,6 +37,7 @@ _FORMATS = tuple(
     if name in Image.OPEN
 )
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # of AVIF and HEIC
 
 # EXIF 2.32, tag 0x0112: what turns a stored picture upright.
 _ORIENTATION = 0x0112
@@ -44,10 +50,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, longest: int = 0) -> Image.Image:
     """The first frame of an encoded picture, upright, mode RGB, 8 bits.
+
+    With `longest`, a JPEG photo may come at a half, a quarter or an eighth of its size, in a
+    fraction of the time and memory, as long as its long side keeps `longest` pixels;
+    `info["full_size"]` then has its own width and height, upright.
 
     EXIF orientation is applied, transparency lies over white, grey, 16-bit, CMYK and Lab pictures
     become sRGB by their ICC profiles. An RGB picture keeps its numbers, as in the official
@@ -63,7 +74,7 @@ def decode(data: bytes) -> Image.Image:
             f"{limits.PHOTO_BYTES / 2**20:g} MiB are accepted: make it smaller"
         )
     try:
-        return _decode(data)
+        return _decode(data, longest)
     except StyleclipError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -82,12 +93,18 @@ def decode(data: bytes) -> Image.Image:
         ) from error
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, longest: int) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
         check_pixels(picture.width, picture.height)
+        full = picture.size
+        if longest and max(full) >= 2 * longest:
+            share = longest / max(full)
+            picture.draft(None, (max(1, int(full[0] * share)), max(1, int(full[1] * share))))
         picture.load()
         upright = _UPRIGHT.get(_orientation(picture))
-        kept = {"exif": metadata.kept_exif(picture), "icc_profile": None}
+        kept: dict[str, Any] = {"exif": metadata.kept_exif(picture)}
+        if picture.size != full:
+            kept["full_size"] = full[::-1] if upright in _SIDEWAYS else full
         if ImageMode.getmode(picture.mode).basemode == "RGB":
             kept["icc_profile"] = colour.profile_of(picture, "RGB")
         rgb = _rgb(picture)
@@ -112,8 +129,7 @@ def check_pixels(width: int, height: int) -> None:
 
 def _begins_like_a_picture(data: bytes) -> bool:
     riff = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    avif = data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
-    return data.startswith(_SIGNATURES) or riff or avif
+    return data.startswith(_SIGNATURES) or riff or (data[4:8] == b"ftyp" and data[8:12] in _BRANDS)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -15,10 +15,10 @@ class TritonPythonModel:
         return respond(ALIGN_MODEL, requests, self.answer)
 
     def answer(self, row):
-        photo = images.decode(row["PHOTO"][0])
+        data = row["PHOTO"][0]
         if first(row["ALIGN"], self.align):
-            face, quad = alignment.align(photo, int(first(row["FACE"], -1)))
+            face, quad = alignment.align_file(data, int(first(row["FACE"], -1)))
         else:
-            face, quad = alignment.whole_picture(photo)
+            face, quad = alignment.whole_picture(images.decode(data))
         crop = face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
         return {"FACE_CROP": crop, "QUAD": quad}
