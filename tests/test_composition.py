@@ -1,16 +1,23 @@
 """The face goes back into the photo where it came from, and nothing else changes."""
 
 import io
+import json
+from xml.etree import ElementTree
 
+import icc_profiles
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import GOLDEN
+from PIL import Image, ImageFilter
+from styleclip_client import limits
 from styleclip_client.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
-from styleclip_server import alignment
+from styleclip_server import alignment, images
 from styleclip_server.composition import compose, paste_back
 
 GREEN = np.zeros((256, 256, 3), np.uint8)
 GREEN[..., 1] = 255
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 SQUARE = np.array([[100, 60], [100, 200], [240, 200], [240, 60]], np.float32)
 
 
@@ -44,6 +51,93 @@ def test_pixels_beyond_the_quad_are_the_photos_own():
     outside[60:201, 100:241] = False
     np.testing.assert_array_equal(answer[outside], np.asarray(photo)[outside])
     assert (answer[130, 170] == (0, 255, 0)).all()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> tuple[Image.Image, np.ndarray]:
+    """The astronaut and the quad of her face."""
+    known = json.loads((GOLDEN / "align" / "align.json").read_text())
+    with Image.open(GOLDEN / "align" / "astronaut.png") as picture:
+        return picture.convert("RGB"), np.array(known["astronaut"]["faces"][0]["quad"])
+
+
+def mask_of(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
+    """How much of each pixel the face covers, 0 to 255."""
+    white = np.full((256, 256, 3), 255, np.uint8)
+    answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colours=False)
+    return np.asarray(answer)[..., 0]
+
+
+def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
+    error = np.square(one.astype(float) - other)[where].mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("enlarged", [1, 3])
+@pytest.mark.parametrize("size", [256, 1024])
+def test_an_ideal_inversion_gives_the_original_back(portrait, enlarged, size):
+    photo, quad = portrait
+    photo = photo.resize((512 * enlarged, 512 * enlarged), Image.Resampling.BICUBIC)
+    quad = quad * enlarged
+    face = np.asarray(alignment.crop(photo, quad, size))
+    answer = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
+    mask = mask_of(photo, quad)
+    assert psnr(answer, np.asarray(photo), mask > 127) > 50
+    np.testing.assert_array_equal(answer[mask == 0], np.asarray(photo)[mask == 0])
+
+
+def test_the_mask_has_the_shape_of_a_head(portrait):
+    photo, quad = portrait
+    mask = mask_of(photo, quad)
+    known = json.loads((GOLDEN / "align" / "align.json").read_text())
+    x, y = np.array(known["astronaut"]["faces"][0]["landmarks"], int).T
+    assert (mask[y, x] == 255).all()  # jaw, brows, eyes, nose and mouth
+    middle = quad.mean(axis=0)
+    for corner in quad:
+        x, y = np.rint(middle + 0.8 * (corner - middle)).astype(int)
+        assert mask[y, x] == 0
+    steps = np.abs(np.diff(mask.astype(int), axis=1)).max() * np.hypot(*(quad[3] - quad[0])) / 255
+    assert steps < 14  # per width of the crop: the feather is at least a fourteenth of it
+
+
+def shifted(face: np.ndarray) -> np.ndarray:
+    """As an inversion that reproduces the face in other colours, a little softer."""
+    soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(0.7))
+    levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+
+
+def test_colours_that_the_inversion_shifted_are_matched(portrait):
+    photo, quad = portrait
+    face = shifted(np.asarray(alignment.crop(photo, quad)))
+    mask = mask_of(photo, quad)
+    original = np.asarray(photo, float)
+    off = {}
+    for matched in (True, False):
+        answer = np.asarray(paste_back(face, photo, quad, matched), float) - original
+        seam = (mask > 0) & (mask < 255)
+        off[matched] = np.abs(answer[seam]).mean(), np.abs(answer[mask == 255].mean(axis=0)).max()
+    assert off[True][0] < 2 < off[False][0]  # levels, over the seam
+    assert off[True][1] < 1 and off[False][1] > 8  # the face's mean colour
+
+
+def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
+    photo, quad = portrait
+    face = np.asarray(alignment.crop(photo, quad)).copy()
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    face[np.hypot(x, y) > 0.62] = (30, 90, 30)  # all around the face, as a hood would be
+    answer = np.asarray(paste_back(face, photo, quad))
+    np.testing.assert_array_equal(answer, np.asarray(paste_back(face, photo, quad, False)))
+
+
+def test_old_detail_does_not_show_through_an_edit(portrait):
+    photo, quad = (portrait[0].resize((1536, 1536), Image.Resampling.BICUBIC), portrait[1] * 3)
+    face = np.asarray(alignment.crop(photo, quad)).copy()
+    face[100:150, 60:200] = (20, 20, 25)  # dark glasses over the eyes
+    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    eyes = np.rint(quad.mean(axis=0)).astype(int) - (0, 12)
+    band = answer[eyes[1] - 20 : eyes[1] + 20, eyes[0] - 60 : eyes[0] + 60]
+    assert np.abs(band - (20, 20, 25)).max() <= 3
 
 
 def test_the_seam_is_feathered():
@@ -97,6 +191,70 @@ def test_a_face_partly_beyond_the_photo_is_pasted_where_there_is_photo():
 def test_a_quad_that_holds_no_face_is_refused(quad):
     with pytest.raises(InvalidInput, match="QUAD"):
         compose(GREEN, smooth_photo(), quad, True)
+
+
+def phone_photo(orientation: int, **options) -> bytes:
+    """A JPEG file as a phone writes it: turned, with a place, a serial number, maker notes."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F], exif[0x8298] = "Maker", "a photographer"
+    exif[0x8769] = {
+        0x9003: "2024:05:06 07:08:09",
+        0xA431: "serial 123",
+        0x927C: b"notes",
+        0x8827: 200,
+    }
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}
+    turn = {6: Image.Transpose.ROTATE_90, 1: None}[orientation]
+    photo = smooth_photo() if turn is None else smooth_photo().transpose(turn)
+    buffer = io.BytesIO()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" exif:GPSLatitude="52,31N"/>'
+    photo.save(buffer, "JPEG", quality=95, exif=exif, xmp=xmp, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_exif_and_profile_are_kept_the_place_is_not(format, orientation):
+    profile = icc_profiles.wide_rgb()
+    photo = images.decode(phone_photo(orientation, icc_profile=profile))
+    data = compose(GREEN, photo, SQUARE, True, format)
+    assert b"GPS" not in data and b"serial 123" not in data and b"notes" not in data
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (320, 260)  # upright, and no reader turns it again:
+        exif = picture.getexif()
+        assert exif.get(0x0112, 1) == 1 and not exif.get_ifd(0x8825)
+        assert exif[0x010F] == "Maker" and exif[0x8298] == "a photographer"
+        details = exif.get_ifd(0x8769)
+        assert details[0x9003] == "2024:05:06 07:08:09" and details[0x8827] == 200
+        assert picture.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_the_file_says_that_it_was_edited_by_ai(format):
+    photo = images.decode(phone_photo(6))
+    alone = compose(GREEN, format=format, model="FFHQ & friends")
+    pasted = compose(GREEN, photo, SQUARE, True, format, model="FFHQ & friends")
+    for data, kind in ((alone, "/trained"), (pasted, "/compositeWithTrained")):
+        with Image.open(io.BytesIO(data)) as picture:
+            exif, xmp = picture.getexif(), picture.info["xmp"]
+            if format == "PNG":
+                assert picture.text["Comment"] == "edited with StyleCLIP (AI)"
+        assert exif[0x0131].startswith("StyleCLIP") and exif[0x010E] == "edited with StyleCLIP (AI)"
+        (about,) = ElementTree.fromstring(xmp).iter(RDF + "Description")
+        assert about.get(IPTC + "DigitalSourceType").endswith(f"{kind}AlgorithmicMedia")
+        assert about.get(IPTC + "AISystemUsed") == "StyleCLIP, FFHQ & friends"
+        plain = compose(GREEN, photo, SQUARE, True, format, marked=False)
+        assert b"StyleCLIP" not in plain and b"AlgorithmicMedia" not in plain
+
+
+def test_a_face_goes_back_into_a_wide_gamut_photo_in_its_colours():
+    photo = Image.new("RGB", (320, 260), (90, 140, 60))
+    photo.info["icc_profile"] = icc_profiles.wide_rgb()
+    face, quad = alignment.whole_picture(photo)
+    assert (np.abs(face[100, 100].astype(int) - (90, 140, 60)) > 3).any()  # sRGB has others
+    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    assert np.abs(answer - (90, 140, 60)).max() <= 2
 
 
 def test_paste_needs_photo_and_quad():

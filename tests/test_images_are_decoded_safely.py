@@ -1,10 +1,15 @@
 """Whatever bytes a stranger sends end as an upright RGB picture or as a named error."""
 
 import io
+import json
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
+import icc_profiles
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,6 +156,95 @@ def test_an_animation_gives_its_first_frame(format):
     assert red > 240 and blue < 16
 
 
+def test_cmyk_grey_and_lab_become_srgb_by_their_profiles():
+    cmyk = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    data = encoded(cmyk, "TIFF", icc_profile=icc_profiles.grey_inks())
+    picture = images.decode(data)
+    assert picture.getpixel((4, 4)) == pytest.approx((185, 185, 185), abs=2)  # L* of 75
+    assert "icc_profile" not in picture.info
+    assert images.decode(encoded(cmyk, "TIFF")).getpixel((4, 4))[0] < 20  # cyan without profile
+    grey = encoded(Image.new("L", (8, 8), 55), icc_profile=icc_profiles.linear_grey())
+    assert images.decode(grey).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
+    deep = Image.fromarray(np.full((8, 8), 55 * 257, np.uint16))
+    grey = encoded(deep, "TIFF", icc_profile=icc_profiles.linear_grey())
+    assert images.decode(grey).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
+    lab = encoded(Image.new("LAB", (8, 8), (135, 128, 128)), "TIFF")
+    assert images.decode(lab).getpixel((0, 0)) == pytest.approx((126, 126, 126), abs=3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_wide_gamut_photo_keeps_its_numbers_and_its_profile(format):
+    profile = icc_profiles.wide_rgb()
+    picture = images.decode(encoded(Image.new("RGB", (8, 8), (200, 40, 40)), format,
+                                    icc_profile=profile))  # fmt: skip
+    assert picture.getpixel((4, 4)) == pytest.approx((200, 40, 40), abs=4)
+    assert picture.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("profile", [b"", b"short", bytes(500), icc_profiles.wide_rgb()[:200]])
+def test_a_broken_profile_counts_as_none(profile):
+    for mode in ("RGB", "L", "CMYK"):
+        data = encoded(Image.new(mode, (8, 8)), "TIFF", icc_profile=profile)
+        assert "icc_profile" not in images.decode(data).info
+    # a profile that is sound but made for another kind of picture
+    data = encoded(Image.new("RGB", (8, 8), "red"), icc_profile=icc_profiles.linear_grey())
+    picture = images.decode(data)
+    assert picture.getpixel((0, 0)) == (255, 0, 0) and "icc_profile" not in picture.info
+
+
+def test_palette_with_alpha_and_sixteen_bit_colours_become_rgb():
+    rgba = Image.new("RGBA", (8, 8), (200, 0, 0, 255))
+    rgba.paste((0, 0, 200, 0), (0, 0, 4, 8))
+    for format in ("PNG", "GIF", "WEBP"):
+        options = {"lossless": True} if format == "WEBP" else {}
+        palette = rgba.quantize(16) if format == "PNG" else rgba
+        picture = images.decode(encoded(palette, format, **options))
+        assert picture.getpixel((1, 4)) == (255, 255, 255)
+        assert picture.getpixel((6, 4)) == pytest.approx((200, 0, 0), abs=2)
+    rows = b"".join(b"\0" + struct.pack(">6H", 65535, 0, 32896, 0, 257, 65535) for _ in range(2))
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(rows), b"IEND"]
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    picture = images.decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert picture.getpixel((0, 0)) == (255, 0, 128) and picture.getpixel((1, 0)) == (0, 1, 255)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_photos_are_read_where_the_plugin_is_installed(orientation):
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.repeat(np.repeat(LEFT_RED, 4, 0), 4, 1))
+    if orientation == 6:
+        stored = stored.transpose(Image.Transpose.ROTATE_90)
+    buffer = io.BytesIO()
+    heif.from_pillow(stored).save(buffer, quality=90, exif=exif.tobytes())
+    data = buffer.getvalue()
+    picture = images.decode(data)
+    assert picture.size == (160, 96) and picture.mode == "RGB" and type(picture) is Image.Image
+    pixels = np.asarray(picture)
+    assert pixels[:, :70, 0].min() > 200 and pixels[:, 90:, 2].min() > 200
+    with pytest.raises(ImageTruncated):
+        images.decode(data[: len(data) // 2])
+
+
+def test_a_large_jpeg_comes_reduced_when_that_is_enough():
+    picture = Image.new("RGB", (1601, 803), "red")
+    data = encoded(picture, "JPEG")
+    half = images.decode(data, longest=800)
+    assert half.size == (801, 402) and half.info["full_size"] == (1601, 803)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    quarter = images.decode(encoded(picture, "JPEG", exif=exif), longest=400)
+    assert quarter.size == (201, 401) and quarter.info["full_size"] == (803, 1601)
+    for whole in (
+        images.decode(data),
+        images.decode(data, 900),
+        images.decode(encoded(picture), 9),
+    ):
+        assert whole.size == (1601, 803) and "full_size" not in whole.info
+
+
 SEEDS = [encoded(Image.fromarray(LEFT_RED), format) for format in FORMATS]
 
 
@@ -165,6 +259,40 @@ def test_damaged_files_give_a_picture_or_a_named_error(seed, data):
     except InvalidInput:
         return
     assert picture.mode == "RGB"
+
+
+def test_200_malformed_real_files_give_a_picture_or_a_named_error_in_bounded_memory(golden):
+    script = Path(__file__).with_name("fuzzed_pictures.py")
+    photo = golden / "align" / "astronaut.png"
+    command = [sys.executable, str(script), str(photo), "200", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert sum(report["outcomes"].values()) == 200
+    assert set(report["outcomes"]) <= {"picture", "NotAnImage", "ImageTruncated", "ImageTooLarge"}
+    assert report["peak_mib"] < 300
+
+
+FIFTY_MEGAPIXELS = """
+import io, resource, sys
+from PIL import Image
+from styleclip_server import images
+picture = Image.new(sys.argv[1], (8000, 6250), 1)
+buffer = io.BytesIO()
+picture.save(buffer, sys.argv[2])
+before = picture.size[0] * picture.size[1] * 4 / 2**20  # Pillow's 4 bytes for a pixel
+del picture
+assert images.decode(buffer.getvalue()).size == (8000, 6250)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+assert peak < 3 * before, peak
+"""
+
+
+@pytest.mark.parametrize("kind", ["RGB JPEG", "CMYK JPEG", "I;16 PNG", "RGBA PNG"])
+def test_a_photo_of_50_megapixels_takes_bounded_memory(kind):
+    command = [sys.executable, "-c", FIFTY_MEGAPIXELS, *kind.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)

@@ -149,7 +149,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
         return colour.to_srgb(picture, colour.profile_of(picture, mode))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
+    rgba = picture if mode == "RGBA" else picture.convert("RGBA")
     white = Image.new("RGB", rgba.size, "white")
     white.paste(rgba, mask=rgba.getchannel("A"))
     return white
