@@ -142,3 +142,19 @@ def test_one_client_serves_several_threads(client):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(picture, edits)) == [picture(edit) for edit in edits]
+
+
+def test_the_direction_of_an_edit_moves_the_channels_that_the_edit_reports(client):
+    domain = client.domain()
+    edit = domain.edit(SUNGLASSES)
+    delta = client.direction(edit)
+    assert delta.shape == (sum(domain.style_channels),)
+    inverted = client.invert(PHOTO)
+    assert np.count_nonzero(delta) == client.edit(inverted.w_plus, edit).channels[0]
+
+
+def test_the_timings_count_the_requests_of_each_model(client):
+    client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES))
+    timings = {timing.name: timing for timing in client.timings()}
+    assert timings["stylegan2"].requests >= 1
+    assert timings["edit_photo"].seconds >= timings["edit_photo"].waiting >= 0

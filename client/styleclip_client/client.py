@@ -37,7 +37,7 @@ from styleclip_client.errors import (
     from_wire,
 )
 from styleclip_client.pictures import Picture, photo_bytes
-from styleclip_client.results import Edited, Inverted, ModelState, Status
+from styleclip_client.results import Edited, Inverted, ModelState, ModelTiming, Status
 
 DEFAULT_PORT = 8001  # Triton's gRPC port
 # gRPC refuses answers over 4 MB unless told otherwise; a large PNG has more.
@@ -59,6 +59,8 @@ class Client:
         options: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", _SEND_LIMIT),
             ("grpc.max_receive_message_length", _RECEIVE_LIMIT),
+            # gRPC waits up to two minutes before it looks again for a server that went away.
+            ("grpc.max_reconnect_backoff_ms", 1000),
         ]
         if loopback:  # an http_proxy of the environment would send even this to the proxy
             options.append(("grpc.enable_http_proxy", 0))
@@ -143,6 +145,29 @@ class Client:
             {contract.W_PLUS.name: latent, **_texts(edits), **_encoding(format, quality)},
         )
         return _edited(answer)
+
+    def direction(self, edits: Edit | Sequence[Edit]) -> NDArray[np.float32]:
+        """What the edits add to the styles, float32 [S]: `Domain.style_channels` cuts it up."""
+        answer = self._infer(contract.DIRECTION, {contract.W_PLUS.name: None, **_texts(edits)})
+        delta: NDArray[np.float32] = answer[contract.DELTA.name]
+        return delta
+
+    def timings(self) -> tuple[ModelTiming, ...]:
+        """How long each model took since it was loaded, over everybody's requests."""
+        try:
+            answer = self._grpc.get_inference_statistics(client_timeout=self.timeout)
+        except InferenceServerException as error:
+            raise named_error(error, self.url, self.timeout) from error
+        return tuple(
+            ModelTiming(
+                name=model.name,
+                requests=model.inference_stats.success.count,
+                failures=model.inference_stats.fail.count,
+                seconds=model.inference_stats.success.ns / 1e9,
+                waiting=model.inference_stats.queue.ns / 1e9,
+            )
+            for model in answer.model_stats
+        )
 
     def domain(self) -> Domain:
         """What the server's generator draws, with defaults and presets."""

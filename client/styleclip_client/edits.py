@@ -80,7 +80,11 @@ class Preset:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the loaded generator draws, with the edit that fits it when nothing else is said."""
+    """What the loaded generator draws, with the edit that fits it when nothing else is said.
+
+    `align`: photos are aligned first (false: they are face crops already). `style_channels`: the
+    channels of each modulation, in the order of DELTA (empty when the server does not say).
+    """
 
     name: str
     title: str
@@ -88,6 +92,8 @@ class Domain:
     strength: float
     threshold: float
     presets: tuple[Preset, ...] = ()
+    align: bool = False
+    style_channels: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> Domain:
@@ -113,6 +119,8 @@ class Domain:
                     )
                     for preset in content.get("presets", ())
                 ),
+                align=bool(content.get("align", False)),
+                style_channels=tuple(int(n) for n in content.get("style_channels", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ServerError(f"the server's domain description is damaged: {error!r}") from error

@@ -82,6 +82,10 @@ class UnknownPreset(InvalidInput):
     """The domain has no preset of that title."""
 
 
+class InvalidRecipe(InvalidInput):
+    """The text is no recipe that this project wrote."""
+
+
 class LandmarksMissing(StyleclipError):
     """The server has no landmark model, so it cannot align photos."""
 

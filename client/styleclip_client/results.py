@@ -80,6 +80,17 @@ class ModelState:
 
 
 @dataclass(frozen=True)
+class ModelTiming:
+    """What one model did since it was loaded: `seconds` in all, `waiting` of them in its queue."""
+
+    name: str
+    requests: int
+    failures: int
+    seconds: float
+    waiting: float
+
+
+@dataclass(frozen=True)
 class Status:
     """What the server at `url` serves.
 

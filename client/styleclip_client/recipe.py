@@ -1,0 +1,129 @@
+"""A recipe: edits that can be kept as JSON, shared, and done again on another picture.
+
+It holds texts and numbers only, never a picture or a latent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from styleclip_client import limits
+from styleclip_client.edits import Edit
+from styleclip_client.errors import InvalidRecipe
+
+RECIPE_BYTES = 64 * 2**10  # far more than `limits.EDITS` edits of the longest texts in ASCII
+_KIND, _VERSION = "styleclip-recipe", 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edit of a recipe; `on` is false when it is kept but not done."""
+
+    edit: Edit
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Edits to sum, and the domain and generator version that they were made with.
+
+    α and β depend on both: with others the same recipe gives another strength of change.
+    """
+
+    domain: str
+    model_version: str
+    steps: tuple[Step, ...]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits that are on."""
+        return tuple(step.edit for step in self.steps if step.on)
+
+    def to_json(self) -> str:
+        """The recipe as JSON text, for people to read and for `from_json`."""
+        content = {
+            "kind": _KIND,
+            "version": _VERSION,
+            "domain": self.domain,
+            "model_version": self.model_version,
+            "edits": [
+                {
+                    "neutral": step.edit.neutral,
+                    "target": step.edit.target,
+                    "strength": step.edit.strength,
+                    "threshold": step.edit.threshold,
+                    "on": step.on,
+                }
+                for step in self.steps
+            ],
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Recipe:
+        """The recipe that `to_json` wrote; InvalidRecipe says what is wrong with anything else.
+
+        An edit that is out of bounds raises its own error, as `Edit` does.
+        """
+        if len(text) > RECIPE_BYTES:
+            raise InvalidRecipe(
+                f"the recipe has {len(text)} bytes, the limit is {RECIPE_BYTES}: "
+                "a recipe is a short JSON text"
+            )
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRecipe("the recipe is no JSON text") from error
+        if not isinstance(content, dict) or content.get("kind") != _KIND:
+            raise InvalidRecipe(f'the JSON text is no recipe: "kind": "{_KIND}" is expected')
+        if content.get("version") != _VERSION:
+            raise InvalidRecipe(
+                f"the recipe has version {content.get('version')!r}, {_VERSION} is expected: "
+                "use a newer client"
+            )
+        entries = content.get("edits")
+        if not isinstance(entries, list) or not 1 <= len(entries) <= limits.EDITS:
+            raise InvalidRecipe(f"the recipe needs 1 to {limits.EDITS} edits")
+        return cls(
+            domain=_text(content, "domain"),
+            model_version=_text(content, "model_version"),
+            steps=tuple(_step(entry) for entry in entries),
+        )
+
+
+def _step(entry: Any) -> Step:
+    if not isinstance(entry, dict):
+        raise InvalidRecipe("an edit of the recipe is no JSON object")
+    on = entry.get("on", True)
+    if not isinstance(on, bool):
+        raise InvalidRecipe('"on" of an edit must be true or false')
+    return Step(
+        Edit(
+            _text(entry, "neutral"),
+            _text(entry, "target"),
+            _number(entry, "strength"),
+            _number(entry, "threshold"),
+        ),
+        on,
+    )
+
+
+def _text(content: dict[str, Any], name: str) -> str:
+    value = content.get(name)
+    if not isinstance(value, str) or len(value) > limits.TEXT_CHARACTERS:
+        raise InvalidRecipe(
+            f'"{name}" of the recipe must be a text of at most {limits.TEXT_CHARACTERS} characters'
+        )
+    return value
+
+
+def _number(content: dict[str, Any], name: str) -> float:
+    value = content.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRecipe(f'"{name}" of an edit must be a number')
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidRecipe(f'"{name}" of an edit is too large') from error
