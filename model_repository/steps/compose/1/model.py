@@ -3,10 +3,14 @@
 import numpy as np
 from styleclip_client.contract import COMPOSE
 from styleclip_server import composition, images
+from styleclip_server.domain import domain_folder, load_domain
 from styleclip_server.step import first, respond
 
 
 class TritonPythonModel:
+    def initialize(self, args):
+        self.model = load_domain(domain_folder(args["model_repository"])).name
+
     def execute(self, requests):
         return respond(COMPOSE, requests, self.answer)
 
@@ -19,5 +23,6 @@ class TritonPythonModel:
             paste=paste,
             format=first(row["FORMAT"], b"JPEG").decode("utf-8", "replace"),
             quality=int(first(row["QUALITY"], 95)),
+            model=self.model,
         )
         return {"PICTURE": np.array([picture], np.object_)}
