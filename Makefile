@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DOMAIN ?= avatars
+SERVER ?= localhost:8001
 ARGS ?=
 BIN := .venv/bin
 
@@ -21,8 +22,8 @@ demo: .venv/.server  ## edit a picture on a real Triton server, end to end
 serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
 	@$(BIN)/python -m styleclip_server --domain $(DOMAIN) $(ARGS)
 
-ui:  ## open the web page
-	@echo "make ui: there is no page yet, issue 5 brings it" >&2; exit 1
+ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C
+	@cd streamlit-ui && ../$(BIN)/python -m streamlit run app.py $(ARGS) -- --server $(SERVER)
 
 weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
 	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
@@ -46,7 +47,7 @@ clean:  ## remove what the other commands wrote, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# The stamps .venv/.server and .venv/.dev say what is installed, so that a second call is quick.
+# The stamps .venv/.server, .venv/.ui and .venv/.dev say what is installed, so that a second call is quick.
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed" >&2; exit 1; }
 	@$(PYTHON) scripts/check_host.py
@@ -56,6 +57,12 @@ $(BIN)/python:
 	@echo "Installing the server's packages into .venv (once, some minutes) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/server.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# After the server's packages: both name the same versions, so either order gives the same result.
+.venv/.ui: requirements/ui.txt .venv/.server
+	@echo "Installing the packages of the page into .venv (once, a minute) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/ui.txt
 	@touch $@
 
 .venv/.dev: requirements/dev.txt .venv/.server

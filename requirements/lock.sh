@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes server.txt and dev.txt: the newest versions that work together on CPython 3.10 to 3.12.
+# Writes server.txt, ui.txt and dev.txt: the newest versions that work together on CPython 3.10 to 3.12.
 # Needs uv (`pip install uv`). Run it to move the project to newer versions, then `make test`.
 set -eu
 cd "$(dirname "$0")/.."
@@ -22,3 +22,5 @@ compile() {
 }
 compile requirements/server.txt --extra server --extra landmarks
 compile requirements/dev.txt --extra dev --constraint requirements/server.txt
+compile requirements/ui.txt --extra ui --constraint requirements/server.txt \
+    --constraint requirements/dev.txt

@@ -1,0 +1,134 @@
+"""The page: `streamlit run app.py -- --server localhost:8001`, or `make ui`."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pictures
+import results
+import stack
+import streamlit as st
+from link import server_address, words
+from state import Page, page
+from styleclip_client import Status, StyleclipError, errors
+
+LOOK_SECONDS = 3.0  # between two looks at the server
+
+st.set_page_config("StyleCLIP", ":material/face_retouching_natural:", layout="wide")
+st.html("<style>.stMainBlockContainer { max-width: 1500px; padding-top: 3rem; }</style>")
+
+
+def look(held: Page) -> Status | None:
+    """Ask the server how it is; its domain and version become the page's."""
+    try:
+        status = held.link.status()
+    except errors.StyleclipError:
+        held.up = False
+        return None
+    held.up = status.ready and status.domain is not None
+    if status.domain:
+        version = next((m.version for m in status.models if m.name == "stylegan2"), "")
+        if (held.domain, held.version) != (status.domain, version):
+            held.link.forget()
+        held.domain, held.version = status.domain, version
+    return status
+
+
+@st.fragment(run_every=LOOK_SECONDS)
+def watch(held: Page, was_up: bool, drawn: tuple[object, str]) -> None:
+    """Show the server's state; draw the page anew when it changed or can be tried again."""
+    look(held)
+    if held.up != was_up or drawn != (held.domain, held.version) or (held.up and held.failed):
+        held.failed = False
+        st.rerun()
+    if held.up and held.domain:
+        st.badge(
+            f"Server ready: {held.domain.title}, model version {held.version}",
+            icon=":material/check_circle:",
+            color="green",
+        )
+    else:
+        st.badge("Server away", icon=":material/cloud_off:", color="red")
+
+
+def know(held: Page) -> None:
+    """Where the time went, and what the server serves."""
+    opened = st.expander("Server and timings", key="know", on_change="rerun")
+    if not opened.open:
+        return
+    with opened:
+        if held.link.spent:
+            names = {
+                "invert": "reading the picture",
+                "edit": "editing",
+                "paste": "editing and pasting",
+                "direction": "layers",
+            }
+            spent = pd.DataFrame(held.link.spent, columns=["what", "ms"])
+            table = spent.groupby("what").ms.agg(["count", "median", "last"]).round(1)
+            table.index = [names.get(name, name) for name in table.index]
+            st.markdown(
+                "**This session's calls**, milliseconds from the page to the server and back"
+            )
+            st.dataframe(table.rename(columns={"median": "median ms", "last": "last ms"}))
+        try:
+            status, timings = held.link.status(), held.link.client.timings()
+        except StyleclipError as error:
+            st.error(words(error))
+            return
+        versions = {model.name: (model.version, model.state) for model in status.models}
+        lines = [
+            (
+                timing.name,
+                *versions.get(timing.name, ("", "")),
+                timing.requests,
+                round(1000 * timing.seconds / max(1, timing.requests), 1),
+                round(1000 * timing.waiting / max(1, timing.requests), 1),
+            )
+            for timing in timings
+        ]
+        columns = ["model", "version", "state", "requests", "mean ms", "of it waiting"]
+        st.markdown(f"**Inside the server** (Triton {status.version}), everybody's requests")
+        st.dataframe(pd.DataFrame(lines, columns=columns), hide_index=True)
+
+
+def main() -> None:
+    address = server_address()
+    try:
+        held = page(address)
+        look(held)
+    except ValueError as error:
+        st.error(str(error))
+        return
+    st.title("Edit a face with words", anchor=False)
+    watch(held, held.up, (held.domain, held.version))
+    if not held.up:
+        st.warning(
+            f"No server answers at **{address}**, or it is still starting. Start one with "
+            "`make serve`; the page goes on by itself as soon as it answers."
+            + (" Your picture and edits are kept." if held.photo else "")
+        )
+    domain = held.domain
+    if domain is None:
+        return
+    if held.photo is None:
+        title, data = next(iter(pictures.samples().items()))
+        held.photo = pictures.Photo(data, title, domain.align)
+    if not held.rows:
+        held.add(domain.presets[0].edit if domain.presets else None)
+    if held.notice:
+        st.info(held.notice)
+
+    left, right = st.columns([3, 2], gap="large")
+    with right:
+        with st.expander("Picture", expanded=True, icon=":material/image:"):
+            pictures.choose(held, domain)
+            pictures.options(held, domain)
+        stack.controls(held, domain)
+    with left:
+        results.show(held, domain)
+        results.keep(held, domain)
+        results.history(held)
+        know(held)
+
+
+main()

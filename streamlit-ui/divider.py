@@ -1,0 +1,95 @@
+"""Before and after in one picture, with a divider to drag or to move with the arrow keys.
+
+A custom component (Streamlit's components v2). `streamlit-image-comparison` was left out: its last
+release is of 2023, it loads its script from another site, and it has no keyboard control. Here an
+`<input type="range">` lies over the two pictures, so that mouse, touch, keyboard and screen reader
+work as the browser makes them work.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import streamlit as st
+
+_HTML = """
+<figure>
+  <div class="pictures">
+    <img class="after" alt="">
+    <img class="before" alt="">
+    <span class="tag left"></span><span class="tag right"></span>
+    <div class="line" aria-hidden="true"><span></span></div>
+    <input type="range" min="0" max="100" value="50" step="1">
+  </div>
+</figure>
+"""
+
+_CSS = """
+figure { margin: 0 auto; max-width: min(100%, 78vh); }
+.pictures { position: relative; --at: 50%; border-radius: .6rem; overflow: hidden;
+  aspect-ratio: 1; background: var(--st-secondary-background-color); }
+img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
+.before { clip-path: inset(0 calc(100% - var(--at)) 0 0); }
+.line { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
+  background: #fff; box-shadow: 0 0 4px #000a; pointer-events: none; }
+.line span { position: absolute; top: 50%; left: 50%; width: 36px; height: 36px;
+  margin: -18px; border-radius: 50%; background: #fff; box-shadow: 0 0 5px #0008; }
+.line span::after { content: "\\2194"; color: #333; font: 22px/34px sans-serif; display: block;
+  text-align: center; }
+.tag { position: absolute; top: .6rem; padding: .1rem .5rem; border-radius: .4rem; color: #fff;
+  background: #000b; font: .8rem var(--st-font, sans-serif); pointer-events: none; }
+.left { left: .6rem; } .right { right: .6rem; }
+input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize; touch-action: pan-y; }
+.pictures:focus-within { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
+"""
+
+_JS = """
+export default function({ data, parentElement }) {
+  const find = (name) => parentElement.querySelector(name);
+  const [box, input] = [find(".pictures"), find("input")];
+  const before = find(".before"), after = find(".after");
+  before.src = data.before;
+  after.src = data.after;
+  before.alt = data.before_label;
+  after.alt = data.after_label;
+  box.style.aspectRatio = data.ratio;
+  find(".left").textContent = data.before_label;
+  find(".right").textContent = data.after_label;
+  input.setAttribute("aria-label",
+    "Divider between " + data.before_label + " and " + data.after_label);
+  const move = () => {
+    box.style.setProperty("--at", input.value + "%");
+    input.setAttribute("aria-valuetext",
+      input.value + " percent " + data.before_label + ", the rest " + data.after_label);
+  };
+  input.oninput = move;
+  move();
+}
+"""
+
+_component = st.components.v2.component("styleclip_divider", html=_HTML, css=_CSS, js=_JS)
+
+
+def data_uri(picture: bytes) -> str:
+    """`picture` (JPEG, PNG or WebP) as a data: address, which leaves no file anywhere."""
+    kind = (
+        "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
+    )
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def divider(
+    before: bytes, after: bytes, *, before_label: str, after_label: str, ratio: float = 1.0
+) -> None:
+    """Show two encoded pictures of the same size, width/height = `ratio`, under one divider."""
+    _component(
+        key="divider",
+        data={
+            "before": data_uri(before),
+            "after": data_uri(after),
+            "before_label": before_label,
+            "after_label": after_label,
+            "ratio": f"{ratio:.4f}",
+        },
+    )

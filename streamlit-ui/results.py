@@ -1,0 +1,247 @@
+"""What the page shows of the edits: before/after, sweeps, layers; what of it can be kept."""
+
+from __future__ import annotations
+
+import streamlit as st
+from divider import divider
+from layers import chart
+from link import png, words
+from pictures import crop, upright
+from state import Page, label
+from styleclip_client import Domain, Edit, StyleclipError, errors
+from styleclip_client.recipe import RECIPE_BYTES, Recipe
+from sweeps import gif, grid, strip, thumbnail
+
+VIEWS = ("Before / after", "Strengths", "α × β grid", "Layers")
+_ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+def show(page: Page, domain: Domain) -> None:
+    """Draw the chosen view of the picture with the edits that are on."""
+    photo = page.photo
+    assert photo
+    view = st.segmented_control(
+        "View", VIEWS, default=VIEWS[0], required=True, key="view", label_visibility="collapsed"
+    )
+    try:
+        start = page.link.invert(domain, photo.data, photo.align, photo.face)
+        page.inverted = start
+        edits = page.edits()
+        if view == VIEWS[0] or not edits:
+            if view != VIEWS[0]:
+                st.info("Switch an edit on, or say what the picture should show.")
+            _compare(page, domain, edits)
+            return
+        which = _which(edits) if view in VIEWS[1:3] else 0
+        if view == VIEWS[1]:
+            _cancellable(lambda: strip(page.link, start.w_plus, edits, which))
+        elif view == VIEWS[2]:
+            _cancellable(lambda: grid(page.link, start.w_plus, edits, which))
+        else:
+            chart(page.link, domain, edits)
+    except StyleclipError as error:
+        if isinstance(error, errors.ServerUnavailable):
+            page.failed = True
+        st.error(words(error))
+        if page.shown:
+            before, after, ratio = page.shown
+            divider(before, after, before_label="Before", after_label="Last picture", ratio=ratio)
+
+
+def nothing(domain: Domain) -> list[Edit]:
+    """An edit of strength 0: what the generator draws for the latent as it is."""
+    return [Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)]
+
+
+def _compare(page: Page, domain: Domain, edits: list[Edit]) -> None:
+    photo, start = page.photo, page.inverted
+    assert photo and start
+    image = upright(photo.data)
+    ratio = 1.0
+    with st.container(horizontal=True, gap="medium"):
+        beside = st.segmented_control(
+            "Compare with",
+            ["Your picture", "What the encoder understood"],
+            default="Your picture",
+            required=True,
+            key="beside",
+            help="The generator can only change what the encoder understood of your picture.",
+        )
+        paste = (
+            domain.align
+            and photo.align
+            and st.toggle(
+                "Paste back into the photo",
+                key="paste",
+                help="Put the edited face back where it was. This reads the photo anew each time.",
+            )
+        )
+    format = st.session_state.get("format", "JPEG")
+    understood = page.link.edit(start.w_plus, nothing(domain))[0]
+    if paste:
+        after, channels = page.link.edit_photo(
+            photo.data, edits or nothing(domain), photo.face, format
+        )
+        before, ratio = png(image), image.width / image.height
+    else:
+        before = crop(image, photo.data, start.quad)
+        after, channels = page.link.edit(start.w_plus, edits or nothing(domain), format)
+    if beside != "Your picture" and not paste:
+        before = understood
+    page.shown, page.failed = (before, after, ratio), False
+    page.answer = after
+    divider(
+        before,
+        after,
+        before_label="Before",
+        after_label="After",
+        ratio=ratio,
+    )
+    if edits:
+        total = sum(domain.style_channels)
+        counts = " + ".join(str(count) for count in channels)
+        st.caption(f"{counts} of {total} channels are moved.")
+    with st.expander("What the encoder understood"):
+        first, second = st.columns(2)
+        first.image(
+            crop(image, photo.data, start.quad, 256), "The face it was given", width="stretch"
+        )
+        second.image(understood, "What it made of it", width="stretch")
+    recipe = page.recipe()
+    if edits and recipe:
+        page.remember(recipe, thumbnail(after, 128))
+
+
+def _which(edits: list[Edit]) -> int:
+    if len(edits) == 1:
+        return 0
+    chosen = st.selectbox(
+        "Vary", range(len(edits)), format_func=lambda n: f"Edit {n + 1}: {label(edits[n])}"
+    )
+    return int(chosen or 0)
+
+
+def _cancellable(work: object) -> None:
+    """Do long work under a button that ends it: any touch of the page interrupts the script."""
+    place = st.empty()
+    place.button("Cancel", icon=":material/close:", on_click=_back)
+    work()  # type: ignore[operator]
+    place.empty()
+
+
+def _back() -> None:
+    st.session_state.view = VIEWS[0]
+
+
+def keep(page: Page, domain: Domain) -> None:
+    """Draw the downloads, the recipe and the history."""
+    try:
+        edits, recipe = page.edits(), page.recipe()
+    except StyleclipError:
+        return  # said beside the edit
+    st.subheader("Keep")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        format = st.segmented_control(
+            "Format", list(_ENDINGS), default="JPEG", required=True, key="format"
+        )
+        st.download_button(
+            "Picture",
+            page.answer or b"",
+            f"styleclip.{_ENDINGS[format]}",
+            f"image/{format.lower()}",
+            icon=":material/download:",
+            on_click="ignore",
+            disabled=not page.answer or st.session_state.get("view") != VIEWS[0],
+            help="At the full resolution of the model.",
+            key="download",
+        )
+        st.download_button(
+            "Recipe",
+            recipe.to_json() if recipe else "",
+            "styleclip-recipe.json",
+            "application/json",
+            icon=":material/receipt_long:",
+            on_click="ignore",
+            disabled=not recipe,
+            help="The texts and numbers, without your picture: to load again or to share.",
+            key="download-recipe",
+        )
+        _gif(page, edits)
+    with st.expander("Load a recipe"):
+        given = st.file_uploader(
+            "A recipe that this page or the command line wrote (JSON)",
+            type=["json"],
+            max_upload_size=1,
+            key="recipe",
+        )
+        _load(page, given)
+
+
+def _gif(page: Page, edits: list[Edit]) -> None:
+    start = page.inverted
+    now = (start.w_plus.tobytes() if start else b"", tuple(edits))
+    if page.gif and page.gif[0] == now:
+        st.download_button(
+            "GIF", page.gif[1], "styleclip.gif", "image/gif",
+            icon=":material/download:", on_click="ignore", key="download-gif",
+        )  # fmt: skip
+        return
+    if not st.button(
+        "Make a GIF",
+        icon=":material/animation:",
+        disabled=not edits or start is None,
+        help="From no change to the full strength and back.",
+    ):
+        return
+    assert start
+    bar = st.progress(0.0, "Making the GIF; touch any control to cancel")
+    try:
+        page.gif = (now, gif(page.link, start.w_plus, edits, bar.progress))
+    except StyleclipError as error:
+        st.error(words(error))
+        return
+    st.rerun()
+
+
+def _load(page: Page, given: object) -> None:
+    if given is None:
+        page.applied.pop("recipe", None)
+        return
+    file_id = str(given.file_id)  # type: ignore[attr-defined]
+    if page.applied.get("recipe") == file_id:
+        return
+    try:
+        data = given.getvalue()  # type: ignore[attr-defined]
+        recipe = Recipe.from_json(data[: RECIPE_BYTES + 1])
+    except StyleclipError as error:
+        st.error(words(error))
+        return
+    page.applied["recipe"] = file_id
+    page.apply(recipe)
+    st.rerun()
+
+
+def history(page: Page) -> None:
+    """Draw the session's results, the newest first, each with a button to go back to it."""
+    if not page.history:
+        return
+    st.subheader("History")
+    with st.container(horizontal=True, gap="small"):
+        for number, entry in reversed(list(enumerate(page.history, 1))):
+            text = ", ".join(edit.target for edit in entry.recipe.edits)
+            with st.container(width=92, gap="xsmall"):
+                st.image(entry.thumbnail, width=92, alt=text)
+                st.button(
+                    "Back",
+                    key=f"history-{number}",
+                    help=f"Go back to: {text}",
+                    width="stretch",
+                    on_click=page.apply,
+                    args=(entry.recipe,),
+                )
+    if not page.kept and st.button(
+        "Keep the newest as it is",
+        help="Moving a slider changes the newest entry; kept, it stays and a new one begins.",
+    ):
+        page.kept = True
+        st.rerun()

@@ -1,0 +1,151 @@
+"""Many strengths of one edit: the strip, the α × β grid of StyleCLIP's paper, the GIF.
+
+Each picture is one `edit` call whose answer the session keeps. A touch of any control interrupts
+the work at the next picture, and what is done stays done.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import escape
+
+import numpy as np
+import streamlit as st
+from divider import data_uri
+from link import Link
+from numpy.typing import NDArray
+from PIL import Image
+from styleclip_client import Edit, errors, limits
+
+_GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
+_GIF_STEPS = 12
+
+_STYLE = """<style>
+.sweep { display: flex; flex-wrap: wrap; gap: .6rem; padding: 0; margin: 0; list-style: none; }
+.sweep li { margin: 0; text-align: center; font-size: .9rem; flex: 0 1 150px; min-width: 100px; }
+.sweep img, .grid img { width: 100%; border-radius: .4rem; display: block; }
+.sweep .now img, .grid .now img { outline: 3px solid #7a68dd; }
+.scroll { overflow-x: auto; padding: 4px; }
+.grid { border-collapse: separate; border-spacing: .3rem; width: 100%; min-width: 340px; }
+.grid th { font-weight: 600; padding: .2rem; white-space: nowrap; font-size: .9rem; }
+.grid td { min-width: 64px; text-align: center; font-size: .8rem; }
+</style>"""
+
+
+def strip_strengths(edit: Edit) -> list[float]:
+    """From the opposite of the edit to twice it, the edit's own strength among them."""
+    unit = edit.strength or 5.0
+    values = {_bounded(unit * factor) for factor in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)}
+    return sorted(values, reverse=unit < 0)
+
+
+def grid_values(edit: Edit) -> tuple[list[float], list[float]]:
+    """Strengths (rows) and thresholds (columns) around the edit's own."""
+    unit, focus = edit.strength or 5.0, edit.threshold or 0.1
+    strengths = sorted({_bounded(unit * factor) for factor in (0.5, 1.0, 1.5, 2.0)})
+    thresholds = sorted({round(min(1.0, focus * factor), 3) for factor in (0.5, 0.75, 1.0, 1.25)})
+    return strengths, thresholds
+
+
+def strip(link: Link, w_plus: NDArray[np.float32], edits: Sequence[Edit], which: int) -> None:
+    """Draw the chosen edit at several strengths, the others as they are."""
+    strengths = strip_strengths(edits[which])
+    wanted = [_with(edits, which, strength, edits[which].threshold) for strength in strengths]
+    pictures = _pictures(link, w_plus, wanted)
+    items = "".join(
+        f'<li class="{"now" if strength == edits[which].strength else ""}">'
+        f"{_cell(picture, f'strength {strength:g}')}α {strength:g}</li>"
+        for strength, picture in zip(strengths, pictures, strict=True)
+    )
+    st.html(f'{_STYLE}<ul class="sweep" aria-label="Strengths">{items}</ul>')
+
+
+def grid(link: Link, w_plus: NDArray[np.float32], edits: Sequence[Edit], which: int) -> None:
+    """Draw strengths times thresholds of the chosen edit, the others as they are."""
+    strengths, thresholds = grid_values(edits[which])
+    wanted = [
+        _with(edits, which, strength, threshold)
+        for strength in strengths
+        for threshold in thresholds
+    ]
+    pictures = iter(_pictures(link, w_plus, wanted))
+    head = "".join(f'<th scope="col">β {threshold:g}</th>' for threshold in thresholds)
+    body = ""
+    for strength in strengths:
+        cells = ""
+        for threshold in thresholds:
+            now = (strength, threshold) == (edits[which].strength, edits[which].threshold)
+            cell = _cell(next(pictures), f"α {strength:g}, β {threshold:g}")
+            cells += f'<td class="{"now" if now else ""}">{cell}</td>'
+        body += f'<tr><th scope="row">α {strength:g}</th>{cells}</tr>'
+    st.html(
+        f'{_STYLE}<div class="scroll" tabindex="0" role="region" aria-label="Strength by focus">'
+        f'<table class="grid"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )
+
+
+def gif(
+    link: Link,
+    w_plus: NDArray[np.float32],
+    edits: Sequence[Edit],
+    told: Callable[[float], object],
+) -> bytes:
+    """All edits from nothing to their full strength and back, as an endless GIF."""
+    frames = []
+    for step in range(_GIF_STEPS + 1):
+        part = step / _GIF_STEPS
+        scaled = [replace(edit, strength=edit.strength * part) for edit in edits]
+        image = Image.open(io.BytesIO(link.edit(w_plus, scaled)[0])).convert("RGB")
+        image.thumbnail((_GIF_SIDE, _GIF_SIDE))
+        frames.append(image.quantize(dither=Image.Dither.FLOYDSTEINBERG))
+        told(step / _GIF_STEPS)
+    frames += frames[-2:0:-1]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0, disposal=1
+    )
+    return buffer.getvalue()
+
+
+def thumbnail(picture: bytes, side: int = 200) -> bytes:
+    """A small JPEG of an encoded picture."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _pictures(
+    link: Link, w_plus: NDArray[np.float32], wanted: Sequence[Sequence[Edit]]
+) -> list[bytes | None]:
+    """A small picture for each stack; None where the threshold leaves nothing to change."""
+    place = st.empty()
+    pictures: list[bytes | None] = []
+    for done, edits in enumerate(wanted):
+        if not link.has_edit(w_plus, edits):
+            place.progress(done / len(wanted), f"Picture {done + 1} of {len(wanted)}")
+        try:
+            pictures.append(thumbnail(link.edit(w_plus, edits)[0]))
+        except errors.NoChannelLeft:
+            pictures.append(None)
+    place.empty()
+    return pictures
+
+
+def _cell(picture: bytes | None, text: str) -> str:
+    if picture is None:
+        return "nothing left to change"
+    return f'<img src="{data_uri(picture)}" alt="{escape(text)}">'
+
+
+def _with(edits: Sequence[Edit], which: int, strength: float, threshold: float) -> list[Edit]:
+    changed = replace(edits[which], strength=strength, threshold=threshold)
+    return [*edits[:which], changed, *edits[which + 1 :]]
+
+
+def _bounded(strength: float) -> float:
+    return round(max(-limits.STRENGTH, min(limits.STRENGTH, strength)), 2)
