@@ -13,8 +13,22 @@ from styleclip_client import Status, StyleclipError, errors
 
 LOOK_SECONDS = 3.0  # between two looks at the server
 
-st.set_page_config("StyleCLIP", ":material/face_retouching_natural:", layout="wide")
-st.html("<style>.stMainBlockContainer { max-width: 1500px; padding-top: 3rem; }</style>")
+# A picture of our own as the icon: the browser would fetch an emoji or a named icon from elsewhere.
+st.set_page_config("StyleCLIP", pictures.icon(), layout="wide")
+# Streamlit has no settings for these: a smaller title, less space around the page, and a picture
+# that stays in sight while the controls scroll (on a phone the columns lie below each other).
+st.html(
+    """<style>
+    .stMainBlockContainer { max-width: 1400px; padding: 3.8rem 5vw 4rem; }
+    .stMainBlockContainer h1 { font-size: 1.8rem; padding: 0; }
+    .st-key-work .stColumn:first-of-type { position: sticky; top: 3.75rem; align-self: flex-start; }
+    @media (max-width: 640px) {
+      .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }
+      .st-key-work .stColumn:first-of-type { background: Canvas; z-index: 9;
+        max-height: 62vh; overflow-y: auto; }
+    }
+    </style>"""
+)
 
 
 def look(held: Page) -> Status | None:
@@ -99,8 +113,9 @@ def main() -> None:
     except ValueError as error:
         st.error(str(error))
         return
-    st.title("Edit a face with words", anchor=False)
-    watch(held, held.up, (held.domain, held.version))
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.title("Edit a face with words", anchor=False, width="content")
+        watch(held, held.up, (held.domain, held.version))
     if not held.up:
         st.warning(
             f"No server answers at **{address}**, or it is still starting. Start one with "
@@ -118,7 +133,8 @@ def main() -> None:
     if held.notice:
         st.info(held.notice)
 
-    left, right = st.columns([3, 2], gap="large")
+    with st.container(key="work"):
+        left, right = st.columns([3, 2], gap="large")
     with right:
         with st.expander("Picture", expanded=True, icon=":material/image:"):
             pictures.choose(held, domain)
@@ -126,9 +142,13 @@ def main() -> None:
         stack.controls(held, domain)
     with left:
         results.show(held, domain)
+    first, second = st.columns([3, 2], gap="large")
+    with first:
         results.keep(held, domain)
         results.history(held)
-        know(held)
+    with second:
+        results.understood(held, domain)
+    know(held)
 
 
 main()

@@ -25,7 +25,8 @@ _HTML = """
 """
 
 _CSS = """
-figure { margin: 0 auto; max-width: min(100%, 78vh); }
+figure { margin: 0 auto; max-width: min(100%, 70vh); }
+@media (max-width: 640px) { figure { max-width: min(100%, 40vh); } }
 .pictures { position: relative; --at: 50%; border-radius: .6rem; overflow: hidden;
   aspect-ratio: 1; background: var(--st-secondary-background-color); }
 img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }

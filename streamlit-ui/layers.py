@@ -2,18 +2,36 @@
 
 Layers in execution order as StyleCLIP counts them: 4 px has one convolution and one toRGB, each
 doubling of the resolution two convolutions and one toRGB (StyleCLIP, section 6).
+
+The chart is a table with bars in it: it is read aloud as a table, and it needs no chart library in
+the browser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
-import altair as alt
 import numpy as np
-import pandas as pd
 import streamlit as st
 from link import Link
 from styleclip_client import Domain, Edit
+
+# Told apart in light and dark, and by people who see fewer colours (Okabe and Ito's palette).
+_COLOURS = ("#7a68dd", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
+
+_STYLE = """<style>
+.layers { width: 100%; border-collapse: collapse; font-size: .9rem; }
+.layers th { font-weight: 400; text-align: left; white-space: nowrap; padding: .15rem .6rem; }
+.layers th, .layers td { border: 0; }
+.layers td { padding: .15rem 0; }
+.layers .count { text-align: right; white-space: nowrap; padding-right: .8rem;
+  font-variant-numeric: tabular-nums; }
+.layers .bars { width: 100%; }
+.layers .bars div { display: flex; height: .9rem; }
+.key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem;
+  margin: 0 .4rem 0 1rem; }
+</style>"""
 
 
 def layer_names(count: int) -> list[str]:
@@ -25,45 +43,52 @@ def layer_names(count: int) -> list[str]:
     return names[:count]
 
 
-def moved(link: Link, domain: Domain, edits: Sequence[Edit]) -> pd.DataFrame:
-    """One line for each edit and layer: `edit`, `layer`, `channels` moved, `of` how many."""
-    ends = np.cumsum(domain.style_channels)
-    lines = []
-    for number, edit in enumerate(edits, 1):
-        parts = np.split(link.direction([edit]), ends[:-1])
-        for name, part in zip(layer_names(len(parts)), parts, strict=True):
-            lines.append((f"{number}: {edit.target}", name, np.count_nonzero(part), part.size))
-    return pd.DataFrame(lines, columns=["edit", "layer", "channels", "of"])
+def moved(link: Link, domain: Domain, edits: Sequence[Edit]) -> np.ndarray:
+    """Channels moved, int [edits, layers]."""
+    ends = np.cumsum(domain.style_channels)[:-1]
+    return np.array(
+        [
+            [np.count_nonzero(part) for part in np.split(link.direction([edit]), ends)]
+            for edit in edits
+        ]
+    )
 
 
 def chart(link: Link, domain: Domain, edits: Sequence[Edit]) -> None:
-    """Draw the number of moved channels of each layer."""
+    """Draw the number of moved channels of each layer, a colour for each edit."""
     if not domain.style_channels:
         st.info("This server does not say how its channels are laid out.")
         return
-    lines = moved(link, domain, edits)
-    used = lines[lines.groupby("layer").channels.transform("sum") > 0]
-    if used.empty:
-        st.info("No channel is moved.")
+    counts = moved(link, domain, edits)
+    names = layer_names(counts.shape[1])
+    total = counts.sum(axis=0)
+    if not total.any():
+        st.info("No channel is moved: the strength is 0.")
         return
-    most = used.groupby("layer").channels.sum().idxmax()
     st.markdown(
-        f"**{used.channels.sum()}** of {sum(domain.style_channels)} channels are moved, "
-        f"most of them in the layer **{most}**. Coarse layers (4 to 16 px) hold shape and pose, "
-        "middle ones features such as eyes and mouth, fine ones colour and texture."
+        f"**{total.sum()}** of {sum(domain.style_channels)} channels are moved, most of them in "
+        f"the layer **{names[int(total.argmax())]}**. Coarse layers (4 to 16 px) hold shape and "
+        "pose, middle ones features such as eyes and mouth, fine ones colour and texture."
     )
-    order = [name for name in layer_names(len(domain.style_channels)) if "colour" not in name]
-    order = [*order, *(name for name in used.layer.unique() if "colour" in name)]
-    drawn = lines[lines.layer.isin(order)]
-    bars = (
-        alt.Chart(drawn)
-        .mark_bar()
-        .encode(
-            x=alt.X("sum(channels):Q", title="channels moved", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("layer:N", sort=order, title=None),
-            color=alt.Color("edit:N", title=None, legend=alt.Legend(orient="bottom", columns=1)),
-            tooltip=["edit", "layer", "channels", "of"],
+    rows = ""
+    for layer, name in enumerate(names):
+        if name.endswith("colour") and not total[layer]:
+            continue  # StyleCLIP leaves the toRGB layers alone
+        bars = "".join(
+            f'<span style="width:{100 * count / total.max():.1f}%;background:{_colour(number)}">'
+            "</span>"
+            for number, count in enumerate(counts[:, layer])
         )
-        .properties(height=26 * len(order) + 60)
+        rows += (
+            f'<tr><th scope="row">{name}</th><td class="count">{total[layer]} of '
+            f'{domain.style_channels[layer]}</td><td class="bars"><div>{bars}</div></td></tr>'
+        )
+    keys = "".join(
+        f'<span class="key" style="background:{_colour(number)}"></span>{escape(edit.target)}'
+        for number, edit in enumerate(edits)
     )
-    st.altair_chart(bars, width="stretch")
+    st.html(f'{_STYLE}<table class="layers"><tbody>{rows}</tbody></table><p>{keys}</p>')
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 from link import png, words
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from state import Page, Photo
 from styleclip_client import Domain, StyleclipError, errors, limits
 
@@ -24,6 +24,17 @@ def samples() -> dict[str, bytes]:
         path.stem.replace("-", " ").capitalize(): path.read_bytes()
         for path in sorted(_SAMPLES.glob("*.png"))
     }
+
+
+def icon() -> Image.Image:
+    """The page's icon: a small face."""
+    image = Image.new("RGBA", (32, 32))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((1, 1, 30, 30), fill="#5b46c9")
+    draw.ellipse((9, 10, 13, 15), fill="white")
+    draw.ellipse((18, 10, 22, 15), fill="white")
+    draw.arc((8, 10, 23, 24), 20, 160, fill="white", width=2)
+    return image
 
 
 def upright(data: bytes) -> Image.Image:
@@ -67,10 +78,10 @@ def choose(page: Page, domain: Domain) -> None:
         key="source",
     )
     if source == "Samples":
-        with st.container(horizontal=True, gap="small"):
+        with st.container(horizontal=True, gap="xsmall"):
             for title, data in samples().items():
-                with st.container(width=92, gap="xsmall"):
-                    st.image(data, width=92, alt=title)
+                with st.container(width=58, gap="xsmall"):
+                    st.image(data, width=58, alt=title)
                     st.button(
                         title.removeprefix("Avatar ") or title,
                         help=f"Edit {title}",

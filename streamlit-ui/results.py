@@ -12,6 +12,7 @@ from styleclip_client import Domain, Edit, StyleclipError, errors
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from sweeps import gif, grid, strip, thumbnail
 
+BESIDE = ("Your picture", "What it made of it")
 VIEWS = ("Before / after", "Strengths", "α × β grid", "Layers")
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
@@ -56,60 +57,64 @@ def nothing(domain: Domain) -> list[Edit]:
 def _compare(page: Page, domain: Domain, edits: list[Edit]) -> None:
     photo, start = page.photo, page.inverted
     assert photo and start
-    image = upright(photo.data)
-    ratio = 1.0
-    with st.container(horizontal=True, gap="medium"):
-        beside = st.segmented_control(
-            "Compare with",
-            ["Your picture", "What the encoder understood"],
-            default="Your picture",
-            required=True,
-            key="beside",
-            help="The generator can only change what the encoder understood of your picture.",
+    image, ratio = upright(photo.data), 1.0
+    paste = (
+        domain.align
+        and photo.align
+        and st.toggle(
+            "Paste back into the photo",
+            key="paste",
+            help="Put the edited face back where it was. This reads the photo anew each time.",
         )
-        paste = (
-            domain.align
-            and photo.align
-            and st.toggle(
-                "Paste back into the photo",
-                key="paste",
-                help="Put the edited face back where it was. This reads the photo anew each time.",
-            )
-        )
+    )
     format = st.session_state.get("format", "JPEG")
-    understood = page.link.edit(start.w_plus, nothing(domain))[0]
+    drawn = edits or nothing(domain)
     if paste:
-        after, channels = page.link.edit_photo(
-            photo.data, edits or nothing(domain), photo.face, format
-        )
+        after, channels = page.link.edit_photo(photo.data, drawn, photo.face, format)
         before, ratio = png(image), image.width / image.height
     else:
-        before = crop(image, photo.data, start.quad)
-        after, channels = page.link.edit(start.w_plus, edits or nothing(domain), format)
-    if beside != "Your picture" and not paste:
-        before = understood
-    page.shown, page.failed = (before, after, ratio), False
-    page.answer = after
-    divider(
-        before,
-        after,
-        before_label="Before",
-        after_label="After",
-        ratio=ratio,
-    )
+        after, channels = page.link.edit(start.w_plus, drawn, format)
+        if st.session_state.get("beside") == BESIDE[1]:
+            before = page.link.edit(start.w_plus, nothing(domain))[0]
+        else:
+            before = crop(image, photo.data, start.quad)
+    page.shown, page.answer, page.failed = (before, after, ratio), after, False
+    divider(before, after, before_label="Before", after_label="After", ratio=ratio)
     if edits:
         total = sum(domain.style_channels)
         counts = " + ".join(str(count) for count in channels)
         st.caption(f"{counts} of {total} channels are moved.")
-    with st.expander("What the encoder understood"):
-        first, second = st.columns(2)
-        first.image(
-            crop(image, photo.data, start.quad, 256), "The face it was given", width="stretch"
-        )
-        second.image(understood, "What it made of it", width="stretch")
     recipe = page.recipe()
     if edits and recipe:
         page.remember(recipe, thumbnail(after, 128))
+
+
+def understood(page: Page, domain: Domain) -> None:
+    """Draw the face that the encoder was given beside what the generator makes of its latent."""
+    photo, start = page.photo, page.inverted
+    if photo is None or start is None:
+        return
+    try:
+        image = upright(photo.data)
+        inverted = page.link.edit(start.w_plus, nothing(domain))[0]
+    except StyleclipError:
+        return  # said above, where the edit failed too
+    st.subheader("What the encoder understood")
+    with st.container(horizontal=True, gap="small"):
+        for picture, text in (
+            (crop(image, photo.data, start.quad, 320), "The face it was given"),
+            (inverted, "What it made of it"),
+        ):
+            with st.container(width=160):
+                st.image(picture, text, width=160, alt=text)
+    st.segmented_control(
+        "Compare the edit with",
+        BESIDE,
+        default=BESIDE[0],
+        required=True,
+        key="beside",
+        help="The generator can only change what the encoder understood of your picture.",
+    )
 
 
 def _which(edits: list[Edit]) -> int:
@@ -140,9 +145,15 @@ def keep(page: Page, domain: Domain) -> None:
     except StyleclipError:
         return  # said beside the edit
     st.subheader("Keep")
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    compared = st.session_state.get("view") == VIEWS[0]
+    with st.container(horizontal=True, vertical_alignment="center"):
         format = st.segmented_control(
-            "Format", list(_ENDINGS), default="JPEG", required=True, key="format"
+            "Format of the picture",
+            list(_ENDINGS),
+            default="JPEG",
+            required=True,
+            key="format",
+            label_visibility="collapsed",
         )
         st.download_button(
             "Picture",
@@ -151,8 +162,10 @@ def keep(page: Page, domain: Domain) -> None:
             f"image/{format.lower()}",
             icon=":material/download:",
             on_click="ignore",
-            disabled=not page.answer or st.session_state.get("view") != VIEWS[0],
-            help="At the full resolution of the model.",
+            disabled=not (page.answer and compared),
+            help="At the full resolution of the model."
+            if compared
+            else f"Go back to “{VIEWS[0]}” to download the picture.",
             key="download",
         )
         st.download_button(

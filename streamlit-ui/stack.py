@@ -16,6 +16,7 @@ def controls(page: Page, domain: Domain) -> None:
             [preset.title for preset in domain.presets],
             key="preset",
             help="Fills the last edit below.",
+            wrap=True,
             on_change=_preset,
             args=(page, domain),
         )
@@ -39,7 +40,9 @@ def _preset(page: Page, domain: Domain) -> None:
 
 
 def _row(page: Page, row: Row, number: int) -> None:
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    ):
         row.on = st.toggle(f"Edit {number}", key=widget(row, "on"), help="Off: kept, but not done.")
         st.button(
             "Remove",

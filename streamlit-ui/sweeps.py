@@ -23,8 +23,9 @@ _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
 
 _STYLE = """<style>
-.sweep { display: flex; flex-wrap: wrap; gap: .6rem; padding: 0; margin: 0; list-style: none; }
-.sweep li { margin: 0; text-align: center; font-size: .9rem; flex: 0 1 150px; min-width: 100px; }
+.sweep { display: grid; gap: .7rem; padding: 4px;
+  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }
+.sweep > div { text-align: center; font-size: .9rem; }
 .sweep img, .grid img { width: 100%; border-radius: .4rem; display: block; }
 .sweep .now img, .grid .now img { outline: 3px solid #7a68dd; }
 .scroll { overflow-x: auto; padding: 4px; }
@@ -45,7 +46,7 @@ def grid_values(edit: Edit) -> tuple[list[float], list[float]]:
     """Strengths (rows) and thresholds (columns) around the edit's own."""
     unit, focus = edit.strength or 5.0, edit.threshold or 0.1
     strengths = sorted({_bounded(unit * factor) for factor in (0.5, 1.0, 1.5, 2.0)})
-    thresholds = sorted({round(min(1.0, focus * factor), 3) for factor in (0.5, 0.75, 1.0, 1.25)})
+    thresholds = sorted({round(min(1.0, focus * factor), 2) for factor in (0.5, 0.75, 1.0, 1.25)})
     return strengths, thresholds
 
 
@@ -55,11 +56,11 @@ def strip(link: Link, w_plus: NDArray[np.float32], edits: Sequence[Edit], which:
     wanted = [_with(edits, which, strength, edits[which].threshold) for strength in strengths]
     pictures = _pictures(link, w_plus, wanted)
     items = "".join(
-        f'<li class="{"now" if strength == edits[which].strength else ""}">'
-        f"{_cell(picture, f'strength {strength:g}')}α {strength:g}</li>"
+        f'<div role="listitem" class="{"now" if strength == edits[which].strength else ""}">'
+        f"{_cell(picture, alpha(strength))}{alpha(strength)}</div>"
         for strength, picture in zip(strengths, pictures, strict=True)
     )
-    st.html(f'{_STYLE}<ul class="sweep" aria-label="Strengths">{items}</ul>')
+    st.html(f'{_STYLE}<div class="sweep" role="list" aria-label="Strengths">{items}</div>')
 
 
 def grid(link: Link, w_plus: NDArray[np.float32], edits: Sequence[Edit], which: int) -> None:
@@ -79,7 +80,7 @@ def grid(link: Link, w_plus: NDArray[np.float32], edits: Sequence[Edit], which: 
             now = (strength, threshold) == (edits[which].strength, edits[which].threshold)
             cell = _cell(next(pictures), f"α {strength:g}, β {threshold:g}")
             cells += f'<td class="{"now" if now else ""}">{cell}</td>'
-        body += f'<tr><th scope="row">α {strength:g}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{alpha(strength)}</th>{cells}</tr>'
     st.html(
         f'{_STYLE}<div class="scroll" tabindex="0" role="region" aria-label="Strength by focus">'
         f'<table class="grid"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
@@ -134,6 +135,11 @@ def _pictures(
             pictures.append(None)
     place.empty()
     return pictures
+
+
+def alpha(strength: float) -> str:
+    """A strength as it is printed, with a true minus."""
+    return f"α {strength:g}".replace("-", "−")
 
 
 def _cell(picture: bytes | None, text: str) -> str:

@@ -222,6 +222,7 @@ def test_strengths_grid_and_layers_are_drawn(page):
     expect(page.locator(".grid td img")).to_have_count(16, timeout=WAIT)
     page.get_by_role("radio", name="Layers").click()
     expect(page.get_by_text("most of them in the layer")).to_be_visible(timeout=WAIT)
+    expect(page.locator(".layers tr")).to_have_count(13)
 
 
 def test_the_history_leads_back(page):
