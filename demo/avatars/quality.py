@@ -230,10 +230,10 @@ def measure(chain: Chain, judge: Judge, latents: np.ndarray, labels: Tensor, see
         psnr = judge.nearest(edited, read)
         result["clean"] = float(np.median(psnr))
         result["clean10"] = float(np.quantile(psnr, 0.1))
-        owners = has(labels, pair) & seen[:, pair.column]
-        if owners.any():
-            gone = judge.read(chain.edit(latents[owners.numpy()], pair, -strength, threshold))
-            result["removed"] = 1 - has(gone, pair).float().mean().item()
+        owners = latents[has(labels, pair).numpy()]
+        shown = has(judge.read(chain.edit(owners, pair, 0, threshold)), pair)
+        gone = ~has(judge.read(chain.edit(owners, pair, -strength, threshold)), pair)
+        result["removed"] = gone[shown].float().mean().item()
     return result
 
 
@@ -314,7 +314,7 @@ def main(choosing: bool, count: int, out: Path) -> None:
         print(
             f"{time.monotonic() - start:6.0f} s  {pair.target:40s} hit {found['hit']:.3f} "
             f"kept {found['kept']:.3f} worst {found['worst']:.3f} clean {found['clean']:.1f} dB "
-            f"removed {found.get('removed', np.nan):.3f}",
+            f"removed {found['removed']:.3f}",
             flush=True,
         )
     report["pairs"] = rows

@@ -56,7 +56,7 @@ def table(report: dict[str, Any]) -> str:
             f"{p['worst']:.0%}",
             f"{p['clean']:.1f} dB",
             f"{p['clean10']:.1f} dB",
-            f"{p.get('removed', np.nan):.0%}",
+            f"{p['removed']:.0%}",
         ]
         lines.append(f"| {p['target']}{mark} | {' | '.join(cells)} |")
     reached = sum(all(p[name] >= goal for name, goal in GOALS.items()) for p in pairs)

@@ -19,7 +19,13 @@ from styleclip_server.triton import Options, ServerStartFailed
 _PORT = click.IntRange(0, 65535)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "auto_envvar_prefix": "STYLECLIP",
+    }
+)
 @click.option("--domain", default="avatars", help="Which networks: a folder of the repository.")
 @click.option("--repository", type=click.Path(path_type=Path), help="The model repository.",
               default=default_repository, show_default="./model_repository")  # fmt: skip
@@ -27,12 +33,15 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--http-port", type=_PORT, default=8000, help="KServe v2 over HTTP; 0: any free.")
 @click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")
 @click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
-              default=Path("out/server.log"), help="What Triton says.")  # fmt: skip
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+              default=Path("out/server.log"), help="What Triton says; -: standard error.")  # fmt: skip
 @click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
               help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
-def command(canary: float, **options: Any) -> None:
-    """Serve the model repository on Triton, and start it anew when a part of it dies."""
+def command(canary: float, log: Path, **options: Any) -> None:
+    """Serve the model repository on Triton, and start it anew when a part of it dies.
+
+    Each option may come from the environment instead: STYLECLIP_GRPC_PORT for --grpc-port.
+    """
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.INFO,
@@ -42,7 +51,7 @@ def command(canary: float, **options: Any) -> None:
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
-    wanted = Options(**options)
+    wanted = Options(log=None if str(log) == "-" else log, **options)
     try:
         with console.status("starting Triton ..."):
             server = running_server(wanted, canary=canary)
@@ -53,7 +62,7 @@ def command(canary: float, **options: Any) -> None:
     try:
         console.print(
             f"Serving {wanted.domain}: gRPC {running.grpc_url}, HTTP {running.http_url}; "
-            f"log {wanted.log}; Ctrl-C stops it",
+            f"log {wanted.told}; Ctrl-C stops it",
             highlight=False,
             soft_wrap=True,
         )

@@ -38,6 +38,9 @@ _TILE = 1024
 _LEAST = 20  # pixels of the short side: a face of which dlib sees less than half is not found
 _BOX = 72  # right - left of every box at the pyramid level where it was found
 _STEP = 6 / 5  # from one pyramid level to the next
+# A part of a level that begins at such a pixel has its features, which come in cells of 8 pixels,
+# where the whole level has them, and so have the next two: 288, 240 and 200 are multiples of 8.
+_GRID = 288
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -125,11 +128,9 @@ def large_faces(picture: Image.Image) -> list[Detection]:
         if (start := _level_of(picture, side)) is None:
             continue
         found = _search(picture, start) or found
-        # Of overlapping windows dlib keeps the one with the best score, whatever its size. A face
-        # in the first two levels may have a better one in the levels that were left out.
-        while found and start > 0 and largest(found).level < start + 2:
-            start = max(start - 2, 0)
-            found = _search(picture, start) or found
+        if found:
+            best = largest(found)
+            found[found.index(best)] = _refined(picture, best, start)
         if found and largest(found).score >= _SURE:
             break
     return sorted(found, key=_by_score) if found else every_face(picture)
@@ -176,15 +177,43 @@ def _search(picture: Image.Image, start: int) -> list[Detection]:
     ]
 
 
-def _detection(rectangle: Any, score: float, start: int) -> Detection:
+def _refined(picture: Image.Image, found: Detection, start: int) -> Detection:
+    """`found` in a search from level `start`, or a better window on the same face below `start`.
+
+    Of overlapping windows dlib keeps the one with the best score, whatever its size, so a face in
+    the first two levels of a search may have a better one in the levels that were left out.
+    """
+    while start > 0 and found.level < start + 2:
+        low = max(start - 2, 0)
+        pixels = _level(picture, low)
+        near = _halves().rect_up(dlib().rectangle(*found.box))
+        box = _sixths().rect_down(dlib().drectangle(near), low)
+        reach = box.width() + 80
+        left = max(int(box.left() - reach) // _GRID, 0) * _GRID
+        top = max(int(box.top() - reach) // _GRID, 0) * _GRID
+        part = pixels[top : int(box.bottom() + reach), left : int(box.right() + reach)]
+        rectangles, scores, _ = _detector().run(np.ascontiguousarray(part), 0, 0.0)
+        for rectangle, score in zip(rectangles, scores, strict=True):
+            other = _detection(rectangle, score, low, left, top)
+            same = 2 * _common(found.box, other.box) > min(found.area, other.area)
+            if same and other.level < start and other.score > found.score:
+                found = other
+        start = low
+    return found
+
+
+def _detection(rectangle: Any, score: float, start: int, left: int = 0, top: int = 0) -> Detection:
     """A rectangle found in level `start`, with its box in the photo rounded as dlib does it.
 
     dlib maps the window's whole-numbered corners up through all levels at once and then rounds,
-    so they are traced back to the level where the window was.
+    so they are traced back to the level where the window was. `left` and `top`, multiples of
+    `_GRID`, are where the searched part of the level begins.
     """
     above = round(math.log((rectangle.right() - rectangle.left()) / _BOX, _STEP))
     module = dlib()
     window = module.rectangle(_sixths().rect_down(module.drectangle(rectangle), above))
+    move = module.point(round(left / _STEP**above), round(top / _STEP**above))
+    window = module.translate_rect(window, move)
     whole = _halves().rect_down(_sixths().rect_up(window, start + above))
     box = (whole.left(), whole.top(), whole.right(), whole.bottom())
     return Detection(box, float(score), start + above)

@@ -86,7 +86,8 @@ class RunningServer:
         """
         triton.check(self.options)
         self._ports = triton.bind(self.options)
-        _move_long_log(self.options.log)
+        if self.options.log:
+            _move_long_log(self.options.log)
         self._thread.start()
         self._up.wait()
         if self._failure:
@@ -127,7 +128,7 @@ class RunningServer:
         except StyleclipError as error:
             raise ServerStartFailed(
                 f"the server is up but cannot edit a picture ({error.to_wire()}); "
-                f"what it did is in {self.options.log}"
+                f"what it did is in {self.options.told}"
             ) from error
 
     def _watch(self) -> str | None:
@@ -200,7 +201,8 @@ def running_server(
     """
     if options is None:
         options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0)
-    options = replace(options, repository=options.repository.resolve(), log=options.log.resolve())
+    log = options.log and options.log.resolve()
+    options = replace(options, repository=options.repository.resolve(), log=log)
     server = RunningServer(options, canary)
     try:
         server.start()

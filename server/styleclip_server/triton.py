@@ -18,9 +18,11 @@ import tempfile
 import time
 import urllib.request
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -37,7 +39,10 @@ class ServerStartFailed(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What to serve, and where. Port 0 means any free one."""
+    """What to serve, and where. Port 0 means any free one.
+
+    `log` is the file that Triton writes to; None leaves it this process's standard error.
+    """
 
     repository: Path
     domain: str = "avatars"
@@ -45,7 +50,12 @@ class Options:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    log: Path = Path("out/server.log")
+    log: Path | None = Path("out/server.log")
+
+    @property
+    def told(self) -> str:
+        """Where to read what Triton said."""
+        return "standard error" if self.log is None else str(self.log)
 
 
 def bind(options: Options) -> tuple[int, int, int]:
@@ -108,8 +118,7 @@ class Triton:
         self.http_port, self.grpc_port, self.metrics_port = ports
         self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
-        options.log.parent.mkdir(parents=True, exist_ok=True)
-        with options.log.open("ab") as log:
+        with _opened(options.log) as log:
             self.process = subprocess.Popen(
                 self._command(),
                 env=self._environment(),
@@ -126,6 +135,7 @@ class Triton:
         options, root = self.options, _pytriton() / "tritonserver"
         backends = self._folder / "backends"
         python = backends / "python"
+        # Copies, not links: Triton refuses a backend library outside its folder.
         shutil.copytree(root / "backends" / "python", python, symlinks=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         (python / _STUB).symlink_to(root / "python_backend_stubs" / version / _STUB)
@@ -177,14 +187,14 @@ class Triton:
             if self.process.poll() is not None:
                 raise ServerStartFailed(
                     f"Triton ended while it started ({_exit(self.process.returncode)}): "
-                    f"{self._complaint()}; all of it is in {self.options.log}"
+                    f"{self._complaint()}; all of it is in {self.options.told}"
                 )
             if self.ready():
                 self._stubs = self._find_stubs()
                 return
             time.sleep(0.05)
         raise ServerStartFailed(
-            f"Triton was not ready within {seconds:g} s; what it did is in {self.options.log}"
+            f"Triton was not ready within {seconds:g} s; what it did is in {self.options.told}"
         )
 
     def ready(self) -> bool:
@@ -245,12 +255,22 @@ class Triton:
 
     def _complaint(self) -> str:
         """The server's own reason, from the end of its log."""
+        if self.options.log is None:
+            return "its last lines say why"
         lines = self.options.log.read_text("utf-8", "replace").splitlines()[-300:]
         for mark in ("failed to load '", "error:"):
             for line in lines:
                 if mark in line:
                     return line[line.index(mark) :].replace("\\n", " ").strip('" |')[:400]
         return lines[-1] if lines else "it said nothing"
+
+
+def _opened(log: Path | None) -> AbstractContextManager[BinaryIO | None]:
+    if log is None:
+        # Triton's output joins ours; standard output is left to whoever reads results there.
+        return nullcontext(sys.stderr.buffer)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("ab")
 
 
 def _pytriton() -> Path:

@@ -1,0 +1,138 @@
+"""The whole path on small networks of official layout: convert, stats, serve, edit a photo.
+
+What the server answers must be what the PyTorch networks compute."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+from styleclip_client import Client, Edit
+from styleclip_export import cli
+from styleclip_export.checkpoints.domain import read_domain
+from styleclip_export.models.clip import CLIP
+from styleclip_export.models.e4e import Encoder4Editing
+from styleclip_export.models.stylegan2 import Generator, channels_by_base
+from styleclip_server import alignment, directions
+from styleclip_server.domain import load_domain, load_statistics
+from styleclip_server.launcher import default_repository, running_server
+from styleclip_server.triton import Options
+
+EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        generator = Generator(32, channels_by_base(32, 256, 16), mapping_layers=2)
+        encoder = Encoder4Editing(8, (4, 6, 8, 12), (1, 1, 1, 1))
+        clip = CLIP(
+            64,
+            image_resolution=32,
+            vision_patch_size=16,
+            vision_width=64,
+            vision_layers=1,
+            vision_heads=1,
+            transformer_width=64,
+            transformer_layers=2,
+            transformer_heads=1,
+        )
+        state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+        state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
+        average = torch.randn(8, 512) * 0.1
+    checkpoint = {"state_dict": state, "latent_avg": average, "opts": {}}
+    torch.save(checkpoint, folder / "e4e_ffhq_encode.pt")
+    torch.save(clip.state_dict(), folder / "ViT-B-32.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "model_repository"
+    shutil.copytree(default_repository() / "steps", folder / "steps")
+    where = ["--weights", str(weights), "--repository", str(folder)]
+    assert cli.run(["convert", "ffhq", *where, "--torchscript"]) == 0
+    small = ["--samples", "200", "--images", "3", "--batch", "3", "--device", "cpu"]
+    assert cli.run(["stats", "ffhq", *where, *small]) == 0
+    return folder
+
+
+def test_what_is_served_is_what_pytorch_computes(weights, repository, tmp_path):
+    networks = read_domain(weights)
+    photo = Image.fromarray(skimage.data.astronaut())
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = Options(repository, domain="ffhq", log=tmp_path / "log", **ports)
+    with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+        assert client.domain().name == "ffhq"
+        served = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
+        inverted = client.invert(buffer.getvalue())
+
+    face, quad = alignment.align(photo)
+    assert np.array_equal(quad, inverted.quad)
+    crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
+    domain = load_domain(repository / "ffhq")
+    statistics = load_statistics(repository / "ffhq", domain.style_channels)
+    with torch.no_grad():
+        w_plus = networks.encoder.eval()(crop) + networks.w_avg
+        assert np.abs(inverted.w_plus - w_plus[0].numpy()).max() < 2e-4
+
+        def embedding(text):
+            return directions.class_embeddings(
+                [text], lambda tokens: networks.clip.encode_text(torch.from_numpy(tokens)).numpy()
+            )[0]
+
+        edit = directions.Edit(EDIT.neutral, EDIT.target, EDIT.strength, EDIT.threshold)
+        offset, counts = directions.delta(statistics, [edit], embedding)
+        assert served.channels == counts
+        generator = networks.generator.eval()
+        delta = generator.split(torch.from_numpy(offset)[None])
+        styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
+        picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
+    expected = ((picture + 1) * 127.5).round().numpy()
+    assert np.abs(np.asarray(served.image(), np.float32) - expected).max() <= 1
+
+
+def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weights, repository):
+    for name in ("e4e", "clip_text", "stylegan2"):
+        folder = repository / "ffhq" / name / "1"
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert set(provenance["sources"]) == {"e4e_ffhq_encode.pt", "ViT-B-32.pt"}
+        assert {error["batch"] for error in provenance["errors"]} == {1, 2, 8}
+        assert (folder / "model.pt").is_file() == (name != "clip_text")
+
+
+def test_converting_again_adds_a_version_and_keeps_the_old_one(weights, repository, tmp_path):
+    copy = tmp_path / "model_repository"
+    shutil.copytree(repository, copy)
+    where = ["--weights", str(weights), "--repository", str(copy)]
+    assert cli.run(["convert", "ffhq", *where, "--only", "clip_text"]) == 0
+    assert sorted(p.name for p in (copy / "ffhq/clip_text").glob("[0-9]*")) == ["1", "2"]
+    assert sorted(p.name for p in (copy / "ffhq/e4e").glob("[0-9]*")) == ["1"]
+
+
+def test_a_conversion_that_misses_its_bound_is_not_written(
+    weights, repository, tmp_path, monkeypatch, capsys
+):
+    from styleclip_export import convert
+
+    monkeypatch.setitem(convert.BOUNDS, "e4e", 1e-12)
+    target = tmp_path / "model_repository"
+    where = ["--weights", str(weights), "--repository", str(target)]
+    assert cli.run(["convert", "ffhq", *where, "--only", "e4e"]) == 1
+    assert "ConversionError: e4e" in capsys.readouterr().err
+    assert not list(Path(target).rglob("model.onnx"))
+
+
+def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):
+    assert cli.run(["convert", "ffhq", "--weights", str(tmp_path)]) == 1
+    complaint = capsys.readouterr().err
+    assert "CheckpointError" in complaint and "fetch" in complaint and complaint.count("\n") == 1
