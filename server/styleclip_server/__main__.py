@@ -34,7 +34,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")
 @click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-              default=Path("out/server.log"), help="What Triton says; -: standard error.")  # fmt: skip
+              default=Path("out/server.log"), help="What Triton says; -: stderr.")  # fmt: skip
 @click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
               help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
