@@ -28,7 +28,13 @@ from styleclip_export.manifest import File, Form, Licence, Manifest, known_domai
 DATA = b"\x80" + random.Random(1).randbytes(700_000) + b"."
 SIZE = len(DATA)
 OTHER = b"\x80" + random.Random(2).randbytes(700_000) + b"."
-RUN = "from styleclip_export.cli import main; main()"
+# A shell that runs the tests in the background has them ignore Ctrl-C; processes inherit that.
+RUN = """
+import signal
+from styleclip_export.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
 LICENCE = Licence("for tests", "https://example.org/licence", True)
 
 
