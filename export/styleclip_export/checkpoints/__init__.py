@@ -1,2 +1,5 @@
-"""Readers of published checkpoints. Nothing in a file is executed: pickles go through an unpickler
-that knows a short list of names and makes inert records of the rest of what it accepts."""
+"""Readers of published checkpoints.
+
+Nothing in a file is executed: pickles go through a machine that can only build data, arrays stay
+views of the mapped file until their names and shapes are known to fit.
+"""

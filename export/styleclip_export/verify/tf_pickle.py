@@ -5,24 +5,20 @@ The pickle is read as any official checkpoint is, so the case proves the reading
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from styleclip_export.errors import VerificationError
+from styleclip_export.checkpoints.generators import read_generator
 from styleclip_export.models.stylegan2 import Generator, truncate
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import draw
 from styleclip_export.verify.report import Row, compare, same
 
-# (module, function): path → (Generator with the averaged weights `Gs`, w_avg (w_dim,)).
-READER = ("styleclip_export.checkpoints.stylegan2", "read_generator")
 FIELDS = (
     "seed",
     "resolution",
@@ -43,21 +39,9 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
-    generator, average = _read(folder.path(f"{name}.pkl"))
+    generator, average = read_generator(folder.path(f"{name}.pkl"))
     about = folder.json(f"{name}.json", known=FIELDS)
-    yield from _compare(generator.eval(), average, about, folder.numbers(f"{name}.npz"))
-
-
-def _read(path: Path) -> tuple[Generator, Tensor]:
-    module, function = READER
-    try:
-        read = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError):
-        raise VerificationError(
-            f"{module}.{function}, which reads TensorFlow pickles, is not there yet"
-        ) from None
-    generator, average = read(path)
-    return generator, torch.as_tensor(average)
+    yield from _compare(generator, average, about, folder.numbers(f"{name}.npz"))
 
 
 def _compare(

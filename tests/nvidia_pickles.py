@@ -1,0 +1,211 @@
+"""Pickles in the layouts of NVIDIA's two StyleGAN2 projects, for tests; none of their code is run.
+
+The names of their classes are lent to stand-ins while a pickle is written.
+"""
+
+import io
+import pickle
+import sys
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+import torch
+
+SOURCE = "raise SystemExit('the source text in the pickle was executed')"
+
+
+@contextmanager
+def lent(**classes):
+    """Modules that hold the stand-ins under their official names, for as long as pickle looks."""
+    before = dict(sys.modules)
+    for value in classes.values():
+        for i in range(1, value.__module__.count(".") + 2):
+            name = ".".join(value.__module__.split(".")[:i])
+            sys.modules.setdefault(name, ModuleType(name))
+        setattr(sys.modules[value.__module__], value.__name__, value)
+    try:
+        yield
+    finally:
+        for name in sys.modules.keys() - before.keys():
+            del sys.modules[name]
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("never called")
+
+
+class EasyDict(dict):
+    pass
+
+
+class Network:
+    def __init__(self, **state):
+        self.__dict__.update(state)
+
+
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+EasyDict.__module__ = "dnnlib.util"
+Network.__module__ = "dnnlib.tflib.network"
+
+
+class Module:
+    """A module as `torch_utils.persistence` pickles it."""
+
+    def __init__(self, class_name, tensors=(), modules=(), **attributes):
+        tensors = dict(tensors)
+        buffers = ("noise_const", "resample_filter", "w_avg")
+        self.meta = EasyDict(
+            type="class",
+            version=6,
+            module_src=SOURCE,
+            class_name=class_name,
+            state={
+                "training": False,
+                "_parameters": {
+                    k: torch.nn.Parameter(v) for k, v in tensors.items() if k not in buffers
+                },
+                "_buffers": {k: v for k, v in tensors.items() if k in buffers},
+                "_non_persistent_buffers_set": set(),
+                "_modules": dict(modules),
+                **attributes,
+            },
+        )
+
+    def __reduce__(self):
+        return _reconstruct_persistent_obj, (self.meta,)
+
+
+def _linear(weight, bias, **attributes):
+    gain = np.float64(weight.shape[1] ** -0.5)  # NumPy's numbers are in the official files, too
+    return Module(
+        "FullyConnectedLayer", {"weight": weight, "bias": bias}, weight_gain=gain, **attributes
+    )
+
+
+def ada(state, w_avg, protocol=4, channels_last=False, **attributes):
+    """A generator's state (our names) as stylegan2-ada-pytorch pickles it."""
+    one_three = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = {"resample_filter": torch.outer(one_three, one_three) / 64}
+
+    def layer(ours, noise=None):
+        weight = state[f"{ours}.conv.weight"][0].clone()
+        if channels_last and weight.shape[-1] > 1:
+            weight = weight.to(memory_format=torch.channels_last)
+        affine = _linear(
+            state[f"{ours}.conv.modulation.weight"],
+            state[f"{ours}.conv.modulation.bias"],
+            activation="linear",
+            bias_gain=1,
+        )
+        if noise is None:
+            tensors = {"weight": weight, "bias": state[f"{ours}.bias"].flatten()}
+            return Module("ToRGBLayer", tensors, {"affine": affine}, conv_clamp=None)
+        tensors = {"weight": weight, "bias": state[f"{ours}.activate.bias"], **kernel}
+        if f"{ours}.noise.weight" in state:  # else trained with use_noise=False
+            tensors["noise_strength"] = state[f"{ours}.noise.weight"].reshape(())
+            tensors["noise_const"] = state[f"noises.noise_{noise}"][0, 0]
+        return Module("SynthesisLayer", tensors, {"affine": affine}, activation="lrelu")
+
+    first = {"const": state["input.input"][0], **kernel}
+    parts = {"conv1": layer("conv1", 0), "torgb": layer("to_rgb1")}
+    blocks = {"b4": Module("SynthesisBlock", first, parts, architecture="skip")}
+    i = 0
+    while f"to_rgbs.{i}.bias" in state:
+        parts = {
+            "conv0": layer(f"convs.{2 * i}", 2 * i + 1),
+            "conv1": layer(f"convs.{2 * i + 1}", 2 * i + 2),
+            "torgb": layer(f"to_rgbs.{i}"),
+        }
+        blocks[f"b{2 ** (i + 3)}"] = Module("SynthesisBlock", kernel, parts, architecture="skip")
+        i += 1
+    dense = {}
+    while f"style.{len(dense) + 1}.weight" in state:
+        name = f"style.{len(dense) + 1}"
+        dense[f"fc{len(dense)}"] = _linear(
+            state[f"{name}.weight"], state[f"{name}.bias"], activation="lrelu", bias_gain=0.01
+        )
+    mapping = Module("MappingNetwork", {"w_avg": w_avg}, dense)
+    synthesis = Module("SynthesisNetwork", {}, blocks)
+    generator = Module(
+        "Generator",
+        {},
+        {"synthesis": synthesis, "mapping": mapping},
+        **{"c_dim": 0, "img_channels": 3, "_init_kwargs": EasyDict(z_dim=w_avg.numel())}
+        | attributes,
+    )
+    content = {
+        "G": None,
+        "D": Module("Discriminator"),
+        "G_ema": generator,
+        "augment_pipe": None,
+        "training_set_kwargs": EasyDict(path="ffhq.zip"),
+    }
+    return dumps(content, protocol)
+
+
+def dumps(content, protocol=4):
+    """A pickle in which the stand-ins bear their official names."""
+    with lent(a=_reconstruct_persistent_obj, b=EasyDict, c=Network):
+        stream = io.BytesIO()
+        pickle.Pickler(stream, protocol).dump(content)
+        return stream.getvalue()
+
+
+def tensorflow(state, w_avg, **options):
+    """A generator's state (our names) as NVIDIA's StyleGAN2 of TensorFlow pickles it; G, the
+    network that was trained, holds zeros."""
+    numbers = {name: value.numpy() for name, value in state.items()}
+    synthesis = [("4x4/Const/const", numbers["input.input"])]
+
+    def layer(theirs, ours, flip=False):
+        weight = numbers[f"{ours}.conv.weight"][0].transpose(2, 3, 1, 0)
+        bias = numbers.get(f"{ours}.activate.bias", numbers.get(f"{ours}.bias"))
+        synthesis.extend(
+            [
+                (f"{theirs}/weight", np.ascontiguousarray(weight[::-1, ::-1] if flip else weight)),
+                (f"{theirs}/mod_weight", numbers[f"{ours}.conv.modulation.weight"].T.copy()),
+                (f"{theirs}/mod_bias", numbers[f"{ours}.conv.modulation.bias"] - np.float32(1)),
+                (f"{theirs}/bias", bias.flatten()),
+            ]
+        )
+        if f"{ours}.noise.weight" in numbers:
+            strength = numbers[f"{ours}.noise.weight"][0]
+            synthesis.append((f"{theirs}/noise_strength", strength))
+
+    layer("4x4/Conv", "conv1")
+    layer("4x4/ToRGB", "to_rgb1")
+    i = 0
+    while f"to_rgbs.{i}.bias" in numbers:
+        size = f"{2 ** (i + 3)}x{2 ** (i + 3)}"
+        layer(f"{size}/Conv0_up", f"convs.{2 * i}", flip=True)
+        layer(f"{size}/Conv1", f"convs.{2 * i + 1}")
+        layer(f"{size}/ToRGB", f"to_rgbs.{i}")
+        i += 1
+    synthesis += [(f"noise{j}", numbers[f"noises.noise_{j}"]) for j in range(2 * i + 1)]
+    mapping = []
+    while (name := f"style.{len(mapping) // 2 + 1}") + ".weight" in numbers:
+        dense = f"Dense{len(mapping) // 2}"
+        mapping.append((f"{dense}/weight", numbers[f"{name}.weight"].T.copy()))
+        mapping.append((f"{dense}/bias", numbers[f"{name}.bias"]))
+
+    def network(values, components=(), variables=()):
+        return Network(
+            version=4,
+            name="Gs",
+            static_kwargs=options,
+            components=dict(components),
+            build_module_src=SOURCE,
+            build_func_name="G_main",
+            variables=[(name, value * values) for name, value in variables],
+        )
+
+    def generator(values):
+        parts = {"synthesis": synthesis, "mapping": mapping}
+        return network(
+            np.float32(values),
+            {name: network(np.float32(values), (), variables) for name, variables in parts.items()},
+            [("lod", np.float32(0)), ("dlatent_avg", w_avg.numpy())],
+        )
+
+    return dumps((generator(0), network(0), generator(1)))
