@@ -96,8 +96,8 @@ def test_a_latent_takes_no_options_of_photos(fails, tmp_path):
     assert "need the photo" in line
 
 
-def test_a_web_address_is_no_server_address(fails):
-    assert "host:port" in fails(WRONG_USAGE, "status", "--server", "http://localhost:8000")
+def test_what_is_no_server_address_is_wrong_usage(fails):
+    assert "is no server address" in fails(WRONG_USAGE, "status", "--server", "ftp://localhost")
 
 
 def test_a_server_that_is_not_there_is_said_in_one_line(fails, photo, tmp_path, free_port):

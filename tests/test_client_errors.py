@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 from styleclip_client import Client, Edit, errors
-from styleclip_client.client import named_error
-from tritonclient.utils import InferenceServerException
+from styleclip_client.calls import Failed
 
 EDIT = Edit("a face", "a sad face", 1.0, 0.1)
 
@@ -25,9 +24,7 @@ def every_error(cls=errors.StyleclipError):
 
 
 def from_triton(message, code):
-    return named_error(
-        InferenceServerException(message, status=f"StatusCode.{code}"), "localhost:8001", 2.0
-    )
+    return Failed(code, message).named("localhost:8001", 2.0)
 
 
 @pytest.mark.parametrize("cls", every_error())
@@ -52,6 +49,10 @@ def test_the_name_is_found_behind_words_that_triton_puts_in_front():
         ("UNAVAILABLE", "Exceeds maximum queue size", errors.ServerUnavailable, "try again"),
         ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
         ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
+        ("RESOURCE_EXHAUSTED", "slow down", errors.ServerUnavailable, "try again"),
+        ("RESOURCE_EXHAUSTED", "message larger than max", errors.ServerError, "larger than max"),
+        ("UNAUTHENTICATED", "", errors.AccessRefused, "token"),
+        ("PERMISSION_DENIED", "not yours", errors.AccessRefused, "not yours"),
         ("INTERNAL", "it broke", errors.ServerError, "it broke"),
         ("UNKNOWN", "", errors.ServerError, "UNKNOWN"),
     ],
@@ -62,16 +63,36 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
     assert says in str(error)
 
 
-def test_no_server_at_the_address_is_server_unavailable(free_port):
-    with Client(f"localhost:{free_port}", timeout=5) as client:
+@pytest.mark.parametrize(
+    "code, message, again",
+    [
+        ("UNAVAILABLE", "failed to connect", True),
+        ("UNAVAILABLE", "Exceeds maximum queue size", True),
+        ("RESOURCE_EXHAUSTED", "slow down", True),
+        ("RESOURCE_EXHAUSTED", "message larger than max", False),
+        ("UNAVAILABLE", "LandmarksMissing: there is no model", False),
+        ("INVALID_ARGUMENT", "NoFaceFound: there is no face", False),
+        ("NOT_FOUND", "unknown model: 'edit'", False),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", False),
+        ("INTERNAL", "it broke", False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(code, message, again):
+    assert Failed(code, message).transient is again
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_no_server_at_the_address_is_server_unavailable(free_port, scheme):
+    with Client(f"{scheme}://localhost:{free_port}", timeout=5, retries=0) as client:
         for call in (client.status, client.domain, lambda: client.invert(b"photo")):
             with pytest.raises(errors.ServerUnavailable, match=f"localhost:{free_port}.*make"):
                 call()
 
 
-def test_a_server_that_does_not_answer_exceeds_the_deadline():
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_does_not_answer_exceeds_the_deadline(scheme):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        address = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         with (
             Client(address, timeout=0.3) as client,
             pytest.raises(errors.DeadlineExceeded, match=r"within 0\.3 s"),
@@ -87,6 +108,9 @@ def test_a_server_that_does_not_answer_exceeds_the_deadline():
         ("grpc://10.0.0.1:8001", "10.0.0.1:8001"),
         ("[::1]", "[::1]:8001"),
         ("[::1]:9001", "[::1]:9001"),
+        ("http://localhost", "http://localhost:8000"),
+        ("https://faces.example/triton/", "https://faces.example:443/triton"),
+        ("grpcs://faces.example", "grpcs://faces.example:443"),
     ],
 )
 def test_an_address_may_leave_out_port_and_scheme(given, used):
@@ -95,11 +119,29 @@ def test_an_address_may_leave_out_port_and_scheme(given, used):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://localhost:8000", "host:port", "host:0", "host:99999", ":8001", "host/x:1"]
+    "url",
+    [
+        "",
+        "ftp://localhost:8000",
+        "host:port",
+        "host:0",
+        "host:99999",
+        ":8001",
+        "host/x:1",
+        "http://me:secret@host",
+        "http://host?x=1",
+    ],
 )
-def test_what_is_no_grpc_address_is_refused(url):
-    with pytest.raises(ValueError, match="host:port"):
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ValueError, match="is no"):
         Client(url)
+
+
+def test_certificates_without_tls_are_refused():
+    with pytest.raises(ValueError, match="no TLS"):
+        Client("localhost:8001", ca="authority.pem")
+    with pytest.raises(ValueError, match="together"):
+        Client("grpcs://localhost:8001", certificate="me.pem")
 
 
 @pytest.mark.parametrize(
@@ -120,9 +162,14 @@ def test_what_cannot_be_right_is_refused_without_asking_the_server(free_port, er
         call(client)
 
 
-def test_the_contract_loads_without_grpc():
-    code = (
-        "import sys, styleclip_client.contract, styleclip_client.errors; "
-        "sys.exit('grpc' in sys.modules)"
-    )
+@pytest.mark.parametrize(
+    "code, unused",
+    [
+        ("import styleclip_client.contract, styleclip_client.errors", ("grpc", "httpx")),
+        ("from styleclip_client import Client; Client('localhost')", ("httpx", "torch", "dlib")),
+        ("from styleclip_client import Client; Client('http://localhost')", ("grpc", "torch")),
+    ],
+)
+def test_only_what_is_needed_is_loaded(code, unused):
+    code += f"; import sys; sys.exit(any(name in sys.modules for name in {unused!r}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

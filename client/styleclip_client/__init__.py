@@ -11,21 +11,24 @@
         for strength in (1, 2, 4):
             client.edit(face.w_plus, Edit("a face", "a smiling face", strength, 0.1))
 
-It needs numpy, pillow and tritonclient only. The same from a shell: `styleclip --help`.
+`AsyncClient` is the same for asyncio, and "http://localhost:8000" the same over HTTP. It needs
+neither the server nor PyTorch. The same from a shell: `styleclip --help`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from styleclip_client.client import Client
+    from styleclip_client.client import AsyncClient, Client
     from styleclip_client.edits import Domain, Edit, Preset
     from styleclip_client.errors import StyleclipError
+    from styleclip_client.recipe import Recipe
     from styleclip_client.results import Edited, Inverted, ModelState, Status
 
 # Loaded on first use: the server's steps import `contract` and `errors` from this package, and
 # must not load gRPC with them.
 _HOME = {
+    "AsyncClient": "client",
     "Client": "client",
     "Domain": "edits",
     "Edit": "edits",
@@ -33,11 +36,13 @@ _HOME = {
     "Inverted": "results",
     "ModelState": "results",
     "Preset": "edits",
+    "Recipe": "recipe",
     "Status": "results",
     "StyleclipError": "errors",
 }
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "Domain",
     "Edit",
@@ -45,6 +50,7 @@ __all__ = [
     "Inverted",
     "ModelState",
     "Preset",
+    "Recipe",
     "Status",
     "StyleclipError",
 ]

@@ -94,6 +94,10 @@ class ServerUnavailable(StyleclipError):
     """No server answers at the address, or it is not ready."""
 
 
+class AccessRefused(StyleclipError):
+    """The server, or a gateway before it, does not accept the token or its absence."""
+
+
 class DeadlineExceeded(StyleclipError):
     """The server took longer than the client's time-out."""
 

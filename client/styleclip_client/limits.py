@@ -12,3 +12,4 @@ EDITS = 16  # edits summed in one request
 STRENGTH = 20.0  # |α|; StyleCLIP's own slider ends at 10
 FORMATS = ("JPEG", "PNG", "WEBP")
 QUALITY = (1, 100)  # JPEG and WebP
+ANSWER_BYTES = 256 * 2**20  # what the client takes; the largest PNG has less

@@ -171,7 +171,7 @@ class RunningServer:
             return
 
     def _edit_canary(self) -> None:
-        with Client(self.grpc_url, timeout=CANARY_TIMEOUT) as client:
+        with Client(self.grpc_url, CANARY_TIMEOUT, retries=0) as client:
             preset = client.domain().presets[0]
             client.edit_photo(_canary(), preset.edit, align=False)
 

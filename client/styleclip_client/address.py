@@ -1,0 +1,98 @@
+"""Where the server is and how it is reached: an address, and what goes along with each request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+Compression: TypeAlias = Literal["gzip", "deflate"]
+
+# Triton's own ports; with TLS a gateway answers, and gateways use the web's.
+_PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
+_EXAMPLES = "give host:port, as localhost:8001, or http://host:port"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server's address. `scheme` is grpc, grpcs, http or https; `path` a gateway's prefix."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """From "host", "host:port" (gRPC) or "scheme://host:port"; ValueError for the rest."""
+        scheme, separator, rest = url.rpartition("://")
+        scheme = scheme.lower() if separator else "grpc"
+        if scheme not in _PORTS:
+            raise ValueError(
+                f"{url!r} is no server address: {scheme!r} is none of {', '.join(_PORTS)}"
+            )
+        try:
+            parts = urlsplit(f"//{rest}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} is no server address: {_EXAMPLES}") from error
+        path = parts.path.rstrip("/")
+        if not host or port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(f"{url!r} is no server address: {_EXAMPLES}")
+        if path and not scheme.startswith("http"):
+            raise ValueError(f"{url!r} is no gRPC address, which has no path: {_EXAMPLES}")
+        return cls(scheme, f"[{host}]" if ":" in host else host, port or _PORTS[scheme], path)
+
+    @property
+    def grpc(self) -> bool:
+        """Whether gRPC is spoken there, else HTTP."""
+        return self.scheme.startswith("grpc")
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme.endswith("s")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is this machine, so that no proxy of the environment may be asked."""
+        return self.host in ("localhost", "[::1]") or self.host.startswith("127.")
+
+    @property
+    def target(self) -> str:
+        """ "host:port", as gRPC wants it."""
+        return f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        if self.scheme == "grpc":
+            return self.target
+        return f"{self.scheme}://{self.target}{self.path}"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to talk to `address`.
+
+    `headers` (gRPC: metadata) go along with each request. `ca` is a PEM file with the authorities
+    to trust in place of the usual ones; `certificate` and `key` are PEM files that prove who the
+    client is. `compression` packs requests, and answers where the server agrees.
+    """
+
+    address: Address
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    compression: Compression | None = None
+
+    def __post_init__(self) -> None:
+        if not self.address.tls and (self.ca or self.certificate or self.key):
+            raise ValueError(
+                f"{self.address} has no TLS, so certificates mean nothing: use grpcs:// or https://"
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client certificate and its key are given together")
+        if self.compression not in (None, "gzip", "deflate"):
+            raise ValueError(f"compression is {self.compression!r}; gzip and deflate are known")

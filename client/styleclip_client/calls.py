@@ -1,0 +1,124 @@
+"""One request to the server, whatever carries it, and how one can fail.
+
+The names of gRPC methods are tritonclient's; the paths are those of the KServe v2 protocol with
+Triton's extensions (docs/protocol of triton-inference-server/server). Answers have the shape of
+the HTTP protocol's JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from styleclip_client.contract import Model
+from styleclip_client.errors import (
+    AccessRefused,
+    DeadlineExceeded,
+    InvalidInput,
+    ServerError,
+    ServerUnavailable,
+    StyleclipError,
+    from_wire,
+)
+
+Tensors: TypeAlias = dict[str, NDArray[Any]]  # by name, the batch dimension first
+
+
+@dataclass(frozen=True)
+class Infer:
+    """Run `model` on `tensors`; the answer is all its outputs as `Tensors`."""
+
+    model: Model
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question about the server; the answer is JSON, or a bool when `yes_or_no`."""
+
+    method: str
+    path: str
+    verb: str = "GET"
+    model: str | None = None
+    yes_or_no: bool = False
+
+
+Call: TypeAlias = "Infer | Ask"
+
+LIVE = Ask("is_server_live", "v2/health/live", yes_or_no=True)
+READY = Ask("is_server_ready", "v2/health/ready", yes_or_no=True)
+METADATA = Ask("get_server_metadata", "v2")
+INDEX = Ask("get_model_repository_index", "v2/repository/index", "POST")
+STATISTICS = Ask("get_inference_statistics", "v2/models/stats")
+
+
+def config_of(model: Model) -> Ask:
+    """The question for a model's configuration."""
+    return Ask("get_model_config", f"v2/models/{model.name}/config", model=model.name)
+
+
+class Failed(Exception):
+    """A call that failed: `code` is gRPC's name of the status, whatever carried it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same call may succeed a moment later: no server, or a busy one.
+
+        Every call of this client is pure, so one that was perhaps done already can be repeated.
+        """
+        named = type(from_wire(self.message)) is not ServerError
+        return not named and (self.code == "UNAVAILABLE" or self._busy)
+
+    @property
+    def _busy(self) -> bool:
+        # gRPC has the same code for a message over the size limit, which stays over it.
+        return self.code == "RESOURCE_EXHAUSTED" and "larger than max" not in self.message
+
+    def named(self, url: str, timeout: float) -> StyleclipError:
+        """The named error behind it, for a call to `url` that had `timeout` seconds."""
+        code, message = self.code, self.message
+        named = from_wire(message)
+        if str(named) != message:  # else the message named none
+            return named
+        if code == "DEADLINE_EXCEEDED":
+            return DeadlineExceeded(
+                f"no answer from {url} within {timeout:g} s: raise the time-out, "
+                "or see with `styleclip status` whether the server is busy"
+            )
+        if "queue size" in message or self._busy:
+            return ServerUnavailable("the server has too many requests waiting: try again later")
+        if code == "NOT_FOUND" or "unknown model" in message:
+            return ServerUnavailable(
+                f"{url} does not serve a model that this needs ({message}): see `styleclip status`"
+            )
+        if code == "UNAVAILABLE":
+            return ServerUnavailable(
+                f"no StyleCLIP server answers at {url}: start one with `make serve`, and "
+                "give its address (gRPC: localhost:8001; HTTP: http://localhost:8000)"
+                # With TLS it may also be a certificate that is not trusted.
+                + (f"; it was: {message}" if url.startswith(("grpcs:", "https:")) else "")
+            )
+        if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            return AccessRefused(f"{url} refuses the call ({message or code}): check the token")
+        if code == "INVALID_ARGUMENT":
+            return InvalidInput(message)
+        return named if message else ServerError(code)
+
+
+def outputs_of(model: Model, answer: Mapping[str, NDArray[Any] | None]) -> Tensors:
+    """All outputs of `model` from what a transport found; ServerError when one is missing."""
+    outputs: Tensors = {}
+    for tensor in model.outputs:
+        array = answer.get(tensor.name)
+        if array is None or array.ndim == 0 or len(array) != 1:
+            raise ServerError(f"{model.name} answered without {tensor.name}")
+        outputs[tensor.name] = array
+    return outputs

@@ -1,0 +1,72 @@
+"""Tensors in the bodies of the HTTP protocol.
+
+KServe v2 with Triton's binary tensor data extension
+(docs/protocol/extension_binary_data.md of triton-inference-server/server): a JSON header, then
+the tensors' bytes one after the other. A header line tells where the JSON ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from styleclip_client.calls import Infer, Tensors
+from styleclip_client.errors import ServerError
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+_DTYPES: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "UINT8": np.uint8,
+}
+
+
+def encode(call: Infer) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of a request."""
+    entries: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for tensor in call.model.inputs:
+        if tensor.name not in call.tensors:
+            continue
+        array = call.tensors[tensor.name]
+        if tensor.datatype == "BYTES":
+            data = serialize_byte_tensor(array).item()
+        else:
+            data = np.ascontiguousarray(array).tobytes()
+        entries.append(
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": len(data)},
+            }
+        )
+        parts.append(data)
+    header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
+    headers = {JSON_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
+    return headers, b"".join([header, *parts])
+
+
+def decode(body: bytes, json_length: str | None) -> Tensors:
+    """The tensors of an answer; ServerError when it is damaged."""
+    try:
+        end = len(body) if json_length is None else int(json_length)
+        tensors: Tensors = {}
+        for entry in json.loads(body[:end])["outputs"]:
+            datatype, shape = entry["datatype"], [int(side) for side in entry["shape"]]
+            size = int(entry["parameters"]["binary_data_size"])
+            data, end = body[end : end + size], end + size
+            if datatype == "BYTES":
+                array: NDArray[Any] = deserialize_bytes_tensor(data)
+            else:
+                array = np.frombuffer(data, _DTYPES[datatype])
+            tensors[str(entry["name"])] = array.reshape(shape)
+    except Exception as error:  # json, numpy, struct and int each have their own
+        raise ServerError(f"the answer is no tensors of the KServe v2 protocol: {error}") from error
+    return tensors

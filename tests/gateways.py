@@ -1,0 +1,153 @@
+"""Small gateways before the real server, as companies put them there.
+
+They listen on loopback, and end with the `with` block.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate of "localhost" that is its own authority, and its key, as PEM files."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 "
+        "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    return certificate, key
+
+
+@contextmanager
+def tls_before(target: str, certificate: Path, key: Path) -> Iterator[int]:
+    """A port where TLS is spoken and passed on in plain to `target`, "host:port"."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC is HTTP/2
+    with forwarder(target, context) as port:
+        yield port
+
+
+@contextmanager
+def forwarder(target: str, tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[int]:
+    """A port whose connections are passed on to `target`."""
+    host, _, to = target.rpartition(":")
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(
+            target=_accept, args=(listener, (host, int(to)), tls, opened), daemon=True
+        ).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for each in opened:
+                _end(each)
+
+
+def _accept(listener, address, tls, opened) -> None:
+    while True:
+        try:
+            near, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_join, args=(near, address, tls, opened), daemon=True).start()
+
+
+def _join(near, address, tls, opened) -> None:
+    try:
+        near = tls.wrap_socket(near, server_side=True) if tls else near
+        far = socket.create_connection(address)
+    except OSError:  # a client that does not trust the certificate
+        near.close()
+        return
+    opened += [near, far]
+    other = threading.Thread(target=_pass_on, args=(far, near), daemon=True)
+    other.start()
+    _pass_on(near, far)
+    other.join()
+
+
+def _pass_on(source, sink) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    _end(sink)
+
+
+def _end(each: socket.socket) -> None:
+    with suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+
+
+class Guard:
+    """What a guarded gateway saw: the answers it gave, the newest last."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.answered: list[int] = []
+
+
+@contextmanager
+def guard_before(target: str, token: str, busy: int = 0) -> Iterator[Guard]:
+    """An HTTP gateway that asks for a bearer token and refuses the first `busy` requests."""
+    guard = Guard()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._handle(None)
+
+        def do_POST(self) -> None:
+            self._handle(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def _handle(self, body: bytes | None) -> None:
+            if self.headers["authorization"] != f"Bearer {token}":
+                return self._answer(401, {}, b"who are you?")
+            if guard.answered.count(503) < busy:
+                return self._answer(503, {}, b"too many requests")
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() != "host"
+            }
+            request = urllib.request.Request(
+                f"http://{target}{self.path}", body, headers, method=self.command
+            )
+            try:
+                with urllib.request.urlopen(request) as response:
+                    self._answer(response.status, dict(response.headers), response.read())
+            except urllib.error.HTTPError as error:
+                self._answer(error.code, dict(error.headers), error.read())
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            guard.answered.append(status)
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    gateway = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    guard.url = f"http://127.0.0.1:{gateway.server_port}"
+    thread = threading.Thread(target=gateway.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield guard
+    finally:
+        gateway.shutdown()
+        gateway.server_close()
