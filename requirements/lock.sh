@@ -1,12 +1,16 @@
 #!/bin/sh
-# Writes server.txt, ui.txt and dev.txt: the newest versions that work together on CPython 3.10 to 3.12.
-# Needs uv (`pip install uv`). Run it to move the project to newer versions, then `make test`.
+# Writes server.txt, ui.txt and dev.txt: versions that work together on CPython 3.10 to 3.12.
+# Needs uv (`pip install uv`). Without options it keeps the versions that are there and adds what
+# pyproject.toml has more; `--upgrade` moves all to the newest. Then `make test`.
 set -eu
 cd "$(dirname "$0")/.."
+upgrade=${1:-}
 compile() {
     out=$1
     shift
-    uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.10 \
+    cp "$out" "$out.new"
+    # shellcheck disable=SC2086 # no option is no word
+    uv pip compile pyproject.toml --quiet $upgrade --universal --python-version 3.10 \
         --no-annotate --no-header "$@" --output-file "$out.new"
     {
         echo "# Exact versions that work together, written by requirements/lock.sh: do not edit."

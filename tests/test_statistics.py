@@ -13,6 +13,15 @@ RULE = Fs3Rule(num_images=5, batch=3)
 SAMPLES = 500
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """PyTorch's sums depend on the number of threads, in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def networks():
     with torch.random.fork_rng():
@@ -101,6 +110,20 @@ def test_parts_join_to_the_same_numbers(networks, whole, tmp_path):
     files = [run(networks, tmp_path, part=k, parts=3) for k in (2, 0, 1)]
     done, rows = stats.merge(tmp_path, files, tmp_path / "statistics.npz")
     assert done == rows
+    joined = read(tmp_path / "statistics.npz")
+    assert all(np.array_equal(joined[name], whole[name]) for name in whole)
+
+
+def test_a_ray_cluster_gives_the_same_numbers_and_goes_on_where_it_was(networks, whole, tmp_path):
+    from styleclip_export.stats_on_ray import compute_parts
+
+    run(networks, tmp_path, part=1, parts=3)
+    seen = []
+    options = {"samples": SAMPLES, "parts": 3, "device": "cpu"}
+    files = compute_parts(*networks, tmp_path, RULE, **options,
+                          progress=lambda done, total: seen.append(done))  # fmt: skip
+    assert seen[0] == len(stats.rows_of_part(networks[0], 1, 3)) and len(seen) == 3
+    stats.merge(tmp_path, files, tmp_path / "statistics.npz")
     joined = read(tmp_path / "statistics.npz")
     assert all(np.array_equal(joined[name], whole[name]) for name in whole)
 

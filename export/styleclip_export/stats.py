@@ -26,6 +26,7 @@ from styleclip_export.models.stylegan2 import Generator
 from styleclip_export.statistics import Fs3Rule, fs3_rows, num_rows, style_moments
 
 SAVE_SECONDS = 10.0
+MOMENTS = "moments.npz"
 UNKNOWN = np.uint8(0)  # in `state`: a row that is not computed yet
 STILL, MOVES = np.uint8(1), np.uint8(2)
 
@@ -111,6 +112,22 @@ def part_path(work: Path, part: int, parts: int) -> Path:
     return work / f"fs3-{part}-of-{parts}.npz"
 
 
+def rows_of_part(generator: Generator, part: int, parts: int, channels: int | None = None) -> range:
+    """The rows of fs3 that a part computes; `channels`: only those among the first so many."""
+    rows = num_rows(generator)
+    return range(part, min(rows, channels or rows), parts)
+
+
+def is_complete(path: Path, key: str, generator: Generator, clip: CLIP, size: int) -> bool:
+    """Whether a part's file has all of its `size` rows.
+
+    Raises:
+        StatisticsError: see `Part.load`.
+    """
+    found = Part.load(path, key, num_rows(generator), clip.text_projection.shape[1])
+    return int((found.state != UNKNOWN).sum()) >= size
+
+
 def compute_part(
     generator: Generator,
     clip: CLIP,
@@ -140,7 +157,7 @@ def compute_part(
     rows = num_rows(generator)
     path = part_path(work, part, parts)
     found = Part.load(path, key, rows, clip.text_projection.shape[1])
-    mine = range(part, min(rows, channels or rows), parts)
+    mine = rows_of_part(generator, part, parts, channels)
     missing = {row for row in mine if found.state[row] == UNKNOWN}
     done = len(mine) - len(missing)
     if progress:
@@ -166,7 +183,7 @@ def moments(
     generator: Generator, work: Path, key: str, samples: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and deviation of S and the average latent, computed once for all parts."""
-    path = work / "moments.npz"
+    path = work / MOMENTS
     if path.is_file():
         with np.load(path, allow_pickle=False) as data:
             if str(data["key"]) == key:
@@ -193,7 +210,7 @@ def merge(work: Path, files: Iterable[Path], target: Path) -> tuple[int, int]:
     for path in files:
         with np.load(path, allow_pickle=False) as data:
             parts.append(Part(str(data["key"]), data["state"], data["fs3"], data["change"]))
-    with np.load(work / "moments.npz", allow_pickle=False) as data:
+    with np.load(work / MOMENTS, allow_pickle=False) as data:
         keys = {str(data["key"]), *(part.key for part in parts)}
         mean, std, w_avg = data["mean"], data["std"], data["w_avg"]
     if len(keys) != 1:

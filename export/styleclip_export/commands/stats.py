@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ import click
 _PATH = click.Path(path_type=Path)
 _FLOOR = "Least CLIP change of a channel that gets a direction; 0: StyleCLIP's rule."
 _PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them."
+
+_RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` for this machine."
 
 
 @click.command(name="stats")
@@ -27,6 +30,8 @@ _PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them.
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
 @click.option("--channels", type=int, help="Only the first so many channels: a trial.")
 @click.option("--part", default="0/1", show_default=True, help=_PART)
+@click.option("--ray", "cluster", metavar="ADDRESS", help=_RAY)
+@click.option("--parts", default=48, show_default=True, help="Tasks of a run with --ray.")
 @click.option("--merge", "merging", is_flag=True, help="Compute nothing, join the parts.")
 def command(
     domain: str,
@@ -42,6 +47,8 @@ def command(
     device: str | None,
     channels: int | None,
     part: str,
+    cluster: str | None,
+    parts: int,
     merging: bool,
 ) -> None:
     """Compute the StyleSpace statistics of DOMAIN: mean and deviation of S, and fs3.
@@ -51,6 +58,8 @@ def command(
     import torch
     from rich.console import Console
 
+    if cluster and find_spec("ray") is None:
+        raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
     from styleclip_export import stats
     from styleclip_export.checkpoints.domain import read_domain
     from styleclip_export.commands.progress import channel_bar
@@ -63,7 +72,7 @@ def command(
     number, _, count = part.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise click.BadParameter("K/N with K from 0 to N - 1 is expected", param_hint="--part")
-    k, n = int(number), int(count)
+    k, n = (0, parts) if cluster else (int(number), int(count))
     if not merging:
         start = time.monotonic()
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -74,12 +83,19 @@ def command(
         dtype = torch.bfloat16 if half else torch.float32
         rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype)
         with channel_bar(console) as progress:
-            stats.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
-                               channels=channels, progress=progress)  # fmt: skip
+            if cluster:
+                from styleclip_export.stats_on_ray import compute_parts
+
+                compute_parts(generator, clip, work, rule, samples=samples, parts=n,
+                              channels=channels, address=cluster, device=chosen.type,
+                              progress=progress)  # fmt: skip
+            else:
+                stats.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
+                                   channels=channels, progress=progress)  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        made = work if cluster else stats.part_path(work, k, n)
         console.print(
-            f"{stats.part_path(work, k, n)}: {time.monotonic() - start:.0f} s, "
-            f"peak memory {peak:.1f} GiB",
+            f"{made}: {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB",
             highlight=False,
         )
     files = [stats.part_path(work, i, n) for i in range(n)]
