@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ from styleclip_export.checkpoints.machine import Machine, Refused
 _NPY, _PICKLE = (b"\x93NUMPY",), (b"\x80",)
 _REMEDY = "compute the statistics with `styleclip-export stats`"
 _MOST_STYLES = 64
+# What NumPy raises at damaged files; it reads their headers as Python's literals.
+_NOT_READ = (
+    ArithmeticError, MemoryError, OSError, RecursionError, SyntaxError, TokenError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def _npy(path: Path, dimensions: int | tuple[int, ...], expected: str) -> np.nda
         try:
             # Mapped, so that the shape in the header is compared with the size of the file.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OverflowError, MemoryError, OSError) as error:
+        except _NOT_READ as error:
             raise Refused("it is truncated, holds objects, or claims more than it has") from error
         allowed = (dimensions,) if isinstance(dimensions, int) else dimensions
         if array.ndim not in allowed or 0 in array.shape:

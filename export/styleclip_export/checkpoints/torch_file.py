@@ -63,6 +63,8 @@ def read(data: memoryview) -> Any:
     """
     if data[:4] == zip_archive.START:
         return read_archive(data)
+    if not is_stream(data):
+        raise Refused("it is none of PyTorch's files")
     return read_stream(data)
 
 

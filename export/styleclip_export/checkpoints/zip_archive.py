@@ -52,6 +52,9 @@ def contents(data: memoryview, entries: list[Entry]) -> dict[str, memoryview]:
     Raises:
         Refused: an entry is damaged, compressed, twice there, or shares its bytes with another.
     """
+    for entry in entries:
+        if not entry.plain:
+            raise Refused(f"its entry {entry.name[:60]!r} is compressed, which PyTorch never does")
     if sum(entry.size for entry in entries) > len(data):
         raise Refused("its entries claim more bytes than the file has")
     found: dict[str, memoryview] = {}
@@ -68,7 +71,9 @@ def _table(data: memoryview) -> list[Entry]:
     if found < 0:
         raise Refused("it is a zip archive without its end: truncated")
     end += found
-    count, size, start = struct.unpack_from("<10xHII", data, end)
+    count, size, start, comment = struct.unpack_from("<10xHIIH", data, end)
+    if end + _END_SIZE + comment != len(data):
+        raise Refused("its table of contents is damaged")
     if end >= _LOCATOR_SIZE and data[end - _LOCATOR_SIZE : end][:4] == _LOCATOR:
         (end,) = struct.unpack_from("<8xQ", data, end - _LOCATOR_SIZE)
         if end > len(data) - _LONG_END_SIZE or data[end : end + 4] != _LONG_END:
@@ -117,8 +122,6 @@ def _long_fields(extra: memoryview, fields: list[int]) -> None:
 
 def _content(data: memoryview, entry: Entry) -> memoryview:
     named = f"its entry {entry.name[:60]!r}"
-    if not entry.plain:
-        raise Refused(f"{named} is compressed, which PyTorch never does")
     if entry.start + _LOCAL_SIZE > len(data) or data[entry.start : entry.start + 4] != START:
         raise Refused(f"{named} is damaged")
     name_size, extra_size = struct.unpack_from("<26xHH", data, entry.start)
