@@ -77,7 +77,8 @@ class Connection:
 
     `headers` (gRPC: metadata) go along with each request. `ca` is a PEM file with the authorities
     to trust in place of the usual ones; `certificate` and `key` are PEM files that prove who the
-    client is. `compression` packs requests, and answers where the server agrees.
+    client is. `compression` packs requests, and answers where the server agrees. `name` is
+    what the ids of requests begin with.
     """
 
     address: Address
@@ -86,6 +87,7 @@ class Connection:
     certificate: str | os.PathLike[str] | None = None
     key: str | os.PathLike[str] | None = None
     compression: Compression | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not self.address.tls and (self.ca or self.certificate or self.key):
@@ -96,3 +98,7 @@ class Connection:
             raise ValueError("a client certificate and its key are given together")
         if self.compression not in (None, "gzip", "deflate"):
             raise ValueError(f"compression is {self.compression!r}; gzip and deflate are known")
+
+    def request_id(self, id: str) -> str:
+        """What the server gets to know of the request `id`."""
+        return f"{self.name}-{id}" if self.name else id

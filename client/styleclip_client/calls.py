@@ -7,8 +7,9 @@ the HTTP protocol's JSON.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -29,10 +30,14 @@ Tensors: TypeAlias = dict[str, NDArray[Any]]  # by name, the batch dimension fir
 
 @dataclass(frozen=True)
 class Infer:
-    """Run `model` on `tensors`; the answer is all its outputs as `Tensors`."""
+    """Run `model` on `tensors`; the answer is all its outputs as `Tensors`.
+
+    `id` is what the server's log and traces call the request, the same in every attempt.
+    """
 
     model: Model
     tensors: Tensors
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)

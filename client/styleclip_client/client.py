@@ -46,8 +46,9 @@ from tenacity import (
 
 from styleclip_client import many, plans
 from styleclip_client.address import Address, Compression, Connection
-from styleclip_client.calls import Call, Failed
+from styleclip_client.calls import Call, Failed, Infer
 from styleclip_client.edits import Edit
+from styleclip_client.errors import StyleclipError
 from styleclip_client.pictures import Picture
 from styleclip_client.plans import Plan
 from styleclip_client.results import Edited, Status
@@ -97,6 +98,7 @@ class _Settings:
         certificate: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
         compression: Compression | None = None,
+        name: str = "",
     ) -> None:
         """A client of the server at `url`; nothing is sent before the first call.
 
@@ -105,12 +107,19 @@ class _Settings:
         with all its attempts: after a failure that may pass (no server, or a busy one) there are
         up to `retries` more, ever later. `token` goes along as "authorization: Bearer …", as do
         `headers`. `ca` is a PEM file with the authorities to trust; `certificate` and `key` prove
-        who the client is. `compression` is worth it for latents on slow lines, not for photos.
+        who the client is. `compression` is worth it for latents on slow lines, not for photos. The
+        ids of its requests, in the server's log and in traces, begin with `name`.
         Raises ValueError for settings that cannot be meant.
         """
         bearer = {"authorization": f"Bearer {token}"} if token else {}
         self._connection = Connection(
-            Address.parse(url), {**bearer, **(headers or {})}, ca, certificate, key, compression
+            Address.parse(url),
+            {**bearer, **(headers or {})},
+            ca,
+            certificate,
+            key,
+            compression,
+            name,
         )
         self.url = str(self._connection.address)
         self.timeout = timeout
@@ -127,6 +136,13 @@ class _Settings:
         other.timeout = timeout
         other.retries = self.retries if retries is None else retries
         return other
+
+    def _named(self, failed: Failed, call: Call) -> StyleclipError:
+        """The named error behind `failed`, which knows the request that it is of."""
+        error = failed.named(self.url, self.timeout)
+        if isinstance(call, Infer):
+            error.request_id = self._connection.request_id(call.id)
+        return error
 
     def _policy(self) -> dict[str, Any]:
         """When tenacity tries again: never an answer that would stay the same."""
@@ -254,7 +270,7 @@ class Client(_Settings):
         try:
             return Retrying(**self._policy())(attempt)
         except Failed as failed:
-            raise failed.named(self.url, self.timeout) from failed
+            raise self._named(failed, call) from failed
 
 
 class AsyncClient(_Settings):
@@ -330,7 +346,7 @@ class AsyncClient(_Settings):
         try:
             return await AsyncRetrying(**self._policy())(attempt)
         except Failed as failed:
-            raise failed.named(self.url, self.timeout) from failed
+            raise self._named(failed, call) from failed
 
 
 def _left(deadline: float) -> float:

@@ -11,7 +11,12 @@ import re
 
 
 class StyleclipError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose.
+
+    `request_id` is what the server's log calls the request that failed, where there was one.
+    """
+
+    request_id: str | None = None
 
     def to_wire(self) -> str:
         """The line that travels: class name, colon, message."""

@@ -97,6 +97,7 @@ def _prepared(connection: Connection, call: Call, timeout: float) -> tuple[str, 
     return "infer", {
         **arguments,
         "model_name": call.model.name,
+        "request_id": connection.request_id(call.id),
         "inputs": inputs,
         "compression_algorithm": connection.compression,
     }

@@ -27,7 +27,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
-def encode(call: Infer) -> tuple[dict[str, str], bytes]:
+def encode(call: Infer, request_id: str) -> tuple[dict[str, str], bytes]:
     """The headers and the body of a request."""
     entries: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -48,7 +48,9 @@ def encode(call: Infer) -> tuple[dict[str, str], bytes]:
             }
         )
         parts.append(data)
-    header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
+    header = json.dumps(
+        {"id": request_id, "inputs": entries, "parameters": {"binary_data_output": True}}
+    ).encode()
     headers = {JSON_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
     return headers, b"".join([header, *parts])
 

@@ -107,7 +107,7 @@ def _prepared(connection: Connection, call: Call, timeout: float) -> dict[str, A
     """What httpx builds a request from."""
     if isinstance(call, Ask):
         return {"method": call.verb, "url": call.path, "timeout": timeout}
-    headers, body = http_body.encode(call)
+    headers, body = http_body.encode(call, connection.request_id(call.id))
     if connection.compression:
         headers["Content-Encoding"] = connection.compression
         body = zlib.compress(body) if connection.compression == "deflate" else gzip.compress(body)

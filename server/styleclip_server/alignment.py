@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -230,28 +230,34 @@ def _gaussian(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def align(
-    picture: Image.Image, face_index: int = -1
+    picture: Image.Image, face_index: int = -1, counted: Callable[[int], None] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The aligned face (256, 256, 3) uint8 RGB and its quad (4, 2) float32.
 
     The largest face (-1) takes a fraction of the time that it takes to find and count them all.
+    `counted` is told how many faces the search found, before one is chosen.
     Raises NoFaceFound, FaceIndexOutOfRange, LandmarksMissing.
     """
     search = detection.large_faces if face_index == -1 else detection.every_face
-    found = choose(search(picture), face_index)
+    faces = search(picture)
+    if counted:
+        counted(len(faces))
+    found = choose(faces, face_index)
     quad = quad_of(landmarks_of(picture, found.box))
     profile = colour.profile_of(picture, "RGB")
     return np.array(colour.to_srgb(crop(picture, quad), profile)), quad.astype(np.float32)
 
 
-def align_file(data: bytes, face_index: int = -1) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def align_file(
+    data: bytes, face_index: int = -1, counted: Callable[[int], None] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """What `align` gives for an encoded photo, the quad in pixels of the whole upright photo.
 
     A JPEG photo of twice 4096 pixels or more is decoded at half its size: the crop has 256.
     Raises what `images.decode` and `align` raise.
     """
     picture = images.decode(data, longest=_ENOUGH)
-    face, quad = align(picture, face_index)
+    face, quad = align(picture, face_index, counted)
     scale = np.divide(picture.info.get("full_size", picture.size), picture.size)
     return face, ((quad + 0.5) * scale - 0.5).astype(np.float32)
 

@@ -69,6 +69,11 @@ class RunningServer:
         return self._url(self._ports[0])
 
     @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads the metrics."""
+        return f"http://{self._url(self._ports[2])}/metrics"
+
+    @property
     def pid(self) -> int | None:
         """The process of Triton itself, while there is one."""
         return self._server.process.pid if self._server else None
@@ -171,7 +176,7 @@ class RunningServer:
             return
 
     def _edit_canary(self) -> None:
-        with Client(self.grpc_url, CANARY_TIMEOUT, retries=0) as client:
+        with Client(self.grpc_url, CANARY_TIMEOUT, retries=0, name="canary") as client:
             preset = client.domain().presets[0]
             client.edit_photo(_canary(), preset.edit, align=False)
 

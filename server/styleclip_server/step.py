@@ -5,6 +5,7 @@ Imported by the `model.py` files, inside Triton only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,46 +14,57 @@ import triton_python_backend_utils as triton
 from styleclip_client.contract import Model
 from styleclip_client.errors import InvalidInput, StyleclipError
 
+from styleclip_server import request_log
+from styleclip_server.metrics import Metrics
+
 Row = dict[str, Any]
 
 
-def respond(model: Model, requests: Sequence[Any], answer: Callable[[Row], Row]) -> list[Any]:
+def respond(
+    model: Model, requests: Sequence[Any], answer: Callable[[Row], Row], metrics: Metrics
+) -> list[Any]:
     """Answers each request of `execute` row by row.
 
     `answer` gets a row's inputs by name (None for an optional one that was not sent) and returns
     its outputs. An `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
     """
-    responses = []
-    for request in requests:
-        try:
-            responses.append(_respond(model, request, answer))
-        except StyleclipError as error:
-            theirs = isinstance(error, InvalidInput)
-            code = triton.TritonError.INVALID_ARG if theirs else triton.TritonError.INTERNAL
-            refusal = triton.TritonError(error.to_wire(), code)
-            responses.append(triton.InferenceResponse(error=refusal))
-        except Exception as error:
-            triton.Logger.log_error(f"{model.name}: {type(error).__name__}: {error}")
-            failure = triton.TritonError(f"ServerError: {model.name} failed: {error}")
-            responses.append(triton.InferenceResponse(error=failure))
-    return responses
+    return [_respond(model, request, answer, metrics) for request in requests]
 
 
-def _respond(model: Model, request: Any, answer: Callable[[Row], Row]) -> Any:
-    inputs = {}
-    for tensor in model.inputs:
-        found = triton.get_input_tensor_by_name(request, tensor.name)
-        inputs[tensor.name] = None if found is None else found.as_numpy()
+def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: Metrics) -> Any:
+    began, name, inputs = time.monotonic(), request.request_id(), {}
+    metrics.about(name)
+    try:
+        for tensor in model.inputs:
+            found = triton.get_input_tensor_by_name(request, tensor.name)
+            inputs[tensor.name] = None if found is None else found.as_numpy()
+        response = triton.InferenceResponse(_answers(model, inputs, answer))
+        request_log.note(model.name, name, time.monotonic() - began, inputs)
+    except Exception as error:
+        response = triton.InferenceResponse(error=_refusal(model, error))
+        metrics.refused(error)
+        request_log.note(model.name, name, time.monotonic() - began, inputs, error)
+    return response
+
+
+def _answers(model: Model, inputs: Row, answer: Callable[[Row], Row]) -> list[Any]:
     batch = max(len(array) for array in inputs.values() if array is not None)
     rows = [
         answer({name: None if array is None else array[i] for name, array in inputs.items()})
         for i in range(batch)
     ]
-    outputs = []
-    for tensor in model.outputs:
-        values = np.stack([row[tensor.name] for row in rows])
-        outputs.append(triton.Tensor(tensor.name, values))
-    return triton.InferenceResponse(outputs)
+    return [
+        triton.Tensor(tensor.name, np.stack([row[tensor.name] for row in rows]))
+        for tensor in model.outputs
+    ]
+
+
+def _refusal(model: Model, error: Exception) -> Any:
+    if not isinstance(error, StyleclipError):
+        return triton.TritonError(f"ServerError: {model.name} failed: {error}")
+    theirs = isinstance(error, InvalidInput)
+    code = triton.TritonError.INVALID_ARG if theirs else triton.TritonError.INTERNAL
+    return triton.TritonError(error.to_wire(), code)
 
 
 def first(value: Any, default: Any) -> Any:

@@ -4,20 +4,23 @@ import numpy as np
 from styleclip_client.contract import ALIGN_MODEL
 from styleclip_server import alignment, images
 from styleclip_server.domain import domain_folder, load_domain
+from styleclip_server.metrics import Metrics
 from styleclip_server.step import first, respond
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.align = load_domain(domain_folder(args["model_repository"])).align
+        domain = load_domain(domain_folder(args["model_repository"]))
+        self.align = domain.align
+        self.metrics = Metrics(ALIGN_MODEL.name, domain.name)
 
     def execute(self, requests):
-        return respond(ALIGN_MODEL, requests, self.answer)
+        return respond(ALIGN_MODEL, requests, self.answer, self.metrics)
 
     def answer(self, row):
         data = row["PHOTO"][0]
         if first(row["ALIGN"], self.align):
-            face, quad = alignment.align_file(data, int(first(row["FACE"], -1)))
+            face, quad = alignment.align_file(data, int(first(row["FACE"], -1)), self.metrics.faces)
         else:
             face, quad = alignment.whole_picture(images.decode(data))
         crop = face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -12,6 +12,7 @@ from styleclip_client.contract import CLIP_TEXT, DIRECTION
 from styleclip_client.errors import ServerError
 from styleclip_server import directions
 from styleclip_server.domain import domain_folder, load_domain, load_statistics
+from styleclip_server.metrics import Metrics
 from styleclip_server.step import respond
 
 TEXTS_KEPT = 4096  # class embeddings, 2 kB each: a slider asks for the same texts again
@@ -21,18 +22,26 @@ OFFSETS_KEPT = 512  # up to 40 kB each: many photos, the same edits
 class TritonPythonModel:
     def initialize(self, args):
         folder = domain_folder(args["model_repository"])
-        self.statistics = load_statistics(folder, load_domain(folder).style_channels)
+        domain = load_domain(folder)
+        self.statistics = load_statistics(folder, domain.style_channels)
+        self.metrics = Metrics(DIRECTION.name, domain.name)
         # Refusals are exceptions, which lru_cache does not keep.
         self.embedding = lru_cache(TEXTS_KEPT)(self.class_embedding)
         self.offset = lru_cache(OFFSETS_KEPT)(self.sum_of_edits)
 
     def execute(self, requests):
-        return respond(DIRECTION, requests, self.answer)
+        return respond(DIRECTION, requests, self.answer, self.metrics)
 
     def answer(self, row):
         directions.check_latent(row["W_PLUS"])
         edits = directions.check(row["NEUTRAL"], row["TARGET"], row["STRENGTH"], row["THRESHOLD"])
-        delta, channels = self.offset(tuple(edits))
+        try:
+            delta, channels = self.offset(tuple(edits))
+        finally:
+            self.metrics.caches(
+                {"texts": self.embedding.cache_info(), "offsets": self.offset.cache_info()}
+            )
+        self.metrics.edits(edits)
         return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
 
     def sum_of_edits(self, edits):
