@@ -25,7 +25,8 @@ expect = sync_api.expect
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 if not CHROMIUM:
     pytest.skip(
-        "no chromium: apt-get install chromium, or name one in CHROMIUM", allow_module_level=True
+        "the page's tests need Chromium: `apt-get install chromium`, or its path in CHROMIUM",
+        allow_module_level=True,
     )
 
 ROOT = Path(__file__).resolve().parent.parent
