@@ -62,10 +62,21 @@ def _options(connection: Connection) -> dict[str, Any]:
         # fails every call until then.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
+        # A host that vanished without a word: calls under way would wait until their time-out,
+        # and later ones follow them. Triton bears two such questions without an answer between.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
     ]
     address = connection.address
     if address.loopback:  # an http_proxy of the environment would send even this to the proxy
         channel.append(("grpc.enable_http_proxy", 0))
+    else:
+        # A name may stand for many servers, as a headless service of Kubernetes does: each call
+        # goes to the next one. When one goes, the name is looked up anew, for those that came.
+        channel += [
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        ]
     return {
         "url": address.target,
         "ssl": address.tls,

@@ -42,6 +42,9 @@ class Options:
     """What to serve, and where. Port 0 means any free one.
 
     `log` is the file that Triton writes to; None leaves it this process's standard error.
+    `exit_timeout` is how many seconds requests under way have left when it is stopped.
+    `connection_age` is after how many seconds clients are asked to connect anew, so that they
+    find servers that came since; 0: never.
     """
 
     repository: Path
@@ -51,6 +54,8 @@ class Options:
     grpc_port: int = 8001
     metrics_port: int = 8002
     log: Path | None = Path("out/server.log")
+    exit_timeout: int = 10
+    connection_age: int = 0
 
     @property
     def told(self) -> str:
@@ -151,7 +156,9 @@ class Triton:
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--model-control-mode=none",
             "--disable-auto-complete-config",
-            "--exit-timeout-secs=10",
+            f"--exit-timeout-secs={options.exit_timeout}",
+            # Clients look every 20 s whether the server is still there, longer edits or not.
+            "--grpc-http2-min-recv-ping-interval-without-data=10000",
             "--log-verbose=0",
             f"--http-address={options.host}",
             f"--grpc-address={options.host}",
@@ -160,6 +167,8 @@ class Triton:
             f"--grpc-port={self.grpc_port}",
             f"--metrics-port={self.metrics_port}",
         ]
+        if options.connection_age:
+            command.append(f"--grpc-max-connection-age={options.connection_age * 1000}")
         if not Path("/dev/nvidiactl").exists():
             command.append("--model-config-name=cpu")
         return command
@@ -229,7 +238,7 @@ class Triton:
                 return f"the process {stub.pid} of a Python step died"
         return None
 
-    def stop(self, seconds: float = 15) -> None:
+    def stop(self) -> None:
         """Ends the server, its stubs, and removes its shared memory and temporary files."""
         try:
             everyone = [self._tree, *self._tree.children(recursive=True)]
@@ -239,7 +248,7 @@ class Triton:
             # A dead stub would be waited for in vain, so only a whole server is asked politely.
             self.process.send_signal(signal.SIGKILL if self.broken() else signal.SIGTERM)
             try:
-                self.process.wait(seconds)
+                self.process.wait(self.options.exit_timeout + 5)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
