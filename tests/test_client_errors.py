@@ -46,10 +46,10 @@ def test_the_name_is_found_behind_words_that_triton_puts_in_front():
     [
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.DeadlineExceeded, "within 2 s"),
         ("UNAVAILABLE", "failed to connect", errors.ServerUnavailable, "make serve"),
-        ("UNAVAILABLE", "Exceeds maximum queue size", errors.ServerUnavailable, "try again"),
+        ("UNAVAILABLE", "Exceeds maximum queue size", errors.ServerBusy, "try again"),
         ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
         ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
-        ("RESOURCE_EXHAUSTED", "slow down", errors.ServerUnavailable, "try again"),
+        ("RESOURCE_EXHAUSTED", "slow down", errors.ServerBusy, "try again"),
         ("RESOURCE_EXHAUSTED", "message larger than max", errors.ServerError, "larger than max"),
         ("UNAUTHENTICATED", "", errors.AccessRefused, "token"),
         ("PERMISSION_DENIED", "not yours", errors.AccessRefused, "not yours"),

@@ -19,6 +19,7 @@ from styleclip_client.errors import (
     AccessRefused,
     DeadlineExceeded,
     InvalidInput,
+    ServerBusy,
     ServerError,
     ServerUnavailable,
     StyleclipError,
@@ -99,7 +100,7 @@ class Failed(Exception):
                 "or see with `styleclip status` whether the server is busy"
             )
         if "queue size" in message or self._busy:
-            return ServerUnavailable("the server has too many requests waiting: try again later")
+            return ServerBusy("the server has too many requests waiting: try again later")
         if code == "NOT_FOUND" or "unknown model" in message:
             return ServerUnavailable(
                 f"{url} does not serve a model that this needs ({message}): see `styleclip status`"

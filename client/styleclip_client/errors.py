@@ -99,6 +99,10 @@ class ServerUnavailable(StyleclipError):
     """No server answers at the address, or it is not ready."""
 
 
+class ServerBusy(ServerUnavailable):
+    """The server, or a gateway before it, has too many requests waiting."""
+
+
 class AccessRefused(StyleclipError):
     """The server, or a gateway before it, does not accept the token or its absence."""
 

@@ -7,7 +7,6 @@ canary); when something is wrong, the server is started anew on the same ports.
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import time
@@ -16,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
 from styleclip_client import Client
 from styleclip_client.errors import ServerUnavailable, StyleclipError
 
 from styleclip_server import triton
+from styleclip_server.health import edit_canary
 from styleclip_server.triton import Options, ServerStartFailed, Triton
 
 WATCH_SECONDS = 0.25  # between looks at the processes
@@ -177,14 +176,7 @@ class RunningServer:
 
     def _edit_canary(self) -> None:
         with Client(self.grpc_url, CANARY_TIMEOUT, retries=0, name="canary") as client:
-            preset = client.domain().presets[0]
-            client.edit_photo(_canary(), preset.edit, align=False)
-
-
-def _canary() -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+            edit_canary(client)
 
 
 def _move_long_log(log: Path) -> None:
