@@ -38,7 +38,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--exit-timeout", type=click.IntRange(1), default=10, metavar="SECONDS",
               help="How long requests under way may take when it is stopped.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=0, metavar="SECONDS",
-              help="Ask gRPC clients to connect anew so often, to find new servers; 0: never.")  # fmt: skip
+              help="How long a gRPC connection lives; 0: as the client wants.")  # fmt: skip
 @click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
               help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
