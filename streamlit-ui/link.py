@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import re
 import sys
 import time
@@ -54,12 +55,12 @@ def words(error: StyleclipError) -> str:
 
 
 def server_address() -> str:
-    """The address behind `--server`, as `make ui` gives it."""
+    """The address behind `--server`, as `make ui` gives it, else the one in STYLECLIP_SERVER."""
     arguments = sys.argv[1:]
     for option, value in itertools.pairwise(arguments):
         if option == "--server":
             return value
-    return "localhost:8001"
+    return os.environ.get("STYLECLIP_SERVER") or "localhost:8001"
 
 
 @st.cache_resource(show_spinner=False)

@@ -109,6 +109,20 @@ def test_an_unknown_domain_or_repository_is_refused_with_what_there_is(tmp_path)
             pass
 
 
+def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
+    steps, domains = tmp_path / "code", tmp_path / "domains"
+    shutil.copytree(default_repository() / "steps", steps / "steps")
+    shutil.copytree(default_repository() / "avatars", domains / "cartoons")
+    elsewhere = options(tmp_path, repository=steps, domains=domains, domain="cartoons")
+    with running_server(elsewhere, canary=0) as server:
+        works(server)
+    with (
+        pytest.raises(ServerStartFailed, match=f"{domains} has no domain 'horses', only cartoons"),
+        running_server(options(tmp_path, repository=steps, domains=domains, domain="horses")),
+    ):
+        pass
+
+
 def test_a_damaged_network_is_named_and_leaves_no_process(tmp_path):
     repository = tmp_path / "model_repository"
     shutil.copytree(default_repository(), repository)

@@ -26,9 +26,11 @@ _PORT = click.IntRange(0, 65535)
         "auto_envvar_prefix": "STYLECLIP",
     }
 )
-@click.option("--domain", default="avatars", help="Which networks: a folder of the repository.")
+@click.option("--domain", default="avatars", help="Which networks: a folder of that name.")
 @click.option("--repository", type=click.Path(path_type=Path), help="The model repository.",
               default=default_repository, show_default="./model_repository")  # fmt: skip
+@click.option("--domains", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Where the domains are, if not in the repository.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens to all.")
 @click.option("--http-port", type=_PORT, default=8000, help="KServe v2 over HTTP; 0: any free.")
 @click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 DOMAIN_VARIABLE = "STYLECLIP_DOMAIN"
+DOMAINS_VARIABLE = "STYLECLIP_DOMAINS"
 DEFAULT_DOMAIN = "avatars"
 
 
@@ -47,12 +48,14 @@ class Domain:
 
 
 def domain_folder(model_folder: str | Path) -> Path:
-    """The folder of the served domain, beside the repository that holds the step `model_folder`.
+    """The folder of the served domain, for the step in `model_folder`.
 
-    The name is in the environment variable STYLECLIP_DOMAIN; "avatars" where it is not set.
+    The name is in the environment variable STYLECLIP_DOMAIN; "avatars" where it is not set. It
+    lies in the folder that STYLECLIP_DOMAINS names; else beside the repository of the step.
     """
     name = os.environ.get(DOMAIN_VARIABLE, DEFAULT_DOMAIN)
-    return Path(model_folder).resolve().parent.parent / name
+    elsewhere = os.environ.get(DOMAINS_VARIABLE)
+    return (Path(elsewhere) if elsewhere else Path(model_folder).resolve().parent.parent) / name
 
 
 def load_domain(folder: Path) -> Domain:

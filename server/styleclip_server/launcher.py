@@ -198,8 +198,12 @@ def running_server(
     """
     if options is None:
         options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0)
-    log = options.log and options.log.resolve()
-    options = replace(options, repository=options.repository.resolve(), log=log)
+    options = replace(
+        options,
+        repository=options.repository.resolve(),
+        domains=options.domains and options.domains.resolve(),
+        log=options.log and options.log.resolve(),
+    )
     server = RunningServer(options, canary)
     try:
         server.start()

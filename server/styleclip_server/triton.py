@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 import psutil
 
-from styleclip_server.domain import DOMAIN_VARIABLE
+from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 
 _BACKENDS = Path(__file__).parent / "backends"
 _STUB = "triton_python_backend_stub"
@@ -41,6 +41,7 @@ class ServerStartFailed(Exception):
 class Options:
     """What to serve, and where. Port 0 means any free one.
 
+    `domains` is the folder of the domains, None where they lie beside `repository`'s steps.
     `log` is the file that Triton writes to; None leaves it this process's standard error.
     `exit_timeout` is how many seconds requests under way have left when it is stopped.
     `connection_age` is after how many seconds clients are asked to connect anew, so that they
@@ -49,6 +50,7 @@ class Options:
 
     repository: Path
     domain: str = "avatars"
+    domains: Path | None = None
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
@@ -97,7 +99,8 @@ def bind(options: Options) -> tuple[int, int, int]:
 
 def check(options: Options) -> None:
     """Raises ServerStartFailed for a repository or domain that is not there."""
-    domains = sorted(p.parent.name for p in options.repository.glob("*/domain.json"))
+    folder = options.domains or options.repository
+    domains = sorted(p.parent.name for p in folder.glob("*/domain.json"))
     if not (options.repository / "steps").is_dir():
         raise ServerStartFailed(
             f"{options.repository} is no model repository (it has no folder `steps`): give the "
@@ -105,7 +108,7 @@ def check(options: Options) -> None:
         )
     if options.domain not in domains:
         raise ServerStartFailed(
-            f"{options.repository} has no domain {options.domain!r}, only "
+            f"{folder} has no domain {options.domain!r}, only "
             f"{', '.join(domains) or 'none'}: fetch and export its weights first"
         )
     if find_spec("pytriton") is None:
@@ -151,7 +154,7 @@ class Triton:
         command = [
             str(root / "bin" / "tritonserver"),
             f"--model-repository={options.repository / 'steps'}",
-            f"--model-repository={options.repository / options.domain}",
+            f"--model-repository={(options.domains or options.repository) / options.domain}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--model-control-mode=none",
@@ -183,6 +186,7 @@ class Triton:
             "LD_LIBRARY_PATH": _joined(libraries, python, os.environ.get("LD_LIBRARY_PATH")),
             "PATH": _joined(interpreter, os.environ.get("PATH")),
             DOMAIN_VARIABLE: self.options.domain,
+            DOMAINS_VARIABLE: str(self.options.domains or ""),
         }
 
     def wait_until_ready(self, seconds: float = 120) -> None:
