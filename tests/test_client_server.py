@@ -1,6 +1,7 @@
 """The client against the real server with the avatars domain."""
 
 import io
+import json
 import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -119,6 +120,40 @@ def test_a_photo_without_a_face_is_named(client):
     Image.new("RGB", (320, 240), "white").save(buffer, "PNG")
     with pytest.raises(errors.NoFaceFound):
         client.invert(buffer.getvalue(), align=True)
+
+
+def test_every_face_is_reported_best_first_and_its_number_picks_it(client, golden):
+    case = json.loads((golden / "align/align.json").read_text("utf-8"))["astronaut"]
+    photo = golden / "align/astronaut.png"
+    faces = client.faces(photo)
+    assert len(faces) == len(case["faces"]) == 2
+    for index, (face, expected) in enumerate(zip(faces, case["faces"], strict=True)):
+        assert face.box == tuple(expected["rect_ltrb"])
+        assert face.score == pytest.approx(expected["score"], abs=1e-4)
+        quad = client.invert(photo, align=True, face=index).quad
+        assert quad == pytest.approx(np.array(expected["quad"]), abs=1e-3)
+
+
+@pytest.mark.parametrize("paste", [False, True])
+def test_the_file_names_the_texts_unless_told_not_to(client, paste):
+    edits = client.domain().edit("a sad face"), client.domain().edit("a face with a hat")
+    marked = client.edit_photo(PHOTO, edits, paste=paste).image().info["xmp"].decode()
+    assert "a face → a sad face (α 5, β 0.15); a face → a face with a hat" in marked
+    assert b"StyleCLIP" not in client.edit_photo(PHOTO, edits, paste=paste, mark=False).picture
+    latent = client.invert(PHOTO).w_plus
+    assert "a sad face" in client.edit(latent, edits).image().info["xmp"].decode()
+    assert b"StyleCLIP" not in client.edit(latent, edits, mark=False).picture
+
+
+def test_the_place_of_a_photo_is_kept_only_when_asked(client):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
+    Image.open(PHOTO).save(buffer, "PNG", exif=exif)
+    for keep in (False, True):
+        edited = client.edit_photo(
+            buffer.getvalue(), client.domain().edit("a sad face"), paste=True, keep_gps=keep
+        )
+        assert bool(edited.image().getexif().get_ifd(0x8825)) == keep
 
 
 def test_the_readme_example_runs(server, tmp_path, monkeypatch):

@@ -233,19 +233,38 @@ def test_exif_and_profile_are_kept_the_place_is_not(format, orientation):
 @pytest.mark.parametrize("format", limits.FORMATS)
 def test_the_file_says_that_it_was_edited_by_ai(format):
     photo = images.decode(phone_photo(6))
-    alone = compose(GREEN, format=format, model="FFHQ & friends")
-    pasted = compose(GREEN, photo, SQUARE, True, format, model="FFHQ & friends")
+    said = {"model": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
+    alone = compose(GREEN, format=format, **said)
+    pasted = compose(GREEN, photo, SQUARE, True, format, **said)
     for data, kind in ((alone, "/trained"), (pasted, "/compositeWithTrained")):
         with Image.open(io.BytesIO(data)) as picture:
             exif, xmp = picture.getexif(), picture.info["xmp"]
             if format == "PNG":
-                assert picture.text["Comment"] == "edited with StyleCLIP (AI)"
+                assert picture.text["Comment"].startswith("edited with StyleCLIP (AI): a face → ")
         assert exif[0x0131].startswith("StyleCLIP") and exif[0x010E] == "edited with StyleCLIP (AI)"
         (about,) = ElementTree.fromstring(xmp).iter(RDF + "Description")
         assert about.get(IPTC + "DigitalSourceType").endswith(f"{kind}AlgorithmicMedia")
         assert about.get(IPTC + "AISystemUsed") == "StyleCLIP, FFHQ & friends"
+        prompt = about.get(IPTC + "AIPromptInformation")
+        assert prompt == 'a face → a "sad" face  (α 5, β 0.15)'
         plain = compose(GREEN, photo, SQUARE, True, format, marked=False)
         assert b"StyleCLIP" not in plain and b"AlgorithmicMedia" not in plain
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_very_long_texts_still_fit_into_the_file(format):
+    data = compose(GREEN, format=format, texts="\"'" * 25_000)
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        assert b"&quot;' \xe2\x80\xa6" in picture.info["xmp"]
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_the_place_is_kept_only_when_asked(format):
+    for gps in (False, True):
+        data = compose(GREEN, images.decode(phone_photo(6), gps=gps), SQUARE, True, format)
+        with Image.open(io.BytesIO(data)) as picture:
+            assert bool(picture.getexif().get_ifd(0x8825)) == gps
 
 
 def test_a_face_goes_back_into_a_wide_gamut_photo_in_its_colours():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from styleclip_client.edits import Domain, Edit, Preset
     from styleclip_client.errors import StyleclipError
     from styleclip_client.recipe import Recipe
-    from styleclip_client.results import Edited, Inverted, ModelState, Status
+    from styleclip_client.results import Edited, Face, Inverted, ModelState, Status
 
 # Loaded on first use: the server's steps import `contract` and `errors` from this package, and
 # must not load gRPC with them.
@@ -33,6 +33,7 @@ _HOME = {
     "Domain": "edits",
     "Edit": "edits",
     "Edited": "results",
+    "Face": "results",
     "Inverted": "results",
     "ModelState": "results",
     "Preset": "edits",
@@ -47,6 +48,7 @@ __all__ = [
     "Domain",
     "Edit",
     "Edited",
+    "Face",
     "Inverted",
     "ModelState",
     "Preset",

@@ -203,6 +203,7 @@ class Client(_Settings):
     """A connection to one server; safe to share between threads, closed by `with`."""
 
     edit_photo = _sync(plans.edit_photo)
+    faces = _sync(plans.faces)
     invert = _sync(plans.invert)
     edit = _sync(plans.edit)
     direction = _sync(plans.direction)
@@ -277,6 +278,7 @@ class AsyncClient(_Settings):
     """The same for asyncio, closed by `async with`; for one event loop."""
 
     edit_photo = _async(plans.edit_photo)
+    faces = _async(plans.faces)
     invert = _async(plans.invert)
     edit = _async(plans.edit)
     direction = _async(plans.direction)

@@ -51,6 +51,13 @@ QUAD = Tensor(
     "(x, y) corners of the crop in pixels of the upright photo: "
     "top-left, bottom-left, bottom-right, top-right",
 )
+FACES = Tensor(
+    "FACES",
+    "FP32",
+    (-1, 5),
+    "every face, best first: left, top, right, bottom in pixels of the upright photo, and the "
+    "detector's score; computed only when asked for",
+)
 W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row a layer")
 TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-padded")
 TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalised")
@@ -64,6 +71,10 @@ IMAGE = Tensor("IMAGE", "UINT8", (-1, -1, 3), "the synthesised face, RGB, height
 PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", True)
 FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", True)
 QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", True)
+MARK = Tensor("MARK", "BOOL", (1,), "write into the file that AI edited it (default true)", True)
+KEEP_GPS = Tensor(
+    "KEEP_GPS", "BOOL", (1,), "with PASTE: keep where PHOTO was taken (default false)", True
+)
 PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded answer")
 
 TEXTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
@@ -73,7 +84,7 @@ def _optional(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.doc, optional=True)
 
 
-ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD))
+ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD, FACES))
 E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 # W_PLUS is only checked, DELTA does not depend on it. It makes the ensembles one chain: Triton 2.51
@@ -83,15 +94,18 @@ STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 COMPOSE = Model(
     "compose",
     "python",
-    (IMAGE, _optional(PHOTO), _optional(QUAD), PASTE, FORMAT, QUALITY),
+    (
+        *(IMAGE, _optional(PHOTO), _optional(QUAD), PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
+        *map(_optional, TEXTS),  # to be named in the file
+    ),
     (PICTURE,),
 )
 INVERT = Model("invert", "ensemble", (PHOTO, ALIGN, FACE), (W_PLUS, QUAD))
-EDIT = Model("edit", "ensemble", (W_PLUS, *TEXTS, FORMAT, QUALITY), (PICTURE, CHANNELS))
+EDIT = Model("edit", "ensemble", (W_PLUS, *TEXTS, FORMAT, QUALITY, MARK), (PICTURE, CHANNELS))
 EDIT_PHOTO = Model(
     "edit_photo",
     "ensemble",
-    (PHOTO, ALIGN, FACE, *TEXTS, PASTE, FORMAT, QUALITY),
+    (PHOTO, ALIGN, FACE, *TEXTS, PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
     (PICTURE, CHANNELS),
 )
 

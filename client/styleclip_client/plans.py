@@ -24,7 +24,7 @@ from styleclip_client.errors import (
     UnknownFormat,
 )
 from styleclip_client.pictures import Picture, photo_bytes
-from styleclip_client.results import Edited, Inverted, ModelState, ModelTiming, Status
+from styleclip_client.results import Edited, Face, Inverted, ModelState, ModelTiming, Status
 
 T = TypeVar("T")
 Plan: TypeAlias = Generator[Call, Any, T]
@@ -48,12 +48,15 @@ def edit_photo(
     paste: bool = False,
     format: str = "JPEG",
     quality: int = 95,
+    mark: bool = True,
+    keep_gps: bool = False,
 ) -> Plan[Edited]:
     """Edit the face in `photo`; several edits are summed.
 
     `align`: find and align a face (true), take the picture as a face crop (false), or as
     the domain's networks were trained (None). `face` is which one, -1 the largest. `paste`
-    puts the face back into the photo. `format` is JPEG, PNG or WEBP.
+    puts the face back into the photo. `format` is JPEG, PNG or WEBP. `mark` writes into the file
+    that AI edited it, with which model and texts; `keep_gps` leaves the place of the photo in it.
     """
     answer = yield _infer(
         contract.EDIT_PHOTO,
@@ -64,9 +67,19 @@ def edit_photo(
             contract.PASTE: [True] if paste else None,
             **_texts(edits),
             **_encoding(format, quality),
+            **_metadata(mark, keep_gps),
         },
     )
     return _edited(answer)
+
+
+def faces(photo: Picture) -> Plan[list[Face]]:
+    """Every face in `photo`, best first: their numbers are what `face` means elsewhere."""
+    answer = yield _infer(
+        contract.ALIGN_MODEL, {contract.PHOTO: [photo_bytes(photo)], contract.ALIGN: [True]}
+    )
+    rows = answer[contract.FACES.name][0].tolist()
+    return [Face((left, top, right, bottom), score) for left, top, right, bottom, score in rows]
 
 
 def invert(photo: Picture, *, align: bool | None = None, face: int = -1) -> Plan[Inverted]:
@@ -88,11 +101,17 @@ def edit(
     *,
     format: str = "JPEG",
     quality: int = 95,
+    mark: bool = True,
 ) -> Plan[Edited]:
     """Edit an inverted face, `w_plus` float32 [L, 512]: nothing is inverted again."""
     answer = yield _infer(
         contract.EDIT,
-        {contract.W_PLUS: _latent(w_plus), **_texts(edits), **_encoding(format, quality)},
+        {
+            contract.W_PLUS: _latent(w_plus),
+            **_texts(edits),
+            **_encoding(format, quality),
+            **_metadata(mark),
+        },
     )
     return _edited(answer)
 
@@ -198,6 +217,14 @@ def _encoding(format: str, quality: int) -> dict[Tensor, list[Any]]:
     if not low <= quality <= high:
         raise UnknownFormat(f"the quality is {quality}; {low} to {high} is expected")
     return {contract.FORMAT: [format.upper().encode()], contract.QUALITY: [quality]}
+
+
+def _metadata(mark: bool, keep_gps: bool = False) -> dict[Tensor, list[bool] | None]:
+    """Left out where they are the server's default."""
+    return {
+        contract.MARK: None if mark else [False],
+        contract.KEEP_GPS: [True] if keep_gps else None,
+    }
 
 
 def _edited(answer: Tensors) -> Edited:

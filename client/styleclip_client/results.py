@@ -34,6 +34,17 @@ class Edited:
         write_file(path, self.picture, overwrite=overwrite)
 
 
+@dataclass(frozen=True)
+class Face:
+    """A face that the detector found in a photo.
+
+    `box` is left, top, right, bottom in pixels of the upright photo; a higher `score` is surer.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class Inverted:
     """A photo as the generator sees it.

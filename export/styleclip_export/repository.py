@@ -59,8 +59,9 @@ def step_config(model: Model) -> pb.ModelConfig:
                 if tensor.name in known:
                     entry.input_map[tensor.name] = tensor.name
             for tensor in step.outputs:
-                entry.output_map[tensor.name] = tensor.name
-                known.add(tensor.name)
+                if tensor is not contract.FACES:  # would be computed for nothing
+                    entry.output_map[tensor.name] = tensor.name
+                    known.add(tensor.name)
         return config
     config.backend = model.kind
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU,

@@ -258,8 +258,26 @@ def align_file(
     """
     picture = images.decode(data, longest=_ENOUGH)
     face, quad = align(picture, face_index, counted)
-    scale = np.divide(picture.info.get("full_size", picture.size), picture.size)
-    return face, ((quad + 0.5) * scale - 0.5).astype(np.float32)
+    return face, ((quad + 0.5) * _scale(picture) - 0.5).astype(np.float32)
+
+
+def faces_of_file(data: bytes) -> NDArray[np.float32]:
+    """Every face of an encoded photo, best score first, float32 (N, 5).
+
+    A row is left, top, right, bottom in pixels of the whole upright photo, and the score.
+    """
+    picture = images.decode(data, longest=_ENOUGH)
+    scale = _scale(picture)
+    rows = [
+        (*((np.reshape(found.box, (2, 2)) + 0.5) * scale - 0.5).ravel(), found.score)
+        for found in detection.every_face(picture)
+    ]
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _scale(picture: Image.Image) -> NDArray[np.float64]:
+    """Pixels of the whole photo for each of `picture`, which may have been decoded reduced."""
+    return np.divide(picture.info.get("full_size", picture.size), picture.size)
 
 
 def whole_picture(picture: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -38,6 +38,7 @@ def compose(
     quality: int = 95,
     *,
     model: str = "",
+    texts: str = "",
     match_colours: bool = True,
     marked: bool = True,
 ) -> bytes:
@@ -45,18 +46,19 @@ def compose(
 
     `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
     `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
-    edited by AI, by which `model`, unless `marked` is false.
+    edited by AI, by which `model` and `texts`, unless `marked` is false.
     Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image), InvalidInput (paste without
     photo or quad, a quad that is not convex, turned over or beside the photo).
     """
     images.check_encoding(format, quality)  # before the work
     images.check_pixels(image.shape[1], image.shape[0])
     if not paste:
-        return images.encode(image, format, quality, metadata.of_edit(None, model, marked))
+        beside = metadata.of_edit(None, model, texts, marked)
+        return images.encode(image, format, quality, beside)
     if photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
     result = paste_back(image, photo, quad, match_colours)
-    return images.encode(result, format, quality, metadata.of_edit(photo, model, marked))
+    return images.encode(result, format, quality, metadata.of_edit(photo, model, texts, marked))
 
 
 def paste_back(

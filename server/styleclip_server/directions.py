@@ -42,6 +42,9 @@ class Edit:
     strength: float
     threshold: float
 
+    def __str__(self) -> str:
+        return f"{self.neutral} → {self.target} (α {self.strength:g}, β {self.threshold:g})"
+
 
 def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[float],
           threshold: Sequence[float]) -> list[Edit]:  # fmt: skip

@@ -53,7 +53,7 @@ _UPRIGHT = {
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
-def decode(data: bytes, longest: int = 0) -> Image.Image:
+def decode(data: bytes, longest: int = 0, gps: bool = False) -> Image.Image:
     """The first frame of an encoded picture, upright, mode RGB, 8 bits.
 
     With `longest`, a JPEG photo may come at a half, a quarter or an eighth of its size, in a
@@ -63,7 +63,7 @@ def decode(data: bytes, longest: int = 0) -> Image.Image:
     EXIF orientation is applied, transparency lies over white, grey, 16-bit, CMYK and Lab pictures
     become sRGB by their ICC profiles. An RGB picture keeps its numbers, as in the official
     alignment code, and its profile in `info["icc_profile"]`; `info["exif"]` holds what
-    `metadata.kept_exif` lets through. Nothing else of the file remains.
+    `metadata.kept_exif` lets through, with `gps` the place too. Nothing else of the file remains.
 
     Raises NotAnImage (no picture in an accepted format), ImageTruncated (data end early or are
     damaged), ImageTooLarge (over `limits.PHOTO_BYTES` or `limits.PHOTO_PIXELS`).
@@ -74,7 +74,7 @@ def decode(data: bytes, longest: int = 0) -> Image.Image:
             f"{limits.PHOTO_BYTES / 2**20:g} MiB are accepted: make it smaller"
         )
     try:
-        return _decode(data, longest)
+        return _decode(data, longest, gps)
     except StyleclipError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -93,7 +93,7 @@ def decode(data: bytes, longest: int = 0) -> Image.Image:
         ) from error
 
 
-def _decode(data: bytes, longest: int) -> Image.Image:
+def _decode(data: bytes, longest: int, gps: bool) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
         check_pixels(picture.width, picture.height)
         full = picture.size
@@ -102,7 +102,7 @@ def _decode(data: bytes, longest: int) -> Image.Image:
             picture.draft(None, (max(1, int(full[0] * share)), max(1, int(full[1] * share))))
         picture.load()
         upright = _UPRIGHT.get(_orientation(picture))
-        kept: dict[str, Any] = {"exif": metadata.kept_exif(picture)}
+        kept: dict[str, Any] = {"exif": metadata.kept_exif(picture, gps)}
         if picture.size != full:
             kept["full_size"] = full[::-1] if upright in _SIDEWAYS else full
         if ImageMode.getmode(picture.mode).basemode == "RGB":

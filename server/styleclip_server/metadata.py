@@ -1,9 +1,9 @@
 """What an edited picture says of itself: made by AI, with which model; and whose photo it was.
 
 XMP follows IPTC's Photo Metadata Standard 2025.1 (https://iptc.org/std/photometadata/specification,
-"Digital Source Type", "AI System Used"), EXIF follows CIPA DC-008. Of a photo's own EXIF, only
-listed fields are kept: the place (GPS), serial numbers, names, maker notes and the thumbnail,
-which would show the face before the edit, are not.
+"Digital Source Type", "AI System Used", "AI Prompt Information"), EXIF follows CIPA DC-008. Of a
+photo's own EXIF, only listed fields are kept: serial numbers, names, maker notes, the thumbnail,
+which would show the face before the edit, and (unless asked for) the place (GPS) are not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ SOFTWARE = "StyleCLIP on Triton"
 DESCRIPTION = "edited with StyleCLIP (AI)"
 _SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _LONGEST = 60_000  # bytes; a JPEG segment holds 65,533
+_LONGEST_TEXTS = 8_000  # characters, of which each may be six bytes in XML
 
-_ORIENTATION, _SOFTWARE, _DESCRIPTION, _EXIF = 0x0112, 0x0131, 0x010E, 0x8769
+_SOFTWARE, _DESCRIPTION, _EXIF, _GPS = 0x0131, 0x010E, 0x8769, 0x8825
 # Description, make, model, resolution (3), date, artist, copyright.
 _KEPT = (_DESCRIPTION, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0132, 0x013B, 0x8298)
 # Exposure, aperture, programme, ISO, dates with zones and fractions, measurements of light and
@@ -40,14 +41,16 @@ class Metadata:
     exif: Image.Exif | None = None
     xmp: str = ""
     icc_profile: bytes | None = None
-    marked: bool = True
+    comment: str = ""  # of a PNG
 
 
-def kept_exif(picture: Image.Image) -> bytes | None:
+def kept_exif(picture: Image.Image, gps: bool = False) -> bytes | None:
     """The listed EXIF fields of an opened picture, None if there are none or they are broken."""
     try:
         given = picture.getexif()
         exif = _listed(given, given.get_ifd(_EXIF))
+        if gps and (place := given.get_ifd(_GPS)):
+            exif[_GPS] = place
         data = exif.tobytes() if len(exif) else None
     except Exception:  # sound pixels with broken metadata are still a photo
         return None
@@ -65,22 +68,29 @@ def _listed(given: Image.Exif, details: dict[int, Any]) -> Image.Exif:
     return exif
 
 
-def of_edit(photo: Image.Image | None, model: str, marked: bool) -> Metadata:
+def of_edit(
+    photo: Image.Image | None, model: str, texts: str = "", marked: bool = True
+) -> Metadata:
     """The metadata of a face (`photo` None) or of a photo that a face was put back into.
 
-    `model` names the network. Without `marked` only the photo's own fields are kept.
+    `model` names the network, `texts` says what was asked of it. Without `marked` only the photo's
+    own fields are kept.
     """
     exif = Image.Exif()
     if photo is not None and isinstance(own := photo.info.get("exif"), bytes):
         exif.load(own)
     profile = photo.info.get("icc_profile") if photo is not None else None
     if not marked:
-        return Metadata(exif if len(exif) else None, "", profile, False)
+        return Metadata(exif if len(exif) else None, "", profile)
     exif[_SOFTWARE] = _software()
     exif.setdefault(_DESCRIPTION, DESCRIPTION)
     # A face alone is the network's work as a whole; in a photo it is a part of it.
     kind = "trainedAlgorithmicMedia" if photo is None else "compositeWithTrainedAlgorithmicMedia"
-    return Metadata(exif, _xmp(_SOURCES + kind, model), profile)
+    texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
+    if len(texts) > _LONGEST_TEXTS:
+        texts = texts[:_LONGEST_TEXTS] + " …"
+    comment = f"{DESCRIPTION}: {texts}" if texts else DESCRIPTION
+    return Metadata(exif, _xmp(_SOURCES + kind, model, texts), profile, comment)
 
 
 def _software() -> str:
@@ -90,8 +100,9 @@ def _software() -> str:
         return SOFTWARE
 
 
-def _xmp(source: str, model: str) -> str:
+def _xmp(source: str, model: str, texts: str) -> str:
     system = f"StyleCLIP, {model}" if model else "StyleCLIP"
+    prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(texts)}" if texts else ""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -101,7 +112,7 @@ def _xmp(source: str, model: str) -> str:
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(_software())}"
         f" Iptc4xmpExt:DigitalSourceType={quoteattr(source)}"
-        f" Iptc4xmpExt:AISystemUsed={quoteattr(system)}>"
+        f" Iptc4xmpExt:AISystemUsed={quoteattr(system)}{prompt}>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{DESCRIPTION}</rdf:li></rdf:Alt>'
         '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
@@ -119,9 +130,9 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
             options["xmp"] = metadata.xmp.encode()
         return options
     text = PngImagePlugin.PngInfo()
-    if metadata.marked:
+    if metadata.comment:
         text.add_text("Software", _software())
-        text.add_text("Comment", DESCRIPTION)
+        text.add_itxt("Comment", metadata.comment)
     if metadata.xmp:
         text.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     return options | {"pnginfo": text}

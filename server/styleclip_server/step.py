@@ -26,7 +26,8 @@ def respond(
     """Answers each request of `execute` row by row.
 
     `answer` gets a row's inputs by name (None for an optional one that was not sent) and returns
-    its outputs. An `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
+    its outputs; one that is a function is called only when the request asks for that output. An
+    `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
     """
     return [_respond(model, request, answer, metrics) for request in requests]
 
@@ -38,7 +39,8 @@ def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: 
         for tensor in model.inputs:
             found = triton.get_input_tensor_by_name(request, tensor.name)
             inputs[tensor.name] = None if found is None else found.as_numpy()
-        response = triton.InferenceResponse(_answers(model, inputs, answer))
+        asked = set(request.requested_output_names())
+        response = triton.InferenceResponse(_answers(model, inputs, answer, asked))
         request_log.note(model.name, name, time.monotonic() - began, inputs)
     except Exception as error:
         response = triton.InferenceResponse(error=_refusal(model, error))
@@ -47,15 +49,16 @@ def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: 
     return response
 
 
-def _answers(model: Model, inputs: Row, answer: Callable[[Row], Row]) -> list[Any]:
+def _answers(model: Model, inputs: Row, answer: Callable[[Row], Row], asked: set[str]) -> list[Any]:
     batch = max(len(array) for array in inputs.values() if array is not None)
     rows = [
         answer({name: None if array is None else array[i] for name, array in inputs.items()})
         for i in range(batch)
     ]
     return [
-        triton.Tensor(tensor.name, np.stack([row[tensor.name] for row in rows]))
+        triton.Tensor(tensor.name, _stacked([_value(row[tensor.name]) for row in rows]))
         for tensor in model.outputs
+        if tensor.name in asked
     ]
 
 
@@ -65,6 +68,22 @@ def _refusal(model: Model, error: Exception) -> Any:
     theirs = isinstance(error, InvalidInput)
     code = triton.TritonError.INVALID_ARG if theirs else triton.TritonError.INTERNAL
     return triton.TritonError(error.to_wire(), code)
+
+
+def _stacked(arrays: Sequence[Any]) -> Any:
+    """The arrays of a batch as one; shorter ones are filled up with NaN."""
+    longest = max(map(len, arrays))
+    fill = [((0, longest - len(array)), *[(0, 0)] * (np.ndim(array) - 1)) for array in arrays]
+    return np.stack(
+        [
+            np.pad(array, margin, constant_values=np.nan) if margin[0][1] else array
+            for array, margin in zip(arrays, fill, strict=True)
+        ]
+    )
+
+
+def _value(output: Any) -> Any:
+    return output() if callable(output) else output
 
 
 def first(value: Any, default: Any) -> Any:

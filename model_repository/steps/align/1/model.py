@@ -24,4 +24,4 @@ class TritonPythonModel:
         else:
             face, quad = alignment.whole_picture(images.decode(data))
         crop = face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
-        return {"FACE_CROP": crop, "QUAD": quad}
+        return {"FACE_CROP": crop, "QUAD": quad, "FACES": lambda: alignment.faces_of_file(data)}

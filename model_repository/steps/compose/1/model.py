@@ -1,8 +1,8 @@
 """Triton step `compose`: face → encoded picture; see `styleclip_server.composition`."""
 
 import numpy as np
-from styleclip_client.contract import COMPOSE
-from styleclip_server import composition, images
+from styleclip_client.contract import COMPOSE, TEXTS
+from styleclip_server import composition, directions, images
 from styleclip_server.domain import domain_folder, load_domain
 from styleclip_server.metrics import Metrics
 from styleclip_server.step import first, respond
@@ -17,16 +17,22 @@ class TritonPythonModel:
         return respond(COMPOSE, requests, self.answer, self.metrics)
 
     def answer(self, row):
+        photo, texts = None, [row[tensor.name] for tensor in TEXTS]
         paste = bool(first(row["PASTE"], False))
         format = first(row["FORMAT"], b"JPEG").decode("utf-8", "replace")
+        if paste and row["PHOTO"] is not None:
+            photo = images.decode(row["PHOTO"][0], gps=bool(first(row["KEEP_GPS"], False)))
+        edits = [] if any(text is None for text in texts) else directions.check(*texts)
         picture = composition.compose(
             row["IMAGE"],
-            images.decode(row["PHOTO"][0]) if paste and row["PHOTO"] is not None else None,
+            photo,
             row["QUAD"],
             paste=paste,
             format=format,
             quality=int(first(row["QUALITY"], 95)),
             model=self.model,
+            texts="; ".join(map(str, edits)),
+            marked=bool(first(row["MARK"], True)),
         )
         self.metrics.picture(format)
         return {"PICTURE": np.array([picture], np.object_)}
