@@ -1,8 +1,13 @@
-"""What an operator sees: metrics on Triton's port, log lines with the ids of requests."""
+"""What an operator sees: metrics on Triton's port, log lines and traces by the ids of requests."""
 
 import json
+import os
 import re
+import threading
+import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,18 +15,50 @@ from styleclip_client import Client
 from styleclip_client.errors import NoChannelLeft, NoFaceFound, NotAnImage
 from styleclip_server import request_log
 from styleclip_server.launcher import default_repository, running_server
+from styleclip_server.log import Log
 from styleclip_server.triton import Options
 
 PHOTO = default_repository().parent / "demo/samples/avatar-1.png"
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory):
+def spans():
+    """A collector of OpenTelemetry's protocol: (its URL, the spans that it got)."""
+    got = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for resource in body["resourceSpans"]:
+                got.extend(span for scope in resource["scopeSpans"] for span in scope["spans"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{collector.server_port}/v1/traces", got
+        collector.shutdown()
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory, spans):
     """A server of its own, whose counters nobody else moves: (client, scrape, log)."""
     log = tmp_path_factory.mktemp("observed") / "log"
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = Options(
+        default_repository(),
+        log=log,
+        log_format="json",
+        log_requests="all",
+        trace_to=spans[0],
+        **ports,
+    )
     with (
-        running_server(Options(default_repository(), log=log, **ports), canary=0) as server,
+        running_server(options, canary=0) as server,
         Client(server.grpc_url, name="shop") as client,
     ):
         yield client, lambda: scrape(server.metrics_url), log
@@ -107,9 +144,36 @@ def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed)
     with pytest.raises(NoChannelLeft) as caught:
         client.direction(client.domain().edit(secret, threshold=1))
     assert re.fullmatch("shop-[0-9a-f]{32}", caught.value.request_id)
-    (entry,) = [line for line in lines(log) if line["request_id"] == caught.value.request_id]
+    (entry,) = soon(
+        lambda: [e for e in lines(log) if e.get("request_id") == caught.value.request_id]
+    )
     assert entry["step"] == "direction" and entry["outcome"] == "NoChannelLeft"
     assert secret not in log.read_text()
+
+
+def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, spans):
+    client, _, log = observed
+    client.edit_photo(PHOTO, client.domain().edit("a face with sunglasses"))
+    newest = soon(lambda: [e for e in lines(log) if e.get("step") == "compose"])[-1]["request_id"]
+    steps = [entry["step"] for entry in lines(log) if entry.get("request_id") == newest]
+    assert steps == ["align", "direction", "compose"]
+    assert "sunglasses" not in log.read_text()
+
+    def traced():
+        return {
+            attributes["triton.model_name"]
+            for span in spans[1]
+            if (attributes := values(span)).get("triton.request_id") == newest
+        }
+
+    expected = {"edit_photo", "align", "e4e", "direction", "stylegan2", "compose"}
+    assert soon(lambda: traced() == expected)
+
+
+def test_every_line_of_the_json_log_is_json(observed):
+    _, _, log = observed
+    assert {"time", "level", "message"} <= set(json.loads(log.read_text().splitlines()[0]))
+    assert len(lines(log)) == len(log.read_text().splitlines())
 
 
 def test_texts_are_in_a_line_only_where_asked_for(monkeypatch):
@@ -123,5 +187,43 @@ def test_texts_are_in_a_line_only_where_asked_for(monkeypatch):
     assert told["neutral"] == ["a face"] and told["message"] == "a face is wrong"
 
 
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+    log = Log(Path("/dev/full"), "text")
+    read, write = os.pipe()
+    log.follow(os.fdopen(read, "rb"))
+    os.write(write, b"lost\n" * 10_000)  # more than a pipe holds
+    os.close(write)
+    log.finish()
+
+
+def test_a_long_log_is_moved_aside(tmp_path):
+    path = tmp_path / "log"
+    log = Log(path, "text")
+    read, write = os.pipe()
+    log.follow(os.fdopen(read, "rb"))
+    line = b"x" * 999 + b"\n"
+    with os.fdopen(write, "wb") as pipe:
+        for _ in range(25_000):
+            pipe.write(line)
+    log.finish()
+    assert path.stat().st_size < 11e6 and (tmp_path / "log.old").stat().st_size < 11e6
+
+
 def lines(log):
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def values(span):
+    """The attributes of a span, those that are texts."""
+    found = {}
+    for entry in span.get("attributes", ()):
+        found[entry["key"]] = entry["value"].get("stringValue")
+    return found
+
+
+def soon(look, seconds=15):
+    """What `look` gives once it gives something: lines and spans come after the answer."""
+    end = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found

@@ -6,6 +6,8 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from styleclip_server.launcher import CANARY_SECONDS, default_repository, running_server
+from styleclip_server.log import FORMATS, JsonFormatter
+from styleclip_server.request_log import WHICH
 from styleclip_server.triton import Options, ServerStartFailed
 
 _PORT = click.IntRange(0, 65535)
@@ -43,17 +47,23 @@ _PORT = click.IntRange(0, 65535)
               help="How long a gRPC connection lives; 0: as the client wants.")  # fmt: skip
 @click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
               help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
+@click.option("--log-format", type=click.Choice(FORMATS), default=FORMATS[0])
+@click.option("--log-requests", type=click.Choice(WHICH), default=WHICH[0],
+              help="Requests that get a line of JSON in the log, with their ids.")  # fmt: skip
+@click.option("--log-texts", is_flag=True, help="Let these lines hold the texts of the edits.")
+@click.option("--trace-to", metavar="URL", help="An OpenTelemetry collector, as "
+              "http://localhost:4318/v1/traces, that gets the spans of requests.")  # fmt: skip
+@click.option("--trace-every", type=click.IntRange(1), default=1, metavar="N",
+              help="Trace one in so many requests.")  # fmt: skip
+@click.option("--allow-shared-memory", is_flag=True,
+              help="Let clients of this machine pass tensors in shared memory.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
     """Serve the model repository on Triton, and start it anew when a part of it dies.
 
     Each option may come from the environment instead: STYLECLIP_GRPC_PORT for --grpc-port.
     """
     console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_level=False)],
-    )
+    tell = _log_to(console, options["log_format"])
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
@@ -66,16 +76,26 @@ def command(canary: float, log: Path, **options: Any) -> None:
         print(f"styleclip-server: {error}", file=sys.stderr)
         sys.exit(1)
     try:
-        console.print(
+        tell(
             f"Serving {wanted.domain}: gRPC {running.grpc_url}, HTTP {running.http_url}; "
-            f"log {wanted.told}; Ctrl-C stops it",
-            highlight=False,
-            soft_wrap=True,
+            f"log {wanted.told}; Ctrl-C stops it"
         )
         asked.wait()
-        console.print("stopping ...", highlight=False)
+        tell("stopping ...")
     finally:
         server.__exit__(None, None, None)
+
+
+def _log_to(console: Console, format: str) -> Callable[[str], None]:
+    """Sends log messages to `console`, and returns what to say things with."""
+    handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False)
+    if format == "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    if format == "json":
+        return logging.getLogger("styleclip_server").info
+    return partial(console.print, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

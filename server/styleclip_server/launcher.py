@@ -28,7 +28,6 @@ CANARY_TIMEOUT = 30.0
 CANARY_FAILURES = 2  # in a row, before the server is started anew
 RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds, longer after each failed start
 CALM_SECONDS = 60.0  # a server that ran so long counts as healed
-LOG_BYTES = 10 * 2**20  # a longer log is moved aside at start
 
 _log = logging.getLogger("styleclip_server")
 _PROJECT = Path(__file__).resolve().parents[2] / "model_repository"
@@ -90,8 +89,6 @@ class RunningServer:
         """
         triton.check(self.options)
         self._ports = triton.bind(self.options)
-        if self.options.log:
-            _move_long_log(self.options.log)
         self._thread.start()
         self._up.wait()
         if self._failure:
@@ -177,11 +174,6 @@ class RunningServer:
     def _edit_canary(self) -> None:
         with Client(self.grpc_url, CANARY_TIMEOUT, retries=0, name="canary") as client:
             edit_canary(client)
-
-
-def _move_long_log(log: Path) -> None:
-    if log.is_file() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(log.suffix + ".old"))
 
 
 @contextmanager

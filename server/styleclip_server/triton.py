@@ -18,19 +18,20 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 
+from styleclip_server import arguments, request_log
 from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
+from styleclip_server.log import FORMATS, Log
 
 _BACKENDS = Path(__file__).parent / "backends"
 _STUB = "triton_python_backend_stub"
 _PR_SET_PDEATHSIG = 1
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServerStartFailed(Exception):
@@ -46,6 +47,10 @@ class Options:
     `exit_timeout` is how many seconds requests under way have left when it is stopped.
     `connection_age` is after how many seconds clients are asked to connect anew, so that they
     find servers that came since; 0: never.
+    `log_format` is one of `log.FORMATS`.
+    `log_requests` is one of `request_log.WHICH`, `log_texts` puts the texts into these lines too.
+    `trace_to` is an OpenTelemetry collector's URL for one in `trace_every` requests.
+    `allow_shared_memory` lets clients of this machine put tensors into its shared memory.
     """
 
     repository: Path
@@ -58,6 +63,12 @@ class Options:
     log: Path | None = Path("out/server.log")
     exit_timeout: int = 10
     connection_age: int = 0
+    log_format: str = FORMATS[0]
+    log_requests: str = request_log.WHICH[0]
+    log_texts: bool = False
+    trace_to: str | None = None
+    trace_every: int = 1
+    allow_shared_memory: bool = False
 
     @property
     def told(self) -> str:
@@ -111,6 +122,11 @@ def check(options: Options) -> None:
             f"{folder} has no domain {options.domain!r}, only "
             f"{', '.join(domains) or 'none'}: fetch and export its weights first"
         )
+    if options.allow_shared_memory and options.host not in _LOOPBACK:
+        raise ServerStartFailed(
+            f"--allow-shared-memory is for clients of this machine, but --host is {options.host}: "
+            f"leave one of them out, or listen on {_LOOPBACK[0]}"
+        )
     if find_spec("pytriton") is None:
         raise ServerStartFailed(
             "the Triton server is not installed: run `make setup`, or "
@@ -126,16 +142,18 @@ class Triton:
         self.http_port, self.grpc_port, self.metrics_port = ports
         self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
-        with _opened(options.log) as log:
-            self.process = subprocess.Popen(
-                self._command(),
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is ours: the server is stopped in order
-                preexec_fn=_die_with_parent,
-            )
+        self.process = subprocess.Popen(
+            self._command(),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is ours: the server is stopped in order
+            preexec_fn=_die_with_parent,
+        )
+        assert self.process.stdout
+        self._log = Log(options.log, options.log_format)
+        self._log.follow(self.process.stdout)  # type: ignore[arg-type]
         self._tree = psutil.Process(self.process.pid)
         self._stubs: list[psutil.Process] = []
 
@@ -157,11 +175,8 @@ class Triton:
             f"--model-repository={(options.domains or options.repository) / options.domain}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            "--model-control-mode=none",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={options.exit_timeout}",
-            # Clients look every 20 s whether the server is still there, longer edits or not.
-            "--grpc-http2-min-recv-ping-interval-without-data=10000",
             "--log-verbose=0",
             f"--http-address={options.host}",
             f"--grpc-address={options.host}",
@@ -169,9 +184,10 @@ class Triton:
             f"--http-port={self.http_port}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-port={self.metrics_port}",
+            *arguments.closed_doors(options.allow_shared_memory),
+            *arguments.connections(options.connection_age),
+            *arguments.traces(options.trace_to, options.trace_every),
         ]
-        if options.connection_age:
-            command.append(f"--grpc-max-connection-age={options.connection_age * 1000}")
         if not Path("/dev/nvidiactl").exists():
             command.append("--model-config-name=cpu")
         return command
@@ -187,6 +203,8 @@ class Triton:
             "PATH": _joined(interpreter, os.environ.get("PATH")),
             DOMAIN_VARIABLE: self.options.domain,
             DOMAINS_VARIABLE: str(self.options.domains or ""),
+            request_log.WHICH_VARIABLE: self.options.log_requests,
+            request_log.TEXTS_VARIABLE: "1" if self.options.log_texts else "0",
         }
 
     def wait_until_ready(self, seconds: float = 120) -> None:
@@ -262,6 +280,7 @@ class Triton:
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(everyone, timeout=5)
+        self._log.finish()
         for left in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
             left.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -270,20 +289,13 @@ class Triton:
         """The server's own reason, from the end of its log."""
         if self.options.log is None:
             return "its last lines say why"
+        self._log.finish()
         lines = self.options.log.read_text("utf-8", "replace").splitlines()[-300:]
         for mark in ("failed to load '", "error:"):
             for line in lines:
                 if mark in line:
                     return line[line.index(mark) :].replace("\\n", " ").strip('" |')[:400]
         return lines[-1] if lines else "it said nothing"
-
-
-def _opened(log: Path | None) -> AbstractContextManager[BinaryIO | None]:
-    if log is None:
-        # Triton's output joins ours; standard output is left to whoever reads results there.
-        return nullcontext(sys.stderr.buffer)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return log.open("ab")
 
 
 def _pytriton() -> Path:
