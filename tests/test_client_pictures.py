@@ -32,6 +32,29 @@ def test_a_pil_picture_of_any_mode_can_be_sent(picture, mode):
     assert Image.open(io.BytesIO(photo_bytes(picture.convert(mode)))).size == picture.size
 
 
+@pytest.mark.parametrize("channels", [None, 3, 4])
+def test_an_array_travels_without_loss(channels):
+    shape = (8, 6) if channels is None else (8, 6, channels)
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    sent = Image.open(io.BytesIO(photo_bytes(pixels[:, ::-1])))
+    assert np.array_equal(np.asarray(sent), pixels[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 6, 3), np.float32),
+        np.zeros((3, 8, 6), np.uint8),
+        np.zeros((1, 8, 6, 3), np.uint8),
+        np.zeros((0, 6, 3), np.uint8),
+        np.zeros(3, np.uint8),
+    ],
+)
+def test_an_array_that_is_no_picture_is_told_what_is_expected(pixels):
+    with pytest.raises(errors.NotAnImage, match=r"uint8 of \[height, width\]"):
+        photo_bytes(pixels)
+
+
 def test_a_pil_picture_is_turned_upright(tmp_path, picture):
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turned by 90 degrees
@@ -62,6 +85,22 @@ def test_a_missing_photo_is_a_missing_file(tmp_path):
         photo_bytes(tmp_path / "none.jpg")
 
 
+def test_a_file_that_appears_meanwhile_is_kept_even_without_links(tmp_path, monkeypatch):
+    path = tmp_path / "out.bin"
+    write_file(path, b"first", overwrite=False)
+
+    def no_links(self, target):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(type(path), "hardlink_to", no_links)
+    with pytest.raises(FileExistsError):
+        write_file(path, b"second", overwrite=False)
+    write_file(tmp_path / "other.bin", b"third", overwrite=False)
+    assert path.read_bytes() == b"first"
+    assert (tmp_path / "other.bin").read_bytes() == b"third"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_file_is_not_overwritten_unless_asked(tmp_path):
     path = tmp_path / "out.bin"
     write_file(path, b"first", overwrite=False)
@@ -78,6 +117,7 @@ def test_an_edited_picture_decodes_and_saves_as_it_came(tmp_path, picture):
     picture.save(buffer, "PNG")
     edited = Edited(buffer.getvalue(), [3])
     assert np.array_equal(np.asarray(edited.image()), np.asarray(picture))
+    assert np.array_equal(edited.array(), np.asarray(picture))
     edited.save(tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes() == edited.picture
 

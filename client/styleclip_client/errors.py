@@ -91,6 +91,10 @@ class InvalidRecipe(InvalidInput):
     """The text is no recipe that this project wrote."""
 
 
+class BatchMismatch(InvalidInput):
+    """The place for a batch's pictures belongs to another batch."""
+
+
 class LandmarksMissing(StyleclipError):
     """The server has no landmark model, so it cannot align photos."""
 
@@ -101,6 +105,10 @@ class ServerUnavailable(StyleclipError):
 
 class ServerBusy(ServerUnavailable):
     """The server, or a gateway before it, has too many requests waiting."""
+
+
+class ClusterUnavailable(StyleclipError):
+    """No Ray cluster answers at the address, or it cannot do the work."""
 
 
 class AccessRefused(StyleclipError):

@@ -116,6 +116,32 @@ def edit(
     return _edited(answer)
 
 
+def paste(
+    photo: Picture,
+    inverted: Inverted,
+    edits: Edit | Sequence[Edit],
+    *,
+    format: str = "JPEG",
+    quality: int = 95,
+) -> Plan[Edited]:
+    """Put an inverted face of `photo`, edited, back into it: nothing is inverted again."""
+    latent = _latent(inverted.w_plus)
+    answer = yield _infer(contract.DIRECTION, {contract.W_PLUS: latent, **_texts(edits)})
+    moved, delta = answer[contract.CHANNELS.name][0], answer[contract.DELTA.name][0]
+    answer = yield _infer(contract.STYLEGAN2, {contract.W_PLUS: latent, contract.DELTA: delta})
+    answer = yield _infer(
+        contract.COMPOSE,
+        {
+            contract.IMAGE: answer[contract.IMAGE.name][0],
+            contract.PHOTO: [photo_bytes(photo)],
+            contract.QUAD: inverted.quad,
+            contract.PASTE: [True],
+            **_encoding(format, quality),
+        },
+    )
+    return Edited(answer[contract.PICTURE.name][0][0], [int(count) for count in moved])
+
+
 def direction(edits: Edit | Sequence[Edit]) -> Plan[NDArray[np.float32]]:
     """What the edits add to the styles, float32 [S]: `Domain.style_channels` cuts it up."""
     answer = yield _infer(contract.DIRECTION, _texts(edits))

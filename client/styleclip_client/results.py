@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,13 @@ class Edited:
         image.load()
         return image
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    def array(self) -> NDArray[np.uint8]:
+        """The picture as RGB, uint8 [H, W, 3]."""
+        return np.asarray(self.image().convert("RGB"))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the picture as it came, in the format that was asked for."""
-        write_file(path, self.picture, overwrite=overwrite)
+        write_file(Path(path), self.picture, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,14 @@ class Inverted:
     w_plus: NDArray[np.float32]
     quad: NDArray[np.float32]
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Keep it as an .npz file for `load`."""
         buffer = io.BytesIO()
         np.savez(buffer, w_plus=self.w_plus, quad=self.quad)
-        write_file(path, buffer.getvalue(), overwrite=overwrite)
+        write_file(Path(path), buffer.getvalue(), overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: Path) -> Inverted:
+    def load(cls, path: str | os.PathLike[str]) -> Inverted:
         """Read what `save` wrote; InvalidLatent for anything else. Executes nothing."""
         try:
             with np.load(path, allow_pickle=False) as file:

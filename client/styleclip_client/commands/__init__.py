@@ -1,0 +1,1 @@
+"""The commands of `styleclip`, one module each; `cli` joins them."""

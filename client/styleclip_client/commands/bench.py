@@ -1,0 +1,209 @@
+"""`styleclip bench`: how long calls take, as a client sees it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from styleclip_client.client import Client
+from styleclip_client.commands import options
+from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
+from styleclip_client.edits import Domain, Edit
+from styleclip_client.errors import StyleclipError
+
+CALLS = ("invert", "edit", "edit_photo")
+_SAMPLES = Path("demo/samples")  # of a source tree
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call at one concurrency. Milliseconds of the answered; `per_second` counts them all."""
+
+    call: str
+    concurrency: int
+    answered: int
+    failed: int
+    per_second: float
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+    failure: str = ""
+
+
+@click.command(epilog=EXIT_STATUS)
+@click.argument("photos", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--call", "calls", multiple=True, type=click.Choice(CALLS), default=CALLS,
+    help="What to measure. Repeatable. [default: all]",
+)  # fmt: skip
+@click.option(
+    "--concurrency",
+    multiple=True,
+    type=click.IntRange(1, 256),
+    default=(1, 4),
+    show_default=True,
+    help="Calls at once. Repeatable.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=5.0,
+    show_default=True,
+    help="For each measurement.",
+)
+@options.face_options()
+@options.json_option
+@options.server_options
+def bench(
+    client: Client,
+    photos: tuple[Path, ...],
+    calls: tuple[str, ...],
+    concurrency: tuple[int, ...],
+    seconds: float,
+    align: bool | None,
+    face: int,
+    as_json: bool,
+) -> int:
+    """Measure the server from here: latency and throughput of each call.
+
+    The calls go round over PHOTOS (without any, the sample pictures of a source tree) and over
+    the domain's presets. `edit` is what a slider does: the photo is inverted before. What is
+    measured is the whole call, with the way there and back, after one call of each kind that
+    does not count; pictures are JPEG and are not decoded. `make bench` measures more, on the
+    server's machine.
+    """
+    files = photos or tuple(sorted(_SAMPLES.glob("*.png")))
+    if not files:
+        raise click.UsageError("name some photos to measure with")
+    domain = client.domain()
+    edits = [preset.edit for preset in domain.presets] or [domain.edit("a smiling face")]
+    data = [file.read_bytes() for file in files]
+    settings = {"align": align, "face": face}
+    console = Console(stderr=True)
+    found = []
+    for name in calls:
+        with console.status(f"preparing {name}"):
+            makers = _calls(client, name, data, edits, settings)
+            makers[0]()
+        for count in concurrency:
+            with console.status(f"{name}, {count} at once, {seconds:g} s"):
+                found.append(_measured(name, makers, count, seconds))
+    if as_json:
+        options.tell(True, _content(client, domain, files, seconds, found), "")
+    else:
+        _show(client, domain, files, found)
+    return SOME_FAILED if any(each.failed for each in found) else DONE
+
+
+def _calls(
+    client: Client,
+    name: str,
+    photos: Sequence[bytes],
+    edits: Sequence[Edit],
+    settings: dict[str, Any],
+) -> list[Callable[[], object]]:
+    """Every photo with every edit, or every photo for `invert`."""
+    if name == "invert":
+        return [partial(client.invert, photo, **settings) for photo in photos]
+    if name == "edit":
+        latents = [client.invert(photo, **settings).w_plus for photo in photos]
+        return [partial(client.edit, latent, edit) for edit in edits for latent in latents]
+    return [
+        partial(client.edit_photo, photo, edit, **settings) for edit in edits for photo in photos
+    ]
+
+
+def _measured(
+    name: str, calls: Sequence[Callable[[], object]], concurrency: int, seconds: float
+) -> Measured:
+    """Call for `seconds`, `concurrency` at once, each as soon as the one before has ended."""
+    rounds = itertools.cycle(calls)
+    start = time.perf_counter()
+    end = start + seconds
+
+    def work(_: int) -> tuple[list[float], list[str]]:
+        times, failures = [], []
+        while (begun := time.perf_counter()) < end:
+            try:
+                next(rounds)()
+            except StyleclipError as error:
+                failures.append(error.to_wire())
+            else:
+                times.append(1000 * (time.perf_counter() - begun))
+        return times, failures
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        parts = list(pool.map(work, range(concurrency)))
+    spent = time.perf_counter() - start
+    times = sorted(time for part, _ in parts for time in part)
+    failures = [failure for _, part in parts for failure in part]
+    # Doubled, so that a single time has quantiles too.
+    cuts = statistics.quantiles(times * 2, n=100, method="inclusive") if times else [0.0] * 99
+    p50, p95, p99 = (round(cuts[at - 1], 1) for at in (50, 95, 99))
+    return Measured(
+        call=name,
+        concurrency=concurrency,
+        answered=len(times),
+        failed=len(failures),
+        per_second=round(len(times) / spent, 2),
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        longest=round(times[-1], 1) if times else 0.0,
+        failure=failures[-1] if failures else "",
+    )
+
+
+def _content(
+    client: Client,
+    domain: Domain,
+    files: Sequence[Path],
+    seconds: float,
+    found: Sequence[Measured],
+) -> dict[str, Any]:
+    return {
+        "server": client.url,
+        "domain": domain.name,
+        "client": {"python": platform.python_version(), "cores": os.cpu_count()},
+        "photos": len(files),
+        "seconds": seconds,
+        "measured": [asdict(each) for each in found],
+    }
+
+
+def _show(client: Client, domain: Domain, files: Sequence[Path], found: Sequence[Measured]) -> None:
+    console = Console()
+    console.print(
+        f"{client.url}, domain {domain.name}, {len(files)} photos; milliseconds a call",
+        highlight=False,
+    )
+    table = Table("call", box=None, pad_edge=False)
+    for title in ("at once", "answered", "failed", "a second", "p50", "p95", "p99", "longest"):
+        table.add_column(title, justify="right")
+    for each in found:
+        numbers = (each.per_second, each.p50, each.p95, each.p99, each.longest)
+        table.add_row(
+            each.call,
+            str(each.concurrency),
+            str(each.answered),
+            f"[red]{each.failed}[/]" if each.failed else "0",
+            *(f"{number:.1f}" for number in numbers),
+        )
+    console.print(table)
+    for each in found:
+        if each.failure:
+            console.print(f"{each.call}: {each.failure}", highlight=False, markup=False)

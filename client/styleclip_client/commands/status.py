@@ -1,0 +1,62 @@
+"""`styleclip status`: what the server serves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from styleclip_client.client import Client
+from styleclip_client.commands import options
+from styleclip_client.commands.options import DONE, EXIT_STATUS, SERVER_FAILED
+from styleclip_client.results import Status
+
+
+@click.command(epilog=EXIT_STATUS)
+@options.json_option
+@options.server_options
+def status(client: Client, as_json: bool) -> int:
+    """Show whether the server is ready, its models, defaults and presets.
+
+    Exit status 0 when it can edit photos, 1 when it cannot.
+    """
+    found = client.status()
+    if as_json:
+        options.tell(True, asdict(found), "")
+    else:
+        _show(found)
+    return DONE if found.ready else SERVER_FAILED
+
+
+def _show(status: Status) -> None:
+    console = Console()
+    word = "[green]ready[/]" if status.ready else "[red]not ready[/]"
+    console.print(f"{status.url}: Triton {status.version}, {word}", highlight=False)
+    table = Table("model", "version", "state", "reason", box=None, pad_edge=False)
+    for model in status.models:
+        table.add_row(model.name, model.version, model.state, model.reason)
+    console.print(table)
+    if status.domain is None:
+        return
+    domain = status.domain
+    console.print(
+        f"\ndomain {domain.name}: {domain.title}\n"
+        f"defaults: neutral {domain.neutral!r}, strength {domain.strength:g}, "
+        f"threshold {domain.threshold:g}",
+        highlight=False,
+        markup=False,
+    )
+    if domain.presets:
+        presets = Table("preset", "neutral", "target", "α", "β", box=None, pad_edge=False)
+        for preset in domain.presets:
+            edit = preset.edit
+            presets.add_row(
+                preset.title,
+                edit.neutral,
+                edit.target,
+                f"{edit.strength:g}",
+                f"{edit.threshold:g}",
+            )
+        console.print(presets)
