@@ -13,6 +13,7 @@ from styleclip_client.errors import InvalidInput
 
 from styleclip_server import alignment, colour, images, metadata
 from styleclip_server.alignment import Quad
+from styleclip_server.credentials import Signer
 
 # In the crop's own square from -1 to 1 (x to the right, y down), where FFHQ's geometry puts the
 # eyes at y = -0.05, the mouth at 0.5 and the chin at 0.85: the face alone within the inner
@@ -41,24 +42,28 @@ def compose(
     texts: str = "",
     match_colours: bool = True,
     marked: bool = True,
+    signer: Signer | None = None,
 ) -> bytes:
     """The encoded face `image` (H, W, 3) uint8, or with `paste` the photo with the face in it.
 
     `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
     `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
-    edited by AI, by which `model` and `texts`, unless `marked` is false.
+    edited by AI, by which `model` and `texts`, signed by `signer`, unless `marked` is false.
     Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image), InvalidInput (paste without
     photo or quad, a quad that is not convex, turned over or beside the photo).
     """
     images.check_encoding(format, quality)  # before the work
     images.check_pixels(image.shape[1], image.shape[0])
+    result: NDArray[np.uint8] | Image.Image = image
     if not paste:
-        beside = metadata.of_edit(None, model, texts, marked)
-        return images.encode(image, format, quality, beside)
-    if photo is None or quad is None:
+        photo = None
+    elif photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
-    result = paste_back(image, photo, quad, match_colours)
-    return images.encode(result, format, quality, metadata.of_edit(photo, model, texts, marked))
+    else:
+        result = paste_back(image, photo, quad, match_colours)
+    said = metadata.statement(model, texts, paste) if marked else None
+    picture = images.encode(result, format, quality, metadata.of_edit(photo, said))
+    return signer.sign(picture, format, said) if signer and said else picture
 
 
 def paste_back(
@@ -196,7 +201,7 @@ def _mask(width: int, height: int, whole: bool) -> Image.Image:
     for across, up, down in (inner, outer):
         radius = (x / across) ** degree + (np.abs(y) / np.where(y < 0, up, down)) ** degree
         leaves.append(1 / np.maximum(radius, 1e-9) ** (1 / degree))
-    t = np.clip((leaves[1] - 1) / (leaves[1] - leaves[0]), 0, 1)
+    t = np.clip((leaves[1] - 1) / np.maximum(leaves[1] - leaves[0], 1e-9), 0, 1)  # 1 at the heart
     return Image.fromarray(np.rint(t * t * (3 - 2 * t) * 255).astype(np.uint8))
 
 

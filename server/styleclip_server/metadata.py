@@ -35,6 +35,15 @@ _KEPT_EXIF = (
 
 
 @dataclass(frozen=True)
+class Statement:
+    """What is said of an edit: IPTC's digital source type, which system, what it was asked."""
+
+    source: str
+    system: str
+    texts: str
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What is written beside the pixels; None or empty is left out."""
 
@@ -68,29 +77,31 @@ def _listed(given: Image.Exif, details: dict[int, Any]) -> Image.Exif:
     return exif
 
 
-def of_edit(
-    photo: Image.Image | None, model: str, texts: str = "", marked: bool = True
-) -> Metadata:
+def statement(model: str, texts: str, pasted: bool) -> Statement:
+    """What to say of a face that the network `model` drew for `texts`, or of one `pasted` back."""
+    # A face alone is the network's work as a whole; in a photo it is a part of it.
+    kind = "compositeWithTrainedAlgorithmicMedia" if pasted else "trainedAlgorithmicMedia"
+    texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
+    if len(texts) > _LONGEST_TEXTS:
+        texts = texts[:_LONGEST_TEXTS] + " …"
+    return Statement(_SOURCES + kind, f"StyleCLIP, {model}" if model else "StyleCLIP", texts)
+
+
+def of_edit(photo: Image.Image | None, said: Statement | None) -> Metadata:
     """The metadata of a face (`photo` None) or of a photo that a face was put back into.
 
-    `model` names the network, `texts` says what was asked of it. Without `marked` only the photo's
-    own fields are kept.
+    Without a statement only the photo's own fields are kept.
     """
     exif = Image.Exif()
     if photo is not None and isinstance(own := photo.info.get("exif"), bytes):
         exif.load(own)
     profile = photo.info.get("icc_profile") if photo is not None else None
-    if not marked:
+    if said is None:
         return Metadata(exif if len(exif) else None, "", profile)
     exif[_SOFTWARE] = _software()
     exif.setdefault(_DESCRIPTION, DESCRIPTION)
-    # A face alone is the network's work as a whole; in a photo it is a part of it.
-    kind = "trainedAlgorithmicMedia" if photo is None else "compositeWithTrainedAlgorithmicMedia"
-    texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
-    if len(texts) > _LONGEST_TEXTS:
-        texts = texts[:_LONGEST_TEXTS] + " …"
-    comment = f"{DESCRIPTION}: {texts}" if texts else DESCRIPTION
-    return Metadata(exif, _xmp(_SOURCES + kind, model, texts), profile, comment)
+    comment = f"{DESCRIPTION}: {said.texts}" if said.texts else DESCRIPTION
+    return Metadata(exif, _xmp(said), profile, comment)
 
 
 def _software() -> str:
@@ -100,9 +111,8 @@ def _software() -> str:
         return SOFTWARE
 
 
-def _xmp(source: str, model: str, texts: str) -> str:
-    system = f"StyleCLIP, {model}" if model else "StyleCLIP"
-    prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(texts)}" if texts else ""
+def _xmp(said: Statement) -> str:
+    prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(said.texts)}" if said.texts else ""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -111,8 +121,8 @@ def _xmp(source: str, model: str, texts: str) -> str:
         ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(_software())}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source)}"
-        f" Iptc4xmpExt:AISystemUsed={quoteattr(system)}{prompt}>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(said.source)}"
+        f" Iptc4xmpExt:AISystemUsed={quoteattr(said.system)}{prompt}>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{DESCRIPTION}</rdf:li></rdf:Alt>'
         '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

@@ -3,6 +3,7 @@
 import numpy as np
 from styleclip_client.contract import COMPOSE, TEXTS
 from styleclip_server import composition, directions, images
+from styleclip_server.credentials import Signer
 from styleclip_server.domain import domain_folder, load_domain
 from styleclip_server.metrics import Metrics
 from styleclip_server.step import first, respond
@@ -11,6 +12,7 @@ from styleclip_server.step import first, respond
 class TritonPythonModel:
     def initialize(self, args):
         self.model = load_domain(domain_folder(args["model_repository"])).name
+        self.signer = Signer.from_environment()
         self.metrics = Metrics(COMPOSE.name, self.model)
 
     def execute(self, requests):
@@ -33,6 +35,7 @@ class TritonPythonModel:
             model=self.model,
             texts="; ".join(map(str, edits)),
             marked=bool(first(row["MARK"], True)),
+            signer=self.signer,
         )
         self.metrics.picture(format)
         return {"PICTURE": np.array([picture], np.object_)}
