@@ -267,6 +267,8 @@ class TestScaling:
         query, _ = scaling(overlay)
         asked = set(re.findall(r"\bnv_\w+", query))
         assert len(asked) == 2 and asked <= there
+        target = scaling(overlay)[1][0]
+        assert query.startswith("clamp_max(") and query.rstrip().endswith(f" {2 * target})")
         (models,) = re.findall(r'model=~"(.*?)"', query)
         assert set(models.split("|")) == ENSEMBLES.keys()
 
