@@ -184,6 +184,7 @@ class Triton:
             f"--http-port={self.http_port}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-port={self.metrics_port}",
+            "--metrics-config=summary_latencies=true",
             *arguments.closed_doors(options.allow_shared_memory),
             *arguments.connections(options.connection_age),
             *arguments.traces(options.trace_to, options.trace_every),
