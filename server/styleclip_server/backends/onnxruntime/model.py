@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
+from styleclip_server.cores import quota
 
 import onnxruntime
 
@@ -28,6 +29,7 @@ class TritonPythonModel:
             raise triton.TritonModelException(f"{path} does not exist")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = quota() or 0  # 0: as many as the machine has cores
         for name, value in config.get("parameters", {}).items():
             if name == "intra_op_thread_count":
                 options.intra_op_num_threads = int(value["string_value"])
