@@ -110,3 +110,24 @@ def test_status_is_json_for_programs(styleclip):
     assert found["ready"] is True
     assert found["domain"]["name"] == "avatars"
     assert {"name", "version", "state", "reason"} == set(found["models"][0])
+
+
+def test_faces_tells_boxes_and_scores_whose_numbers_pick_a_face(styleclip, golden, tmp_path):
+    photo = golden / "align/astronaut.png"
+    code, told, _ = styleclip("faces", photo)
+    assert code == DONE and told.splitlines()[0] == "0: (175, 76) to (265, 166), score 1.16"
+    found = json.loads(styleclip("faces", photo, "--json")[1])["faces"]
+    assert [face["face"] for face in found] == [0, 1]
+    texts = ["--target", "a sad face", "--align"]
+    assert styleclip("edit", photo, *texts, "--face", 1, "-o", tmp_path / "1.png")[0] == DONE
+    code, _, said = styleclip("edit", photo, *texts, "--face", 2, "-o", tmp_path / "2.png")
+    assert code == BAD_INPUT and "found 2 face(s)" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--paste"], ["--paste", "--face", "all"]])
+def test_no_mark_leaves_the_file_without_a_word_of_the_edit(styleclip, tmp_path, more):
+    for option, marked in (("--mark", True), ("--no-mark", False)):
+        out = tmp_path / f"{option}.png"
+        texts = ["--target", "a sad face", "-o", out]
+        assert styleclip("edit", PHOTO, *texts, option, *more)[0] == DONE
+        assert (b"a sad face" in out.read_bytes()) == marked

@@ -1,4 +1,4 @@
-"""The command `styleclip`: edit, invert, sweep, batch, status, bench, completion.
+"""The command `styleclip`: edit, invert, faces, sweep, batch, status, bench, completion.
 
 One line on standard error tells what went wrong, and the exit status says of which kind it is:
 0 done, 1 the server (unreachable, too slow, failing) or a file that cannot be written,
@@ -25,7 +25,7 @@ from styleclip_client.commands.options import (
     SOME_FAILED,
     WRONG_USAGE,
 )
-from styleclip_client.commands.single import edit, invert
+from styleclip_client.commands.single import edit, invert, list_faces
 from styleclip_client.commands.status import status
 from styleclip_client.commands.sweep import sweep
 from styleclip_client.errors import InvalidInput, StyleclipError
@@ -53,7 +53,7 @@ def cli() -> None:
     """Edit faces by text on a StyleCLIP server."""
 
 
-for _command in (edit, invert, sweep, batch, status, bench, completion):
+for _command in (edit, invert, list_faces, sweep, batch, status, bench, completion):
     cli.add_command(_command)
 
 

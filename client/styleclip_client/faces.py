@@ -23,13 +23,22 @@ def edit_each(
     align: bool | None = None,
     format: str = "JPEG",
     quality: int = 95,
+    mark: bool = True,
+    keep_gps: bool = False,
 ) -> list[Edited]:
     """Each face of `photo` as a picture of its own, best first."""
     data, align = photo_bytes(photo), _aligned(client, align)
 
     def edited(face: int) -> Edited:
         return client.edit_photo(
-            data, edits, align=align, face=face, format=format, quality=quality
+            data,
+            edits,
+            align=align,
+            face=face,
+            format=format,
+            quality=quality,
+            mark=mark,
+            keep_gps=keep_gps,
         )
 
     return _each(edited, align)
@@ -43,6 +52,8 @@ def edit_together(
     align: bool | None = None,
     format: str = "JPEG",
     quality: int = 95,
+    mark: bool = True,
+    keep_gps: bool = False,
 ) -> Edited:
     """`photo` with all its faces edited: they are found before the first is changed."""
     data, align = photo_bytes(photo), _aligned(client, align)
@@ -52,7 +63,9 @@ def edit_together(
     between = ("PNG", 95) if format.upper() == "PNG" else ("JPEG", 100)
     for index, inverted in enumerate(found, 1):
         name, level = (format, quality) if index == len(found) else between
-        edited = client.paste(data, inverted, edits, format=name, quality=level)
+        edited = client.paste(
+            data, inverted, edits, format=name, quality=level, mark=mark, keep_gps=keep_gps
+        )
         data, channels = edited.picture, edited.channels
     return Edited(data, channels)
 

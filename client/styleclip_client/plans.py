@@ -123,10 +123,12 @@ def paste(
     *,
     format: str = "JPEG",
     quality: int = 95,
+    mark: bool = True,
+    keep_gps: bool = False,
 ) -> Plan[Edited]:
     """Put an inverted face of `photo`, edited, back into it: nothing is inverted again."""
-    latent = _latent(inverted.w_plus)
-    answer = yield _infer(contract.DIRECTION, {contract.W_PLUS: latent, **_texts(edits)})
+    latent, texts = _latent(inverted.w_plus), _texts(edits)
+    answer = yield _infer(contract.DIRECTION, {contract.W_PLUS: latent, **texts})
     moved, delta = answer[contract.CHANNELS.name][0], answer[contract.DELTA.name][0]
     answer = yield _infer(contract.STYLEGAN2, {contract.W_PLUS: latent, contract.DELTA: delta})
     answer = yield _infer(
@@ -136,7 +138,9 @@ def paste(
             contract.PHOTO: [photo_bytes(photo)],
             contract.QUAD: inverted.quad,
             contract.PASTE: [True],
+            **texts,
             **_encoding(format, quality),
+            **_metadata(mark, keep_gps),
         },
     )
     return Edited(answer[contract.PICTURE.name][0][0], [int(count) for count in moved])

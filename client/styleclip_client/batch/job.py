@@ -38,6 +38,8 @@ class Job:
     paste: bool = False
     format: str | None = None
     quality: int = 95
+    mark: bool = True
+    keep_gps: bool = False
 
     def task(self, photo: str) -> Task:
         """`photo` and where its picture goes: its own name, with the format's suffix added when

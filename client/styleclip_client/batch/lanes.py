@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from styleclip_client import faces, limits
 from styleclip_client.batch.job import Job, Task
@@ -90,19 +90,16 @@ class Work:
 
     def _edited(self, client: Client, photo: bytes, format: str) -> Edited:
         job = self.job
+        settings: dict[str, Any] = {
+            "align": job.align,
+            "format": format,
+            "quality": job.quality,
+            "mark": job.mark,
+            "keep_gps": job.keep_gps,
+        }
         if job.face == faces.ALL:
-            return faces.edit_together(
-                client, photo, job.edits, align=job.align, format=format, quality=job.quality
-            )
-        return client.edit_photo(
-            photo,
-            job.edits,
-            align=job.align,
-            face=job.face,
-            paste=job.paste,
-            format=format,
-            quality=job.quality,
-        )
+            return faces.edit_together(client, photo, job.edits, **settings)
+        return client.edit_photo(photo, job.edits, face=job.face, paste=job.paste, **settings)
 
 
 class Threads:

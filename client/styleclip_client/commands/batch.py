@@ -67,6 +67,8 @@ def batch(
     face: int,
     paste: bool,
     quality: int,
+    mark: bool,
+    keep_gps: bool,
     format: str | None,
     out: str,
     overwrite: bool,
@@ -96,7 +98,15 @@ def batch(
       styleclip batch s3://here/photos --preset smile -o s3://here/smiling --ray auto \\
           --server gpu1:8001 --server gpu2:8001
     """
-    settings = {"align": align, "face": face, "paste": paste, "quality": quality, "format": format}
+    settings = {
+        "align": align,
+        "face": face,
+        "paste": paste,
+        "quality": quality,
+        "mark": mark,
+        "keep_gps": keep_gps,
+        "format": format,
+    }
     return edit_all(
         reach, urls, photos, out, wanted, settings, overwrite, as_json, concurrency, ray
     )

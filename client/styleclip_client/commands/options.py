@@ -164,7 +164,7 @@ def face_options(several: bool = False) -> Callable[[Command], Command]:
 
 
 def picture_options(command: Command) -> Command:
-    """Adds --paste and --quality."""
+    """Adds --paste and --quality, and what is written into the file beside the picture."""
     options = (
         click.option("--paste", is_flag=True, help="Put the edited face back into the photo."),
         click.option(
@@ -173,6 +173,15 @@ def picture_options(command: Command) -> Command:
             default=95,
             show_default=True,
             help="Of JPEG and WebP.",
+        ),
+        click.option(
+            "--mark/--no-mark",
+            default=True,
+            help="Write into the file that AI edited it, with which model and texts, or do not. "
+            "[default: mark]",
+        ),
+        click.option(
+            "--keep-gps", is_flag=True, help="With --paste: keep where the photo was taken."
         ),
     )
     return add(options, command)

@@ -1,4 +1,4 @@
-"""`styleclip edit` and `styleclip invert`: one photo."""
+"""`styleclip edit`, `styleclip invert` and `styleclip faces`: one photo."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def edit(
     face: int,
     paste: bool,
     quality: int,
+    mark: bool,
+    keep_gps: bool,
     overwrite: bool,
     out: Path,
     as_json: bool,
@@ -63,7 +65,12 @@ def edit(
       styleclip edit us.jpg --target "a smiling face" --face all --paste -o smiling.jpg
       styleclip edit photos/ --target "a smiling face" -o smiling/
     """
-    settings: dict[str, Any] = {"align": align, "quality": quality}
+    settings: dict[str, Any] = {
+        "align": align,
+        "quality": quality,
+        "mark": mark,
+        "keep_gps": keep_gps,
+    }
     if photo.is_dir():
         settings |= {"face": face, "paste": paste}
         return edit_all(reach, urls, str(photo), str(out), wanted, settings, overwrite, as_json)
@@ -78,7 +85,7 @@ def edit(
         edits = wanted.edits(client.domain())
         start = time.perf_counter()
         if latent:
-            del settings["align"]
+            del settings["align"], settings["keep_gps"]
             pictures = [client.edit(Inverted.load(photo).w_plus, edits, **settings)]
         elif apart:
             pictures = faces.edit_each(client, photo, edits, **settings)
@@ -133,6 +140,26 @@ def invert(
         "milliseconds": milliseconds,
     }
     options.tell(as_json, content, f"{out}: W+ of {rows} x {width}, {milliseconds} ms")
+
+
+@click.command("faces", epilog=EXIT_STATUS)
+@click.argument("photo", type=_PHOTO)
+@options.json_option
+@options.server_options
+def list_faces(client: Client, photo: Path, as_json: bool) -> None:
+    """Tell which faces the server finds in PHOTO, best first.
+
+    Their numbers are what --face means. The box is in pixels of the upright photo; a higher
+    score is surer: below 0.3 it may be no face.
+    """
+    with options.spinner(f"looking for faces in {photo.name}"):
+        found = client.faces(photo)
+    content = [{"face": i, "box": f.box, "score": f.score} for i, f in enumerate(found)]
+    lines = [
+        "{}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}), score {:.2f}".format(i, *f.box, f.score)
+        for i, f in enumerate(found)
+    ]
+    options.tell(as_json, {"faces": content}, "\n".join(lines))
 
 
 def _numbered(out: Path, index: int) -> Path:
