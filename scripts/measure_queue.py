@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import AsyncClient, Client, Edit, StyleclipError
@@ -42,6 +43,28 @@ def waited(metrics_url: str) -> tuple[float, float]:
         if name == "nv_inference_request_success" and model in ENSEMBLES
     )
     return queue / 1e6, edits
+
+
+class Others:
+    """How much of the machine other programs take: much of it spoils a measurement."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._busy, self._ours = self._now()
+
+    def share(self) -> float:
+        """Their part of all cores since this object was made."""
+        busy, ours = self._now()
+        cores = psutil.cpu_count() or 1
+        taken = (busy - self._busy) - (ours - self._ours)
+        return max(taken, 0.0) / cores / (time.monotonic() - self._start)
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        times, us = psutil.cpu_times(), psutil.Process()
+        ours = [process.cpu_times() for process in (us, *us.children(recursive=True))]
+        busy = times.user + times.nice + times.system
+        return busy, sum(each.user + each.system for each in ours)
 
 
 class Load:
@@ -93,13 +116,13 @@ async def measure(server: str, metrics_url: str, parts: list[float], seconds: fl
             await client.direction(preset)
         await load.always(2, seconds / 2)
         alone = await load.always(1, seconds / 2)
-        start = time.monotonic()
+        start, others = time.monotonic(), Others()
         done = [s for s in await load.always(4, seconds) if s is not None]
         most = len(done) / (time.monotonic() - start)
         told.print(f"alone {statistics.median(s for s in alone if s) * 1000:.0f} ms, "
-                   f"at most {most:.2f} edits a second")  # fmt: skip
+                   f"at most {most:.2f} edits/s, others took {others.share():.0%}")  # fmt: skip
         for part in parts:
-            before, start = waited(metrics_url), time.monotonic()
+            before, start, others = waited(metrics_url), time.monotonic(), Others()
             answers = await load.at_random(part * most, seconds)
             after, took = waited(metrics_url), time.monotonic() - start
             good = sorted(s for s in answers if s is not None)
@@ -110,6 +133,7 @@ async def measure(server: str, metrics_url: str, parts: list[float], seconds: fl
                     "done": len(good) / took,
                     "queue_ms": 1000 * (after[0] - before[0]) / (after[1] - before[1]),
                     "failed": len(answers) - len(good),
+                    "others %": 100 * others.share(),
                     **{f"p{p}": 1000 * good[min(p * len(good) // 100, len(good) - 1)]
                        for p in (50, 95, 99)},
                 }

@@ -184,7 +184,7 @@ class TestServing:
             assert (probes <= container.keys()) == serves, owner
         for name in probes:
             probe = server_pod(overlay)[2][name]
-            assert probe["exec"]["command"] == ["python", "-m", "styleclip_server.health"]
+            assert probe["exec"]["command"] == ["python3", "-m", "styleclip_server.health"]
 
     def test_shared_memory_is_memory_and_counts_below_the_limit(self, overlay):
         _, spec, container = server_pod(overlay)

@@ -62,10 +62,11 @@ def _options(connection: Connection) -> dict[str, Any]:
         # fails every call until then.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
-        # A host that vanished without a word: calls under way would wait until their time-out,
-        # and later ones follow them. Triton bears two such questions without an answer between.
+        # A host that vanished without a word: calls under way would wait for their time-out, and
+        # later ones follow them. gRPC has two time-outs for the answer; the shorter one counts.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),
     ]
     address = connection.address
     if address.loopback:  # an http_proxy of the environment would send even this to the proxy
