@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 import pictures
 import results
@@ -9,7 +11,7 @@ import stack
 import streamlit as st
 from link import server_address, words
 from state import Page, page
-from styleclip_client import Status, StyleclipError, errors
+from styleclip_client import StyleclipError, errors
 
 LOOK_SECONDS = 3.0  # between two looks at the server
 
@@ -21,6 +23,10 @@ st.html(
     """<style>
     .stMainBlockContainer { max-width: 1400px; padding: 3.8rem 5vw 4rem; }
     .stMainBlockContainer h1 { font-size: 1.8rem; padding: 0; }
+    .stMainBlockContainer h2 { font-size: 1.4rem; padding-bottom: .5rem; }
+    [data-testid=stCaptionContainer] p { color: inherit; }
+    [data-testid=stCaptionContainer] { color: inherit; opacity: .8; }
+    .st-key-work > div > .stHorizontalBlock { row-gap: 1rem; }
     .st-key-work .stColumn:first-of-type { position: sticky; top: 3.75rem; align-self: flex-start; }
     @media (max-width: 640px) {
       .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }
@@ -31,20 +37,23 @@ st.html(
 )
 
 
-def look(held: Page) -> Status | None:
-    """Ask the server how it is; its domain and version become the page's."""
+def look(held: Page) -> None:
+    """Ask the server how it is, now and then; its domain and version become the page's."""
+    if time.monotonic() < held.looked + LOOK_SECONDS * 0.9:
+        return
     try:
         status = held.link.status()
     except errors.StyleclipError:
         held.up = False
-        return None
+        return
+    finally:
+        held.looked = time.monotonic()
     held.up = status.ready and status.domain is not None
     if status.domain:
         version = next((m.version for m in status.models if m.name == "stylegan2"), "")
         if (held.domain, held.version) != (status.domain, version):
             held.link.forget()
         held.domain, held.version = status.domain, version
-    return status
 
 
 @st.fragment(run_every=LOOK_SECONDS)
@@ -78,12 +87,13 @@ def know(held: Page) -> None:
                 "direction": "layers",
             }
             spent = pd.DataFrame(held.link.spent, columns=["what", "ms"])
-            table = spent.groupby("what").ms.agg(["count", "median", "last"]).round(1)
-            table.index = [names.get(name, name) for name in table.index]
+            table = spent.groupby("what").ms.agg(["count", "median", "last"])
+            table.index = pd.Index([names.get(name, name) for name in table.index], name="call")
             st.markdown(
                 "**This session's calls**, milliseconds from the page to the server and back"
             )
-            st.dataframe(table.rename(columns={"median": "median ms", "last": "last ms"}))
+            table = table.rename(columns={"median": "median ms", "last": "last ms"})
+            st.table(table.style.format(precision=1))
         try:
             status, timings = held.link.status(), held.link.client.timings()
         except StyleclipError as error:
@@ -95,14 +105,15 @@ def know(held: Page) -> None:
                 timing.name,
                 *versions.get(timing.name, ("", "")),
                 timing.requests,
-                round(1000 * timing.seconds / max(1, timing.requests), 1),
-                round(1000 * timing.waiting / max(1, timing.requests), 1),
+                1000 * timing.seconds / max(1, timing.requests),
+                1000 * timing.waiting / max(1, timing.requests),
             )
             for timing in timings
         ]
         columns = ["model", "version", "state", "requests", "mean ms", "of it waiting"]
         st.markdown(f"**Inside the server** (Triton {status.version}), everybody's requests")
-        st.dataframe(pd.DataFrame(lines, columns=columns), hide_index=True)
+        table = pd.DataFrame(lines, columns=columns).set_index("model")
+        st.table(table.style.format(precision=1))
 
 
 def main() -> None:
@@ -126,8 +137,7 @@ def main() -> None:
     if domain is None:
         return
     if held.photo is None:
-        title, data = next(iter(pictures.samples().items()))
-        held.photo = pictures.Photo(data, title, domain.align)
+        held.take(pictures.samples(domain.align)[0])
     if not held.rows:
         held.add(domain.presets[0].edit if domain.presets else None)
     if held.notice:
@@ -137,11 +147,11 @@ def main() -> None:
         left, right = st.columns([3, 2], gap="large")
     with right:
         with st.expander("Picture", expanded=True, icon=":material/image:"):
-            pictures.choose(held, domain)
-            pictures.options(held, domain)
+            more_faces = pictures.choose(held, domain)
         stack.controls(held, domain)
     with left:
         results.show(held, domain)
+    pictures.choose_face(held, domain, more_faces)
     first, second = st.columns([3, 2], gap="large")
     with first:
         results.keep(held, domain)

@@ -1,14 +1,17 @@
 """Before and after in one picture, with a divider to drag or to move with the arrow keys.
 
-A custom component (Streamlit's components v2). `streamlit-image-comparison` was left out: its last
-release is of 2023, it loads its script from another site, and it has no keyboard control. Here an
-`<input type="range">` lies over the two pictures, so that mouse, touch, keyboard and screen reader
-work as the browser makes them work.
+A custom component (Streamlit's components v2), because neither of the two that exist does the work:
+streamlit-image-comparison 0.0.4 (2023) loads its script from another site, and
+streamlit-drawable-konva 0.7.0 draws both pictures on a canvas of fixed size, resized to it and
+packed as PNG at each run of the script, without keyboard or labels. Here an `<input type="range">`
+lies over the two pictures, so that mouse, touch, keyboard and screen reader work as the browser
+makes them work.
 """
 
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 
 import streamlit as st
 
@@ -53,8 +56,12 @@ export default function({ data, parentElement }) {
   before.src = data.before;
   after.src = data.after;
   before.alt = data.before_label;
-  after.alt = data.after_label;
+  after.alt = data.after_alt;
   box.style.aspectRatio = data.ratio;
+  if (box.dataset.subject !== data.subject) {  // else it stays where it was put
+    box.dataset.subject = data.subject;
+    input.value = data.middle;
+  }
   find(".left").textContent = data.before_label;
   find(".right").textContent = data.after_label;
   input.setAttribute("aria-label",
@@ -80,17 +87,33 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def divider(
-    before: bytes, after: bytes, *, before_label: str, after_label: str, ratio: float = 1.0
-) -> None:
-    """Show two encoded pictures of the same size, width/height = `ratio`, under one divider."""
+@dataclass(frozen=True)
+class Pair:
+    """Two encoded pictures of the same size, width/height = `ratio`.
+
+    `subject` names what they show: when it changes, the divider goes to `middle` (percent).
+    """
+
+    before: bytes
+    after: bytes
+    after_alt: str
+    subject: str
+    ratio: float = 1.0
+    middle: float = 50.0
+
+
+def divider(pair: Pair, after_label: str = "After") -> None:
+    """Show a pair under one divider."""
     _component(
         key="divider",
         data={
-            "before": data_uri(before),
-            "after": data_uri(after),
-            "before_label": before_label,
+            "before": data_uri(pair.before),
+            "after": data_uri(pair.after),
+            "before_label": "Before",
             "after_label": after_label,
-            "ratio": f"{ratio:.4f}",
+            "after_alt": f"{after_label}: {pair.after_alt}",
+            "subject": pair.subject,
+            "ratio": f"{pair.ratio:.4f}",
+            "middle": round(pair.middle),
         },
     )

@@ -6,26 +6,31 @@ place: the page shows the picture of the sliders as they stand, never that of an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
 import os
 import re
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
-from styleclip_client import Client, Domain, Edit, Inverted, Status, StyleclipError, errors
+from PIL import Image
+from styleclip_client import Client, Domain, Edit, Edited, Inverted, Status, StyleclipError, errors
 
 T = TypeVar("T")
 _KEPT_BYTES = 64 * 2**20  # of answers, in each session
 _TIMEOUT = 60.0
+_STATUS_TIMEOUT = 3.0  # a server that does not say how it is counts as away
+_MOST_FACES = 8
 
 # What to do, for each error whose own message does not say it. The first class that fits counts.
 _REMEDIES: tuple[tuple[type[StyleclipError], str], ...] = (
@@ -69,6 +74,21 @@ def _client(address: str) -> Client:
     return Client(address, timeout=_TIMEOUT)
 
 
+@dataclass(frozen=True)
+class Photo:
+    """The chosen picture: encoded as it came, how to read it, and a title for people."""
+
+    data: bytes
+    title: str
+    align: bool
+    face: int = -1
+    sample: bool = False
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        return _digest(self.data)
+
+
 @dataclass
 class Link:
     """One session's calls. `spent` is the milliseconds of each kind of call, the newest last."""
@@ -76,77 +96,108 @@ class Link:
     address: str
     spent: list[tuple[str, float]] = field(default_factory=list)
     answers: OrderedDict[Hashable, tuple[Any, int]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # downloads have their thread
 
     @property
     def client(self) -> Client:
         return _client(self.address)
 
     def status(self) -> Status:
-        return self.client.status()
+        return self.client.within(_STATUS_TIMEOUT).status()
 
-    def invert(self, domain: Domain, photo: bytes, align: bool, face: int) -> Inverted:
-        key = ("invert", domain.name, _digest(photo), align, face)
-        return self._ask(key, lambda: self.client.invert(photo, align=align, face=face), _size)
+    def invert(self, domain: Domain, photo: Photo) -> Inverted:
+        key = ("invert", domain.name, photo.digest, photo.align, photo.face)
+        align, face = photo.align, photo.face
+        return self._ask(key, lambda: self.client.invert(photo.data, align=align, face=face), _size)
+
+    def faces(self, domain: Domain, photo: Photo) -> tuple[Inverted, ...]:
+        """The faces of a photo, best first; none when there is but one, which one search tells."""
+
+        def find() -> tuple[Inverted, ...]:
+            found: list[Inverted] = []
+            try:
+                self.invert(domain, replace(photo, align=True, face=1))
+                for face in range(_MOST_FACES):
+                    found.append(self.invert(domain, replace(photo, align=True, face=face)))
+            except (errors.FaceIndexOutOfRange, errors.NoFaceFound):
+                pass
+            return tuple(found)
+
+        key = ("faces", domain.name, photo.digest)
+        return self._keep(key, find, lambda found: sum(map(_size, found)))
 
     def edit(
         self, w_plus: NDArray[np.float32], edits: Sequence[Edit], format: str = "JPEG"
-    ) -> tuple[bytes, list[int]]:
-        """The picture of an inverted face, encoded, and the channels that each edit moved."""
-        key = ("edit", _digest(w_plus.tobytes()), tuple(edits), format)
+    ) -> Edited:
+        """An inverted face, edited."""
+        return self._ask(
+            _edit_key(w_plus, edits, format),
+            lambda: self.client.edit(w_plus, edits, format=format),
+            lambda edited: len(edited.picture),
+        )
 
-        def call() -> tuple[bytes, list[int]]:
-            edited = self.client.edit(w_plus, edits, format=format)
-            return edited.picture, edited.channels
+    def has_edit(self, w_plus: NDArray[np.float32], edits: Sequence[Edit]) -> bool:
+        """Whether `edit` would answer without asking the server."""
+        return _edit_key(w_plus, edits, "JPEG") in self.answers
 
-        return self._ask(key, call, lambda answer: len(answer[0]))
-
-    def edit_photo(
-        self, photo: bytes, edits: Sequence[Edit], face: int, format: str = "JPEG"
-    ) -> tuple[bytes, list[int]]:
+    def edit_photo(self, photo: Photo, edits: Sequence[Edit], format: str = "JPEG") -> Edited:
         """The whole photo with the edited face pasted back."""
-        key = ("paste", _digest(photo), tuple(edits), face, format)
-
-        def call() -> tuple[bytes, list[int]]:
-            edited = self.client.edit_photo(
-                photo, edits, align=True, face=face, paste=True, format=format
-            )
-            return edited.picture, edited.channels
-
-        return self._ask(key, call, lambda answer: len(answer[0]))
+        return self._ask(
+            ("paste", photo.digest, tuple(edits), photo.face, format),
+            lambda: self.client.edit_photo(
+                photo.data, edits, align=True, face=photo.face, paste=True, format=format
+            ),
+            lambda edited: len(edited.picture),
+        )
 
     def direction(self, edits: Sequence[Edit]) -> NDArray[np.float32]:
         key = ("direction", tuple(edits))
         return self._ask(key, lambda: self.client.direction(edits), lambda delta: delta.nbytes)
 
-    def has_edit(self, w_plus: NDArray[np.float32], edits: Sequence[Edit]) -> bool:
-        """Whether `edit` would answer without asking the server."""
-        return ("edit", _digest(w_plus.tobytes()), tuple(edits), "JPEG") in self.answers
+    def drawn(self, what: Hashable, draw: Callable[[], bytes]) -> bytes:
+        """A picture that the page makes itself, kept like the server's answers."""
+        return self._keep(("drawn", what), draw, len)
 
     def forget(self) -> None:
         """Drop all answers: another model is being served."""
-        self.answers.clear()
+        with self._lock:
+            self.answers.clear()
 
-    def _ask(self, key: Hashable, call: Callable[[], T], size: Callable[[T], int]) -> T:
-        kept = self.answers.get(key)
-        if kept is not None:
-            self.answers.move_to_end(key)
-            return kept[0]
-        start = time.perf_counter()
-        answer = call()
-        self.spent = [
-            *self.spent[-199:],
-            (str(key[0]), 1000 * (time.perf_counter() - start)),  # type: ignore[index]
-        ]
-        self.answers[key] = (answer, size(answer))
-        while sum(bytes_ for _, bytes_ in self.answers.values()) > _KEPT_BYTES:
-            self.answers.popitem(last=False)
-        return answer
+    def _ask(self, key: tuple[Any, ...], call: Callable[[], T], size: Callable[[T], int]) -> T:
+        """The kept answer, or that of a timed call of the server."""
+
+        def timed() -> T:
+            start = time.perf_counter()
+            answer = call()
+            self.spent = [*self.spent[-199:], (key[0], 1000 * (time.perf_counter() - start))]
+            return answer
+
+        return self._keep(key, timed, size)
+
+    def _keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        with self._lock:
+            kept = self.answers.get(key)
+            if kept is not None:
+                self.answers.move_to_end(key)
+                return kept[0]
+        made = make()
+        with self._lock:
+            self.answers[key] = (made, size(made))
+            while sum(bytes_ for _, bytes_ in self.answers.values()) > _KEPT_BYTES:
+                self.answers.popitem(last=False)
+        return made
 
 
-def png(image: Any) -> bytes:
-    """A PIL picture as PNG bytes."""
+def _edit_key(
+    w_plus: NDArray[np.float32], edits: Sequence[Edit], format: str
+) -> tuple[str, bytes, tuple[Edit, ...], str]:
+    return ("edit", _digest(w_plus.tobytes()), tuple(edits), format)
+
+
+def jpeg(image: Image.Image, quality: int = 92) -> bytes:
+    """A PIL picture as JPEG bytes, for showing."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import faces
+import numpy as np
 import streamlit as st
-from link import png, words
+from link import Link, Photo, jpeg, words
 from PIL import Image, ImageDraw, ImageOps
-from state import Page, Photo
-from styleclip_client import Domain, StyleclipError, errors, limits
+from state import Page
+from styleclip_client import Domain, Inverted, StyleclipError, errors, limits
 
 _SAMPLES = Path(__file__).resolve().parent.parent / "demo" / "samples"
 _SHOWN = 1024  # pixels of the longer side, for showing
 _TYPES = ["jpg", "jpeg", "png", "webp"]
-_MOST_FACES = 8
+_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @st.cache_data(show_spinner=False)
-def samples() -> dict[str, bytes]:
-    """The pictures that come with the project, title to bytes; the same for everybody."""
-    return {
-        path.stem.replace("-", " ").capitalize(): path.read_bytes()
-        for path in sorted(_SAMPLES.glob("*.png"))
-    }
+def samples(align: bool) -> list[Photo]:
+    """The pictures that come with the project, the same for everybody: photos, or face crops."""
+    return [
+        Photo(path.read_bytes(), path.stem.replace("-", " ").capitalize(), align, sample=True)
+        for path in sorted(_SAMPLES.glob("photo-*.jpg" if align else "avatar-*.png"))
+    ]
 
 
 def icon() -> Image.Image:
@@ -48,7 +52,7 @@ def upright(data: bytes) -> Image.Image:
             f"{limits.PHOTO_BYTES / 2**20:g} MiB"
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Exception as error:  # Pillow's readers raise many kinds for what is no picture
         raise errors.NotAnImage("this file is no picture that can be read") from error
     if image.width * image.height > limits.PHOTO_PIXELS:
@@ -68,28 +72,29 @@ def upright(data: bytes) -> Image.Image:
     return shown
 
 
-def choose(page: Page, domain: Domain) -> None:
-    """Draw the chooser; a new choice becomes `page.photo`."""
+def choose(page: Page, domain: Domain) -> Any:
+    """Draw the chooser; a new choice becomes `page.photo`. Returns the place for its faces."""
     source = st.segmented_control(
         "Picture from",
         ["Samples", "Upload", "Camera"],
         default="Samples",
         required=True,
         key="source",
+        label_visibility="collapsed",
     )
     if source == "Samples":
         with st.container(horizontal=True, gap="xsmall"):
-            for title, data in samples().items():
-                with st.container(width=58, gap="xsmall"):
-                    st.image(data, width=58, alt=title)
+            for sample in samples(domain.align):
+                with st.container(width=56, gap="xsmall"):
+                    st.image(sample.data, width=56, alt=sample.title)
                     st.button(
-                        title.removeprefix("Avatar ") or title,
-                        help=f"Edit {title}",
-                        key=f"sample-{title}",
-                        type="primary" if page.photo and page.photo.title == title else "secondary",
+                        sample.title.split()[-1],
+                        help=f"Edit {sample.title}",
+                        key=f"sample-{sample.title}",
+                        type="primary" if page.photo == sample else "secondary",
                         width="stretch",
-                        on_click=_take,
-                        args=(page, data, title, domain.align),
+                        on_click=page.take,
+                        args=(sample,),
                     )
     elif source == "Upload":
         given = st.file_uploader(
@@ -102,87 +107,97 @@ def choose(page: Page, domain: Domain) -> None:
     else:
         given = st.camera_input("Look into the camera and take a picture", key="camera")
         _take_upload(page, given, "Camera picture", domain.align)
-
-
-def options(page: Page, domain: Domain) -> None:
-    """How to read the picture: find the face first or not, and which face."""
-    photo = page.photo
-    assert photo
-    with st.popover("Picture options"):
-        align = st.toggle(
-            "Find the face first",
-            value=photo.align,
-            key=f"align-{photo.title}-{domain.name}-{photo.align}",
-            help="On: find a face in a photo and cut it out as the model expects it. "
-            "Off: the picture is such a face already.",
-        )
-        if align != photo.align:
-            page.photo = Photo(photo.data, photo.title, align)
-            st.rerun()
-        if photo.align and st.toggle("Several faces? Show all", key="faces"):
-            _faces(page, domain)
-
-
-def _faces(page: Page, domain: Domain) -> None:
-    photo = page.photo
-    assert photo
-    image = upright(photo.data)
-    with st.container(horizontal=True, gap="small"):
-        for face in range(_MOST_FACES):
-            try:
-                inverted = page.link.invert(domain, photo.data, True, face)
-            except errors.FaceIndexOutOfRange:
-                break
-            except StyleclipError as error:
-                st.error(words(error))
-                break
-            with st.container(width=92, gap="xsmall"):
-                st.image(
-                    crop(image, photo.data, inverted.quad, 184), width=92, alt=f"Face {face + 1}"
-                )
-                st.button(
-                    f"Face {face + 1}",
-                    key=f"face-{face}",
-                    type="primary" if photo.face == face else "secondary",
-                    on_click=_pick,
-                    args=(page, face),
-                )
-
-
-def _pick(page: Page, face: int) -> None:
     assert page.photo
-    page.photo = Photo(page.photo.data, page.photo.title, True, face)
+    if not page.photo.sample:
+        st.session_state.setdefault("align", page.photo.align)
+        st.toggle(
+            "Find the face first",
+            key="align",
+            help="On: find a face in the photo and cut it out as the model expects it. "
+            "Off: the picture is such a face already.",
+            on_change=_read_anew,
+            args=(page,),
+        )
+    return st.container()
 
 
-def crop(image: Image.Image, data: bytes, quad: object, size: int = 512) -> bytes:
-    """The face that the encoder read: `quad`, in pixels of the whole picture, as PNG."""
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as whole:
-        longer = max(whole.size)
-    scale = max(image.size) / longer
-    corners = [float(value) for point in quad for value in point]  # type: ignore[attr-defined]
+def choose_face(page: Page, domain: Domain, place: Any) -> None:
+    """Show the faces of a photo that has several, the one that is edited marked."""
+    photo, now = page.photo, page.inverted
+    if photo is None or now is None or not photo.align or photo.sample:
+        return
+    with place:
+        try:
+            with st.spinner("Looking for more faces"):
+                found = page.link.faces(domain, photo)
+        except StyleclipError as error:
+            st.error(words(error))
+            return
+        if not found:
+            return
+        st.markdown(f"**{len(found)} faces were found:** click the one to edit.")
+        faces.chooser(
+            shown(page.link, photo),
+            size(photo.data),
+            [face.quad for face in found],
+            _nearest(now, found),
+            lambda face: page.take(replace(photo, face=face)),
+        )
+
+
+def shown(link: Link, photo: Photo) -> bytes:
+    """The whole picture, upright and not larger than `_SHOWN`, as JPEG."""
+    return link.drawn(("photo", photo.digest), lambda: jpeg(upright(photo.data)))
+
+
+def crop(link: Link, photo: Photo, inverted: Inverted) -> bytes:
+    """The face that the encoder read, as JPEG."""
+    quad = inverted.quad
+    return link.drawn(("crop", photo.digest, quad.tobytes()), lambda: jpeg(_cut(photo.data, quad)))
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright picture."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientations that swap the sides
+        return (image.height, image.width) if turned else image.size
+
+
+def _cut(data: bytes, quad: np.ndarray, side: int = 512) -> Image.Image:
+    image = upright(data)
     # PIL counts from the corner of a pixel, the quad from its middle.
-    corners = [(value + 0.5) * scale for value in corners]
-    return png(
-        image.transform((size, size), Image.Transform.QUAD, corners, Image.Resampling.BICUBIC)
+    corners = (quad + 0.5) * (max(image.size) / max(size(data)))
+    return image.transform(
+        (side, side),
+        Image.Transform.QUAD,
+        [float(value) for value in corners.ravel()],
+        Image.Resampling.BICUBIC,
     )
 
 
-def _take(page: Page, data: bytes, title: str, align: bool) -> None:
-    page.photo = Photo(data, title, align)
+def _nearest(now: Inverted, found: tuple[Inverted, ...]) -> int:
+    """Which face is edited: the largest one is asked for without its number."""
+    middle = now.quad.mean(axis=0)
+    return min(
+        range(len(found)),
+        key=lambda face: float(np.abs(found[face].quad.mean(axis=0) - middle).sum()),
+    )
 
 
-def _take_upload(page: Page, given: object, title: str, align: bool) -> None:
+def _read_anew(page: Page) -> None:
+    assert page.photo
+    page.photo = replace(page.photo, align=st.session_state.align, face=-1)
+
+
+def _take_upload(page: Page, given: Any, title: str, align: bool) -> None:
     """Take over an upload once: going back to a sample must not bring it back."""
-    if given is None:
+    if given is None or page.applied.get(title) == given.file_id:
         return
-    file_id = str(given.file_id)  # type: ignore[attr-defined]
-    if page.applied.get(title) == file_id:
-        return
-    page.applied[title] = file_id
-    data = given.getvalue()  # type: ignore[attr-defined]
+    data = given.getvalue()
     try:
         upright(data)
     except StyleclipError as error:
         st.error(words(error))
         return
-    _take(page, data, title, align)
+    page.applied[title] = given.file_id
+    page.take(Photo(data, title, align))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
-from divider import divider
+from divider import Pair, divider
 from layers import chart
-from link import png, words
-from pictures import crop, upright
+from link import words
+from pictures import crop, shown, size
 from state import Page, label
-from styleclip_client import Domain, Edit, StyleclipError, errors
+from styleclip_client import Domain, Edit, Edited, StyleclipError, errors
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from sweeps import gif, grid, strip, thumbnail
 
@@ -24,29 +26,31 @@ def show(page: Page, domain: Domain) -> None:
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", label_visibility="collapsed"
     )
+    picture, below = st.container(), st.empty()
     try:
-        start = page.link.invert(domain, photo.data, photo.align, photo.face)
-        page.inverted = start
+        with below, st.spinner("Reading the picture", show_time=True):
+            page.inverted = start = page.link.invert(domain, photo)
         edits = page.edits()
         if view == VIEWS[0] or not edits:
             if view != VIEWS[0]:
                 st.info("Switch an edit on, or say what the picture should show.")
-            _compare(page, domain, edits)
+            _compare(page, domain, edits, picture, below)
             return
-        which = _which(edits) if view in VIEWS[1:3] else 0
-        if view == VIEWS[1]:
-            _cancellable(lambda: strip(page.link, start.w_plus, edits, which))
-        elif view == VIEWS[2]:
-            _cancellable(lambda: grid(page.link, start.w_plus, edits, which))
-        else:
-            chart(page.link, domain, edits)
+        with picture:
+            which = _which(edits) if view in VIEWS[1:3] else 0
+            if view == VIEWS[1]:
+                _cancellable(lambda: strip(page.link, start.w_plus, edits, which))
+            elif view == VIEWS[2]:
+                _cancellable(lambda: grid(page.link, start.w_plus, edits, which))
+            else:
+                chart(page.link, domain, edits)
     except StyleclipError as error:
         if isinstance(error, errors.ServerUnavailable):
             page.failed = True
-        st.error(words(error))
+        below.error(words(error))
         if page.shown:
-            before, after, ratio = page.shown
-            divider(before, after, before_label="Before", after_label="Last picture", ratio=ratio)
+            with picture:
+                divider(page.shown, "Last picture")
 
 
 def nothing(domain: Domain) -> list[Edit]:
@@ -54,39 +58,49 @@ def nothing(domain: Domain) -> list[Edit]:
     return [Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)]
 
 
-def _compare(page: Page, domain: Domain, edits: list[Edit]) -> None:
+def _compare(page: Page, domain: Domain, edits: list[Edit], picture: Any, below: Any) -> None:
     photo, start = page.photo, page.inverted
     assert photo and start
-    image, ratio = upright(photo.data), 1.0
-    paste = (
-        domain.align
-        and photo.align
-        and st.toggle(
+    with picture:
+        paste = photo.align and st.toggle(
             "Paste back into the photo",
             key="paste",
-            help="Put the edited face back where it was. This reads the photo anew each time.",
+            help="The whole photo, with the edited face put back where it was.",
         )
-    )
-    format = st.session_state.get("format", "JPEG")
-    drawn = edits or nothing(domain)
-    if paste:
-        after, channels = page.link.edit_photo(photo.data, drawn, photo.face, format)
-        before, ratio = png(image), image.width / image.height
-    else:
-        after, channels = page.link.edit(start.w_plus, drawn, format)
-        if st.session_state.get("beside") == BESIDE[1]:
-            before = page.link.edit(start.w_plus, nothing(domain))[0]
-        else:
-            before = crop(image, photo.data, start.quad)
-    page.shown, page.answer, page.failed = (before, after, ratio), after, False
-    divider(before, after, before_label="Before", after_label="After", ratio=ratio)
+    with below, st.spinner("Drawing", show_time=True):
+        edited = _edited(page, edits or nothing(domain), paste)
+    page.shown, page.failed = _pair(page, domain, edited.picture, edits, paste), False
+    with picture:
+        divider(page.shown)
     if edits:
-        total = sum(domain.style_channels)
-        counts = " + ".join(str(count) for count in channels)
-        st.caption(f"{counts} of {total} channels are moved.")
+        counts = " + ".join(str(count) for count in edited.channels)
+        below.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
     recipe = page.recipe()
     if edits and recipe:
-        page.remember(recipe, thumbnail(after, 128))
+        page.remember(recipe, thumbnail(edited.picture, 128))
+
+
+def _pair(page: Page, domain: Domain, after: bytes, edits: list[Edit], paste: bool) -> Pair:
+    photo, start = page.photo, page.inverted
+    assert photo and start
+    text = ", ".join(edit.target for edit in edits) or "nothing is changed"
+    subject = f"{photo.title} {photo.digest.hex()} {photo.face} {paste}"
+    if paste:
+        width, height = size(photo.data)
+        middle = 100 * float(start.quad[:, 0].mean()) / width
+        return Pair(shown(page.link, photo), after, text, subject, width / height, middle)
+    if st.session_state.get("beside") == BESIDE[1]:
+        before = page.link.edit(start.w_plus, nothing(domain)).picture
+    else:
+        before = crop(page.link, photo, start)
+    return Pair(before, after, text, subject)
+
+
+def _edited(page: Page, edits: list[Edit], paste: bool, format: str = "JPEG") -> Edited:
+    assert page.photo and page.inverted
+    if paste:
+        return page.link.edit_photo(page.photo, edits, format)
+    return page.link.edit(page.inverted.w_plus, edits, format)
 
 
 def understood(page: Page, domain: Domain) -> None:
@@ -95,16 +109,13 @@ def understood(page: Page, domain: Domain) -> None:
     if photo is None or start is None:
         return
     try:
-        image = upright(photo.data)
-        inverted = page.link.edit(start.w_plus, nothing(domain))[0]
+        given = crop(page.link, photo, start)
+        inverted = page.link.edit(start.w_plus, nothing(domain)).picture
     except StyleclipError:
         return  # said above, where the edit failed too
-    st.subheader("What the encoder understood")
+    st.header("What the encoder understood")
     with st.container(horizontal=True, gap="small"):
-        for picture, text in (
-            (crop(image, photo.data, start.quad, 320), "The face it was given"),
-            (inverted, "What it made of it"),
-        ):
+        for picture, text in ((given, "The face it was given"), (inverted, "What it made of it")):
             with st.container(width=160):
                 st.image(picture, text, width=160, alt=text)
     st.segmented_control(
@@ -144,8 +155,8 @@ def keep(page: Page, domain: Domain) -> None:
         edits, recipe = page.edits(), page.recipe()
     except StyleclipError:
         return  # said beside the edit
-    st.subheader("Keep")
-    compared = st.session_state.get("view") == VIEWS[0]
+    st.header("Keep")
+    paste = bool(page.photo and page.photo.align and st.session_state.get("paste"))
     with st.container(horizontal=True, vertical_alignment="center"):
         format = st.segmented_control(
             "Format of the picture",
@@ -157,15 +168,14 @@ def keep(page: Page, domain: Domain) -> None:
         )
         st.download_button(
             "Picture",
-            page.answer or b"",
+            # Made at the click, so that a slider needs no second picture in this format.
+            lambda: _edited(page, edits or nothing(domain), paste, format).picture,
             f"styleclip.{_ENDINGS[format]}",
             f"image/{format.lower()}",
             icon=":material/download:",
             on_click="ignore",
-            disabled=not (page.answer and compared),
-            help="At the full resolution of the model."
-            if compared
-            else f"Go back to “{VIEWS[0]}” to download the picture.",
+            disabled=page.inverted is None,
+            help="At the full resolution of the model; pasted back, of your photo.",
             key="download",
         )
         st.download_button(
@@ -207,7 +217,8 @@ def _gif(page: Page, edits: list[Edit]) -> None:
     ):
         return
     assert start
-    bar = st.progress(0.0, "Making the GIF; touch any control to cancel")
+    bar = st.progress(0.0, "Making the GIF")
+    st.button("Cancel", icon=":material/close:", key="cancel-gif")  # ends this run of the script
     try:
         page.gif = (now, gif(page.link, start.w_plus, edits, bar.progress))
     except StyleclipError as error:
@@ -238,7 +249,7 @@ def history(page: Page) -> None:
     """Draw the session's results, the newest first, each with a button to go back to it."""
     if not page.history:
         return
-    st.subheader("History")
+    st.header("History")
     with st.container(horizontal=True, gap="small"):
         for number, entry in reversed(list(enumerate(page.history, 1))):
             text = ", ".join(edit.target for edit in entry.recipe.edits)
@@ -249,8 +260,8 @@ def history(page: Page) -> None:
                     key=f"history-{number}",
                     help=f"Go back to: {text}",
                     width="stretch",
-                    on_click=page.apply,
-                    args=(entry.recipe,),
+                    on_click=page.go_back,
+                    args=(entry,),
                 )
     if not page.kept and st.button(
         "Keep the newest as it is",

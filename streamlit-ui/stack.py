@@ -53,14 +53,15 @@ def _row(page: Page, row: Row, number: int) -> None:
             on_click=page.remove,
             args=(row.id,),
         )
-    row.target = st.text_input(
+    shall, shows = st.columns(2)
+    row.target = shall.text_input(
         "It should show",
         key=widget(row, "target"),
         max_chars=limits.TEXT_CHARACTERS,
         placeholder="a face with sunglasses",
         help="A few English words that describe the picture you want.",
     )
-    row.neutral = st.text_input(
+    row.neutral = shows.text_input(
         "The picture shows",
         key=widget(row, "neutral"),
         max_chars=limits.TEXT_CHARACTERS,

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
-from link import Link
+from divider import Pair
+from link import Link, Photo
 from styleclip_client import Domain, Edit, Inverted, limits
 from styleclip_client.recipe import Recipe, Step
 
 HISTORY = 24  # entries; older ones go
+HISTORY_BYTES = 64 * 2**20  # of the photos that they hold
 
 
 @dataclass
@@ -38,20 +40,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Photo:
-    """The chosen picture: encoded as it came, how to read it, and a title for people."""
-
-    data: bytes
-    title: str
-    align: bool
-    face: int = -1
-
-
-@dataclass(frozen=True)
 class Entry:
     """A moment of the session to go back to; `thumbnail` is a small JPEG."""
 
     recipe: Recipe
+    photo: Photo
     thumbnail: bytes
 
 
@@ -68,9 +61,9 @@ class Page:
     domain: Domain | None = None
     version: str = ""
     up: bool = False
+    looked: float = -60.0  # when the server was asked how it is, time.monotonic()
     failed: bool = False  # a call found no server: try again when one answers
-    shown: tuple[bytes, bytes, float] | None = None  # the last before, after, width/height
-    answer: bytes = b""  # the edited picture in the chosen format
+    shown: Pair | None = None  # the last before and after
     gif: tuple[Any, bytes] | None = None
     notice: str = ""
     applied: dict[str, str] = field(default_factory=dict)  # uploads that were taken over
@@ -127,16 +120,39 @@ class Page:
 
     def remember(self, recipe: Recipe, thumbnail: bytes) -> None:
         """Note a result; while only numbers move, the newest entry follows them."""
-        if any(entry.recipe == recipe for entry in self.history):
+        assert self.photo
+        new = Entry(recipe, self.photo, thumbnail)
+        if any(_same(entry, new) for entry in self.history):
             return
-        if self.history and not self.kept and _texts(self.history[-1].recipe) == _texts(recipe):
+        if self.history and not self.kept and _texts(self.history[-1]) == _texts(new):
             self.history.pop()
         self.kept = False
-        self.history = [*self.history[1 - HISTORY :], Entry(recipe, thumbnail)]
+        self.history = [*self.history[1 - HISTORY :], new]
+        while _photo_bytes(self.history) > HISTORY_BYTES and len(self.history) > 1:
+            self.history.pop(0)
+
+    def go_back(self, entry: Entry) -> None:
+        """Take an entry's picture and edits."""
+        self.take(entry.photo)
+        self.apply(entry.recipe)
+
+    def take(self, photo: Photo) -> None:
+        """Edit another picture, or read it another way."""
+        self.photo = photo
+        st.session_state.align = photo.align
 
 
-def _texts(recipe: Recipe) -> list[tuple[str, str, bool]]:
-    return [(step.edit.neutral, step.edit.target, step.on) for step in recipe.steps]
+def _same(one: Entry, other: Entry) -> bool:
+    return (one.recipe, one.photo) == (other.recipe, other.photo)
+
+
+def _texts(entry: Entry) -> tuple[Photo, list[tuple[str, str, bool]]]:
+    steps = entry.recipe.steps
+    return entry.photo, [(step.edit.neutral, step.edit.target, step.on) for step in steps]
+
+
+def _photo_bytes(entries: list[Entry]) -> int:
+    return sum(len(data) for data in {entry.photo.data for entry in entries})
 
 
 def page(address: str) -> Page:

@@ -24,7 +24,7 @@ _GIF_STEPS = 12
 
 _STYLE = """<style>
 .sweep { display: grid; gap: .7rem; padding: 4px;
-  grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(78px, 1fr)); }
 .sweep > div { text-align: center; font-size: .9rem; }
 .sweep img, .grid img { width: 100%; border-radius: .4rem; display: block; }
 .sweep .now img, .grid .now img { outline: 3px solid #7a68dd; }
@@ -92,17 +92,17 @@ def gif(
     link: Link,
     w_plus: NDArray[np.float32],
     edits: Sequence[Edit],
-    told: Callable[[float], object],
+    told: Callable[[float, str], object],
 ) -> bytes:
     """All edits from nothing to their full strength and back, as an endless GIF."""
     frames = []
     for step in range(_GIF_STEPS + 1):
         part = step / _GIF_STEPS
         scaled = [replace(edit, strength=edit.strength * part) for edit in edits]
-        image = Image.open(io.BytesIO(link.edit(w_plus, scaled)[0])).convert("RGB")
+        image = Image.open(io.BytesIO(link.edit(w_plus, scaled).picture)).convert("RGB")
         image.thumbnail((_GIF_SIDE, _GIF_SIDE))
         frames.append(image.quantize(dither=Image.Dither.FLOYDSTEINBERG))
-        told(step / _GIF_STEPS)
+        told(step / _GIF_STEPS, f"Making the GIF: picture {step + 1} of {_GIF_STEPS + 1}")
     frames += frames[-2:0:-1]
     buffer = io.BytesIO()
     frames[0].save(
@@ -130,7 +130,7 @@ def _pictures(
         if not link.has_edit(w_plus, edits):
             place.progress(done / len(wanted), f"Picture {done + 1} of {len(wanted)}")
         try:
-            pictures.append(thumbnail(link.edit(w_plus, edits)[0]))
+            pictures.append(thumbnail(link.edit(w_plus, edits).picture))
         except errors.NoChannelLeft:
             pictures.append(None)
     place.empty()

@@ -1,7 +1,8 @@
-"""What several test files share: the golden data, which official code computed."""
+"""What several test files share: the golden data, a server, the page and a browser for it."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,3 +25,65 @@ def server(tmp_path_factory):
     options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
     with running_server(options) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def running_page(server, tmp_path_factory):
+    """The page on that server: its address as `url`, and `home`, the only folder it could use."""
+    pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
+    import page_in_browser
+
+    folder = tmp_path_factory.mktemp("page")
+    home = folder / "home"
+    home.mkdir()
+    with page_in_browser.running_page(server.grpc_url, folder / "page.log", home) as url:
+        yield SimpleNamespace(url=url, home=home)
+
+
+@pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop in this thread
+def browser():
+    """Debian's Chromium, headless."""
+    pytest.importorskip("playwright", reason="playwright is missing: make test")
+    import page_in_browser
+
+    if not page_in_browser.chromium():
+        pytest.skip(page_in_browser.NO_CHROMIUM)
+    with page_in_browser.running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser, running_page):
+    """Opens the page as a new user, by `visit(**options of the browser's context)`.
+
+    Afterwards no page may have met an error or asked any other host for anything.
+    """
+    from page_in_browser import show
+
+    contexts, errors, foreign = [], [], []
+
+    def asked(request):
+        if not request.url.startswith((running_page.url, "data:", "blob:")):
+            foreign.append(request.url)
+
+    def visit(**options):
+        context = browser.new_context(accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(error))
+        page.on("request", asked)
+        page.on("websocket", lambda socket: asked(SimpleNamespace(url="http" + socket.url[2:])))
+        show(page, running_page.url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not errors, "an error in the browser"
+    assert not foreign, "the page asked another host"
+
+
+@pytest.fixture
+def page(visit):
+    """The page as a new user sees it, its first picture drawn."""
+    return visit()

@@ -1,268 +1,219 @@
-"""The page in a real browser (Debian's Chromium, headless) against the real server."""
+"""What a user does with the page, in a real browser (Debian's Chromium) against the real server."""
 
-import hashlib
-import io
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
-from PIL import Image
 
 pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
-expect = sync_api.expect
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-if not CHROMIUM:
-    pytest.skip(
-        "the page's tests need Chromium: `apt-get install chromium`, or its path in CHROMIUM",
-        allow_module_level=True,
-    )
+pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
+import page_in_browser
+from page_in_browser import WAIT, free_port, press, settle
+from PIL import Image, ImageOps
+from playwright.sync_api import expect
+from shown import (
+    after,
+    changed,
+    choose,
+    distance,
+    downloaded,
+    edited_pixels,
+    pixels,
+    preset,
+    told,
+    upload,
+    wait_for,
+)
+from styleclip_client import Client, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST = ROOT / "demo/samples/avatar-1.png"  # what the page begins with
 SAMPLE = ROOT / "demo/samples/avatar-3.png"
-WAIT = 30_000  # milliseconds
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running_page(address, log):
-    port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            [*command, "--", "--server", address],
-            cwd=ROOT / "streamlit-ui",
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        opener, deadline = build_opener(ProxyHandler({})), time.monotonic() + 60
-        while True:
-            try:
-                opener.open(f"{url}/_stcore/health", timeout=5)
-                break
-            except (URLError, OSError):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
+PHOTO = ROOT / "demo/samples/photo-1.jpg"
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
+def client(server):
+    with Client(server.grpc_url) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def url(server, tmp_path_factory):
-    with running_page(server.grpc_url, tmp_path_factory.mktemp("page") / "page.log") as url:
-        yield url
+def two_faces(tmp_path_factory):
+    """A photo with one face on the left and its mirror image on the right."""
+    one = Image.open(PHOTO)
+    both = Image.new("RGB", (2 * one.width, one.height))
+    both.paste(one, (0, 0))
+    both.paste(ImageOps.mirror(one), (one.width, 0))
+    path = tmp_path_factory.mktemp("photo") / "two.jpg"
+    both.save(path, quality=92)
+    return path
 
 
-@pytest.fixture
-def page(browser, url):
-    context = browser.new_context(accept_downloads=True)
-    page = context.new_page()
-    page.goto(url)
-    expect(page.locator("img.after")).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
-    settle(page)
-    yield page
-    context.close()
-
-
-def settle(page):
-    """Wait until the page has nothing left to draw."""
-    page.wait_for_timeout(300)
-    expect(page.get_by_test_id("stApp")).to_have_attribute(
-        "data-test-script-state", "notRunning", timeout=WAIT
-    )
-
-
-def after(page):
-    """What stands for the edited picture: a digest, for messages that can be read."""
-    return hashlib.sha256(page.locator("img.after").get_attribute("src").encode()).hexdigest()
-
-
-def wait_for(page, condition):
-    """Wait until `condition` holds for the edited picture; return it."""
-    deadline = time.monotonic() + WAIT / 1000
-    while not condition(after(page)):
-        assert time.monotonic() < deadline, "the picture did not become the expected one"
-        page.wait_for_timeout(50)
-    settle(page)
-    return after(page)
-
-
-def changed(page, old):
-    """The picture once it is another one than `old`."""
-    return wait_for(page, lambda now: now != old)
-
-
-def slider(page, name, number=0):
-    return page.get_by_role("slider", name=name).nth(number)
-
-
-def press(page, name, key, times=1, number=0):
-    slider(page, name, number).focus()
-    for _ in range(times):
-        page.keyboard.press(key)
-
-
-def downloaded(page, name):
-    with page.expect_download(timeout=WAIT) as waiting:
-        page.get_by_role("button", name=name, exact=True).click()
-    return waiting.value
+def requests(client):
+    return {timing.name: timing.requests for timing in client.timings()}
 
 
 def test_the_first_look_is_an_edited_sample_and_a_ready_server(page):
-    expect(page.get_by_text("Server ready")).to_be_visible()
-    assert not page.evaluate("() => document.querySelectorAll('.stException, .stAlert').length"), (
-        "the first look shows an error"
-    )
-    expect(page.get_by_text(re.compile("of 3712 channels are moved"))).to_be_visible()
+    told(page, "Server ready: cartoon avatars, 256 x 256, model version 1")
+    told(page, re.compile("of 3712 channels are moved"))
+    expect(page.locator(".stException, .stAlert")).to_have_count(0)
 
 
-def test_an_upload_is_edited_stacked_kept_and_done_again_from_its_recipe(page, tmp_path):
+def test_an_upload_is_edited_stacked_kept_and_done_again_from_its_recipe(page, client, tmp_path):
     old = after(page)
-    page.get_by_role("radio", name="Upload").click()
-    page.locator(".st-key-upload input[type=file]").set_input_files(SAMPLE)
+    choose(page, "Upload")
+    upload(page, SAMPLE)
     uploaded = changed(page, old)
-
     press(page, "How strong", "ArrowRight", 5)
     stronger = changed(page, uploaded)
-
     page.get_by_role("button", name="Add another edit").click()
     settle(page)
-    page.get_by_role("radio", name="Smile").or_(
-        page.get_by_role("button", name="Smile", exact=True)
-    ).first.click()
+    preset(page, "Smile")
     stacked = changed(page, stronger)
-    expect(page.get_by_text("Edit 2", exact=True)).to_be_visible()
 
     picture = downloaded(page, "Picture")
     assert picture.suggested_filename == "styleclip.jpg"
     image = Image.open(picture.path())
     assert (image.format, image.size) == ("JPEG", (256, 256))
-    recipe = downloaded(page, "Recipe").path()
-    content = json.loads(Path(recipe).read_text())
-    assert [edit["target"] for edit in content["edits"]] == [
-        "a face with sunglasses",
-        "a smiling face",
-    ]
-    assert content["edits"][0]["strength"] == pytest.approx(5.5)
+    saved = tmp_path / "recipe.json"
+    saved.write_bytes(Path(downloaded(page, "Recipe").path()).read_bytes())
+    recipe = Recipe.from_json(saved.read_bytes())
+    assert (recipe.domain, recipe.model_version) == ("avatars", "1")
+    assert [edit.target for edit in recipe.edits] == ["a face with sunglasses", "a smiling face"]
+    assert recipe.edits[0].strength == pytest.approx(5.5)
+    again = client.edit(client.invert(SAMPLE).w_plus, recipe.edits).picture
+    assert distance(pixels(again), edited_pixels(page)) < 1
 
     page.get_by_text("Edit 2", exact=True).click()  # its toggle: off
     assert changed(page, stacked) == stronger
     page.get_by_role("button", name="Remove").first.click()
     settle(page)
-
     page.get_by_text("Load a recipe").click()
-    saved = tmp_path / "recipe.json"
-    saved.write_text(json.dumps(content))
-    page.locator(".st-key-recipe input[type=file]").set_input_files(saved)
+    upload(page, saved, "recipe")
     wait_for(page, lambda now: now == stacked)
 
 
-def test_moving_a_slider_asks_for_an_edit_only(page, server):
-    from styleclip_client import Client
-
-    with Client(server.grpc_url) as client:
-        before = {timing.name: timing.requests for timing in client.timings()}
-        old = after(page)
-        press(page, "How focused", "ArrowLeft", 3)
-        changed(page, old)
-        now = {timing.name: timing.requests for timing in client.timings()}
-    assert now["edit"] > before["edit"]
-    assert now["invert"] == before["invert"]
-
-
-@pytest.mark.parametrize(("name", "kind"), [("PNG", "PNG"), ("WEBP", "WEBP")])
-def test_the_picture_comes_in_each_format(page, name, kind):
-    old = after(page)
-    page.get_by_role("radio", name=name).click()
+def test_moving_a_slider_asks_for_edits_only_and_the_last_move_counts(page, client):
+    before, old = requests(client), after(page)
+    divider = page.get_by_role("slider", name="Divider")
+    divider.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    press(page, "How strong", "ArrowLeft", 12)  # faster than the server answers
     changed(page, old)
-    assert Image.open(downloaded(page, "Picture").path()).format == kind
+    sunglasses = replace(client.domain().preset("Sunglasses"), strength=3.8)
+    expected = client.edit(client.invert(FIRST).w_plus, sunglasses).picture
+    assert distance(pixels(expected), edited_pixels(page)) < 1
+    now = requests(client)
+    assert now["edit"] > before["edit"] + 1
+    assert now["invert"] == before["invert"] + 1  # the one above
+    assert page.locator(".pictures").evaluate("e => e.style.getPropertyValue('--at')") == "1%"
 
 
-def test_the_sweep_comes_as_an_animated_gif(page):
+def test_the_picture_comes_in_each_format_and_the_sweep_as_an_animation(page):
+    for kind, ending in (("PNG", "png"), ("WEBP", "webp")):
+        choose(page, kind)
+        settle(page)
+        picture = downloaded(page, "Picture")
+        assert picture.suggested_filename == f"styleclip.{ending}"
+        assert Image.open(picture.path()).format == kind
+    page.get_by_role("button", name="Make a GIF").click()
+    page.get_by_role("button", name="Cancel").click()
+    settle(page)
     page.get_by_role("button", name="Make a GIF").click()
     expect(page.get_by_role("button", name="GIF", exact=True)).to_be_visible(timeout=WAIT)
-    image = Image.open(io.BytesIO(Path(downloaded(page, "GIF").path()).read_bytes()))
+    image = Image.open(downloaded(page, "GIF").path())
     assert (image.format, image.size) == ("GIF", (256, 256))
     assert image.n_frames > 10
 
 
 def test_strengths_grid_and_layers_are_drawn(page):
-    page.get_by_role("radio", name="Strengths").click()
+    choose(page, "Strengths")
     expect(page.locator(".sweep img")).to_have_count(7, timeout=WAIT)
-    page.get_by_role("radio", name="grid").click()
+    settle(page)
+    choose(page, "grid")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
+    settle(page)
+    choose(page, "grid")
     expect(page.locator(".grid td img")).to_have_count(16, timeout=WAIT)
-    page.get_by_role("radio", name="Layers").click()
-    expect(page.get_by_text("most of them in the layer")).to_be_visible(timeout=WAIT)
+    settle(page)
+    choose(page, "Layers")
+    told(page, "most of them in the layer")
     expect(page.locator(".layers tr")).to_have_count(13)
 
 
-def test_the_history_leads_back(page):
+def test_the_history_leads_back_to_edits_and_their_picture(page):
     old = after(page)
-    page.get_by_text("Beard", exact=True).click()
+    preset(page, "Beard")
     bearded = changed(page, old)
-    page.get_by_role("button", name="Back").last.click()
-    assert changed(page, bearded) == old
+    page.get_by_role("button", name="2", exact=True).click()  # the second sample
+    other = changed(page, bearded)
+    back = page.get_by_role("button", name="Back")
+    expect(back).to_have_count(3)
+    back.last.click()
+    assert changed(page, other) == old
 
 
-def test_the_divider_follows_the_keyboard(page):
-    divider = page.get_by_role("slider", name="Divider")
-    divider.focus()
-    page.keyboard.press("End")
-    assert page.locator(".pictures").evaluate("e => e.style.getPropertyValue('--at')") == "100%"
+def test_a_click_chooses_one_of_several_faces_and_it_is_pasted_back(page, two_faces):
+    old = after(page)
+    choose(page, "Upload")
+    upload(page, two_faces)
+    whole = changed(page, old)
+    page.get_by_text("Find the face first").click()
+    largest = changed(page, whole)
+    faces = page.get_by_role("button", name=re.compile(r"^Face \d of"))
+    expect(faces.nth(1)).to_be_visible(timeout=WAIT)
+    pressed = [faces.nth(n).get_attribute("aria-pressed") for n in range(2)]
+    assert sorted(pressed) == ["false", "true"]
+    other = pressed.index("false")
+    faces.nth(other).click()
+    changed(page, largest)
+    expect(faces.nth(other)).to_have_attribute("aria-pressed", "true")
+
+    right = faces.nth(other).bounding_box()["x"] > faces.nth(1 - other).bounding_box()["x"]
+    crop = after(page)
+    page.get_by_text("Paste back into the photo").click()
+    changed(page, crop)
+    edited, photo = edited_pixels(page), pixels(two_faces.read_bytes())
+    halves = [distance(*(image[:, half] for image in (edited, photo)))
+              for half in (slice(0, 512), slice(512, 1024))]  # fmt: skip
+    assert halves[right] > 3 > halves[not right]
+    image = Image.open(downloaded(page, "Picture").path())
+    assert image.size == (1024, 512)
 
 
-def test_wrong_texts_are_told_in_words(page):
+def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path):
+    old = after(page)
+    fake, huge, recipe = (tmp_path / name for name in ("fake.png", "huge.png", "fake.json"))
+    fake.write_bytes(b"not a picture")
+    huge.write_bytes(bytes(33 * 2**20))
+    recipe.write_text("[]")
+    choose(page, "Upload")
+    upload(page, fake)
+    told(page, "Choose a JPEG, PNG or WebP picture")
+    upload(page, huge)
+    told(page, "must be 32.0MB or smaller")
+    page.get_by_text("Load a recipe").click()
+    upload(page, recipe, "recipe")
+    told(page, "Choose a recipe that this page")
     field = page.get_by_role("textbox", name="The picture shows").first
     field.fill("a face with Sunglasses")
     field.press("Enter")
-    expect(page.get_by_text("Let the two texts differ").first).to_be_visible(timeout=WAIT)
+    told(page, "Let the two texts differ")
     expect(page.get_by_text("Traceback")).to_have_count(0)
+    assert after(page) == old
 
 
-def test_what_is_no_picture_is_refused_in_words(page, tmp_path):
-    fake = tmp_path / "fake.png"
-    fake.write_bytes(b"not a picture")
-    page.get_by_role("radio", name="Upload").click()
-    page.locator(".st-key-upload input[type=file]").set_input_files(fake)
-    expect(page.get_by_text("Choose a JPEG, PNG or WebP picture")).to_be_visible(timeout=WAIT)
-
-
-def test_a_recipe_that_is_none_is_refused_in_words(page, tmp_path):
-    fake = tmp_path / "fake.json"
-    fake.write_text("[]")
-    page.get_by_text("Load a recipe").click()
-    page.locator(".st-key-recipe input[type=file]").set_input_files(fake)
-    expect(page.get_by_text("Choose a recipe that this page")).to_be_visible(timeout=WAIT)
+def test_nothing_of_a_session_is_kept_on_disk(page, running_page):
+    old = after(page)
+    choose(page, "Upload")
+    upload(page, SAMPLE)
+    changed(page, old)
+    downloaded(page, "Picture")
+    assert list(running_page.home.rglob("*")) == []
 
 
 def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path):
@@ -272,23 +223,25 @@ def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path)
     ports = {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
     options = Options(default_repository(), log=tmp_path / "server.log")
     options = replace(options, **ports)
-    with running_page(f"127.0.0.1:{ports['grpc_port']}", tmp_path / "page.log") as url:
+    address = f"127.0.0.1:{ports['grpc_port']}"
+    with page_in_browser.running_page(address, tmp_path / "page.log") as url:
         context = browser.new_context()
         page = context.new_page()
         page.goto(url)
-        expect(page.get_by_text("No server answers")).to_be_visible(timeout=WAIT)
+        told(page, "No server answers")
         with running_server(options):
             expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
+            settle(page)
             old = after(page)
             press(page, "How strong", "ArrowLeft", 20)
             chosen = changed(page, old)
-        expect(page.get_by_text("No server answers")).to_be_visible(timeout=WAIT)
-        expect(page.get_by_text("Your picture and edits are kept")).to_be_visible()
+        told(page, "No server answers")
+        told(page, "Your picture and edits are kept")
         assert after(page) == chosen
         press(page, "How strong", "ArrowRight", 3)
-        expect(page.get_by_text("tries again by itself")).to_be_visible(timeout=WAIT)
+        told(page, "tries again by itself")
         with running_server(options):
-            expect(page.get_by_text("Server ready")).to_be_visible(timeout=WAIT)
+            told(page, "Server ready")
             expect(page.get_by_text("tries again by itself")).to_have_count(0, timeout=WAIT)
             assert changed(page, chosen) not in (old, chosen)
         context.close()
