@@ -122,7 +122,8 @@ def main():
         )
         for column, picture in enumerate(pictures):
             sheet.paste(tile(picture, quad), (column * TILE, 20 + row * (TILE + 4)))
-    sheet.save(options.out, quality=85)
+    sheet.thumbnail((1000, 1000))
+    sheet.save(options.out, quality=82)
     print("written:", options.out)
 
 
