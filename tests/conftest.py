@@ -56,9 +56,10 @@ def browser():
 def visit(browser, running_page):
     """Opens the page as a new user, by `visit(**options of the browser's context)`.
 
-    Afterwards no page may have met an error or asked any other host for anything.
+    It waits for the first picture unless `wait` is false. Afterwards no page may have met an error
+    or asked any other host for anything.
     """
-    from page_in_browser import show
+    from page_in_browser import WAIT, show
 
     contexts, errors, foreign = [], [], []
 
@@ -66,14 +67,18 @@ def visit(browser, running_page):
         if not request.url.startswith((running_page.url, "data:", "blob:")):
             foreign.append(request.url)
 
-    def visit(**options):
+    def visit(wait=True, **options):
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(error))
         page.on("request", asked)
         page.on("websocket", lambda socket: asked(SimpleNamespace(url="http" + socket.url[2:])))
-        show(page, running_page.url)
+        if wait:
+            show(page, running_page.url)
+        else:
+            page.set_default_timeout(WAIT)
+            page.goto(running_page.url, wait_until="commit")
         return page
 
     yield visit
