@@ -8,7 +8,7 @@ the HTTP protocol's JSON.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,26 +29,41 @@ from styleclip_client.errors import (
 Tensors: TypeAlias = dict[str, NDArray[Any]]  # by name, the batch dimension first
 
 
+@dataclass(eq=False)
+class Place:
+    """A place in memory that client and server share; `array` shows an answer that is there."""
+
+    region: str
+    offset: int
+    size: int
+    array: Callable[[Iterable[int], Any], NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class Infer:
     """Run `model` on `tensors`; the answer is all its outputs as `Tensors`.
 
-    `id` is what the server's log and traces call the request, the same in every attempt.
+    `places` are those of tensors, in or out, that need not be carried. `id` is what the server's
+    log and traces call the request, the same in every attempt.
     """
 
     model: Model
     tensors: Tensors
+    places: Mapping[str, Place] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about the server; the answer is JSON, or a bool when `yes_or_no`."""
+    """A question about the server; the answer is JSON, or a bool when `yes_or_no`.
+
+    `arguments` are those of the method; over HTTP they go in the body, but for the name.
+    """
 
     method: str
     path: str
     verb: str = "GET"
-    model: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     yes_or_no: bool = False
 
 
@@ -63,7 +78,31 @@ STATISTICS = Ask("get_inference_statistics", "v2/models/stats")
 
 def config_of(model: Model) -> Ask:
     """The question for a model's configuration."""
-    return Ask("get_model_config", f"v2/models/{model.name}/config", model=model.name)
+    return Ask(
+        "get_model_config",
+        f"v2/models/{model.name}/config",
+        arguments={"model_name": model.name},
+    )
+
+
+def register_memory(place: Place) -> Ask:
+    """Let the server open shared memory, whose name is that of the region."""
+    return Ask(
+        "register_system_shared_memory",
+        f"v2/systemsharedmemory/region/{place.region}/register",
+        "POST",
+        {"name": place.region, "key": f"/{place.region}", "byte_size": place.size},
+    )
+
+
+def unregister_memory(place: Place) -> Ask:
+    """Let the server close it."""
+    return Ask(
+        "unregister_system_shared_memory",
+        f"v2/systemsharedmemory/region/{place.region}/unregister",
+        "POST",
+        {"name": place.region},
+    )
 
 
 class Failed(Exception):
@@ -81,12 +120,17 @@ class Failed(Exception):
         Every call of this client is pure, so one that was perhaps done already can be repeated.
         """
         named = type(from_wire(self.message)) is not ServerError
-        return not named and (self.code == "UNAVAILABLE" or self._busy)
+        return not named and not self._closed and (self.code == "UNAVAILABLE" or self._busy)
 
     @property
     def _busy(self) -> bool:
         # gRPC has the same code for a message over the size limit, which stays over it.
         return self.code == "RESOURCE_EXHAUSTED" and "larger than max" not in self.message
+
+    @property
+    def _closed(self) -> bool:
+        # Triton's word for a call that it was told to refuse; gRPC gives it as UNAVAILABLE.
+        return "protocol is restricted" in self.message or "API is restricted" in self.message
 
     def named(self, url: str, timeout: float) -> StyleclipError:
         """The named error behind it, for a call to `url` that had `timeout` seconds."""
@@ -94,6 +138,8 @@ class Failed(Exception):
         named = from_wire(message)
         if str(named) != message:  # else the message named none
             return named
+        if self._closed:
+            return AccessRefused(f"{url} does not let anybody do this ({message})")
         if code == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(
                 f"no answer from {url} within {timeout:g} s: raise the time-out, "

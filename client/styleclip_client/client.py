@@ -32,7 +32,7 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -53,8 +53,12 @@ from styleclip_client.pictures import Picture
 from styleclip_client.plans import Plan
 from styleclip_client.results import Edited, Status
 
+if TYPE_CHECKING:
+    from styleclip_client.shared import SharedMemory
+
 TIMEOUT = 60.0  # seconds, for one method with all its attempts
 RETRIES = 3
+_FAREWELL = 2.0  # seconds for the server to let go of shared memory
 # Seconds: 0.2, 0.4, 0.8, … and a bit more, so that many clients do not come back together.
 _WAIT = wait_exponential(multiplier=0.2, max=5.0) + wait_random(0.0, 0.2)
 
@@ -99,6 +103,7 @@ class _Settings:
         key: str | os.PathLike[str] | None = None,
         compression: Compression | None = None,
         name: str = "",
+        shared_memory: bool = False,
     ) -> None:
         """A client of the server at `url`; nothing is sent before the first call.
 
@@ -108,7 +113,9 @@ class _Settings:
         up to `retries` more, ever later. `token` goes along as "authorization: Bearer …", as do
         `headers`. `ca` is a PEM file with the authorities to trust; `certificate` and `key` prove
         who the client is. `compression` is worth it for latents on slow lines, not for photos. The
-        ids of its requests, in the server's log and in traces, begin with `name`.
+        ids of its requests, in the server's log and in traces, begin with `name`. With
+        `shared_memory` raw pixels (`draw`, `paste`) are not sent but lie in memory that this host
+        shares with its server, which must allow it.
         Raises ValueError for settings that cannot be meant.
         """
         bearer = {"authorization": f"Bearer {token}"} if token else {}
@@ -124,6 +131,11 @@ class _Settings:
         self.url = str(self._connection.address)
         self.timeout = timeout
         self.retries = retries
+        self._shared: SharedMemory | None = None
+        if shared_memory:
+            from styleclip_client.shared import SharedMemory
+
+            self._shared = SharedMemory()
         self._connect()
 
     def _connect(self) -> None:
@@ -136,6 +148,10 @@ class _Settings:
         other.timeout = timeout
         other.retries = self.retries if retries is None else retries
         return other
+
+    def _begun(self, plan: Plan[T]) -> Plan[T]:
+        """`plan` as it is run: its large tensors in shared memory, if that is wanted."""
+        return self._shared.through(plan) if self._shared else plan
 
     def _named(self, failed: Failed, call: Call) -> StyleclipError:
         """The named error behind `failed`, which knows the request that it is of."""
@@ -157,13 +173,14 @@ class _Settings:
 
 
 class _Step:
-    """One step of a plan: its next call, or its result."""
+    """One step of a plan: its next call, or its result. `to` is what it takes: an answer to its
+    last call, or the error in place of one."""
 
-    def __init__(self, plan: Plan[Any], answer: Any) -> None:
+    def __init__(self, plan: Plan[Any], to: Any = None) -> None:
         self.call: Call | None = None
         self.result: Any = None
         try:
-            self.call = plan.send(answer)
+            self.call = plan.throw(to) if isinstance(to, Exception) else plan.send(to)
         except StopIteration as end:
             self.result = end.value
 
@@ -207,6 +224,7 @@ class Client(_Settings):
     invert = _sync(plans.invert)
     edit = _sync(plans.edit)
     paste = _sync(plans.paste)
+    draw = _sync(plans.draw)
     direction = _sync(plans.direction)
     timings = _sync(plans.timings)
     domain = _sync(plans.domain)
@@ -236,6 +254,8 @@ class Client(_Settings):
 
     def close(self) -> None:
         """Close the connection."""
+        if self._shared:
+            self.within(_FAREWELL, retries=0)._run(self._shared.forget())
         self._transport.close()
 
     def status(self) -> Status:
@@ -260,10 +280,17 @@ class Client(_Settings):
 
     def _run(self, plan: Plan[T]) -> T:
         deadline = time.monotonic() + self.timeout
-        step = _Step(plan, None)
+        plan = self._begun(plan)
+        step = _Step(plan)
         while step.call is not None:
-            step = _Step(plan, self._send(step.call, deadline))
+            step = _Step(plan, self._answer(step.call, deadline))
         return step.result  # type: ignore[no-any-return]
+
+    def _answer(self, call: Call, deadline: float) -> Any:
+        try:
+            return self._send(call, deadline)
+        except StyleclipError as error:
+            return error
 
     def _send(self, call: Call, deadline: float) -> Any:
         def attempt() -> Any:
@@ -283,6 +310,7 @@ class AsyncClient(_Settings):
     invert = _async(plans.invert)
     edit = _async(plans.edit)
     paste = _async(plans.paste)
+    draw = _async(plans.draw)
     direction = _async(plans.direction)
     timings = _async(plans.timings)
     domain = _async(plans.domain)
@@ -304,6 +332,8 @@ class AsyncClient(_Settings):
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._shared and self._transports:
+            await self.within(_FAREWELL, retries=0)._run(self._shared.forget())
         while self._transports:
             await self._transports.pop().close()
 
@@ -338,10 +368,17 @@ class AsyncClient(_Settings):
     async def _run(self, plan: Plan[T]) -> T:
         deadline = time.monotonic() + self.timeout
         # The first step may read a file or pack a picture: not in the event loop.
-        step = await asyncio.to_thread(_Step, plan, None)
+        plan = self._begun(plan)
+        step = await asyncio.to_thread(_Step, plan)
         while step.call is not None:
-            step = _Step(plan, await self._send(step.call, deadline))
+            step = _Step(plan, await self._answer(step.call, deadline))
         return step.result  # type: ignore[no-any-return]
+
+    async def _answer(self, call: Call, deadline: float) -> Any:
+        try:
+            return await self._send(call, deadline)
+        except StyleclipError as error:
+            return error
 
     async def _send(self, call: Call, deadline: float) -> Any:
         async def attempt() -> Any:

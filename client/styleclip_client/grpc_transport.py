@@ -7,7 +7,8 @@ from typing import Any
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from google.protobuf.json_format import MessageToDict
-from tritonclient.utils import InferenceServerException
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from styleclip_client import limits
 from styleclip_client.address import Connection
@@ -95,22 +96,28 @@ def _prepared(connection: Connection, call: Call, timeout: float) -> tuple[str, 
         "headers": {name.lower(): value for name, value in connection.headers.items()} or None,
     }
     if isinstance(call, Ask):
-        if call.model:
-            arguments["model_name"] = call.model
-        return call.method, arguments
-    inputs = []
+        return call.method, {**arguments, **call.arguments}
+    inputs, outputs = [], []
     for tensor in call.model.inputs:
         if tensor.name in call.tensors:
             array = call.tensors[tensor.name]
             entry = triton.InferInput(tensor.name, list(array.shape), tensor.datatype)
-            entry.set_data_from_numpy(array)
+            if place := call.places.get(tensor.name):
+                entry.set_shared_memory(place.region, array.nbytes, place.offset)
+            else:
+                entry.set_data_from_numpy(array)
             inputs.append(entry)
+    for tensor in call.model.outputs:
+        outputs.append(triton.InferRequestedOutput(tensor.name))
+        if place := call.places.get(tensor.name):
+            outputs[-1].set_shared_memory(place.region, place.size, place.offset)
     # All outputs: Triton's ensembles fail for some when asked for only a part of them.
     return "infer", {
         **arguments,
         "model_name": call.model.name,
         "request_id": connection.request_id(call.id),
         "inputs": inputs,
+        "outputs": outputs,
         "compression_algorithm": connection.compression,
     }
 
@@ -118,7 +125,9 @@ def _prepared(connection: Connection, call: Call, timeout: float) -> tuple[str, 
 def _decoded(call: Call, answer: Any) -> Any:
     if isinstance(call, Infer):
         names = [tensor.name for tensor in call.model.outputs]
-        return outputs_of(call.model, {name: answer.as_numpy(name) for name in names})
+        return outputs_of(call.model, {name: _tensor(call, answer, name) for name in names})
+    if answer is None:
+        return {}
     if call.yes_or_no:
         return bool(answer)
     content = MessageToDict(answer, preserving_proto_field_name=True)
@@ -126,6 +135,13 @@ def _decoded(call: Call, answer: Any) -> Any:
     if call.method == "get_model_repository_index":
         return content.get("models", [])
     return content.get("config", content)
+
+
+def _tensor(call: Infer, answer: Any, name: str) -> NDArray[Any] | None:
+    place, output = call.places.get(name), answer.get_output(name)
+    if place is None or output is None:
+        return answer.as_numpy(name)  # type: ignore[no-any-return]
+    return place.array(output.shape, triton_to_np_dtype(output.datatype))
 
 
 def _failed(error: InferenceServerException) -> Failed:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from styleclip_client.calls import Infer, Tensors
+from styleclip_client.calls import Infer, Place, Tensors
 from styleclip_client.errors import ServerError
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -35,33 +35,50 @@ def encode(call: Infer, request_id: str) -> tuple[dict[str, str], bytes]:
         if tensor.name not in call.tensors:
             continue
         array = call.tensors[tensor.name]
-        if tensor.datatype == "BYTES":
-            data = serialize_byte_tensor(array).item()
+        if place := call.places.get(tensor.name):
+            parameters = _in_memory(place, array.nbytes)
         else:
-            data = np.ascontiguousarray(array).tobytes()
+            if tensor.datatype == "BYTES":
+                parts.append(serialize_byte_tensor(array).item())
+            else:
+                parts.append(np.ascontiguousarray(array).tobytes())
+            parameters = {"binary_data_size": len(parts[-1])}
         entries.append(
             {
                 "name": tensor.name,
                 "datatype": tensor.datatype,
                 "shape": list(array.shape),
-                "parameters": {"binary_data_size": len(data)},
+                "parameters": parameters,
             }
         )
-        parts.append(data)
-    header = json.dumps(
-        {"id": request_id, "inputs": entries, "parameters": {"binary_data_output": True}}
-    ).encode()
+    content: dict[str, Any] = {"id": request_id, "inputs": entries, "outputs": []}
+    for tensor in call.model.outputs:
+        place = call.places.get(tensor.name)
+        parameters = _in_memory(place, place.size) if place else {"binary_data": True}
+        content["outputs"].append({"name": tensor.name, "parameters": parameters})
+    header = json.dumps(content).encode()
     headers = {JSON_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
     return headers, b"".join([header, *parts])
 
 
-def decode(body: bytes, json_length: str | None) -> Tensors:
-    """The tensors of an answer; ServerError when it is damaged."""
+def _in_memory(place: Place, size: int) -> dict[str, Any]:
+    return {
+        "shared_memory_region": place.region,
+        "shared_memory_offset": place.offset,
+        "shared_memory_byte_size": size,
+    }
+
+
+def decode(call: Infer, body: bytes, json_length: str | None) -> Tensors:
+    """The tensors of an answer to `call`; ServerError when it is damaged."""
     try:
         end = len(body) if json_length is None else int(json_length)
         tensors: Tensors = {}
         for entry in json.loads(body[:end])["outputs"]:
             datatype, shape = entry["datatype"], [int(side) for side in entry["shape"]]
+            if place := call.places.get(entry["name"]):
+                tensors[str(entry["name"])] = place.array(shape, _DTYPES[datatype])
+                continue
             size = int(entry["parameters"]["binary_data_size"])
             data, end = body[end : end + size], end + size
             if datatype == "BYTES":

@@ -106,7 +106,10 @@ def _options(connection: Connection) -> dict[str, Any]:
 def _prepared(connection: Connection, call: Call, timeout: float) -> dict[str, Any]:
     """What httpx builds a request from."""
     if isinstance(call, Ask):
-        return {"method": call.verb, "url": call.path, "timeout": timeout}
+        request = {"method": call.verb, "url": call.path, "timeout": timeout}
+        if call.verb == "POST":
+            request["json"] = {k: v for k, v in call.arguments.items() if k != "name"}
+        return request
     headers, body = http_body.encode(call, connection.request_id(call.id))
     if connection.compression:
         headers["Content-Encoding"] = connection.compression
@@ -137,10 +140,10 @@ def _decoded(call: Call, response: httpx.Response, body: bytes) -> Any:
         raise Failed(code, _message(body) or f"HTTP status {response.status_code}")
     if isinstance(call, Ask):
         try:
-            return json.loads(body)
+            return json.loads(body or b"{}")
         except ValueError as error:
             raise Failed("INTERNAL", f"{call.path} answered no JSON") from error
-    tensors = http_body.decode(body, response.headers.get(http_body.JSON_LENGTH))
+    tensors = http_body.decode(call, body, response.headers.get(http_body.JSON_LENGTH))
     return outputs_of(call.model, dict(tensors))
 
 

@@ -146,6 +146,18 @@ def paste(
     return Edited(answer[contract.PICTURE.name][0][0], [int(count) for count in moved])
 
 
+def draw(w_plus: ArrayLike, edits: Edit | Sequence[Edit] = ()) -> Plan[NDArray[np.uint8]]:
+    """The pixels of an inverted face, edited or as it is: RGB, uint8 [H, W, 3], never encoded."""
+    latent = _latent(w_plus)
+    if edits:
+        answer = yield _infer(contract.DIRECTION, {contract.W_PLUS: latent, **_texts(edits)})
+        delta = answer[contract.DELTA.name][0]
+    else:
+        delta = np.zeros(sum((yield from domain()).style_channels), np.float32)
+    answer = yield _infer(contract.STYLEGAN2, {contract.W_PLUS: latent, contract.DELTA: delta})
+    return np.array(answer[contract.IMAGE.name][0])  # one's own, wherever the answer lies
+
+
 def direction(edits: Edit | Sequence[Edit]) -> Plan[NDArray[np.float32]]:
     """What the edits add to the styles, float32 [S]: `Domain.style_channels` cuts it up."""
     answer = yield _infer(contract.DIRECTION, _texts(edits))

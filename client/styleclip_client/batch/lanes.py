@@ -16,6 +16,7 @@ from styleclip_client.errors import (
     AccessRefused,
     InvalidInput,
     LandmarksMissing,
+    ServerBusy,
     StyleclipError,
 )
 from styleclip_client.results import Edited
@@ -25,7 +26,7 @@ from styleclip_client.results import Edited
 class Outcome:
     """What became of a photo. `error` is empty when its picture is there.
 
-    `again`: another moment or another server may do it.
+    `again`: another moment or another server may do it; `busy`: the server said so itself.
     """
 
     task: Task
@@ -34,6 +35,7 @@ class Outcome:
     channels: tuple[int, ...] = ()
     error: str = ""
     again: bool = False
+    busy: bool = False
 
 
 class Lane(Protocol):
@@ -73,7 +75,7 @@ class Work:
     def done_by(self, client: Client, task: Task) -> Outcome:
         """Edit one photo and write its picture; every failure is told, not raised."""
         start = time.perf_counter()
-        error, again = "", False
+        error, again, busy = "", False, False
         channels: list[int] = []
         try:
             photo = self.source.read(task.photo, limits.PHOTO_BYTES + 1)
@@ -83,10 +85,11 @@ class Work:
         except StyleclipError as failure:
             error = failure.to_wire()
             again = not isinstance(failure, (InvalidInput, AccessRefused, LandmarksMissing))
+            busy = isinstance(failure, ServerBusy)
         except OSError as failure:
             error = f"{type(failure).__name__}: {failure}"
         milliseconds = round(1000 * (time.perf_counter() - start))
-        return Outcome(task, client.url, milliseconds, tuple(channels), error, again)
+        return Outcome(task, client.url, milliseconds, tuple(channels), error, again, busy)
 
     def _edited(self, client: Client, photo: bytes, format: str) -> Edited:
         job = self.job

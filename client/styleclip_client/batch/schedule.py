@@ -64,7 +64,7 @@ class Scheduler:
                     charged.pop(outcome.task, None)
                     yield outcome
                     continue
-                if healthy:  # the server worked until then, so it may be the photo
+                if healthy and not outcome.busy:  # the server had worked, so it may be the photo
                     charged[outcome.task] = charged.get(outcome.task, 0) + 1
                 if not place.failures or not healthy:
                     place.failed(now)
