@@ -25,15 +25,21 @@ def python_packages(environment: Path) -> Bom:
 
 def system_packages() -> list[Component]:
     """Debian's packages, as dpkg knows them."""
-    command = ["dpkg-query", "--show", "--showformat", "${Package}\\t${Version}\\t${Architecture}\\n"]
+    command = [
+        "dpkg-query",
+        "--show",
+        "--showformat",
+        "${Package}\\t${Version}\\t${Architecture}\\n",
+    ]
     listing = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = []
     for line in listing.splitlines():
         name, version, architecture = line.split("\t")
         url = PackageURL("deb", "debian", name, version, {"arch": architecture})
         found.append(
-            Component(name=name, version=version, type=ComponentType.LIBRARY, purl=url,
-                      bom_ref=str(url))  # fmt: skip
+            Component(
+                name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=str(url)
+            )
         )
     return found
 

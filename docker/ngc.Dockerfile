@@ -27,6 +27,10 @@ COPY export export
 RUN python3 -m pip wheel --no-build-isolation --no-deps -w wheels .
 
 FROM ${BASE} AS ngc
+# tini reaps the processes that Triton leaves when it dies; the supervisor starts it anew.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
 # Into the system's Python, which is the one that Triton's Python backend runs. NVIDIA's image has
 # a user 1000 (ubuntu) already; only the number counts.
 RUN --mount=type=bind,from=build,source=/build/wheels,target=/wheels \
@@ -53,4 +57,4 @@ EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=2 \
     CMD ["python3", "-m", "styleclip_server.health"]
 # NVIDIA's entry point prints its banner and checks the driver, then runs this.
-CMD ["python3", "-m", "styleclip_server"]
+CMD ["tini", "-s", "--", "python3", "-m", "styleclip_server"]

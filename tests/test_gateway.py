@@ -154,7 +154,7 @@ def test_who_does_not_trust_the_certificate_sends_nothing(gateway, scheme):
     url = f"{scheme}://localhost:{gateway.port}"
     with (
         Client(url, token=gateway.token, retries=0, timeout=5) as client,
-        pytest.raises(ServerUnavailable, match="(?i)certificate"),
+        pytest.raises(ServerUnavailable, match=r"(?i)certificate"),
     ):
         client.domain()
 
