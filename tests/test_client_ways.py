@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gateways
@@ -180,6 +181,23 @@ def test_a_busy_gateway_is_asked_again_and_a_refused_photo_is_not(server):
         with pytest.raises(errors.NotAnImage):
             client.invert(b"no picture")
         assert guard.answered == [503, 503, 200, 400]
+
+
+def test_more_requests_at_once_than_the_server_lets_wait_are_all_answered_in_the_end(server):
+    with Client(server.grpc_url, retries=1) as client:
+        latent, edit = client.invert(PHOTO).w_plus, client.domain().edit("a sad face")
+
+        def outcome(one):
+            try:
+                return bool(one.edit(latent, edit).picture)
+            except errors.ServerBusy:
+                return False
+
+        with ThreadPoolExecutor(24) as crowd:
+            patient = [crowd.submit(outcome, client) for _ in range(24)]
+            assert all(answer.result() for answer in patient)
+            hasty = [crowd.submit(outcome, client.within(60, retries=0)) for _ in range(24)]
+            assert {answer.result() for answer in hasty} == {True, False}
 
 
 def test_retries_can_be_switched_off(server):

@@ -120,12 +120,24 @@ class Failed(Exception):
         Every call of this client is pure, so one that was perhaps done already can be repeated.
         """
         named = type(from_wire(self.message)) is not ServerError
-        return not named and not self._closed and (self.code == "UNAVAILABLE" or self._busy)
+        return (
+            not named
+            and not self._closed
+            and (self.code == "UNAVAILABLE" or self.busy or self._dying)
+        )
 
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
+        """Whether the server works, but has enough to do: a full queue, or too long a wait."""
         # gRPC has the same code for a message over the size limit, which stays over it.
-        return self.code == "RESOURCE_EXHAUSTED" and "larger than max" not in self.message
+        if self.code == "RESOURCE_EXHAUSTED":
+            return "larger than max" not in self.message
+        return "queue size" in self.message or "timeout expired" in self.message
+
+    @property
+    def _dying(self) -> bool:
+        # Triton's words once the process of a Python step is dead: it will be started anew.
+        return "Stub process" in self.message and "not healthy" in self.message
 
     @property
     def _closed(self) -> bool:
@@ -145,7 +157,9 @@ class Failed(Exception):
                 f"no answer from {url} within {timeout:g} s: raise the time-out, "
                 "or see with `styleclip status` whether the server is busy"
             )
-        if "queue size" in message or self._busy:
+        if self._dying:
+            return ServerUnavailable(f"a part of {url} died and is started anew: try again later")
+        if self.busy:
             return ServerBusy("the server has too many requests waiting: try again later")
         if code == "NOT_FOUND" or "unknown model" in message:
             return ServerUnavailable(

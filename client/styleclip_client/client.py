@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     Retrying,
     retry_if_exception,
     stop_after_attempt,
@@ -167,9 +168,16 @@ class _Settings:
                 lambda error: isinstance(error, Failed) and error.transient
             ),
             "wait": _WAIT,
-            "stop": stop_after_attempt(1 + self.retries) | stop_before_delay(self.timeout),
+            "stop": self._gives_up,
             "reraise": True,
         }
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        """Whether that was the last attempt: a busy server is asked until time is up."""
+        error = state.outcome.exception() if state.outcome else None
+        busy = self.retries > 0 and isinstance(error, Failed) and error.busy
+        late = stop_before_delay(self.timeout)(state)
+        return late or (not busy and stop_after_attempt(1 + self.retries)(state))
 
 
 class _Step:

@@ -2,8 +2,8 @@
 
 `model_repository/steps` holds what every domain shares (Python steps and ensembles),
 `model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
-beside them. Triton serves both together. A network has two configs: `config.pbtxt` for a GPU and
-`configs/cpu.pbtxt`, which `--model-config-name=cpu` picks.
+beside them. Triton serves both together. A model has two configs where they differ: `config.pbtxt`
+for a GPU and `configs/cpu.pbtxt`, which `--model-config-name=cpu` picks.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 MAX_BATCH = 8
 MAX_PROMPTS = 256
 # A request waits for its turn at most so long, and no more than so many wait for a model; what is
-# beyond gets UNAVAILABLE at once, which a client may try again.
+# beyond gets UNAVAILABLE at once, which a client tries again. A long queue answers nobody sooner:
+# on a GPU a few batches wait, on a CPU as many requests as one client sends at once.
 QUEUE_SECONDS = 20
-QUEUE_LENGTH = 64
+QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 4}
 # On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
@@ -47,8 +48,8 @@ ENSEMBLES: dict[str, tuple[Model, ...]] = {
 _TYPES = {"BYTES": "TYPE_STRING"}
 
 
-def step_config(model: Model) -> pb.ModelConfig:
-    """The config of a Python step or an ensemble, the same for every domain and machine."""
+def step_config(model: Model, *, gpu: bool) -> pb.ModelConfig:
+    """The config of a Python step or an ensemble, the same for every domain."""
     config = _interface(model, {})
     if model.kind == "ensemble":
         config.platform = "ensemble"
@@ -66,7 +67,7 @@ def step_config(model: Model) -> pb.ModelConfig:
     config.backend = model.kind
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU,
                               count=INSTANCES.get(model.name, 1))  # fmt: skip
-    _queue(config, 0)
+    _queue(config, 0, gpu=gpu)
     return config
 
 
@@ -83,7 +84,7 @@ def network_config(model: Model, domain: Mapping[str, Any], *, gpu: bool) -> pb.
         config.max_batch_size = MAX_PROMPTS
     kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(kind=kind, count=1)
-    _queue(config, GPU_QUEUE_DELAY_MICROSECONDS if gpu else 0)
+    _queue(config, GPU_QUEUE_DELAY_MICROSECONDS if gpu else 0, gpu=gpu)
     warm = config.model_warmup.add(name="one", batch_size=1)
     for tensor in model.inputs:
         shape = dims.get(tensor.name, tensor.shape)
@@ -113,13 +114,13 @@ def _type(tensor: Tensor) -> int:
     return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
 
 
-def _queue(config: pb.ModelConfig, delay: int) -> None:
+def _queue(config: pb.ModelConfig, delay: int, *, gpu: bool) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
     policy = batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
-    policy.max_queue_size = QUEUE_LENGTH
+    policy.max_queue_size = QUEUE_LENGTH["gpu" if gpu else "cpu"]
 
 
 def text(config: pb.ModelConfig) -> str:
@@ -130,16 +131,22 @@ def text(config: pb.ModelConfig) -> str:
 
 def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
     """Path → text of every config of the steps, or of the networks of `domain`."""
-    if domain is None:
-        folder = repository / "steps"
-        return {folder / m.name / "config.pbtxt": text(step_config(m)) for m in contract.STEPS}
-    folder = repository / domain
-    data = json.loads((folder / "domain.json").read_text("utf-8"))
     files = {}
+
+    def add(folder: Path, configs: Mapping[bool, pb.ModelConfig]) -> None:
+        files[folder / "config.pbtxt"] = text(configs[True])
+        if configs[False] != configs[True]:
+            files[folder / "configs" / "cpu.pbtxt"] = text(configs[False])
+
+    if domain is None:
+        for model in contract.STEPS:
+            configs = {gpu: step_config(model, gpu=gpu) for gpu in (True, False)}
+            add(repository / "steps" / model.name, configs)
+        return files
+    data = json.loads((repository / domain / "domain.json").read_text("utf-8"))
     for model in contract.NETWORKS:
-        files[folder / model.name / "config.pbtxt"] = text(network_config(model, data, gpu=True))
-        cpu = folder / model.name / "configs" / "cpu.pbtxt"
-        files[cpu] = text(network_config(model, data, gpu=False))
+        configs = {gpu: network_config(model, data, gpu=gpu) for gpu in (True, False)}
+        add(repository / domain / model.name, configs)
     return files
 
 
