@@ -125,8 +125,8 @@ def simulate(rates: list[tuple[float, float]], service: float, spread: float, st
              rule: Rule, seed: int = 1) -> list[Edit]:  # fmt: skip
     """What edits meet under `rates`: (until when, edits a second)."""
     chance = random.Random(seed)
-    least = max(rule.least, math.ceil(rates[0][1] * service / 0.7))
-    servers = [Server(0.0) for _ in range(least)]
+    fitting = math.ceil(rates[0][1] * service / 0.7)
+    servers = [Server(0.0) for _ in range(min(max(fitting, rule.least), rule.most))]
     autoscaler, edits = Autoscaler(rule), []
     now, look, turn, ready = 0.0, SYNC, 0, servers
     for until, rate in rates:
