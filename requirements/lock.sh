@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes server.txt, ui.txt and dev.txt: versions that work together on CPython 3.10 to 3.12.
+# Writes the locks: versions that work together on CPython 3.10 to 3.12 (gpu.txt: 3.11, 3.12).
 # Needs uv (`pip install uv`). Without options it keeps the versions that are there and adds what
 # pyproject.toml has more; `--upgrade` moves all to the newest. Then `make test`.
 set -eu
@@ -10,7 +10,7 @@ compile() {
     shift
     cp "$out" "$out.new"
     # shellcheck disable=SC2086 # no option is no word
-    uv pip compile pyproject.toml --quiet $upgrade --universal --python-version 3.10 \
+    uv pip compile pyproject.toml --quiet $upgrade --universal --python-version "${oldest:-3.10}" \
         --no-annotate --no-header "$@" --output-file "$out.new"
     {
         echo "# Exact versions that work together, written by requirements/lock.sh: do not edit."
@@ -28,3 +28,8 @@ compile requirements/server.txt --extra server --extra landmarks
 compile requirements/dev.txt --extra dev --constraint requirements/server.txt
 compile requirements/ui.txt --extra ui --constraint requirements/server.txt \
     --constraint requirements/dev.txt
+# For the images, beside server.txt and ui.txt: what NVIDIA's Triton lacks for the steps, what takes
+# onnxruntime's place on a GPU, and the converter.
+compile requirements/steps.txt --extra steps --constraint requirements/server.txt
+oldest=3.11 compile requirements/gpu.txt --extra gpu --constraint requirements/server.txt
+compile requirements/export.txt --extra export --constraint requirements/dev.txt

@@ -26,7 +26,7 @@ st.html(
     .stMainBlockContainer h2 { font-size: 1.4rem; padding-bottom: .5rem; }
     [data-testid=stCaptionContainer] p { color: inherit; }
     [data-testid=stCaptionContainer] { color: inherit; opacity: .8; }
-    .st-key-work > div > .stHorizontalBlock { row-gap: 1rem; }
+    .stMainBlockContainer .stHorizontalBlock { row-gap: 1rem; }
     .st-key-work .stColumn:first-of-type { position: sticky; top: 3.75rem; align-self: flex-start; }
     @media (max-width: 640px) {
       .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }

@@ -140,13 +140,13 @@ class Link:
         """Whether `edit` would answer without asking the server."""
         return _edit_key(w_plus, edits, "JPEG") in self.answers
 
-    def edit_photo(self, photo: Photo, edits: Sequence[Edit], format: str = "JPEG") -> Edited:
-        """The whole photo with the edited face pasted back."""
+    def paste(
+        self, photo: Photo, inverted: Inverted, edits: Sequence[Edit], format: str = "JPEG"
+    ) -> Edited:
+        """The whole photo with the edited face put back; nothing is inverted again."""
         return self._ask(
-            ("paste", photo.digest, tuple(edits), photo.face, format),
-            lambda: self.client.edit_photo(
-                photo.data, edits, align=True, face=photo.face, paste=True, format=format
-            ),
+            ("paste", photo.digest, inverted.quad.tobytes(), tuple(edits), format),
+            lambda: self.client.paste(photo.data, inverted, edits, format=format),
             lambda edited: len(edited.picture),
         )
 

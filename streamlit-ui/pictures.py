@@ -85,8 +85,8 @@ def choose(page: Page, domain: Domain) -> Any:
     if source == "Samples":
         with st.container(horizontal=True, gap="xsmall"):
             for sample in samples(domain.align):
-                with st.container(width=56, gap="xsmall"):
-                    st.image(sample.data, width=56, alt=sample.title)
+                with st.container(width=46, gap="xsmall"):
+                    st.image(sample.data, width=46, alt=sample.title)
                     st.button(
                         sample.title.split()[-1],
                         help=f"Edit {sample.title}",

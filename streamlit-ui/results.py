@@ -99,7 +99,7 @@ def _pair(page: Page, domain: Domain, after: bytes, edits: list[Edit], paste: bo
 def _edited(page: Page, edits: list[Edit], paste: bool, format: str = "JPEG") -> Edited:
     assert page.photo and page.inverted
     if paste:
-        return page.link.edit_photo(page.photo, edits, format)
+        return page.link.paste(page.photo, page.inverted, edits, format)
     return page.link.edit(page.inverted.w_plus, edits, format)
 
 

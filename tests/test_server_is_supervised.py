@@ -14,6 +14,7 @@ import psutil
 import pytest
 from styleclip_client import Client
 from styleclip_client.errors import StyleclipError
+from styleclip_server.installed import installed
 from styleclip_server.launcher import default_repository, running_server
 from styleclip_server.triton import Options, ServerStartFailed
 
@@ -119,6 +120,26 @@ def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
     with (
         pytest.raises(ServerStartFailed, match=f"{domains} has no domain 'horses', only cartoons"),
         running_server(options(tmp_path, repository=steps, domains=domains, domain="horses")),
+    ):
+        pass
+
+
+def test_a_whole_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatch):
+    # As NVIDIA's container has it: its backends in one folder, its libraries where they are found.
+    wheel = installed()
+    whole = tmp_path / "tritonserver"
+    wheel.backends(whole)
+    (whole / "bin").mkdir()
+    (whole / "bin/tritonserver").symlink_to(wheel.binary)
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(wheel.libraries))
+    monkeypatch.setenv("STYLECLIP_TRITON", str(whole))
+    with running_server(options(tmp_path), canary=0) as server:
+        assert str(whole) in " ".join(psutil.Process(server.pid).cmdline())
+        works(server)
+    monkeypatch.setenv("STYLECLIP_TRITON", str(tmp_path))
+    with (
+        pytest.raises(ServerStartFailed, match="STYLECLIP_TRITON"),
+        running_server(options(tmp_path)),
     ):
         pass
 

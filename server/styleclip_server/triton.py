@@ -1,8 +1,4 @@
-"""One Triton process: the server binary that nvidia-pytriton carries, started and stopped.
-
-The wheel holds the binary and the Python backend, but no ONNX Runtime backend: `Triton` lays out
-a backend folder in which `backends/onnxruntime/model.py` of this package takes its place.
-"""
+"""One Triton process, started and stopped."""
 
 from __future__ import annotations
 
@@ -13,23 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import urllib.request
 import uuid
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from styleclip_server import arguments, request_log
 from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
+from styleclip_server.installed import STUB, TRITON_VARIABLE, installed
 from styleclip_server.log import FORMATS, Log
 
-_BACKENDS = Path(__file__).parent / "backends"
-_STUB = "triton_python_backend_stub"
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -127,10 +120,18 @@ def check(options: Options) -> None:
             f"--allow-shared-memory is for clients of this machine, but --host is {options.host}: "
             f"leave one of them out, or listen on {_LOOPBACK[0]}"
         )
-    if find_spec("pytriton") is None:
+    found = installed()
+    if found is None:
         raise ServerStartFailed(
             "the Triton server is not installed: run `make setup`, or "
-            "pip install 'styleclip-triton[server]' on Python 3.10 to 3.12"
+            "pip install 'styleclip-triton[server]' on Python 3.10 to 3.12; a whole Triton is "
+            f"named by {TRITON_VARIABLE}=/opt/tritonserver"
+        )
+    temporary = tempfile.gettempdir()
+    if not found.whole and os.statvfs(temporary).f_flag & os.ST_NOEXEC:
+        raise ServerStartFailed(
+            f"{temporary} is mounted `noexec`, but Triton loads its Python backend from there: "
+            "mount it with `exec` (Docker: --tmpfs /tmp:exec), or name another folder in TMPDIR"
         )
 
 
@@ -140,6 +141,9 @@ class Triton:
     def __init__(self, options: Options, ports: tuple[int, int, int]) -> None:
         self.options = options
         self.http_port, self.grpc_port, self.metrics_port = ports
+        found = installed()
+        assert found, "checked before"
+        self._installed = found
         self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
         self.process = subprocess.Popen(
@@ -158,22 +162,12 @@ class Triton:
         self._stubs: list[psutil.Process] = []
 
     def _command(self) -> list[str]:
-        options, root = self.options, _pytriton() / "tritonserver"
-        backends = self._folder / "backends"
-        python = backends / "python"
-        # Copies, not links: Triton refuses a backend library outside its folder.
-        shutil.copytree(root / "backends" / "python", python, symlinks=True)
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        (python / _STUB).symlink_to(root / "python_backend_stubs" / version / _STUB)
-        for backend in _BACKENDS.iterdir():
-            if (backend / "model.py").is_file():
-                (backends / backend.name).mkdir()
-                shutil.copy(backend / "model.py", backends / backend.name)
+        options = self.options
         command = [
-            str(root / "bin" / "tritonserver"),
+            str(self._installed.binary),
             f"--model-repository={options.repository / 'steps'}",
             f"--model-repository={(options.domains or options.repository) / options.domain}",
-            f"--backend-directory={backends}",
+            f"--backend-directory={self._installed.backends(self._folder)}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={options.exit_timeout}",
@@ -194,13 +188,13 @@ class Triton:
         return command
 
     def _environment(self) -> dict[str, str]:
-        libraries = _pytriton().parent / "nvidia_pytriton.libs"
-        python = sysconfig.get_config_var("LIBDIR")  # the stub links libpython
         # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
         # (those of a virtual environment too) by the first `python3` on PATH.
         interpreter = Path(sys.executable).parent
         return os.environ | {
-            "LD_LIBRARY_PATH": _joined(libraries, python, os.environ.get("LD_LIBRARY_PATH")),
+            "LD_LIBRARY_PATH": _joined(
+                *self._installed.libraries, os.environ.get("LD_LIBRARY_PATH")
+            ),
             "PATH": _joined(interpreter, os.environ.get("PATH")),
             DOMAIN_VARIABLE: self.options.domain,
             DOMAINS_VARIABLE: str(self.options.domains or ""),
@@ -247,7 +241,7 @@ class Triton:
             children = self._tree.children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        return [child for child in children if _named(child, _STUB)]
+        return [child for child in children if _named(child, STUB)]
 
     def broken(self) -> str | None:
         """What died since the server was ready, or None.
@@ -297,12 +291,6 @@ class Triton:
                 if mark in line:
                     return line[line.index(mark) :].replace("\\n", " ").strip('" |')[:400]
         return lines[-1] if lines else "it said nothing"
-
-
-def _pytriton() -> Path:
-    spec = find_spec("pytriton")
-    assert spec and spec.submodule_search_locations, "checked before"
-    return Path(spec.submodule_search_locations[0])
 
 
 def _joined(*paths: object) -> str:

@@ -1,0 +1,64 @@
+"""Writes what an image holds: `python describe.py ENVIRONMENT FOLDER`, run while it is built.
+
+FOLDER gets `sbom.cdx.json` (CycloneDX: the Python packages of ENVIRONMENT and Debian's) and
+`licences.txt` (the Python packages' licences; Debian's are in /usr/share/doc/*/copyright).
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+
+def python_packages(environment: Path) -> Bom:
+    """What is installed in `environment`, with licences and dependencies."""
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    command += ["--spec-version", "1.6", environment / "bin/python3"]
+    written = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return Bom.from_json(json.loads(written))
+
+
+def system_packages() -> list[Component]:
+    """Debian's packages, as dpkg knows them."""
+    command = [
+        "dpkg-query",
+        "--show",
+        "--showformat",
+        "${Package}\\t${Version}\\t${Architecture}\\n",
+    ]
+    listing = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = []
+    for line in listing.splitlines():
+        name, version, architecture = line.split("\t")
+        url = PackageURL("deb", "debian", name, version, {"arch": architecture})
+        found.append(
+            Component(
+                name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=str(url)
+            )
+        )
+    return found
+
+
+def licences(environment: Path) -> str:
+    """Name, version, licence and its text, for each Python package."""
+    command = [sys.executable, "-m", "piplicenses", f"--python={environment / 'bin/python3'}"]
+    command += ["--from=mixed", "--with-license-file", "--no-license-path", "--with-urls"]
+    command += ["--with-system", "--format=plain-vertical"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main(environment: Path, folder: Path) -> None:
+    bom = python_packages(environment)
+    bom.components.update(system_packages())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sbom.cdx.json").write_text(JsonV1Dot6(bom).output_as_string(indent=1) + "\n")
+    (folder / "licences.txt").write_text(licences(environment))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,66 @@
+"""The Triton that is installed: the one of the wheel nvidia-pytriton, or a whole one.
+
+The wheel holds the binary and the Python backend, but no ONNX Runtime backend: `backends` lays out
+a folder in which `backends/onnxruntime/model.py` of this package takes its place. A whole Triton,
+as NVIDIA's container has it in /opt/tritonserver, has a native one; STYLECLIP_TRITON names it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+TRITON_VARIABLE = "STYLECLIP_TRITON"
+STUB = "triton_python_backend_stub"
+_BACKENDS = Path(__file__).parent / "backends"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A Triton below `root`; `libraries` are the folders that its parts need to be found in."""
+
+    root: Path
+    libraries: tuple[str, ...] = ()
+    whole: bool = True
+
+    @property
+    def binary(self) -> Path:
+        return self.root / "bin" / "tritonserver"
+
+    def backends(self, folder: Path) -> Path:
+        """The folder of backends; made below `folder` unless this Triton has one."""
+        if self.whole:
+            return self.root / "backends"
+        made = folder / "backends"
+        python = made / "python"
+        # Copies, not links: Triton refuses a backend library outside its folder.
+        shutil.copytree(self.root / "backends" / "python", python, symlinks=True)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        (python / STUB).symlink_to(self.root / "python_backend_stubs" / version / STUB)
+        for backend in _BACKENDS.iterdir():
+            if (backend / "model.py").is_file():
+                (made / backend.name).mkdir()
+                shutil.copy(backend / "model.py", made / backend.name)
+        return made
+
+
+def installed() -> Installed | None:
+    """The Triton to start, or None where there is none."""
+    named = os.environ.get(TRITON_VARIABLE)
+    if named:
+        found = Installed(Path(named))
+        return found if found.binary.is_file() else None
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    package = Path(spec.submodule_search_locations[0])
+    # The stub links libpython.
+    libraries = (package.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
+    return Installed(
+        package / "tritonserver", tuple(str(each) for each in libraries if each), whole=False
+    )
