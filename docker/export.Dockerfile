@@ -3,7 +3,7 @@
 #   docker run --rm -it -u "$(id -u):$(id -g)" -v ./weights:/data/weights \
 #       -v ./model_repository:/data/model_repository styleclip-export fetch ffhq
 # It also carries the avatars domain, which a volume can be filled from. BASE is as in
-# server.Dockerfile; TORCH=cpu installs PyTorch without CUDA from the index in TORCH_INDEX.
+# server.Dockerfile; TORCH_INDEX is an index to take PyTorch from, as one without CUDA.
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
 FROM ${BASE} AS build

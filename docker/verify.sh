@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# Builds the images and runs them, on a Debian machine without a Docker engine:
+#   make .venv/.dev && docker/verify.sh            (as root; some minutes; 4 GB of disk)
+#   docker/verify.sh gpu export ngc                also builds these, and runs what can be
+#
+# debootstrap makes a base image, which takes BASE's place; buildah builds the Dockerfiles; the real
+# `docker compose` starts docker/compose.yaml on podman. Then a picture is edited through the
+# server's ports, through the gateway and on the page in a browser; a step is killed; all is
+# stopped. The gateway's and Prometheus's images come from registries, so Debian's packages of both
+# stand in for them, with compose's own configuration. Grafana is not in Debian: it is left out.
+#
+# What it measured is in out/verify/summary.md. KEEP=1 keeps the images, in VERIFY_FOLDER.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+project=$PWD
+bin=$project/.venv/bin
+folder=${VERIFY_FOLDER:-/var/tmp/styleclip-verify}
+out=$project/out/verify
+debian=bookworm
+began=$SECONDS
+
+say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - began)); }
+fail() { echo "verify.sh: $*" >&2; exit 1; }
+row() { printf '| %s | %s |\n' "$1" "$2" | tee -a "$out/summary.md"; }
+
+# --- What it needs ---
+[ "$(id -u)" = 0 ] || fail "run it as root: images are made with chroot and mounts"
+[ -x "$bin/docker-compose" ] || fail "$bin/docker-compose is missing: make .venv/.dev"
+needed=(buildah podman runc debootstrap iptables containernetworking-plugins
+    golang-github-containernetworking-plugin-dnsname openssl)
+for package in "${needed[@]}"; do
+    if ! dpkg -s "$package" > /dev/null 2>&1; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${needed[@]}"
+        break
+    fi
+done
+
+# --- Its own store of images, its own engine, and their end ---
+mkdir -p "$folder" "$out"
+exec 9> "$folder/lock"
+flock -n 9 || fail "another one is running in $folder"
+: > "$out/summary.md"
+grep -qw overlay /proc/filesystems && driver=overlay || driver=vfs  # vfs copies every layer
+cat > "$folder/storage.conf" <<END
+[storage]
+driver = "$driver"
+graphroot = "$folder/storage"
+runroot = "$folder/run"
+END
+# Without systemd; limits as far as this machine allows them.
+limit=$(ulimit -Hn)
+cat > "$folder/containers.conf" <<END
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[containers]
+default_ulimits = ["nofile=$((limit < 4096 ? limit : 4096)):$((limit < 4096 ? limit : 4096))", "nproc=4096:4096"]
+log_driver = "k8s-file"
+END
+export CONTAINERS_STORAGE_CONF=$folder/storage.conf CONTAINERS_CONF=$folder/containers.conf
+export BUILDAH_ISOLATION=chroot DOCKER_HOST=unix://$folder/podman.sock
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+HTTP_PORT=$(free_port) GRPC_PORT=$(free_port) METRICS_PORT=$(free_port) UI_PORT=$(free_port)
+GATEWAY_PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
+export HTTP_PORT GRPC_PORT METRICS_PORT UI_PORT GATEWAY_PORT PROMETHEUS_PORT
+export GATEWAY_BIND=127.0.0.1 GATEWAY_SECRETS=$folder/secrets GATEWAY_UID=1000
+export SERVER_IMAGE=localhost/styleclip-server UI_IMAGE=localhost/styleclip-ui
+export GATEWAY_IMAGE=localhost/gateway PROMETHEUS_IMAGE=localhost/prometheus
+unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY
+compose() { "$bin/docker-compose" --progress quiet -p styleclip-verify -f docker/compose.yaml --profile '*' "$@"; }
+container() { podman ps -q --filter "name=styleclip-verify-$1-"; }
+
+service=
+cleanup() {
+    local status=$?
+    set +e
+    if [ -n "$service" ]; then
+        [ $status = 0 ] || podman ps -aq | xargs -r -n 1 podman logs --tail 15
+        compose down -v -t 5
+        kill "$service"
+        wait "$service"
+    fi > "$out/cleanup.log" 2>&1
+    [ $status = 0 ] || tail -n 60 "$out/cleanup.log" >&2
+    if [ -z "${KEEP:-}" ]; then
+        podman rm -af -t 1 && buildah rm -a && podman rmi -af
+        umount "$folder/storage/overlay"
+        rm -rf "${folder:?}/storage" "${folder:?}/run" "${folder:?}/secrets"
+    fi >> "$out/cleanup.log" 2>&1
+    exit $status
+}
+trap cleanup EXIT
+rm -rf "$folder/secrets"
+
+# --- The base image ---
+if [ ! -s "$folder/base.tar" ]; then
+    say "making the base image from Debian $debian"
+    debootstrap --variant=minbase --include=python3,python3-venv,libpython3-stdlib,libpython3.11,ca-certificates \
+        "$debian" "$folder/rootfs" > "$out/debootstrap.log"
+    rm -rf "$folder"/rootfs/var/cache/apt/archives/*.deb "$folder"/rootfs/var/lib/apt/lists/*
+    tar -C "$folder/rootfs" -cf "$folder/base.tar.new" .
+    mv "$folder/base.tar.new" "$folder/base.tar"
+    rm -rf "$folder/rootfs"
+fi
+if ! podman image exists localhost/base; then
+    new=$(buildah from scratch)
+    buildah add -q "$new" "$folder/base.tar" / > /dev/null
+    buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$new"
+    buildah commit -q --rm "$new" localhost/base > /dev/null
+fi
+
+# How pip reaches its index here (a mirror, an authority of the house), while building only.
+mounts=(-v /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro)
+[ ! -f /etc/pip.conf ] || mounts+=(-v /etc/pip.conf:/etc/pip.conf:ro)
+
+build() {  # NAME DOCKERFILE TARGET [BASE]: the image localhost/NAME
+    say "building $1"
+    local start=$SECONDS
+    buildah build --format docker -f "$2" --target "$3" --build-arg "BASE=${4:-localhost/base}" \
+        "${mounts[@]}" -t "localhost/$1" . > "$out/$1.log" 2>&1 || { tail -n 30 "$out/$1.log" >&2; fail "$1 was not built"; }
+    local took=$((SECONDS - start)) mounted size
+    mounted=$(podman image mount "localhost/$1")
+    size=$(du -sm --apparent-size "$mounted" | cut -f1)
+    row "$1: unpacked size, time to build" "$size MB, $took s"
+    if find "$mounted" -xdev \( -name 'gcc*' -o -name 'cc1*' -o -name 'clang*' -o -name ld -o -name make \) \
+        -path '*/bin/*' | grep .; then fail "$1 has a compiler"; fi
+    if [ "$1" != styleclip-export ] && find "$mounted" -name '*.onnx' -not -path '*/site-packages/*' | grep .; then
+        fail "$1 has networks"
+    fi
+    row "$1: user; components in its bill of materials" "$(podman image inspect --format '{{.Config.User}}' "localhost/$1"); $(python3 - "$mounted" <<'END'
+import json, sys
+folder = f"{sys.argv[1]}/opt/styleclip/share/doc/styleclip"
+kinds = [each["purl"].split("/")[0] for each in json.load(open(f"{folder}/sbom.cdx.json"))["components"] if "purl" in each]
+assert len(open(f"{folder}/licences.txt").read()) > 10_000
+print(f"{kinds.count('pkg:pypi')} of Python, {kinds.count('pkg:deb')} of Debian")
+END
+    )"
+    podman image unmount "localhost/$1" > /dev/null
+}
+build styleclip-server docker/server.Dockerfile cpu
+build styleclip-ui docker/ui.Dockerfile ui
+
+say "building what stands in for the gateway's and Prometheus's images"
+for name in gateway prometheus; do
+    case $name in
+        gateway) package=nginx-light command='["nginx", "-g", "daemon off;"]' owned=/run ;;
+        prometheus) package=prometheus command='["prometheus"]' owned=/prometheus ;;
+    esac
+    buildah build --format docker -t "localhost/$name" - > "$out/$name.log" 2>&1 <<END
+FROM localhost/base
+RUN apt-get update && apt-get install -y --no-install-recommends $package && mkdir -p $owned && chown 1000:1000 $owned
+USER 1000:1000
+ENTRYPOINT $command
+END
+done
+
+# --- What runs ---
+say "docker compose up: server, ui, gateway, prometheus"
+podman system service --time 0 "$DOCKER_HOST" > "$out/engine.log" 2>&1 &
+service=$!
+until podman --remote --url "$DOCKER_HOST" info > /dev/null 2>&1; do sleep 0.2; done
+said=$(docker/gateway/secrets.sh localhost verify)
+chown -R 1000:1000 "$folder/secrets"
+token=$(sed -n 's/^Token .*: \([0-9a-f]*\)$/\1/p' <<< "$said")
+password=$(sed -n 's/^Page: .* password //p' <<< "$said")
+start=$SECONDS
+compose up -d --no-build --pull never --scale grafana=0
+healthy() { podman healthcheck run "$(container "$1")" > /dev/null 2>&1; }
+wait_for() { for _ in $(seq 240); do "$@" && return; sleep 0.5; done; fail "waited in vain for: $*"; }
+wait_for healthy server
+wait_for healthy ui
+row "from compose up until server and page are healthy" "$((SECONDS - start)) s"
+
+for name in server ui; do
+    podman exec "$(container $name)" sh -c 'test "$(id -u)" = 1000 && ! touch /new 2> /dev/null && ! touch /opt/styleclip/new 2> /dev/null' \
+        || fail "$name is root, or can write its own files"
+done
+row "server and page: not root, root file system read-only, no capabilities" "yes"
+
+say "editing through the containers"
+photo=demo/samples/avatar-1.png
+edit() { "$bin/styleclip" edit $photo --target "a face with sunglasses" --overwrite -o "$out/$1" "${@:2}"; }
+row "edit by gRPC" "$(edit grpc.png --server "localhost:$GRPC_PORT" | sed 's/.*: //')"
+row "edit by HTTP" "$(edit http.png --server "http://localhost:$HTTP_PORT" | sed 's/.*: //')"
+trust=(--token "$token" --ca "$folder/secrets/certificate.pem")
+row "edit by gRPC through the gateway (TLS, token)" "$(edit grpcs.png --server "grpcs://localhost:$GATEWAY_PORT" "${trust[@]}" | sed 's/.*: //')"
+row "edit by HTTP through the gateway (TLS, token)" "$(edit https.png --server "https://localhost:$GATEWAY_PORT" "${trust[@]}" | sed 's/.*: //')"
+refused=$(edit no.png --server "grpcs://localhost:$GATEWAY_PORT" --ca "$folder/secrets/certificate.pem" 2>&1 || true)
+grep -q AccessRefused <<< "$refused" || fail "the gateway let somebody in: $refused"
+cmp "$out/grpc.png" "$out/https.png" || fail "the pictures differ"
+if "$bin/python" -c 'import playwright' 2> /dev/null && command -v chromium > /dev/null; then
+    PASSWORD=$password "$bin/python" docker/edit_on_page.py "https://localhost:$GATEWAY_PORT" verify "$out/page.png"
+    row "edit on the page, in Chromium, through the gateway (TLS, login)" "done, out/verify/page.png"
+else
+    row "edit on the page" "not done: no playwright or chromium here"
+fi
+up() { python3 -c "
+import json, urllib.request as r
+url = 'http://localhost:$PROMETHEUS_PORT/api/v1/query?query=sum(nv_inference_request_success)'
+result = json.load(r.urlopen(url))['data']['result']
+print(result[0]['value'][1] if result else '')" 2> /dev/null | grep .; }
+wait_for up > /dev/null
+row "requests that Prometheus has counted" "$(up)"
+
+say "killing a step"
+supervisor=$(pgrep -P "$(podman inspect --format '{{.State.Pid}}' "$(container server)")")
+kill -STOP "$supervisor"  # it would heal the server before anybody could look
+pgrep -g "$(pgrep -P "$supervisor")" -f steps/align/ | xargs kill -9
+if healthy server; then fail "the health check did not notice a dead step"; fi
+ready=$(python3 -c "import urllib.request as r; print(r.urlopen('http://localhost:$HTTP_PORT/v2/health/ready').status)")
+row "a step's processes killed, the supervisor halted" "health check: unhealthy; Triton's own readiness: $ready"
+kill -CONT "$supervisor"
+start=$SECONDS
+wait_for healthy server
+row "the supervisor goes on: healthy again after" "$((SECONDS - start)) s"
+
+say "stopping"
+start=$SECONDS
+server=$(container server)
+compose stop server
+row "docker compose stop server: time, exit status" "$((SECONDS - start)) s, $(podman inspect --format '{{.State.ExitCode}}' "$server")"
+compose down -v -t 5
+
+# --- What is built on request ---
+for also in "$@"; do
+    case $also in
+        gpu) build styleclip-server-gpu docker/server.Dockerfile gpu ;;
+        export)
+            build styleclip-export docker/export.Dockerfile export
+            row "styleclip-export" "$(podman run --rm --network none --read-only --tmpfs /tmp localhost/styleclip-export --version)"
+            ;;
+        ngc) . docker/verify_ngc.sh ;;
+        *) fail "$also is none of gpu, export, ngc" ;;
+    esac
+done
+
+say "done"
+row "in all" "$((SECONDS - began)) s"
