@@ -1,0 +1,33 @@
+"""One edit at many strengths: a strip to choose from, and a GIF.
+
+    python examples/sweep.py out/
+
+From a shell: styleclip sweep --help
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from styleclip_client import Client, sweeps
+
+SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
+PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-4.png"
+out = Path(sys.argv[1])
+out.mkdir(parents=True, exist_ok=True)
+
+with Client(SERVER) as client:
+    edit = client.domain().edit("a face with a beard")
+    face = client.invert(PHOTO)
+
+    # %% From the opposite of the edit to twice its strength.
+    strengths = sweeps.evenly(*sweeps.bounds(edit), 5)
+    values = [(strength, edit.threshold) for strength in strengths]
+    pictures = list(sweeps.draw(client, face.w_plus, [edit], values))
+    strip = sweeps.sheet(pictures, [f"alpha {strength:g}" for strength in strengths])
+    (out / "strip.png").write_bytes(sweeps.encode(strip, "PNG", 0))
+
+    # %% The same moving; pictures without one (a β that is too high) are left out.
+    frames = [picture for picture in pictures if picture is not None]
+    (out / "sweep.gif").write_bytes(sweeps.animation(frames, milliseconds=120, side=256))
+    print(f"{len(frames)} pictures, alpha {strengths[0]:g} to {strengths[-1]:g}")

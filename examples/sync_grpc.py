@@ -1,0 +1,35 @@
+"""A photo and two texts in, a picture out: the client as most programs use it.
+
+python examples/sync_grpc.py out/
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from styleclip_client import Client, Edit
+
+SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
+PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-1.png"
+out = Path(sys.argv[1])
+out.mkdir(parents=True, exist_ok=True)
+
+# %% One call does it all: find the face, invert it, edit it, draw it.
+with Client(SERVER) as client:
+    domain = client.domain()
+    print(f"{SERVER} draws {domain.title}")
+    edited = client.edit_photo(PHOTO, domain.edit("a face with sunglasses"))
+    edited.save(out / "sunglasses.jpg", overwrite=True)
+    print(f"sunglasses: {edited.channels[0]} channels moved")
+
+    # %% Inverting is the slow part. Once done, every edit of the same face is quick.
+    face = client.invert(PHOTO)
+    for strength in (2, 4, 6):
+        sad = domain.edit("a sad face", strength=strength)
+        client.edit(face.w_plus, sad).save(out / f"sad-{strength}.jpg", overwrite=True)
+
+    # %% Edits add up; an `Edit` says all of it, or comes from the domain's defaults or presets.
+    both = [Edit("a face", "a sad face", strength=4, threshold=0.15), domain.preset("Beard")]
+    picture = client.edit(face.w_plus, both, format="PNG").image()  # a PIL image
+    print(f"both: {picture.width} x {picture.height} pixels")
+    picture.save(out / "both.png")
