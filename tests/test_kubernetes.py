@@ -106,6 +106,12 @@ class TestSchemas:
             if each["kind"] not in ("InferenceService", "ScaledObject"):
                 kubernetes_validate.validate(each, version, strict=True)
 
+    def test_all_is_in_one_namespace_and_part_of_one_whole(self, overlay):
+        for each in rendered(overlay):
+            space = {} if each["kind"] == "Namespace" else {"namespace": "styleclip"}
+            assert {k: v for k, v in each["metadata"].items() if k == "namespace"} == space
+            assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "styleclip"
+
     def test_a_misspelt_field_would_be_found(self, overlay):
         wrong = {**objects(overlay, "Ingress")[0], "specs": {}}
         with pytest.raises(kubernetes_validate.ValidationError):
