@@ -10,10 +10,14 @@ import results
 import stack
 import streamlit as st
 from link import server_address, words
+from starlette.formparsers import MultiPartParser
 from state import Page, page
-from styleclip_client import StyleclipError, errors
+from styleclip_client import StyleclipError, errors, limits
 
 LOOK_SECONDS = 3.0  # between two looks at the server
+
+# Uploads stay in memory: Starlette would put those beyond 1 MB into a temporary file.
+MultiPartParser.spool_max_size = limits.PHOTO_BYTES + 2**20
 
 # A picture of our own as the icon: the browser would fetch an emoji or a named icon from elsewhere.
 st.set_page_config("StyleCLIP", pictures.icon(), layout="wide")

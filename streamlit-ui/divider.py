@@ -45,7 +45,7 @@ img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: conta
 .left { left: .6rem; } .right { right: .6rem; }
 input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
   cursor: ew-resize; touch-action: pan-y; }
-.pictures:focus-within { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
+.pictures:has(:focus-visible) { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
 """
 
 _JS = """

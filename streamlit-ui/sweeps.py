@@ -23,8 +23,8 @@ _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
 
 _STYLE = """<style>
-.sweep { display: grid; gap: .7rem; padding: 4px;
-  grid-template-columns: repeat(auto-fit, minmax(78px, 1fr)); }
+.sweep { display: grid; gap: .6rem; padding: 4px;
+  grid-template-columns: repeat(auto-fit, minmax(66px, 1fr)); }
 .sweep > div { text-align: center; font-size: .9rem; }
 .sweep img, .grid img { width: 100%; border-radius: .4rem; display: block; }
 .sweep .now img, .grid .now img { outline: 3px solid #7a68dd; }

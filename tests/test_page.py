@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
 pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
+import numpy as np
 import page_in_browser
 from page_in_browser import WAIT, free_port, press, settle
 from PIL import Image, ImageOps
@@ -214,13 +215,18 @@ def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path
     assert after(page) == old
 
 
-def test_nothing_of_a_session_is_kept_on_disk(page, running_page):
-    old = after(page)
+def test_nothing_of_a_session_is_on_disk_even_for_a_moment(page, running_page, tmp_path):
+    large = tmp_path / "large.png"
+    noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
+    Image.fromarray(noise).save(large)
+    assert large.stat().st_size > 2**20
+    old, touched = after(page), running_page.home.stat().st_mtime_ns
     choose(page, "Upload")
-    upload(page, SAMPLE)
+    upload(page, large)
     changed(page, old)
     downloaded(page, "Picture")
     assert list(running_page.home.rglob("*")) == []
+    assert running_page.home.stat().st_mtime_ns == touched  # nothing came and went either
 
 
 def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path):
