@@ -41,7 +41,7 @@ lint: .venv/.dev  ## check style and types
 	@$(BIN)/mypy
 
 bench: .venv/.dev  ## measure the server with perf_analyzer
-	@$(BIN)/python scripts/bench.py $(ARGS)
+	@$(BIN)/python benchmarks/serve.py $(ARGS)
 
 clean:  ## remove what the other commands wrote, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
