@@ -22,7 +22,7 @@ def test_a_server_that_edits_is_well_and_nothing_is_said(server):
 def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     log = tmp_path / "server.log"
     options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
-    server = Triton(options, bind(options))  # without the supervisor, which would heal it
+    server = Triton(options, bind(options), tmp_path)  # without the supervisor, which would heal it
     try:
         server.wait_until_ready()
         address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.process.pid)
@@ -40,7 +40,7 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
         broken = health(address)
         assert server.ready()  # so says Triton
         assert broken.returncode == 1
-        assert broken.stderr.startswith("styleclip-health: ServerError:")
+        assert broken.stderr.startswith("styleclip-health: ServerUnavailable:")
         assert len(broken.stderr.splitlines()) == 1
     finally:
         server.stop()

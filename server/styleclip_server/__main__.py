@@ -80,7 +80,9 @@ def command(canary: float, log: Path, **options: Any) -> None:
             f"Serving {wanted.domain}: gRPC {running.grpc_url}, HTTP {running.http_url}; "
             f"log {wanted.told}; Ctrl-C stops it"
         )
-        asked.wait()
+        while not asked.wait(1):
+            if running.failure:  # whoever started us may start us anew
+                raise running.failure
         tell("stopping ...")
     finally:
         server.__exit__(None, None, None)

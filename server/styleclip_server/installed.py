@@ -33,10 +33,12 @@ class Installed:
         return self.root / "bin" / "tritonserver"
 
     def backends(self, folder: Path) -> Path:
-        """The folder of backends; made below `folder` unless this Triton has one."""
+        """The folder of backends; made below `folder`, once, unless this Triton has one."""
         if self.whole:
             return self.root / "backends"
         made = folder / "backends"
+        if made.is_dir():
+            return made
         python = made / "python"
         # Copies, not links: Triton refuses a backend library outside its folder.
         shutil.copytree(self.root / "backends" / "python", python, symlinks=True)

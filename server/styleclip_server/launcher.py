@@ -8,6 +8,8 @@ canary); when something is wrong, the server is started anew on the same ports.
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,18 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from styleclip_client import Client
-from styleclip_client.errors import ServerUnavailable, StyleclipError
+from styleclip_client.errors import StyleclipError
 
 from styleclip_server import triton
-from styleclip_server.health import edit_canary
+from styleclip_server.health import check
 from styleclip_server.triton import Options, ServerStartFailed, Triton
 
 WATCH_SECONDS = 0.25  # between looks at the processes
 CANARY_SECONDS = 15.0  # between two edits of the canary picture
 CANARY_TIMEOUT = 30.0
 CANARY_FAILURES = 2  # in a row, before the server is started anew
-RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds, longer after each failed start
-CALM_SECONDS = 60.0  # a server that ran so long counts as healed
+RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0)  # seconds, longer after each failed start
+CALM_SECONDS = 10.0  # a server that ran so long counts as healed
 
 _log = logging.getLogger("styleclip_server")
 _PROJECT = Path(__file__).resolve().parents[2] / "model_repository"
@@ -89,11 +91,18 @@ class RunningServer:
         """
         triton.check(self.options)
         self._ports = triton.bind(self.options)
+        # Made once: a restart must not depend on there being room for it.
+        self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._thread.start()
         self._up.wait()
         if self._failure:
             self.stop()
             raise self._failure
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing is served any more, if the supervisor itself failed."""
+        return self._failure
 
     def stop(self) -> None:
         """Ends the server and waits until nothing of it is left."""
@@ -119,10 +128,11 @@ class RunningServer:
             if self._server:
                 self._server.stop()
                 self._server = None
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._up.set()
 
     def _serve(self) -> None:
-        self._server = Triton(self.options, self._ports)
+        self._server = Triton(self.options, self._ports, self._folder)
         self._server.wait_until_ready()
         try:
             self._edit_canary()
@@ -144,8 +154,6 @@ class RunningServer:
                 try:
                     self._edit_canary()
                     failures = 0
-                except ServerUnavailable:
-                    failures = 0  # refused because it is busy: it works
                 except StyleclipError as error:
                     failures += 1
                     _log.warning("the canary edit failed: %s", error.to_wire())
@@ -164,7 +172,7 @@ class RunningServer:
             start = time.monotonic()
             try:
                 self._serve()
-            except ServerStartFailed as error:
+            except (ServerStartFailed, OSError) as error:  # a full disk, too many processes
                 reason, failed = str(error), failed + 1
                 continue
             self.restarts += 1
@@ -173,7 +181,7 @@ class RunningServer:
 
     def _edit_canary(self) -> None:
         with Client(self.grpc_url, CANARY_TIMEOUT, retries=0, name="canary") as client:
-            edit_canary(client)
+            check(client)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -136,15 +135,18 @@ def check(options: Options) -> None:
 
 
 class Triton:
-    """A started server process; `stop` ends it and removes what it left."""
+    """A started server process; `stop` ends it and removes its shared memory.
 
-    def __init__(self, options: Options, ports: tuple[int, int, int]) -> None:
+    `folder` is for files that the next process on the same ports can use again.
+    """
+
+    def __init__(self, options: Options, ports: tuple[int, int, int], folder: Path) -> None:
         self.options = options
         self.http_port, self.grpc_port, self.metrics_port = ports
         found = installed()
         assert found, "checked before"
         self._installed = found
-        self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
+        self._folder = folder
         self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
         self.process = subprocess.Popen(
             self._command(),
@@ -256,7 +258,7 @@ class Triton:
         return None
 
     def stop(self) -> None:
-        """Ends the server, its stubs, and removes its shared memory and temporary files."""
+        """Ends the server and its stubs, and removes their shared memory."""
         try:
             everyone = [self._tree, *self._tree.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -278,7 +280,6 @@ class Triton:
         self._log.finish()
         for left in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
             left.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _complaint(self) -> str:
         """The server's own reason, from the end of its log."""
