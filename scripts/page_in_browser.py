@@ -74,7 +74,13 @@ def running_browser() -> Iterator[Browser]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=chromium(),
+            args=[
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--use-fake-device-for-media-stream",  # a camera that shows a clock
+                "--use-fake-ui-for-media-stream",
+            ],
         )
         try:
             yield browser

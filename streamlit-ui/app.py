@@ -31,11 +31,12 @@ st.html(
     [data-testid=stCaptionContainer] p { color: inherit; }
     [data-testid=stCaptionContainer] { color: inherit; opacity: .8; }
     .stMainBlockContainer .stHorizontalBlock { row-gap: 1rem; }
-    .st-key-work .stColumn:first-of-type { position: sticky; top: 3.75rem; align-self: flex-start; }
+    .st-key-work .stColumn:first-of-type:not(.stColumn .stColumn) {
+      position: sticky; top: 3.75rem; align-self: flex-start; }
     @media (max-width: 640px) {
       .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }
-      .st-key-work .stColumn:first-of-type { background: Canvas; z-index: 9;
-        max-height: 62vh; overflow-y: auto; }
+      .st-key-work .stColumn:first-of-type:not(.stColumn .stColumn) {
+        background: Canvas; z-index: 9; max-height: 62vh; overflow-y: auto; }
     }
     </style>"""
 )

@@ -54,6 +54,7 @@ def words(error: StyleclipError) -> str:
     remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "")
     message = str(error).strip().rstrip(".")
     message = message[:1].upper() + message[1:] + "."
+    message = message.replace("with ALIGN false", "with “Find the face first” switched off")
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:])", r"\\\1", message) + (
         " " + remedy if remedy else ""
     )

@@ -26,7 +26,8 @@ def show(page: Page, domain: Domain) -> None:
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", label_visibility="collapsed"
     )
-    picture, below = st.container(), st.empty()
+    above, picture, below = st.empty(), st.container(), st.empty()
+    page.inverted = None  # that of an earlier picture, if this one cannot be read
     try:
         with below, st.spinner("Reading the picture", show_time=True):
             page.inverted = start = page.link.invert(domain, photo)
@@ -47,7 +48,7 @@ def show(page: Page, domain: Domain) -> None:
     except StyleclipError as error:
         if isinstance(error, errors.ServerUnavailable):
             page.failed = True
-        below.error(words(error))
+        above.error(words(error))
         if page.shown:
             with picture:
                 divider(page.shown, "Last picture")
@@ -157,7 +158,8 @@ def keep(page: Page, domain: Domain) -> None:
         return  # said beside the edit
     st.header("Keep")
     paste = bool(page.photo and page.photo.align and st.session_state.get("paste"))
-    with st.container(horizontal=True, vertical_alignment="center"):
+    row, making = st.container(horizontal=True, vertical_alignment="center"), st.container()
+    with row:
         format = st.segmented_control(
             "Format of the picture",
             list(_ENDINGS),
@@ -189,7 +191,7 @@ def keep(page: Page, domain: Domain) -> None:
             help="The texts and numbers, without your picture: to load again or to share.",
             key="download-recipe",
         )
-        _gif(page, edits)
+        _gif(page, edits, making)
     with st.expander("Load a recipe"):
         given = st.file_uploader(
             "A recipe that this page or the command line wrote (JSON)",
@@ -200,7 +202,7 @@ def keep(page: Page, domain: Domain) -> None:
         _load(page, given)
 
 
-def _gif(page: Page, edits: list[Edit]) -> None:
+def _gif(page: Page, edits: list[Edit], making: Any) -> None:
     start = page.inverted
     now = (start.w_plus.tobytes() if start else b"", tuple(edits))
     if page.gif and page.gif[0] == now:
@@ -217,8 +219,9 @@ def _gif(page: Page, edits: list[Edit]) -> None:
     ):
         return
     assert start
-    bar = st.progress(0.0, "Making the GIF")
-    st.button("Cancel", icon=":material/close:", key="cancel-gif")  # ends this run of the script
+    bar = making.progress(0.0, "Making the GIF")
+    # A click ends this run of the script, and with it the work.
+    making.button("Cancel", icon=":material/close:", key="cancel-gif")
     try:
         page.gif = (now, gif(page.link, start.w_plus, edits, bar.progress))
     except StyleclipError as error:
@@ -256,7 +259,7 @@ def history(page: Page) -> None:
             with st.container(width=92, gap="xsmall"):
                 st.image(entry.thumbnail, width=92, alt=text)
                 st.button(
-                    "Back",
+                    f"Back to {number}",
                     key=f"history-{number}",
                     help=f"Go back to: {text}",
                     width="stretch",

@@ -167,7 +167,7 @@ def test_a_click_chooses_one_of_several_faces_and_it_is_pasted_back(page, client
     choose(page, "Upload")
     upload(page, two_faces)
     whole = changed(page, old)
-    page.get_by_text("Find the face first").click()
+    page.get_by_text("Find the face first", exact=True).click()
     largest = changed(page, whole)
     faces = page.get_by_role("button", name=re.compile(r"^Face \d of"))
     expect(faces.nth(1)).to_be_visible(timeout=WAIT)
@@ -193,6 +193,14 @@ def test_a_click_chooses_one_of_several_faces_and_it_is_pasted_back(page, client
     assert requests(client)["invert"] == before["invert"]
 
 
+def test_the_camera_gives_a_picture(page):
+    old = after(page)
+    choose(page, "Camera")
+    page.get_by_role("button", name="Take Photo").click()
+    changed(page, old)
+    expect(page.locator(".stAlert")).to_have_count(0)
+
+
 def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path):
     old = after(page)
     fake, huge, recipe = (tmp_path / name for name in ("fake.png", "huge.png", "fake.json"))
@@ -200,6 +208,15 @@ def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path
     huge.write_bytes(bytes(33 * 2**20))
     recipe.write_text("[]")
     choose(page, "Upload")
+    upload(page, SAMPLE)
+    drawn = changed(page, old)
+    page.get_by_text("Find the face first", exact=True).click()  # dlib finds none in a drawing
+    told(page, "with “Find the face first” switched off")
+    expect(page.get_by_text("What the encoder understood")).to_have_count(0)
+    page.get_by_text("Find the face first", exact=True).click()
+    expect(page.get_by_text("What the encoder understood")).to_be_visible(timeout=WAIT)
+    settle(page)
+    assert after(page) == drawn
     upload(page, fake)
     told(page, "Choose a JPEG, PNG or WebP picture")
     upload(page, huge)
@@ -212,7 +229,7 @@ def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path
     field.press("Enter")
     told(page, "Let the two texts differ")
     expect(page.get_by_text("Traceback")).to_have_count(0)
-    assert after(page) == old
+    assert after(page) == drawn
 
 
 def test_nothing_of_a_session_is_on_disk_even_for_a_moment(page, running_page, tmp_path):

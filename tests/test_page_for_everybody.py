@@ -51,7 +51,7 @@ def test_axe_finds_nothing_serious(visit, scheme):
     choose(page, "Upload")
     upload(page, ROOT / "demo/samples/photo-1.jpg")
     whole = changed(page, old)
-    page.get_by_text("Find the face first").click()
+    page.get_by_text("Find the face first", exact=True).click()
     changed(page, whole)
     page.locator(".stTextInput input").first.fill("a face")
     page.keyboard.press("Enter")  # the same as the other text: an error
@@ -88,6 +88,14 @@ def test_the_first_look_fits_the_screen(visit, size):
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
     assert box["y"] + box["height"] <= height
     assert box["width"] >= min(300, width)
+    page.get_by_role("slider", name="How focused").scroll_into_view_if_needed()
+    settle(page)
+    middle = """(picture) => {
+        const box = picture.getBoundingClientRect();
+        const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+        return picture.getRootNode().elementFromPoint(x, y).closest(".pictures") === picture;
+    }"""
+    assert page.locator(".pictures").evaluate(middle), "the picture is out of sight"
 
 
 def test_ten_people_at_once_see_their_own_pictures_and_no_error(visit, server):
