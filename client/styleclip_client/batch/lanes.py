@@ -17,6 +17,7 @@ from styleclip_client.errors import (
     InvalidInput,
     LandmarksMissing,
     ServerBusy,
+    ServerUnavailable,
     StyleclipError,
 )
 from styleclip_client.results import Edited
@@ -26,7 +27,8 @@ from styleclip_client.results import Edited
 class Outcome:
     """What became of a photo. `error` is empty when its picture is there.
 
-    `again`: another moment or another server may do it; `busy`: the server said so itself.
+    `trouble` is there when another moment or another server may do it: the server "failed" at it,
+    was "lost", or "busy".
     """
 
     task: Task
@@ -34,8 +36,7 @@ class Outcome:
     milliseconds: int = 0
     channels: tuple[int, ...] = ()
     error: str = ""
-    again: bool = False
-    busy: bool = False
+    trouble: str = ""
 
 
 class Lane(Protocol):
@@ -75,7 +76,7 @@ class Work:
     def done_by(self, client: Client, task: Task) -> Outcome:
         """Edit one photo and write its picture; every failure is told, not raised."""
         start = time.perf_counter()
-        error, again, busy = "", False, False
+        error = trouble = ""
         channels: list[int] = []
         try:
             photo = self.source.read(task.photo, limits.PHOTO_BYTES + 1)
@@ -84,12 +85,11 @@ class Work:
             channels = edited.channels
         except StyleclipError as failure:
             error = failure.to_wire()
-            again = not isinstance(failure, (InvalidInput, AccessRefused, LandmarksMissing))
-            busy = isinstance(failure, ServerBusy)
+            trouble = _trouble(failure)
         except OSError as failure:
             error = f"{type(failure).__name__}: {failure}"
         milliseconds = round(1000 * (time.perf_counter() - start))
-        return Outcome(task, client.url, milliseconds, tuple(channels), error, again, busy)
+        return Outcome(task, client.url, milliseconds, tuple(channels), error, trouble)
 
     def _edited(self, client: Client, photo: bytes, format: str) -> Edited:
         job = self.job
@@ -103,6 +103,14 @@ class Work:
         if job.face == faces.ALL:
             return faces.edit_together(client, photo, job.edits, **settings)
         return client.edit_photo(photo, job.edits, face=job.face, paste=job.paste, **settings)
+
+
+def _trouble(failure: StyleclipError) -> str:
+    if isinstance(failure, (InvalidInput, AccessRefused, LandmarksMissing)):
+        return ""  # the same everywhere and at any time
+    if isinstance(failure, ServerBusy):
+        return "busy"
+    return "lost" if isinstance(failure, ServerUnavailable) else "failed"
 
 
 class Threads:

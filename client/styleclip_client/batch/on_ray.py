@@ -9,6 +9,7 @@ which are begun again elsewhere.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from styleclip_client.batch.lanes import Outcome, Reach, Work
 from styleclip_client.errors import ClusterUnavailable
 
 LOCAL = "local"  # a cluster of this machine alone, for as long as the batch lasts
+_CONNECT = 5.0  # seconds to reach the cluster
 _START = 120.0  # seconds for an actor to begin
 
 
@@ -62,7 +64,7 @@ class RayLane:
                 told.set_result(answer.result())
             else:
                 message = f"ClusterUnavailable: {' '.join(str(error).split())[:300]}"
-                told.set_result(Outcome(task, self.url, error=message, again=True))
+                told.set_result(Outcome(task, self.url, error=message, trouble="lost"))
 
         self.actor.edit.remote(task).future().add_done_callback(pass_on)
         return told
@@ -82,9 +84,9 @@ def lanes(
         ClusterUnavailable: there is none, it has no room, or its machines lack this package.
     """
     try:
-        # Its own process of Ray may run here already; photos' names stay out of its logs.
+        _check_answers(address)
         ray.init(
-            address=None if address == LOCAL else address,
+            address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if address == LOCAL else None,
@@ -107,3 +109,10 @@ def lanes(
         yield made
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """OSError when nobody listens there: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()

@@ -59,12 +59,13 @@ class Scheduler:
             self._hand_out(waiting, places, now)
             for outcome, place, healthy in self._ended(places, now):
                 now = time.monotonic()
-                if not outcome.again:
+                if not outcome.trouble:
                     place.failures, last_answer = 0, now
                     charged.pop(outcome.task, None)
                     yield outcome
                     continue
-                if healthy and not outcome.busy:  # the server had worked, so it may be the photo
+                # A server that was there, or had been until then: it may be the photo.
+                if outcome.trouble == "failed" or (outcome.trouble == "lost" and healthy):
                     charged[outcome.task] = charged.get(outcome.task, 0) + 1
                 if not place.failures or not healthy:
                     place.failed(now)

@@ -222,7 +222,7 @@ def _carry_out(scheduler: Scheduler, report: _Report) -> None:
         disable=not sys.stderr.isatty(),
         transient=True,
     )
-    plan = report.plan
+    plan, report.start = report.plan, time.perf_counter()
     before = len(plan.done) + len(plan.taken)
     with progress:
         bar = progress.add_task(
