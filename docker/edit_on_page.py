@@ -1,7 +1,7 @@
-"""Edits on the page in a browser: `python edit_on_page.py URL NAME PICTURE`, for verify.sh.
+"""Edits on the page in a browser: `edit_on_page.py URL NAME PHOTO SCREENSHOT`, for verify.sh.
 
-Logs in with NAME and the environment's PASSWORD, moves the strength, waits for the other picture
-and writes a screenshot to PICTURE.
+Logs in with NAME and the environment's PASSWORD, uploads PHOTO, moves the strength, waits for each
+edited picture and takes a screenshot.
 """
 
 import os
@@ -14,7 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 WAIT = 60_000  # milliseconds
 
 
-def main(url: str, name: str, picture: str) -> None:
+def main(url: str, name: str, photo: str, screenshot: str) -> None:
     login = {"username": name, "password": os.environ["PASSWORD"]}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -25,13 +25,17 @@ def main(url: str, name: str, picture: str) -> None:
         page.goto(url)
         edited = page.locator("img.after")
         expect(edited).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
-        before = edited.get_attribute("src")
+        sample = edited.get_attribute("src")
+        page.get_by_role("radio", name="Upload").click()
+        page.locator(".st-key-upload input[type=file]").set_input_files(photo)
+        expect(edited).not_to_have_attribute("src", sample, timeout=WAIT)
+        uploaded = edited.get_attribute("src")
         strength = page.get_by_role("slider").first
         for _ in range(5):
             strength.press("ArrowRight")
-        expect(edited).not_to_have_attribute("src", before, timeout=WAIT)
+        expect(edited).not_to_have_attribute("src", uploaded, timeout=WAIT)
         page.wait_for_timeout(1000)
-        page.screenshot(path=picture)
+        page.screenshot(path=screenshot)
         browser.close()
 
 

@@ -200,8 +200,9 @@ refused=$(edit no.png --server "grpcs://localhost:$GATEWAY_PORT" --ca "$folder/s
 grep -q AccessRefused <<< "$refused" || fail "the gateway let somebody in: $refused"
 cmp "$out/grpc.png" "$out/https.png" || fail "the pictures differ"
 if "$bin/python" -c 'import playwright' 2> /dev/null && command -v chromium > /dev/null; then
-    PASSWORD=$password "$bin/python" docker/edit_on_page.py "https://localhost:$GATEWAY_PORT" verify "$out/page.png"
-    row "edit on the page, in Chromium, through the gateway (TLS, login)" "done, out/verify/page.png"
+    PASSWORD=$password "$bin/python" docker/edit_on_page.py "https://localhost:$GATEWAY_PORT" verify \
+        demo/samples/avatar-3.png "$out/page.png"
+    row "upload and edit on the page, in Chromium, through the gateway (TLS, login)" "done, out/verify/page.png"
 else
     row "edit on the page" "not done: no playwright or chromium here"
 fi

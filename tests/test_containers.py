@@ -85,8 +85,7 @@ def test_what_runs_is_not_root_has_a_health_check_and_no_tools_of_the_build(path
         text = " ".join(rest for word, rest in stage if word == "RUN")
         for compiler in ("gcc", "build-essential", "clang", "cmake"):
             assert compiler not in text
-        if path.stem != "ngc":
-            assert "pip" not in text
+        assert "pip" not in text
 
 
 @names
