@@ -2,6 +2,7 @@
 
 What the server answers must be what the PyTorch networks compute."""
 
+import bz2
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ import skimage
 import torch
 from PIL import Image
 from styleclip_client import Client, Edit
-from styleclip_export import cli
+from styleclip_export import cli, convert
 from styleclip_export.checkpoints.domain import read_domain
 from styleclip_export.models.clip import CLIP
 from styleclip_export.models.e4e import Encoder4Editing
@@ -110,6 +111,23 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
         assert (folder / "model.pt").is_file() == (name != "clip_text")
 
 
+def test_only_dlibs_own_landmarks_are_placed(tmp_path):
+    told, official = [], alignment.landmark_model()
+    weights, folder = tmp_path / "weights", tmp_path / "ffhq"
+    weights.mkdir()
+    folder.mkdir()
+    other = bytearray(official.read_bytes())
+    other[-1] ^= 1
+    (weights / alignment.LANDMARKS).write_bytes(other)
+    convert.place_landmarks(weights, folder, told.append)
+    assert not list(folder.iterdir()) and "left out" in told[-1]
+    (weights / alignment.LANDMARKS).unlink()
+    (weights / f"{alignment.LANDMARKS}.bz2").write_bytes(bz2.compress(official.read_bytes(), 1))
+    convert.place_landmarks(weights, folder, told.append)
+    assert (folder / alignment.LANDMARKS).read_bytes() == official.read_bytes()
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_converting_again_adds_a_version_and_keeps_the_old_one(weights, repository, tmp_path):
     copy = tmp_path / "model_repository"
     shutil.copytree(repository, copy)
@@ -122,8 +140,6 @@ def test_converting_again_adds_a_version_and_keeps_the_old_one(weights, reposito
 def test_a_conversion_that_misses_its_bound_is_not_written(
     weights, repository, tmp_path, monkeypatch, capsys
 ):
-    from styleclip_export import convert
-
     monkeypatch.setitem(convert.BOUNDS, "e4e", 1e-12)
     target = tmp_path / "model_repository"
     where = ["--weights", str(weights), "--repository", str(target)]

@@ -65,6 +65,17 @@ def test_a_missing_landmark_model_is_told_with_its_remedy(golden, monkeypatch):
     alignment._predictor.cache_clear()
 
 
+def test_a_domain_can_bring_the_landmark_model_along(golden, monkeypatch, tmp_path):
+    official = alignment.landmark_model()
+    (tmp_path / alignment.LANDMARKS).symlink_to(official)
+    hide_landmarks(monkeypatch)
+    monkeypatch.setattr(alignment, "_folders", [])
+    alignment.look_in(tmp_path)
+    assert alignment.landmark_model().parent == tmp_path
+    assert alignment.align(photo(golden, "head160"))[0].shape == (256, 256, 3)
+    alignment._predictor.cache_clear()
+
+
 def hide_landmarks(monkeypatch) -> None:
     monkeypatch.setattr(alignment.importlib.util, "find_spec", lambda name: None)
     alignment._predictor.cache_clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from styleclip_client.contract import Model
 from torch import Tensor, nn
 
 from styleclip_export import onnx_export, repository
+from styleclip_export.checkpoints import dlib_landmarks
 from styleclip_export.checkpoints.domain import Networks
 from styleclip_export.errors import ConversionError
 from styleclip_export.models.stylegan2 import Generator
@@ -26,6 +28,8 @@ DOMAINS = Path(__file__).parent / "domains"
 # Largest differences of ONNX Runtime from PyTorch: pixel levels, and W+ and features whose
 # deviation is about 1.
 BOUNDS = {"stylegan2": 1.0, "e4e": 2e-4, "clip_text": 1e-4}
+
+LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 Told = Callable[[str], None]
 
@@ -61,6 +65,22 @@ def domain_json(about: Mapping[str, Any], generator: Generator) -> dict[str, Any
         "presets": [{**defaults, **preset} for preset in about["presets"]],
         "licence": about["licence"],
     }
+
+
+def place_landmarks(weights: Path, folder: Path, told: Told = print) -> None:
+    """Puts dlib's landmark model, if it is among the `weights`, where the server looks for it.
+
+    dlib trusts what it reads, so only the published file, whole or as .bz2, is taken.
+    """
+    for path in sorted(weights.glob(f"{LANDMARKS}*")):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as partial:
+            placed = dlib_landmarks.place(path, Path(partial, LANDMARKS))
+            if placed.published:
+                placed.path.chmod(0o644)
+                placed.path.replace(folder / LANDMARKS)
+                told(f"{path.name}: landmarks of photos are read with it")
+                return
+        told(f"{path.name}: NOT the file that dlib published, left out")
 
 
 def check_fit(networks: Networks) -> None:

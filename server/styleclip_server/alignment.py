@@ -29,8 +29,11 @@ from styleclip_server import colour, detection, images
 from styleclip_server.detection import Box, Detection
 
 Quad = NDArray[np.float64]
+LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 _ENOUGH = 4096  # pixels of the long side that landmarks are read from
+
+_folders: list[Path] = []  # see `look_in`
 
 _Found = TypeVar("_Found", Detection, "Face")
 
@@ -49,14 +52,20 @@ class Face:
         return (right - left + 1) * (bottom - top + 1)  # dlib's right and bottom are inside
 
 
+def look_in(folder: Path) -> None:
+    """Take the landmark model of a domain's `folder`, where `styleclip-export convert` puts it."""
+    _folders[:] = [folder]
+    _predictor.cache_clear()
+
+
 def landmark_model() -> Path:
-    """dlib's 68-landmark model. Raises LandmarksMissing when it is not installed."""
+    """dlib's 68-landmark model: the domain's own, else that of the package
+    face_recognition_models. Raises LandmarksMissing when there is none."""
     # The package is found, not imported: its __init__ needs setuptools' old pkg_resources.
     spec = importlib.util.find_spec("face_recognition_models")
-    folders = (spec and spec.submodule_search_locations) or ()
-    for folder in folders:
-        path = Path(folder, "models", "shape_predictor_68_face_landmarks.dat")
-        if path.is_file():
+    package = (spec and spec.submodule_search_locations) or ()
+    for folder in (*_folders, *(Path(place, "models") for place in package)):
+        if (path := folder / LANDMARKS).is_file():
             return path
     raise LandmarksMissing(
         f"the 68-landmark model is not installed, so photos cannot be aligned: {detection.REMEDY} "

@@ -35,6 +35,7 @@ def command(domain: str, weights: Path | None, repository: Path, only: tuple[str
         click.echo(line)
     convert.convert(networks, about, repository, sources=networks.sources, only=only,
                     torchscript=torchscript, told=click.echo)  # fmt: skip
+    convert.place_landmarks(weights, repository / domain, told=click.echo)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
     if not (repository / domain / "statistics.npz").is_file():

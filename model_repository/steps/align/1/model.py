@@ -10,7 +10,9 @@ from styleclip_server.step import first, respond
 
 class TritonPythonModel:
     def initialize(self, args):
-        domain = load_domain(domain_folder(args["model_repository"]))
+        folder = domain_folder(args["model_repository"])
+        alignment.look_in(folder)
+        domain = load_domain(folder)
         self.align = domain.align
         self.metrics = Metrics(ALIGN_MODEL.name, domain.name)
 
