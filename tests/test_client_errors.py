@@ -41,6 +41,9 @@ def test_the_name_is_found_behind_words_that_triton_puts_in_front():
     assert str(back) == "there is no face in the photo"
 
 
+UNLOADED = "Request for unknown model: 'edit' has no available versions"
+
+
 @pytest.mark.parametrize(
     "code, message, cls, says",
     [
@@ -50,6 +53,7 @@ def test_the_name_is_found_behind_words_that_triton_puts_in_front():
         ("UNAVAILABLE", "Request timeout expired", errors.ServerBusy, "try again"),
         ("INTERNAL", "Stub process 'align_0_0' is not healthy.", errors.ServerUnavailable, "anew"),
         ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
+        ("INVALID_ARGUMENT", UNLOADED, errors.ServerUnavailable, "starting or stopping"),
         ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
         ("RESOURCE_EXHAUSTED", "slow down", errors.ServerBusy, "try again"),
         ("RESOURCE_EXHAUSTED", "message larger than max", errors.ServerError, "larger than max"),
@@ -72,6 +76,7 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
         ("UNAVAILABLE", "Exceeds maximum queue size", True),
         ("RESOURCE_EXHAUSTED", "slow down", True),
         ("INTERNAL", "Stub process 'align_0_0' is not healthy.", True),
+        ("INVALID_ARGUMENT", UNLOADED, True),
         ("RESOURCE_EXHAUSTED", "message larger than max", False),
         ("UNAVAILABLE", "LandmarksMissing: there is no model", False),
         ("INVALID_ARGUMENT", "NoFaceFound: there is no face", False),

@@ -123,7 +123,7 @@ class Failed(Exception):
         return (
             not named
             and not self._closed
-            and (self.code == "UNAVAILABLE" or self.busy or self._dying)
+            and (self.code == "UNAVAILABLE" or self.busy or self._dying or self._unloaded)
         )
 
     @property
@@ -138,6 +138,11 @@ class Failed(Exception):
     def _dying(self) -> bool:
         # Triton's words once the process of a Python step is dead: it will be started anew.
         return "Stub process" in self.message and "not healthy" in self.message
+
+    @property
+    def _unloaded(self) -> bool:
+        # Triton's words for a model that it knows and has not loaded yet, or any more.
+        return "has no available versions" in self.message
 
     @property
     def _closed(self) -> bool:
@@ -161,6 +166,8 @@ class Failed(Exception):
             return ServerUnavailable(f"a part of {url} died and is started anew: try again later")
         if self.busy:
             return ServerBusy("the server has too many requests waiting: try again later")
+        if self._unloaded:
+            return ServerUnavailable(f"{url} is starting or stopping: try again later")
         if code == "NOT_FOUND" or "unknown model" in message:
             return ServerUnavailable(
                 f"{url} does not serve a model that this needs ({message}): see `styleclip status`"
