@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui weights export test lint bench clean
+.PHONY: help setup demo serve ui weights export test lint bench chaos clean
 
 help:
 	@echo "make COMMAND; PYTHON=python3.12 picks the Python, ARGS=... adds options"
@@ -42,6 +42,9 @@ lint: .venv/.dev  ## check style and types
 
 bench: .venv/.dev  ## measure the server with perf_analyzer
 	@$(BIN)/python benchmarks/serve.py $(ARGS)
+
+chaos: .venv/.dev  ## hurt a server of its own under load, tell what its clients saw
+	@$(BIN)/python -m chaos $(ARGS)
 
 clean:  ## remove what the other commands wrote, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,19 @@ from styleclip_client import contract
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-TARGETS = ("setup", "demo", "serve", "ui", "weights", "export", "test", "lint", "bench", "clean")
+TARGETS = (
+    "setup",
+    "demo",
+    "serve",
+    "ui",
+    "weights",
+    "export",
+    "test",
+    "lint",
+    "bench",
+    "chaos",
+    "clean",
+)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Faults on purpose: a running server under load is hurt, and what its clients saw is told."""

@@ -1,0 +1,232 @@
+"""What `make chaos` runs: a server of our own under load is hurt in every way we know.
+
+For each fault: what came of the requests of clients that do not try again (so that nothing is
+hidden), how many were lost to clients that do, how long it took until all was well, and the
+memory before and after. Writes out/chaos/<time>.json and prints a table. Exits with 1 when a
+target is missed: healed within 10 s, no failure without a type, nothing lost to patient clients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from styleclip_client import Client
+
+from chaos import faults
+from chaos.faults import Fault
+from chaos.load import ANSWERED, PHOTOS, Load, Outcome, counts, percentile
+from chaos.server import Server
+
+OUT = Path("out/chaos")
+HEAL_SECONDS = 10
+# What a client may be told and try again; the rest of the errors would be the server's fault.
+RETRYABLE = {"ServerBusy", "ServerUnavailable"}
+SHARE = 0.4  # of what the server can do; the rest is for healing
+
+
+@dataclass
+class Result:
+    """What one fault did. Seconds and MB; `saw` and `patient` count what came of requests."""
+
+    name: str
+    saw: dict[str, int] = field(default_factory=dict)
+    patient: dict[str, int] = field(default_factory=dict)
+    healed: float | None = None
+    memory: tuple[float, float] = (0, 0)
+    note: str = ""
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        untyped = set(self.saw) - RETRYABLE - {ANSWERED}
+        lost = set(self.patient) - {ANSWERED}
+        late = self.healed is None or self.healed > HEAL_SECONDS
+        return not (untyped or lost or late)
+
+
+def capacity(server: Server) -> float:
+    """Edits a second, one after the other."""
+    with Client(server.grpc) as client:
+        edits = [preset.edit for preset in client.domain().presets]
+        for edit in edits:
+            client.direction(edit)
+        began = time.monotonic()
+        for i in range(20):
+            client.edit_photo(PHOTOS[i % len(PHOTOS)], edits[i % len(edits)])
+        return 20 / (time.monotonic() - began)
+
+
+def suffer(server: Server, fault: Fault, rate: float) -> Result:
+    """Hurt the server under load, and wait until it is well again."""
+    before = server.memory()
+    with (
+        Load(server.grpc, rate / 2, retries=0) as bare,
+        Load(server.grpc, rate / 2, retries=12, timeout=60) as patient,
+    ):
+        time.sleep(3)
+        began = time.monotonic()
+        fault.hurt(server)
+        gone = time.monotonic()
+        healed = _healed(bare.outcomes, gone)
+        time.sleep(3)
+    saw = [one for one in bare.outcomes if one.ended >= began]
+    if healed is not None:  # what failed later than it seemed well
+        failed = [one.ended for one in saw if one.what != ANSWERED]
+        healed = max(0.0, max(failed, default=gone) - gone)
+    messages = sorted({f"{one.what}: {one.message}"[:200] for one in saw if one.what != ANSWERED})
+    lasting = [one for one in patient.outcomes if one.ended >= began]
+    time.sleep(2)
+    return Result(
+        fault.name, counts(saw), counts(lasting), healed, (before, server.memory()),
+        messages=messages,
+    )  # fmt: skip
+
+
+def _healed(outcomes: list[Outcome], gone: float, seconds: float = 90) -> float | None:
+    """Waits until three requests in a row were answered that began after the cause was gone."""
+    while time.monotonic() < gone + seconds:
+        late = sorted((one for one in outcomes if one.began >= gone), key=lambda one: one.began)
+        if len(late) >= 3 and all(one.what == ANSWERED for one in late[-3:]):
+            return time.monotonic() - gone
+        time.sleep(0.1)
+    return None
+
+
+def overload(server: Server, rate: float) -> Result:
+    """Ten times what it can do, for 15 s."""
+    before = server.memory()
+    with Client(server.grpc, retries=0) as client:
+        edits = [preset.edit for preset in client.domain().presets]
+        alone = []
+        for i in range(40):
+            began = time.monotonic()
+            client.edit_photo(PHOTOS[i % len(PHOTOS)], edits[i % len(edits)])
+            alone.append(Outcome(began, time.monotonic() - began, ANSWERED))
+    with Load(server.grpc, 10 * rate, retries=0) as load:
+        time.sleep(15)
+        gone = time.monotonic()
+        load.stop()
+    with Load(server.grpc, SHARE * rate, retries=0) as after:
+        healed = _healed(after.outcomes, gone)
+    ms = {
+        "alone p50": percentile(alone, 50),
+        "alone p99": percentile(alone, 99),
+        "accepted p50": percentile(load.outcomes, 50),
+        "accepted p99": percentile(load.outcomes, 99),
+        "refused p99": percentile(load.outcomes, 99, "ServerBusy"),
+    }
+    note = ", ".join(f"{name} {1000 * (value or 0):.0f} ms" for name, value in ms.items())
+    return Result(
+        "10 times overload for 15 s", counts(load.outcomes), {}, healed,
+        (before, server.memory()), note,
+    )  # fmt: skip
+
+
+def terminate(server: Server, rate: float) -> Result:
+    """SIGTERM: what is under way is answered, what comes is refused, and it ends."""
+    before = server.memory()
+    with Load(server.grpc, SHARE * rate, retries=0) as load:
+        time.sleep(3)
+        began = time.monotonic()
+        ended = server.stop()
+        time.sleep(1)
+    under_way = [one for one in load.outcomes if one.began < began <= one.ended]
+    lost = sum(one.what != ANSWERED for one in under_way)
+    saw = [one for one in load.outcomes if one.ended >= began]
+    note = f"ended after {ended:.1f} s; under way {len(under_way)}, of these lost {lost}"
+    return Result("SIGTERM under load", counts(saw), {}, 0.0, (before, 0), note)
+
+
+def run(only: str, tell: Any) -> list[Result]:
+    """All faults whose name has `only` in it, one after the other."""
+    results: list[Result] = []
+
+    def add(result: Result) -> None:
+        results.append(result)
+        tell(result)
+
+    server = Server()
+    try:
+        rate = capacity(server)
+        chosen = [*faults.KILLS, *faults.FULL, *faults.CLIENTS]
+        for fault in (fault for fault in chosen if only in fault.name):
+            if fault in faults.FULL and not server.private:
+                add(Result(fault.name, note="not done: only root may mount a small file system"))
+                continue
+            add(suffer(server, fault, SHARE * rate))
+        if only in "10 times overload":
+            add(overload(server, rate))
+        if only in "SIGTERM under load":
+            add(terminate(server, rate))
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+    if only in "clock jump":
+        add(_jump(rate))
+    return results
+
+
+def _jump(rate: float) -> Result:
+    name = "clock jump: a day forward, two back"
+    if not faults.can_fake_clock():
+        return Result(name, note="not done: Debian's package faketime is missing")
+    server = Server(faults.FAKED_CLOCK)
+    try:
+        return suffer(server, Fault(name, faults.clock_jump), SHARE * rate)
+    finally:
+        server.stop()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--only", default="", help="Faults with this in their name.")
+def main(only: str) -> None:
+    """Hurt a server of our own under load, and tell what its clients saw."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    console = Console(width=200 if not sys.stdout.isatty() else None)
+    results = run(only, lambda result: console.print(_line(result), highlight=False))
+    OUT.mkdir(parents=True, exist_ok=True)
+    path = OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    about = {"cores": os.cpu_count(), "load average": os.getloadavg()}
+    path.write_text(json.dumps(about | {"results": [asdict(one) for one in results]}, indent=1))
+    table = Table(box=None)
+    for name in ("fault", "clients that ask once", "patient clients", "healed s", "MB", ""):
+        table.add_column(name)
+    for one in results:
+        table.add_row(*_cells(one), "" if one.well else "missed")
+    console.print(table)
+    console.print(f"written: {path}", highlight=False)
+    sys.exit(not all(one.well for one in results))
+
+
+def _cells(one: Result) -> tuple[str, ...]:
+    def told(what: dict[str, int]) -> str:
+        return ", ".join(f"{count} {name}" for name, count in what.items())
+
+    healed = "no" if one.healed is None else f"{one.healed:.1f}"
+    memory = "{:.0f} → {:.0f}".format(*one.memory)
+    return (
+        one.name,
+        "; ".join(filter(None, (told(one.saw), one.note))),
+        told(one.patient),
+        healed,
+        memory,
+    )
+
+
+def _line(one: Result) -> str:
+    return " | ".join((*_cells(one), *one.messages))
+
+
+if __name__ == "__main__":
+    main()
