@@ -7,12 +7,12 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui weights export test lint bench chaos clean
+.PHONY: help setup demo serve ui weights export test lint bench bench-gpu chaos clean
 
 help:
 	@echo "make COMMAND; PYTHON=python3.12 picks the Python, ARGS=... adds options"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: .venv/.server  ## install the server and the client into .venv
 
@@ -42,6 +42,9 @@ lint: .venv/.dev  ## check style and types
 
 bench: .venv/.dev  ## measure the server with perf_analyzer
 	@$(BIN)/python benchmarks/serve.py $(ARGS)
+
+bench-gpu: .venv/.dev  ## measure the networks in PyTorch on a GPU
+	@$(BIN)/python benchmarks/networks.py $(ARGS)
 
 chaos: .venv/.dev  ## hurt a server of its own under load, tell what its clients saw
 	@$(BIN)/python -m chaos $(ARGS)

@@ -28,7 +28,7 @@ def run(data_dir: Path, out: Path, device: torch.device, num_images: int = 100) 
     clip = clip.to(device).eval()
     cuda = device.type == "cuda"
     mean, std, w_avg = style_moments(generator, 100_000)
-    generator.fold_upsampling(cuda)
+    generator.upsample_as("folded" if cuda else "transposed")
     start = last = time.monotonic()
 
     def encode_image(pictures: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def run(data_dir: Path, out: Path, device: torch.device, budget: Budget, batch: 
     composer = Composer(data_dir / "layers.npz", device, PICTURE)
     generator = load_generator(out).to(device).eval().requires_grad_(False)
     made = (out / "generator.pt").exists()
-    generator.fold_upsampling()
+    generator.upsample_as("folded")
     u = basis().to(device)
     ema = Ema(clip, 0.998)
     rate = 1e-3 * budget.rate

@@ -121,7 +121,7 @@ def report(encoder: Encoder4Editing, composer: Composer, out: Path, device: torc
     right = (labels_of(amplitudes) == labels).float().mean(0)
     print("read right by attribute:", [f"{x:.3f}" for x in right.tolist()], flush=True)
     generator = load_generator(out).to(device).eval()
-    generator.fold_upsampling()
+    generator.upsample_as("folded")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     made = torch.cat([generator.synthesis(generator.affine(w), dtype) for w in w_plus.split(64)])
     print("inversion PSNR:", psnr(made, true), flush=True)

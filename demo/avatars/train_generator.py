@@ -114,7 +114,7 @@ def train_synthesis(
     rate = LEARNING_RATE * budget.rate
     optimizer = torch.optim.Adam(trained, lr=rate, betas=(0.9, 0.99), fused=budget.compile)
     dtype = torch.bfloat16 if budget.compile else torch.float32
-    generator.fold_upsampling()
+    generator.upsample_as("folded")
 
     def step_loss(p: Tensor, labels: Tensor, other: Tensor, blend: Tensor) -> Tensor:
         styles = generator.affine(p @ u)

@@ -78,7 +78,7 @@ def command(
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         networks = read_domain(weights)
         generator = networks.generator.eval().to(chosen)
-        generator.fold_upsampling(chosen.type == "cuda")
+        generator.upsample_as("folded" if chosen.type == "cuda" else "transposed")
         clip = networks.clip.float().eval().to(chosen)
         dtype = torch.bfloat16 if half else torch.float32
         rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype)

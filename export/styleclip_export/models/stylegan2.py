@@ -8,9 +8,9 @@ official state_dict loads with ``strict=True``.
 
 Departures change the arithmetic's order and not its result. The style scales the activations and
 demodulation scales the output, so that all pictures of a batch share one weight and no grouped
-convolution is needed. The up-sampling convolution comes in two equal forms: a stride-2 transposed
-convolution and a depthwise blur (less arithmetic, best on a CPU), or `folded` into one dense 3x3
-convolution and a pixel shuffle (best on a GPU).
+convolution is needed; toRGB, with three filters only, scales those. The leaky ReLU's gain is given
+to what it is applied to, a factor for each channel in place of one for each pixel. The up-sampling
+convolution comes in three equal forms, see `Upsampling`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from styleclip_export.models.phases import upsample_in_phases
 
 BLUR = (1.0, 3.0, 3.0, 1.0)  # the binomial filter of every re-sampling
 DEMODULATION_EPS = 1e-8
@@ -37,6 +40,14 @@ def channels_by_base(resolution: int, base: int, maximum: int) -> dict[int, int]
     """min(base / r, maximum) channels at each resolution r from 4 to `resolution`."""
     powers = range(2, int(math.log2(resolution)) + 1)
     return {2**p: min(base // 2**p, maximum) for p in powers}
+
+
+Upsampling = Literal["transposed", "folded", "phases"]
+"""The forms of "twice as large, then the 3x3 convolution": a stride-2 transposed convolution and a
+depthwise blur, as published; `folded` into one dense 3x3 convolution and a pixel shuffle (four
+times the arithmetic, least memory traffic: for a GPU); its `phases` as plain convolutions, put
+together and blurred (no more arithmetic, and ONNX Runtime has no fast transposed convolution: for
+a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +172,9 @@ class Upsample(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """Modulated convolution, with demodulation except in toRGB (StyleGAN2, section 2.2).
+    """Modulated convolution (StyleGAN2, section 2.2); toRGB's is 1x1 and without demodulation.
 
-    x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W) when it up-samples.
+    x (N, in, H, W), style (N, in) → `gain` times (N, out, H, W), or (N, out, 2H, 2W).
     With w' = w * scale: y = (w' ∗ (x * s)) * d,  d_o = 1 / sqrt(sum_{i,kl} (w'_oikl s_i)^2 + eps).
     """
 
@@ -187,12 +198,17 @@ class ModulatedConv(nn.Module):
         if upsample:
             self.blur = Blur(out_channels)
         self.upsample = upsample
-        self.folded = False
+        self.form: Upsampling = "transposed"
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
         weight = self.weight[0] * self.scale
+        if not self.demodulate:
+            filters = (weight[:, :, 0, 0] * style[:, None]).to(x.dtype)  # (N, out, in)
+            return (filters @ x.flatten(2)).unflatten(2, x.shape[2:])
         x = x * style.to(x.dtype)[:, :, None, None]
-        if self.upsample and self.folded:
+        if self.upsample and self.form == "phases":
+            x = upsample_in_phases(x, weight.to(x.dtype), self.blur.kernel.to(x.dtype))
+        elif self.upsample and self.form == "folded":
             x = F.conv2d(x, fold_blur(weight, self.blur.kernel).to(x.dtype), padding=1)
             x = F.pixel_shuffle(x, 2)
         elif self.upsample:
@@ -200,33 +216,32 @@ class ModulatedConv(nn.Module):
             x = self.blur(x)
         else:
             x = F.conv2d(x, weight.to(x.dtype), padding=self.padding)
-        if self.demodulate:
-            # Linear in s^2, so the sum over the taps is taken once for the whole batch.
-            energy = style.float().square() @ weight.float().square().sum((2, 3)).T
-            x = x * torch.rsqrt(energy + DEMODULATION_EPS).to(x.dtype)[:, :, None, None]
-        return x
+        # Linear in s^2, so the sum over the taps is taken once for the whole batch.
+        energy = style.float().square() @ weight.float().square().sum((2, 3)).T
+        factor = torch.rsqrt(energy + DEMODULATION_EPS) * gain
+        return x * factor.to(x.dtype)[:, :, None, None]
 
 
 class NoiseInjection(nn.Module):
-    """Adds `weight` times the layer's constant noise picture."""
+    """Adds `weight` times the layer's constant noise picture, times the activation's gain."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return x + (self.weight * noise).to(x.dtype)
+        return x + (self.weight * GAIN * noise).to(x.dtype)
 
 
 class BiasActivation(nn.Module):
-    """Bias and leaky ReLU."""
+    """Bias and leaky ReLU, whose gain `x` brings along."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return leaky_relu(x + self.bias.to(x.dtype)[None, :, None, None])
+        return F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[None, :, None, None], SLOPE)
 
 
 class StyledConv(nn.Module):
@@ -241,7 +256,7 @@ class StyledConv(nn.Module):
         self.activate = BiasActivation(out_channels)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
-        x = self.conv(x, style)
+        x = self.conv(x, style, GAIN)
         if noise is not None:
             x = self.noise(x, noise)
         return self.activate(x)
@@ -359,11 +374,13 @@ class Generator(nn.Module):
         """The affine layer of style `index`."""
         return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
 
-    def fold_upsampling(self, folded: bool = True) -> None:
-        """Chooses the form of the up-sampling layers; both compute the same picture."""
+    def upsample_as(self, form: Upsampling) -> None:
+        """Chooses the form of the up-sampling layers; all compute the same picture."""
         for module in self.modules():
-            if isinstance(module, ModulatedConv | Upsample):
-                module.folded = folded
+            if isinstance(module, ModulatedConv):
+                module.form = form
+            elif isinstance(module, Upsample):
+                module.folded = form == "folded"
 
     def mapping(self, z: Tensor) -> Tensor:
         """z (N, w_dim) ~ N(0, 1) → w (N, w_dim)."""

@@ -44,9 +44,9 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     yield compare(f"styles ({len(pairs)})", pairs, bounds.STYLES)
 
     yield picture_row("image", draw(generator, styles), data, bounds.IMAGE)
-    generator.fold_upsampling()
+    generator.upsample_as("folded")
     yield picture_row("image, folded blur", draw(generator, styles), data, bounds.IMAGE)
-    generator.fold_upsampling(False)
+    generator.upsample_as("transposed")
 
     for index, channel, delta in data["edits"]:
         styles[int(index)][:, int(channel)] += float(delta)

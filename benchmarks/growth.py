@@ -1,0 +1,93 @@
+"""How cost grows: with the batch, the resolution, and the number of edits stacked."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from styleclip_client import Client
+from styleclip_client.contract import STYLEGAN2
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+STACKED = (1, 2, 4, 8)
+BATCH_RESOLUTION = 256  # 32 pictures of 1024 px need more memory than many machines have
+_numbers = itertools.count()
+
+
+def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]]:
+    """Milliseconds of `edit` with 1 to 8 edits: `known` texts at a new strength; `new` texts."""
+    w_plus = client.invert(photo).w_plus
+    domain = client.domain()
+
+    def ask(texts: Sequence[str]) -> float:
+        strength = (1 + next(_numbers) / 1000) / len(texts)  # new, so that no offset is kept
+        chosen = [domain.edit(text, strength=strength) for text in texts]
+        began = time.perf_counter()
+        client.edit(w_plus, chosen)
+        return (time.perf_counter() - began) * 1000
+
+    found = []
+    for count in STACKED:
+        known = [domain.presets[i % len(domain.presets)].edit.target for i in range(count)]
+        ask(known)
+        new = [[f"a face with {next(_numbers)} hats" for _ in known] for _ in range(repeat)]
+        found.append(
+            {
+                "edits": count,
+                "known": statistics.median(ask(known) for _ in new),
+                "new": statistics.median(ask(texts) for texts in new),
+            }
+        )
+    return found
+
+
+def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds of `stylegan2` as exported, widths of config F and random weights."""
+    by_resolution, by_batch = [], []
+    for resolution in resolutions:
+        run = _exported(resolution)
+        by_resolution.append({"resolution": resolution, "ms": _median(run(1), repeat)})
+    run = _exported(BATCH_RESOLUTION)
+    for batch in BATCHES:
+        by_batch.append({"batch": batch, "ms": _median(run(batch), repeat)})
+    return {"resolution": by_resolution, "batch": by_batch}
+
+
+def _exported(resolution: int) -> Callable[[int], Callable[[], Any]]:
+    """batch → a call that draws so many pictures."""
+    from styleclip_export import onnx_export
+    from styleclip_export.models import Generator
+
+    generator = Generator(resolution).eval()
+    example = onnx_export.random_latents(generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = onnx_export.export(
+            onnx_export.LatentToPicture(generator), STYLEGAN2, example, 1.0, batches=(1,)
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(exported.data, options, ["CPUExecutionProvider"])
+
+    def at(batch: int) -> Callable[[], Any]:
+        w_plus, delta = example(batch)
+        feed = {"W_PLUS": w_plus.numpy(), "DELTA": delta.numpy()}
+        return lambda: session.run(None, feed)
+
+    return at
+
+
+def _median(call: Callable[[], Any], repeat: int) -> float:
+    call()
+    taken = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        call()
+        taken.append((time.perf_counter() - began) * 1000)
+    return statistics.median(taken)
