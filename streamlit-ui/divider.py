@@ -10,10 +10,10 @@ makes them work.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import streamlit as st
+from thumbnails import data_uri
 
 _HTML = """
 <figure>
@@ -77,14 +77,6 @@ export default function({ data, parentElement }) {
 """
 
 _component = st.components.v2.component("styleclip_divider", html=_HTML, css=_CSS, js=_JS)
-
-
-def data_uri(picture: bytes) -> str:
-    """`picture` (JPEG, PNG or WebP) as a data: address, which leaves no file anywhere."""
-    kind = (
-        "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
-    )
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import streamlit as st
-from divider import data_uri
 from numpy.typing import NDArray
+from thumbnails import data_uri
 
 KEY = "face-chooser"
 _FACE = 0.55  # of the quad's side: FFHQ's crop has much room around the face

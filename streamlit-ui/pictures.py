@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import faces
 import numpy as np
 import streamlit as st
+import thumbnails
 from link import Link, Photo, jpeg, words
 from PIL import Image, ImageDraw, ImageOps
 from state import Page
@@ -86,7 +88,11 @@ def choose(page: Page, domain: Domain) -> Any:
         with st.container(horizontal=True, gap="xsmall"):
             for sample in samples(domain.align):
                 with st.container(width=46, gap="xsmall"):
-                    st.image(sample.data, width=46, alt=sample.title)
+                    small = page.link.drawn(
+                        ("sample", sample.digest),
+                        functools.partial(thumbnails.thumbnail, sample.data, 92),
+                    )
+                    thumbnails.show(small, sample.title, 46)
                     st.button(
                         sample.title.split()[-1],
                         help=f"Edit {sample.title}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+import thumbnails
 from divider import Pair, divider
 from layers import chart
 from link import words
@@ -12,7 +13,7 @@ from pictures import crop, shown, size
 from state import Page, label
 from styleclip_client import Domain, Edit, Edited, StyleclipError, errors
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
-from sweeps import gif, grid, strip, thumbnail
+from sweeps import gif, grid, strip
 
 BESIDE = ("Your picture", "What it made of it")
 VIEWS = ("Before / after", "Strengths", "α × β grid", "Layers")
@@ -78,7 +79,7 @@ def _compare(page: Page, domain: Domain, edits: list[Edit], picture: Any, below:
         below.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
     recipe = page.recipe()
     if edits and recipe:
-        page.remember(recipe, thumbnail(edited.picture, 128))
+        page.remember(recipe, thumbnails.thumbnail(edited.picture, 184))
 
 
 def _pair(page: Page, domain: Domain, after: bytes, edits: list[Edit], paste: bool) -> Pair:
@@ -118,7 +119,7 @@ def understood(page: Page, domain: Domain) -> None:
     with st.container(horizontal=True, gap="small"):
         for picture, text in ((given, "The face it was given"), (inverted, "What it made of it")):
             with st.container(width=160):
-                st.image(picture, text, width=160, alt=text)
+                thumbnails.show(picture, text, 160, caption=text)
     st.segmented_control(
         "Compare the edit with",
         BESIDE,
@@ -257,7 +258,7 @@ def history(page: Page) -> None:
         for number, entry in reversed(list(enumerate(page.history, 1))):
             text = ", ".join(edit.target for edit in entry.recipe.edits)
             with st.container(width=92, gap="xsmall"):
-                st.image(entry.thumbnail, width=92, alt=text)
+                thumbnails.show(entry.thumbnail, text, 92)
                 st.button(
                     f"Back to {number}",
                     key=f"history-{number}",

@@ -13,11 +13,11 @@ from html import escape
 
 import numpy as np
 import streamlit as st
-from divider import data_uri
 from link import Link
 from numpy.typing import NDArray
 from PIL import Image
 from styleclip_client import Edit, errors, limits
+from thumbnails import data_uri, thumbnail
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
@@ -108,15 +108,6 @@ def gif(
     frames[0].save(
         buffer, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0, disposal=1
     )
-    return buffer.getvalue()
-
-
-def thumbnail(picture: bytes, side: int = 200) -> bytes:
-    """A small JPEG of an encoded picture."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
