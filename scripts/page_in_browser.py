@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_CHROMIUM = "Chromium is needed: `apt-get install chromium`, or its path in CHROMIUM"
-WAIT = 60_000  # milliseconds, for what a loaded machine does in one or two seconds
+WAIT = 180_000  # milliseconds, for what an idle machine does in a second or two
 
 
 def chromium() -> str | None:

@@ -132,8 +132,11 @@ def main() -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.title("Edit a face with words", anchor=False, width="content")
         watch(held, held.up, (held.domain, held.version))
+    # Places that are always there: what comes and goes must not move what is below, which the
+    # browser would make anew.
+    warning, notice = st.empty(), st.empty()
     if not held.up:
-        st.warning(
+        warning.warning(
             f"No server answers at **{address}**, or it is still starting. Start one with "
             "`make serve`; the page goes on by itself as soon as it answers."
             + (" Your picture and edits are kept." if held.photo else "")
@@ -146,7 +149,7 @@ def main() -> None:
     if not held.rows:
         held.add(domain.presets[0].edit if domain.presets else None)
     if held.notice:
-        st.info(held.notice)
+        notice.info(held.notice)
 
     with st.container(key="work"):
         left, right = st.columns([3, 2], gap="large")

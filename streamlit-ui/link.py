@@ -55,9 +55,12 @@ def words(error: StyleclipError) -> str:
     message = str(error).strip().rstrip(".")
     message = message[:1].upper() + message[1:] + "."
     message = message.replace("with ALIGN false", "with “Find the face first” switched off")
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:])", r"\\\1", message) + (
-        " " + remedy if remedy else ""
-    )
+    return plain(message) + (" " + remedy if remedy else "")
+
+
+def plain(text: str) -> str:
+    """`text` for a place that reads Markdown: a picture named in it must not be fetched."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:])", r"\\\1", text)
 
 
 def server_address() -> str:

@@ -8,7 +8,7 @@ import streamlit as st
 import thumbnails
 from divider import Pair, divider
 from layers import chart
-from link import words
+from link import plain, words
 from pictures import crop, shown, size
 from state import Page, label
 from styleclip_client import Domain, Edit, Edited, StyleclipError, errors
@@ -262,7 +262,7 @@ def history(page: Page) -> None:
                 st.button(
                     f"Back to {number}",
                     key=f"history-{number}",
-                    help=f"Go back to: {text}",
+                    help=f"Go back to: {plain(text)}",
                     width="stretch",
                     on_click=page.go_back,
                     args=(entry,),

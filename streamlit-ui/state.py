@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 from divider import Pair
-from link import Link, Photo
+from link import Link, Photo, plain
 from styleclip_client import Domain, Edit, Inverted, limits
 from styleclip_client.recipe import Recipe, Step
 
@@ -99,13 +99,13 @@ class Page:
         self.notice = ""
         if self.domain and recipe.domain != self.domain.name:
             self.notice = (
-                f"This recipe was made with “{recipe.domain}”; the server draws "
-                f"“{self.domain.name}”. The same numbers may change more or less here."
+                f"This recipe was made with “{plain(recipe.domain)}”; the server draws "
+                f"“{plain(self.domain.name)}”. The same numbers may change more or less here."
             )
         elif recipe.model_version != self.version:
             self.notice = (
-                f"This recipe was made with version {recipe.model_version} of the model; the "
-                f"server has version {self.version}. The result may differ a little."
+                f"This recipe was made with version {plain(recipe.model_version)} of the model; "
+                f"the server has version {self.version}. The result may differ a little."
             )
 
     def edits(self) -> list[Edit]:

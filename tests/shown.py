@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import re
 import time
 
 import numpy as np
@@ -11,9 +12,16 @@ from PIL import Image
 from playwright.sync_api import expect
 
 
+def _source(page):
+    """The edited picture as it stands in the page, once there is one."""
+    image = page.locator("img.after")
+    expect(image).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
+    return image.get_attribute("src")
+
+
 def after(page):
     """What stands for the edited picture: a digest, for messages that can be read."""
-    return hashlib.sha256(page.locator("img.after").get_attribute("src").encode()).hexdigest()
+    return hashlib.sha256(_source(page).encode()).hexdigest()
 
 
 def wait_for(page, condition):
@@ -37,8 +45,7 @@ def pixels(encoded):
 
 def edited_pixels(page):
     """The edited picture, float32 [H, W, 3]."""
-    source = page.locator("img.after").get_attribute("src")
-    return pixels(base64.b64decode(source.split(",", 1)[1]))
+    return pixels(base64.b64decode(_source(page).split(",", 1)[1]))
 
 
 def distance(one, other):

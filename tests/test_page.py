@@ -1,5 +1,6 @@
 """What a user does with the page, in a real browser (Debian's Chromium) against the real server."""
 
+import json
 import re
 import subprocess
 import sys
@@ -196,6 +197,7 @@ def test_a_click_chooses_one_of_several_faces_and_it_is_pasted_back(page, client
 def test_the_camera_gives_a_picture(page):
     old = after(page)
     choose(page, "Camera")
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
     page.get_by_role("button", name="Take Photo").click()
     changed(page, old)
     expect(page.locator(".stAlert")).to_have_count(0)
@@ -230,6 +232,24 @@ def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path
     told(page, "Let the two texts differ")
     expect(page.get_by_text("Traceback")).to_have_count(0)
     assert after(page) == drawn
+
+
+def test_the_texts_of_a_strangers_recipe_fetch_nothing(page, tmp_path):
+    picture = "![a face](http://203.0.113.1/face.png)"  # `page` fails when another host is asked
+    edit = {"neutral": "a face", "target": picture, "strength": 5.0, "threshold": 0.05}
+    recipe = {"kind": "styleclip-recipe", "version": 1, "domain": picture, "model_version": picture}
+    stranger = tmp_path / "recipe.json"
+    stranger.write_text(json.dumps(recipe | {"edits": [edit]}))
+    old = after(page)
+    page.get_by_text("Load a recipe").click()
+    upload(page, stranger, "recipe")
+    changed(page, old)
+    told(page, "This recipe was made with “![a face](http")
+    page.get_by_role("button", name="Back to").first.hover()
+    told(page, "Go back to: ![a face](http")
+    for view in ("Strengths", "Layers"):
+        choose(page, view)
+        settle(page)
 
 
 def test_nothing_of_a_session_is_on_disk_even_for_a_moment(page, running_page, tmp_path):
