@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from styleclip_client.pictures import PARTIAL, write_file
 
@@ -63,7 +64,9 @@ class Bucket:
         self.uri = uri
 
     def __str__(self) -> str:
-        return self.uri
+        """Where it is, without what may be secret in the URI."""
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
@@ -94,7 +97,7 @@ class Bucket:
         files, root = self._place
         path = f"{root}/{name}"
         if not overwrite and files.get_file_info(path).is_file:
-            raise FileExistsError(f"{self.uri.rstrip('/')}/{name} exists")
+            raise FileExistsError(f"{self}/{name} exists")
         # An object appears when its stream is closed, so whole.
         with files.open_output_stream(path) as file:
             file.write(data)
@@ -114,8 +117,8 @@ def store_of(place: str) -> Folder | Bucket:
         bucket._place  # noqa: B018 - to fail early
     except ImportError as error:
         raise ValueError(
-            f"{place} needs pyarrow, which is not installed: pip install 'styleclip-triton[ray]'"
+            f"{bucket} needs pyarrow, which is not installed: pip install 'styleclip-triton[ray]'"
         ) from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{place} cannot be opened: {error}") from error
+        raise ValueError(f"{bucket} cannot be opened: {error}") from error
     return bucket
