@@ -144,7 +144,8 @@ def terminate(server: Server, rate: float) -> Result:
     lost = sum(one.what != ANSWERED for one in under_way)
     saw = [one for one in load.outcomes if one.ended >= began]
     note = f"ended after {ended:.1f} s; under way {len(under_way)}, of these lost {lost}"
-    return Result("SIGTERM under load", counts(saw), {}, 0.0, (before, 0), note)
+    messages = sorted({one.message for one in under_way if one.message})
+    return Result("SIGTERM under load", counts(saw), {}, 0.0, (before, 0), note, messages)
 
 
 def run(only: str, tell: Any) -> list[Result]:

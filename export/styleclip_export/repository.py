@@ -25,10 +25,11 @@ MAX_BATCH = 8
 MAX_PROMPTS = 256
 # A request waits for its turn at most so long, and no more than so many wait for a model; what is
 # beyond gets UNAVAILABLE at once, which a client tries again. A long queue answers nobody sooner:
-# on a GPU a few batches wait, on a CPU as many requests as one client sends at once.
+# on a GPU a few batches wait, on a CPU two requests beside those that Triton holds ready.
 QUEUE_SECONDS = 20
-QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 4}
-# On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one.
+QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 2}
+# On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one,
+# and the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
 INSTANCES = {"align": 2, "compose": 2}
@@ -117,6 +118,8 @@ def _type(tensor: Tensor) -> int:
 def _queue(config: pb.ModelConfig, delay: int, *, gpu: bool) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
+    if not gpu:
+        batching.preferred_batch_size.append(1)
     policy = batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
