@@ -10,7 +10,7 @@ Departures change the arithmetic's order and not its result. The style scales th
 demodulation scales the output, so that all pictures of a batch share one weight and no grouped
 convolution is needed; toRGB, with three filters only, scales those. The leaky ReLU's gain is given
 to what it is applied to, a factor for each channel in place of one for each pixel. The up-sampling
-convolution comes in three equal forms, see `Upsampling`.
+convolution comes in two equal forms, see `Upsampling`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from styleclip_export.models.phases import upsample_in_phases
 
 BLUR = (1.0, 3.0, 3.0, 1.0)  # the binomial filter of every re-sampling
 DEMODULATION_EPS = 1e-8
@@ -42,12 +40,10 @@ def channels_by_base(resolution: int, base: int, maximum: int) -> dict[int, int]
     return {2**p: min(base // 2**p, maximum) for p in powers}
 
 
-Upsampling = Literal["transposed", "folded", "phases"]
+Upsampling = Literal["transposed", "folded"]
 """The forms of "twice as large, then the 3x3 convolution": a stride-2 transposed convolution and a
-depthwise blur, as published; `folded` into one dense 3x3 convolution and a pixel shuffle (four
-times the arithmetic, least memory traffic: for a GPU); its `phases` as plain convolutions, put
-together and blurred (no more arithmetic, and ONNX Runtime has no fast transposed convolution: for
-a CPU)."""
+depthwise blur (less arithmetic, best on a CPU), or both `folded` into one dense 3x3 convolution and
+a pixel shuffle (best on a GPU)."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +202,7 @@ class ModulatedConv(nn.Module):
             filters = (weight[:, :, 0, 0] * style[:, None]).to(x.dtype)  # (N, out, in)
             return (filters @ x.flatten(2)).unflatten(2, x.shape[2:])
         x = x * style.to(x.dtype)[:, :, None, None]
-        if self.upsample and self.form == "phases":
-            x = upsample_in_phases(x, weight.to(x.dtype), self.blur.kernel.to(x.dtype))
-        elif self.upsample and self.form == "folded":
+        if self.upsample and self.form == "folded":
             x = F.conv2d(x, fold_blur(weight, self.blur.kernel).to(x.dtype), padding=1)
             x = F.pixel_shuffle(x, 2)
         elif self.upsample:
