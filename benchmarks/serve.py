@@ -29,6 +29,7 @@ from styleclip_client import Client, StyleclipError
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "bench"
+BASELINE_CLIENTS = 4  # it answers one after the other: more clients only wait longer
 
 
 def _numbers(_: Any, __: Any, text: str) -> list[int]:
@@ -123,7 +124,7 @@ def _sweep(console: Console, client: Client, data: dict[str, Any], models: list[
         for n in concurrency:
             with console.status(f"{model}, {n} at once"):
                 results.append(analyse.triton_model(client.url, model, data[model], n, seconds))
-                if model == "edit_photo" and port is not None:
+                if model == "edit_photo" and port is not None and n <= BASELINE_CLIENTS:
                     results.append(analyse.baseline_server(port, bodies, n, seconds))
     return results
 
