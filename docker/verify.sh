@@ -127,7 +127,7 @@ build() {  # NAME DOCKERFILE TARGET [BASE]: the image localhost/NAME
     mounted=$(podman image mount "localhost/$1")
     if find "$mounted" -xdev \( -name 'gcc*' -o -name 'cc1*' -o -name 'clang*' -o -name ld -o -name make \) \
         -path '*/bin/*' | grep .; then fail "$1 has a compiler"; fi
-    if [ "$1" != styleclip-export ] && find "$mounted" -name '*.onnx' -not -path '*/site-packages/*' | grep .; then
+    if [ "$1" != styleclip-export ] && find "$mounted" -name '*.onnx' -not -path '*/onnxruntime/*' | grep .; then
         fail "$1 has networks"
     fi
     row "$1: user; components in its bill of materials" "$(podman image inspect --format '{{.Config.User}}' "localhost/$1"); $(python3 - "$mounted" <<'END'
@@ -242,8 +242,10 @@ FROM localhost/base
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip
 COPY requirements/server.txt /
 COPY server/styleclip_server/backends/onnxruntime/model.py /opt/tritonserver/backends/onnxruntime/
-RUN grep -E '^(nvidia-pytriton|onnxruntime|flatbuffers|packaging|protobuf)==' server.txt > wanted.txt \
-    && python3 -m pip install --break-system-packages --no-deps -r wanted.txt \
+RUN grep -E '^(onnxruntime|flatbuffers|packaging|protobuf)==' server.txt > backend.txt \
+    && python3 -m pip install --no-deps --target /opt/tritonserver/backends/onnxruntime -r backend.txt \
+    && grep '^nvidia-pytriton==' server.txt > triton.txt \
+    && python3 -m pip install --break-system-packages --no-deps -r triton.txt \
     && cd /usr/local/lib/python3.11/dist-packages/pytriton/tritonserver \
     && cp -r bin /opt/tritonserver/ && cp -r backends/python /opt/tritonserver/backends/ \
     && cp python_backend_stubs/3.11/* /opt/tritonserver/backends/python/ \
@@ -254,11 +256,11 @@ END
 run_ngc() {
     local id
     id=$(podman run -d --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --shm-size 1g \
-        -v "$project/model_repository:/models:ro" -p "127.0.0.1:$GRPC_PORT:8001" localhost/styleclip-server-ngc)
+        -v "$project/model_repository:/models:ro" -p "127.0.0.1:$GRPC_PORT:8001" localhost/styleclip-server-ngc 2> /dev/null)
     wait_for podman healthcheck run "$id" > /dev/null 2>&1
     edited=$(edit ngc.png --server "localhost:$GRPC_PORT")
     row "styleclip-server-ngc, on a stand-in for its base: edit" "$edited"
-    podman rm -f -t 30 "$id" > /dev/null
+    podman rm -f -t 30 "$id" > /dev/null 2>&1
 }
 for also in "$@"; do
     case $also in
