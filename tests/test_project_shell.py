@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from styleclip_client import contract
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,22 +34,11 @@ def check_host():
     return module
 
 
-def cell(tensor):
-    return f"(`{tensor.name}`)" if tensor.optional else f"`{tensor.name}`"
-
-
-@pytest.mark.parametrize("model", contract.MODELS.values(), ids=lambda model: model.name)
-def test_the_readme_shows_each_model_as_the_contract_has_it(model):
-    inputs = ", ".join(cell(tensor) for tensor in model.inputs)
-    outputs = ", ".join(cell(tensor) for tensor in model.outputs)
-    assert f"| `{model.name}` | {model.kind} | {inputs} | {outputs} |" in README
-
-
-def test_the_readme_shows_each_tensor_as_the_contract_has_it():
-    for model in contract.MODELS.values():
-        for tensor in (*model.inputs, *model.outputs):
-            row = f"| `{tensor.name}` | {tensor.datatype} | {list(tensor.shape)} | {tensor.doc} |"
-            assert row in README
+def test_every_link_between_the_documents_leads_to_a_file():
+    for document in (ROOT / "README.md", ROOT / "NOTICE.md", *(ROOT / "docs").glob("*.md")):
+        text = document.read_text("utf-8")
+        for link in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
 def test_the_readme_names_only_files_and_commands_that_exist():
