@@ -172,20 +172,7 @@ def run(only: str, tell: Any) -> list[Result]:
     finally:
         if server.process.poll() is None:
             server.stop()
-    if only in "clock jump":
-        add(_jump(rate))
     return results
-
-
-def _jump(rate: float) -> Result:
-    name = "clock jump: a day forward, two back"
-    if not faults.can_fake_clock():
-        return Result(name, note="not done: Debian's package faketime is missing")
-    server = Server(faults.FAKED_CLOCK)
-    try:
-        return suffer(server, Fault(name, faults.clock_jump), SHARE * rate)
-    finally:
-        server.stop()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -8,20 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from chaos.server import Server, fill
 
-CLOCK = "/dev/shm/clock"
 LASTS = 8.0  # seconds, for what goes on for a while
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-# In this environment of the server `clock_jump` can be done: libfaketime reads the file `clock`.
-FAKED_CLOCK = {
-    "LD_PRELOAD": FAKETIME,
-    "FAKETIME_TIMESTAMP_FILE": CLOCK,
-    "FAKETIME_NO_CACHE": "1",
-    "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # only the wall clock jumps on a real machine
-}
 
 
 @dataclass(frozen=True)
@@ -101,15 +91,6 @@ def garbage(server: Server) -> None:
                 one.recv(4096)
 
 
-def clock_jump(server: Server) -> None:
-    """A day forward, then two back; the server runs under libfaketime, which reads this file."""
-    clock = server.inside(CLOCK)
-    for offset in ("+86400", "-86400", "+0"):
-        clock.with_suffix(".new").write_text(offset)
-        clock.with_suffix(".new").replace(clock)
-        time.sleep(LASTS / 2)
-
-
 KILLS = [
     Fault(f"kill a process of {name}", kill(f"/{name}/1/"))
     for name in ("align", "direction", "compose", "clip_text", "e4e", "stylegan2")
@@ -137,7 +118,3 @@ def _connections(address: str, count: int) -> Iterator[list[socket.socket]]:
     finally:
         for each in opened:
             each.close()
-
-
-def can_fake_clock() -> bool:
-    return Path(FAKETIME).exists()

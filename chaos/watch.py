@@ -1,8 +1,8 @@
 """`python -m chaos.watch PICTURE.png`: what Prometheus sees of a server in a few busy minutes.
 
 A real Prometheus reads the metrics and evaluates the rules of docker/monitoring; the picture shows
-the expressions of Grafana's dashboard. In the third minute the load is more than the server can
-do, in the fourth a step is killed. Needs Debian's package prometheus, and matplotlib.
+the expressions of Grafana's dashboard. After 80 s the load is more than the server can do for a
+while, after 150 s a step is killed. Needs Debian's package prometheus, and matplotlib.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chaos.server import Server
 from chaos.soak import one_request
 
 MONITORING = Path(__file__).resolve().parent.parent / "docker" / "monitoring"
-MINUTES = 5
+MINUTES = 3.5
 PANELS = ("Answers a second", "Duration of a request", "Refusals and failures a second",
           "Where the time goes", "Requests waiting", "Cache hits")  # fmt: skip
 
@@ -45,7 +45,7 @@ def configuration(folder: Path, target: str) -> Path:
 
 
 def busy(server: Server) -> None:
-    """Five minutes of people, a rush in the third, a death in the fourth."""
+    """People; after 80 s a rush of 30 s; after 150 s a step dies."""
     end = threading.Event()
 
     def person(seed: int) -> None:
@@ -60,12 +60,12 @@ def busy(server: Server) -> None:
     people = [threading.Thread(target=person, args=(seed,)) for seed in range(2)]
     for each in people:
         each.start()
-    time.sleep(120)
+    time.sleep(80)
     with Load(server.grpc, rate=20, retries=0):
-        time.sleep(40)
+        time.sleep(30)
     time.sleep(40)
     faults.kill("/compose/1/")(server)
-    time.sleep(100)
+    time.sleep(60)
     end.set()
     for each in people:
         each.join()
@@ -108,7 +108,7 @@ def plot(api: httpx.Client, began: float, path: Path) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("picture", type=click.Path(path_type=Path))
 def main(picture: Path) -> None:
-    """Watch a server with Prometheus for five minutes, and draw what it saw."""
+    """Watch a server with Prometheus for some minutes, and draw what it saw."""
     server = Server()
     with tempfile.TemporaryDirectory() as folder:
         config = configuration(Path(folder), server.metrics)
