@@ -12,8 +12,12 @@ import base64
 import csv
 import json
 import os
+import re
+import shutil
+import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +30,12 @@ from perf_analyzer import PerfAnalyzerMissing, command
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import Client, StyleclipError
+from styleclip_server.launcher import default_repository, running_server
+from styleclip_server.triton import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "bench"
+QUEUE = 256  # requests that wait for a model of the server started here
 BASELINE_CLIENTS = 4  # it answers one after the other: more clients only wait longer
 
 
@@ -71,10 +78,8 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
         command()
         with ExitStack() as stack:
             if server is None:
-                from styleclip_server.launcher import running_server
-
                 console.print("starting a server (give --server to measure a running one)")
-                server = stack.enter_context(running_server(canary=0)).grpc_url
+                server = stack.enter_context(_own_server())
             client = stack.enter_context(Client(server))
             run["domain"] = client.domain().name
             data = inputs(client, photos)
@@ -96,6 +101,24 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
     folder = OUT / time.strftime("%Y%m%d-%H%M%S")
     _write(folder, run)
     console.print(f"written: {folder.relative_to(ROOT)}/", highlight=False)
+
+
+@contextmanager
+def _own_server() -> Iterator[str]:
+    """A server on the committed models whose queues take every client; gives its gRPC address.
+
+    Served as users run it, a model refuses what is beyond a short queue, and perf_analyzer stops
+    at the first refusal.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "model_repository"
+        shutil.copytree(default_repository(), repository)
+        for path in repository.rglob("*.pbtxt"):
+            text = re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE}", path.read_text())
+            path.write_text(text)
+        options = Options(repository, http_port=0, grpc_port=0, metrics_port=0)
+        with running_server(options, canary=0) as server:
+            yield server.grpc_url
 
 
 def _bodies(client: Client, photos: list[Path]) -> list[bytes]:
