@@ -16,7 +16,7 @@ from styleclip_client import Client
 from styleclip_client.errors import StyleclipError
 from styleclip_server.installed import installed
 from styleclip_server.launcher import default_repository, running_server
-from styleclip_server.triton import Options, ServerStartFailed
+from styleclip_server.triton import Options, ServerStartFailed, StepLost, Triton
 
 PHOTO = Path(__file__).resolve().parent.parent / "demo/samples/avatar-1.png"
 
@@ -64,6 +64,21 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
     _, alive = psutil.wait_procs([*before, *after], timeout=5)
     assert not alive
     with pytest.raises(StyleclipError):
+        works(server)
+
+
+def test_a_step_that_is_lost_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
+    starts, wait = [], Triton.wait_until_ready
+
+    def lose_the_first(self):
+        starts.append(self.process.pid)
+        if len(starts) == 1:
+            raise StepLost("the process 1 of a Python step died")
+        wait(self)
+
+    monkeypatch.setattr(Triton, "wait_until_ready", lose_the_first)
+    with running_server(options(tmp_path), canary=0) as server:
+        assert len(starts) == 2 and not psutil.pid_exists(starts[0])
         works(server)
 
 

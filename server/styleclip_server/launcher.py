@@ -22,7 +22,7 @@ from styleclip_client.errors import StyleclipError
 
 from styleclip_server import triton
 from styleclip_server.health import check
-from styleclip_server.triton import Options, ServerStartFailed, Triton
+from styleclip_server.triton import Options, ServerStartFailed, StepLost, Triton
 
 WATCH_SECONDS = 0.25  # between looks at the processes
 CANARY_SECONDS = 15.0  # between two edits of the canary picture
@@ -112,7 +112,7 @@ class RunningServer:
 
     def _supervise(self) -> None:
         try:
-            self._serve()
+            self._serve_first()
             self._up.set()
             failed = 0
             while not self._stop.is_set():
@@ -130,6 +130,16 @@ class RunningServer:
                 self._server = None
             shutil.rmtree(self._folder, ignore_errors=True)
             self._up.set()
+
+    def _serve_first(self) -> None:
+        """`_serve`, and once more where the process of a step was lost as it started."""
+        try:
+            self._serve()
+        except StepLost as error:
+            _log.warning("%s; starting once more", error)
+            if self._server:
+                self._server.stop()
+            self._serve()
 
     def _serve(self) -> None:
         self._server = Triton(self.options, self._ports, self._folder)
