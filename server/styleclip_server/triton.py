@@ -26,8 +26,9 @@ _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-LOST_SECONDS = 5.0  # that Triton has to say why a step's process ended while it starts
-LOST_WORDS = ("is not healthy", "lock_exception")  # its words when it cannot tell
+# Triton's words for a step whose process was lost while it was loaded. Stubs cannot be watched
+# then: Triton starts some that end in good health.
+LOST_WORDS = ("is not healthy", "lock_exception")
 
 
 class ServerStartFailed(Exception):
@@ -217,35 +218,24 @@ class Triton:
 
         Raises:
             ServerStartFailed: the server ended, or is not ready in time.
-            StepLost: the process of a step ended, and Triton waits for it in vain.
+            StepLost: it ended because it lost the process of a step.
         """
         deadline = time.monotonic() + seconds
-        lost_since = None
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                code = _exit(self.process.returncode)
-                raise self._start_failure(f"Triton ended while it started ({code})")
+                complaint = self._complaint()
+                lost = any(words in complaint for words in LOST_WORDS)
+                raise (StepLost if lost else ServerStartFailed)(
+                    f"Triton ended while it started ({_exit(self.process.returncode)}): "
+                    f"{complaint}; all of it is in {self.options.told}"
+                )
             if self.ready():
                 self._stubs = self._find_stubs()
                 return
-            self._stubs = list({*self._stubs, *self._find_stubs()})
-            if (lost := self._lost_stub()) is None:
-                lost_since = None
-            elif lost_since is None:
-                lost_since = time.monotonic()
-            elif time.monotonic() - lost_since > LOST_SECONDS:
-                raise self._start_failure(f"{lost} while the server started")
             time.sleep(0.05)
         raise ServerStartFailed(
             f"Triton was not ready within {seconds:g} s; what it did is in {self.options.told}"
         )
-
-    def _start_failure(self, what: str) -> ServerStartFailed:
-        """StepLost, unless Triton knows of a step that cannot be loaded."""
-        complaint = self._complaint()
-        knows = "failed to load" in complaint and not any(w in complaint for w in LOST_WORDS)
-        kind = ServerStartFailed if knows or "error:" in complaint else StepLost
-        return kind(f"{what}: {complaint}; all of it is in {self.options.told}")
 
     def ready(self) -> bool:
         """Whether Triton itself says that all models are ready."""
@@ -274,9 +264,6 @@ class Triton:
         """
         if self.process.poll() is not None:
             return f"the server ended ({_exit(self.process.returncode)})"
-        return self._lost_stub()
-
-    def _lost_stub(self) -> str | None:
         for stub in self._stubs:
             if not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE:
                 return f"the process {stub.pid} of a Python step died"
