@@ -6,7 +6,6 @@ the work at the next picture, and what is done stays done.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
@@ -15,12 +14,13 @@ import numpy as np
 import streamlit as st
 from link import Link
 from numpy.typing import NDArray
-from PIL import Image
 from styleclip_client import Edit, errors, limits
+from styleclip_client.sweeps import animation
 from thumbnails import data_uri, thumbnail
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
+_GIF_MILLISECONDS = 80  # a picture
 
 _STYLE = """<style>
 .sweep { display: grid; gap: .6rem; padding: 4px;
@@ -99,16 +99,9 @@ def gif(
     for step in range(_GIF_STEPS + 1):
         part = step / _GIF_STEPS
         scaled = [replace(edit, strength=edit.strength * part) for edit in edits]
-        image = Image.open(io.BytesIO(link.edit(w_plus, scaled).picture)).convert("RGB")
-        image.thumbnail((_GIF_SIDE, _GIF_SIDE))
-        frames.append(image.quantize(dither=Image.Dither.FLOYDSTEINBERG))
+        frames.append(link.edit(w_plus, scaled, "PNG").image())  # PNG says how it was made
         told(step / _GIF_STEPS, f"Making the GIF: picture {step + 1} of {_GIF_STEPS + 1}")
-    frames += frames[-2:0:-1]
-    buffer = io.BytesIO()
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0, disposal=1
-    )
-    return buffer.getvalue()
+    return animation(frames, _GIF_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
 
 def _pictures(

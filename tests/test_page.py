@@ -132,6 +132,7 @@ def test_the_picture_comes_in_each_format_and_the_sweep_as_an_animation(page):
     expect(page.get_by_role("button", name="GIF", exact=True)).to_be_visible(timeout=WAIT)
     image = Image.open(downloaded(page, "GIF").path())
     assert (image.format, image.size) == ("GIF", (256, 256))
+    assert b"edited with StyleCLIP (AI)" in image.info["comment"]
     assert image.n_frames > 10
 
 

@@ -144,7 +144,7 @@ def animation(frames: Sequence[Image.Image], milliseconds: int, side: int) -> by
         duration=milliseconds,
         loop=0,
         disposal=1,
-        comment=frames[0].info.get("Comment", "").encode(),
+        comment=frames[-1].info.get("Comment", "").encode(),
     )
     return buffer.getvalue()
 
