@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+# Triton-language kernels run interpreted, on the CPU; it has to be said before Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 GOLDEN = Path(os.environ.get("STYLECLIP_GOLDEN") or Path(__file__).parent / "golden")
 
 
