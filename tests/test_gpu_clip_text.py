@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch", reason="PyTorch is missing: make test")
-
+import torch
 from from_onnx import read
 from styleclip_export.models import CLIP
 from styleclip_export.onnx_export import TokensToFeatures, random_tokens
