@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fs3
 import networks
 import plots
 import serve
@@ -27,6 +28,33 @@ def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path
 def test_without_a_gpu_the_gpu_benchmark_says_so():
     told = CliRunner().invoke(networks.main, [])
     assert told.exit_code == 1 and "--device cpu --small" in told.output
+
+
+def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(fs3, "OUT", tmp_path)
+    options = [
+        "--device",
+        "cpu",
+        "--small",
+        "--images",
+        "2",
+        "--channels",
+        "1",
+        "--preview",
+        "32",
+        "--form",
+        "phased",
+    ]
+    fs3.main([*options, "--no-half", "--no-compile"], standalone_mode=False)
+    data = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert data["rows"][0]["seconds"] > 0 and data["cosines"]["0"][0] > 0.9999
+
+
+def test_the_arithmetic_of_fs3_is_that_of_the_published_sizes():
+    generator, clip = fs3.networks("meta", small=False)
+    assert sum(rows for _, rows in fs3.first_rows(generator)) == 6048
+    assert round(sum(fs3.macs(generator)) / 1e9, 1) == 74.2  # docs/performance.md, less the blur
+    assert round(fs3.clip_macs(clip) / 1e9, 1) == 4.4
 
 
 def test_every_kind_of_plot_is_drawn(tmp_path):

@@ -94,12 +94,15 @@ def test_every_picture_of_a_batch_is_independent_of_the_others():
             torch.testing.assert_close(network(batch[i : i + 1])[0], together[i], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("form", ["folded", "phased"])
 @torch.inference_mode()
-def test_both_forms_of_the_upsampling_draw_the_same_picture():
+def test_every_form_of_the_upsampling_draws_the_same_picture(form):
     generator = small_generator(64)
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     plain = generator.synthesis(styles)
-    generator.upsample_as("folded")
+    generator.upsample_as(form)
+    torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
+    generator.prepare(torch.float32)
     torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
 
 
@@ -126,13 +129,25 @@ def test_a_generator_without_noise_has_none():
     assert torch.equal(noisy(w), plain(w))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_activations_in_bfloat16_draw_nearly_the_same_picture():
+def test_activations_in_half_precision_draw_nearly_the_same_picture(dtype):
     generator = small_generator()
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
-    exact, rough = generator.synthesis(styles), generator.synthesis(styles, torch.bfloat16)
+    exact, rough = generator.synthesis(styles), generator.synthesis(styles, dtype)
     assert rough.dtype == torch.float32
-    assert (exact - rough).square().mean() < 1e-3 * exact.square().mean()
+    bound = 1e-3 if dtype == torch.bfloat16 else 1e-5
+    assert (exact - rough).square().mean() < bound * exact.square().mean()
+
+
+@torch.inference_mode()
+def test_styles_too_large_for_float16_are_scaled():
+    generator = small_generator()
+    styles = [1e6 * s if not layer.to_rgb else s
+              for s, layer in zip(generator.affine(torch.randn(2, generator.num_latents, 48)),
+                                  generator.layers, strict=True)]  # fmt: skip
+    exact, rough = generator.synthesis(styles), generator.synthesis(styles, torch.float16)
+    assert (exact - rough).square().mean() < 1e-5 * exact.square().mean()
 
 
 def test_truncation_can_leave_the_fine_layers_alone():

@@ -144,3 +144,25 @@ def test_parts_of_other_networks_are_refused(networks, tmp_path):
     stats.part_path(tmp_path, 0, 1).write_bytes(b"damaged")
     with pytest.raises(StatisticsError, match="damaged"):
         run(networks, tmp_path, channels=2)
+
+
+def test_a_preview_changes_little_and_nothing_above_it(networks, whole, tmp_path):
+    rule = Fs3Rule(num_images=5, batch=3, preview=16)
+    path = stats.compute_part(*networks, tmp_path, rule, samples=SAMPLES)
+    found = read(path)["fs3"]
+    above = [row for row, layer in enumerate(row_layers(networks[0])) if layer.resolution > 16]
+    below = [row for row in range(len(found)) if row not in above]
+    # The whole statistics are stored in float16.
+    assert np.abs(found[above] - whole["fs3"][above]).max() < 2e-3
+    cosines = (found[below] * whole["fs3"][below].astype(np.float32)).sum(1)
+    assert 0.7 < np.median(cosines) < 0.9999
+
+
+def row_layers(generator):
+    return [layer for layer in generator.layers if not layer.to_rgb for _ in range(layer.channels)]
+
+
+def test_a_preview_must_be_a_side_that_the_generator_has(networks, tmp_path):
+    rule = Fs3Rule(num_images=5, batch=3, preview=64)
+    with pytest.raises(ValueError, match="one of 8, 16, 32"):
+        stats.compute_part(*networks, tmp_path, rule, samples=SAMPLES)

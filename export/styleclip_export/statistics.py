@@ -83,7 +83,10 @@ class Fs3Rule:
 
     num_images: latents z that each channel is tried on. alpha: how far, in deviations. floor: see
     `channel_direction`. batch: pictures synthesised at once; as every channel has its own batches,
-    a run that is split or resumed gives the same numbers. dtype: of the synthesis.
+    a run that is split or resumed gives the same numbers. dtype: of the synthesis. preview: CLIP
+    sees the skip's RGB at so many pixels in place of the whole picture, with what the layers above
+    added to the unchanged picture (the change of that alone is lost); layers above the preview are
+    tried at full size. None: the official rule. compiled: blocks go through torch.compile.
     """
 
     num_images: int = 100
@@ -92,6 +95,8 @@ class Fs3Rule:
     batch: int = 64
     floor: float = 0.0
     dtype: torch.dtype = torch.float32
+    preview: int | None = None
+    compiled: bool = False
 
 
 def estimate_fs3(
@@ -153,14 +158,12 @@ def fs3_rows(
     stds = torch.from_numpy(style_std).split(generator.style_channels)
     w = generator.mapping(_z(rule.num_images, generator.w_dim, rule.seed).to(device))
     styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
+    tail = Tail(generator, encode_image, styles, rule)
 
     row = 0
-    reached = -1  # x and rgb are what enters block `reached + 1`
-    x, rgb = _in_batches(rule.batch, styles, lambda part: generator.start(part, rule.dtype))
     for index, layer in enumerate(generator.layers):
         if layer.to_rgb:
             continue
-        block = (index - 2) // 3  # -1: the 4x4 layers
         for channel in range(layer.channels):
             row += 1
             if row - 1 not in wanted:
@@ -169,62 +172,92 @@ def fs3_rows(
             if std == 0:
                 yield row - 1, None, 0.0
                 continue
-            while reached < block - 1:
-                reached += 1
-                x, rgb = _next_block(generator, reached, x, rgb, styles, rule.batch)
-            ends = (mean - rule.alpha * std, mean + rule.alpha * std)
-            features = _ends(
-                generator, encode_image, styles, (x, rgb), index, channel, ends, block, rule
-            )
+            ends = mean - rule.alpha * std, mean + rule.alpha * std
+            features = tail.features(index, channel, ends)
             direction, change = channel_direction(features[None], rule.floor)
             yield row - 1, direction[0].cpu().numpy(), float(change[0])
 
 
-def _in_batches(
-    batch: int, styles: Sequence[Tensor], compute: Callable[[list[Tensor]], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    n = styles[0].shape[0]
-    parts = [compute([s[i : i + batch] for s in styles]) for i in range(0, n, batch)]
-    return torch.cat([x for x, _ in parts]), torch.cat([rgb for _, rgb in parts])
+class Tail:
+    """The synthesis behind a perturbed layer. Layers are asked for in order: what enters the block
+    of the last one is kept."""
 
+    def __init__(
+        self,
+        generator: Generator,
+        encode_image: Callable[[Tensor], Tensor],
+        styles: Sequence[Tensor],
+        rule: Fs3Rule,
+    ) -> None:
+        self.generator, self.encode, self.styles, self.rule = generator, encode_image, styles, rule
+        self.images = styles[0].shape[0]
+        self.block = generator.block
+        if rule.compiled:
+            import torch._dynamo.config as dynamo
 
-def _next_block(
-    generator: Generator, block: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor], batch: int
-) -> tuple[Tensor, Tensor]:
-    parts = []
-    for i in range(0, len(x), batch):
-        part = slice(i, i + batch)
-        parts.append(generator.block(block, x[part], rgb[part], [s[part] for s in styles]))
-    return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
+            dynamo.recompile_limit = 64  # a graph for each block and batch size
+            self.block = torch.compile(generator.block, dynamic=False)
+        self.reached = -1  # `before` is what enters block `reached + 1`
+        self.before = self._unchanged(lambda part: generator.start(self._of(part), rule.dtype))
+        self.top = len(generator.to_rgbs) - 1
+        self.preview = self.top
+        if rule.preview:
+            sides = {2 ** (i + 3): i for i in range(len(generator.to_rgbs))}
+            if rule.preview not in sides:
+                raise ValueError(f"preview must be one of {', '.join(map(str, sides))}")
+            self.preview = sides[rule.preview]
+        self.detail = self._unchanged(self._detail)[0] if self.preview < self.top else None
 
+    def _of(self, part: Tensor) -> list[Tensor]:
+        return [s[part] for s in self.styles]
 
-def _ends(
-    generator: Generator,
-    encode_image: Callable[[Tensor], Tensor],
-    styles: Sequence[Tensor],
-    before: tuple[Tensor, Tensor],
-    index: int,
-    channel: int,
-    ends: tuple[float, float],
-    block: int,
-    rule: Fs3Rule,
-) -> Tensor:
-    """Image features (images, 2, D) with one channel of style `index` set to each of `ends`."""
-    n = styles[0].shape[0]
-    found = []
-    for value in ends:
-        parts = []
-        for start in range(0, n, rule.batch):
-            part = slice(start, start + rule.batch)
-            edited = [s[part] for s in styles]
-            edited[index] = edited[index].clone()
-            edited[index][:, channel] = value
-            if block < 0:
-                x, rgb = generator.start(edited, rule.dtype)
+    def _unchanged(self, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """`compute` of all unchanged pictures, in small batches of their numbers."""
+        numbers = torch.arange(self.images, device=self.styles[0].device)
+        batches = [compute(part) for part in numbers.split(min(self.rule.batch, 16))]
+        return tuple(map(torch.cat, zip(*batches, strict=True)))
+
+    def _detail(self, part: Tensor) -> tuple[Tensor]:
+        """What the layers above the preview add, at the preview's size (n, 3, r, r)."""
+        styles = self._of(part)
+        x, rgb = self.before[0][part], self.before[1][part]
+        for block in range(self.top + 1):
+            x, rgb = self.generator.block(block, x, rgb, styles)
+            if block == self.preview:
+                preview = rgb
+        return (_reduce(rgb, self.rule.preview or rgb.shape[-1]) - preview,)
+
+    def features(self, index: int, channel: int, ends: tuple[float, float]) -> Tensor:
+        """Image features (images, 2, D) with one channel of style `index` set to each of `ends`."""
+        first = (index - 2) // 3  # -1: the 4x4 layers
+        while self.reached < first - 1:
+            self.reached += 1
+            self.before = self._unchanged(
+                lambda part: self.generator.block(
+                    self.reached, self.before[0][part], self.before[1][part], self._of(part)
+                )
+            )
+        last = self.preview if first <= self.preview else self.top
+        values = torch.tensor(ends, device=self.styles[0].device).repeat_interleave(self.images)
+        numbers = torch.arange(len(values), device=values.device) % self.images
+        found = []
+        for part, value in zip(
+            numbers.split(self.rule.batch), values.split(self.rule.batch), strict=True
+        ):
+            styles = self._of(part)
+            styles[index][:, channel] = value
+            if first < 0:
+                x, rgb = self.generator.start(styles, self.rule.dtype)
             else:
-                x, rgb = generator.block(block, before[0][part], before[1][part], edited)
-            for later in range(block + 1, len(generator.to_rgbs)):
-                x, rgb = generator.block(later, x, rgb, edited)
-            parts.append(encode_image(rgb.float()))
-        found.append(torch.cat(parts))
-    return torch.stack(found, 1)
+                x, rgb = self.before[0][part], self.before[1][part]
+            for block in range(max(first, 0), last + 1):
+                x, rgb = self.block(block, x, rgb, styles)
+            if self.detail is not None and last == self.preview:
+                rgb = rgb + self.detail[part]
+            found.append(self.encode(rgb))
+        return torch.cat(found).unflatten(0, (2, self.images)).transpose(0, 1)
+
+
+def _reduce(pictures: Tensor, side: int) -> Tensor:
+    """Bicubic with antialiasing, as CLIP's preprocessing reduces."""
+    return F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True)

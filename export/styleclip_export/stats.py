@@ -7,6 +7,7 @@ saved whole each few seconds; a killed job goes on from there and gives the same
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -94,15 +95,16 @@ def fingerprint(networks: Sequence[torch.nn.Module], rule: Fs3Rule, samples: int
     return digest.hexdigest()
 
 
-def image_encoder(clip: CLIP) -> Callable[[Tensor], Tensor]:
+def image_encoder(clip: CLIP, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
     """Pictures (N, 3, H, W) in [-1, 1] → CLIP features (N, D), with CLIP's own preprocessing:
-    bicubic reduction with antialiasing, then its mean and deviation."""
+    bicubic reduction with antialiasing, then its mean and deviation. `dtype`: of the network."""
     size = clip.visual.resolution
+    visual = copy.deepcopy(clip.visual).to(dtype)
 
     def encode(pictures: Tensor) -> Tensor:
         unit = (pictures.clamp(-1, 1) + 1) / 2
         small = F.interpolate(unit, size=(size, size), mode="bicubic", antialias=True)
-        return clip.encode_image(normalise(small.clamp(0, 1)))
+        return visual(normalise(small.clamp(0, 1)).to(dtype)).float()
 
     return encode
 
@@ -162,7 +164,10 @@ def compute_part(
     done = len(mine) - len(missing)
     if progress:
         progress(done, len(mine))
-    encode = image_encoder(clip)
+    encode = image_encoder(clip, rule.dtype)
+    if next(generator.parameters()).is_cuda:
+        torch.backends.cudnn.benchmark = True
+        generator.prepare(rule.dtype)
     try:
         for row, direction, change in fs3_rows(generator, encode, mean, std, rule, missing):
             if direction is not None:

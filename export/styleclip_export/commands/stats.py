@@ -12,7 +12,9 @@ import click
 _PATH = click.Path(path_type=Path)
 _FLOOR = "Least CLIP change of a channel that gets a direction; 0: StyleCLIP's rule."
 _PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them."
-
+_BATCH = "Pictures synthesised at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
+_COMPILE = "Through torch.compile (GPUs): a minute first, then faster."
+_PREVIEW = "CLIP sees the generator's RGB of so many pixels; see docs/checkpoints.md."
 _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` for this machine."
 
 
@@ -23,10 +25,12 @@ _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` 
 @click.option("--work", type=_PATH, help="Where parts are kept. [default: WEIGHTS/statistics]")
 @click.option("--samples", default=100_000, show_default=True, help="For mean and deviation of S.")
 @click.option("--images", default=100, show_default=True, help="Pictures for each channel of fs3.")
-@click.option("--batch", default=8, show_default=True, help="Pictures synthesised at once.")
+@click.option("--batch", type=click.IntRange(1), help=_BATCH)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--floor", default=0.0, show_default=True, help=_FLOOR)
-@click.option("--half", is_flag=True, help="Synthesise in bfloat16 (GPUs).")
+@click.option("--half", is_flag=True, help="Synthesise and look in float16 (GPUs).")
+@click.option("--compile", "compiled", is_flag=True, help=_COMPILE)
+@click.option("--preview", type=int, metavar="PIXELS", help=_PREVIEW)
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
 @click.option("--channels", type=int, help="Only the first so many channels: a trial.")
 @click.option("--part", default="0/1", show_default=True, help=_PART)
@@ -40,10 +44,12 @@ def command(
     work: Path | None,
     samples: int,
     images: int,
-    batch: int,
+    batch: int | None,
     seed: int,
     floor: float,
     half: bool,
+    compiled: bool,
+    preview: int | None,
     device: str | None,
     channels: int | None,
     part: str,
@@ -80,8 +86,16 @@ def command(
         generator = networks.generator.eval().to(chosen)
         generator.upsample_as("folded" if chosen.type == "cuda" else "transposed")
         clip = networks.clip.float().eval().to(chosen)
-        dtype = torch.bfloat16 if half else torch.float32
-        rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype)
+        dtype = torch.float16 if half else torch.float32
+        if preview and not (8 <= preview <= generator.resolution and preview.bit_count() == 1):
+            raise click.BadParameter(
+                f"a power of two from 8 to {generator.resolution} is expected",
+                param_hint="--preview",
+            )
+        if batch is None:
+            batch = 8 if chosen.type == "cpu" else 200 if preview and preview <= 256 else 50
+        rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype,
+                       preview=preview, compiled=compiled)  # fmt: skip
         with channel_bar(console) as progress:
             if cluster:
                 from styleclip_export.stats_on_ray import compute_parts
