@@ -246,7 +246,7 @@ def _halving(source: _Source, sizes: list[int], size: int) -> Halving:
     stacked = None
     if further:
         stacked = (
-            torch.stack([source.weight(name).permute(0, 2, 3, 1) for name in further]),
+            torch.stack([source.weight(name).permute(0, 2, 3, 1) for name in further]).contiguous(),
             source.vector(torch.stack([source.read(f"{name}.bias") for name in further])),
         )
     return Halving(size, len(begin), source.convolution(*begin) if begin else None, stacked)
