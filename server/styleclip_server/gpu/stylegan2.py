@@ -1,0 +1,169 @@
+"""StyleGAN2 from W_PLUS and DELTA to pixels, for a GPU.
+
+The arithmetic of `styleclip_export.models.stylegan2` in another order. The style scales the
+activations before the convolution and demodulation its result, so that the weights are constants
+of the whole batch. The up-sampling convolution is a plain 2x2 convolution to the four phases of
+the transposed one (16 taps, of which 7 are zero: 9/16 useful; both filters folded into one 3x3
+would be 9/36). cuDNN runs the convolutions; everything between two of them is one kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from styleclip_server.gpu import stylegan2_kernels as kernels
+
+GAIN = math.sqrt(2.0)  # of the leaky ReLU
+
+
+class Generator:
+    """W_PLUS (N, L, W) float32, DELTA (N, S) float32 → IMAGE (N, H, W, 3) uint8.
+
+    `weights` are the parameters of `model.onnx`; sizes are read off them. Nothing waits for the
+    device, so a call can be captured in a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        device: torch.device | str = "cuda",
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        self.device, self.dtype = torch.device(device), dtype
+        self._weights = {k.removeprefix("generator."): v for k, v in weights.items()}
+        self.blocks = 0
+        while f"to_rgbs.{self.blocks}.bias" in self._weights:
+            self.blocks += 1
+        self._styles()
+        self._convolutions()
+        del self._weights
+
+    def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
+
+    def _layers(self) -> list[tuple[str, int]]:
+        """(module, row of W_PLUS) of every modulation, in the order of S."""
+        layers = [("conv1", 0), ("to_rgb1", 1)]
+        for i in range(self.blocks):
+            layers += [(f"convs.{2 * i}", 2 * i + 1), (f"convs.{2 * i + 1}", 2 * i + 2)]
+            layers.append((f"to_rgbs.{i}", 2 * i + 3))
+        return layers
+
+    def _styles(self) -> None:
+        """The affine layers as one matrix, and where each layer's style begins in S."""
+        rows, biases, latents = [], [], []
+        self.starts: dict[str, int] = {}
+        for name, latent in self._layers():
+            weight = self._weights[f"{name}.conv.modulation.weight"]
+            self.starts[name] = sum(map(len, rows))
+            rows.append(weight / math.sqrt(weight.shape[1]))
+            biases.append(self._weights[f"{name}.conv.modulation.bias"])
+            latents.append(np.full(len(weight), latent))
+        self.affine = self._constant(np.concatenate(rows))
+        self.affine_bias = self._constant(np.concatenate(biases))
+        self.latent = self._constant(np.concatenate(latents), torch.int32)
+
+    def _convolutions(self) -> None:
+        energies, table = [], []
+        self.outputs = self.widest = 0
+        self.convs: dict[str, tuple[Tensor, kernels.Finish]] = {}
+        self.to_rgbs: dict[str, kernels.ToRGB] = {}
+        for number, (name, _) in enumerate(n for n in self._layers() if "rgb" not in n[0]):
+            weight = self._weights[f"{name}.conv.weight"][0]
+            weight = weight / math.sqrt(weight[0].size)
+            out, channels = weight.shape[:2]
+            energy = np.square(weight).sum((2, 3))
+            begin = sum(e.size for e in energies)
+            for first in range(0, out, kernels.ROWS):
+                table.append((self.starts[name], channels, self.outputs + first,
+                              min(kernels.ROWS, out - first), begin + first * channels))  # fmt: skip
+            energies.append(energy)
+            finish = kernels.Finish(
+                self.outputs,
+                self._constant(self._weights[f"{name}.activate.bias"] * GAIN),
+                self._noise(name, number),
+            )
+            up = name.startswith("convs.") and int(name[6:]) % 2 == 0
+            taps = _phases(weight) if up else weight
+            self.convs[name] = (
+                self._constant(taps, self.dtype).to(memory_format=torch.channels_last), finish
+            )  # fmt: skip
+            self.outputs += out
+            self.widest = max(self.widest, channels)
+        for name, _ in self._layers():
+            if "rgb" in name:
+                weight = self._weights[f"{name}.conv.weight"][0, :, :, 0, 0]
+                self.to_rgbs[name] = kernels.ToRGB(
+                    self._constant(weight / math.sqrt(weight.shape[1])),
+                    self._constant(self._weights[f"{name}.bias"].reshape(3)),
+                    self.starts[name],
+                )
+        self.energy = self._constant(np.concatenate([e.reshape(-1) for e in energies]))
+        self.table = self._constant(np.array(table), torch.int32)
+        self.input = self._constant(self._weights["input.input"]).permute(0, 2, 3, 1).contiguous()
+
+    def _noise(self, name: str, number: int) -> Tensor | None:
+        noise = self._weights.get(f"noises.noise_{number}")
+        if noise is None:
+            return None
+        strength = float(self._weights[f"{name}.noise.weight"].reshape(()))
+        return self._constant(noise[0, 0] * (strength * GAIN), self.dtype)
+
+    def __call__(self, w_plus: Tensor, delta: Tensor) -> Tensor:
+        styles = kernels.styles(w_plus, delta, self.affine, self.affine_bias, self.latent)
+        scaled, factors = kernels.demodulation(
+            styles, self.energy, self.table, self.outputs, self.widest, GAIN
+        )
+        first = scaled[:, : self.input.shape[3]]
+        x: Tensor | None = (self.input * first[:, None, None, :]).to(self.dtype)
+        rgb = None
+        names = ["conv1", *(f"convs.{i}" for i in range(2 * self.blocks))]
+        for i, name in enumerate(names):
+            weight, finish = self.convs[name]
+            last = i + 1 == len(names)
+            following = None if last else scaled[:, self.starts[names[i + 1]] :]
+            assert x is not None
+            if name != "conv1" and i % 2 == 1:
+                x = kernels.blur_and_finish(_conv(x, weight), finish, factors, following)
+                continue
+            x, rgb = kernels.finish(
+                _conv(x, weight),
+                finish,
+                factors,
+                scaled=following,
+                to_rgb=self.to_rgbs["to_rgb1" if i == 0 else f"to_rgbs.{i // 2 - 1}"],
+                styles=styles,
+                skip=rgb,
+                pixels=last,
+            )
+        assert rgb is not None
+        return rgb
+
+
+def _conv(x: Tensor, weight: Tensor) -> Tensor:
+    """(N, H, W, in) with one pixel of zeros around → (N, H', W', out), contiguous."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1).contiguous()
+
+
+def _phases(weight: np.ndarray) -> np.ndarray:
+    """The stride-2 transposed convolution's filters (out, in, 3, 3) as a plain 2x2 convolution's.
+
+    → (4 * out, in, 2, 2). Along one side, output 2i sees x[i - 1] by tap 2 and x[i] by tap 0;
+    output 2i + 1 sees x[i] by tap 1 alone.
+    """
+    out, channels = weight.shape[:2]
+    result = np.zeros((2, 2, out, channels, 2, 2), weight.dtype)
+    reads = {0: ((0, 2), (1, 0)), 1: ((1, 1),)}  # phase → (place, tap)
+    for a, rows in reads.items():
+        for b, columns in reads.items():
+            for i, row in rows:
+                for k, column in columns:
+                    result[a, b, :, :, i, k] = weight[:, :, row, column]
+    return result.reshape(4 * out, channels, 2, 2)

@@ -1,0 +1,305 @@
+"""StyleGAN2's layers around the convolutions, in Triton's language (the compiler's, not the
+server's).
+
+Activations are (N, H, W, C), contiguous, in half precision; sums are float32. Each picture passes
+memory twice a layer: the convolution reads and writes it, and one of `finish` and
+`blur_and_finish` does all the rest. Every kernel is launched by a function of the same name
+without the underscore; S is the number of StyleSpace channels of all layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SLOPE = tl.constexpr(0.2)  # of the leaky ReLU
+LARGEST = tl.constexpr(60_000.0)  # just within float16
+ROWS = 16  # rows of a matrix that one program of `styles` or `demodulation` multiplies
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least `n`."""
+    return 1 << (n - 1).bit_length()
+
+
+@triton.jit
+def _styles(
+    w_plus, delta, weight, bias, latent, out,
+    L: tl.constexpr, W: tl.constexpr, W2: tl.constexpr, S: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, W2)
+    inside = (row < S)[:, None] & (column < W)[None, :]
+    a = tl.load(weight + row[:, None] * W + column[None, :], inside, 0.0)
+    which = tl.load(latent + row, row < S, 0)
+    b = tl.load(w_plus + (n * L + which[:, None]) * W + column[None, :], inside, 0.0)
+    style = tl.sum(a * b, 1) + tl.load(bias + row, row < S, 0.0)
+    style += tl.load(delta + n * S + row, row < S, 0.0)
+    tl.store(out + n * S + row, style, row < S)
+
+
+def styles(w_plus: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, latent: Tensor) -> Tensor:
+    """Every affine layer at once: W_PLUS (N, L, W), DELTA (N, S) → S (N, S), float32.
+
+    weight (S, W), bias (S,); latent (S,) int32 is the row of W_PLUS that feeds each channel.
+    """
+    n, rows, width = w_plus.shape
+    size = weight.shape[0]
+    out = torch.empty_like(delta)
+    _styles[(triton.cdiv(size, ROWS), n)](
+        w_plus, delta, weight, bias, latent, out,
+        rows, width, power_of_two(width), size, ROWS,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _demodulation(
+    style, energy, blocks, scaled, factor,
+    S: tl.constexpr, TOTAL: tl.constexpr, WIDEST: tl.constexpr, ROWS: tl.constexpr,
+    GAIN: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1)
+    block = blocks + tl.program_id(0) * 5
+    start, channels, first = tl.load(block), tl.load(block + 1), tl.load(block + 2)
+    rows, weights = tl.load(block + 3), tl.load(block + 4)
+    column = tl.arange(0, WIDEST)
+    s = tl.load(style + n * S + start + column, column < channels, 0.0)
+    largest = tl.maximum(tl.max(tl.abs(s), 0), 1e-20)
+    s = s / largest
+    # Each block of a layer writes the same numbers.
+    tl.store(scaled + n * S + start + column, s, column < channels)
+    row = tl.arange(0, ROWS)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    e = tl.load(energy + weights + row[:, None] * channels + column[None, :], inside, 0.0)
+    total = tl.sum(e * (s * s)[None, :], 1) + 1e-8 / (largest * largest)
+    tl.store(factor + n * TOTAL + first + row, GAIN / tl.sqrt(total), row < rows)
+
+
+def demodulation(
+    style: Tensor, energy: Tensor, blocks: Tensor, outputs: int, widest: int, gain: float
+) -> tuple[Tensor, Tensor]:
+    """Demodulation (StyleGAN2, section 2.2) of every convolution at once.
+
+    Returns each convolution's style over its largest magnitude m (N, S), float32, so that half
+    precision does not overflow, and (N, outputs) the factors, times `gain`, for convolutions of
+    that: gain · m / sqrt(sum_i energy_oi s_i² + eps) = gain / sqrt(sum_i energy_oi (s_i/m)² +
+    eps/m²). toRGB's styles are left unwritten.
+
+    energy: sum of the squared taps, layer by layer (out, in), flat. blocks (B, 5) int32: where the
+    style begins, its channels, where the factors begin, how many, where in `energy`.
+    """
+    n, size = style.shape
+    scaled = torch.empty_like(style)
+    factor = torch.empty(n, outputs, dtype=torch.float32, device=style.device)
+    _demodulation[(blocks.shape[0], n)](
+        style, energy, blocks, scaled, factor, size, outputs, power_of_two(widest), ROWS, gain
+    )
+    return scaled, factor
+
+
+@triton.jit
+def _skip(skip, n, j, y, x, inside, H: tl.constexpr, W: tl.constexpr):
+    """The binomial filter's up-sampling: 3/4 of the nearer pixel, 1/4 of the farther, each way."""
+    near_y, near_x = y // 2, x // 2
+    far_y, far_x = near_y - 1 + 2 * (y % 2), near_x - 1 + 2 * (x % 2)
+    plane = skip + (n * 3 + j) * ((H // 2) * (W // 2))
+    far_y_in = inside & (far_y >= 0) & (far_y < H // 2)
+    far_x_in = (far_x >= 0) & (far_x < W // 2)
+    a = tl.load(plane + near_y * (W // 2) + near_x, inside, 0.0)
+    b = tl.load(plane + near_y * (W // 2) + far_x, inside & far_x_in, 0.0)
+    c = tl.load(plane + far_y * (W // 2) + near_x, far_y_in, 0.0)
+    d = tl.load(plane + far_y * (W // 2) + far_x, far_y_in & far_x_in, 0.0)
+    return 0.5625 * a + 0.1875 * (b + c) + 0.0625 * d
+
+
+@triton.jit
+def _to_rgb(
+    v, channel, n, pixel, inside, rgb_weight, rgb_bias, rgb_style, skip, rgb,
+    S: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    SKIP: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    """toRGB of the features v (pixels, channels), added to the up-sampled skip."""
+    style = tl.load(rgb_style + n * S + channel, channel < C, 0.0)
+    for j in tl.static_range(3):
+        filters = tl.load(rgb_weight + j * C + channel, channel < C, 0.0) * style
+        value = tl.sum(v * filters[None, :], 1) + tl.load(rgb_bias + j)
+        if SKIP:
+            value += _skip(skip, n, j, pixel // W, pixel % W, inside, H, W)
+        if BYTES:
+            value = (tl.minimum(tl.maximum(value, -1.0), 1.0) + 1.0) * 127.5
+            # Rounded half to even, as the reference does: adding 2^23 leaves no fraction.
+            value = (value + 8388608.0) - 8388608.0
+            tl.store(rgb + (n * H * W + pixel) * 3 + j, value.to(tl.uint8), inside)
+        else:
+            tl.store(rgb + (n * 3 + j) * (H * W) + pixel, value, inside)
+
+
+@triton.jit
+def _finish(
+    x, factor, noise, bias, style, rgb_weight, rgb_bias, rgb_style, skip, rgb, out,
+    S: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    C2: tl.constexpr, PIXELS: tl.constexpr, NOISE: tl.constexpr, RGB: tl.constexpr,
+    SKIP: tl.constexpr, BYTES: tl.constexpr, NEXT: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, C2)
+    inside = pixel < H * W
+    mask = inside[:, None] & (channel < C)[None, :]
+    at = (n * H * W + pixel[:, None]) * C + channel[None, :]
+    d = tl.load(factor + n * TOTAL + channel, channel < C, 0.0)
+    v = tl.load(x + at, mask, 0.0).to(tl.float32) * d[None, :]
+    if NOISE:
+        v += tl.load(noise + pixel, inside, 0.0).to(tl.float32)[:, None]
+    v += tl.load(bias + channel, channel < C, 0.0)[None, :]
+    v = tl.where(v > 0, v, v * SLOPE)
+    if RGB:
+        _to_rgb(v, channel, n, pixel, inside, rgb_weight, rgb_bias, rgb_style, skip, rgb,
+                S, H, W, C, SKIP, BYTES)  # fmt: skip
+    if NEXT:
+        v *= tl.load(style + n * S + channel, channel < C, 0.0)[None, :]
+        v = tl.minimum(tl.maximum(v, -LARGEST), LARGEST)
+        tl.store(out + at, v.to(out.dtype.element_ty), mask)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What follows a convolution: where its numbers lie, and its constants.
+
+    factor: its place in `demodulation`'s factors. bias (C,) float32, times the activation's gain.
+    noise (H, W), times its strength and the gain, or None.
+    """
+
+    factor: int
+    bias: Tensor
+    noise: Tensor | None
+
+
+@dataclass(frozen=True)
+class ToRGB:
+    """A toRGB: weight (3, C) float32, bias (3,) float32; style: its place in S."""
+
+    weight: Tensor
+    bias: Tensor
+    style: int
+
+
+def finish(
+    x: Tensor,
+    layer: Finish,
+    factors: Tensor,
+    *,
+    scaled: Tensor | None = None,
+    to_rgb: ToRGB | None = None,
+    styles: Tensor | None = None,
+    skip: Tensor | None = None,
+    pixels: bool = False,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Demodulation, noise, bias, leaky ReLU, toRGB, and the next layer's style, in one pass.
+
+    Args:
+        x: the convolution's result (N, H, W, C), overwritten by what is returned.
+        factors: of `demodulation`.
+        scaled: (N, S) at the next convolution's style; None: this is the last layer.
+        to_rgb: its picture is added to `skip`, (N, 3, H / 2, W / 2) float32 or None, up-sampled.
+        styles: S (N, S).
+        pixels: give the picture as (N, H, W, 3) uint8, [-1, 1] as 0 to 255.
+
+    Returns:
+        (features times the next style or None, picture (N, 3, H, W) float32 or None).
+    """
+    n, height, width, channels = x.shape
+    wide = power_of_two(channels)
+    per_program = max(1, min(4096 // wide, 128))
+    rgb = None
+    if to_rgb is not None:
+        shape = (n, height, width, 3) if pixels else (n, 3, height, width)
+        dtype = torch.uint8 if pixels else torch.float32
+        rgb = torch.empty(shape, dtype=dtype, device=x.device)
+    _finish[(triton.cdiv(height * width, per_program), n)](
+        x, factors[:, layer.factor :], layer.noise, layer.bias, scaled,
+        None if to_rgb is None else to_rgb.weight, None if to_rgb is None else to_rgb.bias,
+        None if to_rgb is None or styles is None else styles[:, to_rgb.style :],
+        skip, rgb, x,
+        0 if styles is None else styles.stride(0), factors.stride(0),
+        height, width, channels, wide, per_program,
+        layer.noise is not None, to_rgb is not None, skip is not None, pixels, scaled is not None,
+    )  # fmt: skip
+    return (None if scaled is None else x), rgb
+
+
+@triton.jit
+def _blur_and_finish(
+    t, factor, noise, bias, style, out,
+    S: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, NOISE: tl.constexpr,
+):  # fmt: skip
+    # Here H, W are those of the smaller picture; one program makes two rows of the larger one.
+    n, y = tl.program_id(2), tl.program_id(0) // tl.cdiv(W, COLUMNS)
+    x = tl.program_id(0) % tl.cdiv(W, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (x < W)[:, None] & (channel < C)[None, :]
+    zero = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    upper_even, upper_odd, lower_even, lower_odd = zero, zero, zero, zero
+    for i in tl.static_range(5):  # rows 2y - 1 … 2y + 3 of the transposed convolution's result
+        row, a = y + (i + 1) // 2 - 1, (i + 1) % 2
+        line = t + ((n * (H + 1) + row) * (W + 1)) * (4 * C) + a * 2 * C
+        even, odd = zero, zero
+        for k in tl.static_range(5):
+            column, b = x + (k + 1) // 2 - 1, (k + 1) % 2
+            at = line + column[:, None] * (4 * C) + b * C + channel[None, :]
+            v = tl.load(at, inside & (column >= 0)[:, None] & (row >= 0), 0.0).to(tl.float32)
+            if k < 4:
+                even += v * (0.25 if k == 0 or k == 3 else 0.75)
+            if k > 0:
+                odd += v * (0.25 if k == 1 or k == 4 else 0.75)
+        if i < 4:
+            upper_even += even * (0.25 if i == 0 or i == 3 else 0.75)
+            upper_odd += odd * (0.25 if i == 0 or i == 3 else 0.75)
+        if i > 0:
+            lower_even += even * (0.25 if i == 1 or i == 4 else 0.75)
+            lower_odd += odd * (0.25 if i == 1 or i == 4 else 0.75)
+    d = tl.load(factor + n * TOTAL + channel, channel < C, 0.0)
+    b = tl.load(bias + channel, channel < C, 0.0)
+    s = tl.load(style + n * S + channel, channel < C, 0.0)
+    for i in tl.static_range(2):
+        for k in tl.static_range(2):
+            if i == 0:
+                v = upper_even if k == 0 else upper_odd
+            else:
+                v = lower_even if k == 0 else lower_odd
+            pixel = (2 * y + i) * (2 * W) + 2 * x + k
+            v = v * d[None, :]
+            if NOISE:
+                v += tl.load(noise + pixel, x < W, 0.0).to(tl.float32)[:, None]
+            v += b[None, :]
+            v = tl.where(v > 0, v, v * SLOPE) * s[None, :]
+            v = tl.minimum(tl.maximum(v, -LARGEST), LARGEST)
+            at = (n * 4 * H * W + pixel[:, None]) * C + channel[None, :]
+            tl.store(out + at, v.to(out.dtype.element_ty), inside)
+
+
+def blur_and_finish(t: Tensor, layer: Finish, factors: Tensor, scaled: Tensor) -> Tensor:
+    """The second half of an up-sampling convolution, in one pass.
+
+    t (N, H + 1, W + 1, 4C) holds the stride-2 transposed convolution's pixel (2i + a, 2j + b) at
+    (i, j), channels (2a + b)C onward. The binomial filter, then as `finish` without toRGB:
+    → (N, 2H, 2W, C) times the next style `scaled`.
+    """
+    n, height, width, channels = t.shape[0], t.shape[1] - 1, t.shape[2] - 1, t.shape[3] // 4
+    out = torch.empty(n, 2 * height, 2 * width, channels, dtype=t.dtype, device=t.device)
+    per_program = min(power_of_two(channels), 64)
+    columns = min(power_of_two(width), 1024 // per_program)
+    grid = (height * triton.cdiv(width, columns), triton.cdiv(channels, per_program), n)
+    _blur_and_finish[grid](
+        t, factors[:, layer.factor :], layer.noise, layer.bias, scaled, out,
+        scaled.stride(0), factors.stride(0), height, width, channels,
+        columns, per_program, layer.noise is not None,
+    )  # fmt: skip
+    return out
