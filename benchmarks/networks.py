@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
 from styleclip_export.models.stylegan2 import channels_by_base
+from styleclip_server.gpu.graphs import Graphed
 from torch import Tensor, nn
 
 OUT = Path(__file__).resolve().parent.parent / "out" / "bench-gpu"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-VARIANTS = ("published", "eager", "graph", "compile", "compile+graph")
+VARIANTS = ("published", "eager", "graph", "compile", "compile+graph", "served")
 PROMPTS = 79
 EXAMPLES = 4  # different inputs, taken in turn
 # Milliseconds a picture (a call for clip_text) that the project aims at, on one H200.
@@ -44,6 +45,7 @@ class Case:
     name: str
     published: Call
     ours: Callable[[torch.dtype], Call]
+    served: Callable[[], Call]  # as `styleclip_server.gpu` runs it
     example: Callable[[int], tuple[Tensor, ...]]
     batches: tuple[int, ...]
 
@@ -89,7 +91,18 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
         return call
 
     published = lambda w_plus, delta: naive.picture(generator, w_plus, delta)  # noqa: E731
-    return Case("stylegan2", published, ours, example, batches)
+
+    def served() -> Call:
+        from styleclip_server.gpu.stylegan2 import Generator as Served
+
+        return Served(_weights(generator, "generator."), device)
+
+    return Case("stylegan2", published, ours, served, example, batches)
+
+
+def _weights(module: nn.Module, prefix: str) -> dict[str, Any]:
+    """The parameters as the exported ONNX file names them."""
+    return {prefix + name: value.cpu().numpy() for name, value in module.state_dict().items()}
 
 
 def _e4e(batches: tuple[int, ...], device: str, small: bool) -> Case:
@@ -108,7 +121,12 @@ def _e4e(batches: tuple[int, ...], device: str, small: bool) -> Case:
     def example(batch: int) -> tuple[Tensor, ...]:
         return (torch.rand(batch, 3, 256, 256, device=device) * 2 - 1,)
 
-    return Case("e4e", encoder(), ours, example, batches)
+    def served() -> Call:
+        from styleclip_server.gpu.e4e import Encoder as Served
+
+        return Served(_weights(encoder(), "encoder."), device)
+
+    return Case("e4e", encoder(), ours, served, example, batches)
 
 
 def _clip(device: str, small: bool) -> Case:
@@ -133,45 +151,35 @@ def _clip(device: str, small: bool) -> Case:
         longest = 18  # as the longest text of the example; a served graph finds it itself
         return lambda tokens: module.encode_text(tokens[:, :longest]).float()
 
-    return Case("clip_text", clip().encode_text, ours, example, (2,))
+    def served() -> Call:
+        from styleclip_server.gpu.clip_text import TextEncoder as Served
+
+        encoder = Served(_weights(clip(), "clip."), device)
+        return lambda tokens: encoder(tokens[:, :24].int())  # trimmed, as a served request is
+
+    return Case("clip_text", clip().encode_text, ours, served, example, (2,))
 
 
 @torch.inference_mode()
 def measure(case: Case, variant: str, dtype: str, batch: int, repeat: int, device: str) -> Row:
     """One row. Raises what PyTorch raises where a variant cannot run."""
     examples = [case.example(batch) for _ in range(EXAMPLES)]
-    call = case.published if variant == "published" else case.ours(DTYPES[dtype])
+    if variant == "published":
+        call = case.published
+    elif variant == "served":
+        call = case.served()
+    else:
+        call = case.ours(DTYPES[dtype])
     if "compile" in variant:
         call = torch.compile(call, dynamic=False)
-    if "graph" in variant:
-        call = _graphed(call, examples[0])
+    if "graph" in variant or variant == "served":
+        call = Graphed(call, torch.device(device))
     psnr = _psnr(call(*examples[-1]), case.published(*examples[-1]))
     for inputs in examples:  # warm
         call(*inputs)
     timed = _cuda_ms if device == "cuda" else _wall_ms
     ms = statistics.median(timed(call, examples[i % EXAMPLES]) for i in range(repeat))
     return Row(case.name, variant, dtype, batch, ms, ms / batch, psnr)
-
-
-def _graphed(call: Call, inputs: tuple[Tensor, ...]) -> Call:
-    """`call` as one CUDA graph; new inputs are copied to where it reads."""
-    held = tuple(t.clone() for t in inputs)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call(*held)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = call(*held)
-
-    def replay(*fresh: Tensor) -> Tensor:
-        for target, source in zip(held, fresh, strict=True):
-            target.copy_(source)
-        graph.replay()
-        return answer
-
-    return replay
 
 
 def _cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
@@ -218,9 +226,10 @@ def main(device: str, small: bool, batches: str, variants: str, dtypes: str, rep
     with torch.inference_mode():
         for case in cases(tuple(map(int, batches.split(","))), device, small):
             for variant in variants.split(","):
-                if "graph" in variant and device == "cpu":
+                if device == "cpu" and ("graph" in variant or variant == "served"):
                     continue
-                for dtype in ("fp32",) if variant == "published" else dtypes.split(","):
+                fixed = {"published": ("fp32",), "served": ("fp16",)}
+                for dtype in fixed.get(variant, dtypes.split(",")):
                     for batch in case.batches:
                         try:
                             rows.append(measure(case, variant, dtype, batch, repeat, device))

@@ -2,8 +2,10 @@
 
 `model_repository/steps` holds what every domain shares (Python steps and ensembles),
 `model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
-beside them. Triton serves both together. A model has two configs where they differ: `config.pbtxt`
-for a GPU and `configs/cpu.pbtxt`, which `--model-config-name=cpu` picks.
+beside them. Triton serves both together. A model has up to three configs where they differ, of
+which `--model-config-name` picks one: `config.pbtxt` runs the networks in ONNX Runtime on a GPU,
+`configs/torch.pbtxt` in PyTorch on a GPU (`styleclip_server.gpu`, the fastest), `configs/cpu.pbtxt`
+in ONNX Runtime on a CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import text_format
 from styleclip_client import contract
@@ -48,8 +50,16 @@ ENSEMBLES: dict[str, tuple[Model, ...]] = {
 }
 _TYPES = {"BYTES": "TYPE_STRING"}
 
+Flavour = Literal["gpu", "torch", "cpu"]
+FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu")  # the first is `config.pbtxt`
+# Beside each `model.onnx`, for the flavour "torch".
+MODEL_PY = """from styleclip_server.gpu.network import TritonPythonModel
 
-def step_config(model: Model, *, gpu: bool) -> pb.ModelConfig:
+__all__ = ["TritonPythonModel"]
+"""
+
+
+def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
     """The config of a Python step or an ensemble, the same for every domain."""
     config = _interface(model, {})
     if model.kind == "ensemble":
@@ -66,13 +76,16 @@ def step_config(model: Model, *, gpu: bool) -> pb.ModelConfig:
                     known.add(tensor.name)
         return config
     config.backend = model.kind
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU,
-                              count=INSTANCES.get(model.name, 1))  # fmt: skip
-    _queue(config, 0, gpu=gpu)
+    kind = pb.ModelInstanceGroup.KIND_CPU
+    if flavour == "torch" and model is contract.COMPOSE:  # JPEG is encoded where the picture is
+        kind = pb.ModelInstanceGroup.KIND_GPU
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    config.instance_group.add(kind=kind, count=INSTANCES.get(model.name, 1))
+    _queue(config, 0, flavour)
     return config
 
 
-def network_config(model: Model, domain: Mapping[str, Any], *, gpu: bool) -> pb.ModelConfig:
+def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) -> pb.ModelConfig:
     """The config of a network of `domain` (its domain.json)."""
     dims = {
         "W_PLUS": (domain["num_latents"], domain["w_dim"]),
@@ -80,12 +93,15 @@ def network_config(model: Model, domain: Mapping[str, Any], *, gpu: bool) -> pb.
         "IMAGE": (domain["resolution"], domain["resolution"], 3),
     }
     config = _interface(model, dims)
-    config.backend = model.kind
+    config.backend = "python" if flavour == "torch" else model.kind
+    if flavour == "torch":
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is contract.CLIP_TEXT:
         config.max_batch_size = MAX_PROMPTS
-    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    cpu = flavour == "cpu"
+    kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=1)
-    _queue(config, GPU_QUEUE_DELAY_MICROSECONDS if gpu else 0, gpu=gpu)
+    _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
     warm = config.model_warmup.add(name="one", batch_size=1)
     for tensor in model.inputs:
         shape = dims.get(tensor.name, tensor.shape)
@@ -115,15 +131,15 @@ def _type(tensor: Tensor) -> int:
     return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
 
 
-def _queue(config: pb.ModelConfig, delay: int, *, gpu: bool) -> None:
+def _queue(config: pb.ModelConfig, delay: int, flavour: Flavour) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
-    if not gpu:
+    if flavour == "cpu":
         batching.preferred_batch_size.append(1)
     policy = batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
-    policy.max_queue_size = QUEUE_LENGTH["gpu" if gpu else "cpu"]
+    policy.max_queue_size = QUEUE_LENGTH["cpu" if flavour == "cpu" else "gpu"]
 
 
 def text(config: pb.ModelConfig) -> str:
@@ -136,19 +152,21 @@ def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
     """Path → text of every config of the steps, or of the networks of `domain`."""
     files = {}
 
-    def add(folder: Path, configs: Mapping[bool, pb.ModelConfig]) -> None:
-        files[folder / "config.pbtxt"] = text(configs[True])
-        if configs[False] != configs[True]:
-            files[folder / "configs" / "cpu.pbtxt"] = text(configs[False])
+    def add(folder: Path, configs: Mapping[Flavour, pb.ModelConfig]) -> None:
+        default, *others = FLAVOURS
+        files[folder / "config.pbtxt"] = text(configs[default])
+        for flavour in others:
+            if configs[flavour] != configs[default]:
+                files[folder / "configs" / f"{flavour}.pbtxt"] = text(configs[flavour])
 
     if domain is None:
         for model in contract.STEPS:
-            configs = {gpu: step_config(model, gpu=gpu) for gpu in (True, False)}
+            configs = {flavour: step_config(model, flavour) for flavour in FLAVOURS}
             add(repository / "steps" / model.name, configs)
         return files
     data = json.loads((repository / domain / "domain.json").read_text("utf-8"))
     for model in contract.NETWORKS:
-        configs = {gpu: network_config(model, data, gpu=gpu) for gpu in (True, False)}
+        configs = {flavour: network_config(model, data, flavour) for flavour in FLAVOURS}
         add(repository / domain / model.name, configs)
     return files
 
@@ -182,7 +200,7 @@ def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
     version = max(numbers, default=0) + 1
     partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
-        for name, data in files.items():
+        for name, data in {**files, "model.py": MODEL_PY.encode()}.items():
             (partial / name).write_bytes(data)
         partial.chmod(0o755)
         partial.rename(folder / str(version))

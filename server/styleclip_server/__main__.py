@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
+from styleclip_server.installed import FLAVOURS
 from styleclip_server.launcher import CANARY_SECONDS, default_repository, running_server
 from styleclip_server.log import FORMATS, JsonFormatter
 from styleclip_server.request_log import WHICH
@@ -57,6 +58,9 @@ _PORT = click.IntRange(0, 65535)
               help="Trace one in so many requests.")  # fmt: skip
 @click.option("--allow-shared-memory", is_flag=True,
               help="Let clients of this machine pass tensors in shared memory.")  # fmt: skip
+@click.option("--networks", type=click.Choice(FLAVOURS), default=FLAVOURS[0],
+              help="What runs them: torch (PyTorch on a GPU, the fastest), gpu or cpu (ONNX "
+              "Runtime); auto: the best that is installed.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
     """Serve the model repository on Triton, and start it anew when a part of it dies.
 

@@ -7,6 +7,7 @@ as NVIDIA's container has it in /opt/tritonserver, has a native one; STYLECLIP_T
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -16,6 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TRITON_VARIABLE = "STYLECLIP_TRITON"
+# Who runs the networks, as the models' configs are named: ONNX Runtime on a GPU, PyTorch on a GPU
+# (the fastest), ONNX Runtime on a CPU.
+FLAVOURS = ("auto", "gpu", "torch", "cpu")
 STUB = "triton_python_backend_stub"
 _BACKENDS = Path(__file__).parent / "backends"
 
@@ -66,3 +70,12 @@ def installed() -> Installed | None:
     return Installed(
         package / "tritonserver", tuple(str(each) for each in libraries if each), whole=False
     )
+
+
+def installed_flavour() -> str:
+    """The best of `FLAVOURS` that this machine can run."""
+    if not Path("/dev/nvidiactl").exists():
+        return "cpu"
+    if not all(map(find_spec, ("torch", "torchvision", "triton", "onnx"))):
+        return "gpu"
+    return "gpu" if importlib.metadata.version("torch").endswith("+cpu") else "torch"

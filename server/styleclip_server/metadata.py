@@ -8,6 +8,7 @@ which would show the face before the edit, and (unless asked for) the place (GPS
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -146,3 +147,22 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
     if metadata.xmp:
         text.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     return options | {"pnginfo": text}
+
+
+def into_jpeg(data: bytes, metadata: Metadata | None) -> bytes:
+    """A JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP part 3)."""
+    if metadata is None:
+        return data
+    segments = []
+    if metadata.exif is not None:
+        exif = metadata.exif.tobytes()
+        segments.append(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
+    if metadata.xmp:
+        segments.append(b"http://ns.adobe.com/xap/1.0/\0" + metadata.xmp.encode())
+    if metadata.icc_profile:
+        raise ValueError("a picture with a colour profile is encoded by Pillow")
+    head = b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)
+    start = 2  # after the start of the image, and JFIF's segment if there is one
+    if data[2:4] == b"\xff\xe0":
+        start += 2 + struct.unpack(">H", data[4:6])[0]
+    return data[:start] + head + data[start:]

@@ -19,7 +19,12 @@ import psutil
 
 from styleclip_server import arguments, request_log
 from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
-from styleclip_server.installed import STUB, TRITON_VARIABLE, installed
+from styleclip_server.installed import (
+    STUB,
+    TRITON_VARIABLE,
+    installed,
+    installed_flavour,
+)
 from styleclip_server.log import FORMATS, Log
 
 _PR_SET_PDEATHSIG = 1
@@ -52,6 +57,7 @@ class Options:
     `log_requests` is one of `request_log.WHICH`, `log_texts` puts the texts into these lines too.
     `trace_to` is an OpenTelemetry collector's URL for one in `trace_every` requests.
     `allow_shared_memory` lets clients of this machine put tensors into its shared memory.
+    `networks` is one of `installed.FLAVOURS`: which of the models' configs is used.
     """
 
     repository: Path
@@ -70,6 +76,7 @@ class Options:
     trace_to: str | None = None
     trace_every: int = 1
     allow_shared_memory: bool = False
+    networks: str = "auto"
 
     @property
     def told(self) -> str:
@@ -194,8 +201,9 @@ class Triton:
             *arguments.connections(options.connection_age),
             *arguments.traces(options.trace_to, options.trace_every),
         ]
-        if not Path("/dev/nvidiactl").exists():
-            command.append("--model-config-name=cpu")
+        flavour = options.networks if options.networks != "auto" else installed_flavour()
+        if flavour != "gpu":
+            command.append(f"--model-config-name={flavour}")
         return command
 
     def _environment(self) -> dict[str, str]:

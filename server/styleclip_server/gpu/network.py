@@ -88,7 +88,7 @@ class TritonPythonModel:
 
     def _filled_up(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
         """The requests' inputs as one batch of a size that is captured, or worth it."""
-        joined = [column[0] if len(column) == 1 else torch.cat(column) for column in columns]
+        joined = [column[0] if len(column) == 1 else torch.cat(list(column)) for column in columns]
         wanted = up_to_multiple(rows, 16) if self.texts else up_to_power_of_two(rows)
         if self.texts:
             # Attention is causal: what follows the end of the longest text changes nothing.

@@ -60,9 +60,11 @@ class Generator:
         """The affine layers as one matrix, and where each layer's style begins in S."""
         rows, biases, latents = [], [], []
         self.starts: dict[str, int] = {}
+        begin = 0
         for name, latent in self._layers():
             weight = self._weights[f"{name}.conv.modulation.weight"]
-            self.starts[name] = sum(map(len, rows))
+            self.starts[name] = begin
+            begin += len(weight)
             rows.append(weight / math.sqrt(weight.shape[1]))
             biases.append(self._weights[f"{name}.conv.modulation.bias"])
             latents.append(np.full(len(weight), latent))
@@ -71,7 +73,8 @@ class Generator:
         self.latent = self._constant(np.concatenate(latents), torch.int32)
 
     def _convolutions(self) -> None:
-        energies, table = [], []
+        energies: list[np.ndarray] = []
+        table = []
         self.outputs = self.widest = 0
         self.convs: dict[str, tuple[Tensor, kernels.Finish]] = {}
         self.to_rgbs: dict[str, kernels.ToRGB] = {}
@@ -82,8 +85,9 @@ class Generator:
             energy = np.square(weight).sum((2, 3))
             begin = sum(e.size for e in energies)
             for first in range(0, out, kernels.ROWS):
-                table.append((self.starts[name], channels, self.outputs + first,
-                              min(kernels.ROWS, out - first), begin + first * channels))  # fmt: skip
+                rows = min(kernels.ROWS, out - first)
+                at = self.outputs + first, rows, begin + first * channels
+                table.append((self.starts[name], channels, *at))
             energies.append(energy)
             finish = kernels.Finish(
                 self.outputs,
@@ -130,7 +134,8 @@ class Generator:
             last = i + 1 == len(names)
             following = None if last else scaled[:, self.starts[names[i + 1]] :]
             assert x is not None
-            if name != "conv1" and i % 2 == 1:
+            if i % 2 == 1:
+                assert following is not None
                 x = kernels.blur_and_finish(_conv(x, weight), finish, factors, following)
                 continue
             x, rgb = kernels.finish(

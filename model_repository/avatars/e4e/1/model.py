@@ -1,0 +1,3 @@
+from styleclip_server.gpu.network import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
