@@ -187,10 +187,10 @@ def encode(
 ) -> bytes:
     """RGB pixels (H, W, 3) uint8 or an RGB picture as JPEG, PNG or WEBP with metadata `beside`.
 
-    Pixels may be a PyTorch tensor on a GPU, which encodes JPEG itself. `quality` 1 to 100 counts for
-    JPEG and WEBP. Raises UnknownFormat for another format or quality, or a picture whose sides are
-    too long for the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another shape
-    or dtype.
+    Pixels may be a PyTorch tensor on a GPU, which encodes JPEG itself. `quality` 1 to 100 counts
+    for JPEG and WEBP. Raises UnknownFormat for another format or quality, or a picture whose sides
+    are too long for the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another
+    shape or dtype.
     """
     if not isinstance(picture, (np.ndarray, Image.Image)):
         if format.upper() == "JPEG":
