@@ -18,6 +18,7 @@ from torch import Tensor
 
 SLOPE = tl.constexpr(0.2)  # of the leaky ReLU
 LARGEST = tl.constexpr(60_000.0)  # just within float16
+MANY_PIXELS = 128 * 1024  # from which 128 pixels a program are enough programs for any device
 ROWS = 16  # rows of a matrix that one program of `styles` or `demodulation` multiplies
 
 
@@ -119,16 +120,13 @@ def _skip(skip, n, j, y, x, inside, H: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
-def _to_rgb(
-    v, channel, n, pixel, inside, rgb_weight, rgb_bias, rgb_style, skip, rgb,
-    S: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    SKIP: tl.constexpr, BYTES: tl.constexpr,
+def _store_rgb(
+    red, green, blue, n, pixel, inside, rgb_bias, skip, rgb,
+    H: tl.constexpr, W: tl.constexpr, SKIP: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
-    """toRGB of the features v (pixels, channels), added to the up-sampled skip."""
-    style = tl.load(rgb_style + n * S + channel, channel < C, 0.0)
+    """toRGB's sums (pixels,), bias and the up-sampled skip added, as floats or as bytes."""
     for j in tl.static_range(3):
-        filters = tl.load(rgb_weight + j * C + channel, channel < C, 0.0) * style
-        value = tl.sum(v * filters[None, :], 1) + tl.load(rgb_bias + j)
+        value = (red if j == 0 else (green if j == 1 else blue)) + tl.load(rgb_bias + j)
         if SKIP:
             value += _skip(skip, n, j, pixel // W, pixel % W, inside, H, W)
         if BYTES:
@@ -141,31 +139,49 @@ def _to_rgb(
 
 
 @triton.jit
+def _for_next(v, s):
+    """Features times the next layer's style, not beyond half precision (negative ones are a fifth
+    of what they were)."""
+    return tl.minimum(v * s, LARGEST)
+
+
+@triton.jit
 def _finish(
     x, factor, noise, bias, style, rgb_weight, rgb_bias, rgb_style, skip, rgb, out,
     S: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    C2: tl.constexpr, PIXELS: tl.constexpr, NOISE: tl.constexpr, RGB: tl.constexpr,
+    CHANNELS: tl.constexpr, PIXELS: tl.constexpr, NOISE: tl.constexpr, RGB: tl.constexpr,
     SKIP: tl.constexpr, BYTES: tl.constexpr, NEXT: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    channel = tl.arange(0, C2)
     inside = pixel < H * W
-    mask = inside[:, None] & (channel < C)[None, :]
-    at = (n * H * W + pixel[:, None]) * C + channel[None, :]
-    d = tl.load(factor + n * TOTAL + channel, channel < C, 0.0)
-    v = tl.load(x + at, mask, 0.0).to(tl.float32) * d[None, :]
+    red = tl.zeros((PIXELS,), tl.float32)
+    green, blue = red, red
+    added = red
     if NOISE:
-        v += tl.load(noise + pixel, inside, 0.0).to(tl.float32)[:, None]
-    v += tl.load(bias + channel, channel < C, 0.0)[None, :]
-    v = tl.where(v > 0, v, v * SLOPE)
+        added = tl.load(noise + pixel, inside, 0.0).to(tl.float32)
+    for start in range(0, C, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        exists = channel < C
+        mask = inside[:, None] & exists[None, :]
+        at = (n * H * W + pixel[:, None]) * C + channel[None, :]
+        d = tl.load(factor + n * TOTAL + channel, exists, 0.0)
+        b = tl.load(bias + channel, exists, 0.0)
+        v = tl.load(x + at, mask, 0.0).to(tl.float32) * d[None, :] + b[None, :]
+        if NOISE:
+            v += added[:, None]
+        v = tl.maximum(v, v * SLOPE)
+        if RGB:
+            f = tl.load(rgb_style + n * S + channel, exists, 0.0)
+            red += tl.sum(v * (f * tl.load(rgb_weight + channel, exists, 0.0))[None, :], 1)
+            green += tl.sum(v * (f * tl.load(rgb_weight + C + channel, exists, 0.0))[None, :], 1)
+            blue += tl.sum(v * (f * tl.load(rgb_weight + 2 * C + channel, exists, 0.0))[None, :], 1)
+        if NEXT:
+            v = _for_next(v, tl.load(style + n * S + channel, exists, 0.0)[None, :])
+            tl.store(out + at, v.to(out.dtype.element_ty), mask)
     if RGB:
-        _to_rgb(v, channel, n, pixel, inside, rgb_weight, rgb_bias, rgb_style, skip, rgb,
-                S, H, W, C, SKIP, BYTES)  # fmt: skip
-    if NEXT:
-        v *= tl.load(style + n * S + channel, channel < C, 0.0)[None, :]
-        v = tl.minimum(tl.maximum(v, -LARGEST), LARGEST)
-        tl.store(out + at, v.to(out.dtype.element_ty), mask)
+        _store_rgb(red, green, blue, n, pixel, inside, rgb_bias, skip, rgb,
+                   H, W, SKIP, BYTES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -215,8 +231,13 @@ def finish(
         (features times the next style or None, picture (N, 3, H, W) float32 or None).
     """
     n, height, width, channels = x.shape
+    # With as many pixels as threads, each thread has a pixel of the skip; small pictures are spread
+    # over the device instead.
     wide = power_of_two(channels)
-    per_program = max(1, min(4096 // wide, 128))
+    if n * height * width >= MANY_PIXELS:
+        wide, per_program = min(wide, 64), 128
+    else:
+        per_program = max(1, 4096 // wide)
     rgb = None
     if to_rgb is not None:
         shape = (n, height, width, 3) if pixels else (n, 3, height, width)
@@ -235,54 +256,74 @@ def finish(
 
 
 @triton.jit
+def _blurred_line(
+    t, n, row, a, x, channel, inside,
+    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The filter along row 2·row + a of the transposed convolution: at columns 2x and 2x + 1."""
+    line = t + ((n * (H + 1) + row) * (W + 1)) * (4 * C) + a * 2 * C + channel[None, :]
+    exists = inside & (row >= 0) & (row <= H)
+    even = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    odd = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    for k in tl.static_range(5):  # columns 2x - 1 … 2x + 3
+        column, b = x + (k + 1) // 2 - 1, (k + 1) % 2
+        at = line + column[:, None] * (4 * C) + b * C
+        v = tl.load(at, exists & (column >= 0)[:, None], 0.0).to(tl.float32)
+        if k < 4:
+            even += v * (0.25 if k == 0 or k == 3 else 0.75)
+        if k > 0:
+            odd += v * (0.25 if k == 1 or k == 4 else 0.75)
+    return even, odd
+
+
+@triton.jit
+def _store_blurred(
+    v, n, pixel, d, b, s, noise, out, x, channel, inside,
+    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, NOISE: tl.constexpr,
+):  # fmt: skip
+    v = v * d[None, :] + b[None, :]
+    if NOISE:
+        v += tl.load(noise + pixel, x < W, 0.0).to(tl.float32)[:, None]
+    v = _for_next(tl.maximum(v, v * SLOPE), s[None, :])
+    at = out + (n * 4 * H * W + pixel[:, None]) * C + channel[None, :]
+    tl.store(at, v.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
 def _blur_and_finish(
     t, factor, noise, bias, style, out,
     S: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
-    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, NOISE: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, LINES: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    # Here H, W are those of the smaller picture; one program makes two rows of the larger one.
-    n, y = tl.program_id(2), tl.program_id(0) // tl.cdiv(W, COLUMNS)
+    # Here H, W are those of the smaller picture; each of its lines makes two of the larger one.
+    n, strip = tl.program_id(2), tl.program_id(0) // tl.cdiv(W, COLUMNS)
     x = tl.program_id(0) % tl.cdiv(W, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = (x < W)[:, None] & (channel < C)[None, :]
-    zero = tl.zeros((COLUMNS, CHANNELS), tl.float32)
-    upper_even, upper_odd, lower_even, lower_odd = zero, zero, zero, zero
-    for i in tl.static_range(5):  # rows 2y - 1 … 2y + 3 of the transposed convolution's result
-        row, a = y + (i + 1) // 2 - 1, (i + 1) % 2
-        line = t + ((n * (H + 1) + row) * (W + 1)) * (4 * C) + a * 2 * C
-        even, odd = zero, zero
-        for k in tl.static_range(5):
-            column, b = x + (k + 1) // 2 - 1, (k + 1) % 2
-            at = line + column[:, None] * (4 * C) + b * C + channel[None, :]
-            v = tl.load(at, inside & (column >= 0)[:, None] & (row >= 0), 0.0).to(tl.float32)
-            if k < 4:
-                even += v * (0.25 if k == 0 or k == 3 else 0.75)
-            if k > 0:
-                odd += v * (0.25 if k == 1 or k == 4 else 0.75)
-        if i < 4:
-            upper_even += even * (0.25 if i == 0 or i == 3 else 0.75)
-            upper_odd += odd * (0.25 if i == 0 or i == 3 else 0.75)
-        if i > 0:
-            lower_even += even * (0.25 if i == 1 or i == 4 else 0.75)
-            lower_odd += odd * (0.25 if i == 1 or i == 4 else 0.75)
     d = tl.load(factor + n * TOTAL + channel, channel < C, 0.0)
     b = tl.load(bias + channel, channel < C, 0.0)
     s = tl.load(style + n * S + channel, channel < C, 0.0)
-    for i in tl.static_range(2):
-        for k in tl.static_range(2):
-            if i == 0:
-                v = upper_even if k == 0 else upper_odd
-            else:
-                v = lower_even if k == 0 else lower_odd
-            pixel = (2 * y + i) * (2 * W) + 2 * x + k
-            v = v * d[None, :]
-            if NOISE:
-                v += tl.load(noise + pixel, x < W, 0.0).to(tl.float32)[:, None]
-            v += b[None, :]
-            v = tl.where(v > 0, v, v * SLOPE) * s[None, :]
-            v = tl.minimum(tl.maximum(v, -LARGEST), LARGEST)
-            at = (n * 4 * H * W + pixel[:, None]) * C + channel[None, :]
-            tl.store(out + at, v.to(out.dtype.element_ty), inside)
+    first = strip * LINES
+    # Each line of the transposed convolution is read once and kept while it is needed.
+    e0, o0 = _blurred_line(t, n, first - 1, 1, x, channel, inside, H, W, C, COLUMNS, CHANNELS)
+    e1, o1 = _blurred_line(t, n, first, 0, x, channel, inside, H, W, C, COLUMNS, CHANNELS)
+    e2, o2 = _blurred_line(t, n, first, 1, x, channel, inside, H, W, C, COLUMNS, CHANNELS)
+    for y in range(first, first + LINES):
+        e3, o3 = _blurred_line(t, n, y + 1, 0, x, channel, inside, H, W, C, COLUMNS, CHANNELS)
+        e4, o4 = _blurred_line(t, n, y + 1, 1, x, channel, inside, H, W, C, COLUMNS, CHANNELS)
+        here = inside & (y < H)
+        pixel = 4 * y * W + 2 * x
+        v = (e0 + e3) * 0.25 + (e1 + e2) * 0.75
+        _store_blurred(v, n, pixel, d, b, s, noise, out, x, channel, here, H, W, C, NOISE)
+        v = (o0 + o3) * 0.25 + (o1 + o2) * 0.75
+        _store_blurred(v, n, pixel + 1, d, b, s, noise, out, x, channel, here, H, W, C, NOISE)
+        v = (e1 + e4) * 0.25 + (e2 + e3) * 0.75
+        _store_blurred(v, n, pixel + 2 * W, d, b, s, noise, out, x, channel, here, H, W, C, NOISE)
+        v = (o1 + o4) * 0.25 + (o2 + o3) * 0.75
+        _store_blurred(
+            v, n, pixel + 2 * W + 1, d, b, s, noise, out, x, channel, here, H, W, C, NOISE
+        )
+        e0, o0, e1, o1, e2, o2 = e2, o2, e3, o3, e4, o4
 
 
 def blur_and_finish(t: Tensor, layer: Finish, factors: Tensor, scaled: Tensor) -> Tensor:
@@ -294,12 +335,14 @@ def blur_and_finish(t: Tensor, layer: Finish, factors: Tensor, scaled: Tensor) -
     """
     n, height, width, channels = t.shape[0], t.shape[1] - 1, t.shape[2] - 1, t.shape[3] // 4
     out = torch.empty(n, 2 * height, 2 * width, channels, dtype=t.dtype, device=t.device)
-    per_program = min(power_of_two(channels), 64)
-    columns = min(power_of_two(width), 1024 // per_program)
-    grid = (height * triton.cdiv(width, columns), triton.cdiv(channels, per_program), n)
+    per_program = min(power_of_two(channels), 32)
+    columns = min(power_of_two(width), 512 // per_program)
+    lines = 4 if n * height * width >= MANY_PIXELS // 16 else 1
+    strips = triton.cdiv(height, lines) * triton.cdiv(width, columns)
+    grid = (strips, triton.cdiv(channels, per_program), n)
     _blur_and_finish[grid](
         t, factors[:, layer.factor :], layer.noise, layer.bias, scaled, out,
         scaled.stride(0), factors.stride(0), height, width, channels,
-        columns, per_program, layer.noise is not None,
+        columns, per_program, lines, layer.noise is not None,
     )  # fmt: skip
     return out
