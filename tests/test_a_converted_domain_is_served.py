@@ -65,13 +65,19 @@ def repository(weights, tmp_path_factory):
     return folder
 
 
-def test_what_is_served_is_what_pytorch_computes(weights, repository, tmp_path):
+@pytest.mark.parametrize("flavour", ["cpu", "torch"])
+def test_what_is_served_is_what_pytorch_computes(weights, repository, flavour, tmp_path):
+    """`torch` is what a GPU runs, here on the CPU: half precision, kernels interpreted."""
+    if flavour == "torch":
+        repository = shutil.copytree(repository, tmp_path / "model_repository")
+        for path in repository.rglob("torch.pbtxt"):
+            path.write_text(path.read_text().replace("KIND_GPU", "KIND_CPU"))
     networks = read_domain(weights)
     photo = Image.fromarray(skimage.data.astronaut())
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    options = Options(repository, domain="ffhq", log=tmp_path / "log", **ports)
+    options = Options(repository, "ffhq", log=tmp_path / "log", networks=flavour, **ports)
     with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
         assert client.domain().name == "ffhq"
         served = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
@@ -84,7 +90,8 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, tmp_path):
     statistics = load_statistics(repository / "ffhq", domain.style_channels)
     with torch.no_grad():
         w_plus = networks.encoder.eval()(crop) + networks.w_avg
-        assert np.abs(inverted.w_plus - w_plus[0].numpy()).max() < 2e-4
+        off = np.abs(inverted.w_plus - w_plus[0].numpy()).max()
+        assert off < (2e-4 if flavour == "cpu" else 1e-2)
 
         def embedding(text):
             return directions.class_embeddings(
@@ -99,7 +106,9 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, tmp_path):
         styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
         picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
     expected = ((picture + 1) * 127.5).round().numpy()
-    assert np.abs(np.asarray(served.image(), np.float32) - expected).max() <= 1
+    off = np.abs(np.asarray(served.image(), np.float32) - expected)
+    assert off.max() <= (1 if flavour == "cpu" else 8)
+    assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
 
 
 def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weights, repository):

@@ -36,10 +36,13 @@ BATCHES = (1, 2, 8)
 class FaceToLatent(nn.Module):
     """FACE_CROP (N, 3, 256, 256) → W_PLUS (N, L, 512): the encoder plus the average latent."""
 
+    w_avg: Tensor | None
+
     def __init__(self, encoder: Encoder4Editing, w_avg: Tensor | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.w_avg = w_avg
+        # A buffer keeps its name in the file, by which it is read back.
+        self.register_buffer("w_avg", w_avg)
 
     def forward(self, face: Tensor) -> Tensor:
         w_plus = self.encoder(face)

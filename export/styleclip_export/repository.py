@@ -102,12 +102,13 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=1)
     _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
-    warm = config.model_warmup.add(name="one", batch_size=1)
-    for tensor in model.inputs:
-        shape = dims.get(tensor.name, tensor.shape)
-        entry = warm.inputs[tensor.name]
-        entry.data_type, entry.zero_data = _type(tensor), True
-        entry.dims.extend(shape)
+    if flavour != "torch":  # which captures its graphs before it is ready
+        warm = config.model_warmup.add(name="one", batch_size=1)
+        for tensor in model.inputs:
+            shape = dims.get(tensor.name, tensor.shape)
+            entry = warm.inputs[tensor.name]
+            entry.data_type, entry.zero_data = _type(tensor), True
+            entry.dims.extend(shape)
     if model is contract.STYLEGAN2:
         config.parameters["domain"].string_value = json.dumps(
             domain, ensure_ascii=False, sort_keys=True
