@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from styleclip_server.gpu import e4e_kernels as kernels
 from torch import Tensor
 from torch.nn import functional as F
+
+from styleclip_server.gpu import e4e_kernels as kernels
 
 EPSILON = 1e-5  # of PyTorch's batch norm
 # Latents fed from the coarse, the middle and the fine level of the pyramid begin here.

@@ -257,8 +257,8 @@ def finish(
 
 @triton.jit
 def _blurred_line(
-    t, n, row, a, x, channel, inside,
-    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    t, n, row, a, x, channel, inside, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The filter along row 2·row + a of the transposed convolution: at columns 2x and 2x + 1."""
     line = t + ((n * (H + 1) + row) * (W + 1)) * (4 * C) + a * 2 * C + channel[None, :]

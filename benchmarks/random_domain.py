@@ -1,0 +1,71 @@
+"""A domain of full size with random weights, to measure speed where the published ones are not.
+
+`python benchmarks/random_domain.py model_repository/random`, then `make serve DOMAIN=random`: the
+sizes and files of the domain ffhq, exported as `styleclip-export convert` does, but compared with
+PyTorch at batch 1 only. Its pictures are noise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from styleclip_export import convert, onnx_export, repository
+from styleclip_export.checkpoints.domain import Networks
+from styleclip_export.models import CLIP, Encoder4Editing, Generator
+from styleclip_server.domain import convolution_rows
+
+
+def networks() -> Networks:
+    """Generator, encoder and CLIP's text tower of the published sizes."""
+    torch.manual_seed(0)
+    generator = Generator()
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise.weight"):
+            parameter.data.fill_(0.1)
+    w_avg = 0.1 * torch.randn(generator.num_latents, generator.w_dim)
+    tower = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1}  # is not served
+    encoder, clip = Encoder4Editing(), CLIP(**tower)
+    for module in (generator, encoder, clip):
+        module.eval().requires_grad_(False)
+    return Networks(generator, encoder, clip, w_avg)
+
+
+def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Random directions of unit length."""
+    random = np.random.default_rng(0)
+    size, rows = sum(style_channels), len(convolution_rows(style_channels))
+    fs3 = random.standard_normal((rows, 512)).astype(np.float32)
+    return {
+        "style_mean": np.ones(size, np.float32),
+        "style_std": np.full(size, 0.1, np.float32),
+        "fs3": fs3 / np.linalg.norm(fs3, axis=1, keepdims=True),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path) -> None:
+    """Write a domain of full size with random weights to FOLDER."""
+    console = Console()
+    made = networks()
+    about = convert.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
+    for name, (model, wrapper, example) in convert.modules(made).items():
+        with console.status(name):
+            exported = onnx_export.export(
+                wrapper().eval(), model, example, convert.BOUNDS[name], batches=(1,)
+            )
+            repository.add_version(folder / name, {"model.onnx": exported.data})
+        console.print(f"{name}: {len(exported.data) / 1e6:.0f} MB", highlight=False)
+    np.savez(folder / "statistics.npz", **statistics(made.generator.style_channels))
+    text = json.dumps(convert.domain_json(about, made.generator), indent=2)
+    repository.write_text(folder / "domain.json", text + "\n")
+    repository.write_configs(folder.parent, folder.name)
+
+
+if __name__ == "__main__":
+    main()
