@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from styleclip_client import AsyncClient, Client
 from styleclip_client.errors import StyleclipError
@@ -36,17 +37,21 @@ class Load:
     """A crowd of clients in a thread of its own: `rate` edits of photos a second, until `stop`.
 
     Requests begin on time even when earlier ones are still under way, as those of many people
-    do. `retries` are the client's own; 0 shows each failure of the server as it is.
+    do. `retries` are the client's own; 0 shows each failure of the server as it is. `access` are
+    options of the client for a gateway: token and ca.
     """
 
-    def __init__(self, server: str, rate: float, *, retries: int = 0, timeout: float = 30) -> None:
+    def __init__(
+        self, server: str, rate: float, *, retries: int = 0, timeout: float = 30, **access: Any
+    ) -> None:
         self.outcomes: list[Outcome] = []
-        self._server, self._rate, self._retries, self._timeout = server, rate, retries, timeout
+        self._server, self._rate, self._access = server, rate, access
+        self._retries, self._timeout = retries, timeout
         self._end = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Load:
-        with Client(self._server) as client:
+        with Client(self._server, **self._access) as client:
             self._edits = [preset.edit for preset in client.domain().presets]
         self._thread.start()
         return self
@@ -64,7 +69,7 @@ class Load:
         photos = [path.read_bytes() for path in PHOTOS]
         tasks = set()
         async with AsyncClient(
-            self._server, self._timeout, retries=self._retries, name="chaos"
+            self._server, self._timeout, retries=self._retries, name="chaos", **self._access
         ) as client:
             due = time.monotonic()
             for photo, edit in zip(cycle(photos), cycle(self._edits), strict=False):

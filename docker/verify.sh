@@ -146,14 +146,14 @@ build styleclip-ui docker/ui.Dockerfile ui
 say "building what stands in for the gateway's and Prometheus's images"
 for name in gateway prometheus; do
     case $name in
-        gateway) package=nginx-light command='["nginx", "-g", "daemon off;"]' owned=/run ;;
-        prometheus) package=prometheus command='["prometheus"]' owned=/prometheus ;;
+        gateway) package=nginx-light start= owned=/run ;;  # compose says how to start it
+        prometheus) package=prometheus start='ENTRYPOINT ["prometheus"]' owned=/prometheus ;;
     esac
     buildah build --format docker -t "localhost/$name" - > "$out/$name.log" 2>&1 <<END
 FROM localhost/base
 RUN apt-get update && apt-get install -y --no-install-recommends $package && mkdir -p $owned && chown 1000:1000 $owned
 USER 1000:1000
-ENTRYPOINT $command
+$start
 END
 done
 

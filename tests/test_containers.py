@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from styleclip_export.repository import QUEUE_LENGTH
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
@@ -192,8 +193,8 @@ def test_ports_bases_and_domain_are_variables_that_the_example_lists():
     for path in DOCKER.glob("compose*.yaml"):
         used |= dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", path.read_text()))
     assert set(shown) == set(used) | {f"OIDC_{name}" for name in OIDC}
-    # An overlay may have another default for the name of the image.
-    for name in set(used) - {"SERVER_IMAGE"}:
+    # An overlay may have another default for the name of the image, and for what a GPU can do.
+    for name in set(used) - {"SERVER_IMAGE", "REQUESTS_INSIDE"}:
         assert shown[name] == used[name]
     server = composed(BASE="base:1", GRPC_PORT="7", DOMAIN="ffhq")["server"]
     assert server["build"]["args"]["BASE"] == "base:1"
@@ -211,6 +212,13 @@ def test_with_a_provider_the_gateway_asks_nobody_for_a_password_and_the_login_st
     text = Path(upstreams["source"]).read_text()
     assert "server login:4180;" in text and "default off;" in text
     assert services["login"]["environment"]["OAUTH2_PROXY_UPSTREAMS"] == "http://ui:8501/"
+
+
+def test_what_the_gateway_lets_in_no_models_queue_refuses():
+    for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
+        gateway = composed(overlay)["gateway"]
+        assert 0 < int(gateway["environment"]["INSIDE"]) <= QUEUE_LENGTH[kind]
+        assert composed(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"] == "7"
 
 
 def test_the_gpu_is_asked_for_by_its_overlay_only():

@@ -2,13 +2,12 @@
 
 import base64
 import os
-import re
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import pytest
 from styleclip_client import Client, limits
 from styleclip_client.errors import AccessRefused, ImageTooLarge, ServerBusy, ServerUnavailable
 
+from chaos import gateway as gateways
+
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "demo/samples/avatar-1.png"
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SCHEMES = ("grpcs", "https")
 
-pytestmark = pytest.mark.skipif(not NGINX, reason="no nginx: apt-get install nginx-light")
+pytestmark = pytest.mark.skipif(not gateways.NGINX, reason="no nginx: apt-get install nginx-light")
 
 
 def free_port():
@@ -41,49 +41,12 @@ def wait_for_port(process, port, log):
     raise AssertionError(log.read_text())
 
 
-class Gateway:
-    """A running nginx, and what `secrets.sh` made for it."""
-
-    def __init__(self, folder, server, page_port):
-        self.port = free_port()
-        said = subprocess.run(
-            [ROOT / "docker/gateway/secrets.sh", "localhost", "tester"],
-            env=os.environ | {"GATEWAY_SECRETS": str(folder / "secrets")},
-            check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        (self.token,) = re.findall(r": ([0-9a-f]{48})$", said, re.MULTILINE)
-        (self.password,) = re.findall(r"password (\S+)$", said, re.MULTILINE)
-        self.ca = folder / "secrets/certificate.pem"
-        # The files of compose, but for the addresses.
-        config = (ROOT / "docker/gateway/nginx.conf").read_text()
-        for there, here in (
-            ("listen 8443", f"listen 127.0.0.1:{self.port}"),
-            (" /tmp/", f" {folder}/"),
-        ):
-            assert there in config
-            config = config.replace(there, here)
-        upstreams = (ROOT / "docker/gateway/upstreams.conf").read_text()
-        for there, here in (
-            ("server:8001", server.grpc_url),
-            ("server:8000", server.http_url),
-            ("ui:8501", f"127.0.0.1:{page_port}"),
-        ):
-            upstreams = upstreams.replace(there, here)
-        (folder / "nginx.conf").write_text(config)
-        (folder / "upstreams.conf").write_text(upstreams)
-        self.log = folder / "log"
-        user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not read here
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [NGINX, "-p", folder, "-c", folder / "nginx.conf", "-g", f"daemon off; {user}"],
-                stdout=log,
-                stderr=log,
-            )
-        wait_for_port(self.process, self.port, self.log)
+class Gateway(gateways.Gateway):
+    """The gateway, and what asks it."""
 
     def client(self, scheme, token=None, **options):
         url = f"{scheme}://localhost:{self.port}"
-        return Client(url, token=token or self.token, ca=self.ca, **options)
+        return Client(url, token=token or self.tokens["tester"], ca=self.ca, **options)
 
     def asked(self, path, *headers):
         """The status of a GET over TLS."""
@@ -97,7 +60,7 @@ class Gateway:
             return int(secure.recv(4096).split()[1])
 
     def login(self, password=None):
-        pair = base64.b64encode(f"tester:{password or self.password}".encode()).decode()
+        pair = base64.b64encode(f"tester:{password or self.passwords['tester']}".encode()).decode()
         return f"Authorization: Basic {pair}"
 
 
@@ -124,12 +87,16 @@ def page_port(server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gateway(server, page_port, tmp_path_factory):
-    gateway = Gateway(tmp_path_factory.mktemp("gateway"), server, page_port)
+    gateway = Gateway(
+        tmp_path_factory.mktemp("gateway"),
+        grpc=server.grpc_url,
+        http=server.http_url,
+        page=f"127.0.0.1:{page_port}",
+    )
     try:
         yield gateway
     finally:
-        gateway.process.terminate()
-        gateway.process.wait(20)
+        gateway.stop()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -153,7 +120,7 @@ def test_who_has_another_token_is_refused(gateway, scheme):
 def test_who_does_not_trust_the_certificate_sends_nothing(gateway, scheme):
     url = f"{scheme}://localhost:{gateway.port}"
     with (
-        Client(url, token=gateway.token, retries=0, timeout=5) as client,
+        Client(url, token=gateway.tokens["tester"], retries=0, timeout=5) as client,
         pytest.raises(ServerUnavailable, match=r"(?i)certificate"),
     ):
         client.domain()
@@ -182,12 +149,30 @@ def test_who_asks_too_often_is_told_to_wait(gateway, scheme):
         assert client.domain()  # by waiting
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_one_request_at_a_time_is_inside_and_the_others_are_told_to_come_again(gateway, scheme):
+    time.sleep(2)  # the test before used up the rate
+    faces = sorted(PHOTO.parent.glob("*.png"))
+
+    def ask(face, retries):
+        with gateway.client(scheme, retries=retries) as client:
+            try:
+                return client.invert(face).w_plus.shape[0] > 0
+            except ServerBusy:
+                return False
+
+    with ThreadPoolExecutor(4) as four:
+        once = list(four.map(ask, faces[:4], [0] * 4))
+        assert True in once and False in once
+        assert all(four.map(ask, faces[:4], [30] * 4))
+
+
 def test_what_reaches_into_the_server_does_not_pass(gateway):
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
 
     time.sleep(2)  # the test before used up the rate
-    token = {"authorization": f"Bearer {gateway.token}"}
+    token = {"authorization": f"Bearer {gateway.tokens['tester']}"}
     with closing(
         InferenceServerClient(
             f"localhost:{gateway.port}", ssl=True, root_certificates=str(gateway.ca)
@@ -201,7 +186,7 @@ def test_what_reaches_into_the_server_does_not_pass(gateway):
         ):
             with pytest.raises(InferenceServerException, match="does not pass"):
                 call(headers=token)
-    bearer = f"Authorization: Bearer {gateway.token}"
+    bearer = f"Authorization: Bearer {gateway.tokens['tester']}"
     assert gateway.asked("/v2/health/ready", bearer) == 200
     for path in (
         "/v2/logging",
@@ -217,7 +202,7 @@ def test_what_reaches_into_the_server_does_not_pass(gateway):
 def test_the_page_asks_for_name_and_password_and_keeps_its_connection(gateway):
     assert gateway.asked("/") == 401
     assert gateway.asked("/", gateway.login("guessed")) == 401
-    assert gateway.asked("/", f"Authorization: Bearer {gateway.token}") == 401
+    assert gateway.asked("/", f"Authorization: Bearer {gateway.tokens['tester']}") == 401
     assert gateway.asked("/", gateway.login()) == 200
     web_socket = (
         "Connection: Upgrade",
@@ -233,4 +218,5 @@ def test_the_page_asks_for_name_and_password_and_keeps_its_connection(gateway):
 def test_the_gateways_log_has_names_and_no_secrets(gateway):
     text = gateway.log.read_text()
     assert "client=tester" in text and "user=tester" in text
-    assert gateway.token not in text and gateway.password not in text
+    assert gateway.tokens["tester"] not in text
+    assert gateway.passwords["tester"] not in text
