@@ -25,6 +25,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import Client
+from styleclip_export.repository import QUEUE_LENGTH
 
 from chaos import clock, faults
 from chaos.faults import Fault
@@ -141,12 +142,18 @@ def overload(server: Server, rate: float, name: str, address: str, access: Acces
 
 
 def overload_at_the_gateway(server: Server, rate: float, name: str) -> Result:
-    """`overload` through compose's gateway, which lets one request at a time into the server."""
+    """`overload` through compose's gateway, which lets a request a core into the server."""
     if not NGINX:
         return Result(name, note="not done: no nginx here")
     names = ("ada", "bob", "cleo", "dan")
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(Path(folder), grpc=server.grpc, http=server.http, names=names)
+        gateway = Gateway(
+            Path(folder),
+            grpc=server.grpc,
+            http=server.http,
+            inside=min(os.cpu_count() or 1, QUEUE_LENGTH["cpu"]),
+            names=names,
+        )
         try:
             access: Access = [{"token": gateway.tokens[name], "ca": gateway.ca} for name in names]
             return overload(server, rate, name, f"grpcs://localhost:{gateway.port}", access)

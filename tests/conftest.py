@@ -30,6 +30,21 @@ def server(tmp_path_factory):
         yield running
 
 
+@pytest.fixture
+def styleclip(server, monkeypatch, capsys):
+    """Runs the command on the server; returns exit status, standard output and error."""
+    from styleclip_client.cli import run
+
+    monkeypatch.setenv("STYLECLIP_SERVER", server.grpc_url)
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def running_page(server, tmp_path_factory):
     """The page on that server: its address as `url`, and `home`, the only folder it could use."""

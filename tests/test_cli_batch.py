@@ -12,24 +12,11 @@ from pathlib import Path
 import gateways
 import pytest
 from PIL import Image
-from styleclip_client.cli import BAD_INPUT, DONE, SERVER_FAILED, SOME_FAILED, WRONG_USAGE, run
+from styleclip_client.cli import BAD_INPUT, DONE, SERVER_FAILED, SOME_FAILED, WRONG_USAGE
 
 SAMPLES = sorted((Path(__file__).resolve().parent.parent / "demo/samples").glob("*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
 SAD = ["--target", "a sad face"]
-
-
-@pytest.fixture
-def styleclip(server, monkeypatch, capsys):
-    """Runs the command on the server; returns exit status, standard output and error."""
-    monkeypatch.setenv("STYLECLIP_SERVER", server.grpc_url)
-
-    def call(*arguments):
-        code = run([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture

@@ -10,24 +10,11 @@ import pytest
 from conftest import GOLDEN
 from PIL import Image
 from styleclip_client import Client, Inverted, Recipe, faces
-from styleclip_client.cli import BAD_INPUT, DONE, WRONG_USAGE, run
+from styleclip_client.cli import BAD_INPUT, DONE, WRONG_USAGE
 from styleclip_client.recipe import Step
 
 PHOTO = Path(__file__).resolve().parent.parent / "demo/samples/avatar-1.png"
 SAD = ["--target", "a sad face"]
-
-
-@pytest.fixture
-def styleclip(server, monkeypatch, capsys):
-    """Runs the command on the server; returns exit status, standard output and error."""
-    monkeypatch.setenv("STYLECLIP_SERVER", server.grpc_url)
-
-    def call(*arguments):
-        code = run([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from styleclip_client import Inverted
-from styleclip_client.cli import BAD_INPUT, DONE, run
+from styleclip_client.cli import BAD_INPUT, DONE
 
 PHOTO = Path(__file__).resolve().parent.parent / "demo/samples/avatar-1.png"
 SUNGLASSES = "a face with sunglasses"
-
-
-@pytest.fixture
-def styleclip(server, monkeypatch, capsys):
-    """Runs the command on the server; returns exit status, standard output and error."""
-    monkeypatch.setenv("STYLECLIP_SERVER", server.grpc_url)
-
-    def call(*arguments):
-        code = run([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
 
 
 @pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])

@@ -3,6 +3,7 @@
 import os
 import time
 
+import psutil
 import pytest
 from styleclip_client import Client
 from styleclip_client.errors import ServerUnavailable, StyleclipError
@@ -67,3 +68,15 @@ def test_a_dead_step_is_a_named_error_that_may_be_tried_again(victim):
         client.edit_photo(PHOTOS[0], client.within(60).domain().edit("a sad face"))
     assert isinstance(caught.value, ServerUnavailable)
     works(victim)
+
+
+def test_what_is_killed_with_its_supervisor_leaves_no_process():
+    server = Server()
+    with Load(server.grpc, rate=8, retries=0, timeout=2):
+        time.sleep(2)  # steps are at work, and wait for locks that Triton holds
+        everyone = server.family()
+        for process in (*server.processes("bin/tritonserver"), everyone[0]):
+            process.kill()
+        _, left = psutil.wait_procs(everyone, timeout=5)
+    server.stop()
+    assert not left

@@ -14,8 +14,10 @@ import triton_python_backend_utils as triton
 from styleclip_client.contract import Model
 from styleclip_client.errors import InvalidInput, StyleclipError
 
-from styleclip_server import request_log
+from styleclip_server import lifeline, request_log
 from styleclip_server.metrics import Metrics
+
+lifeline.hold()
 
 Row = dict[str, Any]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from styleclip_server import arguments, request_log
+from styleclip_server import arguments, lifeline, request_log
 from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.installed import (
     STUB,
@@ -164,15 +164,17 @@ class Triton:
         self._installed = found
         self._folder = folder
         self._shm_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
-        self.process = subprocess.Popen(
-            self._command(),
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours: the server is stopped in order
-            preexec_fn=_die_with_parent,
-        )
+        with lifeline.made() as ends:
+            self.process = subprocess.Popen(
+                self._command(),
+                env=self._environment() | {lifeline.VARIABLE: ",".join(map(str, ends))},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours: the server is stopped in order
+                preexec_fn=_die_with_parent,
+                pass_fds=ends,
+            )
         assert self.process.stdout
         self._log = Log(options.log, options.log_format)
         self._log.follow(self.process.stdout)  # type: ignore[arg-type]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
+from styleclip_server import lifeline
 from styleclip_server.cores import quota
 
 import onnxruntime
 
+lifeline.hold()
 MODEL_FILE = "model.onnx"
 
 
