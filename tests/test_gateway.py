@@ -15,13 +15,13 @@ import pytest
 from styleclip_client import Client, limits
 from styleclip_client.errors import AccessRefused, ImageTooLarge, ServerBusy, ServerUnavailable
 
-from chaos import gateway as gateways
+from chaos import gateway as compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "demo/samples/avatar-1.png"
 SCHEMES = ("grpcs", "https")
 
-pytestmark = pytest.mark.skipif(not gateways.NGINX, reason="no nginx: apt-get install nginx-light")
+pytestmark = pytest.mark.skipif(not compose.NGINX, reason="no nginx: apt-get install nginx-light")
 
 
 def free_port():
@@ -41,7 +41,7 @@ def wait_for_port(process, port, log):
     raise AssertionError(log.read_text())
 
 
-class Gateway(gateways.Gateway):
+class Gateway(compose.Gateway):
     """The gateway, and what asks it."""
 
     def client(self, scheme, token=None, **options):
