@@ -19,8 +19,11 @@ import triton_python_backend_utils as triton
 from styleclip_client import contract
 from torch import Tensor
 
+from styleclip_server import lifeline
 from styleclip_server.gpu import weights
 from styleclip_server.gpu.graphs import Graphed
+
+lifeline.hold()
 
 MODEL_FILE = "model.onnx"
 
