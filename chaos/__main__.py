@@ -141,8 +141,8 @@ def overload(server: Server, rate: float, name: str, address: str, access: Acces
                   slow=(ms["accepted p99"] or 1e9) / (ms["alone p99"] or 1) > 2)  # fmt: skip
 
 
-def overload_at_the_gateway(server: Server, rate: float, name: str) -> Result:
-    """`overload` through compose's gateway, which lets a request a core into the server."""
+def overload_at_the_gateway(server: Server, rate: float, name: str, inside: int) -> Result:
+    """`overload` through compose's gateway, which lets so many requests `inside` the server."""
     if not NGINX:
         return Result(name, note="not done: no nginx here")
     names = ("ada", "bob", "cleo", "dan")
@@ -151,7 +151,7 @@ def overload_at_the_gateway(server: Server, rate: float, name: str) -> Result:
             Path(folder),
             grpc=server.grpc,
             http=server.http,
-            inside=min(os.cpu_count() or 1, QUEUE_LENGTH["cpu"]),
+            inside=inside,
             names=names,
         )
         try:
@@ -185,7 +185,7 @@ def clock_jump() -> Result:
     return Result(**told)
 
 
-def run(only: str, tell: Any) -> list[Result]:
+def run(only: str, inside: int, tell: Any) -> list[Result]:
     """All faults whose name has `only` in it, one after the other."""
     results: list[Result] = []
 
@@ -205,7 +205,7 @@ def run(only: str, tell: Any) -> list[Result]:
         if only in (name := "10 times overload, direct"):
             add(overload(server, rate, name, server.grpc, [{}]))
         if only in (name := "10 times overload, gateway"):
-            add(overload_at_the_gateway(server, rate, name))
+            add(overload_at_the_gateway(server, rate, name, inside))
         if only in "SIGTERM under load":
             add(terminate(server, rate))
     finally:
@@ -218,12 +218,14 @@ def run(only: str, tell: Any) -> list[Result]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--only", default="", help="Faults with this in their name.")
-def main(only: str) -> None:
+@click.option("--inside", default=min(os.cpu_count() or 1, QUEUE_LENGTH["cpu"]),
+              help="Requests that the gateway lets in at a time.")  # fmt: skip
+def main(only: str, inside: int) -> None:
     """Hurt a server of our own under load, and tell what its clients saw."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     console = Console(width=200 if not sys.stdout.isatty() else None)
-    results = run(only, lambda result: console.print(_line(result), highlight=False))
+    results = run(only, inside, lambda result: console.print(_line(result), highlight=False))
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     about = {"cores": os.cpu_count(), "load average": os.getloadavg()}
