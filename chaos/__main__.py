@@ -4,7 +4,7 @@ For each fault: what came of the requests of clients that do not try again (so t
 hidden), how many were lost to clients that do, how long it took until all was well, and the
 memory before and after. Writes out/chaos/<time>.json and prints a table. Exits with 1 when a
 target is missed: healed within 10 s, no failure without a type, nothing lost to patient clients,
-in an overload the p99 of what is accepted at most twice that of a server alone.
+in an overload at the gateway the p99 of what is accepted at most twice that alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from chaos.load import ANSWERED, PHOTOS, Load, Outcome, counts, percentile
 from chaos.server import Server
 
 OUT = Path("out/chaos")
+NOT_DONE = "not done"
 Access = Sequence[dict[str, Any]]  # options of clients: none, or each its token
 HEAL_SECONDS = 10
 # What a client may be told and try again; the rest of the errors would be the server's fault.
@@ -58,6 +59,8 @@ class Result:
     def well(self) -> bool:
         untyped = set(self.saw) - RETRYABLE - {ANSWERED}
         lost = set(self.patient) - {ANSWERED}
+        if self.note.startswith(NOT_DONE):
+            return True
         late = self.healed is None or self.healed > HEAL_SECONDS
         return not (untyped or lost or late or self.slow)
 
@@ -110,8 +113,13 @@ def _healed(outcomes: list[Outcome], gone: float, seconds: float = 90) -> float 
     return None
 
 
-def overload(server: Server, rate: float, name: str, address: str, access: Access) -> Result:
-    """Ten times what it can do, for 15 s, at `address`: by a client for each of `access`."""
+def overload(
+    server: Server, rate: float, name: str, address: str, access: Access, *, twice: bool = False
+) -> Result:
+    """Ten times what it can do, for 15 s, at `address`: by a client for each of `access`.
+
+    With `twice` it is a miss when the p99 of what is accepted is more than twice that alone.
+    """
     before = server.memory()
     with Client(address, retries=0, **access[0]) as client:
         edits = [preset.edit for preset in client.domain().presets]
@@ -137,26 +145,23 @@ def overload(server: Server, rate: float, name: str, address: str, access: Acces
         "refused p99": percentile(rush, 99, "ServerBusy"),
     }
     note = ", ".join(f"{name} {1000 * (value or 0):.0f} ms" for name, value in ms.items())
-    return Result(name, counts(rush), {}, healed, (before, server.memory()), note,
-                  slow=(ms["accepted p99"] or 1e9) / (ms["alone p99"] or 1) > 2)  # fmt: skip
+    slow = twice and (ms["accepted p99"] or 1e9) > 2 * (ms["alone p99"] or 0)
+    return Result(name, counts(rush), {}, healed, (before, server.memory()), note, slow=slow)
 
 
 def overload_at_the_gateway(server: Server, rate: float, name: str, inside: int) -> Result:
     """`overload` through compose's gateway, which lets so many requests `inside` the server."""
     if not NGINX:
-        return Result(name, note="not done: no nginx here")
+        return Result(name, note=f"{NOT_DONE}: no nginx here")
     names = ("ada", "bob", "cleo", "dan")
     with tempfile.TemporaryDirectory() as folder:
         gateway = Gateway(
-            Path(folder),
-            grpc=server.grpc,
-            http=server.http,
-            inside=inside,
-            names=names,
+            Path(folder), grpc=server.grpc, http=server.http, inside=inside, names=names
         )
         try:
             access: Access = [{"token": gateway.tokens[name], "ca": gateway.ca} for name in names]
-            return overload(server, rate, name, f"grpcs://localhost:{gateway.port}", access)
+            address = f"grpcs://localhost:{gateway.port}"
+            return overload(server, rate, name, address, access, twice=True)
         finally:
             gateway.stop()
 
@@ -172,7 +177,7 @@ def terminate(server: Server, rate: float) -> Result:
     under_way = [one for one in load.outcomes if one.began < began <= one.ended]
     saw = [one for one in load.outcomes if one.began >= began]
     told = ", ".join(f"{count} {what}" for what, count in counts(under_way).items())
-    note = f"ended after {ended:.1f} s; of {len(under_way)} under way: {told}; after it"
+    note = f"of {len(under_way)} under way: {told}; ended after {ended:.1f} s"
     messages = sorted({one.message for one in under_way if one.message})
     return Result("SIGTERM under load", counts(saw), {}, 0.0, (before, 0), note, messages)
 
@@ -180,7 +185,7 @@ def terminate(server: Server, rate: float) -> Result:
 def clock_jump() -> Result:
     """The clock jumps, in a machine of its own."""
     if not (clock.LINUX and os.geteuid() == 0):
-        return Result(clock.CLOCK.name, note="not done: needs root and linux.uml")
+        return Result(clock.CLOCK.name, note=f"{NOT_DONE}: needs root and linux.uml")
     told: Any = clock.in_a_machine_of_its_own()
     return Result(**told)
 
@@ -199,7 +204,7 @@ def run(only: str, inside: int, tell: Any) -> list[Result]:
         chosen = [*faults.KILLS, *faults.FULL, *faults.CLIENTS]
         for fault in (fault for fault in chosen if only in fault.name):
             if fault in faults.FULL and not server.private:
-                add(Result(fault.name, note="not done: only root may mount a small file system"))
+                add(Result(fault.name, note=f"{NOT_DONE}: only root may mount a small file system"))
                 continue
             add(suffer(server, fault, SHARE * rate))
         if only in (name := "10 times overload, direct"):
