@@ -278,7 +278,7 @@ class TestScaling:
         assert set(models.split("|")) == ENSEMBLES.keys()
 
     def test_all_scalers_have_the_same_target_and_at_least_two_servers(self, overlay):
-        assert scaling(overlay)[1] == (0.15, 2, 16)
+        assert scaling(overlay)[1] == (0.075, 2, 16)
 
 
 def gibibytes(quantity):

