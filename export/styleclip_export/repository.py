@@ -27,10 +27,11 @@ MAX_BATCH = 8
 MAX_PROMPTS = 256
 # A request waits for its turn at most so long, and no more than so many wait for a model; what is
 # beyond gets UNAVAILABLE at once, which a client tries again. A long queue answers nobody sooner:
-# on a GPU a few batches wait, on a CPU a few requests. A bound on all requests together is the
-# gateway's part (REQUESTS_INSIDE): below these numbers, so that what it lets in is not refused.
+# on a GPU a few batches wait, on a CPU the requests of four clients that never pause, and the
+# canary's (Triton counts those it holds ready). A bound on all requests together is the gateway's
+# part (REQUESTS_INSIDE): below these numbers, so that what it lets in is not refused.
 QUEUE_SECONDS = 20
-QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 4}
+QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
 # On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one,
 # and the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
