@@ -1,9 +1,10 @@
 """Networks to ONNX, each compared with PyTorch before anyone sees the file.
 
 The wrappers hold what only serving needs (pixels as uint8, the average latent, trimming the
-texts), so that the networks read like their papers. Exported graphs keep every weight as the
-checkpoint has it, without folded constants: ONNX Runtime folds when it loads, and weights that are
-exact in float16 can be stored so (`store_half`) while all arithmetic stays float32.
+texts, the forms of `onnx_forms`), so that the networks read like their papers. Exported graphs
+keep every weight as the checkpoint has it, without folded constants: ONNX Runtime folds when it
+loads, and weights that are exact in float16 can be stored so (`store_half`) while all arithmetic
+stays float32.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from styleclip_client import contract
 from torch import Tensor, nn
 
+from styleclip_export import onnx_forms
 from styleclip_export.errors import ConversionError
 from styleclip_export.models.clip import CLIP
 from styleclip_export.models.e4e import Encoder4Editing
@@ -45,7 +47,10 @@ class FaceToLatent(nn.Module):
         self.register_buffer("w_avg", w_avg)
 
     def forward(self, face: Tensor) -> Tensor:
-        w_plus = self.encoder(face)
+        if torch.onnx.is_in_onnx_export():
+            w_plus = onnx_forms.encode(self.encoder, face)
+        else:  # what the file is compared with
+            w_plus = self.encoder(face)
         return w_plus if self.w_avg is None else w_plus + self.w_avg
 
 
@@ -63,7 +68,8 @@ class LatentToPicture(nn.Module):
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
         styles = [s + d for s, d in zip(g.affine(w_plus), g.split(delta), strict=True)]
-        picture = (g.synthesis(styles).clamp(-1, 1) + 1) * 127.5
+        synthesis = onnx_forms.synthesis if torch.onnx.is_in_onnx_export() else Generator.synthesis
+        picture = (synthesis(g, styles).clamp(-1, 1) + 1) * 127.5
         return picture.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 

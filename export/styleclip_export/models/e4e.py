@@ -135,7 +135,10 @@ class Encoder4Editing(nn.Module):
             x = unit(x)
             if i in self.stage_ends:
                 ends.append(x)
-        fine_skip, middle_skip, coarse = ends[1:]
+        return self.heads(*ends[1:])
+
+    def heads(self, fine_skip: Tensor, middle_skip: Tensor, coarse: Tensor) -> Tensor:
+        """The ends of the last three stages (N, C, 64 | 32 | 16, …) → (N, num_latents, w_dim)."""
         middle = _upsample_add(coarse, self.latlayer1(middle_skip))
         fine = _upsample_add(middle, self.latlayer2(fine_skip))
 
