@@ -65,8 +65,8 @@ _LEVEL = onnxruntime.GraphOptimizationLevel
 SERVED = Settings(entries=_QUIET)  # as the server's backends/onnxruntime sets it
 VARIANTS = {
     "one thread": Settings(threads=1, entries=_QUIET),
-    "one thread, two instances": Settings(threads=1, instances=2, entries=_QUIET),
-    "two threads, two instances": Settings(instances=2, entries=_QUIET),
+    "two instances of one thread": Settings(threads=1, instances=2, entries=_QUIET),
+    "two instances of two threads": Settings(instances=2, entries=_QUIET),
     "spinning": Settings(entries=_SPIN),
     "spinning inside a run only": Settings(entries=_SPIN | {"session.force_spinning_stop": "1"}),
     "no memory arena": Settings(options={"enable_cpu_mem_arena": False}, entries=_QUIET),
