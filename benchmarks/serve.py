@@ -72,7 +72,6 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
     console = Console()
     if short:
         concurrency, models, seconds, grow = [1, 4], ["edit", "edit_photo"], 2.0, False
-    photos = sorted((ROOT / "demo" / "samples").glob("*.png"))
     run: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count()}
     try:
         command()
@@ -81,7 +80,10 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
                 console.print("starting a server (give --server to measure a running one)")
                 server = stack.enter_context(_own_server())
             client = stack.enter_context(Client(server))
-            run["domain"] = client.domain().name
+            domain = client.domain()
+            run["domain"] = domain.name
+            drawn = "photo-*.jpg" if domain.align else "avatar-*.png"
+            photos = sorted((ROOT / "demo" / "samples").glob(drawn))
             data = inputs(client, photos)
             port = None
             if baseline and run["domain"] == "avatars" and "edit_photo" in models:
