@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -21,12 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from styleclip_export.models import CLIP, Generator
-from styleclip_export.models.stylegan2 import Upsampling, channels_by_base
+from styleclip_export.models.stylegan2 import channels_by_base
 from styleclip_export.statistics import Fs3Rule, fs3_rows, style_moments
 from styleclip_export.stats import image_encoder
 
 OUT = Path(__file__).resolve().parent.parent / "out" / "bench-fs3"
-FORMS = ("folded", "phased", "transposed")
+FORMS = ("fused", "folded", "phased", "transposed")  # the first: the server's GPU kernels
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,19 @@ def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
             row += layer.channels
 
 
+def _formed(generator: Generator, rule: Fs3Rule, form: str) -> Fs3Rule:
+    generator.upsample_as("folded" if form == "fused" else form)  # type: ignore[arg-type]
+    generator.prepare(rule.dtype)
+    return replace(rule, fused=form == "fused")
+
+
 def measure(
     generator: Generator, clip: CLIP, moments: tuple[np.ndarray, np.ndarray], rule: Fs3Rule,
-    form: Upsampling, channels: int, peak: float,
+    form: str, channels: int, peak: float,
 ) -> Measured:  # fmt: skip
     """Times `channels` rows of every layer, after one that is not counted."""
     cuda = next(generator.parameters()).is_cuda
-    torch._dynamo.reset()
-    generator.upsample_as(form)
-    generator.prepare(rule.dtype)
+    rule = _formed(generator, rule, form)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     layers = list(first_rows(generator))
@@ -160,17 +164,15 @@ def check(
 @click.option(
     "--preview", "previews", multiple=True, type=int, default=(256, 0), help="0: whole pictures."
 )
-@click.option("--form", "forms", multiple=True, type=click.Choice(FORMS), default=FORMS[:2])
+@click.option("--form", "forms", multiple=True, type=click.Choice(FORMS), default=FORMS[:1])
 @click.option("--batch", type=int, help="[default: 200 for previews up to 256 px, else 50]")
 @click.option("--half/--no-half", default=True, help="float16, or float32.")
-@click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile.")
 @click.option("--peak", default=740.0, help="TFLOP/s that the card reaches in matrix products.")
 @click.option("--check/--no-check", "checked", default=True, help="Compare rows with float32.")
 @click.option("--whole", is_flag=True, help="Compute every row in the fastest way found.")
 def main(
     device: str, small: bool, channels: int, images: int, previews: tuple[int, ...],
-    forms: tuple[Upsampling, ...], batch: int | None, half: bool, compiled: bool, peak: float,
-    checked: bool, whole: bool,
+    forms: tuple[str, ...], batch: int | None, half: bool, peak: float, checked: bool, whole: bool,
 ) -> None:  # fmt: skip
     """Measure fs3 (±5 deviations of every StyleSpace channel) at full size."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -193,7 +195,6 @@ def main(
             "batch": batch or (200 if 0 < preview <= 256 else 50),
             "dtype": torch.float16 if half else torch.float32,
             "preview": preview or None,
-            "compiled": compiled,
         }
         return Fs3Rule(**settings | changed)  # type: ignore[arg-type]
 
@@ -225,7 +226,7 @@ def main(
     cosines = {}
     if checked:
         for preview in dict.fromkeys((0, *previews)):
-            changed = rule(preview, num_images=8, batch=16, compiled=False)
+            changed = replace(rule(preview, num_images=8, batch=16), fused=forms[0] == FORMS[0])
             cosines[preview] = check(generator, clip, (mean, std), changed)
             least, median = cosines[preview]
             console.print(
@@ -237,11 +238,8 @@ def main(
                                 "images": images, "cosines": cosines}  # fmt: skip
     if whole and results:
         best = min(results, key=lambda m: m.seconds)
-        torch._dynamo.reset()
-        generator.upsample_as(best.form)  # type: ignore[arg-type]
-        generator.prepare(torch.float16 if half else torch.float32)
+        chosen = _formed(generator, rule(best.preview, batch=best.batch), best.form)
         began = time.perf_counter()
-        chosen = rule(best.preview, batch=best.batch)
         encode = image_encoder(clip, chosen.dtype)
         done = sum(1 for _ in fs3_rows(generator, encode, mean, std, chosen, range(rows)))
         about["whole"] = {"seconds": time.perf_counter() - began, "rows": done, **asdict(best)}

@@ -45,7 +45,7 @@ def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
         "--form",
         "phased",
     ]
-    fs3.main([*options, "--no-half", "--no-compile"], standalone_mode=False)
+    fs3.main([*options, "--no-half"], standalone_mode=False)
     data = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert data["rows"][0]["seconds"] > 0 and data["cosines"]["0"][0] > 0.9999
 

@@ -1,5 +1,6 @@
 """The embedded server: starts, heals, refuses taken ports, leaves nothing behind."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -200,3 +201,12 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+
+
+def test_a_numpy_that_triton_would_misread_is_refused(tmp_path, monkeypatch):
+    known = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.5.2" if name == "numpy" else known(name)
+    )
+    with pytest.raises(ServerStartFailed, match="numpy<2"), running_server(options(tmp_path)):
+        pass

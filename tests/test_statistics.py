@@ -1,5 +1,7 @@
 """StyleSpace statistics as a job: resumable, in parts, the same numbers however it is run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,13 @@ from styleclip_export import stats
 from styleclip_export.errors import StatisticsError
 from styleclip_export.models.clip import CLIP
 from styleclip_export.models.stylegan2 import Generator, channels_by_base
-from styleclip_export.statistics import Fs3Rule, channel_direction, num_rows
+from styleclip_export.statistics import (
+    Fs3Rule,
+    channel_direction,
+    fs3_rows,
+    num_rows,
+    style_moments,
+)
 
 RULE = Fs3Rule(num_images=5, batch=3)
 SAMPLES = 500
@@ -166,3 +174,18 @@ def test_a_preview_must_be_a_side_that_the_generator_has(networks, tmp_path):
     rule = Fs3Rule(num_images=5, batch=3, preview=64)
     with pytest.raises(ValueError, match="one of 8, 16, 32"):
         stats.compute_part(*networks, tmp_path, rule, samples=SAMPLES)
+
+
+def test_the_servers_kernels_give_the_same_directions(networks):
+    """Interpreted, in float16, a row of the first and of the last layer."""
+    generator, clip = networks
+    mean, std, _ = style_moments(generator, SAMPLES)
+    wanted = {1, num_rows(generator) - 1}
+    plain = Fs3Rule(num_images=2, batch=4)
+    found = []
+    for rule in (plain, replace(plain, dtype=torch.float16, fused=True)):
+        encode = stats.image_encoder(clip)
+        rows = list(fs3_rows(generator, encode, mean, std, rule, wanted))
+        assert [row for row, *_ in rows] == sorted(wanted)
+        found.append(np.array([direction for _, direction, _ in rows]))
+    assert ((found[0] * found[1]).sum(1) > 0.995).all()

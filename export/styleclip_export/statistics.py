@@ -86,7 +86,8 @@ class Fs3Rule:
     a run that is split or resumed gives the same numbers. dtype: of the synthesis. preview: CLIP
     sees the skip's RGB at so many pixels in place of the whole picture, with what the layers above
     added to the unchanged picture (the change of that alone is lost); layers above the preview are
-    tried at full size. None: the official rule. compiled: blocks go through torch.compile.
+    tried at full size. None: the official rule. fused: the synthesis behind the perturbed layer
+    runs on the server's GPU kernels, in float16.
     """
 
     num_images: int = 100
@@ -96,7 +97,7 @@ class Fs3Rule:
     floor: float = 0.0
     dtype: torch.dtype = torch.float32
     preview: int | None = None
-    compiled: bool = False
+    fused: bool = False
 
 
 def estimate_fs3(
@@ -191,12 +192,7 @@ class Tail:
     ) -> None:
         self.generator, self.encode, self.styles, self.rule = generator, encode_image, styles, rule
         self.images = styles[0].shape[0]
-        self.block = generator.block
-        if rule.compiled:
-            import torch._dynamo.config as dynamo
-
-            dynamo.recompile_limit = 64  # a graph for each block and batch size
-            self.block = torch.compile(generator.block, dynamic=False)
+        self.run = self._fused() if rule.fused else self._plain
         self.reached = -1  # `before` is what enters block `reached + 1`
         self.before = self._unchanged(lambda part: generator.start(self._of(part), rule.dtype))
         self.top = len(generator.to_rgbs) - 1
@@ -227,6 +223,33 @@ class Tail:
                 preview = rgb
         return (_reduce(rgb, self.rule.preview or rgb.shape[-1]) - preview,)
 
+    def _plain(self, first: int, last: int, part: Tensor, styles: list[Tensor]) -> Tensor:
+        """RGB after block `last`, from what is kept in front of block `first`."""
+        if first < 0:
+            x, rgb = self.generator.start(styles, self.rule.dtype)
+        else:
+            x, rgb = self.before[0][part], self.before[1][part]
+        for block in range(max(first, 0), last + 1):
+            x, rgb = self.generator.block(block, x, rgb, styles)
+        return rgb
+
+    def _fused(self) -> Callable[[int, int, Tensor, list[Tensor]], Tensor]:
+        """`_plain` on the server's kernels."""
+        from styleclip_server.gpu.stylegan2 import Generator as Fused
+
+        weights = {k: v.cpu().numpy() for k, v in self.generator.state_dict().items()}
+        fused = Fused(weights, self.styles[0].device)
+
+        def run(first: int, last: int, part: Tensor, styles: list[Tensor]) -> Tensor:
+            flat = self.generator.flatten(styles)
+            if first < 0:
+                return fused.synthesis(flat, last=last)
+            features = self.before[0][part].permute(0, 2, 3, 1).contiguous()
+            skip = self.before[1][part].float().contiguous()
+            return fused.synthesis(flat, first=first, last=last, features=features, skip=skip)
+
+        return run
+
     def features(self, index: int, channel: int, ends: tuple[float, float]) -> Tensor:
         """Image features (images, 2, D) with one channel of style `index` set to each of `ends`."""
         first = (index - 2) // 3  # -1: the 4x4 layers
@@ -246,12 +269,7 @@ class Tail:
         ):
             styles = self._of(part)
             styles[index][:, channel] = value
-            if first < 0:
-                x, rgb = self.generator.start(styles, self.rule.dtype)
-            else:
-                x, rgb = self.before[0][part], self.before[1][part]
-            for block in range(max(first, 0), last + 1):
-                x, rgb = self.block(block, x, rgb, styles)
+            rgb = self.run(first, last, part, styles)
             if self.detail is not None and last == self.preview:
                 rgb = rgb + self.detail[part]
             found.append(self.encode(rgb))

@@ -8,6 +8,7 @@ saved whole each few seconds; a killed job goes on from there and gives the same
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -101,9 +102,17 @@ def image_encoder(clip: CLIP, dtype: torch.dtype = torch.float32) -> Callable[[T
     size = clip.visual.resolution
     visual = copy.deepcopy(clip.visual).to(dtype)
 
+    @functools.lru_cache
+    def reduction(side: int, device: torch.device) -> Tensor:
+        """The reduction along one side as a matrix (size, side)."""
+        unit = torch.eye(side, device=device)[None, None]
+        rows = F.interpolate(unit, size=(size, side), mode="bicubic", antialias=True)[0, 0]
+        return rows.to(dtype)
+
     def encode(pictures: Tensor) -> Tensor:
-        unit = (pictures.clamp(-1, 1) + 1) / 2
-        small = F.interpolate(unit, size=(size, size), mode="bicubic", antialias=True)
+        unit = ((pictures.clamp(-1, 1) + 1) / 2).to(dtype)
+        matrix = reduction(pictures.shape[-1], pictures.device)
+        small = (matrix @ unit @ matrix.T).float()
         return visual(normalise(small.clamp(0, 1)).to(dtype)).float()
 
     return encode

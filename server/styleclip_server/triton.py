@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import signal
 import socket
@@ -141,6 +142,12 @@ def check(options: Options) -> None:
             "the Triton server is not installed: run `make setup`, or "
             "pip install 'styleclip-triton[server]' on Python 3.10 to 3.12; a whole Triton is "
             f"named by {TRITON_VARIABLE}=/opt/tritonserver"
+        )
+    numpy = importlib.metadata.version("numpy")
+    if not found.whole and int(numpy.partition(".")[0]) >= 2:  # arrays would come in with no steps
+        raise ServerStartFailed(
+            f"NumPy {numpy} is installed, but the Python backend of Triton from PyPI was built for "
+            "NumPy 1 and would misread every tensor: pip install 'numpy<2'"
         )
     temporary = tempfile.gettempdir()
     if not found.whole and os.statvfs(temporary).f_flag & os.ST_NOEXEC:

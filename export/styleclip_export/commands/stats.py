@@ -13,7 +13,6 @@ _PATH = click.Path(path_type=Path)
 _FLOOR = "Least CLIP change of a channel that gets a direction; 0: StyleCLIP's rule."
 _PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them."
 _BATCH = "Pictures synthesised at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
-_COMPILE = "Through torch.compile (GPUs): a minute first, then faster."
 _PREVIEW = "CLIP sees the generator's RGB of so many pixels; see docs/checkpoints.md."
 _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` for this machine."
 
@@ -28,8 +27,7 @@ _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` 
 @click.option("--batch", type=click.IntRange(1), help=_BATCH)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--floor", default=0.0, show_default=True, help=_FLOOR)
-@click.option("--half", is_flag=True, help="Synthesise and look in float16 (GPUs).")
-@click.option("--compile", "compiled", is_flag=True, help=_COMPILE)
+@click.option("--half", is_flag=True, help="float16; on a GPU with the server's kernels.")
 @click.option("--preview", type=int, metavar="PIXELS", help=_PREVIEW)
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
 @click.option("--channels", type=int, help="Only the first so many channels: a trial.")
@@ -48,7 +46,6 @@ def command(
     seed: int,
     floor: float,
     half: bool,
-    compiled: bool,
     preview: int | None,
     device: str | None,
     channels: int | None,
@@ -95,7 +92,7 @@ def command(
         if batch is None:
             batch = 8 if chosen.type == "cpu" else 200 if preview and preview <= 256 else 50
         rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype,
-                       preview=preview, compiled=compiled)  # fmt: skip
+                       preview=preview, fused=half and chosen.type == "cuda")  # fmt: skip
         with channel_bar(console) as progress:
             if cluster:
                 from styleclip_export.stats_on_ray import compute_parts

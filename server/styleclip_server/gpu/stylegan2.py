@@ -122,34 +122,56 @@ class Generator:
 
     def __call__(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         styles = kernels.styles(w_plus, delta, self.affine, self.affine_bias, self.latent)
+        return self.synthesis(styles, pixels=True)
+
+    def synthesis(
+        self,
+        styles: Tensor,
+        *,
+        first: int = -1,
+        last: int | None = None,
+        features: Tensor | None = None,
+        skip: Tensor | None = None,
+        pixels: bool = False,
+    ) -> Tensor:
+        """S (N, S) float32 → RGB (N, 3, r, r) float32, or with `pixels` (N, r, r, 3) uint8.
+
+        Args:
+            first, last: blocks, each a doubling of the resolution from 0 (8 px) on; -1 is the 4x4
+                layers, None the last of all.
+            features, skip: what enters block `first` from 0 on, (N, r, r, C) and (N, 3, r, r)
+                float32.
+        """
+        last = self.blocks - 1 if last is None else last
+        names = [f"convs.{i}" for i in range(2 * max(first, 0), 2 * last + 2)]
+        if first < 0:
+            names.insert(0, "conv1")
         scaled, factors = kernels.demodulation(
             styles, self.energy, self.table, self.outputs, self.widest, GAIN
         )
-        first = scaled[:, : self.input.shape[3]]
-        x: Tensor | None = (self.input * first[:, None, None, :]).to(self.dtype)
-        rgb = None
-        names = ["conv1", *(f"convs.{i}" for i in range(2 * self.blocks))]
-        for i, name in enumerate(names):
+        x = self.input if features is None else features
+        begin = self.starts[names[0]]
+        x = (x * scaled[:, None, None, begin : begin + x.shape[3]]).to(self.dtype)
+        for name, following in zip(names, [*names[1:], None], strict=True):
             weight, finish = self.convs[name]
-            last = i + 1 == len(names)
-            following = None if last else scaled[:, self.starts[names[i + 1]] :]
-            assert x is not None
-            if i % 2 == 1:
-                assert following is not None
-                x = kernels.blur_and_finish(_conv(x, weight), finish, factors, following)
+            number = -1 if name == "conv1" else int(name.removeprefix("convs."))
+            after = None if following is None else scaled[:, self.starts[following] :]
+            if number >= 0 and number % 2 == 0:
+                assert after is not None
+                x = kernels.blur_and_finish(_conv(x, weight), finish, factors, after)
                 continue
-            x, rgb = kernels.finish(
+            x, skip = kernels.finish(
                 _conv(x, weight),
                 finish,
                 factors,
-                scaled=following,
-                to_rgb=self.to_rgbs["to_rgb1" if i == 0 else f"to_rgbs.{i // 2 - 1}"],
+                scaled=after,
+                to_rgb=self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"],
                 styles=styles,
-                skip=rgb,
-                pixels=last,
+                skip=skip,
+                pixels=pixels and following is None,
             )
-        assert rgb is not None
-        return rgb
+        assert skip is not None
+        return skip
 
 
 def _conv(x: Tensor, weight: Tensor) -> Tensor:

@@ -216,7 +216,7 @@ def finish(
     styles: Tensor | None = None,
     skip: Tensor | None = None,
     pixels: bool = False,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Demodulation, noise, bias, leaky ReLU, toRGB, and the next layer's style, in one pass.
 
     Args:
@@ -228,7 +228,8 @@ def finish(
         pixels: give the picture as (N, H, W, 3) uint8, [-1, 1] as 0 to 255.
 
     Returns:
-        (features times the next style or None, picture (N, 3, H, W) float32 or None).
+        (features times the next style, picture (N, 3, H, W) float32 or None). Without a next
+        style the features are spoilt.
     """
     n, height, width, channels = x.shape
     # With as many pixels as threads, each thread has a pixel of the skip; small pictures are spread
@@ -252,7 +253,7 @@ def finish(
         height, width, channels, wide, per_program,
         layer.noise is not None, to_rgb is not None, skip is not None, pixels, scaled is not None,
     )  # fmt: skip
-    return (None if scaled is None else x), rgb
+    return x, rgb
 
 
 @triton.jit
