@@ -261,12 +261,12 @@ class Tail:
                 )
             )
         last = self.preview if first <= self.preview else self.top
+        # Whole pictures take more memory than the preview that the batch was chosen for.
+        batch = self.rule.batch if last == self.preview else max(1, self.rule.batch // 4)
         values = torch.tensor(ends, device=self.styles[0].device).repeat_interleave(self.images)
         numbers = torch.arange(len(values), device=values.device) % self.images
         found = []
-        for part, value in zip(
-            numbers.split(self.rule.batch), values.split(self.rule.batch), strict=True
-        ):
+        for part, value in zip(numbers.split(batch), values.split(batch), strict=True):
             styles = self._of(part)
             styles[index][:, channel] = value
             rgb = self.run(first, last, part, styles)

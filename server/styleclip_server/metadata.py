@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -105,6 +106,7 @@ def of_edit(photo: Image.Image | None, said: Statement | None) -> Metadata:
     return Metadata(exif, _xmp(said), profile, comment)
 
 
+@cache  # it looks through all that is installed
 def _software() -> str:
     try:
         return f"{SOFTWARE} {version('styleclip-triton')}"

@@ -152,7 +152,7 @@ def _finish(
     CHANNELS: tl.constexpr, PIXELS: tl.constexpr, NOISE: tl.constexpr, RGB: tl.constexpr,
     SKIP: tl.constexpr, BYTES: tl.constexpr, NEXT: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(1)
+    n = tl.program_id(1).to(tl.int64)  # a batch may have more numbers than 32 bits count
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < H * W
     red = tl.zeros((PIXELS,), tl.float32)
@@ -164,7 +164,7 @@ def _finish(
         channel = start + tl.arange(0, CHANNELS)
         exists = channel < C
         mask = inside[:, None] & exists[None, :]
-        at = (n * H * W + pixel[:, None]) * C + channel[None, :]
+        at = n * (H * W * C) + (pixel[:, None] * C + channel[None, :])
         d = tl.load(factor + n * TOTAL + channel, exists, 0.0)
         b = tl.load(bias + channel, exists, 0.0)
         v = tl.load(x + at, mask, 0.0).to(tl.float32) * d[None, :] + b[None, :]
@@ -262,13 +262,13 @@ def _blurred_line(
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The filter along row 2·row + a of the transposed convolution: at columns 2x and 2x + 1."""
-    line = t + ((n * (H + 1) + row) * (W + 1)) * (4 * C) + a * 2 * C + channel[None, :]
+    line = t + n * ((H + 1) * (W + 1) * 4 * C) + (row * (W + 1) * 4 * C + a * 2 * C)
     exists = inside & (row >= 0) & (row <= H)
     even = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     odd = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     for k in tl.static_range(5):  # columns 2x - 1 … 2x + 3
         column, b = x + (k + 1) // 2 - 1, (k + 1) % 2
-        at = line + column[:, None] * (4 * C) + b * C
+        at = line + (column[:, None] * (4 * C) + b * C + channel[None, :])
         v = tl.load(at, exists & (column >= 0)[:, None], 0.0).to(tl.float32)
         if k < 4:
             even += v * (0.25 if k == 0 or k == 3 else 0.75)
@@ -286,7 +286,7 @@ def _store_blurred(
     if NOISE:
         v += tl.load(noise + pixel, x < W, 0.0).to(tl.float32)[:, None]
     v = _for_next(tl.maximum(v, v * SLOPE), s[None, :])
-    at = out + (n * 4 * H * W + pixel[:, None]) * C + channel[None, :]
+    at = out + n * (4 * H * W * C) + (pixel[:, None] * C + channel[None, :])
     tl.store(at, v.to(out.dtype.element_ty), inside)
 
 
@@ -297,7 +297,7 @@ def _blur_and_finish(
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, LINES: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
     # Here H, W are those of the smaller picture; each of its lines makes two of the larger one.
-    n, strip = tl.program_id(2), tl.program_id(0) // tl.cdiv(W, COLUMNS)
+    n, strip = tl.program_id(2).to(tl.int64), tl.program_id(0) // tl.cdiv(W, COLUMNS)
     x = tl.program_id(0) % tl.cdiv(W, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = (x < W)[:, None] & (channel < C)[None, :]
