@@ -12,6 +12,7 @@ upright photo, where (0, 0) is the centre of the first pixel, as for dlib's land
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -76,6 +77,14 @@ def landmark_model() -> Path:
 @functools.cache
 def _predictor() -> Any:
     return detection.dlib().shape_predictor(str(landmark_model()))
+
+
+def prepare() -> None:
+    """Loads dlib's detector and the landmark model, where they are installed: the first photo
+    would wait for it for a second."""
+    with contextlib.suppress(LandmarksMissing):
+        detection.prepare()
+        _predictor()
 
 
 def landmarks_of(picture: Image.Image, box: Box) -> NDArray[np.float64]:

@@ -85,6 +85,11 @@ def _detector() -> Any:
     return dlib().get_frontal_face_detector()
 
 
+def prepare() -> None:
+    """Makes the detector. Raises LandmarksMissing when dlib is not installed."""
+    _detector()
+
+
 @functools.cache
 def _halves() -> Any:
     return dlib().pyramid_down(2)

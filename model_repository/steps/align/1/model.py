@@ -14,6 +14,8 @@ class TritonPythonModel:
         alignment.look_in(folder)
         domain = load_domain(folder)
         self.align = domain.align
+        if self.align:
+            alignment.prepare()
         self.metrics = Metrics(ALIGN_MODEL.name, domain.name)
 
     def execute(self, requests):
