@@ -37,7 +37,7 @@ QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
 INSTANCES = {"align": 2, "compose": 2}
-TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}
+TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
 
 # Which step feeds which, by tensor name; inside an ensemble a tensor keeps its name.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
@@ -80,10 +80,11 @@ def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
         return config
     config.backend = model.kind
     kind = pb.ModelInstanceGroup.KIND_CPU
-    if flavour == "torch" and model is contract.COMPOSE:  # encodes JPEG there
+    if flavour == "torch" and model is contract.COMPOSE:  # JPEG is encoded where the picture is
         kind = pb.ModelInstanceGroup.KIND_GPU
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     count = INSTANCES.get(model.name, 1)
-    if flavour == "torch":  # one GPU keeps many cores busy around it
+    if flavour == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
     config.instance_group.add(kind=kind, count=count)
     _queue(config, 0, flavour)
@@ -99,6 +100,8 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
     }
     config = _interface(model, dims)
     config.backend = "python" if flavour == "torch" else model.kind
+    if flavour == "torch":
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is contract.CLIP_TEXT:
         config.max_batch_size = MAX_PROMPTS
     cpu = flavour == "cpu"

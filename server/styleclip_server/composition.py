@@ -6,6 +6,8 @@ face, and a feathered mask in the shape of a head keeps everything beyond it as 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
@@ -31,7 +33,7 @@ _CHANGED = (4, 14)  # levels; a face is unchanged up to the first, edited from t
 
 
 def compose(
-    image: NDArray[np.uint8],
+    image: NDArray[np.uint8] | Any,
     photo: Image.Image | None = None,
     quad: NDArray[np.floating] | None = None,
     paste: bool = False,
@@ -46,6 +48,7 @@ def compose(
 ) -> bytes:
     """The encoded face `image` (H, W, 3) uint8, or with `paste` the photo with the face in it.
 
+    `image` may be a PyTorch tensor on a GPU.
     `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
     `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
     edited by AI, by which `model` and `texts`, signed by `signer`, unless `marked` is false.
@@ -54,12 +57,13 @@ def compose(
     """
     images.check_encoding(format, quality)  # before the work
     images.check_pixels(image.shape[1], image.shape[0])
-    result: NDArray[np.uint8] | Image.Image = image
+    result: Any = image
     if not paste:
         photo = None
     elif photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
     else:
+        image = image if isinstance(image, np.ndarray) else image.cpu().numpy()
         result = paste_back(image, photo, quad, match_colours)
     said = metadata.statement(model, texts, paste) if marked else None
     picture = images.encode(result, format, quality, metadata.of_edit(photo, said))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -180,30 +179,25 @@ def check_encoding(format: str, quality: int) -> str:
     return name
 
 
-_gpu_jpeg: Callable[[NDArray[np.uint8], int], bytes] | None = None
-
-
-def encode_on_gpu(device: int) -> None:
-    """From now on, JPEG of good quality is encoded on that GPU; Pillow does the rest."""
-    global _gpu_jpeg
-    from styleclip_server.gpu import jpeg
-
-    jpeg.prepare(device)
-    _gpu_jpeg = jpeg.encode
-
-
 def encode(
-    picture: NDArray[np.uint8] | Image.Image,
+    picture: NDArray[np.uint8] | Image.Image | Any,
     format: str = "JPEG",
     quality: int = 95,
     beside: metadata.Metadata | None = None,
 ) -> bytes:
     """RGB pixels (H, W, 3) uint8 or an RGB picture as JPEG, PNG or WEBP with metadata `beside`.
 
-    `quality` 1 to 100 counts for JPEG and WEBP. Raises UnknownFormat for another format or
-    quality, or a picture whose sides are too long for the format (WEBP ends at 16383 pixels, JPEG
-    at 65500); ValueError for another shape or dtype.
+    Pixels may be a PyTorch tensor on a GPU, which encodes JPEG itself. `quality` 1 to 100 counts
+    for JPEG and WEBP. Raises UnknownFormat for another format or quality, or a picture whose sides
+    are too long for the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another
+    shape or dtype.
     """
+    if not isinstance(picture, (np.ndarray, Image.Image)):
+        if format.upper() == "JPEG":
+            from styleclip_server.gpu import jpeg
+
+            return metadata.into_jpeg(jpeg.encode(picture, quality), beside)
+        picture = picture.cpu().numpy()
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
@@ -218,8 +212,6 @@ def encode(
         options = {"compress_level": 1}  # 6, the default, costs several times the time
     elif name == "JPEG" and quality >= 90:
         options["subsampling"] = 0  # who asks for quality wants the colour of lips and eyes whole
-        if _gpu_jpeg and (beside is None or beside.icc_profile is None):
-            return metadata.into_jpeg(_gpu_jpeg(np.asarray(picture), quality), beside)
     if beside is not None:
         options |= metadata.save_options(name, beside)
     buffer = io.BytesIO()

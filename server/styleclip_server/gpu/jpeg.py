@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.io import encode_jpeg
+
+
+def encode(picture: Tensor, quality: int) -> bytes:
+    """RGB (H, W, 3) uint8 on a GPU → a JPEG file without metadata, colour at full resolution.
+
+    quality: 1 to 100.
+    """
+    data = encode_jpeg(picture.permute(2, 0, 1).contiguous(), quality)
+    return bytes(data.cpu().numpy().tobytes())
 
 
 def prepare(device: int) -> None:
     """Loads the encoder on that GPU, so that no request waits for it."""
     torch.cuda.set_device(device)
-    encode(np.zeros((64, 64, 3), np.uint8), 95)
-
-
-def encode(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """RGB (H, W, 3) uint8 → a JPEG file without metadata, colour at full resolution.
-
-    quality: 1 to 100.
-    """
-    pixels = torch.from_numpy(np.require(picture, requirements=("C", "W"))).cuda()
-    data = encode_jpeg(pixels.permute(2, 0, 1).contiguous(), quality)
-    return bytes(data.cpu().numpy().tobytes())
+    encode(torch.zeros(64, 64, 3, dtype=torch.uint8, device="cuda"), 95)

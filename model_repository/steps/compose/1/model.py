@@ -15,7 +15,9 @@ class TritonPythonModel:
         self.signer = Signer.from_environment()
         self.metrics = Metrics(COMPOSE.name, self.model)
         if args["model_instance_kind"] == "GPU":
-            images.encode_on_gpu(int(args["model_instance_device_id"]))
+            from styleclip_server.gpu import jpeg
+
+            jpeg.prepare(int(args["model_instance_device_id"]))
 
     def execute(self, requests):
         return respond(COMPOSE, requests, self.answer, self.metrics)
