@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from styleclip_client import contract
 from styleclip_client.contract import Model
 from torch import Tensor, nn
 
-from styleclip_export import onnx_export, repository
+from styleclip_export import half, onnx_export, repository
 from styleclip_export.checkpoints import dlib_landmarks
 from styleclip_export.checkpoints.domain import Networks
 from styleclip_export.errors import ConversionError
@@ -29,6 +29,7 @@ DOMAINS = Path(__file__).parent / "domains"
 # deviation is about 1.
 BOUNDS = {"stylegan2": 1.0, "e4e": 2e-4, "clip_text": 1e-4}
 
+HALF_FILE = "model.fp16.onnx"
 LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 Told = Callable[[str], None]
@@ -124,6 +125,7 @@ def convert(
     sources: Mapping[str, str],
     only: tuple[str, ...] = (),
     torchscript: bool = False,
+    halved: bool = True,
     told: Told = print,
 ) -> None:
     """Writes the networks of a domain as a new version into `target`/<domain name>.
@@ -133,6 +135,7 @@ def convert(
         sources: file name → SHA-256 of what the networks were read from.
         only: names of networks; empty means all.
         torchscript: write StyleGAN2 and e4e as TorchScript, too.
+        halved: write each network in float16, too, for GPUs (see `styleclip_export.half`).
 
     Raises:
         ConversionError: networks do not fit together, or one misses its bound; what is served
@@ -140,11 +143,13 @@ def convert(
     """
     check_fit(networks)
     folder = target / about["name"]
+    halves = half.networks(networks.generator, networks.encoder, networks.clip, networks.w_avg)
     for name, (model, wrapper, example) in modules(networks).items():
         if only and name not in only:
             continue
         module = wrapper().eval()
-        exported = onnx_export.export(module, model, example, BOUNDS[name])
+        references = onnx_export.make_references(module, example)
+        exported = onnx_export.export(module, model, example, BOUNDS[name], references=references)
         for c in exported.comparisons:
             told(
                 f"{name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from PyTorch"
@@ -152,11 +157,21 @@ def convert(
         files = {"model.onnx": exported.data}
         provenance = exported.provenance(sources=dict(sources))
         if torchscript and name != "clip_text":
-            files["model.pt"], provenance["torchscript"] = _torchscript(module, example)
+            files["model.pt"], provenance["torchscript"] = _torchscript(module, example, references)
+        if halved:
+            made = halves[name]
+            files[HALF_FILE], found = half.export(made, model, example, references)
+            provenance["float16"] = half.provenance(made, found)
+            for h in found:
+                told(
+                    f"{name} in float16, {h.runtime}, batch {h.batch}: {made.quantity} "
+                    f"{h.value:.4g} ({made.bound:g}), largest {h.largest:.2g}, mean {h.mean:.2g}"
+                )
         files["provenance.json"] = (json.dumps(provenance, indent=2) + "\n").encode()
         version = repository.add_version(folder / name, files)
-        told(f"{name}: version {version}, {len(exported.data) / 1e6:.0f} MB")
-        del exported, files, module
+        sizes = ", ".join(f"{file} {len(data) / 1e6:.0f} MB" for file, data in files.items())
+        told(f"{name}: version {version}, {sizes}")
+        del exported, files, module, references
     text = json.dumps(domain_json(about, networks.generator), indent=2, ensure_ascii=False)
     repository.write_text(folder / "domain.json", text + "\n")
     repository.write_configs(target, about["name"])
@@ -164,15 +179,16 @@ def convert(
 
 @torch.no_grad()
 def _torchscript(
-    module: nn.Module, example: Callable[[int], tuple[Tensor, ...]]
+    module: nn.Module,
+    example: Callable[[int], tuple[Tensor, ...]],
+    references: Sequence[onnx_export.Reference],
 ) -> tuple[bytes, dict[str, float]]:
-    """`module` traced, and its largest difference from itself at batches it was not traced with."""
+    """`module` traced, and its largest difference from the `references`."""
     traced = torch.jit.freeze(torch.jit.trace(module, example(2), check_trace=False).eval())
     worst = 0.0
-    for batch in onnx_export.BATCHES:
-        inputs = example(batch)
-        difference = (traced(*inputs).double() - module(*inputs).double()).abs().max().item()
-        worst = max(worst, difference)
+    for reference in references:
+        found = traced(*reference.inputs).float() - torch.from_numpy(reference.expected).float()
+        worst = max(worst, found.abs().max().item())
     if not worst <= 1.0:
         raise ConversionError(f"TorchScript differs from PyTorch by {worst:.3g}")
     buffer = io.BytesIO()

@@ -47,9 +47,10 @@ class FaceToLatent(nn.Module):
         self.register_buffer("w_avg", w_avg)
 
     def forward(self, face: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
+        dtype = self.encoder.latlayer1.weight.dtype
+        if torch.onnx.is_in_onnx_export() and dtype == torch.float32:
             w_plus = onnx_forms.encode(self.encoder, face)
-        else:  # what the file is compared with
+        else:  # what the file is compared with, and what a GPU computes
             w_plus = self.encoder(face)
         return w_plus if self.w_avg is None else w_plus + self.w_avg
 
@@ -58,18 +59,22 @@ class LatentToPicture(nn.Module):
     """W_PLUS (N, L, 512), DELTA (N, S) → IMAGE (N, H, W, 3) uint8.
 
     [-1, 1] becomes 0 to 255, rounded: the whole range of the generator, as its official code
-    writes pictures.
+    writes pictures. `dtype` is that of the synthesis' activations; S is always float32.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.generator = generator
+        self.dtype = dtype
 
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
         styles = [s + d for s, d in zip(g.affine(w_plus), g.split(delta), strict=True)]
-        synthesis = onnx_forms.synthesis if torch.onnx.is_in_onnx_export() else Generator.synthesis
-        picture = (synthesis(g, styles).clamp(-1, 1) + 1) * 127.5
+        if torch.onnx.is_in_onnx_export() and self.dtype == torch.float32:
+            image = onnx_forms.synthesis(g, styles)
+        else:  # what the file is compared with, and what a GPU computes
+            image = g.synthesis(styles, self.dtype)
+        picture = (image.clamp(-1, 1) + 1) * 127.5
         return picture.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
@@ -91,7 +96,19 @@ class TokensToFeatures(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.table is not None:
             tokens = self.table[tokens.long()]
-        return self.clip.encode_text(tokens.long(), trim=True)
+        return self.clip.encode_text(tokens.long(), trim=True).float()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Random inputs of one batch size, and what PyTorch computes of them."""
+
+    inputs: tuple[Tensor, ...]
+    expected: np.ndarray
+
+    @property
+    def batch(self) -> int:
+        return len(self.expected)
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,7 @@ def export(
     *,
     store_half: bool = False,
     batches: Sequence[int] = BATCHES,
+    references: Sequence[Reference] | None = None,
 ) -> Exported:
     """`module` as ONNX with the tensor names of `model` and a dynamic batch.
 
@@ -141,18 +159,48 @@ def export(
         example: batch size → random inputs.
         bound: largest allowed absolute difference from PyTorch, in the output's own units.
         store_half: keep weights in float16 (cast to float32 when loaded).
+        references: what to compare with; None: `make_references` at each of `batches`.
 
     Raises:
         ConversionError: ONNX Runtime differs from PyTorch by more than `bound`.
     """
     module.eval()
+    data = to_onnx(module, model, example(2), everything if store_half else nothing)
+    references = references or make_references(module, example, batches)
+    compared = tuple(compare(data, model, references))
+    worst = max(c.largest for c in compared)
+    if not worst <= bound:  # NaN fails too
+        raise ConversionError(
+            f"{model.name} as ONNX differs from PyTorch by {worst:.3g}, at most {bound:g} was "
+            "expected; nothing was written"
+        )
+    return Exported(data, bound, compared)
+
+
+def everything(_: str) -> bool:
+    """Names of weights to store in float16: all."""
+    return True
+
+
+def nothing(_: str) -> bool:
+    """Names of weights to store in float16: none."""
+    return False
+
+
+def to_onnx(
+    module: nn.Module,
+    model: contract.Model,
+    inputs: tuple[Tensor, ...],
+    stored_half: Callable[[str], bool],
+) -> bytes:
+    """`module` as an ONNX file; weights whose name is `stored_half` go through `halve`."""
     names = [t.name for t in model.inputs], [t.name for t in model.outputs]
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of sizes that are constants by design
         torch.onnx.export(
             module,
-            example(2),
+            inputs,
             buffer,  # type: ignore[arg-type]  # the tracing exporter writes to files, too
             input_names=names[0],
             output_names=names[1],
@@ -164,45 +212,56 @@ def export(
             training=torch.onnx.TrainingMode.PRESERVE,
         )
     graph = onnx.load_from_string(buffer.getvalue())
+    del buffer  # full-size e4e is 1.1 GB
     graph.producer_name, graph.producer_version = "styleclip-export", ""
-    if store_half:
-        halve(graph)
-    data = graph.SerializeToString()
-    compared = tuple(compare(data, module, model, example, batches))
-    worst = max(c.largest for c in compared)
-    if not worst <= bound:  # NaN fails too
-        raise ConversionError(
-            f"{model.name} as ONNX differs from PyTorch by {worst:.3g}, at most {bound:g} was "
-            "expected; nothing was written"
-        )
-    return Exported(data, bound, compared)
+    halve(graph, stored_half)
+    return graph.SerializeToString()  # type: ignore[no-any-return]
 
 
-def compare(
-    data: bytes,
+@torch.no_grad()
+def make_references(
     module: nn.Module,
-    model: contract.Model,
     example: Callable[[int], tuple[Tensor, ...]],
     batches: Sequence[int] = BATCHES,
-) -> list[Comparison]:
-    """Largest and mean difference between ONNX Runtime and `module` at each batch size."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+) -> list[Reference]:
+    """What `module` computes of random inputs of each batch size, one row at a time: a batch of
+    1024 px pictures would need gigabytes, and rows must not depend on their neighbours."""
     found = []
     for batch in batches:
         inputs = example(batch)
-        with torch.no_grad():
-            expected = module(*inputs).numpy().astype(np.float64)
-        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
-        got = session.run(None, feed)[0].astype(np.float64)
-        difference = np.abs(got - expected)
-        found.append(Comparison(batch, float(difference.max()), float(difference.mean())))
+        rows = [module(*(x[i : i + 1] for x in inputs)) for i in range(batch)]
+        found.append(Reference(inputs, torch.cat(rows).numpy()))
     return found
 
 
-def halve(graph: onnx.ModelProto, smallest: int = 1024) -> None:
-    """Stores large float32 initialisers as float16, each followed by a Cast to float32.
+def run_onnx(data: bytes, model: contract.Model, references: Sequence[Reference]) -> Any:
+    """What ONNX Runtime's CPU provider answers to each of `references`, one after the other."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # an arena keeps, and doubles, what a batch of 8 needed
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+    for reference in references:
+        feed = {t.name: x.numpy() for t, x in zip(model.inputs, reference.inputs, strict=True)}
+        yield session.run(None, feed)[0]
+
+
+def compare(
+    data: bytes, model: contract.Model, references: Sequence[Reference]
+) -> list[Comparison]:
+    """Largest and mean difference between ONNX Runtime and each of `references`."""
+    found = []
+    for reference, got in zip(references, run_onnx(data, model, references), strict=True):
+        difference = np.abs(got.astype(np.float32) - reference.expected.astype(np.float32))
+        mean = float(difference.mean(dtype=np.float64))
+        found.append(Comparison(reference.batch, float(difference.max()), mean))
+    return found
+
+
+def halve(
+    graph: onnx.ModelProto, chosen: Callable[[str], bool] = everything, smallest: int = 1024
+) -> None:
+    """Stores large float32 initialisers whose name is `chosen` as float16, each followed by a Cast
+    to float32.
 
     Raises:
         ConversionError: a weight is not exact enough in float16 (relative error above 1e-3, or
@@ -210,7 +269,7 @@ def halve(graph: onnx.ModelProto, smallest: int = 1024) -> None:
     """
     casts = []
     for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
+        if tensor.data_type != TensorProto.FLOAT or not chosen(tensor.name):
             continue
         array = numpy_helper.to_array(tensor)
         if array.size < smallest:

@@ -17,8 +17,10 @@ import click
 @click.option("--only", multiple=True, type=click.Choice(["stylegan2", "e4e", "clip_text"]),
               help="Only this network (can be repeated).")  # fmt: skip
 @click.option("--torchscript", is_flag=True, help="Write StyleGAN2 and e4e as TorchScript, too.")
+@click.option("--half/--no-half", default=True, show_default=True,
+              help="Write float16 networks for GPUs, too.")  # fmt: skip
 def command(domain: str, weights: Path | None, repository: Path, only: tuple[str, ...],
-            torchscript: bool) -> None:  # fmt: skip
+            torchscript: bool, half: bool) -> None:  # fmt: skip
     """Convert the checkpoints of DOMAIN to ONNX and add them to the model repository.
 
     Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
@@ -34,7 +36,7 @@ def command(domain: str, weights: Path | None, repository: Path, only: tuple[str
     for line in networks.told:
         click.echo(line)
     convert.convert(networks, about, repository, sources=networks.sources, only=only,
-                    torchscript=torchscript, told=click.echo)  # fmt: skip
+                    torchscript=torchscript, halved=half, told=click.echo)  # fmt: skip
     convert.place_landmarks(weights, repository / domain, told=click.echo)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")

@@ -80,7 +80,7 @@ class GradualStyleBlock(nn.Module):
         self.linear = EqualLinear(width, w_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.convs(x).flatten(1))
+        return self.linear(self.convs(x).flatten(1).to(self.linear.weight.dtype))
 
 
 class Encoder4Editing(nn.Module):
@@ -129,7 +129,7 @@ class Encoder4Editing(nn.Module):
     def forward(self, face: Tensor) -> Tensor:
         """Aligned faces (N, 3, 256, 256), RGB in [-1, 1] → W+ less the average latent,
         (N, num_latents, w_dim)."""
-        x = self.input_layer(face)
+        x = self.input_layer(face.to(self.latlayer1.weight.dtype))
         ends = []
         for i, unit in enumerate(self.body):
             x = unit(x)
