@@ -16,6 +16,7 @@ from PIL import Image
 from styleclip_client import Client, Edit
 from styleclip_export import cli, convert
 from styleclip_export.checkpoints.domain import read_domain
+from styleclip_export.half import psnr
 from styleclip_export.models.clip import CLIP
 from styleclip_export.models.e4e import Encoder4Editing
 from styleclip_export.models.stylegan2 import Generator, channels_by_base
@@ -111,6 +112,28 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, flavour, t
     assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
 
 
+def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path):
+    """The GPU's float16 networks, on the CPU."""
+    half = tmp_path / "half"
+    shutil.copytree(repository, half)
+    for name in ("e4e", "clip_text", "stylegan2"):
+        config = half / "ffhq" / name / "configs" / "cpu.pbtxt"
+        config.write_text(config.read_text() + 'default_model_filename: "model.fp16.onnx"\n')
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
+    answers = []
+    for folder in (repository, half):
+        ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+        options = Options(folder, domain="ffhq", log=tmp_path / "log", **ports)
+        with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+            inverted = client.invert(buffer.getvalue())
+            picture = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
+        answers.append((inverted.w_plus, np.asarray(picture, np.float32)))
+    (exact_w, exact), (half_w, rough) = answers
+    assert 0 < np.abs(exact_w - half_w).max() < 1e-3
+    assert psnr(rough[None], exact[None]) > 45
+
+
 def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weights, repository):
     for name in ("e4e", "clip_text", "stylegan2"):
         folder = repository / "ffhq" / name / "1"
@@ -118,6 +141,9 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
         assert set(provenance["sources"]) == {"e4e_ffhq_encode.pt", "ViT-B-32.pt"}
         assert {error["batch"] for error in provenance["errors"]} == {1, 2, 8}
         assert (folder / "model.pt").is_file() == (name != "clip_text")
+        half = provenance["float16"]
+        assert {error["batch"] for error in half["errors"]} == {1, 2, 8}
+        assert (folder / "model.fp16.onnx").is_file()
 
 
 def test_only_dlibs_own_landmarks_are_placed(tmp_path):

@@ -1,7 +1,8 @@
 """ONNX Runtime as a Python-based Triton backend, for servers that carry no native one.
 
 Models say `backend: "onnxruntime"`: NVIDIA's container runs them natively, the server from PyPI by
-this file. Requests that Triton batches dynamically are run together.
+this file. Requests that Triton batches dynamically are run together. `default_model_filename` is
+heeded as there; where that file does not exist, model.onnx is opened.
 """
 
 import json
@@ -26,7 +27,10 @@ class TritonPythonModel:
 
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        path = Path(args["model_repository"], args["model_version"], MODEL_FILE)
+        folder = Path(args["model_repository"], args["model_version"])
+        path = folder / (config.get("default_model_filename") or MODEL_FILE)
+        if not path.is_file():
+            path = folder / MODEL_FILE
         if not path.is_file():
             raise triton.TritonModelException(f"{path} does not exist")
         options = onnxruntime.SessionOptions()
