@@ -62,6 +62,21 @@ def test_the_shipped_files_are_small_and_what_their_provenance_says():
         assert max(error["largest"] for error in provenance["errors"]) <= provenance["bound"]
 
 
+def test_a_gpu_runs_the_float16_file_where_there_is_one(tmp_path):
+    (tmp_path / "avatars").mkdir()
+    (tmp_path / "avatars/domain.json").write_bytes(
+        (REPOSITORY / "avatars/domain.json").read_bytes()
+    )
+    folder = tmp_path / "avatars" / "stylegan2"
+    named = 'default_model_filename: "model.fp16.onnx"'
+    for files, expected in (({}, False), ({repository.HALF_FILE: b""}, True), ({}, False)):
+        repository.add_version(folder, {"model.onnx": b"", **files})
+        configs = repository.config_files(tmp_path, "avatars")
+        assert (named in configs[folder / "config.pbtxt"]) == expected
+        others = [text for path, text in configs.items() if path != folder / "config.pbtxt"]
+        assert not any(named in text for text in others)
+
+
 def test_a_new_version_is_added_beside_the_old_one(tmp_path):
     assert repository.add_version(tmp_path, {"model.onnx": b"1"}) == 1
     assert repository.add_version(tmp_path, {"model.onnx": b"2"}) == 2

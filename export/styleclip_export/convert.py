@@ -29,7 +29,6 @@ DOMAINS = Path(__file__).parent / "domains"
 # deviation is about 1.
 BOUNDS = {"stylegan2": 1.0, "e4e": 2e-4, "clip_text": 1e-4}
 
-HALF_FILE = "model.fp16.onnx"
 LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 
 Told = Callable[[str], None]
@@ -160,7 +159,7 @@ def convert(
             files["model.pt"], provenance["torchscript"] = _torchscript(module, example, references)
         if halved:
             made = halves[name]
-            files[HALF_FILE], found = half.export(made, model, example, references)
+            files[repository.HALF_FILE], found = half.export(made, model, example, references)
             provenance["float16"] = half.provenance(made, found)
             for h in found:
                 told(

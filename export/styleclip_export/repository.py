@@ -55,6 +55,8 @@ _TYPES = {"BYTES": "TYPE_STRING"}
 
 Flavour = Literal["gpu", "torch", "cpu"]
 FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu")  # the first is `config.pbtxt`
+# Beside `model.onnx`, where a network was converted to float16 too: what the flavour "gpu" runs.
+HALF_FILE = "model.fp16.onnx"
 # Beside each `model.onnx`, for the flavour "torch".
 MODEL_PY = """from styleclip_server.gpu.network import TritonPythonModel
 
@@ -174,7 +176,10 @@ def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
     data = json.loads((repository / domain / "domain.json").read_text("utf-8"))
     for model in contract.NETWORKS:
         configs = {flavour: network_config(model, data, flavour) for flavour in FLAVOURS}
-        add(repository / domain / model.name, configs)
+        folder = repository / domain / model.name
+        if (folder / str(newest_version(folder)) / HALF_FILE).is_file():
+            configs["gpu"].default_model_filename = HALF_FILE
+        add(folder, configs)
     return files
 
 
@@ -197,14 +202,18 @@ def write_text(path: Path, content: str) -> None:
     partial.replace(path)
 
 
+def newest_version(folder: Path) -> int:
+    """The highest version number of a network, 0 if it has none."""
+    return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
+
+
 def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
     """Puts a new version of a network into `folder`; older ones stay. Whole or not at all.
 
     Returns the version's number, one above the highest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    version = max(numbers, default=0) + 1
+    version = newest_version(folder) + 1
     partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
         for name, data in {**files, "model.py": MODEL_PY.encode()}.items():
