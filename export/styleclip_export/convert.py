@@ -6,7 +6,6 @@ in place only when it held its bound: a new version beside the old ones.
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -146,43 +145,66 @@ def convert(
     for name, (model, wrapper, example) in modules(networks).items():
         if only and name not in only:
             continue
-        module = wrapper().eval()
-        references = onnx_export.make_references(module, example)
-        exported = onnx_export.export(module, model, example, BOUNDS[name], references=references)
-        for c in exported.comparisons:
-            told(
-                f"{name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from PyTorch"
-            )
-        files = {"model.onnx": exported.data}
-        provenance = exported.provenance(sources=dict(sources))
-        if torchscript and name != "clip_text":
-            files["model.pt"], provenance["torchscript"] = _torchscript(module, example, references)
-        if halved:
-            made = halves[name]
-            files[repository.HALF_FILE], found = half.export(made, model, example, references)
-            provenance["float16"] = half.provenance(made, found)
-            for h in found:
-                told(
-                    f"{name} in float16, {h.runtime}, batch {h.batch}: {made.quantity} "
-                    f"{h.value:.4g} ({made.bound:g}), largest {h.largest:.2g}, mean {h.mean:.2g}"
-                )
-        files["provenance.json"] = (json.dumps(provenance, indent=2) + "\n").encode()
-        version = repository.add_version(folder / name, files)
-        sizes = ", ".join(f"{file} {len(data) / 1e6:.0f} MB" for file, data in files.items())
-        told(f"{name}: version {version}, {sizes}")
-        del exported, files, module, references
+        # Finished files wait on the disk: e4e's take 2.7 GB together.
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as waiting:
+            files = Path(waiting)
+            module = wrapper().eval()
+            references = onnx_export.make_references(module, example)
+            provenance = _onnx(module, model, example, references, files, sources, told)
+            if torchscript and name != "clip_text":
+                provenance["torchscript"] = _torchscript(module, example, references, files)
+            del module
+            if halved:
+                provenance["float16"] = _half(halves[name], model, example, references, files, told)
+            sizes = [f"{p.name} {p.stat().st_size / 1e6:.0f} MB" for p in sorted(files.iterdir())]
+            (files / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
+            version = repository.add_version(folder / name, {p.name: p for p in files.iterdir()})
+        told(f"{name}: version {version}, {', '.join(sizes)}")
     text = json.dumps(domain_json(about, networks.generator), indent=2, ensure_ascii=False)
     repository.write_text(folder / "domain.json", text + "\n")
     repository.write_configs(target, about["name"])
 
 
+Example = Callable[[int], tuple[Tensor, ...]]
+References = Sequence[onnx_export.Reference]
+
+
+def _onnx(
+    module: nn.Module, model: Model, example: Example, references: References, folder: Path,
+    sources: Mapping[str, str], told: Told,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes model.onnx; its provenance."""
+    exported = onnx_export.export(module, model, example, BOUNDS[model.name], references=references)
+    for c in exported.comparisons:
+        told(
+            f"{model.name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from "
+            "PyTorch"
+        )
+    (folder / "model.onnx").write_bytes(exported.data)
+    return exported.provenance(sources=dict(sources))
+
+
+def _half(
+    network: half.Half, model: Model, example: Example, references: References, folder: Path,
+    told: Told,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the float16 file; how far it is from float32."""
+    data, found = half.export(network, model, example, references)
+    for h in found:
+        told(
+            f"{model.name} in float16, {h.runtime}: {network.quantity} {h.value:.4g} "
+            f"({network.bound:g}), largest {h.largest:.2g}, mean {h.mean:.2g}"
+        )
+    (folder / repository.HALF_FILE).write_bytes(data)
+    return half.provenance(network, found)
+
+
 @torch.no_grad()
 def _torchscript(
-    module: nn.Module,
-    example: Callable[[int], tuple[Tensor, ...]],
-    references: Sequence[onnx_export.Reference],
-) -> tuple[bytes, dict[str, float]]:
-    """`module` traced, and its largest difference from the `references`."""
+    module: nn.Module, example: Example, references: References, folder: Path
+) -> dict[str, float]:
+    """Writes model.pt, the traced `module`; its largest difference from the `references`."""
     traced = torch.jit.freeze(torch.jit.trace(module, example(2), check_trace=False).eval())
     worst = 0.0
     for reference in references:
@@ -190,6 +212,5 @@ def _torchscript(
         worst = max(worst, found.abs().max().item())
     if not worst <= 1.0:
         raise ConversionError(f"TorchScript differs from PyTorch by {worst:.3g}")
-    buffer = io.BytesIO()
-    torch.jit.save(traced, buffer)
-    return buffer.getvalue(), {"largest": worst}
+    torch.jit.save(traced, str(folder / "model.pt"))
+    return {"largest": worst}

@@ -207,8 +207,10 @@ def newest_version(folder: Path) -> int:
     return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
 
 
-def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
+def add_version(folder: Path, files: Mapping[str, bytes | Path]) -> int:
     """Puts a new version of a network into `folder`; older ones stay. Whole or not at all.
+
+    A file is given by its bytes, or by a path on the same file system, from where it is moved.
 
     Returns the version's number, one above the highest.
     """
@@ -217,7 +219,10 @@ def add_version(folder: Path, files: Mapping[str, bytes]) -> int:
     partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
         for name, data in {**files, "model.py": MODEL_PY.encode()}.items():
-            (partial / name).write_bytes(data)
+            if isinstance(data, Path):
+                data.rename(partial / name)
+            else:
+                (partial / name).write_bytes(data)
         partial.chmod(0o755)
         partial.rename(folder / str(version))
     except BaseException:
