@@ -2,7 +2,9 @@
 
 A few channels of every layer are tried on held-out avatars, seen by the body of the attribute
 classifier in place of CLIP's image tower (which is not kept in this repository), at full size and
-at previews; the table has the cosines between both directions. "skip alone" leaves out what the
+at previews; the table has the cosines between both directions, of all these channels and of those
+that change the picture visibly (FLOOR, as in the statistics of the avatars; the direction of
+another is mostly noise). "skip alone" leaves out what the
 layers above the preview added to the unchanged picture. `python benchmarks/preview.py` needs the
 packages of the tests and some minutes on a CPU.
 """
@@ -25,24 +27,29 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 DOMAIN = ROOT / "model_repository" / "avatars"
+FLOOR = 0.03
 
 
-def directions(tail: Tail, wanted: list[tuple[int, int]], mean: Tensor, std: Tensor) -> Tensor:
-    """(rows, D): the directions of the (style, channel) in `wanted`, which is in order."""
+def directions(
+    tail: Tail, wanted: list[tuple[int, int]], mean: Tensor, std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Directions (rows, D) of the (style, channel) in `wanted`, which is in order, and the mean
+    lengths of their changes (rows,)."""
     features = []
     for index, channel in wanted:
         first = sum(tail.generator.style_channels[:index])
         m, s = float(mean[first + channel]), float(std[first + channel])
         features.append(tail.features(index, channel, (m - 5 * s, m + 5 * s)))
-    return torch.cat([torch.cat(channel_direction(f[None])[:1]) for f in features])
+    return channel_direction(torch.stack(features))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--images", default=12, help="Avatars of each channel.")
 @click.option("--channels", default=3, help="Channels of each layer.")
+@click.option("--preview", "previews", multiple=True, type=int, default=(128, 64))
 @click.option("--seed", default=20_263)
 @torch.inference_mode()
-def main(images: int, channels: int, seed: int) -> None:
+def main(images: int, channels: int, previews: tuple[int, ...], seed: int) -> None:
     """Compare fs3 at previews with fs3 at full size."""
     sys.path.insert(0, str(ROOT / "demo" / "avatars"))
     from classifier import Classifier
@@ -80,27 +87,30 @@ def main(images: int, channels: int, seed: int) -> None:
     def tail(preview: int | None = None, dtype: torch.dtype = torch.float32) -> Tail:
         return Tail(generator, see, styles, Fs3Rule(images, batch=8, preview=preview, dtype=dtype))
 
-    exact = directions(tail(), wanted, mean, std)
+    exact, change = directions(tail(), wanted, mean, std)
     console, table = Console(width=100), Table(box=None)
-    for name in ("fs3 of layers up to", "seen at", "rows", "least", "10%", "median", "mean"):
+    for name in ("seen at", "channels", "rows", "least", "10%", "median", "mean"):
         table.add_column(name, justify="right")
 
     def tell(name: str, found: Tensor, below: int) -> None:
         kept = [i for i, (index, _) in enumerate(wanted)
                 if generator.layers[index].resolution <= below]  # fmt: skip
         cosines = (found[kept] * exact[kept]).sum(1).double()
-        numbers = (cosines.min(), cosines.quantile(0.1), cosines.median(), cosines.mean())
-        table.add_row(f"{below} px", name, str(len(kept)), *(f"{x:.4f}" for x in numbers))
+        visible = change[kept] >= FLOOR
+        for which, c in (("all", cosines), ("visible", cosines[visible])):
+            if len(c):
+                numbers = (c.min(), c.quantile(0.1), c.median(), c.mean())
+                table.add_row(name, which, str(len(c)), *(f"{x:.4f}" for x in numbers))
 
-    for preview in (128, 64):
+    for preview in previews:
         whole = tail(preview)
-        tell(f"{preview} px", directions(whole, wanted, mean, std), preview)
+        tell(f"{preview} px", directions(whole, wanted, mean, std)[0], preview)
         alone = tail(preview)
         assert alone.detail is not None
         alone.detail.zero_()
-        tell(f"{preview} px, skip alone", directions(alone, wanted, mean, std), preview)
+        tell(f"{preview} px, skip alone", directions(alone, wanted, mean, std)[0], preview)
     with HalfOnCPU():
-        half = directions(tail(dtype=torch.float16), wanted, mean, std)
+        half, _ = directions(tail(dtype=torch.float16), wanted, mean, std)
     tell("256 px, float16", half, 256)
     console.print(table)
 
