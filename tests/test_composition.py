@@ -11,7 +11,7 @@ from conftest import GOLDEN
 from PIL import Image, ImageFilter
 from styleclip_client import limits
 from styleclip_client.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
-from styleclip_server import alignment, images
+from styleclip_server import alignment, images, metadata
 from styleclip_server.composition import compose, paste_back
 
 GREEN = np.zeros((256, 256, 3), np.uint8)
@@ -290,3 +290,18 @@ def test_unusable_requests_are_refused_by_name():
         compose(np.zeros((0, 5, 3), np.uint8))
     with pytest.raises(ImageTooLarge):
         compose(np.broadcast_to(np.uint8(0), (10_000, 10_000, 3)))
+
+
+def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
+    """A GPU's encoder writes none itself."""
+    grey = np.full((16, 16, 3), 90, np.uint8)
+    beside = metadata.of_edit(None, metadata.statement("avatars", "a face → a sad face", False))
+    bare = images.encode(grey, "JPEG", 95)
+    read = []
+    for data in (metadata.into_jpeg(bare, beside), images.encode(grey, "JPEG", 95, beside)):
+        with Image.open(io.BytesIO(data)) as picture:
+            read.append(
+                (dict(picture.getexif()), picture.info["xmp"], np.asarray(picture).tolist())
+            )
+    assert read[0] == read[1] and b"a sad face" in read[0][1]
+    assert metadata.into_jpeg(bare, None) == bare
