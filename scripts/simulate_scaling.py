@@ -24,7 +24,7 @@ from rich.table import Table
 HPA = Path(__file__).resolve().parent.parent / "docker/kubernetes/components/autoscaling/hpa.yaml"
 SYNC = 15.0  # seconds between two looks of the autoscaler
 WINDOW = 60.0  # seconds over which Prometheus takes the mean
-LONGEST = 2.3  # seconds: who would wait longer finds a queue full (make chaos, Triton's own port)
+LONGEST = 3.3  # seconds: who would wait longer finds a queue full (make chaos, Triton's own port)
 # Of a wait so much is in the queues, where the metric sees it: Triton has several edits under way,
 # and the rest of the wait is that each is computed more slowly (scripts/measure_queue.py).
 SEEN = 0.45
