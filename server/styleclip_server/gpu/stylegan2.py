@@ -46,7 +46,7 @@ class Generator:
         del self._weights
 
     def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
+        return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
 
     def _layers(self) -> list[tuple[str, int]]:
         """(module, row of W_PLUS) of every modulation, in the order of S."""
