@@ -22,11 +22,6 @@ MANY_PIXELS = 128 * 1024  # from which 128 pixels a program are enough programs 
 ROWS = 16  # rows of a matrix that one program of `styles` or `demodulation` multiplies
 
 
-def power_of_two(n: int) -> int:
-    """The least power of two that is at least `n`."""
-    return 1 << (n - 1).bit_length()
-
-
 @triton.jit
 def _styles(
     w_plus, delta, weight, bias, latent, out,
@@ -54,7 +49,7 @@ def styles(w_plus: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, latent: 
     out = torch.empty_like(delta)
     _styles[(triton.cdiv(size, ROWS), n)](
         w_plus, delta, weight, bias, latent, out,
-        rows, width, power_of_two(width), size, ROWS,
+        rows, width, triton.next_power_of_2(width), size, ROWS,
     )  # fmt: skip
     return out
 
@@ -99,7 +94,16 @@ def demodulation(
     scaled = torch.empty_like(style)
     factor = torch.empty(n, outputs, dtype=torch.float32, device=style.device)
     _demodulation[(blocks.shape[0], n)](
-        style, energy, blocks, scaled, factor, size, outputs, power_of_two(widest), ROWS, gain
+        style,
+        energy,
+        blocks,
+        scaled,
+        factor,
+        size,
+        outputs,
+        triton.next_power_of_2(widest),
+        ROWS,
+        gain,
     )
     return scaled, factor
 
@@ -234,7 +238,7 @@ def finish(
     n, height, width, channels = x.shape
     # With as many pixels as threads, each thread has a pixel of the skip; small pictures are spread
     # over the device instead.
-    wide = power_of_two(channels)
+    wide = triton.next_power_of_2(channels)
     if n * height * width >= MANY_PIXELS:
         wide, per_program = min(wide, 64), 128
     else:
@@ -336,8 +340,8 @@ def blur_and_finish(t: Tensor, layer: Finish, factors: Tensor, scaled: Tensor) -
     """
     n, height, width, channels = t.shape[0], t.shape[1] - 1, t.shape[2] - 1, t.shape[3] // 4
     out = torch.empty(n, 2 * height, 2 * width, channels, dtype=t.dtype, device=t.device)
-    per_program = min(power_of_two(channels), 32)
-    columns = min(power_of_two(width), 512 // per_program)
+    per_program = min(triton.next_power_of_2(channels), 32)
+    columns = min(triton.next_power_of_2(width), 512 // per_program)
     lines = 4 if n * height * width >= MANY_PIXELS // 16 else 1
     strips = triton.cdiv(height, lines) * triton.cdiv(width, columns)
     grid = (strips, triton.cdiv(channels, per_program), n)
