@@ -36,6 +36,11 @@ def case(request):
 def test_the_picture_is_that_of_the_exported_network(case, many, monkeypatch):
     weights, w_plus, delta, expected = case
     monkeypatch.setattr(stylegan2_kernels, "MANY_PIXELS", many)
+    if not many:  # each form of the convolutions, which else are those of wide layers
+        monkeypatch.setattr(stylegan2, "APART_FROM", 24)
+        monkeypatch.setattr(stylegan2, "ROWS_APART_FROM", 12)
+        monkeypatch.setattr(stylegan2, "PIXELS_APART_FROM", 0)
+        monkeypatch.setattr(stylegan2, "PAIRS_UP_TO", 6)
     generator = stylegan2.Generator(weights, "cpu", torch.float32)
     with torch.inference_mode():
         found = generator(w_plus, delta)

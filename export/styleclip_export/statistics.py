@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -190,11 +191,15 @@ class Tail:
         styles: Sequence[Tensor],
         rule: Fs3Rule,
     ) -> None:
-        self.generator, self.encode, self.styles, self.rule = generator, encode_image, styles, rule
-        self.images = styles[0].shape[0]
-        self.run = self._fused() if rule.fused else self._plain
+        self.generator, self.encode, self.rule = generator, encode_image, rule
+        self.styles = generator.flatten(styles)
+        self.starts = [0, *accumulate(generator.style_channels)]
+        self.images = len(self.styles)
+        self.synthesis = self._fused() if rule.fused else self._plain
         self.reached = -1  # `before` is what enters block `reached + 1`
-        self.before = self._unchanged(lambda part: generator.start(self._of(part), rule.dtype))
+        self.before = self._unchanged(
+            lambda part: generator.start(self._styles_of(part), rule.dtype)
+        )
         self.top = len(generator.to_rgbs) - 1
         self.preview = self.top
         if rule.preview:
@@ -203,19 +208,20 @@ class Tail:
                 raise ValueError(f"preview must be one of {', '.join(map(str, sides))}")
             self.preview = sides[rule.preview]
         self.detail = self._unchanged(self._detail)[0] if self.preview < self.top else None
+        self.behind: tuple[int, Callable[[Tensor, Tensor], Tensor]] | None = None
 
-    def _of(self, part: Tensor) -> list[Tensor]:
-        return [s[part] for s in self.styles]
+    def _styles_of(self, part: Tensor) -> list[Tensor]:
+        return self.generator.split(self.styles[part])
 
     def _unchanged(self, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """`compute` of all unchanged pictures, in small batches of their numbers."""
-        numbers = torch.arange(self.images, device=self.styles[0].device)
+        numbers = torch.arange(self.images, device=self.styles.device)
         batches = [compute(part) for part in numbers.split(min(self.rule.batch, 16))]
         return tuple(map(torch.cat, zip(*batches, strict=True)))
 
     def _detail(self, part: Tensor) -> tuple[Tensor]:
         """What the layers above the preview add, at the preview's size (n, 3, r, r)."""
-        styles = self._of(part)
+        styles = self._styles_of(part)
         x, rgb = self.before[0][part], self.before[1][part]
         for block in range(self.top + 1):
             x, rgb = self.generator.block(block, x, rgb, styles)
@@ -223,8 +229,10 @@ class Tail:
                 preview = rgb
         return (_reduce(rgb, self.rule.preview or rgb.shape[-1]) - preview,)
 
-    def _plain(self, first: int, last: int, part: Tensor, styles: list[Tensor]) -> Tensor:
-        """RGB after block `last`, from what is kept in front of block `first`."""
+    def _plain(self, first: int, last: int, flat: Tensor, part: Tensor) -> Tensor:
+        """RGB after block `last` of pictures `part` with the styles `flat` (n, S), from what is
+        kept in front of block `first`."""
+        styles = self.generator.split(flat)
         if first < 0:
             x, rgb = self.generator.start(styles, self.rule.dtype)
         else:
@@ -233,46 +241,66 @@ class Tail:
             x, rgb = self.generator.block(block, x, rgb, styles)
         return rgb
 
-    def _fused(self) -> Callable[[int, int, Tensor, list[Tensor]], Tensor]:
+    def _fused(self) -> Callable[[int, int, Tensor, Tensor], Tensor]:
         """`_plain` on the server's kernels."""
         from styleclip_server.gpu.stylegan2 import Generator as Fused
 
         weights = {k: v.cpu().numpy() for k, v in self.generator.state_dict().items()}
-        fused = Fused(weights, self.styles[0].device)
+        fused = Fused(weights, self.styles.device)
 
-        def run(first: int, last: int, part: Tensor, styles: list[Tensor]) -> Tensor:
-            flat = self.generator.flatten(styles)
+        def run(first: int, last: int, flat: Tensor, part: Tensor) -> Tensor:
+            picture = self.rule.dtype if last == self.top else torch.float32
             if first < 0:
-                return fused.synthesis(flat, last=last)
+                return fused.synthesis(flat, last=last, picture=picture)
             features = self.before[0][part].permute(0, 2, 3, 1).contiguous()
             skip = self.before[1][part].float().contiguous()
-            return fused.synthesis(flat, first=first, last=last, features=features, skip=skip)
+            return fused.synthesis(
+                flat, first=first, last=last, features=features, skip=skip, picture=picture
+            )
 
         return run
+
+    def _behind(self, first: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """(changed styles (n, S), numbers of their pictures (n,)) → image features (n, D), from
+        block `first` on; with the server's kernels as a CUDA graph, since they are launched
+        faster than Python can."""
+        last = self.preview if first <= self.preview else self.top
+
+        def compute(flat: Tensor, part: Tensor) -> Tensor:
+            rgb = self.synthesis(first, last, flat, part)
+            if self.detail is not None and last == self.preview:
+                rgb = rgb + self.detail[part]
+            # The kernels clamp pictures of other types themselves.
+            return self.encode(rgb.clamp(-1, 1) if rgb.dtype == torch.float32 else rgb)
+
+        if not self.rule.fused:
+            return compute
+        from styleclip_server.gpu.graphs import Graphed
+
+        return Graphed(compute, self.styles.device)
 
     def features(self, index: int, channel: int, ends: tuple[float, float]) -> Tensor:
         """Image features (images, 2, D) with one channel of style `index` set to each of `ends`."""
         first = (index - 2) // 3  # -1: the 4x4 layers
         while self.reached < first - 1:
-            self.reached += 1
+            self.reached, self.behind = self.reached + 1, None  # its graph has read `before`
             self.before = self._unchanged(
                 lambda part: self.generator.block(
-                    self.reached, self.before[0][part], self.before[1][part], self._of(part)
+                    self.reached, self.before[0][part], self.before[1][part], self._styles_of(part)
                 )
             )
-        last = self.preview if first <= self.preview else self.top
+        if self.behind is None or self.behind[0] != first:
+            self.behind = first, self._behind(first)
         # Whole pictures take more memory than the preview that the batch was chosen for.
-        batch = self.rule.batch if last == self.preview else max(1, self.rule.batch // 4)
-        values = torch.tensor(ends, device=self.styles[0].device).repeat_interleave(self.images)
+        whole = self.preview < self.top and first > self.preview
+        batch = max(1, self.rule.batch // 4) if whole else self.rule.batch
+        values = torch.tensor(ends, device=self.styles.device).repeat_interleave(self.images)
         numbers = torch.arange(len(values), device=values.device) % self.images
         found = []
         for part, value in zip(numbers.split(batch), values.split(batch), strict=True):
-            styles = self._of(part)
-            styles[index][:, channel] = value
-            rgb = self.run(first, last, part, styles)
-            if self.detail is not None and last == self.preview:
-                rgb = rgb + self.detail[part]
-            found.append(self.encode(rgb))
+            flat = self.styles[part]
+            flat[:, self.starts[index] + channel] = value
+            found.append(self.behind[1](flat, part).clone())
         return torch.cat(found).unflatten(0, (2, self.images)).transpose(0, 1)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from styleclip_export.errors import StatisticsError
-from styleclip_export.models.clip import CLIP, normalise
+from styleclip_export.models.clip import CLIP, IMAGE_MEAN, IMAGE_STD, MLP
 from styleclip_export.models.stylegan2 import Generator
 from styleclip_export.statistics import Fs3Rule, fs3_rows, num_rows, style_moments
 
@@ -100,20 +100,26 @@ def image_encoder(clip: CLIP, dtype: torch.dtype = torch.float32) -> Callable[[T
     """Pictures (N, 3, H, W) in [-1, 1] → CLIP features (N, D), with CLIP's own preprocessing:
     bicubic reduction with antialiasing, then its mean and deviation. `dtype`: of the network."""
     size = clip.visual.resolution
-    visual = copy.deepcopy(clip.visual).to(dtype)
+    visual = copy.deepcopy(clip.visual)
+    for module in visual.modules():
+        if isinstance(module, MLP):
+            module.fold()
+    visual.to(dtype)
 
     @functools.lru_cache
-    def reduction(side: int, device: torch.device) -> Tensor:
-        """The reduction along one side as a matrix (size, side)."""
+    def constants(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The reduction along one side as a matrix (size, side); CLIP's mean and deviation. Made
+        once, since a CUDA graph cannot copy them from the host."""
         unit = torch.eye(side, device=device)[None, None]
         rows = F.interpolate(unit, size=(size, side), mode="bicubic", antialias=True)[0, 0]
-        return rows.to(dtype)
+        mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+        return rows.to(dtype), mean, std
 
     def encode(pictures: Tensor) -> Tensor:
-        unit = ((pictures.clamp(-1, 1) + 1) / 2).to(dtype)
-        matrix = reduction(pictures.shape[-1], pictures.device)
-        small = (matrix @ unit @ matrix.T).float()
-        return visual(normalise(small.clamp(0, 1)).to(dtype)).float()
+        matrix, mean, std = constants(pictures.shape[-1], pictures.device)
+        small = matrix @ pictures.to(dtype) @ matrix.T
+        unit = (small.float() / 2 + 0.5).clamp(0, 1)
+        return visual(((unit - mean) / std).to(dtype)).float()
 
     return encode
 

@@ -9,7 +9,7 @@ an official ViT state_dict loads with ``strict=True`` (after dropping `input_res
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+GELU_FACTOR = 1.702
 HEAD_WIDTH = 64  # of every published ViT; the number of heads follows from the width
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
+    return x * torch.sigmoid(GELU_FACTOR * x)
 
 
 class Attention(nn.Module):
@@ -52,9 +53,19 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
+        self.activation: Callable[[Tensor], Tensor] = quick_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+        return self.c_proj(self.activation(self.c_fc(x)))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Puts the activation's factor into the weights, once: as x sigmoid(a x) = silu(a x) / a,
+        it is then one kernel in place of three."""
+        self.c_fc.weight.mul_(GELU_FACTOR)
+        self.c_fc.bias.mul_(GELU_FACTOR)
+        self.c_proj.weight.div_(GELU_FACTOR)
+        self.activation = F.silu
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -109,7 +120,11 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x).flatten(2).transpose(1, 2)
+        # The convolution's steps do not overlap, so it is one matrix product over patches, which
+        # in half precision a GPU does ten times faster.
+        size = self.conv1.kernel_size[0]
+        patches = x.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
+        x = F.linear(patches.flatten(3).flatten(1, 2), self.conv1.weight.flatten(1))
         first = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([first, x], 1) + self.positional_embedding.to(x.dtype)
         x = self.transformer(self.ln_pre(x))

@@ -3,8 +3,9 @@
 The arithmetic of `styleclip_export.models.stylegan2` in another order. The style scales the
 activations before the convolution and demodulation its result, so that the weights are constants
 of the whole batch. The up-sampling convolution is a plain 2x2 convolution to the four phases of
-the transposed one (16 taps, of which 7 are zero: 9/16 useful; both filters folded into one 3x3
-would be 9/36). cuDNN runs the convolutions; everything between two of them is one kernel.
+the transposed one (16 taps, of which 7 are zero; both filters folded into one 3x3 would take 36),
+or, where each alone has channels enough to fill the device, one for each row of phases (12 taps)
+or for each phase (9). cuDNN runs the convolutions; everything between two of them is one kernel.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch.nn import functional as F
 from styleclip_server.gpu import stylegan2_kernels as kernels
 
 GAIN = math.sqrt(2.0)  # of the leaky ReLU
+# The up-sampling convolution's phases are computed apart from so many output channels and pixels.
+APART_FROM, ROWS_APART_FROM, PIXELS_APART_FROM = 256, 64, 4096
+PAIRS_UP_TO = 32  # output channels up to which a convolution gives two pixels at once
 
 
 class Generator:
@@ -76,7 +80,7 @@ class Generator:
         energies: list[np.ndarray] = []
         table = []
         self.outputs = self.widest = 0
-        self.convs: dict[str, tuple[Tensor, kernels.Finish]] = {}
+        self.convs: dict[str, tuple[list[Tensor], kernels.Finish]] = {}
         self.to_rgbs: dict[str, kernels.ToRGB] = {}
         for number, (name, _) in enumerate(n for n in self._layers() if "rgb" not in n[0]):
             weight = self._weights[f"{name}.conv.weight"][0]
@@ -94,11 +98,17 @@ class Generator:
                 self._constant(self._weights[f"{name}.activate.bias"] * GAIN),
                 self._noise(name, number),
             )
-            up = name.startswith("convs.") and int(name[6:]) % 2 == 0
-            taps = _phases(weight) if up else weight
-            self.convs[name] = (
-                self._constant(taps, self.dtype).to(memory_format=torch.channels_last), finish
-            )  # fmt: skip
+            if name == "conv1":
+                forms = [weight]
+            elif int(name.removeprefix("convs.")) % 2 == 0:
+                forms = _phases(weight)
+            else:
+                forms = [_pair(weight) if out <= PAIRS_UP_TO else weight]
+            filters = [
+                self._constant(taps, self.dtype).to(memory_format=torch.channels_last)
+                for taps in forms
+            ]
+            self.convs[name] = filters, finish
             self.outputs += out
             self.widest = max(self.widest, channels)
         for name, _ in self._layers():
@@ -122,7 +132,7 @@ class Generator:
 
     def __call__(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         styles = kernels.styles(w_plus, delta, self.affine, self.affine_bias, self.latent)
-        return self.synthesis(styles, pixels=True)
+        return self.synthesis(styles, picture=torch.uint8)
 
     def synthesis(
         self,
@@ -132,9 +142,9 @@ class Generator:
         last: int | None = None,
         features: Tensor | None = None,
         skip: Tensor | None = None,
-        pixels: bool = False,
+        picture: torch.dtype = torch.float32,
     ) -> Tensor:
-        """S (N, S) float32 → RGB (N, 3, r, r) float32, or with `pixels` (N, r, r, 3) uint8.
+        """S (N, S) float32 → RGB (N, 3, r, r) float32, or another type, see `kernels.finish`.
 
         Args:
             first, last: blocks, each a doubling of the resolution from 0 (8 px) on; -1 is the 4x4
@@ -151,39 +161,88 @@ class Generator:
         )
         x = self.input if features is None else features
         begin = self.starts[names[0]]
-        x = (x * scaled[:, None, None, begin : begin + x.shape[3]]).to(self.dtype)
+        x = (x * scaled[:, None, None, begin : begin + x.shape[3]].to(x.dtype)).to(self.dtype)
         for name, following in zip(names, [*names[1:], None], strict=True):
-            weight, finish = self.convs[name]
+            filters, finish = self.convs[name]
             number = -1 if name == "conv1" else int(name.removeprefix("convs."))
             after = None if following is None else scaled[:, self.starts[following] :]
             if number >= 0 and number % 2 == 0:
                 assert after is not None
-                x = kernels.blur_and_finish(_conv(x, weight), finish, factors, after)
+                phases = _up_conv(x, filters)
+                pairs = following is not None and _is_of_pairs(self.convs[following][0][0])
+                size = x.shape[1], x.shape[2]
+                x = kernels.blur_and_finish(phases, size, finish, factors, after, pairs)
                 continue
             x, skip = kernels.finish(
-                _conv(x, weight),
+                _conv(x, filters[0]),
                 finish,
                 factors,
                 scaled=after,
                 to_rgb=self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"],
                 styles=styles,
                 skip=skip,
-                pixels=pixels and following is None,
+                picture=picture if following is None else torch.float32,
             )
         assert skip is not None
         return skip
 
 
 def _conv(x: Tensor, weight: Tensor) -> Tensor:
-    """(N, H, W, in) with one pixel of zeros around → (N, H', W', out), contiguous."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1).contiguous()
+    """3x3 filters (out, in, 3, 3), or those of `_pair` and an edge of zeros at each end of a row,
+    (N, H, W or W + 2, in) → (N, H, W, out)."""
+    n, height, width, channels = x.shape
+    if not _is_of_pairs(weight):
+        return _convolve(x, weight, (1, 1))
+    pairs = x.view(n, height, width // 2, 2 * channels)
+    return _convolve(pairs, weight, (1, 0)).view(n, height, width - 2, -1)
 
 
-def _phases(weight: np.ndarray) -> np.ndarray:
-    """The stride-2 transposed convolution's filters (out, in, 3, 3) as a plain 2x2 convolution's.
+def _convolve(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    """A plain convolution of (N, H, W, C), contiguous."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding)
+    return y.permute(0, 2, 3, 1).contiguous()
 
-    → (4 * out, in, 2, 2). Along one side, output 2i sees x[i - 1] by tap 2 and x[i] by tap 0;
-    output 2i + 1 sees x[i] by tap 1 alone.
+
+def _pair(weight: np.ndarray) -> np.ndarray:
+    """3x3 filters (out, in, 3, 3) as those of two neighbouring pixels at once, (2 * out, 2 * in, 3,
+    2). A third more arithmetic, but few channels alone leave most of the matrix units idle.
+
+    With an edge of one pixel, pair k has pixels 2k - 1 and 2k. Pixel 2j + b sees by tap t pixel
+    2j + b + t - 1, which is number b + t from the first of pair j.
+    """
+    out, channels = weight.shape[:2]
+    result = np.zeros((2, out, 2, channels, 3, 2), weight.dtype)
+    for b in range(2):
+        for t in range(3):
+            result[b, :, (b + t) % 2, :, :, (b + t) // 2] = weight[..., t]
+    return result.reshape(2 * out, 2 * channels, 3, 2)
+
+
+def _is_of_pairs(weight: Tensor) -> bool:
+    return weight.shape[2:] == (3, 2)
+
+
+def _up_conv(x: Tensor, filters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four phases of the transposed convolution, as `kernels.blur_and_finish` takes them."""
+    many = x.shape[0] * x.shape[1] * x.shape[2] >= PIXELS_APART_FROM
+    if not many or len(filters) == 1:
+        a, b, c, d = _convolve(x, filters[0], (1, 1)).chunk(4, 3)
+        return a, b, c, d
+    parts = [
+        _convolve(x, weight, (weight.shape[2] - 1, weight.shape[3] - 1)) for weight in filters[1:]
+    ]
+    if len(parts) == 2:
+        parts = [*parts[0].chunk(2, 3), *parts[1].chunk(2, 3)]
+    a, b, c, d = parts
+    return a, b, c, d
+
+
+def _phases(weight: np.ndarray) -> list[np.ndarray]:
+    """The stride-2 transposed convolution's filters (out, in, 3, 3) as plain convolutions'.
+
+    The first has all four phases, (4 * out, in, 2, 2); those that follow, if any, are its rows'
+    (2 * out, in, 2 or 1, 2) or its phases' own. Along one side, output 2i sees x[i - 1] by tap 2
+    and x[i] by tap 0; output 2i + 1 sees x[i] by tap 1 alone.
     """
     out, channels = weight.shape[:2]
     result = np.zeros((2, 2, out, channels, 2, 2), weight.dtype)
@@ -193,4 +252,9 @@ def _phases(weight: np.ndarray) -> np.ndarray:
             for i, row in rows:
                 for k, column in columns:
                     result[a, b, :, :, i, k] = weight[:, :, row, column]
-    return result.reshape(4 * out, channels, 2, 2)
+    forms = [result.reshape(4 * out, channels, 2, 2)]
+    if out >= APART_FROM:
+        forms += [result[a, b][:, :, a:, b:] for a in (0, 1) for b in (0, 1)]
+    elif out >= ROWS_APART_FROM:
+        forms += [result[a].reshape(2 * out, channels, 2, 2)[:, :, a:] for a in (0, 1)]
+    return forms
