@@ -67,7 +67,7 @@ def compare(name: str, threads: int, repeat: int) -> dict[str, Any]:
         exported = onnx_export.export(served.eval(), model, export_example, 1.0, batches=(1,))
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     session = onnxruntime.InferenceSession(exported.data, options, ["CPUExecutionProvider"])
     del exported
 

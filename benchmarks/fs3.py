@@ -209,18 +209,20 @@ def compute_whole(device: str, small: bool, rule: Fs3Rule, form: str) -> dict[st
 @click.option("--form", "forms", multiple=True, type=click.Choice(FORMS), default=FORMS[:1])
 @click.option("--batch", type=int, help="[default: 200 for previews up to 256 px, else 50]")
 @click.option("--half/--no-half", default=True, help="float16, or float32.")
+@click.option("--repeatable", is_flag=True, help="cuDNN's advice in place of trials.")
 @click.option("--peak", default=740.0, help="TFLOP/s that the card reaches in matrix products.")
 @click.option("--check/--no-check", "checked", default=True, help="Compare rows with float32.")
 @click.option("--whole", is_flag=True, help="Compute every row in the fastest way found.")
 def main(
     device: str, small: bool, channels: int, images: int, previews: tuple[int, ...],
-    forms: tuple[str, ...], batch: int | None, half: bool, peak: float, checked: bool, whole: bool,
+    forms: tuple[str, ...], batch: int | None, half: bool, repeatable: bool, peak: float,
+    checked: bool, whole: bool,
 ) -> None:  # fmt: skip
     """Measure fs3 (±5 deviations of every StyleSpace channel) at full size."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("PyTorch sees no GPU here; `--device cpu --small` tries it")
     console = Console(width=120)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not repeatable
     torch.backends.cudnn.allow_tf32 = False
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     generator, clip = networks(device, small)
@@ -237,6 +239,7 @@ def main(
             "batch": batch or (200 if 0 < preview <= 256 else 50),
             "dtype": torch.float16 if half else torch.float32,
             "preview": preview or None,
+            "repeatable": repeatable,
         }
         return Fs3Rule(**settings | changed)  # type: ignore[arg-type]
 

@@ -2,14 +2,16 @@
 
 Inputs are real: photos of demo/samples, their own latents, the domain's presets at several
 strengths. Where the time goes inside the server comes from Triton's own statistics. The baseline
-server, eager PyTorch in one process, is measured beside `edit_photo`. Writes results.json,
-results.csv and plots to out/bench/<time>/ and prints a table beside the last run's.
+server, eager PyTorch in one process, is measured beside `edit_photo`. Writes results.json and
+results.csv to out/bench/<time>/ after every measurement, so that a run that is stopped loses none,
+then plots, and prints a table beside the last run's.
 """
 
 from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import os
 import re
@@ -72,7 +74,10 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
     console = Console()
     if short:
         concurrency, models, seconds, grow = [1, 4], ["edit", "edit_photo"], 2.0, False
-    run: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count()}
+    run: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count(), "results": []}
+    before = max(OUT.glob("*/results.json"), default=None)
+    last = json.loads(before.read_text()) if before else None
+    folder = OUT / time.strftime("%Y%m%d-%H%M%S")
     try:
         command()
         with ExitStack() as stack:
@@ -89,19 +94,22 @@ def main(server: str | None, concurrency: list[int], models: list[str], seconds:
             if baseline and run["domain"] == "avatars" and "edit_photo" in models:
                 port = stack.enter_context(analyse.baseline())
                 analyse.baseline_server(port, _bodies(client, photos), 1, 0)  # warm
-            run["results"] = _sweep(console, client, data, models, concurrency, seconds, port,
-                                    _bodies(client, photos))  # fmt: skip
+            for row in _sweep(console, client, data, models, concurrency, seconds, port,
+                              _bodies(client, photos)):  # fmt: skip
+                run["results"].append(row)
+                _write(folder, run)
             if grow:
-                run["growth"] = {"edits": growth.edits(client, photos[0])}
+                with console.status("cost against stacked edits"):
+                    run["growth"] = {"edits": growth.edits(client, photos[0])}
+                _write(folder, run)
     except (PerfAnalyzerMissing, StyleclipError) as error:
         raise click.ClickException(str(error)) from error
     if grow:  # without the server, which would share the processor
         with console.status("cost against batch and resolution"):
             run["growth"] |= growth.networks(resolutions)
-    last = max(OUT.glob("*/results.json"), default=None)
-    _tell(console, run["results"], json.loads(last.read_text()) if last else None)
-    folder = OUT / time.strftime("%Y%m%d-%H%M%S")
-    _write(folder, run)
+        _write(folder, run)
+    plots.draw(run, folder)
+    _tell(console, run["results"], last)
     console.print(f"written: {folder.relative_to(ROOT)}/", highlight=False)
 
 
@@ -143,28 +151,28 @@ def _bodies(client: Client, photos: list[Path]) -> list[bytes]:
 
 def _sweep(console: Console, client: Client, data: dict[str, Any], models: list[str],
            concurrency: list[int], seconds: float, port: int | None,
-           bodies: list[bytes]) -> list[dict[str, Any]]:  # fmt: skip
-    results = []
+           bodies: list[bytes]) -> Iterator[dict[str, Any]]:  # fmt: skip
     for model in models:
         for n in concurrency:
             with console.status(f"{model}, {n} at once"):
-                results.append(analyse.triton_model(client.url, model, data[model], n, seconds))
+                yield analyse.triton_model(client.url, model, data[model], n, seconds)
                 if model == "edit_photo" and port is not None and n <= BASELINE_CLIENTS:
-                    results.append(analyse.baseline_server(port, bodies, n, seconds))
-    return results
+                    yield analyse.baseline_server(port, bodies, n, seconds)
 
 
 def _write(folder: Path, run: dict[str, Any]) -> None:
-    partial = folder.with_name(f".{folder.name}.part")
-    partial.mkdir(parents=True)
-    (partial / "results.json").write_text(json.dumps(run, indent=1) + "\n")
+    """All measured so far."""
     columns = ["model", "concurrency", "refused", "per_second", "p50", "p90", "p95", "p99"]
-    with (partial / "results.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(run["results"])
-    plots.draw(run, partial)
-    partial.rename(folder)
+    rows = io.StringIO()
+    table = csv.DictWriter(rows, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(run["results"])
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"results.json": json.dumps(run, indent=1) + "\n", "results.csv": rows.getvalue()}
+    for name, text in texts.items():
+        partial = folder / f".{name}.part"
+        partial.write_text(text)
+        partial.replace(folder / name)
 
 
 def _tell(console: Console, results: list[dict[str, Any]], last: dict[str, Any] | None) -> None:

@@ -59,27 +59,30 @@ class Settings:
         ]
 
 
-_QUIET = {"session.intra_op.allow_spinning": "0"}
-_SPIN = {"session.intra_op.allow_spinning": "1"}
+_DURATION = "session.intra_op.spin_duration_us"
+_SHORT = {_DURATION: "20"}
 _LEVEL = onnxruntime.GraphOptimizationLevel
-SERVED = Settings(entries=_QUIET)  # as the server's backends/onnxruntime sets it
+SERVED = Settings(entries=_SHORT)  # as the server's backends/onnxruntime sets it
 VARIANTS = {
-    "one thread": Settings(threads=1, entries=_QUIET),
-    "two instances of one thread": Settings(threads=1, instances=2, entries=_QUIET),
-    "two instances of two threads": Settings(instances=2, entries=_QUIET),
-    "spinning": Settings(entries=_SPIN),
-    "spinning inside a run only": Settings(entries=_SPIN | {"session.force_spinning_stop": "1"}),
-    "no memory arena": Settings(options={"enable_cpu_mem_arena": False}, entries=_QUIET),
-    "no memory pattern": Settings(options={"enable_mem_pattern": False}, entries=_QUIET),
-    "denormals as zero": Settings(entries=_QUIET | {"session.set_denormal_as_zero": "1"}),
+    "one thread": Settings(threads=1, entries=_SHORT),
+    "two instances of one thread": Settings(threads=1, instances=2, entries=_SHORT),
+    "two instances of two threads": Settings(instances=2, entries=_SHORT),
+    "no spinning": Settings(entries={"session.intra_op.allow_spinning": "0"}),
+    "spinning": Settings(),
+    "spinning for 100 us": Settings(entries={_DURATION: "100"}),
+    "spinning for 500 us": Settings(entries={_DURATION: "500"}),
+    "spinning inside a run only": Settings(entries={"session.force_spinning_stop": "1"}),
+    "no memory arena": Settings(options={"enable_cpu_mem_arena": False}, entries=_SHORT),
+    "no memory pattern": Settings(options={"enable_mem_pattern": False}, entries=_SHORT),
+    "denormals as zero": Settings(entries=_SHORT | {"session.set_denormal_as_zero": "1"}),
     "parallel execution": Settings(
-        options={"execution_mode": onnxruntime.ExecutionMode.ORT_PARALLEL}, entries=_QUIET
+        options={"execution_mode": onnxruntime.ExecutionMode.ORT_PARALLEL}, entries=_SHORT
     ),
     "optimised without layouts": Settings(
-        options={"graph_optimization_level": _LEVEL.ORT_ENABLE_EXTENDED}, entries=_QUIET
+        options={"graph_optimization_level": _LEVEL.ORT_ENABLE_EXTENDED}, entries=_SHORT
     ),
     "optimised a little": Settings(
-        options={"graph_optimization_level": _LEVEL.ORT_ENABLE_BASIC}, entries=_QUIET
+        options={"graph_optimization_level": _LEVEL.ORT_ENABLE_BASIC}, entries=_SHORT
     ),
 }
 

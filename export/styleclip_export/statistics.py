@@ -88,7 +88,9 @@ class Fs3Rule:
     sees the skip's RGB at so many pixels in place of the whole picture, with what the layers above
     added to the unchanged picture (the change of that alone is lost); layers above the preview are
     tried at full size. None: the official rule. fused: the synthesis behind the perturbed layer
-    runs on the server's GPU kernels, in float16.
+    runs on the server's GPU kernels, in float16. repeatable: a GPU's convolutions are what cuDNN
+    advises, the same in every process, and not the fastest that each process finds by trying,
+    which differ in their rounding.
     """
 
     num_images: int = 100
@@ -99,6 +101,7 @@ class Fs3Rule:
     dtype: torch.dtype = torch.float32
     preview: int | None = None
     fused: bool = False
+    repeatable: bool = False
 
 
 def estimate_fs3(

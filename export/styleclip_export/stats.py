@@ -181,7 +181,7 @@ def compute_part(
         progress(done, len(mine))
     encode = image_encoder(clip, rule.dtype)
     if next(generator.parameters()).is_cuda:
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not rule.repeatable
         generator.prepare(rule.dtype)
     try:
         for row, direction, change in fs3_rows(generator, encode, mean, std, rule, missing):

@@ -151,10 +151,11 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
     return options | {"pnginfo": text}
 
 
-def into_jpeg(data: bytes, metadata: Metadata | None) -> bytes:
-    """A JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP part 3)."""
+def into_jpeg(data: bytes | memoryview, metadata: Metadata | None) -> bytes:
+    """A copy of a JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP
+    part 3)."""
     if metadata is None:
-        return data
+        return bytes(data)
     segments = []
     if metadata.exif is not None:
         exif = metadata.exif.tobytes()
@@ -167,4 +168,5 @@ def into_jpeg(data: bytes, metadata: Metadata | None) -> bytes:
     start = 2  # after the start of the image, and JFIF's segment if there is one
     if data[2:4] == b"\xff\xe0":
         start += 2 + struct.unpack(">H", data[4:6])[0]
-    return data[:start] + head + data[start:]
+    whole = memoryview(data)
+    return b"".join((whole[:start], head, whole[start:]))  # in one copy

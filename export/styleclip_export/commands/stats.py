@@ -28,6 +28,8 @@ _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` 
 @click.option("--seed", default=1, show_default=True)
 @click.option("--floor", default=0.0, show_default=True, help=_FLOOR)
 @click.option("--half", is_flag=True, help="float16; on a GPU with the server's kernels.")
+@click.option("--repeatable", is_flag=True,
+              help="On a GPU: the same numbers in every run and part.")  # fmt: skip
 @click.option("--preview", type=int, metavar="PIXELS", help=_PREVIEW)
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
 @click.option("--channels", type=int, help="Only the first so many channels: a trial.")
@@ -46,6 +48,7 @@ def command(
     seed: int,
     floor: float,
     half: bool,
+    repeatable: bool,
     preview: int | None,
     device: str | None,
     channels: int | None,
@@ -92,7 +95,8 @@ def command(
         if batch is None:
             batch = 8 if chosen.type == "cpu" else 200 if preview and preview <= 256 else 50
         rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype,
-                       preview=preview, fused=half and chosen.type == "cuda")  # fmt: skip
+                       preview=preview, fused=half and chosen.type == "cuda",
+                       repeatable=repeatable)  # fmt: skip
         with channel_bar(console) as progress:
             if cluster:
                 from styleclip_export.stats_on_ray import compute_parts

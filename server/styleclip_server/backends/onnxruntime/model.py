@@ -39,8 +39,9 @@ class TritonPythonModel:
         for name, value in config.get("parameters", {}).items():
             if name == "intra_op_thread_count":
                 options.intra_op_num_threads = int(value["string_value"])
-        # Threads that spin between requests take the cores from the other steps.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin through the gaps between two layers, and no longer: between requests they
+        # would take the cores from the other steps.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         providers: list = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU":
             device = {"device_id": args["model_instance_device_id"]}
