@@ -46,10 +46,16 @@ def jump(server: Server) -> None:
 CLOCK = Fault("clock an hour ahead for 8 s (in a machine of its own)", jump)
 
 
+class NoMachine(Exception):
+    """User-Mode Linux cannot run programs here."""
+
+
 def in_a_machine_of_its_own() -> dict[str, object]:
     """The fields of the fault's `Result`.
 
     Raises:
+        NoMachine: it died before its first program, as 6.1 does on processors with AMX, whose
+            registers it has no room for.
         RuntimeError: that machine, or the server in it, gave none.
     """
     assert LINUX, "no linux.uml: apt-get install user-mode-linux"
@@ -61,8 +67,10 @@ def in_a_machine_of_its_own() -> dict[str, object]:
         subprocess.run(
             command, timeout=_SECONDS, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
+        if not log.exists():
+            raise NoMachine("User-Mode Linux does not run on this processor")
         if not result.exists():
-            raise RuntimeError(f"nothing came of it: {log.read_text() if log.exists() else ''}")
+            raise RuntimeError(f"nothing came of it: {log.read_text()}")
         told: dict[str, object] = json.loads(result.read_text())
         return told
 

@@ -38,6 +38,9 @@ GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
 INSTANCES = {"align": 2, "compose": 2}
 TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
+# A request that comes while the only instance is busy may be forgotten for half a second by
+# Triton 2.51, whose batcher misses the end of the one before; seldom where there are two.
+CPU_INSTANCES = {"e4e": 2, "stylegan2": 2}
 
 # Which step feeds which, by tensor name; inside an ensemble a tensor keeps its name.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
@@ -108,7 +111,7 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
         config.max_batch_size = MAX_PROMPTS
     cpu = flavour == "cpu"
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
-    config.instance_group.add(kind=kind, count=1)
+    config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
     _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
     if flavour != "torch":  # which captures its graphs before it is ready
         warm = config.model_warmup.add(name="one", batch_size=1)
