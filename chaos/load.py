@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -71,6 +72,8 @@ class Load:
         async with AsyncClient(
             self._server, self._timeout, retries=self._retries, name="chaos", **self._access
         ) as client:
+            with suppress(StyleclipError):
+                await client.domain()  # so that no request waits for the connection
             due = time.monotonic()
             for photo, edit in zip(cycle(photos), cycle(self._edits), strict=False):
                 if self._end.is_set():
