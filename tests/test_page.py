@@ -289,7 +289,7 @@ def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path)
         told(page, "No server answers")
         told(page, "Your picture and edits are kept")
         assert after(page) == chosen
-        press(page, "How strong", "ArrowRight", 3)
+        press(page, "How strong", "ArrowLeft", 3)  # on to where no answer is kept
         told(page, "tries again by itself")
         with running_server(options):
             told(page, "Server ready")
