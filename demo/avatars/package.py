@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from PIL import Image
 from presets import LICENCE, PRESETS, STRENGTH, THRESHOLD
 from styleclip_client import contract
-from styleclip_export import onnx_export, repository
-from styleclip_export.onnx_export import Exported
+from styleclip_export import half, onnx_export, openvino_form, repository
 from train_clip import UNKNOWN, new_clip
 from train_encoder import new_encoder
 from train_generator import load_generator
@@ -28,10 +30,21 @@ from training import load
 NAME = "avatars"
 # Largest differences from PyTorch: pixel levels, and W+ and features of deviation about 1.
 BOUNDS = {"stylegan2": 1.0, "e4e": 1e-4, "clip_text": 1e-4}
+SAMPLES = sorted(Path("demo/samples").glob("avatar-*.png"))
+
+Example = Callable[[int], tuple[torch.Tensor, ...]]
 
 
-def export_all(runs: Path, data: Path) -> dict[str, Exported]:
-    """The three networks as checked ONNX."""
+def avatars(batch: int) -> tuple[torch.Tensor, ...]:
+    """FACE_CROP: the sample pictures, as on them bfloat16 is measured."""
+    with onnx_export.seeded(batch):
+        chosen = torch.randint(len(SAMPLES), (batch,)).tolist()
+    faces = [np.asarray(Image.open(SAMPLES[i]).convert("RGB"), np.float32) for i in chosen]
+    return (torch.from_numpy(np.stack(faces).transpose(0, 3, 1, 2) / 127.5 - 1),)
+
+
+def export_all(runs: Path, data: Path, files: Path) -> dict[str, dict[str, object]]:
+    """Writes the three networks, each into a folder below `files`; their provenance."""
     with np.load(runs / "statistics.npz") as statistics:
         deviations = torch.from_numpy(statistics["style_std"])
     with np.load(data / "captions.npz") as captions:
@@ -42,24 +55,36 @@ def export_all(runs: Path, data: Path) -> dict[str, Exported]:
         raise click.ClickException(f"{runs} lacks encoder.pt or clip.pt: train them first")
     table = np.full(49408, UNKNOWN, np.int32)
     table[vocabulary] = np.where(vocabulary == 0, 0, np.arange(len(vocabulary)) + 1)
-    parts = {
-        contract.STYLEGAN2: (
-            onnx_export.LatentToPicture(generator),
-            onnx_export.random_latents(generator, deviations),
-        ),
-        contract.E4E: (onnx_export.FaceToLatent(encoder), onnx_export.random_faces),
+    latents = onnx_export.random_latents(generator, deviations)
+    parts: dict[contract.Model, tuple[torch.nn.Module, Example, Example]] = {
+        contract.STYLEGAN2: (onnx_export.LatentToPicture(generator), latents, latents),
+        contract.E4E: (onnx_export.FaceToLatent(encoder), onnx_export.random_faces, avatars),
         contract.CLIP_TEXT: (
             onnx_export.TokensToFeatures(clip, table),
             onnx_export.random_tokens,
+            onnx_export.random_tokens,
         ),
     }
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(runs.glob("*.pt"))}
+    halves = half.networks(generator, encoder, clip, torch.zeros(generator.w_dim))
     done = {}
-    for model, (module, example) in parts.items():
+    for model, (module, example, of_domain) in parts.items():
         exported = onnx_export.export(module, model, example, BOUNDS[model.name], store_half=True)
         worst = max(c.largest for c in exported.comparisons)
         size = len(exported.data) / 1e6
         print(f"{model.name}: {size:.1f} MB, at most {worst:.2g} from PyTorch", flush=True)
-        done[model.name] = exported
+        folder = files / model.name
+        folder.mkdir()
+        (folder / repository.WHOLE_FILE).write_bytes(exported.data)
+        provenance = exported.provenance(source=f"demo/{NAME}", trained=hashes)
+        if isinstance(module, openvino_form.MODULES):
+            references = onnx_export.make_references(module, of_domain)
+            provenance["openvino"] = openvino_form.write(
+                folder, module, model, of_domain, references, halves[model.name],
+                BOUNDS[model.name], onnx_export.everything,
+            )  # fmt: skip
+            print(f"{model.name} in OpenVINO: {openvino_form.told(provenance['openvino'])}")
+        done[model.name] = provenance
     return done
 
 
@@ -96,21 +121,12 @@ def main(runs: Path, data: Path, target: Path, only_domain: bool) -> None:
         folder / "domain.json", json.dumps(domain(runs), indent=2, ensure_ascii=False) + "\n"
     )
     if not only_domain:
-        exported = export_all(runs, data)
-        hashes = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(runs.glob("*.pt"))
-        }
-        for name, network in exported.items():
-            provenance = network.provenance(source="demo/avatars", trained=hashes)
-            shutil.rmtree(folder / name / "1", ignore_errors=True)
-            repository.add_version(
-                folder / name,
-                {
-                    "model.onnx": network.data,
-                    "provenance.json": (json.dumps(provenance, indent=2) + "\n").encode(),
-                },
-            )
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as files:
+            for name, provenance in export_all(runs, data, Path(files)).items():
+                made = {path.name: path for path in Path(files, name).iterdir()}
+                text = json.dumps(provenance, indent=2) + "\n"
+                shutil.rmtree(folder / name / "1", ignore_errors=True)
+                repository.add_version(folder / name, {**made, "provenance.json": text.encode()})
         shutil.copyfile(runs / "statistics.npz", folder / "statistics.npz")
     repository.write_configs(target, NAME)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

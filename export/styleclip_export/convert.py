@@ -17,7 +17,7 @@ from styleclip_client import contract
 from styleclip_client.contract import Model
 from torch import Tensor, nn
 
-from styleclip_export import half, onnx_export, repository
+from styleclip_export import half, onnx_export, openvino_form, repository
 from styleclip_export.checkpoints import dlib_landmarks
 from styleclip_export.checkpoints.domain import Networks
 from styleclip_export.errors import ConversionError
@@ -156,6 +156,12 @@ def convert(
                 worst = _torchscript(module, example, references, files, BOUNDS[name])
                 provenance["torchscript"] = {"largest": worst}
                 told(f"{name} as TorchScript: largest {worst:.2g} from PyTorch")
+            if isinstance(module, openvino_form.MODULES):
+                made = openvino_form.write(
+                    files, module, model, example, references, halves[name], BOUNDS[name]
+                )
+                provenance["openvino"] = made
+                told(f"{name} in OpenVINO: {openvino_form.told(made)}")
             del module
             if halved:
                 provenance["float16"] = _half(halves[name], model, example, references, files, told)
@@ -183,7 +189,7 @@ def _onnx(
             f"{model.name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from "
             "PyTorch"
         )
-    (folder / "model.onnx").write_bytes(exported.data)
+    (folder / repository.WHOLE_FILE).write_bytes(exported.data)
     return exported.provenance(sources=dict(sources))
 
 

@@ -39,6 +39,7 @@ class FaceToLatent(nn.Module):
     """FACE_CROP (N, 3, 256, 256) → W_PLUS (N, L, 512): the encoder plus the average latent."""
 
     w_avg: Tensor | None
+    onnxruntime_forms = True  # when exported in float32
 
     def __init__(self, encoder: Encoder4Editing, w_avg: Tensor | None = None) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class FaceToLatent(nn.Module):
 
     def forward(self, face: Tensor) -> Tensor:
         dtype = self.encoder.latlayer1.weight.dtype
-        if torch.onnx.is_in_onnx_export() and dtype == torch.float32:
+        if torch.onnx.is_in_onnx_export() and self.onnxruntime_forms and dtype == torch.float32:
             w_plus = onnx_forms.encode(self.encoder, face)
         else:  # what the file is compared with, and what a GPU computes
             w_plus = self.encoder(face)
@@ -62,6 +63,8 @@ class LatentToPicture(nn.Module):
     writes pictures. `dtype` is that of the synthesis' activations; S is always float32.
     """
 
+    onnxruntime_forms = True  # when exported in float32
+
     def __init__(self, generator: Generator, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.generator = generator
@@ -70,7 +73,8 @@ class LatentToPicture(nn.Module):
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
         styles = [s + d for s, d in zip(g.affine(w_plus), g.split(delta), strict=True)]
-        if torch.onnx.is_in_onnx_export() and self.dtype == torch.float32:
+        exported = torch.onnx.is_in_onnx_export() and self.onnxruntime_forms
+        if exported and self.dtype == torch.float32:
             image = onnx_forms.synthesis(g, styles)
         else:  # what the file is compared with, and what a GPU computes
             image = g.synthesis(styles, self.dtype)

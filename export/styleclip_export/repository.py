@@ -2,10 +2,11 @@
 
 `model_repository/steps` holds what every domain shares (Python steps and ensembles),
 `model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
-beside them. Triton serves both together. A model has up to three configs where they differ, of
+beside them. Triton serves both together. A model has up to four configs where they differ, of
 which `--model-config-name` picks one: `config.pbtxt` runs the networks in ONNX Runtime on a GPU,
 `configs/torch.pbtxt` in PyTorch on a GPU (`styleclip_server.gpu`, the fastest), `configs/cpu.pbtxt`
-in ONNX Runtime on a CPU.
+in ONNX Runtime on a CPU, `configs/openvino.pbtxt` in OpenVINO on a CPU that multiplies bfloat16,
+where a network has that form, and else like `cpu`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ ENSEMBLES: dict[str, tuple[Model, ...]] = {
 }
 _TYPES = {"BYTES": "TYPE_STRING"}
 
-Flavour = Literal["gpu", "torch", "cpu"]
-FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu")  # the first is `config.pbtxt`
+Flavour = Literal["gpu", "torch", "cpu", "openvino"]
+FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu", "openvino")  # the first is `config.pbtxt`
+ON_CPU: tuple[Flavour, ...] = ("cpu", "openvino")
+WHOLE_FILE = "model.onnx"
+# Beside it, what the flavour "openvino" runs; its weights lie in `model.onnx`.
+OPENVINO_FILE = "model.openvino.onnx"
 # Beside `model.onnx`, where a network was converted to float16 too: what the flavour "gpu" runs.
 HALF_FILE = "model.fp16.onnx"
 # Beside each `model.onnx`, for the flavour "torch".
@@ -109,7 +114,7 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is contract.CLIP_TEXT:
         config.max_batch_size = MAX_PROMPTS
-    cpu = flavour == "cpu"
+    cpu = flavour in ON_CPU
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
     _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
@@ -146,12 +151,12 @@ def _type(tensor: Tensor) -> int:
 def _queue(config: pb.ModelConfig, delay: int, flavour: Flavour) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
-    if flavour == "cpu":
+    if flavour in ON_CPU:
         batching.preferred_batch_size.append(1)
     policy = batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
-    policy.max_queue_size = QUEUE_LENGTH["cpu" if flavour == "cpu" else "gpu"]
+    policy.max_queue_size = QUEUE_LENGTH["cpu" if flavour in ON_CPU else "gpu"]
 
 
 def text(config: pb.ModelConfig) -> str:
@@ -180,8 +185,12 @@ def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
     for model in contract.NETWORKS:
         configs = {flavour: network_config(model, data, flavour) for flavour in FLAVOURS}
         folder = repository / domain / model.name
-        if (folder / str(newest_version(folder)) / HALF_FILE).is_file():
+        newest = folder / str(newest_version(folder))
+        if (newest / HALF_FILE).is_file():
             configs["gpu"].default_model_filename = HALF_FILE
+        if (newest / OPENVINO_FILE).is_file():
+            configs["openvino"].backend = "openvino"
+            configs["openvino"].default_model_filename = OPENVINO_FILE
         add(folder, configs)
     return files
 

@@ -60,7 +60,7 @@ _PORT = click.IntRange(0, 65535)
               help="Let clients of this machine pass tensors in shared memory.")  # fmt: skip
 @click.option("--networks", type=click.Choice(FLAVOURS), default=FLAVOURS[0],
               help="What runs them: torch (PyTorch on a GPU, the fastest), gpu or cpu (ONNX "
-              "Runtime); auto: the best that is installed.")  # fmt: skip
+              "Runtime), openvino (on a CPU); auto: the best that this machine has.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
     """Serve the model repository on Triton, and start it anew when a part of it dies.
 

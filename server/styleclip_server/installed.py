@@ -1,8 +1,9 @@
 """The Triton that is installed: the one of the wheel nvidia-pytriton, or a whole one.
 
-The wheel holds the binary and the Python backend, but no ONNX Runtime backend: `backends` lays out
-a folder in which `backends/onnxruntime/model.py` of this package takes its place. A whole Triton,
-as NVIDIA's container has it in /opt/tritonserver, has a native one; STYLECLIP_TRITON names it.
+The wheel holds the binary and the Python backend, but no backend of ONNX Runtime or OpenVINO:
+`backends` lays out a folder in which `backends/onnxruntime/model.py` of this package takes its
+place, and so on. A whole Triton, as NVIDIA's container has it in /opt/tritonserver, has native
+ones; STYLECLIP_TRITON names it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 
 TRITON_VARIABLE = "STYLECLIP_TRITON"
 # Who runs the networks, as the models' configs are named: ONNX Runtime on a GPU, PyTorch on a GPU
-# (the fastest), ONNX Runtime on a CPU.
-FLAVOURS = ("auto", "gpu", "torch", "cpu")
+# (the fastest), ONNX Runtime on a CPU, OpenVINO on a CPU (the fastest that multiplies bfloat16).
+FLAVOURS = ("auto", "gpu", "torch", "cpu", "openvino")
 STUB = "triton_python_backend_stub"
 _BACKENDS = Path(__file__).parent / "backends"
 
@@ -72,10 +73,25 @@ def installed() -> Installed | None:
     )
 
 
-def installed_flavour() -> str:
-    """The best of `FLAVOURS` that this machine can run."""
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor has instructions for it: Intel's from 2023, AMD's from 2022 on."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    return any("avx512_bf16" in line.split() for line in lines if line.startswith("flags"))
+
+
+def has_openvino_form(domain: Path) -> bool:
+    """Whether the networks of a domain, in this folder, were converted for OpenVINO too."""
+    return (domain / "stylegan2" / "configs" / "openvino.pbtxt").is_file()
+
+
+def installed_flavour(domain: Path) -> str:
+    """The best of `FLAVOURS` that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
-        return "cpu"
+        openvino = find_spec("openvino") and multiplies_bfloat16() and has_openvino_form(domain)
+        return "openvino" if openvino else "cpu"
     if not all(map(find_spec, ("torch", "torchvision", "triton", "onnx"))):
         return "gpu"
     return "gpu" if importlib.metadata.version("torch").endswith("+cpu") else "torch"

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import uuid
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from styleclip_server.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.installed import (
     STUB,
     TRITON_VARIABLE,
+    has_openvino_form,
     installed,
     installed_flavour,
 )
@@ -81,6 +83,11 @@ class Options:
     networks: str = "auto"
 
     @property
+    def domain_folder(self) -> Path:
+        """Where the networks that are served lie."""
+        return (self.domains or self.repository) / self.domain
+
+    @property
     def told(self) -> str:
         """Where to read what Triton said."""
         return "standard error" if self.log is None else str(self.log)
@@ -136,6 +143,13 @@ def check(options: Options) -> None:
         raise ServerStartFailed(
             f"--allow-shared-memory is for clients of this machine, but --host is {options.host}: "
             f"leave one of them out, or listen on {_LOOPBACK[0]}"
+        )
+    if options.networks == "openvino" and not (
+        find_spec("openvino") and has_openvino_form(options.domain_folder)
+    ):
+        raise ServerStartFailed(
+            "--networks openvino needs the package (pip install openvino) and a domain that was "
+            "converted where it was installed: convert it again, or use --networks cpu"
         )
     found = installed()
     if found is None:
@@ -194,7 +208,7 @@ class Triton:
         command = [
             str(self._installed.binary),
             f"--model-repository={options.repository / 'steps'}",
-            f"--model-repository={(options.domains or options.repository) / options.domain}",
+            f"--model-repository={options.domain_folder}",
             f"--backend-directory={self._installed.backends(self._folder)}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--disable-auto-complete-config",
@@ -211,7 +225,9 @@ class Triton:
             *arguments.connections(options.connection_age),
             *arguments.traces(options.trace_to, options.trace_every),
         ]
-        flavour = options.networks if options.networks != "auto" else installed_flavour()
+        flavour = options.networks
+        if flavour == "auto":
+            flavour = installed_flavour(options.domain_folder)
         if flavour != "gpu":
             command.append(f"--model-config-name={flavour}")
         if flavour == "torch":  # pictures between steps; without room Triton 2.51 loses them
