@@ -100,6 +100,10 @@ class TokensToFeatures(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.table is not None:
             tokens = self.table[tokens.long()]
+        dtype = self.clip.positional_embedding.dtype
+        if torch.onnx.is_in_onnx_export() and dtype == torch.float32:
+            return onnx_forms.encode_text(self.clip, tokens.long())
+        # What the file is compared with, and what is exported in float16.
         return self.clip.encode_text(tokens.long(), trim=True).float()
 
 

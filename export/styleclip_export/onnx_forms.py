@@ -1,7 +1,8 @@
 """The networks in the forms that ONNX Runtime computes fastest on a CPU, from the same parameters.
 
-`synthesis` and `encode` give what `Generator.synthesis` and `Encoder4Editing` give, but for the
-rounding of float32. Each form is here because a measurement said so (docs/performance.md):
+`synthesis`, `encode` and `encode_text` give what `Generator.synthesis`, `Encoder4Editing` and
+`CLIP.encode_text` give, but for the rounding of float32. Each form is here because a measurement
+said so (docs/performance.md):
 
 - 3x3 convolutions of many channels by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray
   2016, "Fast Algorithms for Convolutional Neural Networks"): 36 products in place of 144. ONNX
@@ -11,6 +12,7 @@ rounding of float32. Each form is here because a measurement said so (docs/perfo
 - Demodulation is put off: with a leaky ReLU f and d > 0, f(d y + b) = d f(y + b / d), so that d
   joins the next layer's style, and one pass over the activations falls away.
 - PReLU as two convolutions of single channels, which are fused with their neighbours.
+- Texts token by token, each beginning that several texts share only once.
 
 Gather's indices and the transforms are constants of the graph. Weights stay under their own names;
 what is computed of them alone the runtime folds when it loads.
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from styleclip_export.models.clip import CLIP, ResidualAttentionBlock
 from styleclip_export.models.e4e import FACE_SIZE, BottleneckIRSE, Encoder4Editing
 from styleclip_export.models.stylegan2 import (
     DEMODULATION_EPS,
@@ -213,3 +216,40 @@ def _unit(unit: BottleneckIRSE, x: Tensor, side: int) -> Tensor:
     else:
         y = second(y)
     return unit.shortcut_layer(x) + gates(last_norm(y))
+
+
+def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
+    """`CLIP.encode_text`: (N, 77) int → (N, embed_dim).
+
+    Attention is causal, so what stands at a position follows from the tokens up to it: each
+    distinct beginning of the texts is one row of `x`, (T, width), and attention alone sees texts.
+    """
+    end = tokens.argmax(-1)
+    tokens = tokens[:, : end.max() + 1]
+    texts, positions = torch.arange(tokens.shape[0]), torch.arange(tokens.shape[1])
+    needed = positions <= end[:, None]
+    differs = (tokens[:, None] != tokens).int().cumsum(-1)  # (N, N, L)
+    # The first text that begins alike; behind its end a text is given any, as nothing reads it.
+    first = ((differs == 0) & needed).int().argmax(1)
+    new = needed & (first == texts[:, None])
+    row = (new.flatten().int().cumsum(0) - 1).reshape(tokens.shape).gather(0, first)  # (N, L)
+    place = new.flatten().nonzero()[:, 0]  # (T,), where in (N, L) a row is new
+    x = clip.token_embedding(tokens.flatten()[place])
+    x = x + clip.positional_embedding[place % tokens.shape[1]]
+    mask = torch.where(positions[:, None] >= positions, 0.0, -torch.inf)
+    last = row.gather(1, end[:, None])[:, 0]
+    for i, block in enumerate(clip.transformer.resblocks):
+        assert isinstance(block, ResidualAttentionBlock)
+        attn, width = block.attn, block.attn.out_proj.in_features
+        head = width // attn.heads
+        qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+        # Transposed while there are few rows; then (heads, N, L, head) each.
+        parts = qkv.reshape(-1, 3, attn.heads, head).permute(1, 2, 0, 3)
+        q, k, v = (part[:, row] for part in parts.unbind())
+        scores = q @ k.transpose(2, 3) * head**-0.5 + mask
+        y = (scores.softmax(3) @ v).reshape(attn.heads, -1, head)
+        if i + 1 == len(clip.transformer.resblocks):  # only the ends are read
+            x, place = x[last], place[last]
+        x = x + attn.out_proj(y[:, place].transpose(0, 1).reshape(-1, width))
+        x = x + block.mlp(block.ln_2(x))
+    return clip.ln_final(x) @ clip.text_projection
