@@ -1,6 +1,6 @@
 """The networks at full size on a CPU: eager PyTorch as published against what is served.
 
-    python benchmarks/cpu.py [--networks stylegan2] [--threads 2] [--repeat 3]
+    python benchmarks/cpu.py [--networks stylegan2] [--threads 2] [--repeat 3] [--onnxruntime]
 
 The two take turns in one run, so that whatever else the machine does slows both. Beside the time
 that passed it tells the processor's time, which a busy machine stretches least: with `--threads 1`
@@ -10,9 +10,12 @@ it is the fairest figure. Weights are random, inputs differ from call to call.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,8 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import contract
-from styleclip_export import onnx_export
+from styleclip_export import half, onnx_export, openvino_form, repository
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
+from styleclip_server.installed import multiplies_bfloat16
+from styleclip_server.openvino_network import Network
 from styleclip_server.templates import TEMPLATES
 from styleclip_server.tokenizer import tokenize
 from torch import Tensor, nn
@@ -57,23 +62,55 @@ def network(name: str) -> tuple[nn.Module, Any, Example, Callable[..., Tensor]]:
     return wrapper, contract.CLIP_TEXT, prompts, lambda t: clip.encode_text(t.long())
 
 
+def in_onnxruntime(data: bytes, model: Any, threads: int) -> Callable[..., np.ndarray]:
+    """What is served on other processors."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> np.ndarray:
+        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
+        return session.run(None, feed)[0]
+
+    return run
+
+
+def bounds(name: str) -> half.Half:
+    """What bfloat16 must reach."""
+    torch.manual_seed(0)
+    return half.networks(Generator(), nn.Module(), nn.Module(), torch.zeros(512))[name]  # type: ignore[arg-type]
+
+
+def in_openvino(
+    name: str, served: nn.Module, model: Any, example: Example, data: bytes, threads: int
+) -> tuple[Callable[..., np.ndarray], str]:
+    """What is served where the processor multiplies bfloat16, and what was found out about it."""
+    references = onnx_export.make_references(served, example, (1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, repository.WHOLE_FILE).write_bytes(data)
+        made = openvino_form.write(
+            Path(folder), served, model, example, references, bounds(name), 1.0  # type: ignore[arg-type]
+        )  # fmt: skip
+        compiled = Network(Path(folder, repository.OPENVINO_FILE), threads)
+    return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_form.told(made)
+
+
 @torch.inference_mode()
-def compare(name: str, threads: int, repeat: int) -> dict[str, Any]:
+def compare(name: str, threads: int, repeat: int, onnxruntime_alone: bool) -> dict[str, Any]:
     """Medians of both forms, in milliseconds."""
     served, model, example, published = network(name)
     export_example = onnx_export.random_tokens if name == "clip_text" else example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = onnx_export.export(served.eval(), model, export_example, 1.0, batches=(1,))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-    session = onnxruntime.InferenceSession(exported.data, options, ["CPUExecutionProvider"])
+    by_openvino = find_spec("openvino") and multiplies_bfloat16() and not onnxruntime_alone
+    told = "ONNX Runtime"
+    if by_openvino and name != "clip_text":
+        run, told = in_openvino(name, served, model, example, exported.data, threads)
+    else:
+        run = in_onnxruntime(exported.data, model, threads)
     del exported
-
-    def run(*inputs: Tensor) -> np.ndarray:
-        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
-        return session.run(None, feed)[0]
 
     forms = {"published": published, "served": run}
     taken: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
@@ -89,7 +126,7 @@ def compare(name: str, threads: int, repeat: int) -> dict[str, Any]:
                 now = time.perf_counter(), time.process_time()
                 taken[form].append((now[0] - began[0], now[1] - began[1]))
         worst = max(worst, float(np.abs(answers[0] - answers[1]).max()))
-    row: dict[str, Any] = {"network": name, "largest_difference": worst}
+    row: dict[str, Any] = {"network": name, "largest_difference": worst, "served": told}
     for form, times in taken.items():
         for kind, values in zip(("wall", "cpu"), zip(*times, strict=True), strict=True):
             row[f"{form}_{kind}"] = statistics.median(values) * 1000
@@ -100,7 +137,9 @@ def compare(name: str, threads: int, repeat: int) -> dict[str, Any]:
 @click.option("--networks", default=",".join(TARGETS))
 @click.option("--threads", default=2, type=click.IntRange(1))
 @click.option("--repeat", default=3, type=click.IntRange(1))
-def main(networks: str, threads: int, repeat: int) -> None:
+@click.option("--onnxruntime", "alone", is_flag=True,
+              help="As on a processor that does not multiply bfloat16.")  # fmt: skip
+def main(networks: str, threads: int, repeat: int, alone: bool) -> None:
     """Compare the served networks with eager PyTorch, side by side."""
     torch.set_num_threads(threads)
     table = Table(box=None)
@@ -111,13 +150,14 @@ def main(networks: str, threads: int, repeat: int) -> None:
         if name not in TARGETS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(TARGETS)}")
         with console.status(name):
-            r = compare(name, threads, repeat)
+            r = compare(name, threads, repeat, alone)
         table.add_row(
             name, f"{r['published_wall'] / 1000:.2f}", f"{r['served_wall'] / 1000:.2f}",
             f"{r['published_wall'] / r['served_wall']:.1f}",
             f"{r['published_cpu'] / r['served_cpu']:.1f}", f"{TARGETS[name]}",
             f"{r['largest_difference']:.2g}",
         )  # fmt: skip
+        console.print(f"{name}: {r['served']}")
     console.print(table)
 
 

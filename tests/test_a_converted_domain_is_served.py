@@ -20,7 +20,7 @@ from styleclip_export.half import psnr
 from styleclip_export.models.clip import CLIP
 from styleclip_export.models.e4e import Encoder4Editing
 from styleclip_export.models.stylegan2 import Generator, channels_by_base
-from styleclip_server import alignment, directions
+from styleclip_server import alignment, directions, installed
 from styleclip_server.domain import load_domain, load_statistics
 from styleclip_server.launcher import default_repository, running_server
 from styleclip_server.triton import Options
@@ -66,7 +66,7 @@ def repository(weights, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("flavour", ["cpu", "torch"])
+@pytest.mark.parametrize("flavour", ["cpu", "torch", "openvino"])
 def test_what_is_served_is_what_pytorch_computes(weights, repository, flavour, tmp_path):
     """`torch` is what a GPU runs, here on the CPU: half precision, kernels interpreted."""
     if flavour == "torch":
@@ -124,7 +124,7 @@ def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path)
     answers = []
     for folder in (repository, half):
         ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-        options = Options(folder, domain="ffhq", log=tmp_path / "log", **ports)
+        options = Options(folder, "ffhq", log=tmp_path / "log", networks="cpu", **ports)
         with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
             inverted = client.invert(buffer.getvalue())
             picture = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
@@ -141,6 +141,11 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
         assert set(provenance["sources"]) == {"e4e_ffhq_encode.pt", "ViT-B-32.pt"}
         assert {error["batch"] for error in provenance["errors"]} == {1, 2, 8}
         assert (folder / "model.pt").is_file() == (name != "clip_text")
+        if name != "clip_text":
+            openvino = provenance["openvino"]
+            assert openvino["float32"]["largest"] <= convert.BOUNDS[name]
+            assert bool(openvino["tried"]) == installed.multiplies_bfloat16()
+            assert (folder / "model.openvino.onnx").is_file()
         half = provenance["float16"]
         assert [error["batches"] for error in half["errors"]][-1] == [1, 2, 8]
         assert (folder / "model.fp16.onnx").is_file()
