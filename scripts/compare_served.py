@@ -1,6 +1,6 @@
 """Compares what a running server answers with the PyTorch networks of the same checkpoints.
 
-    make serve DOMAIN=ffhq
+    make serve DOMAIN=ffhq ARGS="--networks cpu"    # in float32; the others round
     python scripts/compare_served.py ffhq
 
 One photo (a public-domain one of scikit-image by default) goes through the server's `invert`,
