@@ -301,7 +301,7 @@ class Triton:
         if self.process.poll() is not None:
             return f"the server ended ({_exit(self.process.returncode)})"
         for stub in self._stubs:
-            if not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE:
+            if not _alive(stub):
                 return f"the process {stub.pid} of a Python step died"
         return None
 
@@ -324,7 +324,10 @@ class Triton:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(everyone, timeout=5)
+        # The dead need not be waited for until init, whose children they now are, buries them.
+        deadline = time.monotonic() + 5
+        while any(map(_alive, everyone)) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._log.finish()
         for left in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
             left.unlink(missing_ok=True)
@@ -344,6 +347,13 @@ class Triton:
 
 def _joined(*paths: object) -> str:
     return os.pathsep.join(str(path) for path in paths if path)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _named(process: psutil.Process, name: str) -> bool:
