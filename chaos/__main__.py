@@ -226,7 +226,7 @@ def run(only: str, inside: int, tell: Any) -> list[Result]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--only", default="", help="Faults with this in their name.")
-@click.option("--inside", default=min(os.cpu_count() or 1, QUEUE_LENGTH["cpu"] - 1),
+@click.option("--inside", default=max(1, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1)),
               help="Requests that the gateway lets in at a time.")  # fmt: skip
 def main(only: str, inside: int) -> None:
     """Hurt a server of our own under load, and tell what its clients saw."""
