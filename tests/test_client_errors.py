@@ -61,6 +61,7 @@ UNLOADED = "Request for unknown model: 'edit' has no available versions"
         ("PERMISSION_DENIED", "not yours", errors.AccessRefused, "not yours"),
         ("INTERNAL", "it broke", errors.ServerError, "it broke"),
         ("UNKNOWN", "", errors.ServerError, "UNKNOWN"),
+        ("CANCELLED", "", errors.ServerUnavailable, "stopping"),
     ],
 )
 def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
@@ -77,6 +78,7 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
         ("RESOURCE_EXHAUSTED", "slow down", True),
         ("INTERNAL", "Stub process 'align_0_0' is not healthy.", True),
         ("INVALID_ARGUMENT", UNLOADED, True),
+        ("CANCELLED", "CANCELLED", True),
         ("RESOURCE_EXHAUSTED", "message larger than max", False),
         ("UNAVAILABLE", "LandmarksMissing: there is no model", False),
         ("INVALID_ARGUMENT", "NoFaceFound: there is no face", False),
