@@ -141,8 +141,8 @@ class Failed(Exception):
 
     @property
     def _unloaded(self) -> bool:
-        # Triton's words for a model that it knows and has not loaded yet, or any more; and gRPC's for
-        # a call that a stopping server dropped: this client never cancels one that it waits for.
+        # Triton's words for a model that it knows and has not loaded yet, or any more; and gRPC's
+        # for a call that a stopping server dropped: this client cancels none that it waits for.
         return "has no available versions" in self.message or self.code == "CANCELLED"
 
     @property
