@@ -6,6 +6,7 @@ of the whole batch. The up-sampling convolution is a plain 2x2 convolution to th
 the transposed one (16 taps, of which 7 are zero; both filters folded into one 3x3 would take 36),
 or, where each alone has channels enough to fill the device, one for each row of phases (12 taps)
 or for each phase (9). cuDNN runs the convolutions; everything between two of them is one kernel.
+On a Hopper the last convolution and what follows are one, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from styleclip_server.gpu import hopper
 from styleclip_server.gpu import stylegan2_kernels as kernels
 
 GAIN = math.sqrt(2.0)  # of the leaky ReLU
@@ -47,6 +49,12 @@ class Generator:
             self.blocks += 1
         self._styles()
         self._convolutions()
+        self.last = f"convs.{2 * self.blocks - 1}"
+        (filters,), _ = self.convs[self.last]
+        self.last_taps = None
+        fits = _is_of_pairs(filters) and filters.shape[0] == 2 * hopper.CHANNELS
+        if fits and dtype == torch.float16 and hopper.is_available(self.device):
+            self.last_taps = hopper.taps_of(filters)
         del self._weights
 
     def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -173,12 +181,18 @@ class Generator:
                 size = x.shape[1], x.shape[2]
                 x = kernels.blur_and_finish(phases, size, finish, factors, after, pairs)
                 continue
+            to_rgb = self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"]
+            if name == self.last and self.last_taps is not None:
+                assert skip is not None
+                return hopper.convolve_to_rgb(
+                    x, self.last_taps, finish, factors, to_rgb, styles, skip, picture
+                )
             x, skip = kernels.finish(
                 _conv(x, filters[0]),
                 finish,
                 factors,
                 scaled=after,
-                to_rgb=self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"],
+                to_rgb=to_rgb,
                 styles=styles,
                 skip=skip,
                 picture=picture if following is None else torch.float32,
