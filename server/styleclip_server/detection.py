@@ -319,18 +319,15 @@ def _resampled(picture: Image.Image, size: tuple[int, int], part: Box) -> Pixels
     """`part` (up to its right and bottom) of `picture` at `size`, first pixels on first pixels
     and last on last, as dlib's levels lie."""
     ratios = [(old - 1) / (new - 1) for old, new in zip(picture.size, size, strict=True)]
-    factor = max(1, int(min(ratios) / 2))
-    reduced = picture.reduce(factor) if factor > 1 else picture
     # Pillow counts from the corner of the first pixel and may not leave the picture, as half a
     # new pixel does; the outer corners therefore lie up to half a pixel off.
     left, top, right, bottom = (
-        min(max((new - 0.5) * ratio + 0.5, 0), old) / factor
+        min(max((new - 0.5) * ratio + 0.5, 0), old)
         for new, ratio, old in zip(part, ratios * 2, picture.size * 2, strict=True)
     )
-    width, height = part[2] - part[0], part[3] - part[1]
-    copy = reduced.resize(
-        (width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-    )
+    size = (part[2] - part[0], part[3] - part[1])
+    box = (left, top, right, bottom)
+    copy = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2)
     return np.asarray(copy.filter(ImageFilter.BoxBlur(_BLUR)))
 
 
