@@ -173,7 +173,7 @@ def test_the_largest_face_is_a_clear_one_and_rounding_does_not_decide():
     assert alignment.choose([found(300, 101, 0.8), best], -1) is best
 
 
-@pytest.mark.parametrize("size", [(1, 1), (19, 4000), (50, 3100), (3, 70_000)])
+@pytest.mark.parametrize("size", [(1, 1), (25, 30), (19, 4000), (50, 3100), (3, 70_000)])
 def test_narrow_pictures_hold_no_face_and_cost_little(size):
     with pytest.raises(NoFaceFound):
         alignment.align(Image.new("RGB", size))

@@ -299,7 +299,7 @@ class _Pyramid:
 
     def _make(self, wanted: int) -> Pixels:
         if wanted == 0:
-            width, height = self._sizes[0]
+            width, height = next(_sizes(*self._picture.size))
             return dlib().resize_image(np.asarray(self._picture), height, width)
         if wanted < self._exact or wanted - 1 in self._made:
             return _sixths()(self.level(wanted - 1))
