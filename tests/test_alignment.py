@@ -104,6 +104,15 @@ def test_below_1000_pixels_the_largest_face_has_the_official_box(golden, longest
         assert alignment.choose(ours, -1).box == alignment.choose(official, -1).box
 
 
+@pytest.mark.parametrize("longest", [500, 990])
+def test_levels_searched_apart_show_what_dlib_finds_in_one_run(golden, longest):
+    pyramid = detection._Pyramid(derived(golden, longest))
+    rectangles, scores, _ = detection._detector().run(pyramid.level(3), 0, 0.0)
+    whole = [detection._detection(*face, 3) for face in zip(rectangles, scores, strict=True)]
+    apart = detection._search(pyramid, 5, None) + detection._search(pyramid, 3, 5)
+    assert whole and set(detection._suppressed(apart)) == set(whole)
+
+
 @with_landmarks
 @pytest.mark.parametrize(
     ("longest", "degrees", "brightness"),
@@ -164,7 +173,7 @@ def test_the_largest_face_is_a_clear_one_and_rounding_does_not_decide():
     assert alignment.choose([found(300, 101, 0.8), best], -1) is best
 
 
-@pytest.mark.parametrize("size", [(1, 1), (19, 4000), (50, 3100), (3, 70_000)])
+@pytest.mark.parametrize("size", [(1, 1), (25, 30), (19, 4000), (50, 3100), (3, 70_000)])
 def test_narrow_pictures_hold_no_face_and_cost_little(size):
     with pytest.raises(NoFaceFound):
         alignment.align(Image.new("RGB", size))

@@ -5,8 +5,9 @@ size (a window of 80 pixels) in a pyramid of ever smaller copies: each 5/6 of th
 (`pyramid_down<6>` in http://dlib.net/imaging.html#pyramid_down). Nearly all of the time goes into
 the first, largest copies, which can only show the smallest faces. The pyramid's grid is known, so
 a search can begin at any level and finds there what the whole search finds from that level on:
-the same windows on the same pixels, hence the same boxes. Only when that is nothing, a larger
-level is tried, the last being the official search itself: what it finds is never missed.
+the same windows on the same pixels, hence the same boxes. Only when that is nothing, larger
+levels are tried, the last being the official search itself: what it finds is never missed.
+Each level is searched once and by itself, several at a time where there are cores for it.
 
 A box is (left, top, right, bottom) in pixels of the photo; right and bottom are inside it.
 """
@@ -14,22 +15,25 @@ A box is (left, top, right, bottom) in pixels of the photo; right and bottom are
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from styleclip_client.errors import LandmarksMissing
 
 REMEDY = "pip install 'styleclip-triton[steps,landmarks]' on the server"
 
-# Long sides of the copies in which the largest face is looked for; 640 pixels show faces that are
-# 11% of the photo's long side or more, and cost 30 ms.
-_STAGES = (640, 1280, 2560)
-_SURE = 0.3  # a lower score may be a false detection that hides a smaller face
+# Long sides of the copies in which the largest face is looked for, and the least score with which
+# no smaller face is looked for: a lower one may be a false detection that hides a smaller face.
+# 400 pixels show faces that are 18% of the photo's long side or more, 640 show 11%.
+_STAGES = {400: 0.5, 640: 0.3, 1280: 0.3, 2560: 0.3}
 _CLEAR = 0.25  # of the best score in the photo
 _EXACT_BELOW = 1000  # photos of a smaller long side go through dlib's own pyramid, bit for bit
 WHOLE_UP_TO = 3000  # larger photos are searched in parts: dlib needs 50 bytes for each pixel
@@ -38,9 +42,11 @@ _TILE = 1024
 _LEAST = 20  # pixels of the short side: a face of which dlib sees less than half is not found
 _BOX = 72  # right - left of every box at the pyramid level where it was found
 _STEP = 6 / 5  # from one pyramid level to the next
-# A part of a level that begins at such a pixel has its features, which come in cells of 8 pixels,
-# where the whole level has them, and so have the next two: 288, 240 and 200 are multiples of 8.
-_GRID = 288
+_LEAST_LEVEL = 64  # pixels of the short side: dlib's pyramid ends there
+_CELL = 8  # a part of a level that begins at such a pixel has its features where the level has them
+_WINDOW = 80
+# What one resampling lacks in softness beside dlib's many, as the radius of a box of pixels.
+_BLUR = 0.25
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -90,6 +96,50 @@ def prepare() -> None:
     _detector()
 
 
+class _Own(threading.local):
+    """Each thread's own detectors, which a run changes: dlib's, and the same for a single level."""
+
+    def __init__(self) -> None:
+        (state,) = _detector().__getstate__()
+        # The window, 80 x 80, and the most levels, 1000, as dlib packs integers.
+        thousand, one = b"\1\x50\1\x50\2\xe8\3", b"\1\x50\1\x50\1\1"
+        if state.count(thousand) != 1:
+            raise RuntimeError("this version of dlib stores its face detector in another way")
+        self.pyramid = _restored(state)
+        self.level = _restored(state.replace(thousand, one))
+
+
+def _restored(state: bytes) -> Any:
+    kind: Any = type(_detector())
+    detector = kind.__new__(kind)
+    detector.__setstate__((state,))
+    return detector
+
+
+@functools.cache
+def _own() -> _Own:
+    return _Own()
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, "detection")  # dlib runs without Python's lock
+
+
+def _run(pixels: Pixels) -> list[tuple[Any, float]]:
+    """Rectangles and scores of what dlib finds in a level and all that are smaller."""
+    return _pairs(*_own().pyramid.run(pixels, 0, 0.0))
+
+
+def _run_level(pixels: Pixels) -> list[tuple[Any, float]]:
+    """Rectangles and scores of what dlib finds in a level or a part of it."""
+    return _pairs(*_own().level.run(pixels, 0, 0.0))
+
+
+def _pairs(rectangles: Any, scores: Any, _: Any) -> list[tuple[Any, float]]:
+    return list(zip(rectangles, scores, strict=True))
+
+
 @functools.cache
 def _halves() -> Any:
     return dlib().pyramid_down(2)
@@ -109,12 +159,13 @@ def every_face(picture: Image.Image) -> list[Detection]:
     """
     if min(picture.size) < _LEAST:
         return []
+    pyramid = _Pyramid(picture)
     if max(picture.size) <= WHOLE_UP_TO:
-        found = _search(picture, 0)
+        found = [_detection(*face, 0) for face in _run(pyramid.level(0))]
     else:
         found = list(_in_parts(picture))
         if (start := _level_of(picture, _LARGEST)) is not None:
-            found = _suppressed(_search(picture, start) + found)
+            found = _suppressed(_search(pyramid, start, None) + found)
     return sorted(found, key=_by_score)
 
 
@@ -122,22 +173,25 @@ def large_faces(picture: Image.Image) -> list[Detection]:
     """The largest face of an RGB picture, with those others that the same search shows.
 
     Best score first; empty only when `every_face` is. For photos below 1000 pixels the boxes are
-    those of `every_face`. Beyond, the copy is resampled more quickly than dlib does it, and where
+    those of `every_face`. Beyond, copies are resampled more quickly than dlib does it, and where
     two windows score nearly the same the other one may win: scripts/bench_alignment.py tells how
     often and how little it moves the quad.
     """
+    pyramid = _Pyramid(picture)
     found: list[Detection] = []
-    for side in _STAGES:
-        if 2 * max(picture.size) <= side * _STEP:
-            break  # there is no larger level
+    end = None
+    for side, sure in _STAGES.items():
+        if 2 * max(picture.size) <= max(side, 640) * _STEP:
+            break  # there is no larger level, or so few that all are searched at once
         if (start := _level_of(picture, side)) is None:
             continue
-        found = _search(picture, start) or found
+        found = _suppressed(found + _search(pyramid, start, end))
+        end = start
         if found:
             best = largest(found)
-            found[found.index(best)] = _refined(picture, best, start)
-        if found and largest(found).score >= _SURE:
-            break
+            found[found.index(best)] = _refined(pyramid, best, start)
+            if largest(found).score >= sure:
+                break
     return sorted(found, key=_by_score) if found else every_face(picture)
 
 
@@ -172,38 +226,36 @@ def _level_of(picture: Image.Image, side: int) -> int | None:
     return level if min(size) >= _detector().detection_window_height else None
 
 
-def _search(picture: Image.Image, start: int) -> list[Detection]:
-    """What dlib finds in the pyramid of `picture` from level `start` on."""
-    pixels = _level(picture, start)
-    rectangles, scores, _ = _detector().run(pixels, 0, 0.0)
-    return [
-        _detection(rectangle, score, start)
-        for rectangle, score in zip(rectangles, scores, strict=True)
-    ]
+def _search(pyramid: _Pyramid, start: int, end: int | None) -> list[Detection]:
+    """What dlib finds in the levels from `start` on: up to `end`, which was searched, or all."""
+    # The fourth level and all after it take as long as the first.
+    alone = range(start, start + 3 if end is None else end)
+    runs = [(i, _workers().submit(_run_level, pyramid.level(i))) for i in alone if pyramid.has(i)]
+    if end is None and pyramid.has(alone.stop):
+        runs.append((alone.stop, _workers().submit(_run, pyramid.level(alone.stop))))
+    return [_detection(*face, level) for level, run in runs for face in run.result()]
 
 
-def _refined(picture: Image.Image, found: Detection, start: int) -> Detection:
+def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
     """`found` in a search from level `start`, or a better window on the same face below `start`.
 
     Of overlapping windows dlib keeps the one with the best score, whatever its size, so a face in
     the first two levels of a search may have a better one in the levels that were left out.
     """
-    while start > 0 and found.level < start + 2:
-        low = max(start - 2, 0)
-        pixels = _level(picture, low)
+    level = start - 1
+    while level >= max(found.level - 2, 0):
         near = _halves().rect_up(dlib().rectangle(*found.box))
-        box = _sixths().rect_down(dlib().drectangle(near), low)
-        reach = box.width() + 80
-        left = max(int(box.left() - reach) // _GRID, 0) * _GRID
-        top = max(int(box.top() - reach) // _GRID, 0) * _GRID
-        part = pixels[top : int(box.bottom() + reach), left : int(box.right() + reach)]
-        rectangles, scores, _ = _detector().run(np.ascontiguousarray(part), 0, 0.0)
-        for rectangle, score in zip(rectangles, scores, strict=True):
-            other = _detection(rectangle, score, low, left, top)
+        box = _sixths().rect_down(dlib().drectangle(near), level)
+        # Half a window beyond the box, and the cells that its features are compared with.
+        left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
+        top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
+        part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))
+        for rectangle, score in _run_level(pyramid.part(level, part)):
+            other = _detection(rectangle, score, level, left, top)
             same = 2 * _common(found.box, other.box) > min(found.area, other.area)
-            if same and other.level < start and other.score > found.score:
+            if same and other.score > found.score:
                 found = other
-        start = low
+        level -= 1
     return found
 
 
@@ -211,49 +263,72 @@ def _detection(rectangle: Any, score: float, start: int, left: int = 0, top: int
     """A rectangle found in level `start`, with its box in the photo rounded as dlib does it.
 
     dlib maps the window's whole-numbered corners up through all levels at once and then rounds,
-    so they are traced back to the level where the window was. `left` and `top`, multiples of
-    `_GRID`, are where the searched part of the level begins.
+    so they are traced back to the level where the window was. `left` and `top` are where the
+    searched part of the level begins, if only windows of that level were searched.
     """
     above = round(math.log((rectangle.right() - rectangle.left()) / _BOX, _STEP))
     module = dlib()
     window = module.rectangle(_sixths().rect_down(module.drectangle(rectangle), above))
-    move = module.point(round(left / _STEP**above), round(top / _STEP**above))
-    window = module.translate_rect(window, move)
+    window = module.translate_rect(window, module.point(left, top))
     whole = _halves().rect_down(_sixths().rect_up(window, start + above))
     box = (whole.left(), whole.top(), whole.right(), whole.bottom())
     return Detection(box, float(score), start + above)
 
 
-def _level(picture: Image.Image, wanted: int) -> Pixels:
-    """Level `wanted` of the pyramid, (H, W, 3) uint8."""
-    sizes = [size for size, _ in zip(_sizes(*picture.size), range(wanted + 1), strict=False)]
-    first = 0
-    if max(picture.size) >= _EXACT_BELOW:
-        # Four of dlib's own steps make up for most of the difference between its interpolation
-        # and the filtered reduction that gets near the level at once.
-        near = next(i for i, size in enumerate(sizes) if max(size) <= _LARGEST or i == wanted)
-        first = max(wanted - 4, near)
-    if first == 0:
-        width, height = sizes[0]
-        pixels = dlib().resize_image(np.asarray(picture), height, width)
-    else:
-        pixels = _resampled(picture, sizes[first])
-    for _ in range(first, wanted):
-        pixels = _sixths()(pixels)
-    return pixels
+class _Pyramid:
+    """The levels of a picture, (H, W, 3) uint8, each made when it is asked for."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self._picture = picture
+        sizes = _sizes(*picture.size)
+        self._sizes = list(itertools.takewhile(lambda size: min(size) >= _LEAST_LEVEL, sizes))
+        # The first levels go through dlib's own steps, for enlarging a photo in another way can
+        # change which window wins on its smallest faces; in a small photo, all levels do.
+        self._exact = 5 if 2 * max(picture.size) <= _LARGEST else 1
+        if max(picture.size) < _EXACT_BELOW:
+            self._exact = len(self._sizes)
+        self._made: dict[int, Pixels] = {}
+
+    def has(self, level: int) -> bool:
+        return level < len(self._sizes)
+
+    def level(self, wanted: int) -> Pixels:
+        if wanted not in self._made:
+            self._made[wanted] = self._make(wanted)
+        return self._made[wanted]
+
+    def _make(self, wanted: int) -> Pixels:
+        if wanted == 0:
+            width, height = next(_sizes(*self._picture.size))
+            return dlib().resize_image(np.asarray(self._picture), height, width)
+        if wanted < self._exact or wanted - 1 in self._made:
+            return _sixths()(self.level(wanted - 1))
+        size = self._sizes[wanted]
+        return _resampled(self._picture, size, (0, 0, *size))
+
+    def part(self, level: int, box: Box) -> Pixels:
+        """The pixels of a level from `box`'s left and top up to its right and bottom."""
+        size = self._sizes[level]
+        left, top, right, bottom = *box[:2], min(box[2], size[0]), min(box[3], size[1])
+        if level < self._exact or level in self._made:
+            return np.ascontiguousarray(self.level(level)[top:bottom, left:right])
+        return _resampled(self._picture, size, (left, top, right, bottom))
 
 
-def _resampled(picture: Image.Image, size: tuple[int, int]) -> Pixels:
-    """`picture` at `size`, first pixels on first pixels and last on last, as dlib's levels lie."""
+def _resampled(picture: Image.Image, size: tuple[int, int], part: Box) -> Pixels:
+    """`part` (up to its right and bottom) of `picture` at `size`, first pixels on first pixels
+    and last on last, as dlib's levels lie."""
     ratios = [(old - 1) / (new - 1) for old, new in zip(picture.size, size, strict=True)]
-    factor = max(1, int(min(ratios)))
-    reduced = picture.reduce(factor) if factor > 1 else picture
     # Pillow counts from the corner of the first pixel and may not leave the picture, as half a
-    # new pixel does; the corners therefore lie up to half a pixel off, the middle lies right.
-    left, top = (max(0.5 - 0.5 * ratio, 0) for ratio in ratios)
-    right, bottom = picture.width - left, picture.height - top
-    box = (left / factor, top / factor, right / factor, bottom / factor)
-    return np.asarray(reduced.resize(size, Image.Resampling.BILINEAR, box=box))
+    # new pixel does; the outer corners therefore lie up to half a pixel off.
+    left, top, right, bottom = (
+        min(max((new - 0.5) * ratio + 0.5, 0), old)
+        for new, ratio, old in zip(part, ratios * 2, picture.size * 2, strict=True)
+    )
+    size = (part[2] - part[0], part[3] - part[1])
+    box = (left, top, right, bottom)
+    copy = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2)
+    return np.asarray(copy.filter(ImageFilter.BoxBlur(_BLUR)))
 
 
 def _in_parts(picture: Image.Image) -> Iterator[Detection]:
