@@ -212,6 +212,7 @@ class Tail:
             self.preview = sides[rule.preview]
         self.detail = self._unchanged(self._detail)[0] if self.preview < self.top else None
         self.behind: tuple[int, Callable[[Tensor, Tensor], Tensor]] | None = None
+        self.entering = self.before
 
     def _styles_of(self, part: Tensor) -> list[Tensor]:
         return self.generator.split(self.styles[part])
@@ -255,8 +256,7 @@ class Tail:
             picture = self.rule.dtype if last == self.top else torch.float32
             if first < 0:
                 return fused.synthesis(flat, last=last, picture=picture)
-            features = self.before[0][part].permute(0, 2, 3, 1).contiguous()
-            skip = self.before[1][part].float().contiguous()
+            features, skip = (kept.index_select(0, part) for kept in self.entering)
             return fused.synthesis(
                 flat, first=first, last=last, features=features, skip=skip, picture=picture
             )
@@ -293,6 +293,9 @@ class Tail:
                 )
             )
         if self.behind is None or self.behind[0] != first:
+            if self.rule.fused:  # once, as the kernels take them
+                x, rgb = self.before
+                self.entering = x.permute(0, 2, 3, 1).contiguous(), rgb.float().contiguous()
             self.behind = first, self._behind(first)
         # Whole pictures take more memory than the preview that the batch was chosen for.
         whole = self.preview < self.top and first > self.preview

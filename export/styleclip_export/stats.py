@@ -108,18 +108,18 @@ def image_encoder(clip: CLIP, dtype: torch.dtype = torch.float32) -> Callable[[T
 
     @functools.lru_cache
     def constants(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """The reduction along one side as a matrix (size, side); CLIP's mean and deviation. Made
-        once, since a CUDA graph cannot copy them from the host."""
+        """The reduction along one side as a matrix (size, side); what [-1, 1] is multiplied by and
+        what is added then, so that it has CLIP's mean and deviation. Made once, since a CUDA graph
+        cannot copy them from the host."""
         unit = torch.eye(side, device=device)[None, None]
         rows = F.interpolate(unit, size=(size, side), mode="bicubic", antialias=True)[0, 0]
         mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
-        return rows.to(dtype), mean, std
+        return rows.to(dtype), 0.5 / std, (0.5 - mean) / std
 
     def encode(pictures: Tensor) -> Tensor:
-        matrix, mean, std = constants(pictures.shape[-1], pictures.device)
+        matrix, scale, shift = constants(pictures.shape[-1], pictures.device)
         small = matrix @ pictures.to(dtype) @ matrix.T
-        unit = (small.float() / 2 + 0.5).clamp(0, 1)
-        return visual(((unit - mean) / std).to(dtype)).float()
+        return visual((small.clamp(-1, 1) * scale + shift).to(dtype)).float()
 
     return encode
 
