@@ -7,11 +7,13 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import skimage
 import torch
+import tritonclient.grpc as triton
 from PIL import Image
 from styleclip_client import Client, Edit
 from styleclip_export import cli, convert
@@ -24,6 +26,7 @@ from styleclip_server import alignment, directions, installed
 from styleclip_server.domain import load_domain, load_statistics
 from styleclip_server.launcher import default_repository, running_server
 from styleclip_server.triton import Options
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
 
@@ -66,22 +69,29 @@ def repository(weights, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("flavour", ["cpu", "torch", "openvino"])
-def test_what_is_served_is_what_pytorch_computes(weights, repository, flavour, tmp_path):
-    """`torch` is what a GPU runs, here on the CPU: half precision, kernels interpreted."""
-    if flavour == "torch":
-        repository = shutil.copytree(repository, tmp_path / "model_repository")
+@pytest.fixture(scope="module", params=["cpu", "torch", "openvino"])
+def served(request, repository, tmp_path_factory):
+    """A server and its flavour; `torch` is what a GPU runs, here on the CPU: half precision,
+    kernels interpreted."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "torch":
+        repository = shutil.copytree(repository, folder / "model_repository")
         for path in repository.rglob("torch.pbtxt"):
             path.write_text(path.read_text().replace("KIND_GPU", "KIND_CPU"))
-    networks = read_domain(weights)
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = Options(repository, "ffhq", log=folder / "log", networks=request.param, **ports)
+    with running_server(options, canary=0) as server:
+        yield SimpleNamespace(url=server.grpc_url, flavour=request.param)
+
+
+def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
+    flavour, networks = served.flavour, read_domain(weights)
     photo = Image.fromarray(skimage.data.astronaut())
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    options = Options(repository, "ffhq", log=tmp_path / "log", networks=flavour, **ports)
-    with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+    with Client(served.url) as client:
         assert client.domain().name == "ffhq"
-        served = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
+        edited = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
         inverted = client.invert(buffer.getvalue())
 
     face, quad = alignment.align(photo)
@@ -101,15 +111,115 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, flavour, t
 
         edit = directions.Edit(EDIT.neutral, EDIT.target, EDIT.strength, EDIT.threshold)
         offset, counts = directions.delta(statistics, [edit], embedding)
-        assert served.channels == counts
+        assert edited.channels == counts
         generator = networks.generator.eval()
         delta = generator.split(torch.from_numpy(offset)[None])
         styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
         picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
     expected = ((picture + 1) * 127.5).round().numpy()
-    off = np.abs(np.asarray(served.image(), np.float32) - expected)
+    off = np.abs(np.asarray(edited.image(), np.float32) - expected)
     assert off.max() <= (1 if flavour == "cpu" else 8)
     assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
+
+
+@pytest.fixture(scope="module")
+def w_plus():
+    return np.random.default_rng(3).standard_normal((8, 512)).astype(np.float32)
+
+
+def ask(url, model, outputs=None, **values):
+    """Calls a model with rows of values, as a stranger does; returns the outputs by name."""
+    connection, inputs = triton.InferenceServerClient(url), []
+    for name, value in values.items():
+        array = np.asarray(value)
+        inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    wanted = outputs and [triton.InferRequestedOutput(name) for name in outputs]
+    answer = connection.infer(model, inputs, outputs=wanted)
+    connection.close()
+    return {out.name: answer.as_numpy(out.name) for out in answer.get_response().outputs}
+
+
+def edits(w_plus):
+    """The inputs of `edit` for latents (N, L, W)."""
+    texts = {"NEUTRAL": EDIT.neutral.encode(), "TARGET": EDIT.target.encode()}
+    numbers = {"STRENGTH": EDIT.strength, "THRESHOLD": EDIT.threshold}
+    rows = (len(w_plus), 1)
+    return {
+        "W_PLUS": w_plus,
+        **{name: np.full(rows, value, np.object_) for name, value in texts.items()},
+        **{name: np.full(rows, value, np.float32) for name, value in numbers.items()},
+    }
+
+
+def decoded(data):
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"), np.float32)
+
+
+def test_a_jpeg_is_the_picture_in_the_quality_that_was_asked_for(served, w_plus):
+    with Client(served.url) as client:
+        whole = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
+        fine, coarse = (client.edit(w_plus, EDIT, quality=q).picture for q in (95, 50))
+    assert whole.std() > 10
+    assert psnr(decoded(fine)[None], whole[None]) > 30
+    assert len(coarse) < len(fine)
+    for data in (fine, coarse):
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.format == "JPEG"
+            assert EDIT.target in picture.info["xmp"].decode()
+
+
+def test_every_other_format_holds_the_picture(served, w_plus):
+    with Client(served.url) as client:
+        png = client.edit(w_plus, EDIT, format="PNG").picture
+        webp = client.edit(w_plus, EDIT, format="WEBP").picture
+        drawn = client.draw(w_plus, EDIT)
+    np.testing.assert_array_equal(decoded(png), drawn)
+    assert webp[8:12] == b"WEBP" and psnr(decoded(webp)[None], drawn[None]) > 25
+
+
+def test_a_photo_gets_its_face_back_as_jpeg(served):
+    photo = Image.fromarray(skimage.data.astronaut())
+    with Client(served.url) as client:
+        edited = client.edit_photo(photo, EDIT, paste=True).picture
+        alone = client.edit_photo(photo, EDIT).picture
+    assert decoded(alone).shape == (32, 32, 3)
+    answer, before = decoded(edited), np.asarray(photo, np.float32)
+    assert answer.shape == before.shape
+    assert psnr(answer[None, :, :64], before[None, :, :64]) > 35  # beside the face
+
+
+def test_rows_of_one_request_may_differ(served, w_plus):
+    given = edits(np.stack([w_plus, -w_plus]))
+    formats = np.array([[b"jpeg"], [b"PNG"]], np.object_)
+    jpeg, png = ask(served.url, "edit", FORMAT=formats, **given)["PICTURE"][:, 0]
+    default = ask(served.url, "edit", **given)["PICTURE"][:, 0]
+    assert jpeg == default[0] and default[1].startswith(b"\xff\xd8")
+    assert psnr(decoded(png)[None], decoded(default[1])[None]) > 30
+
+
+@pytest.mark.parametrize("wrong", [{"FORMAT": [[b"TIFF"]]}, {"QUALITY": [[0]]}])
+def test_an_unknown_format_or_quality_is_refused_by_name(served, w_plus, wrong):
+    dtypes = {"FORMAT": np.object_, "QUALITY": np.int32}
+    given = {name: np.array(value, dtypes[name]) for name, value in wrong.items()}
+    with pytest.raises(InferenceServerException, match="UnknownFormat"):
+        ask(served.url, "edit", **edits(w_plus[None]), **given)
+
+
+@pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
+def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
+    with Client(served.url) as client:
+        drawn = client.draw(w_plus)
+        styles = sum(client.domain().style_channels)
+    given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
+    answer = ask(served.url, "stylegan2", outputs, **given)
+    np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
+    if served.flavour == "torch" and outputs is None:
+        assert psnr(decoded(answer["JPEG"][0, 0])[None], drawn[None]) > 30
+        assert answer["UNENCODED"].shape == (1, 1, 1, 3)
+    else:
+        assert set(answer) == {"IMAGE"}
 
 
 def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path):

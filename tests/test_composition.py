@@ -293,7 +293,7 @@ def test_unusable_requests_are_refused_by_name():
 
 
 def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
-    """A GPU's encoder writes none itself."""
+    """The encoder behind the network writes none itself."""
     grey = np.full((16, 16, 3), 90, np.uint8)
     beside = metadata.of_edit(None, metadata.statement("avatars", "a face → a sad face", False))
     bare = images.encode(grey, "JPEG", 95)
@@ -305,3 +305,25 @@ def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
             )
     assert read[0] == read[1] and b"a sad face" in read[0][1]
     assert metadata.into_jpeg(bare, None) == bare
+
+
+def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
+    drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    data = compose(pixel, format="jpeg", jpeg=drawn, model="avatars", texts="a sad face")
+    np.testing.assert_array_equal(pixels(data), pixels(drawn))
+    with Image.open(io.BytesIO(data)) as picture:
+        assert b"a sad face" in picture.info["xmp"]
+    assert compose(pixel, jpeg=drawn, marked=False) == drawn
+    for format in ("PNG", "WEBP"):  # of the pixels
+        assert pixels(compose(GREEN, format=format, jpeg=drawn)).shape == GREEN.shape
+    pasted = compose(GREEN, smooth_photo(), SQUARE, True, jpeg=drawn)
+    np.testing.assert_array_equal(pasted, compose(GREEN, smooth_photo(), SQUARE, True))
+    with pytest.raises(UnknownFormat):
+        compose(pixel, quality=0, jpeg=drawn)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\xff\xd8\xff", b"GIF89a, no JPEG"])
+def test_bytes_that_are_no_jpeg_are_refused(data):
+    with pytest.raises(NotAnImage):
+        compose(GREEN, jpeg=data)

@@ -41,6 +41,23 @@ def test_every_ensemble_is_one_chain():
             assert made & {tensor.name for tensor in after.inputs}, (name, after.name)
 
 
+@pytest.mark.parametrize("name", ["edit", "edit_photo"])
+def test_pytorch_alone_is_asked_for_jpeg(name):
+    """And told what for: `compose` gets the file, and pixels only where there is none."""
+    model = contract.MODELS[name]
+    for flavour in repository.FLAVOURS:
+        config = repository.step_config(model, flavour)
+        steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+        draw, compose = steps["stylegan2"], steps["compose"]
+        encodes = flavour == "torch"
+        told = {"PASTE", "FORMAT", "QUALITY"} & {tensor.name for tensor in model.inputs}
+        assert set(draw.input_map) == {"W_PLUS", "DELTA"} | (told if encodes else set())
+        made = {"JPEG": "JPEG", "UNENCODED": "IMAGE"} if encodes else {"IMAGE": "IMAGE"}
+        assert dict(draw.output_map) == made
+        assert ("JPEG" in compose.input_map) == encodes
+        assert compose.input_map["IMAGE"] == "IMAGE"
+
+
 def test_the_domain_and_its_statistics_fit_together():
     domain = load_domain(REPOSITORY / "avatars")
     statistics = load_statistics(REPOSITORY / "avatars", domain.style_channels)

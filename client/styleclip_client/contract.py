@@ -68,6 +68,16 @@ THRESHOLD = Tensor("THRESHOLD", "FP32", (-1,), "β, relevance below which a chan
 DELTA = Tensor("DELTA", "FP32", (-1,), "offset in StyleSpace, the sum over the edits")
 CHANNELS = Tensor("CHANNELS", "INT32", (-1,), "channels that each edit moves")
 IMAGE = Tensor("IMAGE", "UINT8", (-1, -1, 3), "the synthesised face, RGB, height x width")
+JPEG = Tensor(
+    "JPEG",
+    "BYTES",
+    (1,),
+    "the picture as a JPEG file without metadata, where the networks' device encodes it; else "
+    "empty",
+)
+UNENCODED = Tensor(
+    "UNENCODED", "UINT8", (-1, -1, 3), "IMAGE; a single pixel where JPEG has all of a request's"
+)
 PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", True)
 FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", True)
 QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", True)
@@ -91,11 +101,21 @@ CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 # never frees a request of which one step fails while another is at work beside it.
 DIRECTION = Model("direction", "python", (*TEXTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
+# The same where PyTorch runs it. It encodes JPEG behind the network: processes that share a GPU
+# take turns, so an encoder in another one would wait for the next batches. IMAGE is the pixels in
+# any case; the ensembles pass UNENCODED on in its place, so that no pixels are copied for nothing.
+TORCH_STYLEGAN2 = Model(
+    "stylegan2",
+    "python",
+    (W_PLUS, DELTA, PASTE, FORMAT, QUALITY),
+    (IMAGE, JPEG, UNENCODED),
+)
 COMPOSE = Model(
     "compose",
     "python",
     (
-        *(IMAGE, _optional(PHOTO), _optional(QUAD), PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
+        *(IMAGE, _optional(JPEG), _optional(PHOTO), _optional(QUAD)),
+        *(PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
         *map(_optional, TEXTS),  # to be named in the file
     ),
     (PICTURE,),

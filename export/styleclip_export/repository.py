@@ -43,7 +43,7 @@ TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many
 # Triton 2.51, whose batcher misses the end of the one before; seldom where there are two.
 CPU_INSTANCES = {"e4e": 2, "stylegan2": 2}
 
-# Which step feeds which, by tensor name; inside an ensemble a tensor keeps its name.
+# Which step feeds which, by tensor name; see `_passed_on`.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
     "invert": (contract.ALIGN_MODEL, contract.E4E),
     "edit": (contract.DIRECTION, contract.STYLEGAN2, contract.COMPOSE),
@@ -78,25 +78,20 @@ def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
-        for step in ENSEMBLES[model.name]:
+        for step in (_of_flavour(each, flavour) for each in ENSEMBLES[model.name]):
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
                 if tensor.name in known:
                     entry.input_map[tensor.name] = tensor.name
-            for tensor in step.outputs:
-                if tensor is not contract.FACES:  # would be computed for nothing
-                    entry.output_map[tensor.name] = tensor.name
-                    known.add(tensor.name)
+            for tensor, name in _passed_on(step).items():
+                entry.output_map[tensor.name] = name
+                known.add(name)
         return config
     config.backend = model.kind
-    kind = pb.ModelInstanceGroup.KIND_CPU
-    if flavour == "torch" and model is contract.COMPOSE:  # JPEG is encoded where the picture is
-        kind = pb.ModelInstanceGroup.KIND_GPU
-        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     count = INSTANCES.get(model.name, 1)
     if flavour == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
-    config.instance_group.add(kind=kind, count=count)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
     _queue(config, 0, flavour)
     return config
 
@@ -108,7 +103,7 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
         "DELTA": (sum(domain["style_channels"]),),
         "IMAGE": (domain["resolution"], domain["resolution"], 3),
     }
-    config = _interface(model, dims)
+    config = _interface(_of_flavour(model, flavour), dims)
     config.backend = "python" if flavour == "torch" else model.kind
     if flavour == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
@@ -130,6 +125,19 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
             domain, ensure_ascii=False, sort_keys=True
         )
     return config
+
+
+def _of_flavour(model: Model, flavour: Flavour) -> Model:
+    torch = flavour == "torch" and model is contract.STYLEGAN2
+    return contract.TORCH_STYLEGAN2 if torch else model
+
+
+def _passed_on(step: Model) -> dict[Tensor, str]:
+    """The outputs that an ensemble asks of a step, and what it calls them: by their own names,
+    but for those that would be computed for nothing."""
+    if step is contract.TORCH_STYLEGAN2:
+        return {contract.JPEG: contract.JPEG.name, contract.UNENCODED: contract.IMAGE.name}
+    return {tensor: tensor.name for tensor in step.outputs if tensor is not contract.FACES}
 
 
 def _interface(model: Model, dims: Mapping[str, tuple[int, ...]]) -> pb.ModelConfig:

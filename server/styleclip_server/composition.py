@@ -6,8 +6,6 @@ face, and a feathered mask in the shape of a head keeps everything beyond it as 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
@@ -33,13 +31,14 @@ _CHANGED = (4, 14)  # levels; a face is unchanged up to the first, edited from t
 
 
 def compose(
-    image: NDArray[np.uint8] | Any,
+    image: NDArray[np.uint8],
     photo: Image.Image | None = None,
     quad: NDArray[np.floating] | None = None,
     paste: bool = False,
     format: str = "JPEG",
     quality: int = 95,
     *,
+    jpeg: bytes = b"",
     model: str = "",
     texts: str = "",
     match_colours: bool = True,
@@ -48,25 +47,30 @@ def compose(
 ) -> bytes:
     """The encoded face `image` (H, W, 3) uint8, or with `paste` the photo with the face in it.
 
-    `image` may be a PyTorch tensor on a GPU.
+    `jpeg` is the same face as a JPEG file without metadata, if there is one already: where JPEG
+    is asked for, without `paste`, `image` counts no more.
     `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
     `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
     edited by AI, by which `model` and `texts`, signed by `signer`, unless `marked` is false.
-    Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image), InvalidInput (paste without
-    photo or quad, a quad that is not convex, turned over or beside the photo).
+    Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image, a `jpeg` that is none),
+    InvalidInput (paste without photo or quad, a quad that is not convex, turned over or beside the
+    photo).
     """
-    images.check_encoding(format, quality)  # before the work
+    name = images.check_encoding(format, quality)  # before the work
     images.check_pixels(image.shape[1], image.shape[0])
-    result: Any = image
+    result: NDArray[np.uint8] | Image.Image = image
     if not paste:
         photo = None
     elif photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
     else:
-        image = image if isinstance(image, np.ndarray) else image.cpu().numpy()
         result = paste_back(image, photo, quad, match_colours)
     said = metadata.statement(model, texts, paste) if marked else None
-    picture = images.encode(result, format, quality, metadata.of_edit(photo, said))
+    beside = metadata.of_edit(photo, said)
+    if jpeg and name == "JPEG" and not paste:
+        picture = metadata.into_jpeg(jpeg, beside)
+    else:
+        picture = images.encode(result, format, quality, beside)
     return signer.sign(picture, format, said) if signer and said else picture
 
 

@@ -180,24 +180,17 @@ def check_encoding(format: str, quality: int) -> str:
 
 
 def encode(
-    picture: NDArray[np.uint8] | Image.Image | Any,
+    picture: NDArray[np.uint8] | Image.Image,
     format: str = "JPEG",
     quality: int = 95,
     beside: metadata.Metadata | None = None,
 ) -> bytes:
     """RGB pixels (H, W, 3) uint8 or an RGB picture as JPEG, PNG or WEBP with metadata `beside`.
 
-    Pixels may be a PyTorch tensor on a GPU, which encodes JPEG itself. `quality` 1 to 100 counts
-    for JPEG and WEBP. Raises UnknownFormat for another format or quality, or a picture whose sides
-    are too long for the format (WEBP ends at 16383 pixels, JPEG at 65500); ValueError for another
-    shape or dtype.
+    `quality` 1 to 100 counts for JPEG and WEBP. Raises UnknownFormat for another format or quality,
+    or a picture whose sides are too long for the format (WEBP ends at 16383 pixels, JPEG at 65500);
+    ValueError for another shape or dtype.
     """
-    if not isinstance(picture, (np.ndarray, Image.Image)):
-        if format.upper() == "JPEG":
-            from styleclip_server.gpu import jpeg
-
-            return metadata.into_jpeg(jpeg.encode(picture, quality), beside)
-        picture = picture.cpu().numpy()
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")

@@ -16,6 +16,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
+from styleclip_client.errors import NotAnImage
 
 SOFTWARE = "StyleCLIP on Triton"
 DESCRIPTION = "edited with StyleCLIP (AI)"
@@ -151,11 +152,15 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
     return options | {"pnginfo": text}
 
 
-def into_jpeg(data: bytes | memoryview, metadata: Metadata | None) -> bytes:
-    """A copy of a JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP
-    part 3)."""
+def into_jpeg(data: bytes, metadata: Metadata | None) -> bytes:
+    """A JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP part 3).
+
+    Raises NotAnImage for other bytes.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or len(data) < 6:
+        raise NotAnImage(f"the {len(data)} bytes of JPEG are no JPEG file")
     if metadata is None:
-        return bytes(data)
+        return data
     segments = []
     if metadata.exif is not None:
         exif = metadata.exif.tobytes()

@@ -40,7 +40,7 @@ def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: 
     try:
         for tensor in model.inputs:
             found = triton.get_input_tensor_by_name(request, tensor.name)
-            inputs[tensor.name] = None if found is None else _array(found)
+            inputs[tensor.name] = None if found is None else found.as_numpy()
         asked = set(request.requested_output_names())
         response = triton.InferenceResponse(_answers(model, inputs, answer, asked))
         request_log.note(model.name, name, time.monotonic() - began, inputs)
@@ -49,15 +49,6 @@ def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: 
         metrics.refused(error)
         request_log.note(model.name, name, time.monotonic() - began, inputs, error)
     return response
-
-
-def _array(tensor: Any) -> Any:
-    """As numpy; as PyTorch where it lies on a GPU, for a step that says it takes it there."""
-    if tensor.is_cpu():
-        return tensor.as_numpy()
-    import torch
-
-    return torch.from_dlpack(tensor.to_dlpack())
 
 
 def _answers(model: Model, inputs: Row, answer: Callable[[Row], Row], asked: set[str]) -> list[Any]:

@@ -33,8 +33,6 @@ from styleclip_server.log import FORMATS, Log
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-
-CUDA_POOL_BYTES = 2**30  # 340 pictures of 1024 px
 # Triton's words for a step whose process was lost while it was loaded. Stubs cannot be watched
 # then: Triton starts some that end in good health.
 LOST_WORDS = ("is not healthy", "lock_exception")
@@ -230,8 +228,6 @@ class Triton:
             flavour = installed_flavour(options.domain_folder)
         if flavour != "gpu":
             command.append(f"--model-config-name={flavour}")
-        if flavour == "torch":  # pictures between steps; without room Triton 2.51 loses them
-            command.append(f"--cuda-memory-pool-byte-size=0:{CUDA_POOL_BYTES}")
         return command
 
     def _environment(self) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """The Triton model of the networks on a GPU: `model.py` of each of them imports it from here.
 
-Requests that Triton batches are run together, filled up to a size that was captured. The picture
-stays on the GPU for the step that follows; latents and text features, which steps on the CPU read,
-are small and come back.
+Requests that Triton batches are run together, filled up to a size that was captured. What comes out
+leaves the GPU: latents and text features as they are, pictures as `jpeg.answers` has them.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import triton_python_backend_utils as triton
 from styleclip_client import contract
 from torch import Tensor
 
 from styleclip_server import lifeline
-from styleclip_server.gpu import weights
+from styleclip_server.gpu import jpeg, weights
 from styleclip_server.gpu.graphs import Graphed
 
 lifeline.hold()
@@ -49,7 +47,7 @@ class TritonPythonModel:
         self.inputs = [tensor.name for tensor in model.inputs]
         self.output = model.outputs[0].name
         self.texts = model is contract.CLIP_TEXT
-        self.stays = model is contract.STYLEGAN2 and gpu
+        self.draws = model is contract.STYLEGAN2
         with torch.inference_mode():
             self.call = Graphed(_network(model)(parameters, self.device), self.device)
             if gpu:
@@ -65,8 +63,11 @@ class TritonPythonModel:
         shapes = {entry["name"]: [int(d) for d in entry["dims"]] for entry in config["input"]}
         rows = 1
         while rows <= config["max_batch_size"]:
-            self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
+            result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
             rows *= 2
+        if self.draws:
+            jpeg.encode(result[0], 95)
+            jpeg.on_host(result[:1])
 
     def execute(self, requests):
         try:
@@ -76,18 +77,29 @@ class TritonPythonModel:
             ]
             ends = [0, *accumulate(len(tensor) for tensor in columns[0])]
             with torch.inference_mode():
-                result = self.call(*self._filled_up(columns, ends[-1]))[: ends[-1]]
-                if not self.stays:
-                    result = result.cpu()
-                elif self.device.type == "cuda":
-                    torch.cuda.current_stream().synchronize()
+                result = self.call(*self._filled_up(columns, ends[-1]))
         except Exception as error:
-            failure = triton.TritonError(f"ServerError: PyTorch failed: {error}")
-            return [triton.InferenceResponse(error=failure) for _ in requests]
+            return [_failed(error) for _ in requests]
         return [
-            triton.InferenceResponse([_to_triton(self.output, result[start:stop])])
-            for start, stop in pairwise(ends)
+            self._answered(request, result[start:stop])
+            for request, (start, stop) in zip(requests, pairwise(ends), strict=True)
         ]
+
+    def _answered(self, request, result):
+        """The response to a request from its rows of what the network computed."""
+        try:
+            with torch.inference_mode():
+                if self.draws:
+                    given = (
+                        _optional(request, tensor)
+                        for tensor in (contract.PASTE, contract.FORMAT, contract.QUALITY)
+                    )
+                    outputs = jpeg.answers(result, request.requested_output_names(), *given)
+                else:
+                    outputs = {self.output: jpeg.on_host(result)}
+            return triton.InferenceResponse([triton.Tensor(*item) for item in outputs.items()])
+        except Exception as error:
+            return _failed(error)
 
     def _filled_up(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
         """The requests' inputs as one batch of a size that is captured, or worth it."""
@@ -128,7 +140,11 @@ def _tensor(given: Any) -> Tensor:
     return torch.from_dlpack(given.to_dlpack())
 
 
-def _to_triton(name: str, tensor: Tensor) -> Any:
-    if tensor.device.type == "cpu":
-        return triton.Tensor(name, np.ascontiguousarray(tensor.numpy()))
-    return triton.Tensor.from_dlpack(name, torch.utils.dlpack.to_dlpack(tensor))
+def _optional(request: Any, tensor: contract.Tensor) -> Any:
+    given = triton.get_input_tensor_by_name(request, tensor.name)
+    return None if given is None else given.as_numpy()
+
+
+def _failed(error: Exception) -> Any:
+    failure = triton.TritonError(f"ServerError: PyTorch failed: {error}")
+    return triton.InferenceResponse(error=failure)

@@ -14,10 +14,6 @@ class TritonPythonModel:
         self.model = load_domain(domain_folder(args["model_repository"])).name
         self.signer = Signer.from_environment()
         self.metrics = Metrics(COMPOSE.name, self.model)
-        if args["model_instance_kind"] == "GPU":
-            from styleclip_server.gpu import jpeg
-
-            jpeg.prepare(int(args["model_instance_device_id"]))
 
     def execute(self, requests):
         return respond(COMPOSE, requests, self.answer, self.metrics)
@@ -36,6 +32,7 @@ class TritonPythonModel:
             paste=paste,
             format=format,
             quality=int(first(row["QUALITY"], 95)),
+            jpeg=first(row["JPEG"], b""),
             model=self.model,
             texts="; ".join(map(str, edits)),
             marked=bool(first(row["MARK"], True)),
