@@ -70,10 +70,10 @@ CHANNELS = Tensor("CHANNELS", "INT32", (-1,), "channels that each edit moves")
 IMAGE = Tensor("IMAGE", "UINT8", (-1, -1, 3), "the synthesised face, RGB, height x width")
 JPEG = Tensor(
     "JPEG",
-    "BYTES",
-    (1,),
-    "the picture as a JPEG file without metadata, where the networks' device encodes it; else "
-    "empty",
+    "UINT8",
+    (-1,),
+    "the bytes of the picture as a JPEG file without metadata, then zeros up to the request's "
+    "longest; zeros alone where there is none",
 )
 UNENCODED = Tensor(
     "UNENCODED", "UINT8", (-1, -1, 3), "IMAGE; a single pixel where JPEG has all of a request's"

@@ -38,7 +38,7 @@ def compose(
     format: str = "JPEG",
     quality: int = 95,
     *,
-    jpeg: bytes = b"",
+    jpeg: bytes | memoryview = b"",
     model: str = "",
     texts: str = "",
     match_colours: bool = True,

@@ -45,6 +45,7 @@ _STEP = 6 / 5  # from one pyramid level to the next
 _LEAST_LEVEL = 64  # pixels of the short side: dlib's pyramid ends there
 _CELL = 8  # a part of a level that begins at such a pixel has its features where the level has them
 _WINDOW = 80
+_BANDS = 4  # in which a copy is resampled, side by side
 # What one resampling lacks in softness beside dlib's many, as the radius of a box of pixels.
 _BLUR = 0.25
 
@@ -123,7 +124,7 @@ def _own() -> _Own:
 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(4, "detection")  # dlib runs without Python's lock
+    return ThreadPoolExecutor(5, "detection")  # dlib runs without Python's lock
 
 
 def _run(pixels: Pixels) -> list[tuple[Any, float]]:
@@ -228,8 +229,8 @@ def _level_of(picture: Image.Image, side: int) -> int | None:
 
 def _search(pyramid: _Pyramid, start: int, end: int | None) -> list[Detection]:
     """What dlib finds in the levels from `start` on: up to `end`, which was searched, or all."""
-    # The fourth level and all after it take as long as the first.
-    alone = range(start, start + 3 if end is None else end)
+    # The fifth level and all after it take as long as the first.
+    alone = range(start, start + 4 if end is None else end)
     runs = [(i, _workers().submit(_run_level, pyramid.level(i))) for i in alone if pyramid.has(i)]
     if end is None and pyramid.has(alone.stop):
         runs.append((alone.stop, _workers().submit(_run, pyramid.level(alone.stop))))
@@ -242,21 +243,26 @@ def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
     Of overlapping windows dlib keeps the one with the best score, whatever its size, so a face in
     the first two levels of a search may have a better one in the levels that were left out.
     """
-    level = start - 1
-    while level >= max(found.level - 2, 0):
-        near = _halves().rect_up(dlib().rectangle(*found.box))
-        box = _sixths().rect_down(dlib().drectangle(near), level)
-        # Half a window beyond the box, and the cells that its features are compared with.
-        left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
-        top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
-        part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))
-        for rectangle, score in _run_level(pyramid.part(level, part)):
-            other = _detection(rectangle, score, level, left, top)
+    while levels := range(start - 1, max(found.level - 2, 0) - 1, -1):
+        runs = [_workers().submit(_near, pyramid, found, level) for level in levels]
+        start = levels[-1]
+        for other in itertools.chain.from_iterable(run.result() for run in runs):
             same = 2 * _common(found.box, other.box) > min(found.area, other.area)
             if same and other.score > found.score:
                 found = other
-        level -= 1
     return found
+
+
+def _near(pyramid: _Pyramid, found: Detection, level: int) -> list[Detection]:
+    """What dlib finds in a level around `found`."""
+    near = _halves().rect_up(dlib().rectangle(*found.box))
+    box = _sixths().rect_down(dlib().drectangle(near), level)
+    # Half a window beyond the box, and the cells that its features are compared with.
+    left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
+    top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
+    part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))
+    rectangles = _run_level(pyramid.part(level, part))
+    return [_detection(*face, level, left, top) for face in rectangles]
 
 
 def _detection(rectangle: Any, score: float, start: int, left: int = 0, top: int = 0) -> Detection:
@@ -303,8 +309,19 @@ class _Pyramid:
             return dlib().resize_image(np.asarray(self._picture), height, width)
         if wanted < self._exact or wanted - 1 in self._made:
             return _sixths()(self.level(wanted - 1))
-        size = self._sizes[wanted]
-        return _resampled(self._picture, size, (0, 0, *size))
+        height = self._sizes[wanted][1]
+        ends = [height * i // _BANDS for i in range(_BANDS + 1)]
+        bands = [range(*each) for each in itertools.pairwise(ends)]
+        return np.concatenate(list(_workers().map(self._band, itertools.repeat(wanted), bands)))
+
+    def _band(self, level: int, rows: range) -> Pixels:
+        """Rows of a level that is resampled as a whole, corners on corners."""
+        width, height = self._sizes[level]
+        top, bottom = max(rows.start - 1, 0), min(rows.stop + 1, height)  # one more for the blur
+        ratio = self._picture.height / height
+        box = (0, top * ratio, self._picture.width, bottom * ratio)
+        made = _resampled(self._picture, box, (width, bottom - top))
+        return made[rows.start - top : rows.stop - top]
 
     def part(self, level: int, box: Box) -> Pixels:
         """The pixels of a level from `box`'s left and top up to its right and bottom."""
@@ -312,21 +329,21 @@ class _Pyramid:
         left, top, right, bottom = *box[:2], min(box[2], size[0]), min(box[3], size[1])
         if level < self._exact or level in self._made:
             return np.ascontiguousarray(self.level(level)[top:bottom, left:right])
-        return _resampled(self._picture, size, (left, top, right, bottom))
+        # dlib's levels lie first pixels on first pixels and last on last; Pillow counts from the
+        # corner of the first pixel and may not leave the picture, as half a new pixel does.
+        old = self._picture.size
+        ratios = [(before - 1) / (after - 1) for before, after in zip(old, size, strict=True)]
+        x, y, x_end, y_end = (
+            min(max((new - 0.5) * ratio + 0.5, 0), end)
+            for new, ratio, end in zip((left, top, right, bottom), ratios * 2, old * 2, strict=True)
+        )
+        return _resampled(self._picture, (x, y, x_end, y_end), (right - left, bottom - top))
 
 
-def _resampled(picture: Image.Image, size: tuple[int, int], part: Box) -> Pixels:
-    """`part` (up to its right and bottom) of `picture` at `size`, first pixels on first pixels
-    and last on last, as dlib's levels lie."""
-    ratios = [(old - 1) / (new - 1) for old, new in zip(picture.size, size, strict=True)]
-    # Pillow counts from the corner of the first pixel and may not leave the picture, as half a
-    # new pixel does; the outer corners therefore lie up to half a pixel off.
-    left, top, right, bottom = (
-        min(max((new - 0.5) * ratio + 0.5, 0), old)
-        for new, ratio, old in zip(part, ratios * 2, picture.size * 2, strict=True)
-    )
-    size = (part[2] - part[0], part[3] - part[1])
-    box = (left, top, right, bottom)
+def _resampled(
+    picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> Pixels:
+    """What `picture` has in `box` as `size` pixels, as soft as dlib's levels."""
     copy = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2)
     return np.asarray(copy.filter(ImageFilter.BoxBlur(_BLUR)))
 

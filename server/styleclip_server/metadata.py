@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -50,7 +50,7 @@ class Statement:
 class Metadata:
     """What is written beside the pixels; None or empty is left out."""
 
-    exif: Image.Exif | None = None
+    exif: bytes | None = None  # as `Image.Exif.tobytes` gives it
     xmp: str = ""
     icc_profile: bytes | None = None
     comment: str = ""  # of a PNG
@@ -95,16 +95,24 @@ def of_edit(photo: Image.Image | None, said: Statement | None) -> Metadata:
 
     Without a statement only the photo's own fields are kept.
     """
-    exif = Image.Exif()
-    if photo is not None and isinstance(own := photo.info.get("exif"), bytes):
-        exif.load(own)
+    own = photo.info.get("exif") if photo is not None else None
     profile = photo.info.get("icc_profile") if photo is not None else None
+    exif = _exif(own if isinstance(own, bytes) else None, said is not None)
     if said is None:
-        return Metadata(exif if len(exif) else None, "", profile)
-    exif[_SOFTWARE] = _software()
-    exif.setdefault(_DESCRIPTION, DESCRIPTION)
+        return Metadata(exif, "", profile)
     comment = f"{DESCRIPTION}: {said.texts}" if said.texts else DESCRIPTION
     return Metadata(exif, _xmp(said), profile, comment)
+
+
+@lru_cache(maxsize=8)  # a face has none of its own: always the same
+def _exif(own: bytes | None, edited: bool) -> bytes | None:
+    exif = Image.Exif()
+    if own is not None:
+        exif.load(own)
+    if edited:
+        exif[_SOFTWARE] = _software()
+        exif.setdefault(_DESCRIPTION, DESCRIPTION)
+    return exif.tobytes() if len(exif) else None
 
 
 @cache  # it looks through all that is installed
@@ -152,18 +160,17 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
     return options | {"pnginfo": text}
 
 
-def into_jpeg(data: bytes, metadata: Metadata | None) -> bytes:
+def into_jpeg(data: bytes | memoryview, metadata: Metadata | None) -> bytes:
     """A JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP part 3).
 
     Raises NotAnImage for other bytes.
     """
-    if not data.startswith(b"\xff\xd8\xff") or len(data) < 6:
+    if data[:3] != b"\xff\xd8\xff" or len(data) < 6:
         raise NotAnImage(f"the {len(data)} bytes of JPEG are no JPEG file")
     if metadata is None:
-        return data
+        return bytes(data)
     segments = []
-    if metadata.exif is not None:
-        exif = metadata.exif.tobytes()
+    if exif := metadata.exif:
         segments.append(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
     if metadata.xmp:
         segments.append(b"http://ns.adobe.com/xap/1.0/\0" + metadata.xmp.encode())

@@ -33,6 +33,10 @@ from styleclip_server.log import FORMATS, Log
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+# A picture's pages, given back when it is freed, are got anew for the next one, which can take
+# longer than writing to them. glibc keeps blocks up to 16 MB, up to 64 MB a process, instead.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+
 # Triton's words for a step whose process was lost while it was loaded. Stubs cannot be watched
 # then: Triton starts some that end in good health.
 LOST_WORDS = ("is not healthy", "lock_exception")
@@ -234,7 +238,9 @@ class Triton:
         # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
         # (those of a virtual environment too) by the first `python3` on PATH.
         interpreter = Path(sys.executable).parent
-        return os.environ | {
+        return {
+            **_MALLOC,
+            **os.environ,
             "LD_LIBRARY_PATH": _joined(
                 *self._installed.libraries, os.environ.get("LD_LIBRARY_PATH")
             ),

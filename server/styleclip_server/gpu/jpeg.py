@@ -5,7 +5,7 @@ A GPU encodes JPEG itself (nvJPEG, through torchvision), right behind the networ
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,33 +16,47 @@ from torch import Tensor
 
 from styleclip_server import images
 
+File = NDArray[np.uint8]
 
-def answers(
-    image: Tensor,
+
+def qualities(
+    rows: int,
     asked: Collection[str],
     paste: NDArray[np.bool_] | None = None,
     format: NDArray[np.object_] | None = None,
     quality: NDArray[np.int32] | None = None,
+) -> list[int | None]:
+    """The quality of the JPEG file that each row of a request wants; None: it wants none.
+
+    The last three are the request's inputs (N, 1), None if not sent. An unknown format or quality
+    is left to `compose`, which refuses it by name.
+    """
+    if contract.JPEG.name not in asked:
+        return [None] * rows
+    low, high = limits.QUALITY
+    given = zip(
+        [False] * rows if paste is None else paste[:, 0],
+        [b"JPEG"] * rows if format is None else format[:, 0],
+        [95] * rows if quality is None else quality[:, 0],
+        strict=True,
+    )
+    return [
+        int(quality) if not paste and format.upper() == b"JPEG" and low <= quality <= high else None
+        for paste, format, quality in given
+    ]
+
+
+def answers(
+    image: Tensor, files: Sequence[File | None], asked: Collection[str]
 ) -> dict[str, NDArray[Any]]:
     """The outputs of `contract.TORCH_STYLEGAN2` by name, those that are asked for.
 
-    image: RGB (N, H, W, 3) uint8. The others are a request's inputs (N, 1), None if not sent.
+    image: RGB (N, H, W, 3) uint8; files: what `encode` made of it.
     """
-    given = zip(
-        image,
-        [False] * len(image) if paste is None else paste[:, 0],
-        [b"JPEG"] * len(image) if format is None else format[:, 0],
-        [95] * len(image) if quality is None else quality[:, 0],
-        strict=True,
-    )
     answer: dict[str, NDArray[Any]] = {}
     if contract.JPEG.name in asked:
-        files = [
-            encode(picture, int(quality)) if _wanted(paste, format, quality) else b""
-            for picture, paste, format, quality in given
-        ]
-        answer[contract.JPEG.name] = np.array(files, np.object_)[:, None]
-        if all(files):
+        answer[contract.JPEG.name] = _joined(files)
+        if all(file is not None for file in files):
             answer[contract.UNENCODED.name] = np.zeros((len(image), 1, 1, 3), np.uint8)
     missing = [name for name in asked if name not in answer]
     if missing:
@@ -50,23 +64,41 @@ def answers(
     return {name: answer[name] for name in asked}
 
 
-def _wanted(paste: bool, format: bytes, quality: int) -> bool:
-    """An unknown format or quality is left to `compose`, which refuses it by name."""
-    low, high = limits.QUALITY
-    return not paste and format.upper() == b"JPEG" and low <= quality <= high
+def _joined(files: Sequence[File | None]) -> File:
+    """Files (N, longest), filled up with zeros."""
+    first = files[0]
+    if len(files) == 1 and first is not None:
+        return first[None]
+    none = np.zeros(1, np.uint8)
+    found = [none if file is None else file for file in files]
+    joined = np.zeros((len(found), max(map(len, found))), np.uint8)
+    for row, file in zip(joined, found, strict=True):
+        row[: len(file)] = file
+    return joined
 
 
-def encode(picture: Tensor, quality: int) -> bytes:
-    """RGB (H, W, 3) uint8 → a JPEG file without metadata; quality is 1 to 100.
+def encode(pictures: Tensor, qualities: Sequence[int | None]) -> list[File | None]:
+    """RGB (N, H, W, 3) uint8 → a JPEG file without metadata for each that has a quality.
 
     On a GPU colour has full resolution; on a CPU it is `images.encode`.
     """
-    if picture.device.type == "cpu":
-        return images.encode(picture.numpy(), "JPEG", quality)
+    files: list[File | None] = [None] * len(pictures)
+    for quality in {wanted for wanted in qualities if wanted is not None}:
+        rows = [row for row, wanted in enumerate(qualities) if wanted == quality]
+        for row, file in zip(rows, _encoded(pictures, rows, quality), strict=True):
+            files[row] = file
+    return files
+
+
+def _encoded(pictures: Tensor, rows: Sequence[int], quality: int) -> list[File]:
+    if pictures.device.type == "cpu":
+        encoded = (images.encode(pictures[row].numpy(), "JPEG", quality) for row in rows)
+        return [np.frombuffer(data, np.uint8) for data in encoded]
     from torchvision.io import encode_jpeg
 
-    data = encode_jpeg(picture.permute(2, 0, 1).contiguous(), quality)
-    return on_host(data).tobytes()
+    planes = pictures.permute(0, 3, 1, 2).contiguous()
+    data: list[Tensor] = encode_jpeg([planes[row] for row in rows], quality)
+    return [on_host(file) for file in data]
 
 
 def on_host(data: Tensor) -> NDArray[Any]:

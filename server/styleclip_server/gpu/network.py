@@ -66,7 +66,7 @@ class TritonPythonModel:
             result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
             rows *= 2
         if self.draws:
-            jpeg.encode(result[0], 95)
+            jpeg.encode(result, [95] * len(result))
             jpeg.on_host(result[:1])
 
     def execute(self, requests):
@@ -78,28 +78,32 @@ class TritonPythonModel:
             ends = [0, *accumulate(len(tensor) for tensor in columns[0])]
             with torch.inference_mode():
                 result = self.call(*self._filled_up(columns, ends[-1]))
+                outputs = self._outputs(requests, result, list(pairwise(ends)))
         except Exception as error:
             return [_failed(error) for _ in requests]
         return [
-            self._answered(request, result[start:stop])
-            for request, (start, stop) in zip(requests, pairwise(ends), strict=True)
+            triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
+            for named in outputs
         ]
 
-    def _answered(self, request, result):
-        """The response to a request from its rows of what the network computed."""
-        try:
-            with torch.inference_mode():
-                if self.draws:
-                    given = (
-                        _optional(request, tensor)
-                        for tensor in (contract.PASTE, contract.FORMAT, contract.QUALITY)
-                    )
-                    outputs = jpeg.answers(result, request.requested_output_names(), *given)
-                else:
-                    outputs = {self.output: jpeg.on_host(result)}
-            return triton.InferenceResponse([triton.Tensor(*item) for item in outputs.items()])
-        except Exception as error:
-            return _failed(error)
+    def _outputs(self, requests, result, spans):
+        """The outputs of each request by name, from its rows of what the network computed."""
+        if not self.draws:
+            on_host = jpeg.on_host(result[: spans[-1][1]])
+            return [{self.output: on_host[start:stop]} for start, stop in spans]
+        asked = [request.requested_output_names() for request in requests]
+        qualities: list[int | None] = []
+        for request, names, (start, stop) in zip(requests, asked, spans, strict=True):
+            given = (
+                _optional(request, tensor)
+                for tensor in (contract.PASTE, contract.FORMAT, contract.QUALITY)
+            )
+            qualities += jpeg.qualities(stop - start, names, *given)
+        files = jpeg.encode(result[: len(qualities)], qualities)
+        return [
+            jpeg.answers(result[start:stop], files[start:stop], names)
+            for names, (start, stop) in zip(asked, spans, strict=True)
+        ]
 
     def _filled_up(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
         """The requests' inputs as one batch of a size that is captured, or worth it."""

@@ -32,7 +32,7 @@ class TritonPythonModel:
             paste=paste,
             format=format,
             quality=int(first(row["QUALITY"], 95)),
-            jpeg=first(row["JPEG"], b""),
+            jpeg=b"" if row["JPEG"] is None else images.without_zeros(row["JPEG"]),
             model=self.model,
             texts="; ".join(map(str, edits)),
             marked=bool(first(row["MARK"], True)),
