@@ -45,7 +45,7 @@ _STEP = 6 / 5  # from one pyramid level to the next
 _LEAST_LEVEL = 64  # pixels of the short side: dlib's pyramid ends there
 _CELL = 8  # a part of a level that begins at such a pixel has its features where the level has them
 _WINDOW = 80
-_BANDS = 4  # in which a copy is resampled, side by side
+_WORKERS = 8  # that search levels, or resample bands of one, side by side
 # What one resampling lacks in softness beside dlib's many, as the radius of a box of pixels.
 _BLUR = 0.25
 
@@ -124,7 +124,7 @@ def _own() -> _Own:
 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(5, "detection")  # dlib runs without Python's lock
+    return ThreadPoolExecutor(_WORKERS, "detection")  # dlib runs without Python's lock
 
 
 def _run(pixels: Pixels) -> list[tuple[Any, float]]:
@@ -229,11 +229,8 @@ def _level_of(picture: Image.Image, side: int) -> int | None:
 
 def _search(pyramid: _Pyramid, start: int, end: int | None) -> list[Detection]:
     """What dlib finds in the levels from `start` on: up to `end`, which was searched, or all."""
-    # The fifth level and all after it take as long as the first.
-    alone = range(start, start + 4 if end is None else end)
-    runs = [(i, _workers().submit(_run_level, pyramid.level(i))) for i in alone if pyramid.has(i)]
-    if end is None and pyramid.has(alone.stop):
-        runs.append((alone.stop, _workers().submit(_run, pyramid.level(alone.stop))))
+    levels = range(start, pyramid.levels if end is None else end)
+    runs = [(level, _workers().submit(_run_level, pyramid.level(level))) for level in levels]
     return [_detection(*face, level) for level, run in runs for face in run.result()]
 
 
@@ -295,8 +292,9 @@ class _Pyramid:
             self._exact = len(self._sizes)
         self._made: dict[int, Pixels] = {}
 
-    def has(self, level: int) -> bool:
-        return level < len(self._sizes)
+    @property
+    def levels(self) -> int:
+        return len(self._sizes)
 
     def level(self, wanted: int) -> Pixels:
         if wanted not in self._made:
@@ -310,7 +308,7 @@ class _Pyramid:
         if wanted < self._exact or wanted - 1 in self._made:
             return _sixths()(self.level(wanted - 1))
         height = self._sizes[wanted][1]
-        ends = [height * i // _BANDS for i in range(_BANDS + 1)]
+        ends = [height * i // _WORKERS for i in range(_WORKERS + 1)]
         bands = [range(*each) for each in itertools.pairwise(ends)]
         return np.concatenate(list(_workers().map(self._band, itertools.repeat(wanted), bands)))
 
