@@ -1,8 +1,9 @@
 """StyleGAN2's last convolution with all that follows it, in one kernel for NVIDIA's Hopper.
 
 cuDNN's convolution writes 67 MB for each picture of 1024 px, which `stylegan2_kernels.finish` reads
-again only to sum them up to three colours. Here they stay in registers. Written in Gluon, Triton's
-lower level, because Triton itself waits for each product of matrices before it begins the next.
+again only to sum them up to three colours. Here they stay in registers, and the sums are products
+of matrices, too. Written in Gluon, Triton's lower level, because Triton itself waits for each
+product before it begins the next.
 Gluon may change with any release of Triton: where it, or the device, is not what this was written
 for, `is_available` says so and the two kernels run.
 """
@@ -29,9 +30,10 @@ try:
 except ImportError:
     gluon = None
 
-CHANNELS = 32  # of the layer; two neighbouring pixels are one row of a product
-PAIRS = 64  # that a program computes at once
+CHANNELS = 32  # of the layer
+PAIRS = 64  # of neighbouring pixels that a program computes at once
 STAGES = 2  # lines of pixels that are held or on their way
+UNROLL = 4  # rows
 ROWS, FEW_ROWS = 66, 34  # of pixels that a program computes, and where a batch is small
 MANY = 4  # pictures
 WARPS = 4
@@ -48,27 +50,35 @@ if gluon is not None:
 
     @gluon.jit
     def _fetch(x, lines, first: gl.constexpr, barrier, n, y, left):
-        """Begins to copy line `y`, once from pair `left` on and once from the next; zeros beyond
-        the picture."""
-        mbarrier.expect(barrier, 2 * x.block_type.nbytes)
-        for shift in gl.static_range(2):
-            place = lines.index(first + shift)
-            tma.async_copy_global_to_shared(x, [n, y, left + shift, 0], barrier, place)
+        """Begins to copy every second pixel of line `y`: from pixel 2 * `left` - 1 on, and from
+        each of the next three; zeros beyond the picture."""
+        mbarrier.expect(barrier, 4 * x.block_type.nbytes)
+        for p in gl.static_range(4):
+            place = lines.index(first + p)
+            at = [n, y, left + p // 2, p % 2, 0]
+            tma.async_copy_global_to_shared(x, at, barrier, place)
 
     @gluon.jit
-    def _multiply(lines, first: gl.constexpr, taps, above, here, below):
-        """Adds what a line gives to the rows above, at and below it, the last begun anew."""
-        pairs: gl.constexpr = above.shape[0]
-        wide: gl.constexpr = above.shape[1]
-        for shift in gl.static_range(2):
-            a = lines.index(first + shift).reshape((pairs, wide))
-            t0 = taps.index(shift).reshape((wide, wide))
-            t1 = taps.index(2 + shift).reshape((wide, wide))
-            t2 = taps.index(4 + shift).reshape((wide, wide))
-            above = warpgroup_mma(a, t2, above, is_async=True)
-            here = warpgroup_mma(a, t1, here, is_async=True)
-            below = warpgroup_mma(a, t0, below, use_acc=shift > 0, is_async=True)
-        return warpgroup_mma_wait(0, deps=(above, here, below))
+    def _multiply(lines, first: gl.constexpr, taps, e2, o2, e1, o1):
+        """Adds what a line gives to the even and odd pixels of the rows above (by the filters'
+        row 2) and at it (row 1), and begins the row below."""
+        layout: gl.constexpr = e2.type.layout
+        of_a: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
+        pairs: gl.constexpr = e2.shape[0]
+        C: gl.constexpr = e2.shape[1]
+        e0 = gl.zeros((pairs, C), gl.float32, layout)
+        o0 = gl.zeros((pairs, C), gl.float32, layout)
+        for p in gl.static_range(4):
+            a = lines.index(first + p).reshape((pairs, C)).load(of_a)
+            if p < 3:
+                e0 = warpgroup_mma(a, taps.index(p).reshape((C, C)), e0, is_async=True)
+                e1 = warpgroup_mma(a, taps.index(3 + p).reshape((C, C)), e1, is_async=True)
+                e2 = warpgroup_mma(a, taps.index(6 + p).reshape((C, C)), e2, is_async=True)
+            if p > 0:
+                o0 = warpgroup_mma(a, taps.index(p - 1).reshape((C, C)), o0, is_async=True)
+                o1 = warpgroup_mma(a, taps.index(2 + p).reshape((C, C)), o1, is_async=True)
+                o2 = warpgroup_mma(a, taps.index(5 + p).reshape((C, C)), o2, is_async=True)
+        return warpgroup_mma_wait(0, deps=(e2, o2, e1, o1, e0, o0))
 
     @gluon.jit
     def _skip(skip, n, j: gl.constexpr, y, x, inside, H: gl.constexpr, W: gl.constexpr):
@@ -106,106 +116,115 @@ if gluon is not None:
         x, filters, factor, noise, bias, rgb_weight, rgb_bias, rgb_style, skip, rgb,
         S, TOTAL, H: gl.constexpr, W: gl.constexpr, C: gl.constexpr, PAIRS: gl.constexpr,
         ROWS: gl.constexpr, STAGES: gl.constexpr, NOISE: gl.constexpr, SLOPE: gl.constexpr,
-        num_warps: gl.constexpr,
+        UNROLL: gl.constexpr, num_warps: gl.constexpr,
     ):  # fmt: skip
-        of_products: gl.constexpr = gl.NVMMADistributedLayout(
-            version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, 2 * C, 16]
+        of_sums: gl.constexpr = gl.NVMMADistributedLayout(
+            version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, C, 16]
         )
         flat: gl.constexpr = gl.BlockedLayout([1], [32], [num_warps], [0])
-        plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+        of_colours: gl.constexpr = gl.NVMMADistributedLayout(
+            version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, 8, 16]
+        )
+        of_a: gl.constexpr = gl.DotOperandLayout(0, of_colours, 2)
+        of_mixed: gl.constexpr = gl.BlockedLayout(
+            [1, 8, 1], [16, 1, 2], [num_warps, 1, 1], [1, 2, 0]
+        )
+        of_pixels: gl.constexpr = gl.SliceLayout(1, of_mixed)
+        of_pairs: gl.constexpr = gl.SliceLayout(1, of_sums)
+        of_channels: gl.constexpr = gl.SliceLayout(0, of_sums)
+        number = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(2, of_mixed)))[None, :, None]
         picture = gl.program_id(2)
         n = picture.to(gl.int64)
         left, top = gl.program_id(0) * PAIRS, gl.program_id(1) * ROWS
         tap: gl.constexpr = filters.block_type.shape
         line: gl.constexpr = x.block_type.shape
-        taps = gl.allocate_shared_memory(gl.float16, [6] + tap, filters.layout)  # noqa: RUF005
-        lines = gl.allocate_shared_memory(gl.float16, [2 * STAGES] + line, x.layout)  # noqa: RUF005
+        taps = gl.allocate_shared_memory(gl.float16, [9] + tap, filters.layout)  # noqa: RUF005
+        lines = gl.allocate_shared_memory(gl.float16, [4 * STAGES] + line, x.layout)  # noqa: RUF005
         barriers = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
         for k in gl.static_range(STAGES + 1):
             mbarrier.init(barriers.index(k), count=1)
         fence_async_shared()
         gl.thread_barrier()
-        mbarrier.expect(barriers.index(STAGES), 6 * filters.block_type.nbytes)
-        for k in gl.static_range(6):
+        mbarrier.expect(barriers.index(STAGES), 9 * filters.block_type.nbytes)
+        for k in gl.static_range(9):
             tma.async_copy_global_to_shared(
                 filters, [k, 0, 0], barriers.index(STAGES), taps.index(k)
             )
         for k in gl.static_range(STAGES):
-            _fetch(x, lines, 2 * k, barriers.index(k), picture, top - 1 + k, left)
+            _fetch(x, lines, 4 * k, barriers.index(k), picture, top - 1 + k, left)
 
-        # Factor, bias and toRGB's filters, whose registers the sums need.
-        table = gl.allocate_shared_memory(gl.float32, [5, C], plain)
+        # Factor and bias, whose registers the sums need.
+        plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+        table = gl.allocate_shared_memory(gl.float32, [2, C], plain)
         channel = gl.arange(0, C, flat)
-        style = gl.load(rgb_style + n * S + channel)
         table.index(0).store(gl.load(factor + n * TOTAL + channel))
         table.index(1).store(gl.load(bias + channel))
-        for j in gl.static_range(3):
-            table.index(2 + j).store(style * gl.load(rgb_weight + j * C + channel))
-        red = gl.allocate_shared_memory(gl.float32, [2 * PAIRS], plain)
-        green = gl.allocate_shared_memory(gl.float32, [2 * PAIRS], plain)
-        blue = gl.allocate_shared_memory(gl.float32, [2 * PAIRS], plain)
+        # toRGB's filters times its style; a product has 8 columns at least.
+        by_colours: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [num_warps, 1], [1, 0])
+        rgb_layout: gl.constexpr = gl.NVMMASharedLayout(64, 16, 2)
+        to_colours = gl.allocate_shared_memory(gl.float16, [8, C], rgb_layout)
+        colour = gl.arange(0, 8, gl.SliceLayout(1, by_colours))[:, None]
+        channel = gl.arange(0, C, gl.SliceLayout(0, by_colours))[None, :]
+        weights = gl.load(rgb_weight + colour * C + channel, colour < 3, 0.0)
+        weights = weights * gl.load(rgb_style + n * S + channel)
+        to_colours.store(weights.to(gl.float16))
+        fence_async_shared()
+        gl.thread_barrier()
 
-        # Three rows are summed up at a time. Their names go round in four, so that none has to be
-        # copied into another.
-        sum0 = gl.zeros((PAIRS, 2 * C), gl.float32, of_products)
-        sum1, sum2, sum3 = sum0, sum0, sum0
-        apart: gl.constexpr = gl.reshape(sum0, (PAIRS, 2, C)).type.layout
-        of_pixels: gl.constexpr = gl.SliceLayout(2, apart)
-        of_channels: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, apart))
-        column = (left + gl.arange(0, PAIRS, gl.SliceLayout(1, of_pixels)))[:, None] * 2
-        column += gl.arange(0, 2, gl.SliceLayout(0, of_pixels))[None, :]
-        pixel = 2 * left + gl.arange(0, 2 * PAIRS, flat)
+        e2 = gl.zeros((PAIRS, C), gl.float32, of_sums)
+        o2, e1, o1 = e2, e2, e2
+        column = 2 * (left + gl.arange(0, PAIRS, of_pairs))
+        pixel = 2 * (left + gl.arange(0, PAIRS, gl.SliceLayout(1, of_pixels)))[:, None]
+        pixel += gl.arange(0, 2, gl.SliceLayout(0, of_pixels))[None, :]
         mbarrier.wait(barriers.index(STAGES), 0)
-        for four in range((ROWS + 2) // 4):
-            for k in gl.static_range(4):
-                i = 4 * four + k
+        for rows in range((ROWS + 2) // UNROLL):
+            for k in gl.static_range(UNROLL):
+                i = UNROLL * rows + k
                 row = top + i - 2
                 live = (i >= 2) & (row < H)
                 inside = (pixel < W) & live
                 if NOISE:
-                    added = gl.load(noise + row * W + column, (column < W) & live, 0.0)
+                    added = noise + row * W + column
+                    added0 = gl.load(added, (column < W) & live, 0.0)
+                    added1 = gl.load(added + 1, (column < W) & live, 0.0)
                 skip0 = _skip(skip, n, 0, row, pixel, inside, H, W)
                 skip1 = _skip(skip, n, 1, row, pixel, inside, H, W)
                 skip2 = _skip(skip, n, 2, row, pixel, inside, H, W)
                 barrier = barriers.index(k % STAGES)
                 mbarrier.wait(barrier, (i // STAGES) & 1)
-                if k == 0:
-                    sum0, sum1, sum2 = _multiply(lines, 2 * (k % STAGES), taps, sum0, sum1, sum2)
-                    v = sum0
-                elif k == 1:
-                    sum1, sum2, sum3 = _multiply(lines, 2 * (k % STAGES), taps, sum1, sum2, sum3)
-                    v = sum1
-                elif k == 2:
-                    sum2, sum3, sum0 = _multiply(lines, 2 * (k % STAGES), taps, sum2, sum3, sum0)
-                    v = sum2
-                else:
-                    sum3, sum0, sum1 = _multiply(lines, 2 * (k % STAGES), taps, sum3, sum0, sum1)
-                    v = sum3
+                even, odd, e2, o2, e1, o1 = _multiply(lines, 4 * (k % STAGES), taps, e2, o2, e1, o1)
                 gl.thread_barrier()  # all have read the line
                 if i + STAGES < ROWS + 2:
-                    _fetch(x, lines, 2 * (k % STAGES), barrier, picture, top - 1 + i + STAGES, left)
-                v = gl.reshape(v, (PAIRS, 2, C))
-                v = v * table.index(0).load(of_channels)[None, None, :]
-                v = v + table.index(1).load(of_channels)[None, None, :]
+                    _fetch(x, lines, 4 * (k % STAGES), barrier, picture, top - 1 + i + STAGES, left)
+                scale, base = table.index(0).load(of_channels), table.index(1).load(of_channels)
+                even = even * scale[None, :] + base[None, :]
+                odd = odd * scale[None, :] + base[None, :]
                 if NOISE:
-                    v = v + gl.expand_dims(added.to(gl.float32), 2)
-                v = gl.maximum(v, v * SLOPE)
-                f = table.index(2).load(of_channels)[None, None, :]
-                red.store(gl.reshape(gl.sum(v * f, 2), (2 * PAIRS,)))
-                f = table.index(3).load(of_channels)[None, None, :]
-                green.store(gl.reshape(gl.sum(v * f, 2), (2 * PAIRS,)))
-                f = table.index(4).load(of_channels)[None, None, :]
-                blue.store(gl.reshape(gl.sum(v * f, 2), (2 * PAIRS,)))
-                gl.thread_barrier()
-                _store(red.load(flat), skip0, rgb_bias, 0, rgb, n, row, pixel, inside, H, W)
-                _store(green.load(flat), skip1, rgb_bias, 1, rgb, n, row, pixel, inside, H, W)
-                _store(blue.load(flat), skip2, rgb_bias, 2, rgb, n, row, pixel, inside, H, W)
+                    even = even + added0.to(gl.float32)[:, None]
+                    odd = odd + added1.to(gl.float32)[:, None]
+                even, odd = gl.maximum(even, even * SLOPE), gl.maximum(odd, odd * SLOPE)
+                zero = gl.zeros((PAIRS, 8), gl.float32, of_colours)
+                a = gl.convert_layout(even.to(gl.float16), of_a)
+                even = warpgroup_mma(a, to_colours.permute((1, 0)), zero, is_async=True)
+                a = gl.convert_layout(odd.to(gl.float16), of_a)
+                odd = warpgroup_mma(a, to_colours.permute((1, 0)), zero, is_async=True)
+                even, odd = warpgroup_mma_wait(0, deps=(even, odd))
+                mixed = gl.convert_layout(gl.join(even, odd), of_mixed)
+                red = gl.sum(gl.where(number == 0, mixed, 0.0), 1)
+                green = gl.sum(gl.where(number == 1, mixed, 0.0), 1)
+                blue = gl.sum(gl.where(number == 2, mixed, 0.0), 1)
+                _store(red, skip0, rgb_bias, 0, rgb, n, row, pixel, inside, H, W)
+                _store(green, skip1, rgb_bias, 1, rgb, n, row, pixel, inside, H, W)
+                _store(blue, skip2, rgb_bias, 2, rgb, n, row, pixel, inside, H, W)
 
 
 def taps_of(pairs: Tensor) -> Tensor:
-    """Filters of two pixels at once, (2 * out, 2 * in, 3, 2), as `convolve_to_rgb` takes them:
-    (6, 2 * in, 2 * out)."""
-    return pairs.permute(2, 3, 1, 0).reshape(6, pairs.shape[1], pairs.shape[0]).contiguous()
+    """Filters of two pixels at once, (2 * out, 2 * in, 3, 2) as `stylegan2._pair` makes them, as
+    `convolve_to_rgb` takes them: (9, in, out)."""
+    out, channels = pairs.shape[0] // 2, pairs.shape[1] // 2
+    first = pairs.view(2, out, 2, channels, 3, 2)[0]
+    taps = torch.stack([first[:, t % 2, :, :, t // 2] for t in range(3)])
+    return taps.permute(3, 0, 2, 1).reshape(9, channels, out).contiguous()
 
 
 def convolve_to_rgb(
@@ -232,16 +251,16 @@ def convolve_to_rgb(
     width = wide - 2
     shape = (n, height, width, 3) if picture == torch.uint8 else (n, 3, height, width)
     rgb = torch.empty(shape, dtype=picture, device=x.device)
-    swizzled = (gl.NVMMASharedLayout(128, 16, rank) for rank in (4, 3))
-    pairs = x.view(n, height, wide // 2, 2 * channels)
+    swizzled = (gl.NVMMASharedLayout(64, 16, rank) for rank in (5, 3))
+    pairs = x.view(n, height, wide // 2, 2, channels)
     rows = ROWS if n >= MANY else FEW_ROWS
     grid = triton.cdiv(width // 2, PAIRS), triton.cdiv(height, rows), n
     _convolve_to_rgb[grid](
-        TensorDescriptor.from_tensor(pairs, [1, 1, PAIRS, 2 * channels], next(swizzled)),
+        TensorDescriptor.from_tensor(pairs, [1, 1, PAIRS, 1, channels], next(swizzled)),
         TensorDescriptor.from_tensor(taps, [1, *taps.shape[1:]], next(swizzled)),
         factors[:, layer.factor :], layer.noise, layer.bias,
         to_rgb.weight, to_rgb.bias, styles[:, to_rgb.style :], skip, rgb,
         styles.stride(0), factors.stride(0), height, width, channels, PAIRS, rows, STAGES,
-        layer.noise is not None, SLOPE.value, num_warps=WARPS,
+        layer.noise is not None, SLOPE.value, UNROLL, num_warps=WARPS,
     )  # fmt: skip
     return rgb
