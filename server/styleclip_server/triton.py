@@ -33,8 +33,8 @@ from styleclip_server.log import FORMATS, Log
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-# A picture's pages, given back when it is freed, are got anew for the next one, which can take
-# longer than writing to them. glibc keeps blocks up to 16 MB, up to 64 MB a process, instead.
+# Beside a GPU a picture's pages, given back when it is freed and got anew for the next, are a
+# tenth of an edit. glibc keeps blocks up to 16 MB instead, up to 64 MB a process.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 
 # Triton's words for a step whose process was lost while it was loaded. Stubs cannot be watched
@@ -227,19 +227,20 @@ class Triton:
             *arguments.connections(options.connection_age),
             *arguments.traces(options.trace_to, options.trace_every),
         ]
-        flavour = options.networks
-        if flavour == "auto":
-            flavour = installed_flavour(options.domain_folder)
-        if flavour != "gpu":
+        if (flavour := self._flavour()) != "gpu":
             command.append(f"--model-config-name={flavour}")
         return command
+
+    def _flavour(self) -> str:
+        named = self.options.networks
+        return installed_flavour(self.options.domain_folder) if named == "auto" else named
 
     def _environment(self) -> dict[str, str]:
         # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
         # (those of a virtual environment too) by the first `python3` on PATH.
         interpreter = Path(sys.executable).parent
         return {
-            **_MALLOC,
+            **(_MALLOC if self._flavour() == "torch" else {}),
             **os.environ,
             "LD_LIBRARY_PATH": _joined(
                 *self._installed.libraries, os.environ.get("LD_LIBRARY_PATH")
