@@ -254,7 +254,7 @@ def _near(pyramid: _Pyramid, found: Detection, level: int) -> list[Detection]:
     """What dlib finds in a level around `found`."""
     near = _halves().rect_up(dlib().rectangle(*found.box))
     box = _sixths().rect_down(dlib().drectangle(near), level)
-    # Half a window beyond the box, and the cells that its features are compared with.
+    # A window beyond the box: with less, other windows win (scripts/bench_alignment.py).
     left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
     top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
     part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))

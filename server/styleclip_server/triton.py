@@ -33,8 +33,8 @@ from styleclip_server.log import FORMATS, Log
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-# Beside a GPU a picture's pages, given back when it is freed and got anew for the next, are a
-# tenth of an edit. glibc keeps blocks up to 16 MB instead, up to 64 MB a process.
+# Beside a GPU a picture's pages, given back when it is freed and got anew for the next, are a fifth
+# of `compose`. glibc keeps blocks up to 16 MB instead, up to 64 MB a process.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 
 # Triton's words for a step whose process was lost while it was loaded. Stubs cannot be watched
