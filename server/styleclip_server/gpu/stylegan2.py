@@ -6,7 +6,7 @@ of the whole batch. The up-sampling convolution is a plain 2x2 convolution to th
 the transposed one (16 taps, of which 7 are zero; both filters folded into one 3x3 would take 36),
 or, where each alone has channels enough to fill the device, one for each row of phases (12 taps)
 or for each phase (9). cuDNN runs the convolutions; everything between two of them is one kernel.
-On a Hopper the last convolution and what follows are one, too.
+On a Hopper the last block's convolutions are one with what follows them, too.
 """
 
 from __future__ import annotations
@@ -49,12 +49,9 @@ class Generator:
             self.blocks += 1
         self._styles()
         self._convolutions()
-        self.last = f"convs.{2 * self.blocks - 1}"
-        (filters,), _ = self.convs[self.last]
-        self.last_taps = None
-        fits = _is_of_pairs(filters) and filters.shape[0] == 2 * hopper.CHANNELS
-        if fits and dtype == torch.float16 and hopper.is_available(self.device):
-            self.last_taps = hopper.taps_of(filters)
+        self.last_block: tuple[Tensor, Tensor] | None = None
+        if dtype == torch.float16 and hopper.is_available(self.device):
+            self.last_block = self._last_block()
         del self._weights
 
     def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -91,8 +88,7 @@ class Generator:
         self.convs: dict[str, tuple[list[Tensor], kernels.Finish]] = {}
         self.to_rgbs: dict[str, kernels.ToRGB] = {}
         for number, (name, _) in enumerate(n for n in self._layers() if "rgb" not in n[0]):
-            weight = self._weights[f"{name}.conv.weight"][0]
-            weight = weight / math.sqrt(weight[0].size)
+            weight = self._filters(name)
             out, channels = weight.shape[:2]
             energy = np.square(weight).sum((2, 3))
             begin = sum(e.size for e in energies)
@@ -130,6 +126,21 @@ class Generator:
         self.energy = self._constant(np.concatenate([e.reshape(-1) for e in energies]))
         self.table = self._constant(np.array(table), torch.int32)
         self.input = self._constant(self._weights["input.input"]).permute(0, 2, 3, 1).contiguous()
+
+    def _filters(self, name: str) -> np.ndarray:
+        """(out, in, k, k), scaled as StyleGAN2 does at run time."""
+        weight = self._weights[f"{name}.conv.weight"][0]
+        return weight / math.sqrt(weight[0].size)
+
+    def _last_block(self) -> tuple[Tensor, Tensor] | None:
+        """The filters of the last block's convolutions for the kernels in `hopper`; None if they
+        are not of the size that those were written for."""
+        last = 2 * self.blocks - 1
+        up, conv = (self._constant(self._filters(f"convs.{i}")) for i in (last - 1, last))
+        if up.shape[:2] != (hopper.up_convolution.OUTPUTS, hopper.up_convolution.INPUTS):
+            return None
+        taps = hopper.up_convolution.taps_of(up), hopper.last_convolution.taps_of(conv)
+        return taps[0].to(self.dtype), taps[1].to(self.dtype)
 
     def _noise(self, name: str, number: int) -> Tensor | None:
         noise = self._weights.get(f"noises.noise_{number}")
@@ -174,18 +185,22 @@ class Generator:
             filters, finish = self.convs[name]
             number = -1 if name == "conv1" else int(name.removeprefix("convs."))
             after = None if following is None else scaled[:, self.starts[following] :]
+            on_hopper = self.last_block if number // 2 == self.blocks - 1 else None
             if number >= 0 and number % 2 == 0:
                 assert after is not None
+                if on_hopper:
+                    x = hopper.up_convolution.up_convolve(x, on_hopper[0], finish, factors, after)
+                    continue
                 phases = _up_conv(x, filters)
                 pairs = following is not None and _is_of_pairs(self.convs[following][0][0])
                 size = x.shape[1], x.shape[2]
                 x = kernels.blur_and_finish(phases, size, finish, factors, after, pairs)
                 continue
             to_rgb = self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"]
-            if name == self.last and self.last_taps is not None:
+            if on_hopper:
                 assert skip is not None
-                return hopper.convolve_to_rgb(
-                    x, self.last_taps, finish, factors, to_rgb, styles, skip, picture
+                return hopper.last_convolution.convolve_to_rgb(
+                    x, on_hopper[1], finish, factors, to_rgb, styles, skip, picture
                 )
             x, skip = kernels.finish(
                 _conv(x, filters[0]),
