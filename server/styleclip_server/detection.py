@@ -18,7 +18,7 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -241,25 +241,31 @@ def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
     the first two levels of a search may have a better one in the levels that were left out.
     """
     while levels := range(start - 1, max(found.level - 2, 0) - 1, -1):
-        runs = [_workers().submit(_near, pyramid, found, level) for level in levels]
         start = levels[-1]
-        for other in itertools.chain.from_iterable(run.result() for run in runs):
+        for other in _near(pyramid, found, levels):
             same = 2 * _common(found.box, other.box) > min(found.area, other.area)
             if same and other.score > found.score:
                 found = other
     return found
 
 
-def _near(pyramid: _Pyramid, found: Detection, level: int) -> list[Detection]:
-    """What dlib finds in a level around `found`."""
+def _near(pyramid: _Pyramid, found: Detection, levels: Sequence[int]) -> Iterator[Detection]:
+    """What dlib finds in `levels` around `found`."""
+    parts = [_around(found, level) for level in levels]
+    made = [pyramid.part(level, part) for level, part in zip(levels, parts, strict=True)]
+    runs = [_workers().submit(_run_level, pixels()) for pixels in made]
+    for level, part, run in zip(levels, parts, runs, strict=True):
+        yield from (_detection(*face, level, part[0], part[1]) for face in run.result())
+
+
+def _around(found: Detection, level: int) -> Box:
+    """The part of a level to search around `found`."""
     near = _halves().rect_up(dlib().rectangle(*found.box))
     box = _sixths().rect_down(dlib().drectangle(near), level)
     # A window beyond the box: with less, other windows win (scripts/bench_alignment.py).
     left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
     top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
-    part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))
-    rectangles = _run_level(pyramid.part(level, part))
-    return [_detection(*face, level, left, top) for face in rectangles]
+    return left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW)
 
 
 def _detection(rectangle: Any, score: float, start: int, left: int = 0, top: int = 0) -> Detection:
@@ -307,26 +313,16 @@ class _Pyramid:
             return dlib().resize_image(np.asarray(self._picture), height, width)
         if wanted < self._exact or wanted - 1 in self._made:
             return _sixths()(self.level(wanted - 1))
-        height = self._sizes[wanted][1]
-        ends = [height * i // _WORKERS for i in range(_WORKERS + 1)]
-        bands = [range(*each) for each in itertools.pairwise(ends)]
-        return np.concatenate(list(_workers().map(self._band, itertools.repeat(wanted), bands)))
+        # Corners lie on corners.
+        return _resampled(self._picture, (0, 0, *self._picture.size), self._sizes[wanted])()
 
-    def _band(self, level: int, rows: range) -> Pixels:
-        """Rows of a level that is resampled as a whole, corners on corners."""
-        width, height = self._sizes[level]
-        top, bottom = max(rows.start - 1, 0), min(rows.stop + 1, height)  # one more for the blur
-        ratio = self._picture.height / height
-        box = (0, top * ratio, self._picture.width, bottom * ratio)
-        made = _resampled(self._picture, box, (width, bottom - top))
-        return made[rows.start - top : rows.stop - top]
-
-    def part(self, level: int, box: Box) -> Pixels:
-        """The pixels of a level from `box`'s left and top up to its right and bottom."""
+    def part(self, level: int, box: Box) -> Callable[[], Pixels]:
+        """Begins to make the pixels of a level from `box`'s left and top up to its right and
+        bottom; what is returned waits for them."""
         size = self._sizes[level]
         left, top, right, bottom = *box[:2], min(box[2], size[0]), min(box[3], size[1])
         if level < self._exact or level in self._made:
-            return np.ascontiguousarray(self.level(level)[top:bottom, left:right])
+            return lambda: np.ascontiguousarray(self.level(level)[top:bottom, left:right])
         # dlib's levels lie first pixels on first pixels and last on last; Pillow counts from the
         # corner of the first pixel and may not leave the picture, as half a new pixel does.
         old = self._picture.size
@@ -340,10 +336,24 @@ class _Pyramid:
 
 def _resampled(
     picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Pixels:
-    """What `picture` has in `box` as `size` pixels, as soft as dlib's levels."""
-    copy = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2)
-    return np.asarray(copy.filter(ImageFilter.BoxBlur(_BLUR)))
+) -> Callable[[], Pixels]:
+    """Begins to make of what `picture` has in `box` `size` pixels, as soft as dlib's levels, in
+    bands of rows side by side; what is returned waits for them."""
+    width, height = size
+    left, top, right, bottom = box
+    ratio = (bottom - top) / height
+
+    def band(rows: range) -> Pixels:
+        first, last = max(rows.start - 1, 0), min(rows.stop + 1, height)  # one more for the blur
+        here = (left, top + first * ratio, right, min(top + last * ratio, bottom))
+        bilinear = Image.Resampling.BILINEAR
+        copy = picture.resize((width, last - first), bilinear, box=here, reducing_gap=2)
+        pixels = np.asarray(copy.filter(ImageFilter.BoxBlur(_BLUR)))
+        return pixels[rows.start - first : rows.stop - first]
+
+    ends = [height * i // _WORKERS for i in range(_WORKERS + 1)]
+    bands = [_workers().submit(band, range(*each)) for each in itertools.pairwise(ends)]
+    return lambda: np.concatenate([each.result() for each in bands])
 
 
 def _in_parts(picture: Image.Image) -> Iterator[Detection]:
