@@ -230,8 +230,15 @@ def _level_of(picture: Image.Image, side: int) -> int | None:
 def _search(pyramid: _Pyramid, start: int, end: int | None) -> list[Detection]:
     """What dlib finds in the levels from `start` on: up to `end`, which was searched, or all."""
     levels = range(start, pyramid.levels if end is None else end)
-    runs = [(level, _workers().submit(_run_level, pyramid.level(level))) for level in levels]
+    pyramid.level(start)  # here: it waits for workers itself
+    runs = [(level, _workers().submit(_run_in, pyramid, level)) for level in levels]
     return [_detection(*face, level) for level, run in runs for face in run.result()]
+
+
+def _run_in(pyramid: _Pyramid, level: int) -> list[tuple[Any, float]]:
+    # The level is made here too, as dlib holds Python's lock meanwhile: made before, it would keep
+    # the search of the larger level, which takes longest, from its beginning.
+    return _run_level(pyramid.level(level))
 
 
 def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
@@ -251,6 +258,7 @@ def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
 
 def _near(pyramid: _Pyramid, found: Detection, levels: Sequence[int]) -> Iterator[Detection]:
     """What dlib finds in `levels` around `found`."""
+    levels = sorted(levels)  # the larger first, as they take longer
     parts = [_around(found, level) for level in levels]
     made = [pyramid.part(level, part) for level, part in zip(levels, parts, strict=True)]
     runs = [_workers().submit(_run_level, pixels()) for pixels in made]
@@ -297,15 +305,17 @@ class _Pyramid:
         if max(picture.size) < _EXACT_BELOW:
             self._exact = len(self._sizes)
         self._made: dict[int, Pixels] = {}
+        self._making = threading.RLock()
 
     @property
     def levels(self) -> int:
         return len(self._sizes)
 
     def level(self, wanted: int) -> Pixels:
-        if wanted not in self._made:
-            self._made[wanted] = self._make(wanted)
-        return self._made[wanted]
+        with self._making:
+            if wanted not in self._made:
+                self._made[wanted] = self._make(wanted)
+            return self._made[wanted]
 
     def _make(self, wanted: int) -> Pixels:
         if wanted == 0:
