@@ -18,7 +18,7 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -245,35 +245,29 @@ def _refined(pyramid: _Pyramid, found: Detection, start: int) -> Detection:
     """`found` in a search from level `start`, or a better window on the same face below `start`.
 
     Of overlapping windows dlib keeps the one with the best score, whatever its size, so a face in
-    the first two levels of a search may have a better one in the levels that were left out.
+    the first level of a search may have a better one in the level that was left out. Scores fall on
+    both sides of the best level: those beyond a worse one are left out
+    (scripts/bench_alignment.py).
     """
-    while levels := range(start - 1, max(found.level - 2, 0) - 1, -1):
-        start = levels[-1]
-        for other in _near(pyramid, found, levels):
+    while 0 <= found.level - 1 < start:
+        start = found.level - 1
+        for other in _near(pyramid, found, start):
             same = 2 * _common(found.box, other.box) > min(found.area, other.area)
             if same and other.score > found.score:
                 found = other
     return found
 
 
-def _near(pyramid: _Pyramid, found: Detection, levels: Sequence[int]) -> Iterator[Detection]:
-    """What dlib finds in `levels` around `found`."""
-    levels = sorted(levels)  # the larger first, as they take longer
-    parts = [_around(found, level) for level in levels]
-    made = [pyramid.part(level, part) for level, part in zip(levels, parts, strict=True)]
-    runs = [_workers().submit(_run_level, pixels()) for pixels in made]
-    for level, part, run in zip(levels, parts, runs, strict=True):
-        yield from (_detection(*face, level, part[0], part[1]) for face in run.result())
-
-
-def _around(found: Detection, level: int) -> Box:
-    """The part of a level to search around `found`."""
+def _near(pyramid: _Pyramid, found: Detection, level: int) -> list[Detection]:
+    """What dlib finds in a level around `found`."""
     near = _halves().rect_up(dlib().rectangle(*found.box))
     box = _sixths().rect_down(dlib().drectangle(near), level)
     # A window beyond the box: with less, other windows win (scripts/bench_alignment.py).
     left = max(int(box.left() - _WINDOW) // _CELL, 0) * _CELL
     top = max(int(box.top() - _WINDOW) // _CELL, 0) * _CELL
-    return left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW)
+    part = (left, top, int(box.right() + _WINDOW), int(box.bottom() + _WINDOW))
+    rectangles = _run_level(pyramid.part(level, part))
+    return [_detection(*face, level, left, top) for face in rectangles]
 
 
 def _detection(rectangle: Any, score: float, start: int, left: int = 0, top: int = 0) -> Detection:
@@ -324,15 +318,14 @@ class _Pyramid:
         if wanted < self._exact or wanted - 1 in self._made:
             return _sixths()(self.level(wanted - 1))
         # Corners lie on corners.
-        return _resampled(self._picture, (0, 0, *self._picture.size), self._sizes[wanted])()
+        return _resampled(self._picture, (0, 0, *self._picture.size), self._sizes[wanted])
 
-    def part(self, level: int, box: Box) -> Callable[[], Pixels]:
-        """Begins to make the pixels of a level from `box`'s left and top up to its right and
-        bottom; what is returned waits for them."""
+    def part(self, level: int, box: Box) -> Pixels:
+        """The pixels of a level from `box`'s left and top up to its right and bottom."""
         size = self._sizes[level]
         left, top, right, bottom = *box[:2], min(box[2], size[0]), min(box[3], size[1])
         if level < self._exact or level in self._made:
-            return lambda: np.ascontiguousarray(self.level(level)[top:bottom, left:right])
+            return np.ascontiguousarray(self.level(level)[top:bottom, left:right])
         # dlib's levels lie first pixels on first pixels and last on last; Pillow counts from the
         # corner of the first pixel and may not leave the picture, as half a new pixel does.
         old = self._picture.size
@@ -346,9 +339,9 @@ class _Pyramid:
 
 def _resampled(
     picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Callable[[], Pixels]:
-    """Begins to make of what `picture` has in `box` `size` pixels, as soft as dlib's levels, in
-    bands of rows side by side; what is returned waits for them."""
+) -> Pixels:
+    """What `picture` has in `box` as `size` pixels, as soft as dlib's levels; in bands of rows,
+    side by side."""
     width, height = size
     left, top, right, bottom = box
     ratio = (bottom - top) / height
@@ -362,8 +355,8 @@ def _resampled(
         return pixels[rows.start - first : rows.stop - first]
 
     ends = [height * i // _WORKERS for i in range(_WORKERS + 1)]
-    bands = [_workers().submit(band, range(*each)) for each in itertools.pairwise(ends)]
-    return lambda: np.concatenate([each.result() for each in bands])
+    bands = (range(*each) for each in itertools.pairwise(ends))
+    return np.concatenate(list(_workers().map(band, bands)))
 
 
 def _in_parts(picture: Image.Image) -> Iterator[Detection]:
