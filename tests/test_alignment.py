@@ -104,6 +104,20 @@ def test_below_1000_pixels_the_largest_face_has_the_official_box(golden, longest
         assert alignment.choose(ours, -1).box == alignment.choose(official, -1).box
 
 
+def test_a_level_is_the_same_whichever_is_asked_for_first(golden):
+    picture = derived(golden, 1400)
+    pyramids = [detection._Pyramid(picture) for _ in range(2)]
+    start = detection._level_of(picture, 400)
+    levels = range(start + 1, pyramids[0].levels)
+    assert start >= pyramids[0]._exact  # made by resampling, those that follow from it
+    for pyramid, order in zip(pyramids, (levels, reversed(levels)), strict=True):
+        pyramid.level(start)
+        for level in order:
+            pyramid.level(level)
+    for level in levels:
+        assert np.array_equal(*(pyramid.level(level) for pyramid in pyramids))
+
+
 @pytest.mark.parametrize("longest", [500, 990])
 def test_levels_searched_apart_show_what_dlib_finds_in_one_run(golden, longest):
     pyramid = detection._Pyramid(derived(golden, longest))

@@ -230,7 +230,7 @@ def _level_of(picture: Image.Image, side: int) -> int | None:
 def _search(pyramid: _Pyramid, start: int, end: int | None) -> list[Detection]:
     """What dlib finds in the levels from `start` on: up to `end`, which was searched, or all."""
     levels = range(start, pyramid.levels if end is None else end)
-    pyramid.level(start)  # here: it waits for workers itself
+    pyramid.level(start)  # here, as it waits for workers; the others are made from it, without
     runs = [(level, _workers().submit(_run_in, pyramid, level)) for level in levels]
     return [_detection(*face, level) for level, run in runs for face in run.result()]
 
@@ -315,7 +315,8 @@ class _Pyramid:
         if wanted == 0:
             width, height = next(_sizes(*self._picture.size))
             return dlib().resize_image(np.asarray(self._picture), height, width)
-        if wanted < self._exact or wanted - 1 in self._made:
+        # What follows a level that was made is made from it, step by step, whoever asks first.
+        if wanted < self._exact or any(level < wanted for level in self._made):
             return _sixths()(self.level(wanted - 1))
         # Corners lie on corners.
         return _resampled(self._picture, (0, 0, *self._picture.size), self._sizes[wanted])

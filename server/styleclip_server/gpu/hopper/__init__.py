@@ -2,9 +2,9 @@
 
 What cuDNN's convolutions write, 67 MB for each picture of 1024 px, is read only to be reduced: here
 it stays in registers. Written in Gluon, Triton's lower level, because Triton itself waits for each
-product of matrices before it begins the next. Gluon may change with any release of Triton: where
-it, or the device, is not what this was written for, `is_available` says so, its modules are not
-imported, and cuDNN and `stylegan2_kernels` do the work.
+product of matrices before it begins the next. Gluon may change with any release of Triton: with
+another than this was written for its modules are not imported. There, and on other devices,
+`is_available` says no, and cuDNN and `stylegan2_kernels` do the work.
 """
 
 from __future__ import annotations

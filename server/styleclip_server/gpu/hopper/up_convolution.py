@@ -173,9 +173,7 @@ def taps_of(weight: Tensor) -> Tensor:
     return both.permute(3, 0, 2, 1).reshape(9, weight.shape[1], -1).contiguous()
 
 
-def up_convolve(
-    x: Tensor, taps: Tensor, layer: Finish, factors: Tensor, scaled: Tensor
-) -> Tensor:  # fmt: skip
+def up_convolve(x: Tensor, taps: Tensor, layer: Finish, factors: Tensor, scaled: Tensor) -> Tensor:
     """The last up-sampling convolution, binomial filter, demodulation, noise, bias, leaky ReLU and
     the next style.
 
