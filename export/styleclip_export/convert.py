@@ -71,7 +71,8 @@ def place_landmarks(weights: Path, folder: Path, told: Told = print) -> None:
 
     dlib trusts what it reads, so only the published file, whole or as .bz2, is taken.
     """
-    for path in sorted(weights.glob(f"{LANDMARKS}*")):
+    # No other names: an interrupted download has left a `.part`.
+    for path in filter(Path.is_file, (weights / LANDMARKS, weights / f"{LANDMARKS}.bz2")):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as partial:
             placed = dlib_landmarks.place(path, Path(partial, LANDMARKS))
             if placed.published:
