@@ -272,7 +272,7 @@ def test_only_dlibs_own_landmarks_are_placed(tmp_path):
     convert.place_landmarks(weights, folder, told.append)
     assert not list(folder.iterdir()) and "left out" in told[-1]
     (weights / alignment.LANDMARKS).unlink()
-    (weights / f"{alignment.LANDMARKS}.bz2.part").touch()  # of a download that did not come to bytes
+    (weights / f"{alignment.LANDMARKS}.bz2.part").touch()  # a download broken off
     convert.place_landmarks(weights, folder, told.append)
     assert len(told) == 1
     (weights / f"{alignment.LANDMARKS}.bz2").write_bytes(bz2.compress(official.read_bytes(), 1))
