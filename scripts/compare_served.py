@@ -26,6 +26,7 @@ from styleclip_client.contract import Model
 from styleclip_export.checkpoints.domain import read_domain
 from styleclip_server import alignment, directions
 from styleclip_server.domain import load_domain, load_statistics
+from tritonclient.utils import InferenceServerException
 
 # W+ and DELTA have deviations of about 1; pixel levels. For networks in float32.
 BOUNDS = {"W_PLUS": 2e-4, "DELTA": 1e-4, "IMAGE": 1.0}
@@ -53,7 +54,10 @@ def main(
         Image.open(photo).convert("RGB") if photo else Image.fromarray(skimage.data.astronaut())
     )
     edit = directions.Edit(neutral, target, strength, threshold)
-    found = served(server, picture, edit)
+    try:
+        found = served(server, picture, edit)
+    except InferenceServerException as error:
+        raise click.ClickException(f"{server}: {error.message()}") from None
     expected = computed(weights or Path("weights") / domain, repository / domain, picture, edit)
     table = Table("tensor", "largest error", "mean error", "bound", "", box=None)
     failed = False
