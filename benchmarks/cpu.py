@@ -10,34 +10,26 @@ it is the fairest figure. Weights are random, inputs differ from call to call.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import click
 import naive
 import numpy as np
-import onnxruntime
 import torch
+from as_served import Example, as_served
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import contract
-from styleclip_export import half, onnx_export, openvino_form, repository
+from styleclip_export import half, onnx_export
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
-from styleclip_server.installed import multiplies_bfloat16
-from styleclip_server.openvino_network import Network
 from styleclip_server.templates import TEMPLATES
 from styleclip_server.tokenizer import tokenize
 from torch import Tensor, nn
 
 TEXTS = (("a face", "a face with red hair"), ("a person", "a sad person"), ("a man", "a pirate"))
 TARGETS = {"stylegan2": 4, "e4e": 2, "clip_text": 6}
-
-Example = Callable[[int], tuple[Tensor, ...]]
 
 
 def network(name: str) -> tuple[nn.Module, Any, Example, Callable[..., Tensor]]:
@@ -62,38 +54,10 @@ def network(name: str) -> tuple[nn.Module, Any, Example, Callable[..., Tensor]]:
     return wrapper, contract.CLIP_TEXT, prompts, lambda t: clip.encode_text(t.long())
 
 
-def in_onnxruntime(data: bytes, model: Any, threads: int) -> Callable[..., np.ndarray]:
-    """What is served on other processors."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-
-    def run(*inputs: Tensor) -> np.ndarray:
-        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
-        return session.run(None, feed)[0]
-
-    return run
-
-
 def bounds(name: str) -> half.Half:
     """What bfloat16 must reach."""
     torch.manual_seed(0)
     return half.networks(Generator(), nn.Module(), nn.Module(), torch.zeros(512))[name]  # type: ignore[arg-type]
-
-
-def in_openvino(
-    name: str, served: nn.Module, model: Any, example: Example, data: bytes, threads: int
-) -> tuple[Callable[..., np.ndarray], str]:
-    """What is served where the processor multiplies bfloat16, and what was found out about it."""
-    references = onnx_export.make_references(served, example, (1, 2))
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, repository.WHOLE_FILE).write_bytes(data)
-        made = openvino_form.write(
-            Path(folder), served, model, example, references, bounds(name), 1.0  # type: ignore[arg-type]
-        )  # fmt: skip
-        compiled = Network(Path(folder, repository.OPENVINO_FILE), threads)
-    return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_form.told(made)
 
 
 @torch.inference_mode()
@@ -101,16 +65,8 @@ def compare(name: str, threads: int, repeat: int, onnxruntime_alone: bool) -> di
     """Medians of both forms, in milliseconds."""
     served, model, example, published = network(name)
     export_example = onnx_export.random_tokens if name == "clip_text" else example
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = onnx_export.export(served.eval(), model, export_example, 1.0, batches=(1,))
-    by_openvino = find_spec("openvino") and multiplies_bfloat16() and not onnxruntime_alone
-    told = "ONNX Runtime"
-    if by_openvino and name != "clip_text":
-        run, told = in_openvino(name, served, model, example, exported.data, threads)
-    else:
-        run = in_onnxruntime(exported.data, model, threads)
-    del exported
+    accuracy = None if onnxruntime_alone or name == "clip_text" else bounds(name)
+    run, told = as_served(served, model, export_example, accuracy, threads)
 
     forms = {"published": published, "served": run}
     taken: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}

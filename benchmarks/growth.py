@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from styleclip_client import Client
 from styleclip_client.contract import STYLEGAN2
 
@@ -49,37 +47,34 @@ def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]
 
 
 def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds of `stylegan2` as exported, widths of config F and random weights."""
+    """Milliseconds of `stylegan2` as this CPU serves it, widths of config F, random weights."""
     by_resolution, by_batch = [], []
     for resolution in resolutions:
-        run = _exported(resolution)
+        run = _served(resolution)
         by_resolution.append({"resolution": resolution, "ms": _median(run(1), repeat)})
-    run = _exported(BATCH_RESOLUTION)
+    run = _served(BATCH_RESOLUTION)
     for batch in BATCHES:
         by_batch.append({"batch": batch, "ms": _median(run(batch), repeat)})
     return {"resolution": by_resolution, "batch": by_batch}
 
 
-def _exported(resolution: int) -> Callable[[int], Callable[[], Any]]:
+def _served(resolution: int) -> Callable[[int], Callable[[], Any]]:
     """batch → a call that draws so many pictures."""
-    from styleclip_export import onnx_export
+    import torch  # here, as a server can be measured without it
+    from as_served import as_served
+    from styleclip_export import half, onnx_export
     from styleclip_export.models import Generator
 
+    nothing = torch.nn.Module()
+    torch.manual_seed(0)
     generator = Generator(resolution).eval()
     example = onnx_export.random_latents(generator)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = onnx_export.export(
-            onnx_export.LatentToPicture(generator), STYLEGAN2, example, 1.0, batches=(1,)
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(exported.data, options, ["CPUExecutionProvider"])
+    accuracy = half.networks(generator, nothing, nothing, torch.zeros(512))["stylegan2"]  # type: ignore[arg-type]
+    run, _ = as_served(onnx_export.LatentToPicture(generator), STYLEGAN2, example, accuracy)
 
     def at(batch: int) -> Callable[[], Any]:
-        w_plus, delta = example(batch)
-        feed = {"W_PLUS": w_plus.numpy(), "DELTA": delta.numpy()}
-        return lambda: session.run(None, feed)
+        inputs = example(batch)
+        return lambda: run(*inputs)
 
     return at
 

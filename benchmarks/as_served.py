@@ -1,0 +1,78 @@
+"""A network as it is served on this CPU: in OpenVINO where it multiplies bfloat16, else in ONNX
+Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from styleclip_export import half, onnx_export, openvino_form, repository
+from styleclip_server.installed import multiplies_bfloat16
+from styleclip_server.openvino_network import Network
+from torch import Tensor, nn
+
+Example = Callable[[int], tuple[Tensor, ...]]
+Run = Callable[..., np.ndarray]
+
+
+def as_served(
+    module: nn.Module,
+    model: Any,
+    example: Example,
+    accuracy: half.Half | None,
+    threads: int | None = None,
+) -> tuple[Run, str]:
+    """Tensors → the network's answer, and in words what computes it.
+
+    Args:
+        module: a wrapper of `onnx_export`.
+        model: its contract.
+        example: batch → inputs to export and compare with.
+        accuracy: what bfloat16 must reach; None: only ONNX Runtime.
+        threads: None: one for each core.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = onnx_export.export(module.eval(), model, example, 1.0, batches=(1,)).data
+    if accuracy is None or not find_spec("openvino") or not multiplies_bfloat16():
+        return _in_onnxruntime(data, model, threads), "ONNX Runtime"
+    return _in_openvino(module, model, example, accuracy, data, threads)
+
+
+def _in_onnxruntime(data: bytes, model: Any, threads: int | None) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads or 0
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> np.ndarray:
+        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
+        return session.run(None, feed)[0]
+
+    return run
+
+
+def _in_openvino(
+    module: nn.Module,
+    model: Any,
+    example: Example,
+    accuracy: half.Half,
+    data: bytes,
+    threads: int | None,
+) -> tuple[Run, str]:
+    with torch.inference_mode():
+        references = onnx_export.make_references(module, example, (1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, repository.WHOLE_FILE).write_bytes(data)
+        made = openvino_form.write(
+            Path(folder), module, model, example, references, accuracy, 1.0  # type: ignore[arg-type]
+        )  # fmt: skip
+        compiled = Network(Path(folder, repository.OPENVINO_FILE), threads)
+    return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_form.told(made)
