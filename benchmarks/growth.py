@@ -46,20 +46,22 @@ def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]
     return found
 
 
-def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds of `stylegan2` as this CPU serves it, widths of config F, random weights."""
+def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, Any]]]:
+    """Milliseconds of `stylegan2` as this CPU serves it, widths of config F, random weights; `by`
+    tells in which precisions."""
     by_resolution, by_batch = [], []
     for resolution in resolutions:
-        run = _served(resolution)
-        by_resolution.append({"resolution": resolution, "ms": _median(run(1), repeat)})
-    run = _served(BATCH_RESOLUTION)
+        run, by = _served(resolution)
+        row = {"resolution": resolution, "ms": _median(run(1), repeat), "by": by}
+        by_resolution.append(row)
+    run, _ = _served(BATCH_RESOLUTION)
     for batch in BATCHES:
         by_batch.append({"batch": batch, "ms": _median(run(batch), repeat)})
     return {"resolution": by_resolution, "batch": by_batch}
 
 
-def _served(resolution: int) -> Callable[[int], Callable[[], Any]]:
-    """batch → a call that draws so many pictures."""
+def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
+    """batch → a call that draws so many pictures; and what computes it."""
     import torch  # here, as a server can be measured without it
     from as_served import as_served
     from styleclip_export import half, onnx_export
@@ -70,13 +72,13 @@ def _served(resolution: int) -> Callable[[int], Callable[[], Any]]:
     generator = Generator(resolution).eval()
     example = onnx_export.random_latents(generator)
     accuracy = half.networks(generator, nothing, nothing, torch.zeros(512))["stylegan2"]  # type: ignore[arg-type]
-    run, _ = as_served(onnx_export.LatentToPicture(generator), STYLEGAN2, example, accuracy)
+    run, by = as_served(onnx_export.LatentToPicture(generator), STYLEGAN2, example, accuracy)
 
     def at(batch: int) -> Callable[[], Any]:
         inputs = example(batch)
         return lambda: run(*inputs)
 
-    return at
+    return at, by
 
 
 def _median(call: Callable[[], Any], repeat: int) -> float:

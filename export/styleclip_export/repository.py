@@ -41,7 +41,7 @@ INSTANCES = {"align": 2, "compose": 2}
 TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
 # A request that comes while the only instance is busy may be forgotten for half a second by
 # Triton 2.51, whose batcher misses the end of the one before; seldom where there are two.
-CPU_INSTANCES = {"e4e": 2, "stylegan2": 2}
+CPU_INSTANCES = {"e4e": 2, "clip_text": 2, "stylegan2": 2}
 
 # Which step feeds which, by tensor name; see `_passed_on`.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
