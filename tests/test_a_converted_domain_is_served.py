@@ -117,6 +117,7 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
         styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
         picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
     expected = ((picture + 1) * 127.5).round().numpy()
+    assert edited.image().size == (32, 32)
     off = np.abs(np.asarray(edited.image(), np.float32) - expected)
     assert off.max() <= (1 if flavour == "cpu" else 8)
     assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
@@ -183,8 +184,6 @@ def test_a_photo_gets_its_face_back_as_jpeg(served):
     photo = Image.fromarray(skimage.data.astronaut())
     with Client(served.url) as client:
         edited = client.edit_photo(photo, EDIT, paste=True).picture
-        alone = client.edit_photo(photo, EDIT).picture
-    assert decoded(alone).shape == (32, 32, 3)
     answer, before = decoded(edited), np.asarray(photo, np.float32)
     assert answer.shape == before.shape
     assert psnr(answer[None, :, :64], before[None, :, :64]) > 35  # beside the face
