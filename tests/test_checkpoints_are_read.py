@@ -5,8 +5,6 @@ folder has it; the others are written here in small sizes, filled by the golden 
 """
 
 import argparse
-import bz2
-import importlib.util
 import math
 import pickle
 
@@ -284,15 +282,12 @@ def test_styleclips_arrays_come_as_float32(tmp_path):
     assert styleclip_npy.read_w(tmp_path / "W.npy").shape == (5, 8)
 
 
-def test_dlibs_landmarks_are_placed_whole_from_either_form(tmp_path):
-    if importlib.util.find_spec("face_recognition_models") is None:
-        pytest.skip("dlib's landmarks are not installed")
+def test_dlibs_landmarks_are_placed_whole_from_either_form(landmarks_bz2, tmp_path):
     official = alignment.landmark_model()
     placed = dlib_landmarks.place(official, tmp_path / "plain.dat")
     assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
-    compressed = write(tmp_path / "l.dat.bz2", bz2.compress(official.read_bytes(), 1))
-    assert dlib_landmarks.place(compressed, tmp_path / "target.dat").published
-    assert len(list(tmp_path.iterdir())) == 3
+    assert dlib_landmarks.place(landmarks_bz2, tmp_path / "target.dat").published
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_domain_folder_gives_all_networks(state, tmp_path):

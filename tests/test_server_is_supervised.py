@@ -52,7 +52,7 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
         address, first = server.grpc_url, server.pid
         before = family(first)
         stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
-        assert len(stubs) == 10
+        assert len(stubs) == 11
         stubs[0].kill()
         wait_for(lambda: server.restarts == 1)
         assert server.grpc_url == address and server.pid != first
