@@ -2,7 +2,7 @@
 
 `python benchmarks/random_domain.py model_repository/random`, then `make serve DOMAIN=random`: the
 sizes and files of the domain ffhq, exported as `styleclip-export convert` does, but compared with
-PyTorch at batch 1 only. Its pictures are clouds. Bare random weights draw noise, of which a JPEG of
+PyTorch at batches 1 and 2 only, and not in float16. Its pictures are clouds. Bare random weights draw noise, of which a JPEG of
 quality 95 has 1.3 MB where a face has about 0.4: toRGB is damped more the finer its resolution,
 until a picture weighs as much as a face. How fast the networks are does not depend on it; how fast
 their pictures are encoded and sent does.
@@ -11,13 +11,14 @@ their pictures are encoded and sent does.
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 from rich.console import Console
-from styleclip_export import convert, onnx_export, repository
+from styleclip_export import convert, half, onnx_export, openvino_form, repository
 from styleclip_export.checkpoints.domain import Networks
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
 from styleclip_server.domain import convolution_rows
@@ -63,13 +64,27 @@ def main(folder: Path) -> None:
     console = Console()
     made = networks()
     about = convert.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
+    halves = half.networks(made.generator, made.encoder, made.clip, made.w_avg)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (model, wrapper, example) in convert.modules(made).items():
-        with console.status(name):
+        with (
+            console.status(name),
+            tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as waiting,
+        ):
+            files, module = Path(waiting), wrapper().eval()
+            references = onnx_export.make_references(module, example, (1, 2))
             exported = onnx_export.export(
-                wrapper().eval(), model, example, convert.BOUNDS[name], batches=(1,)
+                module, model, example, convert.BOUNDS[name], references=references
             )
-            repository.add_version(folder / name, {"model.onnx": exported.data})
-        console.print(f"{name}: {len(exported.data) / 1e6:.0f} MB", highlight=False)
+            (files / repository.WHOLE_FILE).write_bytes(exported.data)
+            told = f"{len(exported.data) / 1e6:.0f} MB"
+            if isinstance(module, openvino_form.MODULES):
+                found = openvino_form.write(
+                    files, module, model, example, references, halves[name], convert.BOUNDS[name]
+                )
+                told += f"; in OpenVINO: {openvino_form.told(found)}"
+            repository.add_version(folder / name, {p.name: p for p in files.iterdir()})
+        console.print(f"{name}: {told}", highlight=False)
     np.savez(folder / "statistics.npz", **statistics(made.generator.style_channels))
     text = json.dumps(convert.domain_json(about, made.generator), indent=2)
     repository.write_text(folder / "domain.json", text + "\n")
