@@ -2,10 +2,10 @@
 
 `python benchmarks/random_domain.py model_repository/random`, then `make serve DOMAIN=random`: the
 sizes and files of the domain ffhq, exported as `styleclip-export convert` does, but compared with
-PyTorch at batches 1 and 2 only, and not in float16. Its pictures are clouds. Bare random weights draw noise, of which a JPEG of
-quality 95 has 1.3 MB where a face has about 0.4: toRGB is damped more the finer its resolution,
-until a picture weighs as much as a face. How fast the networks are does not depend on it; how fast
-their pictures are encoded and sent does.
+PyTorch at batches 1 and 2 only, and not in float16. Its pictures are clouds. Bare random weights
+draw noise, of which a JPEG of quality 95 has 1.3 MB where a face has about 0.4: toRGB is damped
+more the finer its resolution, until a picture weighs as much as a face. How fast the networks are
+does not depend on it; how fast their pictures are encoded and sent does.
 """
 
 from __future__ import annotations
