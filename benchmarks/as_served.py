@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import torch
 from styleclip_export import half, onnx_export, openvino_form, repository
+from styleclip_export.models import Generator
 from styleclip_server.installed import multiplies_bfloat16
 from styleclip_server.openvino_network import Network
 from torch import Tensor, nn
@@ -22,11 +23,17 @@ Example = Callable[[int], tuple[Tensor, ...]]
 Run = Callable[..., np.ndarray]
 
 
+def accuracy(name: str, generator: Generator) -> half.Half:
+    """What `stylegan2` or `e4e` must reach in bfloat16."""
+    no = nn.Module()
+    return half.networks(generator, no, no, torch.zeros(512))[name]  # type: ignore[arg-type]
+
+
 def as_served(
     module: nn.Module,
     model: Any,
     example: Example,
-    accuracy: half.Half | None,
+    bound: half.Half | None,
     threads: int | None = None,
 ) -> tuple[Run, str]:
     """Tensors → the network's answer, and in words what computes it.
@@ -35,15 +42,22 @@ def as_served(
         module: a wrapper of `onnx_export`.
         model: its contract.
         example: batch → inputs to export and compare with.
-        accuracy: what bfloat16 must reach; None: only ONNX Runtime.
+        bound: what bfloat16 must reach; None: only ONNX Runtime.
         threads: None: one for each core.
     """
+    references = onnx_export.make_references(module.eval(), example, (1, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = onnx_export.export(module.eval(), model, example, 1.0, batches=(1,)).data
-    if accuracy is None or not find_spec("openvino") or not multiplies_bfloat16():
+        data = onnx_export.export(module, model, example, 1.0, references=references).data
+    if bound is None or not find_spec("openvino") or not multiplies_bfloat16():
         return _in_onnxruntime(data, model, threads), "ONNX Runtime"
-    return _in_openvino(module, model, example, accuracy, data, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, repository.WHOLE_FILE).write_bytes(data)
+        made = openvino_form.write(
+            Path(folder), module, model, example, references, bound, 1.0  # type: ignore[arg-type]
+        )  # fmt: skip
+        compiled = Network(Path(folder, repository.OPENVINO_FILE), threads)
+    return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_form.told(made)
 
 
 def _in_onnxruntime(data: bytes, model: Any, threads: int | None) -> Run:
@@ -57,22 +71,3 @@ def _in_onnxruntime(data: bytes, model: Any, threads: int | None) -> Run:
         return session.run(None, feed)[0]
 
     return run
-
-
-def _in_openvino(
-    module: nn.Module,
-    model: Any,
-    example: Example,
-    accuracy: half.Half,
-    data: bytes,
-    threads: int | None,
-) -> tuple[Run, str]:
-    with torch.inference_mode():
-        references = onnx_export.make_references(module, example, (1, 2))
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, repository.WHOLE_FILE).write_bytes(data)
-        made = openvino_form.write(
-            Path(folder), module, model, example, references, accuracy, 1.0  # type: ignore[arg-type]
-        )  # fmt: skip
-        compiled = Network(Path(folder, repository.OPENVINO_FILE), threads)
-    return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_form.told(made)

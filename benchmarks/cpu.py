@@ -18,11 +18,11 @@ import click
 import naive
 import numpy as np
 import torch
-from as_served import Example, as_served
+from as_served import Example, accuracy, as_served
 from rich.console import Console
 from rich.table import Table
 from styleclip_client import contract
-from styleclip_export import half, onnx_export
+from styleclip_export import onnx_export
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
 from styleclip_server.templates import TEMPLATES
 from styleclip_server.tokenizer import tokenize
@@ -54,19 +54,16 @@ def network(name: str) -> tuple[nn.Module, Any, Example, Callable[..., Tensor]]:
     return wrapper, contract.CLIP_TEXT, prompts, lambda t: clip.encode_text(t.long())
 
 
-def bounds(name: str) -> half.Half:
-    """What bfloat16 must reach."""
-    torch.manual_seed(0)
-    return half.networks(Generator(), nn.Module(), nn.Module(), torch.zeros(512))[name]  # type: ignore[arg-type]
-
-
 @torch.inference_mode()
 def compare(name: str, threads: int, repeat: int, onnxruntime_alone: bool) -> dict[str, Any]:
     """Medians of both forms, in milliseconds."""
     served, model, example, published = network(name)
     export_example = onnx_export.random_tokens if name == "clip_text" else example
-    accuracy = None if onnxruntime_alone or name == "clip_text" else bounds(name)
-    run, told = as_served(served, model, export_example, accuracy, threads)
+    bound = None
+    if name != "clip_text" and not onnxruntime_alone:
+        torch.manual_seed(0)
+        bound = accuracy(name, Generator())
+    run, told = as_served(served, model, export_example, bound, threads)
 
     forms = {"published": published, "served": run}
     taken: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}

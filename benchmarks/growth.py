@@ -31,6 +31,8 @@ def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]
         client.edit(w_plus, chosen)
         return (time.perf_counter() - began) * 1000
 
+    for _ in range(2 * repeat):  # what was asked before may not have come to its end
+        ask([domain.presets[0].edit.target])
     found = []
     for count in STACKED:
         known = [domain.presets[i % len(domain.presets)].edit.target for i in range(count)]
@@ -63,16 +65,15 @@ def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str
 def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
     """batch → a call that draws so many pictures; and what computes it."""
     import torch  # here, as a server can be measured without it
-    from as_served import as_served
-    from styleclip_export import half, onnx_export
+    from as_served import accuracy, as_served
+    from styleclip_export import onnx_export
     from styleclip_export.models import Generator
 
-    nothing = torch.nn.Module()
     torch.manual_seed(0)
     generator = Generator(resolution).eval()
     example = onnx_export.random_latents(generator)
-    accuracy = half.networks(generator, nothing, nothing, torch.zeros(512))["stylegan2"]  # type: ignore[arg-type]
-    run, by = as_served(onnx_export.LatentToPicture(generator), STYLEGAN2, example, accuracy)
+    module, bound = onnx_export.LatentToPicture(generator), accuracy("stylegan2", generator)
+    run, by = as_served(module, STYLEGAN2, example, bound)
 
     def at(batch: int) -> Callable[[], Any]:
         inputs = example(batch)

@@ -1,24 +1,22 @@
 """A domain of full size with random weights, to measure speed where the published ones are not.
 
 `python benchmarks/random_domain.py model_repository/random`, then `make serve DOMAIN=random`: the
-sizes and files of the domain ffhq, exported as `styleclip-export convert` does, but compared with
-PyTorch at batches 1 and 2 only, and not in float16. Its pictures are clouds. Bare random weights
-draw noise, of which a JPEG of quality 95 has 1.3 MB where a face has about 0.4: toRGB is damped
-more the finer its resolution, until a picture weighs as much as a face. How fast the networks are
-does not depend on it; how fast their pictures are encoded and sent does.
+sizes and files of the domain ffhq, converted as by `styleclip-export convert --no-half`. Its
+pictures are clouds. Bare random weights draw noise, of which a JPEG of quality 95 has 1.3 MB where
+a face has about 0.4: toRGB is damped more the finer its resolution, until a picture weighs as much
+as a face. How fast the networks are does not depend on it; how fast their pictures are encoded and
+sent does.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 from rich.console import Console
-from styleclip_export import convert, half, onnx_export, openvino_form, repository
+from styleclip_export import convert
 from styleclip_export.checkpoints.domain import Networks
 from styleclip_export.models import CLIP, Encoder4Editing, Generator
 from styleclip_server.domain import convolution_rows
@@ -64,31 +62,12 @@ def main(folder: Path) -> None:
     console = Console()
     made = networks()
     about = convert.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
-    halves = half.networks(made.generator, made.encoder, made.clip, made.w_avg)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (model, wrapper, example) in convert.modules(made).items():
-        with (
-            console.status(name),
-            tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as waiting,
-        ):
-            files, module = Path(waiting), wrapper().eval()
-            references = onnx_export.make_references(module, example, (1, 2))
-            exported = onnx_export.export(
-                module, model, example, convert.BOUNDS[name], references=references
-            )
-            (files / repository.WHOLE_FILE).write_bytes(exported.data)
-            told = f"{len(exported.data) / 1e6:.0f} MB"
-            if isinstance(module, openvino_form.MODULES):
-                found = openvino_form.write(
-                    files, module, model, example, references, halves[name], convert.BOUNDS[name]
-                )
-                told += f"; in OpenVINO: {openvino_form.told(found)}"
-            repository.add_version(folder / name, {p.name: p for p in files.iterdir()})
-        console.print(f"{name}: {told}", highlight=False)
+    with console.status("converting"):
+        convert.convert(
+            made, about, folder.parent, sources={}, halved=False,
+            told=lambda line: console.print(line, highlight=False),
+        )  # fmt: skip
     np.savez(folder / "statistics.npz", **statistics(made.generator.style_channels))
-    text = json.dumps(convert.domain_json(about, made.generator), indent=2)
-    repository.write_text(folder / "domain.json", text + "\n")
-    repository.write_configs(folder.parent, folder.name)
 
 
 if __name__ == "__main__":
