@@ -41,13 +41,13 @@ lint: .venv/.dev  ## check style and types
 	@$(BIN)/mypy
 
 bench: .venv/.dev  ## measure the server with perf_analyzer
-	@$(BIN)/python benchmarks/serve.py $(ARGS)
+	@$(BIN)/python -m tools.bench.server $(ARGS)
 
 bench-gpu: .venv/.dev  ## measure the networks in PyTorch on a GPU
-	@$(BIN)/python benchmarks/networks.py $(ARGS)
+	@$(BIN)/python -m tools.bench.gpu_networks $(ARGS)
 
 chaos: .venv/.dev  ## hurt a server of its own under load, tell what its clients saw
-	@$(BIN)/python -m chaos $(ARGS)
+	@$(BIN)/python -m tools.chaos $(ARGS)
 
 clean:  ## remove what the other commands wrote, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -56,7 +56,7 @@ clean:  ## remove what the other commands wrote, except .venv
 # The stamps .venv/.server, .venv/.ui and .venv/.dev say what is installed, so that a second call is quick.
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed" >&2; exit 1; }
-	@$(PYTHON) scripts/check_host.py
+	@$(PYTHON) tools/setup/check_host.py
 	@$(PYTHON) -m venv .venv
 
 .venv/.server: requirements/server.txt pyproject.toml | $(BIN)/python

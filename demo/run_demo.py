@@ -21,8 +21,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
+
 from styleclip_client import Client, Edit, Edited, StyleclipError
-from styleclip_client.pictures import write_file
+from styleclip_client.images import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "demo" / "samples"
@@ -83,7 +84,7 @@ def _server(address: str | None, console: Console) -> Iterator[str]:
     if address:
         yield address
         return
-    from styleclip_server.launcher import running_server
+    from styleclip_server.serving.supervisor import running_server
 
     start = time.perf_counter()
     with console.status("starting Triton"), running_server() as server:

@@ -24,9 +24,11 @@ RUN pip install -r requirements/steps.txt \
         && pip install --no-deps wheels/face_recognition_models-*.whl; \
     fi
 COPY pyproject.toml README.md LICENSE NOTICE.md ./
-COPY client client
+COPY contract contract
+COPY networks networks
 COPY server server
 COPY export export
+COPY client client
 COPY docker/describe.py .
 RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
     && pip install --no-deps wheels/styleclip_triton-*.whl \

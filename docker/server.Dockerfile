@@ -32,9 +32,11 @@ RUN if [ "$LANDMARKS" = 1 ]; then \
             -not -name 'shape_predictor_68_*' -delete; \
     fi
 COPY pyproject.toml README.md LICENSE NOTICE.md ./
-COPY client client
+COPY contract contract
+COPY networks networks
 COPY server server
 COPY export export
+COPY client client
 RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
     && pip install --no-deps wheels/styleclip_triton-*.whl \
     && install -D -m 644 -t /opt/styleclip/share/doc/styleclip LICENSE NOTICE.md

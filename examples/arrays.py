@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from styleclip_client import Client, errors
+
+from styleclip_client import Client
+from styleclip_contract import errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-5.png"

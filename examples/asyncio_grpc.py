@@ -8,7 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from styleclip_client import AsyncClient, errors
+from styleclip_client import AsyncClient
+from styleclip_contract import errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-2.png"

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from styleclip_client import Client, errors
+from styleclip_client import Client
+from styleclip_contract import errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "http://localhost:8000")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-3.png"

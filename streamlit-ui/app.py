@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 
+import edit_controls
 import pandas as pd
-import pictures
+import photo_picker
 import results
-import stack
 import streamlit as st
-from link import server_address, words
+from server_calls import server_address, words
 from starlette.formparsers import MultiPartParser
 from state import Page, page
-from styleclip_client import StyleclipError, errors, limits
+
+from styleclip_client import StyleclipError
+from styleclip_contract import errors, limits
 
 LOOK_SECONDS = 3.0  # between two looks at the server
 
@@ -20,7 +22,7 @@ LOOK_SECONDS = 3.0  # between two looks at the server
 MultiPartParser.spool_max_size = limits.PHOTO_BYTES + 2**20
 
 # A picture of our own as the icon: the browser would fetch an emoji or a named icon from elsewhere.
-st.set_page_config("StyleCLIP", pictures.icon(), layout="wide")
+st.set_page_config("StyleCLIP", photo_picker.icon(), layout="wide")
 # Streamlit has no settings for these: a smaller title, less space around the page, and a picture
 # that stays in sight while the controls scroll (on a phone the columns lie below each other).
 st.html(
@@ -145,7 +147,7 @@ def main() -> None:
     if domain is None:
         return
     if held.photo is None:
-        held.take(pictures.samples(domain.align)[0])
+        held.take(photo_picker.samples(domain.align)[0])
     if not held.rows:
         held.add(domain.presets[0].edit if domain.presets else None)
     if held.notice:
@@ -155,11 +157,11 @@ def main() -> None:
         left, right = st.columns([3, 2], gap="large")
     with right:
         with st.expander("Picture", expanded=True, icon=":material/image:"):
-            more_faces = pictures.choose(held, domain)
-        stack.controls(held, domain)
+            more_faces = photo_picker.choose(held, domain)
+        edit_controls.controls(held, domain)
     with left:
         results.show(held, domain)
-    pictures.choose_face(held, domain, more_faces)
+    photo_picker.choose_face(held, domain, more_faces)
     first, second = st.columns([3, 2], gap="large")
     with first:
         results.keep(held, domain)

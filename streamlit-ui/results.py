@@ -7,13 +7,15 @@ from typing import Any
 import streamlit as st
 import thumbnails
 from divider import Pair, divider
-from layers import chart
-from link import plain, words
-from pictures import crop, shown, size
+from layer_chart import chart
+from photo_picker import crop, shown, size
+from server_calls import plain, words
 from state import Page, label
-from styleclip_client import Domain, Edit, Edited, StyleclipError, errors
-from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from sweeps import gif, grid, strip
+
+from styleclip_client import Domain, Edit, Edited, StyleclipError
+from styleclip_client.recipe import RECIPE_BYTES, Recipe
+from styleclip_contract import errors
 
 BESIDE = ("Your picture", "What it made of it")
 VIEWS = ("Before / after", "Strengths", "α × β grid", "Layers")

@@ -12,9 +12,11 @@ from typing import Any
 
 import streamlit as st
 from divider import Pair
-from link import Link, Photo, plain
-from styleclip_client import Domain, Edit, Inverted, limits
+from server_calls import Link, Photo, plain
+
+from styleclip_client import Domain, Edit, Inverted
 from styleclip_client.recipe import Recipe, Step
+from styleclip_contract import limits
 
 HISTORY = 24  # entries; older ones go
 HISTORY_BYTES = 64 * 2**20  # of the photos that they hold

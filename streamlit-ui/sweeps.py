@@ -12,11 +12,13 @@ from html import escape
 
 import numpy as np
 import streamlit as st
-from link import Link
 from numpy.typing import NDArray
-from styleclip_client import Edit, errors, limits
-from styleclip_client.sweeps import animation
+from server_calls import Link
 from thumbnails import data_uri, thumbnail
+
+from styleclip_client import Edit
+from styleclip_client.sweeps import animation
+from styleclip_contract import errors, limits
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12

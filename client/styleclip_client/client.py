@@ -45,17 +45,17 @@ from tenacity import (
     wait_random,
 )
 
-from styleclip_client import many, plans
+from styleclip_client import parallel_calls, requests
 from styleclip_client.address import Address, Compression, Connection
-from styleclip_client.calls import Call, Failed, Infer
 from styleclip_client.edits import Edit
-from styleclip_client.errors import StyleclipError
-from styleclip_client.pictures import Picture
-from styleclip_client.plans import Plan
+from styleclip_client.images import Picture
+from styleclip_client.protocol import Call, Failed, Infer
+from styleclip_client.requests import Plan
 from styleclip_client.results import Edited, Status
+from styleclip_contract.errors import StyleclipError
 
 if TYPE_CHECKING:
-    from styleclip_client.shared import SharedMemory
+    from styleclip_client.shared_memory import SharedMemory
 
 TIMEOUT = 60.0  # seconds, for one method with all its attempts
 RETRIES = 3
@@ -134,7 +134,7 @@ class _Settings:
         self.retries = retries
         self._shared: SharedMemory | None = None
         if shared_memory:
-            from styleclip_client.shared import SharedMemory
+            from styleclip_client.shared_memory import SharedMemory
 
             self._shared = SharedMemory()
         self._connect()
@@ -227,15 +227,15 @@ def _async(plan: Callable[P, Plan[T]]) -> Callable[Concatenate[AsyncClient, P], 
 class Client(_Settings):
     """A connection to one server; safe to share between threads, closed by `with`."""
 
-    edit_photo = _sync(plans.edit_photo)
-    faces = _sync(plans.faces)
-    invert = _sync(plans.invert)
-    edit = _sync(plans.edit)
-    paste = _sync(plans.paste)
-    draw = _sync(plans.draw)
-    direction = _sync(plans.direction)
-    timings = _sync(plans.timings)
-    domain = _sync(plans.domain)
+    edit_photo = _sync(requests.edit_photo)
+    faces = _sync(requests.faces)
+    invert = _sync(requests.invert)
+    edit = _sync(requests.edit)
+    paste = _sync(requests.paste)
+    draw = _sync(requests.draw)
+    direction = _sync(requests.direction)
+    timings = _sync(requests.timings)
+    domain = _sync(requests.domain)
 
     def _connect(self) -> None:
         self._transport: Transport
@@ -268,7 +268,7 @@ class Client(_Settings):
 
     def status(self) -> Status:
         """What the server serves and whether it is ready, now: asked once, never again."""
-        return self.within(self.timeout, retries=0)._run(plans.status(self.url))
+        return self.within(self.timeout, retries=0)._run(requests.status(self.url))
 
     def edit_many(
         self,
@@ -277,14 +277,14 @@ class Client(_Settings):
         *,
         concurrency: int = 4,
         **options: Any,
-    ) -> Iterator[Edited | many.Failure]:
+    ) -> Iterator[Edited | parallel_calls.Failure]:
         """`edit_photo` of each photo, in their order, `concurrency` at once.
 
         Yields the `Edited`, or the StyleclipError or OSError that kept this one photo from it.
         `options` are those of `edit_photo`.
         """
         calls = (functools.partial(self.edit_photo, photo, edits, **options) for photo in photos)
-        return many.in_order(calls, concurrency)
+        return parallel_calls.in_order(calls, concurrency)
 
     def _run(self, plan: Plan[T]) -> T:
         deadline = time.monotonic() + self.timeout
@@ -313,15 +313,15 @@ class Client(_Settings):
 class AsyncClient(_Settings):
     """The same for asyncio, closed by `async with`; for one event loop."""
 
-    edit_photo = _async(plans.edit_photo)
-    faces = _async(plans.faces)
-    invert = _async(plans.invert)
-    edit = _async(plans.edit)
-    paste = _async(plans.paste)
-    draw = _async(plans.draw)
-    direction = _async(plans.direction)
-    timings = _async(plans.timings)
-    domain = _async(plans.domain)
+    edit_photo = _async(requests.edit_photo)
+    faces = _async(requests.faces)
+    invert = _async(requests.invert)
+    edit = _async(requests.edit)
+    paste = _async(requests.paste)
+    draw = _async(requests.draw)
+    direction = _async(requests.direction)
+    timings = _async(requests.timings)
+    domain = _async(requests.domain)
 
     def _connect(self) -> None:
         # One entry once a call was made: both libraries bind to the loop that runs then.
@@ -347,7 +347,7 @@ class AsyncClient(_Settings):
 
     async def status(self) -> Status:
         """What the server serves and whether it is ready, now: asked once, never again."""
-        return await self.within(self.timeout, retries=0)._run(plans.status(self.url))
+        return await self.within(self.timeout, retries=0)._run(requests.status(self.url))
 
     def edit_many(
         self,
@@ -356,10 +356,10 @@ class AsyncClient(_Settings):
         *,
         concurrency: int = 4,
         **options: Any,
-    ) -> AsyncIterator[Edited | many.Failure]:
+    ) -> AsyncIterator[Edited | parallel_calls.Failure]:
         """`Client.edit_many` for `async for`; leaving the loop early cancels what runs."""
         calls = (functools.partial(self.edit_photo, photo, edits, **options) for photo in photos)
-        return many.in_order_async(calls, concurrency)
+        return parallel_calls.in_order_async(calls, concurrency)
 
     def _transport(self) -> AsyncTransport:
         if not self._transports:

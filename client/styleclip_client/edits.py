@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from styleclip_client import limits
-from styleclip_client.errors import (
+from styleclip_contract import limits
+from styleclip_contract.errors import (
     EmptyText,
     InvalidInput,
     InvalidStrength,

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from styleclip_client.client import Client
 from styleclip_client.edits import Edit
-from styleclip_client.errors import FaceIndexOutOfRange
-from styleclip_client.pictures import Picture, photo_bytes
+from styleclip_client.images import Picture, photo_bytes
 from styleclip_client.results import Edited, Inverted
+from styleclip_contract.errors import FaceIndexOutOfRange
 
 ALL = -2  # in place of a face's number
 _T = TypeVar("_T")

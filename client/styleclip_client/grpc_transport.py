@@ -10,9 +10,9 @@ from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from styleclip_client import limits
 from styleclip_client.address import Connection
-from styleclip_client.calls import Ask, Call, Failed, Infer, outputs_of
+from styleclip_client.protocol import Ask, Call, Failed, Infer, outputs_of
+from styleclip_contract import limits
 
 # gRPC refuses answers over 4 MB unless told otherwise; a large PNG has more.
 _SEND_LIMIT = limits.PHOTO_BYTES + 2**20

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from styleclip_client.calls import Infer, Place, Tensors
-from styleclip_client.errors import ServerError
+from styleclip_client.protocol import Infer, Place, Tensors
+from styleclip_contract.errors import ServerError
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 _DTYPES: Mapping[str, type[np.generic]] = {

@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 
-from styleclip_client import http_body, limits
+from styleclip_client import http_body
 from styleclip_client.address import Connection
-from styleclip_client.calls import Ask, Call, Failed, outputs_of
+from styleclip_client.protocol import Ask, Call, Failed, outputs_of
+from styleclip_contract import limits
 
 _CODES = {
     400: "INVALID_ARGUMENT",

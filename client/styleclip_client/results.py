@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from styleclip_client.contract import W_DIM
 from styleclip_client.edits import Domain
-from styleclip_client.errors import InvalidLatent
-from styleclip_client.pictures import write_file
+from styleclip_client.images import write_file
+from styleclip_contract.errors import InvalidLatent
+from styleclip_contract.wire import W_DIM
 
 
 @dataclass(frozen=True)

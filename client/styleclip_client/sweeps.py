@@ -11,10 +11,11 @@ from typing import Any
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from styleclip_client import limits, many
+from styleclip_client import parallel_calls
 from styleclip_client.client import Client
 from styleclip_client.edits import Edit
-from styleclip_client.errors import NoChannelLeft
+from styleclip_contract import limits
+from styleclip_contract.errors import NoChannelLeft
 
 _GAP = 6  # pixels between pictures
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
@@ -54,7 +55,7 @@ def draw(
         )
         for strength, threshold in values
     )
-    for answer in many.in_order(calls, concurrency):
+    for answer in parallel_calls.in_order(calls, concurrency):
         if isinstance(answer, NoChannelLeft):
             yield None
         elif isinstance(answer, Exception):

@@ -15,11 +15,11 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from styleclip_server.installed import FLAVOURS
-from styleclip_server.launcher import CANARY_SECONDS, default_repository, running_server
-from styleclip_server.log import FORMATS, JsonFormatter
-from styleclip_server.request_log import WHICH
-from styleclip_server.triton import Options, ServerStartFailed
+from styleclip_server.serving.installation import FLAVOURS
+from styleclip_server.serving.request_log import WHICH
+from styleclip_server.serving.server_log import FORMATS, JsonFormatter
+from styleclip_server.serving.supervisor import CANARY_SECONDS, default_repository, running_server
+from styleclip_server.serving.triton_process import Options, ServerStartFailed
 
 _PORT = click.IntRange(0, 65535)
 

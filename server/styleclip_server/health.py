@@ -12,8 +12,9 @@ import sys
 
 import click
 from PIL import Image
+
 from styleclip_client import Client
-from styleclip_client.errors import DeadlineExceeded, ServerBusy, StyleclipError
+from styleclip_contract.errors import DeadlineExceeded, ServerBusy, StyleclipError
 
 TIMEOUT = 10.0  # seconds; a small picture takes 0.1 to 0.3 on two cores
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
 from styleclip_client.edits import Edit
-from styleclip_client.errors import BatchMismatch
+from styleclip_contract.errors import BatchMismatch
 
 STATE = "styleclip-batch.json"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}

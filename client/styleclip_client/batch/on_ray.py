@@ -19,8 +19,8 @@ import ray
 from ray.exceptions import RayError
 
 from styleclip_client.batch.job import Task
-from styleclip_client.batch.lanes import Outcome, Reach, Work
-from styleclip_client.errors import ClusterUnavailable
+from styleclip_client.batch.workers import Outcome, Reach, Work
+from styleclip_contract.errors import ClusterUnavailable
 
 LOCAL = "local"  # a cluster of this machine alone, for as long as the batch lasts
 _CONNECT = 5.0  # seconds to reach the cluster

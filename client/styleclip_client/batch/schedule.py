@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
 from styleclip_client.batch.job import Task
-from styleclip_client.batch.lanes import Lane, Outcome
-from styleclip_client.errors import ServerUnavailable
+from styleclip_client.batch.workers import Lane, Outcome
+from styleclip_contract.errors import ServerUnavailable
 
 CHANCES = 3  # failures of working servers at one photo, before it is the photo that failed
 PATIENCE = 120.0  # seconds without any server: a restart and a rollout take less

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from styleclip_client.pictures import PARTIAL, write_file
+from styleclip_client.images import PARTIAL, write_file
 
 
 class Store(Protocol):

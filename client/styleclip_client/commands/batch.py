@@ -14,19 +14,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from styleclip_client import contract, faces
+from styleclip_client import faces
 from styleclip_client.batch import job as jobs
 from styleclip_client.batch.job import Job, Plan
-from styleclip_client.batch.lanes import Lane, Outcome, Reach, Threads, Work
 from styleclip_client.batch.schedule import Scheduler
 from styleclip_client.batch.stores import Bucket, Folder, store_of
+from styleclip_client.batch.workers import Lane, Outcome, Reach, Threads, Work
 from styleclip_client.commands import options
+from styleclip_client.commands.edit_options import Wanted, edit_options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
-from styleclip_client.commands.wanted import Wanted, edit_options
 from styleclip_client.edits import Domain
-from styleclip_client.errors import ServerError, ServerUnavailable
-from styleclip_client.limits import FORMATS
 from styleclip_client.results import Status
+from styleclip_contract import wire
+from styleclip_contract.errors import ServerError, ServerUnavailable
+from styleclip_contract.limits import FORMATS
 
 CONCURRENCY = 4
 _REASONS, _NAMES = 10, 5  # shown to people; --json tells all
@@ -184,7 +185,7 @@ def _ready(reach: Reach, urls: Sequence[str]) -> tuple[list[str], Domain, str]:
 def _serves(status: Status) -> tuple[Domain, str]:
     if status.domain is None or not status.ready:
         raise ServerUnavailable(f"{status.url} is not ready: see `styleclip status`")
-    name = contract.STYLEGAN2.name
+    name = wire.STYLEGAN2.name
     versions = [m.version for m in status.models if m.name == name and m.state == "READY"]
     return status.domain, versions[-1]
 

@@ -22,7 +22,7 @@ from styleclip_client.client import Client
 from styleclip_client.commands import options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
 from styleclip_client.edits import Domain, Edit
-from styleclip_client.errors import StyleclipError
+from styleclip_contract.errors import StyleclipError
 
 CALLS = ("invert", "edit", "edit_photo")
 _SAMPLES = Path("demo/samples")  # of a source tree

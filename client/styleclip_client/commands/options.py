@@ -14,10 +14,10 @@ from rich.console import Console
 
 from styleclip_client import faces
 from styleclip_client.batch.job import FORMATS
-from styleclip_client.batch.lanes import Reach
+from styleclip_client.batch.workers import Reach
 from styleclip_client.client import RETRIES, TIMEOUT, Client
-from styleclip_client.limits import QUALITY
 from styleclip_client.results import Edited
+from styleclip_contract.limits import QUALITY
 
 DONE, SERVER_FAILED, WRONG_USAGE, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_STATUS = """\b

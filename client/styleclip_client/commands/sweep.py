@@ -11,13 +11,14 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from styleclip_client import limits, sweeps
+from styleclip_client import sweeps
 from styleclip_client.client import Client
 from styleclip_client.commands import options
+from styleclip_client.commands.edit_options import Wanted, edit_options
 from styleclip_client.commands.options import EXIT_STATUS
-from styleclip_client.commands.wanted import Wanted, edit_options
-from styleclip_client.pictures import write_file
+from styleclip_client.images import write_file
 from styleclip_client.results import Inverted
+from styleclip_contract import limits
 
 _STRENGTH = click.FloatRange(-limits.STRENGTH, limits.STRENGTH)
 _STEPS = {".gif": 13}

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import sniff, torch_file, weights
-from styleclip_export.checkpoints.arrays import Stored
-from styleclip_export.checkpoints.machine import Record, Refused
-from styleclip_export.models.clip import CLIP, HEAD_WIDTH
+from styleclip_export.checkpoints import identify, state_dicts, torch_file
+from styleclip_export.checkpoints.pickled_arrays import Stored
+from styleclip_export.checkpoints.unpickler import Record, Refused
+from styleclip_networks.clip import CLIP, HEAD_WIDTH
 
 EXPECTED = "CLIP with a ViT image tower (ViT-B-32.pt)"
 _EXTRA = frozenset({"input_resolution", "context_length", "vocab_size"})
@@ -51,8 +51,8 @@ def read(path: Path) -> ClipCheckpoint:
         CheckpointError: the file is another, damaged or hostile.
     """
     path = Path(path)
-    with sniff.reading(path, EXPECTED):
-        sniff.must_not_be_else(path, sniff.TORCH)
+    with identify.reading(path, EXPECTED):
+        identify.must_not_be_else(path, identify.TORCH)
         with torch_file.mapped(path) as data:
             return _read(torch_file.read(data), len(data))
 
@@ -61,12 +61,14 @@ def _read(value: Any, size: int) -> ClipCheckpoint:
     if isinstance(value, Record):
         found = dict(_attributes(value))
     else:
-        found = weights.arrays(value.get("state_dict", value) if isinstance(value, dict) else value)
+        found = state_dicts.arrays(
+            value.get("state_dict", value) if isinstance(value, dict) else value
+        )
     sizes = _sizes(found)
-    expected = weights.without_memory(lambda: _build(sizes))
-    weights.check(found, expected, _is_extra)
-    weights.check_total((found[name] for name in expected), size)
-    return ClipCheckpoint(sizes, weights.tensors(found, expected))
+    expected = state_dicts.without_memory(lambda: _build(sizes))
+    state_dicts.check(found, expected, _is_extra)
+    state_dicts.check_total((found[name] for name in expected), size)
+    return ClipCheckpoint(sizes, state_dicts.tensors(found, expected))
 
 
 def _is_extra(name: str) -> bool:
@@ -77,7 +79,7 @@ def _is_extra(name: str) -> bool:
 def _attributes(
     module: Record, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    seen = weights.once(module, seen)
+    seen = state_dicts.once(module, seen)
     for name, value in module.state.items():
         if isinstance(value, Stored):
             yield f"{prefix}{name}", value.view()
@@ -88,11 +90,11 @@ def _attributes(
 def _sizes(found: dict[str, np.ndarray]) -> dict[str, int]:
     if "visual.layer1.0.conv1.weight" in found:
         raise Refused("its image tower is a ResNet")
-    vision_width, _, patch, _ = weights.shape_of(found, "visual.conv1.weight", 4)
-    cells, _ = weights.shape_of(found, "visual.positional_embedding", 2)
-    context, _ = weights.shape_of(found, "positional_embedding", 2)
-    width, embed = weights.shape_of(found, "text_projection", 2)
-    words, _ = weights.shape_of(found, "token_embedding.weight", 2, widest=_MOST_TOKENS)
+    vision_width, _, patch, _ = state_dicts.shape_of(found, "visual.conv1.weight", 4)
+    cells, _ = state_dicts.shape_of(found, "visual.positional_embedding", 2)
+    context, _ = state_dicts.shape_of(found, "positional_embedding", 2)
+    width, embed = state_dicts.shape_of(found, "text_projection", 2)
+    words, _ = state_dicts.shape_of(found, "token_embedding.weight", 2, widest=_MOST_TOKENS)
     if width % HEAD_WIDTH or vision_width % HEAD_WIDTH:
         raise Refused(f"its widths {width} and {vision_width} are no multiples of {HEAD_WIDTH}")
     return {

@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from styleclip_export import recognise
-from styleclip_export.checkpoints import sniff
-from styleclip_export.checkpoints.machine import Refused
+from styleclip_export import file_kinds
+from styleclip_export.checkpoints import identify
+from styleclip_export.checkpoints.unpickler import Refused
 
 EXPECTED = "shape_predictor_68_face_landmarks.dat (or .dat.bz2)"
 SIZE = 99_693_937  # bytes of the published file; dlib-models has had no other
@@ -41,8 +41,8 @@ def place(path: Path, target: Path) -> Landmarks:
         CheckpointError: the file is another or damaged, or becomes larger than the published one.
     """
     path, target = Path(path), Path(target)
-    with sniff.reading(path, EXPECTED):
-        sniff.must_not_be_else(path, (sniff.LANDMARKS, b"BZh"))
+    with identify.reading(path, EXPECTED):
+        identify.must_not_be_else(path, (identify.LANDMARKS, b"BZh"))
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         new = Path(name)
         try:
@@ -50,7 +50,7 @@ def place(path: Path, target: Path) -> Landmarks:
                 _copy(path, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            digest = recognise.sha256_of(new)
+            digest = file_kinds.sha256_of(new)
             new.replace(target)
         finally:
             new.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def _copy(path: Path, target: object) -> None:
     written = 0
     with bz2.open(path, "rb") if compressed else path.open("rb") as source:
         while block := source.read(_BLOCK):
-            if not written and not block.startswith(sniff.LANDMARKS):
+            if not written and not block.startswith(identify.LANDMARKS):
                 raise Refused("what it holds does not begin as dlib's model of 68 landmarks")
             written += len(block)
             if written > SIZE:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import generators, sniff, torch_file, weights
+from styleclip_export.checkpoints import generators, identify, state_dicts, torch_file
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint
-from styleclip_export.checkpoints.machine import Record, Refused
-from styleclip_export.models.e4e import Encoder4Editing
+from styleclip_export.checkpoints.unpickler import Record, Refused
+from styleclip_networks.e4e import Encoder4Editing
 
 EXPECTED = "an e4e checkpoint (e4e_*_encode.pt)"
 _MOST_LATENTS, _MOST_UNITS = 18, 100
@@ -60,8 +60,8 @@ def read(path: Path) -> EncoderCheckpoint:
         CheckpointError: the file is another, damaged or hostile.
     """
     path = Path(path)
-    with sniff.reading(path, EXPECTED):
-        sniff.must_not_be_else(path, sniff.TORCH)
+    with identify.reading(path, EXPECTED):
+        identify.must_not_be_else(path, identify.TORCH)
         with torch_file.mapped(path) as data:
             return _read(torch_file.read(data), len(data))
 
@@ -69,20 +69,20 @@ def read(path: Path) -> EncoderCheckpoint:
 def _read(value: Any, size: int) -> EncoderCheckpoint:
     if not isinstance(value, dict) or "state_dict" not in value:
         raise Refused("it holds no 'state_dict'")
-    found = weights.arrays(value["state_dict"], "encoder.")
+    found = state_dicts.arrays(value["state_dict"], "encoder.")
     average = generators.average_of(value)
     if average is None:
         raise Refused("it holds no average latent ('latent_avg')")
     latents = _count(found, r"styles\.(\d+)\.", _MOST_LATENTS)
     widths, depths = _stages(found)
-    w_dim, style_width = weights.shape_of(found, "styles.0.linear.weight", 2)
+    w_dim, style_width = state_dicts.shape_of(found, "styles.0.linear.weight", 2)
 
     def build() -> Encoder4Editing:
         return Encoder4Editing(latents, widths, depths, style_width, w_dim)
 
-    expected = weights.without_memory(build)
-    weights.check(found, expected)
-    weights.check_total(found.values(), size)
+    expected = state_dicts.without_memory(build)
+    state_dicts.check(found, expected)
+    state_dicts.check_total(found.values(), size)
     if average.shape not in ((latents, w_dim), (w_dim,)):
         raise Refused(f"its 'latent_avg' has the shape {average.shape}")
     decoder = generators.from_saved(value, size)
@@ -97,8 +97,8 @@ def _read(value: Any, size: int) -> EncoderCheckpoint:
         tuple(depths),
         style_width,
         w_dim,
-        weights.tensors(found, expected),
-        weights.tensor(average, "latent_avg"),
+        state_dicts.tensors(found, expected),
+        state_dicts.tensor(average, "latent_avg"),
         _plain(value.get("opts")),
         decoder,
     )
@@ -117,7 +117,7 @@ def _stages(found: Mapping[str, np.ndarray]) -> tuple[list[int], list[int]]:
     widths: list[int] = []
     depths: list[int] = []
     for i in range(_count(found, r"body\.(\d+)\.", _MOST_UNITS)):
-        width = weights.shape_of(found, f"body.{i}.res_layer.1.weight", 4)[0]
+        width = state_dicts.shape_of(found, f"body.{i}.res_layer.1.weight", 4)[0]
         if not widths or width != widths[-1]:
             widths.append(width)
             depths.append(0)

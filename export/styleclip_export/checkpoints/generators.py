@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import nvidia, sniff, torch_file, weights
-from styleclip_export.checkpoints.arrays import Stored
-from styleclip_export.checkpoints.machine import Refused
-from styleclip_export.models.stylegan2 import BLUR, Generator
+from styleclip_export.checkpoints import identify, nvidia_pickles, state_dicts, torch_file
+from styleclip_export.checkpoints.pickled_arrays import Stored
+from styleclip_export.checkpoints.unpickler import Refused
+from styleclip_networks.stylegan2 import BLUR, Generator
 
 EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt or an e4e checkpoint)"
 _KERNELS = ("blur.kernel", "upsample.kernel")
@@ -58,8 +58,8 @@ def read(path: Path) -> GeneratorCheckpoint:
         CheckpointError: the file is another, damaged or hostile.
     """
     path = Path(path)
-    with sniff.reading(path, EXPECTED):
-        sniff.must_not_be_else(path, sniff.TORCH)
+    with identify.reading(path, EXPECTED):
+        identify.must_not_be_else(path, identify.TORCH)
         with torch_file.mapped(path) as data:
             return _read(data)
 
@@ -78,7 +78,7 @@ def read_generator(path: Path) -> tuple[Generator, Tensor]:
 
 def _read(data: memoryview) -> GeneratorCheckpoint:
     if data[:4] != b"PK\x03\x04" and not torch_file.is_stream(data):
-        found = nvidia.read(data)
+        found = nvidia_pickles.read(data)
         return from_arrays(
             found.arrays, len(data), found.layout, w_avg=found.w_avg, notes=found.notes
         )
@@ -95,11 +95,11 @@ def from_saved(value: Any, size: int) -> GeneratorCheckpoint:
         raise Refused("it holds no dictionary")
     average = average_of(value)
     if "g_ema" in value:
-        found_arrays, layout = weights.arrays(value["g_ema"]), "rosinality's checkpoint"
+        found_arrays, layout = state_dicts.arrays(value["g_ema"]), "rosinality's checkpoint"
     elif "state_dict" in value:
-        found_arrays, layout = weights.arrays(value["state_dict"], "decoder."), "e4e's decoder"
+        found_arrays, layout = state_dicts.arrays(value["state_dict"], "decoder."), "e4e's decoder"
     else:
-        found_arrays, layout = weights.arrays(value), "a plain state_dict"
+        found_arrays, layout = state_dicts.arrays(value), "a plain state_dict"
     if average is not None and average.ndim == 2:  # one row for each latent, as e4e keeps it
         average = average[0] if (average == average[:1]).all() else None
     return from_arrays(found_arrays, size, layout, w_avg=average)
@@ -129,13 +129,13 @@ def from_arrays(
     """
     sizes = _sizes(found)
     expected = _expected(sizes)
-    weights.check_total(found.values(), size)
+    state_dicts.check_total(found.values(), size)
     kernel = np.outer(BLUR, BLUR).astype(np.float32) / 64 * 4
     built_in = {name: kernel for name in expected if name.endswith(_KERNELS)}
-    found = built_in | nvidia.silence(found) | found
-    weights.check(found, expected)
+    found = built_in | nvidia_pickles.silence(found) | found
+    state_dicts.check(found, expected)
     for name in built_in:
-        weights.check_filter(found[name], name)
+        state_dicts.check_filter(found[name], name)
     resolution, channels, w_dim, mapping_layers = sizes
     if w_avg is not None and w_avg.shape != (w_dim,):
         raise Refused(f"its average latent has the shape {w_avg.shape}, not ({w_dim},)")
@@ -145,19 +145,19 @@ def from_arrays(
         channels,
         w_dim,
         mapping_layers,
-        weights.tensors(found, expected),
-        None if w_avg is None else weights.tensor(w_avg, "the average latent"),
+        state_dicts.tensors(found, expected),
+        None if w_avg is None else state_dicts.tensor(w_avg, "the average latent"),
         tuple(notes),
     )
 
 
 def _sizes(found: dict[str, np.ndarray]) -> tuple[int, dict[int, int], int, int]:
     """(resolution, channels by resolution, w_dim, mapping layers) from the shapes."""
-    _, first, _, _, _ = weights.shape_of(found, "conv1.conv.weight", 5)
-    _, w_dim = weights.shape_of(found, "conv1.conv.modulation.weight", 2)
+    _, first, _, _, _ = state_dicts.shape_of(found, "conv1.conv.weight", 5)
+    _, w_dim = state_dicts.shape_of(found, "conv1.conv.modulation.weight", 2)
     channels = {4: first}
     while (name := f"convs.{2 * len(channels) - 1}.conv.weight") in found:
-        channels[2 * max(channels)] = weights.shape_of(found, name, 5)[1]
+        channels[2 * max(channels)] = state_dicts.shape_of(found, name, 5)[1]
         if len(channels) > 9:
             raise Refused("it draws more than 1024 px")
     resolution = max(channels)
@@ -168,4 +168,4 @@ def _sizes(found: dict[str, np.ndarray]) -> tuple[int, dict[int, int], int, int]
 
 
 def _expected(sizes: tuple[int, dict[int, int], int, int]) -> dict[str, tuple[int, ...]]:
-    return weights.without_memory(lambda: Generator(*sizes))
+    return state_dicts.without_memory(lambda: Generator(*sizes))

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from styleclip_export.checkpoints import sniff, torch_file
-from styleclip_export.checkpoints.arrays import NUMPY, Stored
-from styleclip_export.checkpoints.machine import Machine, Refused
+from styleclip_export.checkpoints import identify, torch_file
+from styleclip_export.checkpoints.pickled_arrays import NUMPY, Stored
+from styleclip_export.checkpoints.unpickler import Machine, Refused
 
 _NPY, _PICKLE = (b"\x93NUMPY",), (b"\x80",)
 _REMEDY = "compute the statistics with `styleclip-export stats`"
@@ -48,7 +48,7 @@ def read_fs3(path: Path) -> np.ndarray:
 
 def read_w(path: Path) -> np.ndarray:
     """W samples, (N, w_dim) float32."""
-    with sniff.reading(Path(path), "StyleCLIP's W.npy", _REMEDY):
+    with identify.reading(Path(path), "StyleCLIP's W.npy", _REMEDY):
         samples = _npy(Path(path), (2, 3), "StyleCLIP's W.npy")
         return samples if samples.ndim == 2 else samples[:, 0]
 
@@ -56,7 +56,7 @@ def read_w(path: Path) -> np.ndarray:
 def read_s(path: Path) -> tuple[np.ndarray, ...]:
     """S samples: (N, C_i) float32 for each modulation."""
     expected = "StyleCLIP's S (a pickled list of arrays)"
-    with sniff.reading(Path(path), expected, _REMEDY):
+    with identify.reading(Path(path), expected, _REMEDY):
         value = _pickle(Path(path))
         samples = _arrays(value, 2)
         if len({len(array) for array in samples}) != 1:
@@ -67,7 +67,7 @@ def read_s(path: Path) -> tuple[np.ndarray, ...]:
 def read_s_mean_std(path: Path) -> StyleStatistics:
     """Mean and deviation of each modulation."""
     expected = "StyleCLIP's S_mean_std (two pickled lists of arrays)"
-    with sniff.reading(Path(path), expected, _REMEDY):
+    with identify.reading(Path(path), expected, _REMEDY):
         value = _pickle(Path(path))
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise Refused("it does not hold two lists")
@@ -80,8 +80,8 @@ def read_s_mean_std(path: Path) -> StyleStatistics:
 
 
 def _npy(path: Path, dimensions: int | tuple[int, ...], expected: str) -> np.ndarray:
-    with sniff.reading(path, expected, _REMEDY):
-        sniff.must_not_be_else(path, _NPY)
+    with identify.reading(path, expected, _REMEDY):
+        identify.must_not_be_else(path, _NPY)
         try:
             # Mapped, so that the shape in the header is compared with the size of the file.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -94,7 +94,7 @@ def _npy(path: Path, dimensions: int | tuple[int, ...], expected: str) -> np.nda
 
 
 def _pickle(path: Path) -> Any:
-    sniff.must_not_be_else(path, _PICKLE)
+    identify.must_not_be_else(path, _PICKLE)
     with torch_file.mapped(path) as data:
         machine = Machine(data, NUMPY)
         value = machine.run()

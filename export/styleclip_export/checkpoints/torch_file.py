@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from styleclip_export.checkpoints import zip_archive
-from styleclip_export.checkpoints.arrays import (
+from styleclip_export.checkpoints.pickled_arrays import (
     NUMPY,
     PLAIN,
     TENSORS,
@@ -23,7 +23,7 @@ from styleclip_export.checkpoints.arrays import (
     Stored,
     storage_type,
 )
-from styleclip_export.checkpoints.machine import Budget, Handlers, Machine, Record, Refused
+from styleclip_export.checkpoints.unpickler import Budget, Handlers, Machine, Record, Refused
 
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file of before PyTorch 1.6
 MOST_PICKLE = 64 << 20  # bytes of an archive's data.pkl

@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from styleclip_export.checkpoints.machine import Refused
+from styleclip_export.checkpoints.unpickler import Refused
 
 START = b"PK\x03\x04"
 MOST_ENTRIES = 20_000  # e4e has 1,600

@@ -17,7 +17,7 @@ import click
 )
 def command(repository: Path) -> None:
     """Write every config.pbtxt of the steps and of each domain from the wire contract."""
-    from styleclip_export import repository as triton
+    from styleclip_server.serving import configs as triton
 
     for domain in (None, *triton.domains(repository)):
         triton.write_configs(repository, domain)

@@ -26,18 +26,18 @@ def command(domain: str, weights: Path | None, repository: Path, only: tuple[str
     Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
     bound is not written. Older versions stay.
     """
-    from styleclip_export import convert
-    from styleclip_export.checkpoints.domain import read_domain
+    from styleclip_export.checkpoints.domain_files import read_domain
+    from styleclip_export.convert import conversion
 
     start = time.monotonic()
-    about = convert.describe(domain)
+    about = conversion.describe(domain)
     weights = weights or Path("weights") / domain
     networks = read_domain(weights)
     for line in networks.told:
         click.echo(line)
-    convert.convert(networks, about, repository, sources=networks.sources, only=only,
+    conversion.convert(networks, about, repository, sources=networks.sources, only=only,
                     torchscript=torchscript, halved=half, told=click.echo)  # fmt: skip
-    convert.place_landmarks(weights, repository / domain, told=click.echo)
+    conversion.place_landmarks(weights, repository / domain, told=click.echo)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
     if not (repository / domain / "statistics.npz").is_file():

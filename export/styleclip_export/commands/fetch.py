@@ -20,8 +20,8 @@ from rich.progress import (
 )
 
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch import Plan, carry_out, licences, make_plan
-from styleclip_export.manifest import load_manifest
+from styleclip_export.fetch.manifest import load_manifest
+from styleclip_export.fetch.plan import Plan, carry_out, licences, make_plan
 
 
 @click.command(name="fetch")

@@ -66,10 +66,10 @@ def command(
 
     if cluster and find_spec("ray") is None:
         raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
-    from styleclip_export import stats
-    from styleclip_export.checkpoints.domain import read_domain
+    from styleclip_export.checkpoints.domain_files import read_domain
     from styleclip_export.commands.progress import channel_bar
-    from styleclip_export.statistics import Fs3Rule
+    from styleclip_export.statistics import job
+    from styleclip_export.statistics.fs3 import Fs3Rule
 
     console = Console()
     weights = weights or Path("weights") / domain
@@ -99,24 +99,24 @@ def command(
                        repeatable=repeatable)  # fmt: skip
         with channel_bar(console) as progress:
             if cluster:
-                from styleclip_export.stats_on_ray import compute_parts
+                from styleclip_export.statistics.ray_job import compute_parts
 
                 compute_parts(generator, clip, work, rule, samples=samples, parts=n,
                               channels=channels, address=cluster, device=chosen.type,
                               progress=progress)  # fmt: skip
             else:
-                stats.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
+                job.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
                                    channels=channels, progress=progress)  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        made = work if cluster else stats.part_path(work, k, n)
+        made = work if cluster else job.part_path(work, k, n)
         console.print(
             f"{made}: {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB",
             highlight=False,
         )
-    files = [stats.part_path(work, i, n) for i in range(n)]
+    files = [job.part_path(work, i, n) for i in range(n)]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         console.print(f"not joined yet, still missing: {', '.join(missing)}", highlight=False)
         return
-    done, rows = stats.merge(work, files, target)
+    done, rows = job.merge(work, files, target)
     console.print(f"{target}: fs3 of {done} of {rows} channels", highlight=False)

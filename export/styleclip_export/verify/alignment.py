@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
-from styleclip_server import alignment, detection
 
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder
 from styleclip_export.verify.report import Pair, Row, compare, same
+from styleclip_server.pipeline import alignment, detection
 
 INDEX = "align/align.json"
 SIZES = {"aligned_256": 256, "aligned_1024": 1024}

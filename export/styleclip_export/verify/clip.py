@@ -11,18 +11,18 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from styleclip_client.errors import TextTooLong
-from styleclip_server import directions
-from styleclip_server.templates import TEMPLATES
-from styleclip_server.tokenizer import tokenize
 from torch import Tensor
 
+from styleclip_contract.errors import TextTooLong
 from styleclip_export.errors import VerificationError
-from styleclip_export.models.clip import CLIP, normalise
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import Row, compare, same, same_names
+from styleclip_networks.clip import CLIP, normalise
+from styleclip_server.pipeline import directions
+from styleclip_server.pipeline.prompt_templates import TEMPLATES
+from styleclip_server.pipeline.tokenizer import tokenize
 
 FIELDS = (
     "seed",

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from styleclip_client.errors import NoChannelLeft
-from styleclip_server.directions import style_direction
-from styleclip_server.domain import Statistics, convolution_rows
 
+from styleclip_contract.errors import NoChannelLeft
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.report import Row, compare, same
+from styleclip_server.pipeline.directions import style_direction
+from styleclip_server.pipeline.domain import Statistics, convolution_rows
 
 FIELDS = (
     "seed",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_export.models.e4e import Encoder4Editing
 from styleclip_export.verify import bounds, generator
 from styleclip_export.verify.folder import Case, Folder
 from styleclip_export.verify.report import Row, compare, same_names
+from styleclip_networks.e4e import Encoder4Editing
 
 
 def cases(folder: Folder) -> Iterator[Case]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from styleclip_export.statistics import channel_direction
+from styleclip_export.statistics.fs3 import channel_direction
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.report import Row, compare

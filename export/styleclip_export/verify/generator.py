@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleclip_export.models.stylegan2 import Generator, truncate
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.report import Row, compare, same, same_names
+from styleclip_networks.stylegan2 import Generator, truncate
 
 TRUNCATION = 0.7
 PIXELS_AT_ONCE = 1024**2  # of all pictures drawn together, so that memory is bounded

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from styleclip_export.checkpoints.generators import read_generator
-from styleclip_export.models.stylegan2 import Generator, truncate
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import draw
 from styleclip_export.verify.report import Row, compare, same
+from styleclip_networks.stylegan2 import Generator, truncate
 
 FIELDS = (
     "seed",

@@ -1,3 +1,3 @@
-from styleclip_server.gpu.network import TritonPythonModel
+from styleclip_server.engines.cuda.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

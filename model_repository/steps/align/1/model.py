@@ -1,11 +1,12 @@
-"""Triton step `align`: photo → aligned face crop; see `styleclip_server.alignment`."""
+"""Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`."""
 
 import numpy as np
-from styleclip_client.contract import ALIGN_MODEL
-from styleclip_server import alignment, images
-from styleclip_server.domain import domain_folder, load_domain
-from styleclip_server.metrics import Metrics
-from styleclip_server.step import first, respond
+
+from styleclip_contract.wire import ALIGN_MODEL
+from styleclip_server.pipeline import alignment, images
+from styleclip_server.pipeline.domain import domain_folder, load_domain
+from styleclip_server.serving.metrics import Metrics
+from styleclip_server.serving.step import first, respond
 
 
 class TritonPythonModel:

@@ -1,12 +1,13 @@
-"""Triton step `compose`: face → encoded picture; see `styleclip_server.composition`."""
+"""Triton step `compose`: face → encoded picture; see `styleclip_server.pipeline.composition`."""
 
 import numpy as np
-from styleclip_client.contract import COMPOSE, TEXTS
-from styleclip_server import composition, directions, images
-from styleclip_server.credentials import Signer
-from styleclip_server.domain import domain_folder, load_domain
-from styleclip_server.metrics import Metrics
-from styleclip_server.step import first, respond
+
+from styleclip_contract.wire import COMPOSE, TEXTS
+from styleclip_server.pipeline import composition, directions, images
+from styleclip_server.pipeline.credentials import Signer
+from styleclip_server.pipeline.domain import domain_folder, load_domain
+from styleclip_server.serving.metrics import Metrics
+from styleclip_server.serving.step import first, respond
 
 
 class TritonPythonModel:

@@ -1,4 +1,4 @@
-"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.directions`.
+"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.pipeline.directions`.
 
 The offset depends on no photo, so answers are cached, here and not by Triton's response cache:
 that of Triton 2.51 keeps a refusal as an empty answer and gives it as a success the next time.
@@ -8,12 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 import triton_python_backend_utils as triton
-from styleclip_client.contract import CLIP_TEXT, DIRECTION
-from styleclip_client.errors import ServerError
-from styleclip_server import directions
-from styleclip_server.domain import domain_folder, load_domain, load_statistics
-from styleclip_server.metrics import Metrics
-from styleclip_server.step import respond
+
+from styleclip_contract.errors import ServerError
+from styleclip_contract.wire import CLIP_TEXT, DIRECTION
+from styleclip_server.pipeline import directions
+from styleclip_server.pipeline.domain import domain_folder, load_domain, load_statistics
+from styleclip_server.serving.metrics import Metrics
+from styleclip_server.serving.step import respond
 
 TEXTS_KEPT = 4096  # class embeddings, 2 kB each: a slider asks for the same texts again
 OFFSETS_KEPT = 512  # up to 40 kB each: many photos, the same edits

@@ -1,0 +1,1 @@
+"""What client and server agree on: tensors and models, named errors, limits."""

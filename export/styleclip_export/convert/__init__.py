@@ -1,0 +1,1 @@
+"""Converts checkpoints to the networks of the model repository, each compared with PyTorch."""

@@ -1,0 +1,1 @@
+"""StyleSpace statistics: mean and deviation of S, and fs3."""

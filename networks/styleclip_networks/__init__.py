@@ -1,0 +1,7 @@
+"""The networks, in PyTorch: StyleGAN2, e4e and CLIP."""
+
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator
+
+__all__ = ["CLIP", "Encoder4Editing", "Generator"]

@@ -1,0 +1,155 @@
+"""e4e: an encoder from an aligned face to W+, w_i = w_avg + w_0 + delta_i.
+
+Source: Tov et al. 2021, "Designing an Encoder for StyleGAN Image Manipulation", section 4 and
+appendix; the layout of omertov/encoder4editing (`models/encoders/psp_encoders.py`), whose
+parameter names these are, so that the `encoder.` part of an official checkpoint loads with
+``strict=True``. The backbone is the IR-SE50 of ArcFace (Deng et al. 2019) with squeeze and
+excitation (Hu et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from styleclip_networks.stylegan2 import EqualLinear
+
+FACE_SIZE = 256
+IR_SE50_WIDTHS = (64, 128, 256, 512)
+IR_SE50_DEPTHS = (3, 4, 14, 3)
+# Latents fed from the coarse, the middle and the fine level of the pyramid begin here.
+MIDDLE, FINE = 3, 7
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the global average: (N, C, H, W) → the same."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        inner = max(channels // reduction, 1)
+        self.fc1 = nn.Conv2d(channels, inner, 1, bias=False)
+        self.fc2 = nn.Conv2d(inner, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(gate))))
+
+
+class BottleneckIRSE(nn.Module):
+    """Residual unit of IR-SE50: (N, in, H, W) → (N, out, H / stride, W / stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        if in_channels == out_channels:
+            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(in_channels),
+            nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
+            nn.PReLU(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            SqueezeExcitation(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut_layer(x) + self.res_layer(x)
+
+
+class GradualStyleBlock(nn.Module):
+    """map2style: stride-2 convolutions down to 1x1, then a linear layer.
+
+    (N, in, size, size) → (N, w_dim).
+    """
+
+    def __init__(self, in_channels: int, width: int, size: int, w_dim: int) -> None:
+        super().__init__()
+        convs: list[nn.Module] = []
+        for i in range(int(math.log2(size))):
+            convs.append(nn.Conv2d(in_channels if i == 0 else width, width, 3, 2, 1))
+            convs.append(nn.LeakyReLU())
+        self.convs = nn.Sequential(*convs)
+        self.linear = EqualLinear(width, w_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.convs(x).flatten(1).to(self.linear.weight.dtype))
+
+
+class Encoder4Editing(nn.Module):
+    """The e4e encoder.
+
+    Args:
+        num_latents: rows of W+ (18 for 1024 px, 14 for 256 px).
+        widths, depths: channels and units of the four backbone stages; None means IR-SE50's.
+        style_width: channels of the pyramid and the map2style blocks; None means the last width.
+        w_dim: width of W.
+    """
+
+    def __init__(
+        self,
+        num_latents: int = 18,
+        widths: Sequence[int] = IR_SE50_WIDTHS,
+        depths: Sequence[int] = IR_SE50_DEPTHS,
+        style_width: int | None = None,
+        w_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        top = widths[-1]
+        width = style_width or top
+        self.num_latents = num_latents
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.PReLU(widths[0]),
+        )
+        units: list[nn.Module] = []
+        channels = widths[0]
+        self.stage_ends = []  # number of the last unit of each stage
+        for stage_width, depth in zip(widths, depths, strict=True):
+            for i in range(depth):
+                units.append(BottleneckIRSE(channels, stage_width, stride=2 if i == 0 else 1))
+                channels = stage_width
+            self.stage_ends.append(len(units) - 1)
+        self.body = nn.Sequential(*units)
+        self.styles = nn.ModuleList()
+        for i in range(num_latents):
+            size = 16 if i < MIDDLE else 32 if i < FINE else 64
+            self.styles.append(GradualStyleBlock(top, width, size, w_dim))
+        self.latlayer1 = nn.Conv2d(widths[2], top, 1)
+        self.latlayer2 = nn.Conv2d(widths[1], top, 1)
+
+    def forward(self, face: Tensor) -> Tensor:
+        """Aligned faces (N, 3, 256, 256), RGB in [-1, 1] → W+ less the average latent,
+        (N, num_latents, w_dim)."""
+        x = self.input_layer(face.to(self.latlayer1.weight.dtype))
+        ends = []
+        for i, unit in enumerate(self.body):
+            x = unit(x)
+            if i in self.stage_ends:
+                ends.append(x)
+        return self.heads(*ends[1:])
+
+    def heads(self, fine_skip: Tensor, middle_skip: Tensor, coarse: Tensor) -> Tensor:
+        """The ends of the last three stages (N, C, 64 | 32 | 16, …) → (N, num_latents, w_dim)."""
+        middle = _upsample_add(coarse, self.latlayer1(middle_skip))
+        fine = _upsample_add(middle, self.latlayer2(fine_skip))
+
+        w0 = self.styles[0](coarse)
+        rows = [w0]
+        for i in range(1, self.num_latents):
+            features = coarse if i < MIDDLE else middle if i < FINE else fine
+            rows.append(w0 + self.styles[i](features))
+        return torch.stack(rows, 1)
+
+
+def _upsample_add(x: Tensor, y: Tensor) -> Tensor:
+    size = (y.shape[2], y.shape[3])
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True) + y

@@ -1,0 +1,1 @@
+"""How the networks run: ONNX Runtime, OpenVINO, and PyTorch with our own CUDA kernels."""

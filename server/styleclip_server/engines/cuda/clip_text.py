@@ -1,0 +1,126 @@
+"""CLIP's text encoder on a GPU: the exported `clip_text`, in float16.
+
+Radford et al. 2021, section 2.4; the same numbers as `styleclip_networks.clip`, but for
+float16. Plain PyTorch: its matrix products, attention and layer norm leave little to gain at the
+few thousand tokens of an edit's prompts. For a fixed shape nothing waits for the GPU, so that a
+CUDA graph can hold a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+HEAD_WIDTH = 64  # of every published ViT
+GELU = 1.702  # OpenAI's approximation of GELU is x * sigmoid(1.702 x) = silu(1.702 x) / 1.702
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Weight and bias of a linear layer or of a layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """A pre-norm transformer block; `norm_2` and `hidden` hold GELU's factor."""
+
+    norm_1: Affine
+    qkv: Affine
+    out: Affine
+    norm_2: Affine
+    hidden: Affine
+    output: Affine
+
+
+class TextEncoder:
+    """TOKENS (N, T) int32, T up to 77, → TEXT_FEATURES (N, D) float32, not normalised.
+
+    A text ends at its largest id, and attention is causal: T has to reach as far as the longest
+    text, what is behind a text's end counts for nothing. Ids outside the vocabulary are read as
+    the nearest one (an index out of range would end the process's use of the GPU).
+
+    Args:
+        weights: the initialisers of `clip_text`'s ONNX file by name, float32; `table`, int32,
+            where the vocabulary is a part of CLIP's.
+        dtype: of the weights and activations.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        device: torch.device | str = "cuda",
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        def tensor(name: str, scale: float = 1.0) -> Tensor:
+            return (torch.from_numpy(np.array(weights[name])) * scale).to(device, dtype)
+
+        def affine(name: str, scale: float = 1.0, separator: str = ".") -> Affine:
+            return Affine(
+                tensor(f"{name}{separator}weight", scale), tensor(f"{name}{separator}bias", scale)
+            )
+
+        def block(name: str) -> Block:
+            hidden = affine(f"{name}mlp.c_fc")
+            return Block(
+                affine(f"{name}ln_1"),
+                affine(f"{name}attn.in_proj", separator="_"),
+                affine(f"{name}attn.out_proj"),
+                # GELU's factor goes where it rounds no weight matrix anew.
+                affine(f"{name}ln_2", GELU),
+                Affine(hidden.weight, tensor(f"{name}mlp.c_fc.bias", GELU)),
+                affine(f"{name}mlp.c_proj"),
+            )
+
+        start = "clip.transformer.resblocks."
+        depth = 1 + max(int(k[len(start) :].split(".")[0]) for k in weights if k.startswith(start))
+        self.table = None
+        if "table" in weights:
+            self.table = torch.from_numpy(np.array(weights["table"])).to(device, torch.int32)
+        self.embedding = tensor("clip.token_embedding.weight")
+        self.positions = tensor("clip.positional_embedding")
+        self.blocks = [block(f"{start}{i}.") for i in range(depth)]
+        self.norm = affine("clip.ln_final")
+        self.projection = tensor("clip.text_projection")
+        self.width = self.embedding.shape[1]
+        self.heads = self.width // HEAD_WIDTH
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if self.table is not None:
+            kept = tokens.clamp(0, len(self.table) - 1)
+            tokens = self.table.index_select(0, kept.flatten()).view(tokens.shape)
+        end = tokens.argmax(1)
+        kept = tokens.clamp(0, len(self.embedding) - 1)
+        x = F.embedding(kept, self.embedding) + self.positions[: tokens.shape[1]]
+        for block in self.blocks:
+            x = self._block(block, x)
+        x = x.take_along_dim(end[:, None, None], 1)[:, 0]
+        return (self._norm(self.norm, x) @ self.projection).float()
+
+    def _block(self, block: Block, x: Tensor) -> Tensor:
+        n, t, width = x.shape
+        qkv = _linear(block.qkv, self._norm(block.norm_1, x))
+        q, k, v = qkv.view(n, t, 3, self.heads, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + _linear(block.out, mixed.transpose(1, 2).reshape(n, t, width))
+        hidden = F.silu(_linear(block.hidden, self._norm(block.norm_2, x)))
+        return x + _linear(block.output, hidden, 1 / GELU)
+
+    def _norm(self, norm: Affine, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), norm.weight, norm.bias)  # statistics in float32
+
+
+def _linear(layer: Affine, x: Tensor, scale: float = 1.0) -> Tensor:
+    """scale * x W^T + bias, (N, T, in) → (N, T, out)."""
+    y = torch.addmm(layer.bias, x.flatten(0, 1), layer.weight.t(), alpha=scale)
+    return y.view(*x.shape[:2], -1)

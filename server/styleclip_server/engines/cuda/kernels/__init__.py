@@ -1,0 +1,1 @@
+"""The Triton-language kernels of the CUDA engine."""

@@ -1,0 +1,154 @@
+"""The Triton model of the networks on a GPU: `model.py` of each of them imports it from here.
+
+Requests that Triton batches are run together, filled up to a size that was captured. What comes out
+leaves the GPU: latents and text features as they are, pictures as `jpeg.answers` has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as triton
+from torch import Tensor
+
+from styleclip_contract import wire
+from styleclip_server import parent_watch
+from styleclip_server.engines import weights
+from styleclip_server.engines.cuda import jpeg
+from styleclip_server.engines.cuda.cuda_graphs import Graphed
+
+parent_watch.hold()
+
+MODEL_FILE = "model.onnx"
+
+
+def up_to_power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def up_to_multiple(n: int, of: int) -> int:
+    return -(-n // of) * of
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        model = wire.MODELS[args["model_name"]]
+        config = json.loads(args["model_config"])
+        gpu = args["model_instance_kind"] == "GPU"
+        self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if gpu else "cpu")
+        if gpu:
+            torch.cuda.set_device(self.device)
+            torch.backends.cudnn.benchmark = True
+        parameters = weights.read(Path(args["model_repository"], args["model_version"], MODEL_FILE))
+        self.inputs = [tensor.name for tensor in model.inputs]
+        self.output = model.outputs[0].name
+        self.texts = model is wire.CLIP_TEXT
+        self.draws = model is wire.STYLEGAN2
+        with torch.inference_mode():
+            self.call = Graphed(_network(model)(parameters, self.device), self.device)
+            if gpu:
+                self._capture(config)
+
+    def _capture(self, config):
+        """The sizes that are used most, before the first request waits for one."""
+        if self.texts:
+            for rows in (80, 160):  # the 79 prompts of one text and of two
+                for length in (16, 24):
+                    self.call(torch.ones(rows, length, dtype=torch.int32))
+            return
+        shapes = {entry["name"]: [int(d) for d in entry["dims"]] for entry in config["input"]}
+        rows = 1
+        while rows <= config["max_batch_size"]:
+            result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
+            rows *= 2
+        if self.draws:
+            jpeg.encode(result, [95] * len(result))
+            jpeg.on_host(result[:1])
+
+    def execute(self, requests):
+        try:
+            columns = [
+                [_tensor(triton.get_input_tensor_by_name(request, name)) for request in requests]
+                for name in self.inputs
+            ]
+            ends = [0, *accumulate(len(tensor) for tensor in columns[0])]
+            with torch.inference_mode():
+                result = self.call(*self._filled_up(columns, ends[-1]))
+                outputs = self._outputs(requests, result, list(pairwise(ends)))
+        except Exception as error:
+            return [_failed(error) for _ in requests]
+        return [
+            triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
+            for named in outputs
+        ]
+
+    def _outputs(self, requests, result, spans):
+        """The outputs of each request by name, from its rows of what the network computed."""
+        if not self.draws:
+            on_host = jpeg.on_host(result[: spans[-1][1]])
+            return [{self.output: on_host[start:stop]} for start, stop in spans]
+        asked = [request.requested_output_names() for request in requests]
+        qualities: list[int | None] = []
+        for request, names, (start, stop) in zip(requests, asked, spans, strict=True):
+            given = (
+                _optional(request, tensor) for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
+            )
+            qualities += jpeg.qualities(stop - start, names, *given)
+        files = jpeg.encode(result[: len(qualities)], qualities)
+        return [
+            jpeg.answers(result[start:stop], files[start:stop], names)
+            for names, (start, stop) in zip(asked, spans, strict=True)
+        ]
+
+    def _filled_up(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
+        """The requests' inputs as one batch of a size that is captured, or worth it."""
+        joined = [column[0] if len(column) == 1 else torch.cat(list(column)) for column in columns]
+        wanted = up_to_multiple(rows, 16) if self.texts else up_to_power_of_two(rows)
+        if self.texts:
+            # Attention is causal: what follows the end of the longest text changes nothing.
+            (tokens,) = joined
+            longest = int(tokens.argmax(1).max()) + 1
+            joined = [tokens[:, : min(up_to_multiple(longest, 8), tokens.shape[1])]]
+        return [_padded(tensor, wanted) for tensor in joined]
+
+
+def _network(model: wire.Model) -> Callable[..., Any]:
+    if model is wire.STYLEGAN2:
+        from styleclip_server.engines.cuda.stylegan2 import Generator
+
+        return Generator
+    if model is wire.E4E:
+        from styleclip_server.engines.cuda.e4e import Encoder
+
+        return Encoder
+    from styleclip_server.engines.cuda.clip_text import TextEncoder
+
+    return TextEncoder
+
+
+def _padded(tensor: Tensor, rows: int) -> Tensor:
+    if len(tensor) == rows:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(rows - len(tensor), *tensor.shape[1:])])
+
+
+def _tensor(given: Any) -> Tensor:
+    if given.is_cpu():
+        array = given.as_numpy()
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_dlpack(given.to_dlpack())
+
+
+def _optional(request: Any, tensor: wire.Tensor) -> Any:
+    given = triton.get_input_tensor_by_name(request, tensor.name)
+    return None if given is None else given.as_numpy()
+
+
+def _failed(error: Exception) -> Any:
+    failure = triton.TritonError(f"ServerError: PyTorch failed: {error}")
+    return triton.InferenceResponse(error=failure)

@@ -1,0 +1,50 @@
+"""OpenVINO as a Python-based Triton backend: networks on CPUs that multiply bfloat16.
+
+Models say `backend: "openvino"` and name their file in `default_model_filename`. Batches are
+computed row by row, which costs the same on a CPU.
+"""
+
+import json
+from pathlib import Path
+
+import triton_python_backend_utils as triton
+
+from styleclip_server import parent_watch
+from styleclip_server.engines.cpu_quota import quota
+from styleclip_server.engines.openvino.network import Network
+
+parent_watch.hold()
+
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        return config
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"], args["model_version"])
+        path = folder / config["default_model_filename"]
+        if not path.is_file():
+            raise triton.TritonModelException(f"{path} does not exist")
+        self.network = Network(path, quota())
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        inputs = [
+            triton.get_input_tensor_by_name(request, name).as_numpy()
+            for name in self.network.inputs
+        ]
+        try:
+            results = self.network(*inputs)
+        except Exception as error:
+            failure = triton.TritonError(f"ServerError: OpenVINO failed: {error}")
+            return triton.InferenceResponse(error=failure)
+        return triton.InferenceResponse(
+            [
+                triton.Tensor(name, array)
+                for name, array in zip(self.network.outputs, results, strict=True)
+            ]
+        )

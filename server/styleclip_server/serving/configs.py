@@ -1,0 +1,252 @@
+"""The Triton model repository: every config.pbtxt is written from the wire contract.
+
+`model_repository/steps` holds what every domain shares (Python steps and ensembles),
+`model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
+beside them. Triton serves both together. A model has up to four configs where they differ, of
+which `--model-config-name` picks one: `config.pbtxt` runs the networks in ONNX Runtime on a GPU,
+`configs/torch.pbtxt` in PyTorch on a GPU (the fastest), `configs/cpu.pbtxt`
+in ONNX Runtime on a CPU, `configs/openvino.pbtxt` in OpenVINO on a CPU that multiplies bfloat16,
+where a network has that form, and else like `cpu`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from styleclip_contract import wire
+from styleclip_contract.wire import Model, Tensor
+
+# Rows that one execution takes at most. A text is 79 prompts, so two texts fit into 256.
+MAX_BATCH = 8
+MAX_PROMPTS = 256
+# A request waits for its turn at most so long, and no more than so many wait for a model; what is
+# beyond gets UNAVAILABLE at once, which a client tries again. A long queue answers nobody sooner:
+# on a GPU a few batches wait, on a CPU the requests of four clients that never pause, and the
+# canary's (Triton counts those it holds ready). A bound on all requests together is the gateway's
+# part (REQUESTS_INSIDE): below these numbers, so that what it lets in is not refused.
+QUEUE_SECONDS = 20
+QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
+# On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one,
+# and the first would wait for the last.
+GPU_QUEUE_DELAY_MICROSECONDS = 200
+# `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
+INSTANCES = {"align": 2, "compose": 2}
+TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
+# A request that comes while the only instance is busy may be forgotten for half a second by
+# Triton 2.51, whose batcher misses the end of the one before; seldom where there are two.
+CPU_INSTANCES = {"e4e": 2, "clip_text": 2, "stylegan2": 2}
+
+# Which step feeds which, by tensor name; see `_passed_on`.
+ENSEMBLES: dict[str, tuple[Model, ...]] = {
+    "invert": (wire.ALIGN_MODEL, wire.E4E),
+    "edit": (wire.DIRECTION, wire.STYLEGAN2, wire.COMPOSE),
+    "edit_photo": (
+        wire.ALIGN_MODEL,
+        wire.E4E,
+        wire.DIRECTION,
+        wire.STYLEGAN2,
+        wire.COMPOSE,
+    ),
+}
+_TYPES = {"BYTES": "TYPE_STRING"}
+
+Flavour = Literal["gpu", "torch", "cpu", "openvino"]
+FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu", "openvino")  # the first is `config.pbtxt`
+ON_CPU: tuple[Flavour, ...] = ("cpu", "openvino")
+WHOLE_FILE = "model.onnx"
+# Beside it, what the flavour "openvino" runs; its weights lie in `model.onnx`.
+OPENVINO_FILE = "model.openvino.onnx"
+# Beside `model.onnx`, where a network was converted to float16 too: what the flavour "gpu" runs.
+HALF_FILE = "model.fp16.onnx"
+# Beside each `model.onnx`, for the flavour "torch".
+MODEL_PY = """from styleclip_server.engines.cuda.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
+
+
+def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
+    """The config of a Python step or an ensemble, the same for every domain."""
+    config = _interface(model, {})
+    if model.kind == "ensemble":
+        config.platform = "ensemble"
+        known = {t.name for t in model.inputs}
+        for step in (_of_flavour(each, flavour) for each in ENSEMBLES[model.name]):
+            entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
+            for tensor in step.inputs:
+                if tensor.name in known:
+                    entry.input_map[tensor.name] = tensor.name
+            for tensor, name in _passed_on(step).items():
+                entry.output_map[tensor.name] = name
+                known.add(name)
+        return config
+    config.backend = model.kind
+    count = INSTANCES.get(model.name, 1)
+    if flavour == "torch":
+        count = TORCH_INSTANCES.get(model.name, count)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
+    _queue(config, 0, flavour)
+    return config
+
+
+def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) -> pb.ModelConfig:
+    """The config of a network of `domain` (its domain.json)."""
+    dims = {
+        "W_PLUS": (domain["num_latents"], domain["w_dim"]),
+        "DELTA": (sum(domain["style_channels"]),),
+        "IMAGE": (domain["resolution"], domain["resolution"], 3),
+    }
+    config = _interface(_of_flavour(model, flavour), dims)
+    config.backend = "python" if flavour == "torch" else model.kind
+    if flavour == "torch":
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    if model is wire.CLIP_TEXT:
+        config.max_batch_size = MAX_PROMPTS
+    cpu = flavour in ON_CPU
+    kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
+    config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
+    _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
+    if flavour != "torch":  # which captures its graphs before it is ready
+        warm = config.model_warmup.add(name="one", batch_size=1)
+        for tensor in model.inputs:
+            shape = dims.get(tensor.name, tensor.shape)
+            entry = warm.inputs[tensor.name]
+            entry.data_type, entry.zero_data = _type(tensor), True
+            entry.dims.extend(shape)
+    if model is wire.STYLEGAN2:
+        config.parameters["domain"].string_value = json.dumps(
+            domain, ensure_ascii=False, sort_keys=True
+        )
+    return config
+
+
+def _of_flavour(model: Model, flavour: Flavour) -> Model:
+    torch = flavour == "torch" and model is wire.STYLEGAN2
+    return wire.TORCH_STYLEGAN2 if torch else model
+
+
+def _passed_on(step: Model) -> dict[Tensor, str]:
+    """The outputs that an ensemble asks of a step, and what it calls them: by their own names,
+    but for those that would be computed for nothing."""
+    if step is wire.TORCH_STYLEGAN2:
+        return {wire.JPEG: wire.JPEG.name, wire.UNENCODED: wire.IMAGE.name}
+    return {tensor: tensor.name for tensor in step.outputs if tensor is not wire.FACES}
+
+
+def _interface(model: Model, dims: Mapping[str, tuple[int, ...]]) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=model.name, max_batch_size=MAX_BATCH)
+    for tensor in model.inputs:
+        shape = dims.get(tensor.name, tensor.shape)
+        config.input.add(name=tensor.name, data_type=_type(tensor), dims=shape,
+                         optional=tensor.optional)  # fmt: skip
+    for tensor in model.outputs:
+        shape = dims.get(tensor.name, tensor.shape)
+        config.output.add(name=tensor.name, data_type=_type(tensor), dims=shape)
+    return config
+
+
+def _type(tensor: Tensor) -> int:
+    return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
+
+
+def _queue(config: pb.ModelConfig, delay: int, flavour: Flavour) -> None:
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = delay
+    if flavour in ON_CPU:
+        batching.preferred_batch_size.append(1)
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
+    policy.max_queue_size = QUEUE_LENGTH["cpu" if flavour in ON_CPU else "gpu"]
+
+
+def text(config: pb.ModelConfig) -> str:
+    """A config as the text of a config.pbtxt."""
+    header = "# Written by `styleclip-export configs` from the wire contract: do not edit.\n"
+    return header + text_format.MessageToString(config, as_utf8=True)
+
+
+def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
+    """Path → text of every config of the steps, or of the networks of `domain`."""
+    files = {}
+
+    def add(folder: Path, configs: Mapping[Flavour, pb.ModelConfig]) -> None:
+        default, *others = FLAVOURS
+        files[folder / "config.pbtxt"] = text(configs[default])
+        for flavour in others:
+            if configs[flavour] != configs[default]:
+                files[folder / "configs" / f"{flavour}.pbtxt"] = text(configs[flavour])
+
+    if domain is None:
+        for model in wire.STEPS:
+            configs = {flavour: step_config(model, flavour) for flavour in FLAVOURS}
+            add(repository / "steps" / model.name, configs)
+        return files
+    data = json.loads((repository / domain / "domain.json").read_text("utf-8"))
+    for model in wire.NETWORKS:
+        configs = {flavour: network_config(model, data, flavour) for flavour in FLAVOURS}
+        folder = repository / domain / model.name
+        newest = folder / str(newest_version(folder))
+        if (newest / HALF_FILE).is_file():
+            configs["gpu"].default_model_filename = HALF_FILE
+        if (newest / OPENVINO_FILE).is_file():
+            configs["openvino"].backend = "openvino"
+            configs["openvino"].default_model_filename = OPENVINO_FILE
+        add(folder, configs)
+    return files
+
+
+def domains(repository: Path) -> list[str]:
+    """The domains that `repository` holds."""
+    return sorted(path.parent.name for path in repository.glob("*/domain.json"))
+
+
+def write_configs(repository: Path, domain: str | None) -> None:
+    """Writes the configs of `config_files`."""
+    for path, content in config_files(repository, domain).items():
+        write_text(path, content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes `content` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(content, "utf-8")
+    partial.replace(path)
+
+
+def newest_version(folder: Path) -> int:
+    """The highest version number of a network, 0 if it has none."""
+    return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
+
+
+def add_version(folder: Path, files: Mapping[str, bytes | Path]) -> int:
+    """Puts a new version of a network into `folder`; older ones stay. Whole or not at all.
+
+    A file is given by its bytes, or by a path on the same file system, from where it is moved.
+
+    Returns the version's number, one above the highest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    version = newest_version(folder) + 1
+    partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    try:
+        for name, data in {**files, "model.py": MODEL_PY.encode()}.items():
+            if isinstance(data, Path):
+                data.rename(partial / name)
+            else:
+                (partial / name).write_bytes(data)
+        partial.chmod(0o755)
+        partial.rename(folder / str(version))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return version

@@ -1,0 +1,134 @@
+"""What the Python steps count, on Triton's own Prometheus port beside Triton's metrics.
+
+Labels are bounded: a domain, a step, the name of an error, a format, a cache. Nothing of a photo
+or a text goes in. Every process of a step makes the same families; Triton adds them up.
+
+Imported by the `model.py` files, inside Triton only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Protocol
+
+import triton_python_backend_utils as triton
+
+from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
+
+FACES = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
+STRENGTHS = (-10.0, -5.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0)
+THRESHOLDS = (0.0, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5)
+
+_CANARY = "canary"  # ids of requests that only see whether the server works begin so
+
+
+class _Edit(Protocol):
+    @property
+    def strength(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+
+
+class _CacheInfo(Protocol):
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+
+
+class Metrics:
+    """What one step counts, for the domain that is served."""
+
+    def __init__(self, step: str, domain: str) -> None:
+        self._step, self._domain = step, domain
+        self._counts = True
+        self._seen: dict[str, _CacheInfo] = {}
+        # From 0 on: Prometheus cannot tell a rate of what it has not seen before its first event.
+        for error in (*InvalidInput.__subclasses__(), ServerError):
+            self._refusals(error.__name__)
+
+    def about(self, request_id: str) -> None:
+        """What follows belongs to the request of that id; a canary is not counted."""
+        self._counts = not request_id.startswith(_CANARY)
+
+    def faces(self, found: int) -> None:
+        """A photo in which that many faces were found."""
+        if self._counts:
+            _histogram(
+                "styleclip_faces_found",
+                "Faces found in a photo; those beside the largest only as far as it took to find",
+                FACES,
+                domain=self._domain,
+            ).observe(found)
+
+    def edits(self, edits: Iterable[_Edit]) -> None:
+        """Edits whose direction was found."""
+        if not self._counts:
+            return
+        for edit in edits:
+            _counter("styleclip_edits_total", "Edits asked for", domain=self._domain).increment(1)
+            _histogram(
+                "styleclip_strength", "Strength α of edits", STRENGTHS, domain=self._domain
+            ).observe(edit.strength)
+            _histogram(
+                "styleclip_threshold", "Threshold β of edits", THRESHOLDS, domain=self._domain
+            ).observe(round(edit.threshold, 4))  # it came as float32
+
+    def caches(self, infos: Mapping[str, _CacheInfo]) -> None:
+        """What `functools.lru_cache` says of the step's caches now."""
+        for name, info in infos.items():
+            before = self._seen.get(name)
+            self._seen[name] = info
+            for result, now, then in (
+                ("hit", info.hits, before.hits if before else 0),
+                ("miss", info.misses, before.misses if before else 0),
+            ):
+                if self._counts and now > then:
+                    _counter(
+                        "styleclip_cache_requests_total",
+                        "Look-ups in the caches of texts and of offsets",
+                        cache=name,
+                        result=result,
+                    ).increment(now - then)
+
+    def picture(self, format: str) -> None:
+        """A picture that was encoded."""
+        if self._counts:
+            _counter(
+                "styleclip_pictures_total",
+                "Pictures made",
+                domain=self._domain,
+                format=format.upper(),
+            ).increment(1)
+
+    def refused(self, error: BaseException) -> None:
+        """A request that was refused, or failed."""
+        if self._counts:
+            named = error if isinstance(error, StyleclipError) else ServerError()
+            self._refusals(type(named).__name__).increment(1)
+
+    def _refusals(self, error: str) -> Any:
+        return _counter(
+            "styleclip_refusals_total",
+            "Requests refused or failed in a Python step, by the name of the error",
+            step=self._step,
+            error=error,
+        )
+
+
+# Families and metrics are made once a process: each is a message to Triton, and lives with it.
+@cache
+def _family(name: str, description: str, kind: Any) -> Any:
+    return triton.MetricFamily(name=name, description=description, kind=kind)
+
+
+@cache
+def _counter(name: str, description: str, **labels: str) -> Any:
+    return _family(name, description, triton.MetricFamily.COUNTER).Metric(labels=labels)
+
+
+@cache
+def _histogram(name: str, description: str, buckets: tuple[float, ...], **labels: str) -> Any:
+    family = _family(name, description, triton.MetricFamily.HISTOGRAM)
+    return family.Metric(labels=labels, buckets=list(buckets))

@@ -1,0 +1,254 @@
+"""A folder of photos into another: all of them, once, whatever happens meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import gateways
+from styleclip_client.cli import BAD_INPUT, DONE, SERVER_FAILED, SOME_FAILED, WRONG_USAGE
+
+SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("*.png"))
+COMMAND = Path(sys.executable).with_name("styleclip")
+SAD = ["--target", "a sad face"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four photos, in a folder with another in it."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(SAMPLES[0], folder / "one.png")
+    Image.open(SAMPLES[1]).convert("RGB").save(folder / "two.JPG", "JPEG")
+    Image.open(SAMPLES[2]).convert("RGB").save(folder / "three.bmp")
+    shutil.copy(SAMPLES[3], folder / "more" / "four.png")
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+def pictures(out):
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".json"
+                  and p.is_file() and not p.name.startswith("."))  # fmt: skip
+
+
+def times(out):
+    return {name: (out / name).stat().st_mtime_ns for name in pictures(out)}
+
+
+def test_each_photo_becomes_a_picture_of_its_name(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    code, told, complaint = styleclip("batch", photos, *SAD, "-o", out)
+    assert (code, complaint) == (DONE, "")
+    assert told.startswith(f"{out}: 4 edited (") and told.count("\n") == 1
+    assert pictures(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
+    formats = [Image.open(out / name).format for name in pictures(out)]
+    assert formats == ["PNG", "PNG", "JPEG", "JPEG"]
+
+
+def test_edit_takes_a_folder_as_well(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    code, told, _ = styleclip("edit", photos, *SAD, "-o", out, "--json")
+    assert code == DONE
+    content = json.loads(told)
+    assert len(content["edited"]) == 4 and content["failed"] == [] and content["left"] == 0
+    assert {entry["picture"] for entry in content["edited"]} == set(pictures(out))
+
+
+def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    command = ("batch", photos, *SAD, "--format", "webp", "-o", out)
+    styleclip(*command)
+    assert pictures(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
+    before = times(out)
+    (out / "one.png.webp").unlink()
+    shutil.copy(SAMPLES[4], photos / "five.png")
+    code, told, _ = styleclip(*command)
+    assert code == DONE and "2 edited, 3 done before" in told
+    after = times(out)
+    assert len(after) == 5
+    assert all(after[name] == before[name] for name in before if name != "one.png.webp")
+    assert "0 edited, 5 done before" in styleclip(*command)[1]
+
+
+def test_bad_photos_cost_no_other_and_their_reasons_are_told(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    (photos / "cut.png").write_bytes(SAMPLES[0].read_bytes()[:2000])
+    (photos / "empty.webp").touch()
+    code, told, _ = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == SOME_FAILED
+    assert "4 edited, 3 failed" in told
+    for reason in ("NotAnImage: ", "ImageTruncated: "):
+        assert f"\n  {reason}" in told
+    assert "bad.jpg" in told and len(pictures(out)) == 4
+    code, told, _ = styleclip("batch", photos, *SAD, "-o", out, "--json")
+    content = json.loads(told)
+    assert code == SOME_FAILED and len(content["done_before"]) == 4
+    assert {f["photo"]: f["error"] for f in content["failed"]} == {
+        "bad.jpg": "NotAnImage", "cut.png": "ImageTruncated", "empty.webp": "NotAnImage",
+    }  # fmt: skip
+
+
+def test_what_was_there_before_is_kept_unless_overwrite_is_said(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "one.png").write_text("mine")
+    code, told, _ = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == SOME_FAILED and "3 edited, 1 failed" in told and "--overwrite" in told
+    assert (out / "one.png").read_text() == "mine"
+    code, told, _ = styleclip("batch", photos, *SAD, "-o", out, "--overwrite")
+    assert code == DONE and "4 edited" in told
+    assert Image.open(out / "one.png").format == "PNG"
+
+
+def test_pictures_of_other_edits_are_not_mixed(styleclip, photos, tmp_path):
+    out = tmp_path / "out"
+    styleclip("batch", photos, *SAD, "-o", out)
+    before = times(out)
+    code, _, complaint = styleclip("batch", photos, *SAD, "--quality", 50, "-o", out)
+    assert code == BAD_INPUT and "BatchMismatch" in complaint and "other quality" in complaint
+    assert times(out) == before
+    (out / "styleclip-batch.json").write_text("[")
+    code, _, complaint = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == BAD_INPUT and "damaged" in complaint
+
+
+def test_pictures_in_the_photos_folder_are_no_photos(styleclip, photos):
+    for _ in range(2):
+        code, told, _ = styleclip("batch", photos, *SAD, "-o", photos / "out", "--json")
+        content = json.loads(told)
+        assert code == DONE and len(content["edited"]) + len(content["done_before"]) == 4
+    assert len(pictures(photos / "out")) == 4
+
+
+def test_a_killed_batch_goes_on_where_it_was(server, styleclip, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number in range(12):
+        shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:02}.png")
+    command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
+    process = subprocess.Popen(
+        [COMMAND, *command],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(pictures(out)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = times(out)
+    assert 3 <= len(before) < 12
+    (out / ".00.png.0123abcd.part").write_bytes(b"half a picture")  # as a kill may leave it
+    code, told, _ = styleclip(*command)
+    assert code == DONE
+    assert f"{12 - len(before)} edited, {len(before)} done before" in told
+    after = times(out)
+    assert len(after) == 12 and all(after[name] == before[name] for name in before)
+    assert not list(out.glob(".*.part"))
+    for name in after:
+        Image.open(out / name).load()
+
+
+def test_ctrl_c_says_how_to_go_on(server, styleclip, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number in range(12):
+        shutil.copy(SAMPLES[0], folder / f"{number:02}.png")
+    command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
+    process = subprocess.Popen(
+        [COMMAND, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not pictures(out) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "left: give the same command again to go on" in told
+    assert complaint.strip() == "styleclip: interrupted"
+    assert styleclip(*command)[0] == DONE and len(pictures(out)) == 12
+
+
+def test_two_batches_do_not_meet_in_one_folder(server, styleclip, photos, tmp_path):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".styleclip-batch.json.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, complaint = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == BAD_INPUT and "at work" in complaint
+    assert pictures(out) == []
+
+
+def test_a_server_that_is_lost_leaves_its_photos_to_another(server, styleclip, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number in range(10):
+        shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:02}.png")
+    arguments = ["batch", folder, *SAD, "-o", out, "--retries", 0, "--json"]
+    with gateways.forwarder(server.grpc_url) as port:
+        other = f"localhost:{port}"
+        process = subprocess.Popen(
+            [COMMAND, *map(str, arguments),
+             "--server", server.grpc_url, "--server", other],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(pictures(out)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    told, _ = process.communicate(timeout=60)
+    content = json.loads(told)
+    assert process.returncode == DONE and content["failed"] == []
+    assert sorted(entry["photo"] for entry in content["edited"]) == [
+        f"{n:02}.png" for n in range(10)
+    ]
+    assert len(pictures(out)) == 10
+    assert {entry["server"] for entry in content["edited"]} >= {server.grpc_url}
+
+
+def test_a_server_that_does_not_answer_is_left_out(server, styleclip, photos, tmp_path):
+    with gateways.forwarder(server.grpc_url) as port:
+        pass  # now nobody listens there
+    out = tmp_path / "out"
+    both = ["--server", f"localhost:{port}", "--server", server.grpc_url, "--retries", 0]
+    code, told, complaint = styleclip("batch", photos, *SAD, "-o", out, *both)
+    assert code == DONE and "4 edited" in told
+    assert f"goes on without localhost:{port}" in complaint
+    code, _, complaint = styleclip("batch", photos, *SAD, "-o", out, *both[:2], "--retries", 0)
+    assert code == SERVER_FAILED and complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["none", "-o", "out"], "no folder"),
+        (["photos", "-o", "photos"], "own folder"),
+        (["photos", "-o", "photos/one.png"], "no folder"),
+        (["photos", "-o", "out", "--face", "all"], "--paste"),
+        (["photos", "-o", "out", "--face", "-2"], "no face"),
+        (["photos", "-o", "ftp2://there/out"], "cannot be opened"),
+    ],
+)
+def test_wrong_places_are_told_before_any_work(
+    styleclip, photos, tmp_path, monkeypatch, arguments, word
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.walk(tmp_path))
+    code, _, complaint = styleclip("batch", *arguments, *SAD)
+    assert code == WRONG_USAGE and word in complaint
+    assert sorted(os.walk(tmp_path)) == before

@@ -1,0 +1,121 @@
+"""The command against the real server with the avatars domain."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from styleclip_client import Inverted
+from styleclip_client.cli import BAD_INPUT, DONE
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+SUNGLASSES = "a face with sunglasses"
+
+
+@pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])
+def test_edit_writes_the_picture_in_the_format_of_its_name(styleclip, tmp_path, suffix, format):
+    out = tmp_path / f"edited{suffix}"
+    code, told, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out)
+    assert code == DONE
+    assert str(out) in told and format in told and "channels" in told
+    assert Image.open(out).format == format
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_edit_takes_several_targets_with_strengths_of_their_own(styleclip, tmp_path):
+    texts = ["--target", SUNGLASSES, "--target", "a sad face", "--strength", 4, "--strength", 2]
+    code, told, _ = styleclip("edit", PHOTO, *texts, "-o", tmp_path / "both.png")
+    assert code == DONE
+    assert " + " in told
+
+
+def test_edit_takes_presets_of_the_domain(styleclip, tmp_path):
+    _, told, _ = styleclip("status", "--json")
+    title = json.loads(told)["domain"]["presets"][0]["title"]
+    assert styleclip("edit", PHOTO, "--preset", title, "-o", tmp_path / "out.png")[0] == DONE
+
+
+def test_an_inverted_latent_can_be_edited(styleclip, tmp_path):
+    latent, out = tmp_path / "w.npz", tmp_path / "out.png"
+    assert styleclip("invert", PHOTO, "-o", latent)[0] == DONE
+    assert Inverted.load(latent).w_plus.shape[1] == 512
+    assert styleclip("edit", latent, "--target", SUNGLASSES, "-o", out)[0] == DONE
+    assert Image.open(out).format == "PNG"
+
+
+def test_overwrite_replaces_a_picture(styleclip, tmp_path):
+    out = tmp_path / "out.png"
+    out.write_bytes(b"old")
+    code, _, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out, "--overwrite")
+    assert code == DONE
+    assert Image.open(out).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("EmptyText", ["--target", " "]),
+        ("TextTooLong", ["--target", "word " * 500]),
+        ("TextTooLong", ["--target", "x1 " * 90]),
+        ("InvalidStrength", ["--target", SUNGLASSES, "--strength", "nan"]),
+        ("InvalidThreshold", ["--target", SUNGLASSES, "--threshold", "2"]),
+        ("NoChannelLeft", ["--target", SUNGLASSES, "--threshold", "1"]),
+        ("UnknownPreset", ["--preset", "no such preset"]),
+    ],
+)
+def test_refused_texts_and_numbers_are_one_line_and_write_nothing(
+    styleclip, tmp_path, name, options
+):
+    code, told, complaint = styleclip("edit", PHOTO, *options, "-o", tmp_path / "out.png")
+    assert code == BAD_INPUT
+    assert told == ""
+    assert complaint.startswith(f"styleclip: {name}: ") and complaint.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, content", [("NotAnImage", b"no picture"), ("NotAnImage", b"")])
+def test_a_file_that_is_no_picture_is_one_line(styleclip, tmp_path, name, content):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(content)
+    code, _, complaint = styleclip(
+        "edit", photo, "--target", SUNGLASSES, "-o", tmp_path / "out.png"
+    )
+    assert code == BAD_INPUT
+    assert complaint.startswith(f"styleclip: {name}: ") and complaint.count("\n") == 1
+
+
+def test_status_tells_models_and_defaults(styleclip):
+    code, told, _ = styleclip("status")
+    assert code == DONE
+    assert "edit_photo" in told and "READY" in told and "avatars" in told
+
+
+def test_status_is_json_for_programs(styleclip):
+    code, told, _ = styleclip("status", "--json")
+    assert code == DONE
+    found = json.loads(told)
+    assert found["ready"] is True
+    assert found["domain"]["name"] == "avatars"
+    assert {"name", "version", "state", "reason"} == set(found["models"][0])
+
+
+def test_faces_tells_boxes_and_scores_whose_numbers_pick_a_face(styleclip, golden, tmp_path):
+    photo = golden / "align/astronaut.png"
+    code, told, _ = styleclip("faces", photo)
+    assert code == DONE and told.splitlines()[0] == "0: (175, 76) to (265, 166), score 1.16"
+    found = json.loads(styleclip("faces", photo, "--json")[1])["faces"]
+    assert [face["face"] for face in found] == [0, 1]
+    texts = ["--target", "a sad face", "--align"]
+    assert styleclip("edit", photo, *texts, "--face", 1, "-o", tmp_path / "1.png")[0] == DONE
+    code, _, said = styleclip("edit", photo, *texts, "--face", 2, "-o", tmp_path / "2.png")
+    assert code == BAD_INPUT and "found 2 face(s)" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--paste"], ["--paste", "--face", "all"]])
+def test_no_mark_leaves_the_file_without_a_word_of_the_edit(styleclip, tmp_path, more):
+    for option, marked in (("--mark", True), ("--no-mark", False)):
+        out = tmp_path / f"{option}.png"
+        texts = ["--target", "a sad face", "-o", out]
+        assert styleclip("edit", PHOTO, *texts, option, *more)[0] == DONE
+        assert (b"a sad face" in out.read_bytes()) == marked

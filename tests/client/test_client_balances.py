@@ -1,0 +1,147 @@
+"""One name, several servers, as a headless service of Kubernetes has it: each gets its share.
+
+Two real servers listen on the same port of two loopback addresses. The client runs in a mount
+namespace of its own, in which /etc/hosts gives one name to both.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from styleclip_client import Client
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+FIRST, SECOND = "127.0.0.1", "127.0.0.2"
+NAME = "styleclip-server.test"
+
+# Edits as often as each line of standard input says, four at once, and then says what came of it.
+CLIENT = """
+import sys
+from pathlib import Path
+from styleclip_client import Client
+
+url, photo = sys.argv[1:]
+with Client(url) as client:
+    edit = client.domain().edit("a sad face")
+    for line in sys.stdin:
+        answers = list(client.edit_many([Path(photo)] * int(line), edit))
+        failed = [answer for answer in answers if isinstance(answer, Exception)]
+        print(failed or "done", flush=True)
+"""
+
+
+def serve(host, folder, port=0):
+    options = Options(
+        default_repository(), host=host, http_port=0, grpc_port=port, metrics_port=0,
+        log=folder / f"{host}.log", connection_age=5,
+    )  # fmt: skip
+    return running_server(options, canary=0)
+
+
+@pytest.fixture
+def first(tmp_path):
+    with serve(FIRST, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def second(first, tmp_path):
+    with serve(SECOND, tmp_path, port=int(first.grpc_url.rpartition(":")[2])) as server:
+        yield server
+
+
+class Names:
+    """The hosts file of the client's namespace."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def give(self, *addresses):
+        """NAME stands for `addresses` from now on."""
+        lines = [f"{address} {name}" for address, name in [(FIRST, "localhost")]]
+        lines += [f"{address} {NAME}" for address in addresses]
+        self.path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def names(tmp_path):
+    names = Names(tmp_path / "hosts")
+    names.give(FIRST)
+    inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts"
+    try:
+        tried = subprocess.run(["unshare", "-rm", "sh", "-c", inside], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("unshare (util-linux) is not installed")
+    if tried.returncode:
+        pytest.skip("this machine lets nobody make a mount namespace")
+    return names
+
+
+@contextmanager
+def client(names, server):
+    """A function that lets a client of NAME edit so many pictures, and does `meanwhile`."""
+    port = server.grpc_url.rpartition(":")[2]
+    command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(PHOTO)]
+    inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts && exec {shlex.join(command)}"
+    with subprocess.Popen(
+        ["unshare", "-rm", "env", f"no_proxy={NAME}", "sh", "-c", inside],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+
+        def edit(times, meanwhile=lambda: None):
+            process.stdin.write(f"{times}\n")
+            process.stdin.flush()
+            meanwhile()
+            told = process.stdout.readline()
+            assert told == "done\n", told or process.communicate()[1]
+
+        try:
+            yield edit
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def edited(server):
+    """How many pictures `server` has edited."""
+    with Client(server.grpc_url) as client:
+        return {timing.name: timing.requests for timing in client.timings()}["edit_photo"]
+
+
+def repeat(do, until):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        do()
+        if until():
+            return
+    raise AssertionError("it never came to that")
+
+
+def test_servers_of_one_name_take_turns_also_when_one_came_later_and_one_goes(names, first, second):
+    unasked = edited(second)  # but for its own canary
+    with client(names, first) as edit:
+        edit(2)
+        assert edited(second) == unasked
+        names.give(FIRST, SECOND)
+        repeat(lambda: edit(2), until=lambda: edited(second) > unasked)
+        before = edited(first), edited(second)
+        edit(12)
+        shares = edited(first) - before[0], edited(second) - before[1]
+        assert sum(shares) == 12 and min(shares) >= 3, shares
+        # As Kubernetes does it: the address goes first, and the server once nobody asks it.
+        names.give(FIRST)
+        asked = [0]
+
+        def edit_and_count():
+            edit(4)
+            asked.append(edited(second))
+
+        repeat(edit_and_count, until=lambda: asked[-1] == asked[-2])
+        edit(8, meanwhile=second.stop)

@@ -1,0 +1,92 @@
+"""What an `Edit` accepts, and how a domain completes one."""
+
+import json
+import math
+
+import pytest
+
+from styleclip_client import Domain, Edit
+from styleclip_contract import errors, limits
+
+DOMAIN = {
+    "name": "avatars",
+    "title": "Cartoon avatars",
+    "defaults": {"neutral": "a face", "strength": 3, "threshold": 0.1},
+    "presets": [
+        {
+            "title": "Sunglasses",
+            "neutral": "a face",
+            "target": "a face with sunglasses",
+            "strength": 4,
+            "threshold": 0.15,
+        }
+    ],
+}
+
+
+def test_an_edit_keeps_what_it_is_given():
+    edit = Edit("a face", "a sad face", -2.5, 0.0)
+    assert (edit.neutral, edit.target, edit.strength, edit.threshold) == (
+        "a face",
+        "a sad face",
+        -2.5,
+        0.0,
+    )
+
+
+@pytest.mark.parametrize("neutral, target", [("", "a sad face"), ("a face", " \n\t")])
+def test_an_empty_text_is_refused(neutral, target):
+    with pytest.raises(errors.EmptyText, match="text is empty"):
+        Edit(neutral, target, 1, 0.1)
+
+
+def test_a_text_of_five_hundred_words_is_refused():
+    with pytest.raises(errors.TextTooLong, match=str(limits.TEXT_CHARACTERS)):
+        Edit("a face", "word " * 500, 1, 0.1)
+
+
+def test_texts_that_differ_only_in_case_and_spaces_are_the_same():
+    with pytest.raises(errors.SameTexts):
+        Edit("A  Face", "a face ", 1, 0.1)
+
+
+def test_a_text_that_is_no_unicode_is_refused():
+    with pytest.raises(errors.InvalidInput, match="Unicode"):
+        Edit("a face", "a \udcff face", 1, 0.1)
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf, limits.STRENGTH * 1.01])
+def test_a_strength_that_is_no_number_within_limits_is_refused(strength):
+    with pytest.raises(errors.InvalidStrength, match="number from"):
+        Edit("a face", "a sad face", strength, 0.1)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, -0.01, 2, math.inf])
+def test_a_threshold_outside_zero_to_one_is_refused(threshold):
+    with pytest.raises(errors.InvalidThreshold, match="0 to 1"):
+        Edit("a face", "a sad face", 1, threshold)
+
+
+def test_a_domain_completes_an_edit_with_its_defaults():
+    domain = Domain.from_json(json.dumps(DOMAIN))
+    assert domain.edit("a sad face") == Edit("a face", "a sad face", 3, 0.1)
+    assert domain.edit("a sad face", neutral="a man", strength=0, threshold=0) == Edit(
+        "a man", "a sad face", 0, 0
+    )
+
+
+def test_a_preset_is_found_by_its_title_in_any_case():
+    domain = Domain.from_json(json.dumps(DOMAIN))
+    assert domain.preset("sunglasses") == Edit("a face", "a face with sunglasses", 4, 0.15)
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones():
+    domain = Domain.from_json(json.dumps(DOMAIN))
+    with pytest.raises(errors.UnknownPreset, match="'Sunglasses'"):
+        domain.preset("Beard")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "title": "y", "defaults": {}}'])
+def test_a_damaged_domain_description_is_a_server_error(text):
+    with pytest.raises(errors.ServerError, match="damaged"):
+        Domain.from_json(text)

@@ -1,0 +1,197 @@
+"""The client against the real server with the avatars domain."""
+
+import io
+import json
+import re
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from styleclip_client import Client, Edit
+from styleclip_contract import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTO = ROOT / "demo/samples/avatar-1.png"
+SUNGLASSES = "a face with sunglasses"
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.grpc_url, timeout=60) as client:
+        yield client
+
+
+def pixels(edited):
+    return np.asarray(edited.image().convert("RGB"), np.int16)
+
+
+def test_the_status_tells_that_the_server_is_ready_and_what_it_draws(client):
+    status = client.status()
+    assert status.live and status.ready
+    serving = {model.name for model in status.models if model.state == "READY"}
+    assert {"edit", "edit_photo", "invert"} <= serving
+    assert status.domain == client.domain()
+    assert status.domain.name == "avatars"
+
+
+def test_a_photo_and_two_texts_give_an_edited_picture(client):
+    edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format="PNG")
+    assert edited.image().format == "PNG"
+    assert len(edited.channels) == 1 and edited.channels[0] > 0
+
+
+def test_a_stronger_edit_changes_more(client):
+    edit = client.domain().edit
+    latent = client.invert(PHOTO).w_plus
+    none, some, more = (
+        pixels(client.edit(latent, edit(SUNGLASSES, strength=strength), format="PNG"))
+        for strength in (0, 1, 4)
+    )
+    assert 0 < abs(some - none).mean() < abs(more - none).mean()
+
+
+def test_editing_the_kept_latent_gives_what_editing_the_photo_gives(client):
+    edit = client.domain().edit(SUNGLASSES)
+    inverted = client.invert(PHOTO)
+    assert inverted.w_plus.dtype == np.float32 and inverted.w_plus.shape[1] == 512
+    assert inverted.quad.shape == (4, 2)
+    from_latent = client.edit(inverted.w_plus, edit, format="PNG")
+    from_photo = client.edit_photo(PHOTO, edit, format="PNG")
+    assert from_latent.channels == from_photo.channels
+    assert abs(pixels(from_latent) - pixels(from_photo)).max() <= 1
+
+
+def test_several_edits_are_counted_one_by_one(client):
+    edit = client.domain().edit
+    alone = client.edit_photo(PHOTO, edit(SUNGLASSES))
+    both = client.edit_photo(PHOTO, [edit(SUNGLASSES), edit("a face with a beard")])
+    assert len(both.channels) == 2
+    assert both.channels[0] == alone.channels[0]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_the_picture_comes_in_the_format_asked_for(client, format):
+    edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format=format)
+    assert edited.image().format == format
+
+
+def test_path_bytes_and_pil_pictures_are_edited_alike(client):
+    edit = client.domain().edit(SUNGLASSES)
+    answers = {
+        client.edit_photo(photo, edit, format="PNG").picture
+        for photo in (PHOTO, PHOTO.read_bytes(), Image.open(PHOTO))
+    }
+    assert len(answers) == 1
+
+
+def test_a_threshold_that_leaves_no_channel_is_named(client):
+    with pytest.raises(errors.NoChannelLeft, match=r"0\.\d"):
+        client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES, threshold=1))
+
+
+def bad_photos():
+    whole = PHOTO.read_bytes()
+    header = bytearray(whole[:64])
+    header[16:24] = (40_000).to_bytes(4, "big") * 2
+    return {
+        errors.NotAnImage: b"this is no picture",
+        errors.ImageTruncated: whole[: len(whole) // 2],
+        errors.ImageTooLarge: repaired_header(bytes(header), whole),
+    }
+
+
+def repaired_header(header, whole):
+    """The PNG `whole` claiming the size in `header`, its checksum put right."""
+    checksum = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    return header[:29] + checksum + whole[33:]
+
+
+@pytest.mark.parametrize("error, photo", bad_photos().items(), ids=lambda value: str(value)[:40])
+def test_a_bad_photo_is_named_and_the_server_goes_on(client, error, photo):
+    with pytest.raises(error):
+        client.invert(photo)
+    assert client.status().ready
+
+
+def test_a_photo_without_a_face_is_named(client):
+    buffer = io.BytesIO()
+    Image.new("RGB", (320, 240), "white").save(buffer, "PNG")
+    with pytest.raises(errors.NoFaceFound):
+        client.invert(buffer.getvalue(), align=True)
+
+
+def test_every_face_is_reported_best_first_and_its_number_picks_it(client, golden):
+    case = json.loads((golden / "align/align.json").read_text("utf-8"))["astronaut"]
+    photo = golden / "align/astronaut.png"
+    faces = client.faces(photo)
+    assert len(faces) == len(case["faces"]) == 2
+    for index, (face, expected) in enumerate(zip(faces, case["faces"], strict=True)):
+        assert face.box == tuple(expected["rect_ltrb"])
+        assert face.score == pytest.approx(expected["score"], abs=1e-4)
+        quad = client.invert(photo, align=True, face=index).quad
+        assert quad == pytest.approx(np.array(expected["quad"]), abs=1e-3)
+
+
+@pytest.mark.parametrize("paste", [False, True])
+def test_the_file_names_the_texts_unless_told_not_to(client, paste):
+    edits = client.domain().edit("a sad face"), client.domain().edit("a face with a hat")
+    marked = client.edit_photo(PHOTO, edits, paste=paste).image().info["xmp"].decode()
+    assert "a face → a sad face (α 5, β 0.15); a face → a face with a hat" in marked
+    assert b"StyleCLIP" not in client.edit_photo(PHOTO, edits, paste=paste, mark=False).picture
+    latent = client.invert(PHOTO).w_plus
+    assert "a sad face" in client.edit(latent, edits).image().info["xmp"].decode()
+    assert b"StyleCLIP" not in client.edit(latent, edits, mark=False).picture
+
+
+def test_the_place_of_a_photo_is_kept_only_when_asked(client):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
+    Image.open(PHOTO).save(buffer, "PNG", exif=exif)
+    for keep in (False, True):
+        edited = client.edit_photo(
+            buffer.getvalue(), client.domain().edit("a sad face"), paste=True, keep_gps=keep
+        )
+        assert bool(edited.image().getexif().get_ifd(0x8825)) == keep
+
+
+def test_the_readme_example_runs(server, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("localhost:8001", server.grpc_url), {})
+    assert Image.open(tmp_path / "sad.png").size[0] > 0
+
+
+def test_one_client_serves_several_threads(client):
+
+    edits = [
+        client.domain().edit(target)
+        for target in (SUNGLASSES, "a sad face", "a face with a beard", "a face with red hair")
+    ]
+    latent = client.invert(PHOTO).w_plus
+
+    def picture(edit: Edit):
+        return client.edit(latent, edit, format="PNG").picture
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(picture, edits)) == [picture(edit) for edit in edits]
+
+
+def test_the_direction_of_an_edit_moves_the_channels_that_the_edit_reports(client):
+    domain = client.domain()
+    edit = domain.edit(SUNGLASSES)
+    delta = client.direction(edit)
+    assert delta.shape == (sum(domain.style_channels),)
+    inverted = client.invert(PHOTO)
+    assert np.count_nonzero(delta) == client.edit(inverted.w_plus, edit).channels[0]
+
+
+def test_the_timings_count_the_requests_of_each_model(client):
+    client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES))
+    timings = {timing.name: timing for timing in client.timings()}
+    assert timings["stylegan2"].requests >= 1
+    assert timings["edit_photo"].seconds >= timings["edit_photo"].waiting >= 0

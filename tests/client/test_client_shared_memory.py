@@ -1,0 +1,193 @@
+"""Raw pixels through the memory that client and server share, on a real server that allows it."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from styleclip_client import AsyncClient, Client, shared_memory
+from styleclip_contract import errors
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory):
+    log = tmp_path_factory.mktemp("sharing") / "server.log"
+    options = Options(
+        default_repository(),
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        log=log,
+        allow_shared_memory=True,
+    )
+    with running_server(options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def known(sharing):
+    """A latent, an edit, and what the usual way makes of them."""
+    with Client(sharing.grpc_url) as client:
+        edit = client.domain().edit("a sad face")
+        face = client.invert(PHOTO)
+        return face, edit, client.draw(face.w_plus, edit), client.paste(PHOTO, face, edit)
+
+
+@pytest.fixture(params=["grpc", "http"])
+def url(request, sharing):
+    address = sharing.grpc_url if request.param == "grpc" else sharing.http_url
+    return f"{request.param}://{address}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    def mine():
+        return set(Path("/dev/shm").glob(f"{shared_memory.PREFIX}{os.getpid()}-*"))
+
+    before = mine()
+    yield
+    gc.collect()
+    assert mine() <= before
+
+
+def test_pixels_are_the_same_either_way(url, known):
+    face, edit, pixels, pasted = known
+    with Client(url, shared_memory=True) as client:
+        drawn = client.draw(face.w_plus, edit)
+        assert np.array_equal(drawn, pixels) and drawn.dtype == np.uint8
+        assert client.paste(PHOTO, face, edit).picture == pasted.picture
+        assert client.edit(face.w_plus, edit).channels == pasted.channels
+        plain = client.draw(face.w_plus)
+        drawn[:] = 0  # one's own: nobody else's picture changes
+        assert np.array_equal(client.draw(face.w_plus), plain)
+        assert not np.array_equal(plain, pixels)
+
+
+def test_asyncio_shares_it_as_well(url, known):
+    face, edit, pixels, pasted = known
+
+    async def work():
+        async with AsyncClient(url, shared_memory=True) as client:
+            drawn = await asyncio.gather(*(client.draw(face.w_plus, edit) for _ in range(4)))
+            return drawn, await client.paste(PHOTO, face, edit)
+
+    drawn, edited = asyncio.run(work())
+    assert all(np.array_equal(each, pixels) for each in drawn)
+    assert edited.picture == pasted.picture
+
+
+def test_threads_do_not_get_each_others_pixels(url, known, sharing):
+    face, edit, _, _ = known
+    edits = [edit, *(preset.edit for preset in _domain(sharing).presets[:3])]
+    with Client(sharing.grpc_url) as client:
+        expected = [client.draw(face.w_plus, each) for each in edits]
+    wrong = []
+    with Client(url, shared_memory=True) as client:
+
+        def work(number):
+            for turn in range(3):
+                which = (number + turn) % len(edits)
+                if not np.array_equal(client.draw(face.w_plus, edits[which]), expected[which]):
+                    wrong.append(which)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def _domain(server):
+    with Client(server.grpc_url) as client:
+        return client.domain()
+
+
+def test_a_memory_is_used_again_and_not_before_its_pixels_are_gone(sharing, known):
+    face, edit, pixels, _ = known
+    with Client(sharing.grpc_url, shared_memory=True) as client:
+        held = []
+
+        def holding():
+            """A plan that keeps the raw answer, as `draw` does not."""
+            from styleclip_client import requests
+            from styleclip_contract import wire
+
+            delta = yield from requests.direction(edit)
+            call = requests._infer(wire.STYLEGAN2, {wire.W_PLUS: face.w_plus,
+                                                     wire.DELTA: delta})  # fmt: skip
+            return (yield call)[wire.IMAGE.name]
+
+        held.append(client._run(holding()))
+        client.draw(face.w_plus)
+        assert np.array_equal(held[0][0], pixels)
+        assert len(client._shared._known) == 2
+        view = held.pop()[0, ::2]
+        client.draw(face.w_plus)
+        assert np.array_equal(view, pixels[::2])  # a view keeps it, too
+        del view
+        for _ in range(3):
+            client.draw(face.w_plus, edit)
+        assert len(client._shared._known) == 2
+
+
+def test_a_large_array_of_ones_own_is_carried_by_memory(sharing):
+    from styleclip_client import requests
+    from styleclip_contract import wire
+
+    image = np.random.default_rng(3).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
+    assert image.nbytes > shared_memory.SMALLEST
+
+    def encoded():
+        values = {wire.IMAGE: image, wire.FORMAT: [b"PNG"]}
+        answer = yield requests._infer(wire.COMPOSE, values)
+        return answer[wire.PICTURE.name][0][0]
+
+    with Client(sharing.grpc_url, shared_memory=True) as client, Client(sharing.grpc_url) as other:
+        assert client._run(encoded()) == other._run(encoded())
+        assert [region.size for region in client._shared._known] == [2**23]
+
+
+def test_a_server_that_was_started_anew_gets_the_memory_again(sharing, known):
+    face, edit, pixels, _ = known
+    with Client(sharing.grpc_url, shared_memory=True, retries=12) as client:
+        client.draw(face.w_plus, edit)
+        restarts = sharing.restarts
+        os.kill(sharing.pid, 9)
+        deadline = time.monotonic() + 60
+        while sharing.restarts == restarts and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert np.array_equal(client.draw(face.w_plus, edit), pixels)
+        assert len(client._shared._known) == 1
+
+
+def test_an_error_costs_no_memory(url, known):
+    face, edit, pixels, _ = known
+    with Client(url, shared_memory=True) as client:
+        for _ in range(3):
+            with pytest.raises(errors.StyleclipError):
+                client.draw(face.w_plus[:5], edit)  # too few latents for this domain
+            with pytest.raises(errors.StyleclipError):
+                client.draw(face.w_plus[:5])
+        assert np.array_equal(client.draw(face.w_plus, edit), pixels)
+        assert len(client._shared._known) == 1
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_server_that_allows_none_is_told_from_one_that_is_lost(server, known, kind):
+    address = server.grpc_url if kind == "grpc" else server.http_url
+    face, edit, _, _ = known
+    with (
+        Client(f"{kind}://{address}", shared_memory=True) as client,
+        pytest.raises(errors.AccessRefused, match="--allow-shared-memory"),
+    ):
+        client.draw(face.w_plus, edit)

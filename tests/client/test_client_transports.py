@@ -1,0 +1,244 @@
+"""The same calls by threads and asyncio, over gRPC and HTTP, plain and with TLS."""
+
+import asyncio
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gateways
+from styleclip_client import AsyncClient, Client, Edited
+from styleclip_contract import errors
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+SUNGLASSES = "a face with sunglasses"
+
+
+@pytest.fixture(params=["grpc", "http"])
+def url(request, server):
+    address = server.grpc_url if request.param == "grpc" else server.http_url
+    return f"{request.param}://{address}"
+
+
+def run(url, work, **options):
+    """What the coroutine `work(client)` returns."""
+
+    async def inside():
+        async with AsyncClient(url, **options) as client:
+            return await work(client)
+
+    return asyncio.run(inside())
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_every_way_gives_the_same_answers(server, url, compression):
+    with Client(server.grpc_url) as reference:
+        edit = reference.domain().edit(SUNGLASSES)
+        expected = reference.edit_photo(PHOTO, edit, format="PNG")
+        latent = reference.invert(PHOTO)
+        delta = reference.direction(edit)
+
+    async def work(client):
+        assert (await client.domain()).edit(SUNGLASSES) == edit
+        return (
+            await client.edit_photo(PHOTO, edit, format="PNG"),
+            await client.invert(PHOTO),
+            await client.direction(edit),
+            await client.edit(latent.w_plus, edit, format="PNG"),
+        )
+
+    with Client(url, compression=compression) as client:
+        assert client.domain().edit(SUNGLASSES) == edit
+        by_threads = (
+            client.edit_photo(PHOTO, edit, format="PNG"),
+            client.invert(PHOTO),
+            client.direction(edit),
+            client.edit(latent.w_plus, edit, format="PNG"),
+        )
+    for edited, inverted, direction, again in (by_threads, run(url, work, compression=compression)):
+        assert edited == expected
+        assert np.array_equal(inverted.w_plus, latent.w_plus)
+        assert np.array_equal(inverted.quad, latent.quad)
+        assert np.array_equal(direction, delta)
+        assert again.channels == expected.channels
+
+
+def test_every_way_tells_the_same_of_the_server(server, url):
+    with Client(server.grpc_url) as reference:
+        expected = reference.status()
+    with Client(url) as client:
+        found, timings = client.status(), client.timings()
+    by_asyncio = run(url, lambda client: client.status())
+    assert found == by_asyncio
+    assert (found.live, found.ready, found.version) == (True, True, expected.version)
+    assert (found.models, found.domain) == (expected.models, expected.domain)
+    assert {timing.name for timing in timings} == {model.name for model in found.models}
+
+
+def test_every_way_names_the_error(url):
+    async def work(client):
+        edit = (await client.domain()).edit(SUNGLASSES, threshold=1)
+        await client.edit_photo(PHOTO, edit)
+
+    with pytest.raises(errors.NoChannelLeft, match="at most 0"):
+        run(url, work)
+    with Client(url) as client:
+        with pytest.raises(errors.NoChannelLeft, match="at most 0"):
+            client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES, threshold=1))
+        with pytest.raises(errors.NotAnImage):
+            client.invert(b"no picture")
+
+
+def test_one_client_serves_many_threads(url):
+    with Client(url) as client:
+        edit = client.domain().edit(SUNGLASSES)
+        answers = list(client.edit_many([PHOTO] * 12, edit, concurrency=6))
+    assert len(answers) == 12 and len({answer.picture for answer in answers}) == 1
+
+
+def test_many_photos_keep_their_order_and_one_failure_loses_no_other(url, tmp_path):
+    photos = [PHOTO, b"no picture", PHOTO.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
+
+    async def work(client):
+        edit = (await client.domain()).edit(SUNGLASSES)
+        return [answer async for answer in client.edit_many(photos, edit, format="PNG")]
+
+    with Client(url) as client:
+        edit = client.domain().edit(SUNGLASSES)
+        alone = [client.edit_photo(photo, edit, format="PNG") for photo in photos[::2]]
+        by_threads = list(client.edit_many(photos, edit, concurrency=2, format="PNG"))
+    for answers in (by_threads, run(url, work)):
+        assert [answers[0], answers[2]] == alone
+        assert isinstance(answers[1], errors.NotAnImage)
+        assert isinstance(answers[3], FileNotFoundError)
+
+
+def test_photos_are_drawn_only_as_there_is_room(server):
+    drawn = []
+
+    def endless():
+        while True:
+            drawn.append(1)
+            yield PHOTO
+
+    async def work(client):
+        edit = (await client.domain()).edit(SUNGLASSES)
+        answers = client.edit_many(endless(), edit, concurrency=2)
+        first = await anext(answers)
+        await answers.aclose()
+        return first
+
+    assert isinstance(run(server.grpc_url, work), Edited)
+    with Client(server.grpc_url) as client:
+        answers = client.edit_many(endless(), client.domain().edit(SUNGLASSES), concurrency=2)
+        assert isinstance(next(answers), Edited)
+        answers.close()
+    assert len(drawn) <= 2 * 2 * 2
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    return gateways.self_signed(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_tls_is_spoken_when_the_authority_is_trusted(server, certificate, scheme):
+    target = server.grpc_url if scheme == "grpcs" else server.http_url
+    with gateways.tls_before(target, *certificate) as port:
+        url = f"{scheme}://localhost:{port}"
+        with Client(url, ca=certificate[0]) as client:
+            assert client.invert(PHOTO).w_plus.shape == (14, 512)
+        latent = run(url, lambda client: client.invert(PHOTO), ca=certificate[0])
+        assert latent.w_plus.shape == (14, 512)
+        with (
+            Client(url, timeout=5, retries=0) as client,
+            pytest.raises(errors.ServerUnavailable, match=r"(?i)certificate"),
+        ):
+            client.invert(PHOTO)
+
+
+def test_a_token_goes_along_and_its_lack_is_named(server):
+    with gateways.guard_before(server.http_url, "secret") as guard:
+        with Client(guard.url, token="secret") as client:
+            assert client.status().ready
+        with (
+            Client(guard.url) as client,
+            pytest.raises(errors.AccessRefused, match="token"),
+        ):
+            client.domain()
+        assert guard.answered[-1:] == [401] and guard.answered.count(401) == 1
+
+
+def test_a_busy_gateway_is_asked_again_and_a_refused_photo_is_not(server):
+    with (
+        gateways.guard_before(server.http_url, "secret", busy=2) as guard,
+        Client(guard.url, token="secret") as client,
+    ):
+        client.domain()
+        assert guard.answered == [503, 503, 200]
+        with pytest.raises(errors.NotAnImage):
+            client.invert(b"no picture")
+        assert guard.answered == [503, 503, 200, 400]
+
+
+def test_more_requests_at_once_than_the_server_lets_wait_are_all_answered_in_the_end(server):
+    with Client(server.grpc_url, retries=1) as client:
+        latent, edit = client.invert(PHOTO).w_plus, client.domain().edit("a sad face")
+
+        def outcome(one):
+            try:
+                return bool(one.edit(latent, edit).picture)
+            except errors.ServerBusy:
+                return False
+
+        with ThreadPoolExecutor(24) as crowd:
+            patient = [crowd.submit(outcome, client) for _ in range(24)]
+            assert all(answer.result() for answer in patient)
+            hasty = [crowd.submit(outcome, client.within(60, retries=0)) for _ in range(24)]
+            assert {answer.result() for answer in hasty} == {True, False}
+
+
+def test_retries_can_be_switched_off(server):
+    with gateways.guard_before(server.http_url, "secret", busy=2) as guard:
+        with (
+            Client(guard.url, token="secret", retries=0) as client,
+            pytest.raises(errors.ServerUnavailable),
+        ):
+            client.domain()
+        assert guard.answered == [503]
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_server_that_comes_back_meanwhile_is_reached(server, kind):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    target = server.grpc_url if kind == "grpc" else server.http_url
+    done = threading.Event()
+
+    def come_back():
+        time.sleep(0.3)
+        with gateways.forwarder(target, port=port):
+            done.wait(30)
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    try:
+        with Client(f"{kind}://127.0.0.1:{port}", retries=6) as client:
+            assert client.domain().name == "avatars"
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_no_retry_goes_beyond_the_time_out():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with (
+        Client(f"127.0.0.1:{port}", timeout=1, retries=1000) as client,
+        pytest.raises(errors.ServerUnavailable),
+    ):
+        client.domain()  # a thousand attempts would take an hour

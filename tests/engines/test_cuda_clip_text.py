@@ -1,0 +1,102 @@
+"""The GPU form of CLIP's text encoder answers as the exported network, here on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from styleclip_export.convert.onnx_export import TokensToFeatures, random_tokens
+from styleclip_networks import CLIP
+from styleclip_server.engines.cuda.clip_text import TextEncoder
+from styleclip_server.serving.supervisor import default_repository
+from tools.bench.networks_from_onnx import read
+
+
+def weights_of(module):
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def relative_error(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A CLIP of two blocks and two heads, with layer norms and biases that are not trivial."""
+    torch.manual_seed(0)
+    clip = CLIP(
+        32,
+        vision_width=64,
+        vision_layers=1,
+        vision_heads=1,
+        vocab_size=200,
+        transformer_width=128,
+        transformer_layers=2,
+        transformer_heads=2,
+    )
+    for name, parameter in clip.named_parameters():
+        if "ln_" in name or name.endswith("bias"):
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return TokensToFeatures(clip.eval())
+
+
+@pytest.fixture(scope="module")
+def avatars():
+    networks = read(default_repository() / "avatars")
+    return TokensToFeatures(networks.clip, networks.vocabulary.numpy())
+
+
+def texts(n, length):
+    """(n, length) int32: start 198, end 199, zeros behind; the longest fills its row."""
+    tokens = torch.randint(1, 198, (n, length), dtype=torch.int32)
+    tokens[:, 0] = 198
+    for i, row in enumerate(tokens):
+        end = length - 1 - i % (length - 1)
+        row[end], row[end + 1 :] = 199, 0
+    return tokens
+
+
+@pytest.mark.parametrize("length", [8, 24, 77])
+@torch.inference_mode()
+def test_features_are_those_of_the_network(small, length):
+    encoder = TextEncoder(weights_of(small), "cpu", torch.float32)
+    tokens = texts(9, length)
+    torch.testing.assert_close(encoder(tokens), small(tokens), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_float16_loses_little(small):
+    tokens = texts(9, 16)
+    found = TextEncoder(weights_of(small), "cpu")(tokens)
+    assert found.dtype == torch.float32
+    assert relative_error(found, small(tokens)) < 2e-3
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.float16, 3e-3)])
+@torch.inference_mode()
+def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
+    (tokens,) = random_tokens(5)
+    expected = avatars(tokens)
+    found = TextEncoder(weights_of(avatars), "cpu", dtype)(tokens[:, :24])
+    assert relative_error(found, expected) < bound
+
+
+@torch.inference_mode()
+def test_ids_outside_the_vocabulary_do_no_harm(small):
+    encoder = TextEncoder(weights_of(small), "cpu", torch.float32)
+    tokens = texts(2, 8)
+    tokens[0, 1], tokens[1, 1] = 60_000, -3
+    assert encoder(tokens).isfinite().all()
+
+
+def test_a_missing_weight_is_told(small):
+    weights = weights_of(small)
+    del weights["clip.ln_final.weight"]
+    with pytest.raises(KeyError, match=r"clip\.ln_final\.weight"):
+        TextEncoder(weights, "cpu")
+
+
+def test_weights_may_be_read_only(small):
+    weights = {name: np.copy(array) for name, array in weights_of(small).items()}
+    for array in weights.values():
+        array.setflags(write=False)
+    TextEncoder(weights, "cpu")

@@ -1,0 +1,146 @@
+"""The networks in OpenVINO: cut, shared weights, and when they are used."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from styleclip_contract import wire
+from styleclip_export.convert import float16, onnx_export, openvino_export
+from styleclip_export.errors import ConversionError
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_server.engines.openvino.network import Network
+from styleclip_server.serving import installation
+from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.triton_process import Options, ServerStartFailed, check
+
+NAMES = ("stylegan2", "e4e")
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Name → wrapper, contract and random inputs of small networks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(64, channels_by_base(64, 512, 32), mapping_layers=2).eval()
+        encoder = Encoder4Editing(generator.num_latents, (8, 12, 16, 24), (1, 1, 1, 1)).eval()
+    latents = onnx_export.random_latents(generator)
+    return {
+        "stylegan2": (onnx_export.LatentToPicture(generator), wire.STYLEGAN2, latents),
+        "e4e": (onnx_export.FaceToLatent(encoder), wire.E4E, onnx_export.random_faces),
+    }
+
+
+def written(folder, network, measure=None, stored_half=onnx_export.nothing, bound=1.0):
+    """The folder with both files; what is stored about OpenVINO's."""
+    module, model, example = network
+    data = onnx_export.to_onnx(module, model, example(2), stored_half)
+    (folder / "model.onnx").write_bytes(data)
+    measure = measure or float16.Half(lambda: module, float16.psnr, "PSNR", float16.PSNR)
+    references = onnx_export.make_references(module, example, (1, 2))
+    return openvino_export.write(
+        folder, module, model, example, references, measure, bound, stored_half
+    )
+
+
+def ask(path, network, batch, plan=None):
+    _, model, example = network
+    compiled = Network(path, plan=plan)
+    values = dict(zip((t.name for t in model.inputs), example(batch), strict=True))
+    return compiled(*(values[name].numpy() for name in compiled.inputs))[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stored_half", [onnx_export.nothing, onnx_export.everything])
+def test_the_large_weights_lie_in_the_other_file_alone(networks, name, stored_half, tmp_path):
+    written(tmp_path, networks[name], stored_half=stored_half)
+    path = tmp_path / "model.openvino.onnx"
+    own = onnx.load(path, load_external_data=False).graph.initializer
+    outside = [t for t in own if t.data_location == TensorProto.EXTERNAL]
+    assert outside and max(len(t.raw_data) for t in own) < 50_000
+    read = {t.name: t.raw_data for t in onnx.load(path).graph.initializer}
+    other = onnx.load(tmp_path / "model.onnx").graph.initializer
+    whole = {t.name: t.raw_data for t in other}
+    assert all(read[t.name] == whole[t.name] for t in outside)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_is_its_rows_and_what_pytorch_computes(networks, name, tmp_path):
+    written(tmp_path, networks[name])
+    module, _, example = networks[name]
+    path = tmp_path / "model.openvino.onnx"
+    found = ask(path, networks[name], 3, [("f32", ())])
+    with torch.no_grad():
+        expected = module(*example(3)).numpy()
+    assert np.abs(found.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_plan_cuts_the_network_into_parts_that_give_the_whole(networks, name, tmp_path):
+    """All parts in float32: what a cut forgets or mixes up would show."""
+    written(tmp_path, networks[name])
+    path = tmp_path / "model.openvino.onnx"
+    whole = ask(path, networks[name], 2, [("f32", ())]).astype(float)
+    graph = onnx.load(path, load_external_data=False)
+    plans = list(openvino_export.plans(graph, name))
+    assert len(plans) == {"stylegan2": 4, "e4e": 3}[name]
+    for where, plan in plans:
+        exact = [("f32", until) for _, until in plan]
+        off = np.abs(ask(path, networks[name], 2, exact) - whole).max()
+        assert off <= (1 if name == "stylegan2" else 1e-5), where
+
+
+@pytest.mark.skipif(
+    not installation.multiplies_bfloat16(), reason="needs a processor with bfloat16"
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_plan_that_holds_the_bound_is_the_one_that_runs(networks, name, tmp_path):
+    values = iter((50, 10, 30))
+    picky = float16.Half(lambda: None, lambda *_: next(values), "value", 20, smaller=True)
+    made = written(tmp_path, networks[name], picky)
+    assert [trial["used"] for trial in made["tried"]] == [False, True]
+    path = tmp_path / "model.openvino.onnx"
+    assert np.array_equal(ask(path, networks[name], 1), ask(path, networks[name], 1, made["plan"]))
+    exact = ask(path, networks[name], 1, [("f32", ())])
+    assert not np.array_equal(ask(path, networks[name], 1), exact)
+
+    never = float16.Half(lambda: None, lambda *_: 1.0, "value", 0.0, smaller=True)
+    assert not written(tmp_path, networks[name], never)["plan"]
+    assert np.array_equal(ask(path, networks[name], 1), exact)
+
+
+def test_a_form_that_misses_its_bound_is_not_written(networks, tmp_path):
+    with pytest.raises(ConversionError, match="OpenVINO differs from PyTorch"):
+        written(tmp_path, networks["e4e"], bound=0.0)
+    assert not (tmp_path / "model.openvino.onnx").exists()
+
+
+def test_a_tensor_that_is_not_there_is_named(networks, tmp_path):
+    written(tmp_path, networks["e4e"])
+    with pytest.raises(RuntimeError, match="no tensor nowhere"):
+        Network(tmp_path / "model.openvino.onnx", plan=[("bf16", ["nowhere"]), ("f32", ())])
+
+
+def test_processors_with_and_without_bfloat16_are_told_apart(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name : x\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n")
+    assert installation.multiplies_bfloat16(cpuinfo)
+    cpuinfo.write_text("model name : with avx512_bf16\nflags\t\t: fpu avx2\n")
+    assert not installation.multiplies_bfloat16(cpuinfo)
+    assert not installation.multiplies_bfloat16(tmp_path / "none")
+
+
+def test_a_domain_without_the_form_is_served_by_onnx_runtime(monkeypatch, tmp_path):
+    monkeypatch.setattr(installation, "multiplies_bfloat16", lambda: True)
+    avatars = default_repository() / "avatars"
+    if not installation.Path("/dev/nvidiactl").exists():
+        assert installation.installed_flavour(avatars) == "openvino"
+        assert installation.installed_flavour(tmp_path) == "cpu"
+    domain = tmp_path / "avatars"
+    domain.mkdir()
+    (domain / "domain.json").write_text("{}")
+    options = Options(default_repository(), domains=tmp_path, networks="openvino")
+    with pytest.raises(ServerStartFailed, match="convert it again"):
+        check(options)

@@ -1,0 +1,308 @@
+"""The whole path on small networks of official layout: convert, stats, serve, edit a photo.
+
+What the server answers must be what the PyTorch networks compute."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import skimage
+import torch
+import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from styleclip_client import Client, Edit
+from styleclip_export import cli
+from styleclip_export.checkpoints.domain_files import read_domain
+from styleclip_export.convert import conversion
+from styleclip_export.convert.float16 import psnr
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_server.pipeline import alignment, directions
+from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.serving import installation
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options
+
+EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        generator = Generator(32, channels_by_base(32, 256, 16), mapping_layers=2)
+        encoder = Encoder4Editing(8, (4, 6, 8, 12), (1, 1, 1, 1))
+        clip = CLIP(
+            64,
+            image_resolution=32,
+            vision_patch_size=16,
+            vision_width=64,
+            vision_layers=1,
+            vision_heads=1,
+            transformer_width=64,
+            transformer_layers=2,
+            transformer_heads=1,
+        )
+        state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+        state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
+        average = torch.randn(8, 512) * 0.1
+    checkpoint = {"state_dict": state, "latent_avg": average, "opts": {}}
+    torch.save(checkpoint, folder / "e4e_ffhq_encode.pt")
+    torch.save(clip.state_dict(), folder / "ViT-B-32.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "model_repository"
+    shutil.copytree(default_repository() / "steps", folder / "steps")
+    where = ["--weights", str(weights), "--repository", str(folder)]
+    assert cli.run(["convert", "ffhq", *where, "--torchscript"]) == 0
+    small = ["--samples", "200", "--images", "3", "--batch", "3", "--device", "cpu"]
+    assert cli.run(["stats", "ffhq", *where, *small]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module", params=["cpu", "torch", "openvino"])
+def served(request, repository, tmp_path_factory):
+    """A server and its flavour; `torch` is what a GPU runs, here on the CPU: half precision,
+    kernels interpreted."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "torch":
+        repository = shutil.copytree(repository, folder / "model_repository")
+        for path in repository.rglob("torch.pbtxt"):
+            path.write_text(path.read_text().replace("KIND_GPU", "KIND_CPU"))
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = Options(repository, "ffhq", log=folder / "log", networks=request.param, **ports)
+    with running_server(options, canary=0) as server:
+        yield SimpleNamespace(url=server.grpc_url, flavour=request.param)
+
+
+def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
+    flavour, networks = served.flavour, read_domain(weights)
+    photo = Image.fromarray(skimage.data.astronaut())
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    with Client(served.url) as client:
+        assert client.domain().name == "ffhq"
+        edited = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
+        inverted = client.invert(buffer.getvalue())
+
+    face, quad = alignment.align(photo)
+    assert np.array_equal(quad, inverted.quad)
+    crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
+    domain = load_domain(repository / "ffhq")
+    statistics = load_statistics(repository / "ffhq", domain.style_channels)
+    with torch.no_grad():
+        w_plus = networks.encoder.eval()(crop) + networks.w_avg
+        off = np.abs(inverted.w_plus - w_plus[0].numpy()).max()
+        assert off < (2e-4 if flavour == "cpu" else 1e-2)
+
+        def embedding(text):
+            return directions.class_embeddings(
+                [text], lambda tokens: networks.clip.encode_text(torch.from_numpy(tokens)).numpy()
+            )[0]
+
+        edit = directions.Edit(EDIT.neutral, EDIT.target, EDIT.strength, EDIT.threshold)
+        offset, counts = directions.delta(statistics, [edit], embedding)
+        assert edited.channels == counts
+        generator = networks.generator.eval()
+        delta = generator.split(torch.from_numpy(offset)[None])
+        styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
+        picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
+    expected = ((picture + 1) * 127.5).round().numpy()
+    assert edited.image().size == (32, 32)
+    off = np.abs(np.asarray(edited.image(), np.float32) - expected)
+    assert off.max() <= (1 if flavour == "cpu" else 8)
+    assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
+
+
+@pytest.fixture(scope="module")
+def w_plus():
+    return np.random.default_rng(3).standard_normal((8, 512)).astype(np.float32)
+
+
+def ask(url, model, outputs=None, **values):
+    """Calls a model with rows of values, as a stranger does; returns the outputs by name."""
+    connection, inputs = triton.InferenceServerClient(url), []
+    for name, value in values.items():
+        array = np.asarray(value)
+        inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    wanted = outputs and [triton.InferRequestedOutput(name) for name in outputs]
+    answer = connection.infer(model, inputs, outputs=wanted)
+    connection.close()
+    return {out.name: answer.as_numpy(out.name) for out in answer.get_response().outputs}
+
+
+def edits(w_plus):
+    """The inputs of `edit` for latents (N, L, W)."""
+    texts = {"NEUTRAL": EDIT.neutral.encode(), "TARGET": EDIT.target.encode()}
+    numbers = {"STRENGTH": EDIT.strength, "THRESHOLD": EDIT.threshold}
+    rows = (len(w_plus), 1)
+    return {
+        "W_PLUS": w_plus,
+        **{name: np.full(rows, value, np.object_) for name, value in texts.items()},
+        **{name: np.full(rows, value, np.float32) for name, value in numbers.items()},
+    }
+
+
+def decoded(data):
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"), np.float32)
+
+
+def test_a_jpeg_is_the_picture_in_the_quality_that_was_asked_for(served, w_plus):
+    with Client(served.url) as client:
+        whole = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
+        fine, coarse = (client.edit(w_plus, EDIT, quality=q).picture for q in (95, 50))
+    assert whole.std() > 10
+    assert psnr(decoded(fine)[None], whole[None]) > 30
+    assert len(coarse) < len(fine)
+    for data in (fine, coarse):
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.format == "JPEG"
+            assert EDIT.target in picture.info["xmp"].decode()
+
+
+def test_every_other_format_holds_the_picture(served, w_plus):
+    with Client(served.url) as client:
+        png = client.edit(w_plus, EDIT, format="PNG").picture
+        webp = client.edit(w_plus, EDIT, format="WEBP").picture
+        drawn = client.draw(w_plus, EDIT)
+    np.testing.assert_array_equal(decoded(png), drawn)
+    assert webp[8:12] == b"WEBP" and psnr(decoded(webp)[None], drawn[None]) > 25
+
+
+def test_a_photo_gets_its_face_back_as_jpeg(served):
+    photo = Image.fromarray(skimage.data.astronaut())
+    with Client(served.url) as client:
+        edited = client.edit_photo(photo, EDIT, paste=True).picture
+    answer, before = decoded(edited), np.asarray(photo, np.float32)
+    assert answer.shape == before.shape
+    assert psnr(answer[None, :, :64], before[None, :, :64]) > 35  # beside the face
+
+
+def test_rows_of_one_request_may_differ(served, w_plus):
+    given = edits(np.stack([w_plus, -w_plus]))
+    formats = np.array([[b"jpeg"], [b"PNG"]], np.object_)
+    jpeg, png = ask(served.url, "edit", FORMAT=formats, **given)["PICTURE"][:, 0]
+    default = ask(served.url, "edit", **given)["PICTURE"][:, 0]
+    assert jpeg == default[0] and default[1].startswith(b"\xff\xd8")
+    assert psnr(decoded(png)[None], decoded(default[1])[None]) > 30
+
+
+@pytest.mark.parametrize("wrong", [{"FORMAT": [[b"TIFF"]]}, {"QUALITY": [[0]]}])
+def test_an_unknown_format_or_quality_is_refused_by_name(served, w_plus, wrong):
+    dtypes = {"FORMAT": np.object_, "QUALITY": np.int32}
+    given = {name: np.array(value, dtypes[name]) for name, value in wrong.items()}
+    with pytest.raises(InferenceServerException, match="UnknownFormat"):
+        ask(served.url, "edit", **edits(w_plus[None]), **given)
+
+
+@pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
+def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
+    with Client(served.url) as client:
+        drawn = client.draw(w_plus)
+        styles = sum(client.domain().style_channels)
+    given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
+    answer = ask(served.url, "stylegan2", outputs, **given)
+    np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
+    if served.flavour == "torch" and outputs is None:
+        assert psnr(decoded(answer["JPEG"][0].tobytes())[None], drawn[None]) > 30
+        assert answer["UNENCODED"].shape == (1, 1, 1, 3)
+    else:
+        assert set(answer) == {"IMAGE"}
+
+
+def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path):
+    """The GPU's float16 networks, on the CPU."""
+    half = tmp_path / "half"
+    shutil.copytree(repository, half)
+    for name in ("e4e", "clip_text", "stylegan2"):
+        config = half / "ffhq" / name / "configs" / "cpu.pbtxt"
+        config.write_text(config.read_text() + 'default_model_filename: "model.fp16.onnx"\n')
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
+    answers = []
+    for folder in (repository, half):
+        ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+        options = Options(folder, "ffhq", log=tmp_path / "log", networks="cpu", **ports)
+        with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+            inverted = client.invert(buffer.getvalue())
+            picture = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
+        answers.append((inverted.w_plus, np.asarray(picture, np.float32)))
+    (exact_w, exact), (half_w, rough) = answers
+    assert 0 < np.abs(exact_w - half_w).max() < 1e-3
+    assert psnr(rough[None], exact[None]) > 45
+
+
+def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weights, repository):
+    for name in ("e4e", "clip_text", "stylegan2"):
+        folder = repository / "ffhq" / name / "1"
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert set(provenance["sources"]) == {"e4e_ffhq_encode.pt", "ViT-B-32.pt"}
+        assert {error["batch"] for error in provenance["errors"]} == {1, 2, 8}
+        assert (folder / "model.pt").is_file() == (name != "clip_text")
+        if name != "clip_text":
+            openvino = provenance["openvino"]
+            assert openvino["float32"]["largest"] <= conversion.BOUNDS[name]
+            assert bool(openvino["tried"]) == installation.multiplies_bfloat16()
+            assert (folder / "model.openvino.onnx").is_file()
+        half = provenance["float16"]
+        assert [error["batches"] for error in half["errors"]][-1] == [1, 2, 8]
+        assert (folder / "model.fp16.onnx").is_file()
+
+
+def test_only_dlibs_own_landmarks_are_placed(landmarks_bz2, tmp_path):
+    told, official = [], alignment.landmark_model()
+    weights, folder = tmp_path / "weights", tmp_path / "ffhq"
+    weights.mkdir()
+    folder.mkdir()
+    other = bytearray(official.read_bytes())
+    other[-1] ^= 1
+    (weights / alignment.LANDMARKS).write_bytes(other)
+    conversion.place_landmarks(weights, folder, told.append)
+    assert not list(folder.iterdir()) and "left out" in told[-1]
+    (weights / alignment.LANDMARKS).unlink()
+    (weights / f"{alignment.LANDMARKS}.bz2.part").touch()  # a download broken off
+    conversion.place_landmarks(weights, folder, told.append)
+    assert len(told) == 1
+    shutil.copy(landmarks_bz2, weights)
+    conversion.place_landmarks(weights, folder, told.append)
+    assert (folder / alignment.LANDMARKS).read_bytes() == official.read_bytes()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_converting_again_adds_a_version_and_keeps_the_old_one(weights, repository, tmp_path):
+    copy = tmp_path / "model_repository"
+    shutil.copytree(repository, copy)
+    where = ["--weights", str(weights), "--repository", str(copy)]
+    assert cli.run(["convert", "ffhq", *where, "--only", "clip_text"]) == 0
+    assert sorted(p.name for p in (copy / "ffhq/clip_text").glob("[0-9]*")) == ["1", "2"]
+    assert sorted(p.name for p in (copy / "ffhq/e4e").glob("[0-9]*")) == ["1"]
+
+
+def test_a_conversion_that_misses_its_bound_is_not_written(
+    weights, repository, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(conversion.BOUNDS, "e4e", 1e-12)
+    target = tmp_path / "model_repository"
+    where = ["--weights", str(weights), "--repository", str(target)]
+    assert cli.run(["convert", "ffhq", *where, "--only", "e4e"]) == 1
+    assert "ConversionError: e4e" in capsys.readouterr().err
+    assert not list(Path(target).rglob("model.onnx"))
+
+
+def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):
+    assert cli.run(["convert", "ffhq", "--weights", str(tmp_path)]) == 1
+    complaint = capsys.readouterr().err
+    assert "CheckpointError" in complaint and "fetch" in complaint and complaint.count("\n") == 1

@@ -1,0 +1,307 @@
+"""Checkpoints of every published layout give exactly the weights that were put into them.
+
+The golden TensorFlow pickle, which the official code wrote and drew from, is compared where the
+folder has it; the others are written here in small sizes, filled by the golden rule.
+"""
+
+import argparse
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from checkpoint_files import (
+    CHANNELS,
+    W_DIM,
+    average,
+    encoder_state,
+    filled,
+    generator_state,
+    rosinality,
+    scripted_clip,
+    small_clip,
+    style_samples,
+)
+from checkpoint_files import e4e as e4e_content
+from nvidia_pickles import ada, tensorflow
+from styleclip_export.checkpoints import (
+    clip,
+    dlib_landmarks,
+    domain_files,
+    e4e,
+    generators,
+    styleclip_npy,
+)
+from styleclip_export.errors import CheckpointError
+from styleclip_export.verify import folder, tf_pickle
+from styleclip_networks import Generator
+from styleclip_server.pipeline import alignment
+
+
+@pytest.fixture(scope="module")
+def state():
+    return generator_state()
+
+
+@pytest.fixture(scope="module")
+def w_avg():
+    return average()
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in other)
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+# --- generators
+
+
+def test_the_golden_tensorflow_pickle_draws_as_the_official_code(golden):
+    cases = list(tf_pickle.cases(folder.Folder(golden)))
+    if not cases:
+        pytest.skip("this golden folder has no TensorFlow pickle")
+    about, numbers = (cases[0].files[i] for i in (2, 1))
+    assert about.endswith("json") and numbers.endswith("npz")
+    checkpoint = generators.read(golden / cases[0].files[0])
+    generator, data = checkpoint.network(), np.load(golden / numbers)
+    with torch.inference_mode():
+        styles = generator.affine(torch.from_numpy(data["ws"]))
+        image = generator.synthesis(styles).numpy()
+        w = generator.mapping(torch.from_numpy(data["z"])).numpy()
+    for i, style in enumerate(styles):
+        np.testing.assert_allclose(style.numpy(), data[f"style_{i:02}"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(image, data["image"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(w, data["w"], rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(checkpoint.w_avg.numpy(), data["w_avg"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_rosinalitys_file_of_either_format_gives_its_state(state, w_avg, zipped, tmp_path):
+    path = tmp_path / "g.pt"
+    torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
+    found = generators.read(path)
+    assert equal(found.state, state) and torch.equal(found.w_avg, w_avg)
+    sizes = (found.resolution, found.channels, found.w_dim, found.mapping_layers)
+    assert sizes == (64, CHANNELS, W_DIM, 3)
+    assert equal(found.network().state_dict(), state)
+
+
+def test_blur_kernels_may_be_left_out(state, tmp_path):
+    torch.save({k: v for k, v in state.items() if "kernel" not in k}, tmp_path / "g.pt")
+    assert equal(generators.read(tmp_path / "g.pt").state, state)
+
+
+def test_an_average_that_is_not_in_the_file_is_the_same_at_each_call(state, tmp_path):
+    torch.save({"g_ema": state}, tmp_path / "g.pt")
+    (_, first), (_, second) = (generators.read_generator(tmp_path / "g.pt") for _ in range(2))
+    assert first.shape == (W_DIM,) and torch.equal(first, second)
+
+
+@pytest.mark.parametrize("resolution", [32, 256])
+def test_other_resolutions_and_widths_are_found_in_the_file(resolution, tmp_path):
+    widths = {2**p: 3 + p for p in range(2, int(math.log2(resolution)) + 1)}
+    state = filled(Generator(resolution, widths, 8, mapping_layers=1))
+    torch.save({"g_ema": state}, tmp_path / "g.pt")
+    found = generators.read(tmp_path / "g.pt")
+    assert found.channels == widths and equal(found.state, state)
+
+
+def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
+    found = generators.read(write(tmp_path / "g.pkl", tensorflow(state, w_avg, label_size=0)))
+    # The pickle lacks the 1 of the modulation's bias, so that one addition is rounded.
+    assert found.state.keys() == state.keys() and torch.equal(found.w_avg, w_avg)
+    for name, value in state.items():
+        rounding = 1e-6 if name.endswith("modulation.bias") else 0
+        torch.testing.assert_close(found.state[name], value, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 5}, {"channels_last": True}])
+def test_an_ada_pickle_gives_its_averaged_network(state, w_avg, options, tmp_path):
+    found = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
+    assert equal(found.state, state) and torch.equal(found.w_avg, w_avg)
+
+
+def ada_picture(state, ws):
+    """The arithmetic of stylegan2-ada-pytorch, `training/networks.py`, from the parameters that
+    its pickle holds: convolutions without a gain, toRGB's gain in its style."""
+    one_three = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(one_three, one_three) / 64
+
+    def blur(x, gain, padding):
+        weight = (kernel * gain).expand(x.shape[1], 1, 4, 4)
+        return F.conv2d(F.pad(x, padding), weight, groups=x.shape[1])
+
+    def style(name, w, gain=1.0):
+        weight = state[f"{name}.conv.modulation.weight"] / math.sqrt(W_DIM)
+        return (w @ weight.T + state[f"{name}.conv.modulation.bias"]) * gain
+
+    def layer(name, noise, x, w, up):
+        weight = state[f"{name}.conv.weight"][0] * style(name, w)[0][None, :, None, None]
+        weight = weight * (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        if up:
+            x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 4, (1, 1, 1, 1))
+        else:
+            x = F.conv2d(x, weight, padding=1)
+        x = x + state[f"noises.noise_{noise}"] * state[f"{name}.noise.weight"]
+        x = x + state[f"{name}.activate.bias"][:, None, None]
+        return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+    def to_rgb(name, x, w):
+        weight = state[f"{name}.conv.weight"][0]
+        modulated = weight * style(name, w, weight.shape[1] ** -0.5)[0][None, :, None, None]
+        return F.conv2d(x, modulated) + state[f"{name}.bias"]
+
+    x = layer("conv1", 0, state["input.input"], ws[:, 0], up=False)
+    picture = to_rgb("to_rgb1", x, ws[:, 1])
+    for i in range(len(CHANNELS) - 1):
+        x = layer(f"convs.{2 * i}", 2 * i + 1, x, ws[:, 2 * i + 1], up=True)
+        x = layer(f"convs.{2 * i + 1}", 2 * i + 2, x, ws[:, 2 * i + 2], up=False)
+        n, c, h, w = picture.shape
+        spread = torch.zeros(n, c, h, 2, w, 2)
+        spread[:, :, :, 0, :, 0] = picture
+        picture = blur(spread.reshape(n, c, 2 * h, 2 * w), 4, (2, 1, 2, 1))
+        picture = picture + to_rgb(f"to_rgbs.{i}", x, ws[:, 2 * i + 3])
+    return picture
+
+
+def test_an_ada_pickle_draws_what_its_own_arithmetic_draws(state, w_avg, tmp_path):
+    generator = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg))).network()
+    ws = torch.randn(1, generator.num_latents, W_DIM, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(generator(ws), ada_picture(state, ws), rtol=0, atol=1e-4)
+
+
+def test_a_network_trained_without_noise_gets_noise_of_strength_zero(state, w_avg, tmp_path):
+    quiet = {k: v for k, v in state.items() if "noise" not in k}
+    found = generators.read(write(tmp_path / "g.pkl", ada(quiet, w_avg))).state
+    silence = {k: torch.zeros_like(v) for k, v in state.items() if "noise" in k}
+    assert equal(found, quiet | silence)
+
+
+def test_what_the_official_network_does_besides_is_noted(state, w_avg, tmp_path):
+    data = ada(state, w_avg, conv_clamp=256)
+    assert "±256" in generators.read(write(tmp_path / "g.pkl", data)).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"c_dim": 10}, "number of labels"),
+        ({"architecture": "resnet"}, "architecture"),
+        ({"img_channels": 1}, "number of colours"),
+    ],
+)
+def test_ada_networks_of_another_arithmetic_are_refused(state, w_avg, options, reason, tmp_path):
+    data = ada(state, w_avg, **options)
+    with pytest.raises(CheckpointError, match=reason):
+        generators.read(write(tmp_path / "g.pkl", data))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"label_size": 3}, "number of labels"),
+        ({"architecture": "resnet"}, "architecture"),
+        ({"mapping_lrmul": 0.1}, "learning rate"),
+        ({"resample_kernel": [1, 2, 1]}, "filter"),
+    ],
+)
+def test_tensorflow_networks_of_another_arithmetic_are_refused(
+    state, w_avg, options, reason, tmp_path
+):
+    path = write(tmp_path / "g.pkl", tensorflow(state, w_avg, **options))
+    with pytest.raises(CheckpointError, match=reason):
+        generators.read(path)
+
+
+# --- e4e
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, argparse.Namespace(device="cuda")])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp_path):
+    encoder, content = encoder_state(), e4e_content(options)
+    torch.save(content, tmp_path / "e4e.pt", _use_new_zipfile_serialization=zipped)
+    found = e4e.read(tmp_path / "e4e.pt")
+    assert equal(found.state, encoder) and equal(found.decoder.state, state)
+    assert equal(found.network().state_dict(), encoder)
+    assert torch.equal(found.w_avg, content["latent_avg"])
+    assert (found.num_latents, found.options) == (10, {"device": "cuda"})
+    assert equal(generators.read(tmp_path / "e4e.pt").state, state)
+
+
+# --- CLIP
+
+
+def test_a_plain_state_dict_of_clip_gives_its_state(tmp_path):
+    official = small_clip().state_dict()
+    torch.save(official | {"vocab_size": torch.tensor(2000)}, tmp_path / "clip.pt")
+    found = clip.read(tmp_path / "clip.pt")
+    assert equal(found.state, official) and equal(found.network().state_dict(), official)
+    assert found.sizes["transformer_heads"] == 2 and found.sizes["image_resolution"] == 48
+
+
+def test_openais_torchscript_archive_gives_its_state_in_float32(tmp_path):
+    script, state = scripted_clip()
+    script.save(str(tmp_path / "ViT.pt"))
+    found = clip.read(tmp_path / "ViT.pt")
+    official = {k: v.float() for k, v in state.items() if k in found.state}
+    assert equal(found.state, official) and len(official) == len(small_clip().state_dict())
+
+
+# --- StyleCLIP's files and dlib's
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_styleclips_statistics_come_as_its_scripts_wrote_them(protocol, tmp_path):
+    samples = style_samples()
+    means, deviations = [s.mean(0) for s in samples], [s.std(0) for s in samples]
+    write(tmp_path / "S", pickle.dumps(samples, protocol))
+    write(tmp_path / "S_mean_std", pickle.dumps([means, deviations], protocol))
+    found = styleclip_npy.read_s_mean_std(tmp_path / "S_mean_std")
+    for got, given in (
+        (styleclip_npy.read_s(tmp_path / "S"), samples),
+        (found.means, means),
+        (found.deviations, deviations),
+    ):
+        assert all(np.array_equal(a, b) for a, b in zip(got, given, strict=True))
+
+
+def test_styleclips_arrays_come_as_float32(tmp_path):
+    fs3, w = np.arange(12.0).reshape(4, 3), np.ones((5, 1, 8), np.float32)
+    np.save(tmp_path / "fs3.npy", fs3)
+    np.save(tmp_path / "W.npy", w)
+    found = styleclip_npy.read_fs3(tmp_path / "fs3.npy")
+    assert found.dtype == np.float32 and np.array_equal(found, fs3)
+    assert styleclip_npy.read_w(tmp_path / "W.npy").shape == (5, 8)
+
+
+def test_dlibs_landmarks_are_placed_whole_from_either_form(landmarks_bz2, tmp_path):
+    official = alignment.landmark_model()
+    placed = dlib_landmarks.place(official, tmp_path / "plain.dat")
+    assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
+    assert dlib_landmarks.place(landmarks_bz2, tmp_path / "target.dat").published
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_domain_folder_gives_all_networks(state, tmp_path):
+    torch.save(e4e_content(), tmp_path / "e4e_any_encode.pt")
+    torch.save(small_clip().state_dict(), tmp_path / "ViT-any.pt")
+    found = domain_files.read_domain(tmp_path)
+    assert equal(found.generator.state_dict(), state)
+    assert equal(found.encoder.state_dict(), encoder_state())
+    assert equal(found.clip.state_dict(), small_clip().state_dict())
+    assert found.w_avg.shape == (10, W_DIM)
+    assert set(found.sources) == {"e4e_any_encode.pt", "ViT-any.pt"}
+
+
+def test_what_is_missing_in_a_folder_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match=r"e4e_\*.*fetch"):
+        domain_files.read_domain(tmp_path)

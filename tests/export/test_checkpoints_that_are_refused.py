@@ -1,0 +1,122 @@
+"""Wrong, broken and hostile files: one line each, nothing executed, little memory.
+
+They are read in a process of their own, which measures its memory by itself, so that a crash or a
+bomb is a failure of one test.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hostile_files
+from checkpoint_files import write_all
+from styleclip_export.checkpoints import e4e, generators
+from styleclip_export.errors import CheckpointError
+
+MOST_MEMORY = 200 << 20  # bytes for files of at most 33 MB
+PROGRAM = Path(hostile_files.__file__)
+
+
+def run(*arguments):
+    """Lines that the program printed before it ended, and how it ended."""
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, (ended.stdout[-500:], ended.stderr[-2000:])
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("valid"))
+
+
+def attempts(folder, cases):
+    """(name, what reading it gave) of each case, all read in one process."""
+    index, names = [], []
+    for i, (name, reader, data) in enumerate(cases):
+        (folder / f"{i}.file").write_bytes(data)
+        index.append((reader, f"{i}.file"))
+        names.append(name)
+    (folder / "index.json").write_text(json.dumps(index))
+    found = run(folder)
+    assert len(found) == len(names)
+    return list(zip(names, found, strict=True))
+
+
+def check(found):
+    """Every file got one line that says what was expected, at little memory."""
+    wrong = [
+        (name, case)
+        for name, case in found
+        if case["error"] != "CheckpointError"
+        or "\n" in case["line"]
+        or "expected" not in case["line"]
+        or not 40 < len(case["line"]) < 600
+        or case["rise"] > MOST_MEMORY
+    ]
+    assert not wrong
+
+
+def test_a_pickle_that_would_create_a_file_creates_none_and_is_named(tmp_path):
+    mark = tmp_path / "executed"
+    found = attempts(tmp_path, hostile_files.executing(mark))
+    check(found)
+    assert len(found) == 45 and not mark.exists()
+    for name, case in found:
+        assert "not on the list of safe names" in case["line"], name
+
+
+def test_a_file_that_asks_for_memory_or_time_gets_neither(tmp_path):
+    check(attempts(tmp_path, hostile_files.oversized()))
+
+
+def test_deep_nesting_does_not_crash(tmp_path):
+    check(attempts(tmp_path, hostile_files.nested()))
+
+
+def test_arrays_that_are_not_what_they_claim_are_refused(tmp_path):
+    check(attempts(tmp_path, hostile_files.untrue()))
+
+
+def test_another_or_a_broken_file_is_told_by_what_it_looks_like(valid, tmp_path):
+    found = attempts(tmp_path, hostile_files.something_else(valid))
+    check(found)
+    assert all("looks like" in case["line"] for _, case in found)
+    looks = {name: case["line"].partition("looks like ")[2] for name, case in found}
+    for name, look in {
+        "scripted.pt as encoder": "a CLIP checkpoint",
+        "clip.pt as generator": "a CLIP checkpoint",
+        "ada.pkl as clip": "NVIDIA's PyTorch pickle",
+        "tensorflow.pkl as encoder": "NVIDIA's TensorFlow pickle",
+        "rosinality.pt as clip": "rosinality's StyleGAN2 checkpoint",
+        "fs3.npy as clip": "a NumPy array",
+        "web page as clip": "a web page",
+        "LFS pointer as generator": "a Git LFS pointer",
+        "e4e.pt, half of it": "a truncated or damaged zip archive",
+        "ada.pkl, half of it": "NVIDIA's PyTorch pickle, truncated",
+    }.items():
+        assert looks[name].startswith(look), (name, looks[name])
+
+
+def test_changed_bytes_give_a_result_or_one_line(tmp_path):
+    found = run(tmp_path, "--fuzz", 300)
+    assert len(found) == 300
+    assert {case["error"] for case in found} == {"CheckpointError", "read"}
+    check([("", case) for case in found if case["error"] != "read"])
+
+
+def test_source_text_in_a_pickle_is_never_executed(valid):
+    for path in valid["generator"][2:4]:
+        assert b"SystemExit" in path.read_bytes()
+        generators.read(path)
+
+
+@pytest.mark.parametrize("read", [generators.read, e4e.read])
+def test_a_folder_or_nothing_is_said_to_be_that(read, tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read(tmp_path)
+    with pytest.raises(CheckpointError, match="is not there"):
+        read(tmp_path / "none.pt")

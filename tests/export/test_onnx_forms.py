@@ -1,0 +1,193 @@
+"""The forms that are exported for a CPU compute what the networks compute."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from styleclip_contract import wire
+from styleclip_export.convert import onnx_export, onnx_forms
+from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.stylegan2 import channels_by_base
+
+
+@pytest.fixture(autouse=True)
+def few_channels_are_many(monkeypatch):
+    """Small networks take the forms of large ones."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(onnx_forms, "WINOGRAD_CHANNELS", 16)
+
+
+def generator(**options):
+    g = Generator(64, channels_by_base(64, base=1024, maximum=32), 24, 2, **options).eval()
+    for module in g.modules():
+        if hasattr(module, "bias") and isinstance(module.bias, nn.Parameter):
+            module.bias.data += 0.3 * torch.randn_like(module.bias)
+    for layer in (g.conv1, *g.convs):
+        layer.noise.weight.data.fill_(0.2)
+    return g
+
+
+def encoder():
+    e = Encoder4Editing(8, (8, 16, 24, 32), (1, 2, 2, 2), 16, 24).eval()
+    for module in e.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(-0.3, 1)
+    return e
+
+
+START, END = 198, 199
+
+
+def clip():
+    c = CLIP(
+        32,
+        vision_width=64,
+        vision_layers=1,
+        vision_heads=1,
+        vocab_size=200,
+        transformer_width=128,
+        transformer_layers=3,
+        transformer_heads=4,
+    ).eval()
+    for name, parameter in c.named_parameters():
+        if "ln_" in name or name.endswith("bias"):
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    c.positional_embedding.data.normal_(std=0.2)
+    c.token_embedding.weight.data.normal_(std=0.2)
+    return c
+
+
+def rows(*texts, pad=0):
+    """(N, 77) tokens: each text's words between start and end."""
+    found = [[START, *words, END] for words in texts]
+    return torch.tensor([row + [pad] * (77 - len(row)) for row in found], dtype=torch.int32)
+
+
+def some_texts(n, words, longest):
+    return [torch.randint(1, words + 1, (i % (longest + 1),)).tolist() for i in range(n)]
+
+
+def with_ends_inside():
+    """Rows whose end, the largest id, is a word in the middle of a later row."""
+    return torch.tensor(
+        [[1, 9, 5, 3] + [4] * 73, [1, 9, 5, 50] + [2] * 73, [1, 9, 5, 50, 60] + [7] * 72],
+        dtype=torch.int32,
+    )
+
+
+TEXTS = {
+    "one": lambda: rows([5, 6, 7]),
+    "one without words": lambda: rows([]),
+    "equal": lambda: rows([5, 6, 7], [5, 6, 7], [5, 6, 7]),
+    "each in the next": lambda: rows([], [5], [5, 6], [5, 6, 7, 8, 9, 10, 11]),
+    "each in the last": lambda: rows([5, 6, 7, 8, 9, 10, 11], [5, 6], [5], []),
+    "nothing in common": lambda: rows([5, 6, 7], [6, 7, 5], [7, 5]),
+    "the same end": lambda: rows([5, 8, 9], [6, 8, 9], [6, 6, 8, 9]),
+    "few words": lambda: rows(*some_texts(40, 2, 9)),
+    "many words": lambda: rows(*some_texts(40, 190, 12)),
+    "the longest": lambda: rows([7] * 75, [7] * 74, [7] * 30 + [8] * 40, [8]),
+    "filled up with ends": lambda: rows(*some_texts(9, 2, 5), pad=END),
+    "ends inside": with_ends_inside,
+}
+
+
+def near(a, b, relative=1e-5):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= relative * b.abs().max()
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_winograds_filtering_is_a_convolution(side):
+    x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
+    rows = onnx_forms.winograd(x.flatten(2).transpose(1, 2), weight, side)
+    near(rows.transpose(1, 2).unflatten(2, (side, side)), F.conv2d(x, weight, padding=1))
+
+
+@pytest.mark.parametrize("side", [1, 4, 9])
+def test_convolutions_by_parity_are_a_transposed_convolution(side):
+    x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
+    expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    near(onnx_forms.transposed_by_parity(x, weight, side), expected)
+
+
+@pytest.mark.parametrize("noise", [True, False])
+@torch.inference_mode()
+def test_the_picture_is_the_generators(noise):
+    g = generator(use_noise=noise)
+    w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
+    styles = g.affine(w)
+    assert onnx_forms.suits_winograd(g.convs[3].conv.weight[0], 16)
+    near(onnx_forms.synthesis(g, styles), g.synthesis(styles))
+
+
+@pytest.mark.parametrize("steepest", [1.0, 1.5])
+@torch.inference_mode()
+def test_the_latents_are_the_encoders(steepest):
+    e = encoder()
+    e.body[0].res_layer[2].weight[3] = steepest  # above 1 the fused form does not hold
+    face = torch.randn(2, 3, 256, 256)
+    near(onnx_forms.encode(e, face), e(face))
+
+
+@pytest.mark.parametrize("texts", TEXTS)
+@torch.inference_mode()
+def test_the_features_are_those_of_each_text_alone(texts):
+    c, tokens = clip(), TEXTS[texts]().long()
+    expected = torch.cat([c.encode_text(row[None]) for row in tokens])
+    near(onnx_forms.encode_text(c, tokens), expected)
+
+
+@pytest.mark.parametrize("texts", TEXTS)
+@torch.inference_mode()
+def test_what_texts_share_is_computed_once(texts):
+    c, tokens = clip(), TEXTS[texts]().long()
+    seen = []
+    for block in c.transformer.resblocks:
+        block.ln_2.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    onnx_forms.encode_text(c, tokens)
+    ends = tokens.argmax(1).tolist()
+    beginnings = {tuple(row[: i + 1].tolist()) for row, end in zip(tokens, ends, strict=True)
+                  for i in range(end + 1)}  # fmt: skip
+    assert seen == [len(beginnings), len(beginnings), len(tokens)]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@torch.inference_mode()
+def test_one_file_answers_to_any_number_of_texts(merged):
+    pairs = np.arange(49408) // 2  # words 4 and 5 are one, and so on
+    pairs[END] += 1
+    module = onnx_export.TokensToFeatures(clip(), pairs if merged else None)
+    data = onnx_export.to_onnx(module, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),), onnx_export.nothing)
+    batches = [(make(),) for make in TEXTS.values()]
+    expected = [torch.cat([module(row[None]) for row in tokens]).numpy() for (tokens,) in batches]
+    references = [onnx_export.Reference(*pair) for pair in zip(batches, expected, strict=True)]
+    found = onnx_export.run_onnx(data, wire.CLIP_TEXT, references)
+    for answer, features in zip(found, expected, strict=True):
+        near(*map(torch.from_numpy, (answer, features)))
+
+
+def test_exported_files_keep_every_parameter_by_its_name():
+    g, e, c = generator(), encoder(), clip()
+    table = np.arange(49408) % 200
+    exports = (
+        (onnx_export.LatentToPicture(g), wire.STYLEGAN2, onnx_export.random_latents(g)),
+        (onnx_export.FaceToLatent(e), wire.E4E, onnx_export.random_faces),
+        (
+            onnx_export.TokensToFeatures(c, table),
+            wire.CLIP_TEXT,
+            onnx_export.random_tokens,
+        ),
+    )
+    for module, model, example in exports:
+        data = onnx_export.export(module, model, example, 1.0, batches=(1, 3)).data
+        nodes = onnx.load_from_string(data).graph
+        known = {t.name for t in nodes.initializer} | {o for n in nodes.node for o in n.output}
+        for name, _ in module.named_parameters():
+            unused = any(part in name for part in (".style.", "clip.visual.", "logit_scale"))
+            assert name in known or unused, name

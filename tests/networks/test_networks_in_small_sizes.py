@@ -1,0 +1,195 @@
+"""The networks work in sizes of their own, keep the pictures of a batch apart, and learn."""
+
+import pytest
+import torch
+
+from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.stylegan2 import channels_by_base, config_f_channels, truncate
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+def millions(module):
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def small_generator(resolution=32, **options):
+    channels = channels_by_base(resolution, base=512, maximum=32)
+    return Generator(resolution, channels, w_dim=48, mapping_layers=2, **options)
+
+
+def small_encoder(num_latents=8, w_dim=48):
+    return Encoder4Editing(
+        num_latents, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), style_width=16, w_dim=w_dim
+    )
+
+
+def small_clip():
+    return CLIP(
+        32,
+        image_resolution=48,
+        vision_patch_size=16,
+        vision_width=64,
+        vision_layers=2,
+        vision_heads=2,
+        context_length=12,
+        vocab_size=200,
+        transformer_width=64,
+        transformer_layers=2,
+        transformer_heads=2,
+    )
+
+
+def texts(n):
+    """(n, 12) random tokens: start 198, end 199, zeros behind."""
+    tokens = torch.randint(1, 198, (n, 12))
+    tokens[:, 0] = 198
+    for i, row in enumerate(tokens):
+        end = 2 + i % 10
+        row[end], row[end + 1 :] = 199, 0
+    return tokens
+
+
+def test_the_published_widths_are_those_of_config_f():
+    narrow = {128: 256, 256: 128, 512: 64, 1024: 32}
+    assert config_f_channels(1024) == dict.fromkeys((4, 8, 16, 32, 64), 512) | narrow
+
+
+@pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
+@torch.inference_mode()
+def test_the_generator_draws_at_every_resolution(resolution):
+    channels = channels_by_base(resolution, base=4096, maximum=8)
+    generator = Generator(resolution, channels, w_dim=16, mapping_layers=1)
+    w = generator.mapping(torch.randn(1, 16))[:, None].expand(-1, generator.num_latents, -1)
+    assert generator(w).shape == (1, 3, resolution, resolution)
+    assert 1 + max(layer.latent for layer in generator.layers) == generator.num_latents
+
+
+def test_every_style_layer_knows_its_kind_and_resolution():
+    for layer in small_generator(128).layers:
+        assert layer.to_rgb == ("toRGB" in layer.styleclip_name) == ("rgb" in layer.name)
+        assert layer.styleclip_name.endswith(f"_{layer.resolution}")
+
+
+@pytest.mark.parametrize("resolution", [16, 96, 2048])
+def test_other_resolutions_are_refused(resolution):
+    with pytest.raises(ValueError, match="power of two from 32 to 1024"):
+        Generator(resolution)
+
+
+@torch.inference_mode()
+def test_every_picture_of_a_batch_is_independent_of_the_others():
+    generator, encoder, clip = small_generator(), small_encoder().eval(), small_clip().eval()
+    cases = (
+        (generator, torch.randn(3, generator.num_latents, 48)),
+        (encoder, torch.rand(3, 3, 256, 256) * 2 - 1),
+        (clip.encode_image, torch.randn(3, 3, 48, 48)),
+        (clip.encode_text, texts(3)),
+    )
+    for network, batch in cases:
+        together = network(batch)
+        for i in range(3):
+            torch.testing.assert_close(network(batch[i : i + 1])[0], together[i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["folded", "phased"])
+@torch.inference_mode()
+def test_every_form_of_the_upsampling_draws_the_same_picture(form):
+    generator = small_generator(64)
+    styles = generator.affine(torch.randn(2, generator.num_latents, 48))
+    plain = generator.synthesis(styles)
+    generator.upsample_as(form)
+    torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
+    generator.prepare(torch.float32)
+    torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_stylespace_as_one_vector_and_as_a_list_are_the_same():
+    generator = small_generator()
+    styles = generator.affine(torch.randn(2, generator.num_latents, 48))
+    flat = generator.flatten(styles)
+    assert flat.shape == (2, sum(generator.style_channels))
+    assert all(torch.equal(a, b) for a, b in zip(generator.split(flat), styles, strict=True))
+
+
+@torch.inference_mode()
+def test_a_generator_without_noise_has_none():
+    noisy, plain = small_generator(), small_generator(use_noise=False)
+    for name, tensor in noisy.named_parameters():
+        if name.endswith("noise.weight"):
+            tensor.fill_(1.0)
+    plain.load_state_dict(noisy.state_dict())
+    w = torch.randn(1, noisy.num_latents, 48)
+    assert (noisy(w) - plain(w)).abs().max() > 0.01
+    for i in range(2 * len(noisy.to_rgbs) + 1):
+        noisy.noises[i].zero_()
+    assert torch.equal(noisy(w), plain(w))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_activations_in_half_precision_draw_nearly_the_same_picture(dtype):
+    generator = small_generator()
+    styles = generator.affine(torch.randn(2, generator.num_latents, 48))
+    exact, rough = generator.synthesis(styles), generator.synthesis(styles, dtype)
+    assert rough.dtype == torch.float32
+    bound = 1e-3 if dtype == torch.bfloat16 else 1e-5
+    assert (exact - rough).square().mean() < bound * exact.square().mean()
+
+
+@torch.inference_mode()
+def test_styles_too_large_for_float16_are_scaled():
+    generator = small_generator()
+    styles = [1e6 * s if not layer.to_rgb else s
+              for s, layer in zip(generator.affine(torch.randn(2, generator.num_latents, 48)),
+                                  generator.layers, strict=True)]  # fmt: skip
+    exact, rough = generator.synthesis(styles), generator.synthesis(styles, torch.float16)
+    assert (exact - rough).square().mean() < 1e-5 * exact.square().mean()
+
+
+def test_truncation_can_leave_the_fine_layers_alone():
+    w, average = torch.randn(2, 8, 48), torch.randn(48)
+    cut = truncate(w, average, psi=0.7, cutoff=3)
+    assert torch.equal(cut[:, 3:], w[:, 3:])
+    torch.testing.assert_close(cut[:, :3], average + 0.7 * (w[:, :3] - average))
+    assert torch.equal(truncate(w, average, psi=0.0), average.expand(2, 8, 48))
+
+
+def test_an_encoder_of_five_million_parameters_reads_a_face():
+    encoder = Encoder4Editing(
+        14, widths=(16, 32, 64, 128), depths=(2, 2, 3, 2), style_width=64, w_dim=512
+    )
+    assert 3 < millions(encoder) < 7
+    with torch.inference_mode():
+        assert encoder.eval()(torch.zeros(1, 3, 256, 256)).shape == (1, 14, 512)
+
+
+@torch.inference_mode()
+def test_a_text_cut_behind_its_end_keeps_its_features():
+    clip = small_clip()
+    tokens = texts(3)  # the longest ends at the fifth token of twelve
+    torch.testing.assert_close(
+        clip.encode_text(tokens, trim=True), clip.encode_text(tokens), atol=1e-5, rtol=0
+    )
+
+
+def test_every_weight_learns():
+    generator, encoder, clip = small_generator(), small_encoder(), small_clip()
+    w = generator.mapping(torch.randn(4, 48))[:, None]
+    losses = {
+        generator: generator(w.expand(-1, generator.num_latents, -1)).square().mean(),
+        encoder: encoder(torch.rand(2, 3, 256, 256)).square().mean(),
+        clip: (clip.encode_text(texts(4)) - clip.encode_image(torch.randn(4, 3, 48, 48)))
+        .square()
+        .mean(),
+    }
+    for network, loss in losses.items():
+        loss.backward()
+        # Contrastive training uses the temperature outside the encoders.
+        silent = {n for n, p in network.named_parameters() if p.grad is None} - {"logit_scale"}
+        assert not silent
+        assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)

@@ -1,0 +1,233 @@
+"""What a test cannot build is read: Dockerfiles by hadolint and by rules, compose by itself."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from styleclip_server.serving.configs import QUEUE_LENGTH
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+FINAL = {
+    "server": ("cpu", "gpu"),
+    "ngc": ("ngc",),
+    "ui": ("ui",),
+    "export": ("export",),
+}
+OVERLAYS = ("", "compose.gpu.yaml", "compose.gpu.yaml compose.ngc.yaml", "compose.oidc.yaml")
+OIDC = dict.fromkeys(
+    ("ISSUER", "CLIENT_ID", "CLIENT_SECRET", "COOKIE_SECRET", "EMAIL_DOMAINS", "REDIRECT"), "given"
+)
+names = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+
+
+def tool(name):
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return found or pytest.skip(f"{name} is missing: make test")
+
+
+def instructions(path):
+    """Pairs (instruction, rest) of a Dockerfile, continued lines joined, comments left out."""
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n", " ", "\n".join(lines))
+    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
+
+
+def stages(path):
+    """The instructions of each stage by its name; a stage begins with its parent's."""
+    found, arguments = {}, []
+    for word, rest in instructions(path):
+        if word == "FROM":
+            parent, _, name = rest.partition(" AS ")
+            assert name, f"{path.name}: a stage without a name"
+            found[name] = current = [*found.get(parent, [("FROM", parent)])]
+        elif not found:
+            arguments.append((word, rest))
+        else:
+            current.append((word, rest))
+    return found, arguments
+
+
+@names
+def test_hadolint_finds_nothing(path):
+    checked = subprocess.run([tool("hadolint"), path], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_dockerfile_is_looked_at_here():
+    assert {path.stem for path in DOCKERFILES} == set(FINAL)
+
+
+@names
+def test_the_base_can_be_swapped_and_is_pinned_to_a_version(path):
+    _, arguments = stages(path)
+    ((_, base),) = [pair for pair in arguments if pair[0] == "ARG"]
+    assert re.fullmatch(r"BASE=[\w./-]+:\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?", base)
+
+
+@names
+def test_what_runs_is_not_root_has_a_health_check_and_no_tools_of_the_build(path):
+    found, _ = stages(path)
+    for name in FINAL[path.stem]:
+        stage = found[name]
+        assert stage[0] == ("FROM", "${BASE}")
+        users = [rest for word, rest in stage if word == "USER"]
+        assert users == ["1000:1000"]
+        checks = [rest for word, rest in stage if word == "HEALTHCHECK"]
+        assert len(checks) == 1
+        if path.stem in ("server", "ngc"):
+            assert '["python3", "-m", "styleclip_server.health"]' in checks[0]
+        text = " ".join(rest for word, rest in stage if word == "RUN")
+        for compiler in ("gcc", "build-essential", "clang", "cmake"):
+            assert compiler not in text
+        assert "pip" not in text
+
+
+@names
+def test_networks_are_in_no_image_that_serves(path):
+    for word, rest in instructions(path):
+        assert word != "ADD"
+        for source in rest.split()[:-1] if word == "COPY" else ():
+            assert source.rstrip("/") not in (".", "model_repository")
+            assert "avatars" not in source or path.stem == "export"
+
+
+@names
+def test_each_image_has_its_bill_of_materials_and_licences(path):
+    text = path.read_text()
+    assert "describe.py" in text and "LICENSE NOTICE.md" in text
+
+
+@names
+def test_each_file_that_is_copied_exists_and_is_let_through(path):
+    passed = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
+    for word, rest in instructions(path):
+        if word == "COPY" and "--from" not in rest:
+            for source in rest.split()[:-1]:
+                assert (ROOT / source).exists(), source
+                assert any(source == each or source.startswith(f"{each}/") for each in passed)
+
+
+def test_the_locks_of_the_images_name_what_the_others_name():
+    def versions(name):
+        lines = (ROOT / f"requirements/{name}.txt").read_text().splitlines()
+        found = {}
+        for name, version in (re.findall(r"^(.+)==([^ ]+)", line)[0] for line in lines[1:]):
+            found.setdefault(name, set()).add(version)
+        return found
+
+    server, dev = versions("server"), versions("dev")
+    for name in ("steps", "ui", "export"):
+        for package, found in versions(name).items():
+            assert found <= (server.get(package) or dev.get(package) or found), package
+    gpu = versions("gpu")
+    assert "onnxruntime-gpu" in gpu and "onnxruntime" not in gpu
+    for name in ("server", "gpu", "ui", "steps"):
+        assert "torch" not in versions(name)
+
+
+def composed(overlays="", profiles="*", **variables):
+    """What `docker compose config` makes of the files; it checks them too."""
+    command = [tool("docker-compose"), "--env-file", os.devnull, "--profile", profiles]
+    for name in ("compose.yaml", *overlays.split()):
+        command += ["-f", DOCKER / name]
+    oidc = {f"OIDC_{name}": value for name, value in OIDC.items()}
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | oidc
+    asked = subprocess.run(
+        [*command, "config", "--format", "json"],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert asked.returncode == 0, asked.stderr
+    return json.loads(asked.stdout)["services"]
+
+
+@pytest.mark.parametrize("overlays", OVERLAYS, ids=lambda each: each or "alone")
+def test_compose_accepts_its_files_and_every_file_that_they_name_exists(overlays):
+    for name, service in composed(overlays).items():
+        build = service.get("build")
+        if build:
+            assert (ROOT / build["dockerfile"]).is_file()
+            assert build["target"] in FINAL[Path(build["dockerfile"]).name.split(".")[0]]
+        else:
+            assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
+        for volume in service.get("volumes", ()):
+            if volume["type"] == "bind" and not volume["source"].endswith("secrets"):
+                assert Path(volume["source"]).exists(), volume["source"]
+
+
+def test_compose_alone_starts_server_and_page_for_this_machine_only():
+    services = composed(profiles="")
+    assert set(services) == {"server", "ui"}
+    for service in services.values():
+        assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"])
+
+
+def test_every_service_is_locked_and_the_server_has_shared_memory():
+    services = composed()
+    assert set(services) == {"server", "ui", "prometheus", "grafana", "gateway"}
+    for service in services.values():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service and int(service["mem_limit"]) > 0
+    server = services["server"]
+    assert int(server["shm_size"]) == 2**30
+    assert any(each.startswith("/tmp:exec") for each in server["tmpfs"])
+    assert all(volume["read_only"] for volume in server["volumes"])
+
+
+def test_ports_bases_and_domain_are_variables_that_the_example_lists():
+    shown = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.M))
+    used = {}
+    for path in DOCKER.glob("compose*.yaml"):
+        used |= dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", path.read_text()))
+    assert set(shown) == set(used) | {f"OIDC_{name}" for name in OIDC}
+    # An overlay may have another default for the name of the image, and for what a GPU can do.
+    for name in set(used) - {"SERVER_IMAGE", "REQUESTS_INSIDE"}:
+        assert shown[name] == used[name]
+    server = composed(BASE="base:1", GRPC_PORT="7", DOMAIN="ffhq")["server"]
+    assert server["build"]["args"]["BASE"] == "base:1"
+    assert "7" in [port["published"] for port in server["ports"]]
+    assert server["environment"]["STYLECLIP_DOMAIN"] == "ffhq"
+
+
+def test_with_a_provider_the_gateway_asks_nobody_for_a_password_and_the_login_stands_between():
+    services = composed("compose.oidc.yaml")
+    (upstreams,) = [
+        volume
+        for volume in services["gateway"]["volumes"]
+        if volume["target"] == "/etc/nginx/upstreams.conf"
+    ]
+    text = Path(upstreams["source"]).read_text()
+    assert "server login:4180;" in text and "default off;" in text
+    assert services["login"]["environment"]["OAUTH2_PROXY_UPSTREAMS"] == "http://ui:8501/"
+
+
+def test_what_the_gateway_lets_in_no_models_queue_refuses():
+    for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
+        gateway = composed(overlay)["gateway"]
+        assert 0 < int(gateway["environment"]["INSIDE"]) < QUEUE_LENGTH[kind]
+        assert composed(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"] == "7"
+
+
+def test_the_gpu_is_asked_for_by_its_overlay_only():
+    def devices(overlays):
+        deploy = composed(overlays)["server"].get("deploy", {})
+        return deploy.get("resources", {}).get("reservations", {}).get("devices", [])
+
+    assert not devices("")
+    (device,) = devices("compose.gpu.yaml")
+    assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+    assert composed("compose.gpu.yaml")["server"]["build"]["target"] == "gpu"

@@ -1,0 +1,93 @@
+"""What compose's Prometheus and Grafana are given: it is sound, and asks for what there is."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import pytest
+import yaml
+
+from styleclip_client import Client
+from styleclip_contract.errors import NoFaceFound
+from styleclip_server.serving.supervisor import default_repository
+
+ROOT = default_repository().parent
+FOLDER = ROOT / "docker/monitoring"
+# Only a server with a GPU has these.
+ELSEWHERE = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "up"}
+
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus"
+)
+
+
+def told(*arguments):
+    done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@promtool
+def test_the_configuration_and_the_rules_are_sound():
+    told("check", "config", "prometheus.yml")
+    told("check", "rules", "alerts.yml")
+
+
+@promtool
+def test_each_alert_rings_for_its_cause_and_not_without():
+    told("test", "rules", "alerts_test.yml")
+
+
+def test_each_alert_is_tested_and_explained():
+    alerts = [rule for rule in rules() if "alert" in rule]
+    tested = (FOLDER / "alerts_test.yml").read_text()
+    explained = (ROOT / "docs/operations.md").read_text()
+    for rule in alerts:
+        name = rule["alert"]
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+        assert f"\n### {name}\n" in explained
+        assert re.search(rf"alertname: {name}\n +exp_alerts", tested)
+
+
+def test_rules_and_dashboard_ask_only_for_metrics_that_the_server_has(server):
+    with Client(server.grpc_url) as client:
+        photo = ROOT / "demo/samples/avatar-1.png"
+        client.edit_photo(photo, client.domain().edit("a sad face"))
+        with pytest.raises(NoFaceFound):
+            client.invert(photo, align=True)
+    page = urllib.request.urlopen(server.metrics_url).read().decode()
+    there = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE)) | ELSEWHERE
+    there |= {rule["record"] for rule in rules() if "record" in rule}
+    dashboard = json.loads((FOLDER / "grafana/dashboards/styleclip.json").read_text())
+    asked = [rule["expr"] for rule in rules()]
+    asked += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for expression in asked:
+        names = set(re.findall(r"\b(?:nv_|styleclip[_:]|up\b)[\w:]*", without_labels(expression)))
+        assert names and names <= there
+
+
+def test_triton_counts_a_failed_ensemble_twice(server):
+    """The rule `unanswered` halves it: a Triton that counts once needs another rule."""
+
+    def failures():
+        page = urllib.request.urlopen(server.metrics_url).read().decode()
+        return int(re.search(r'_failure{model="invert",reason="OTHER".*} (\d+)', page)[1])
+
+    before = failures()
+    with Client(server.grpc_url) as client, pytest.raises(NoFaceFound):
+        client.invert(ROOT / "demo/samples/avatar-1.png", align=True)
+    until = time.monotonic() + 10  # the second may be counted after the answer
+    while failures() - before < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert failures() - before == 2
+
+
+def rules():
+    groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def without_labels(expression):
+    return re.sub(r"{[^}]*}|\[[^\]]*\]", "", expression)

@@ -1,0 +1,330 @@
+"""The face goes back into the photo where it came from, and nothing else changes."""
+
+import io
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from PIL import Image, ImageFilter
+
+import icc_profiles
+from styleclip_contract import limits
+from styleclip_contract.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
+from styleclip_server.pipeline import alignment, images, metadata
+from styleclip_server.pipeline.composition import compose, paste_back
+
+GREEN = np.zeros((256, 256, 3), np.uint8)
+GREEN[..., 1] = 255
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+SQUARE = np.array([[100, 60], [100, 200], [240, 200], [240, 60]], np.float32)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture)
+
+
+def smooth_photo(width: int = 320, height: int = 260) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    waves = [127 + 100 * np.sin(x / 17 + y / 23 + phase) for phase in (0, 2, 4)]
+    return Image.fromarray(np.rint(np.stack(waves, axis=-1)).astype(np.uint8))
+
+
+def turned(degrees: float, centre=(160.0, 130.0), side: float = 120.0) -> np.ndarray:
+    angle = np.deg2rad(degrees)
+    x = np.array([np.cos(angle), np.sin(angle)]) * side / 2
+    y = np.array([-x[1], x[0]])
+    c = np.array(centre)
+    return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
+
+
+def test_without_paste_the_face_itself_is_encoded():
+    np.testing.assert_array_equal(pixels(compose(GREEN, format="PNG")), GREEN)
+
+
+def test_pixels_beyond_the_quad_are_the_photos_own():
+    photo = smooth_photo()
+    answer = pixels(compose(GREEN, photo, SQUARE, True, "PNG"))
+    outside = np.ones(answer.shape[:2], bool)
+    outside[60:201, 100:241] = False
+    np.testing.assert_array_equal(answer[outside], np.asarray(photo)[outside])
+    assert (answer[130, 170] == (0, 255, 0)).all()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> tuple[Image.Image, np.ndarray]:
+    """The astronaut and the quad of her face."""
+    known = json.loads((GOLDEN / "align" / "align.json").read_text())
+    with Image.open(GOLDEN / "align" / "astronaut.png") as picture:
+        return picture.convert("RGB"), np.array(known["astronaut"]["faces"][0]["quad"])
+
+
+def mask_of(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
+    """How much of each pixel the face covers, 0 to 255."""
+    white = np.full((256, 256, 3), 255, np.uint8)
+    answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colours=False)
+    return np.asarray(answer)[..., 0]
+
+
+def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
+    error = np.square(one.astype(float) - other)[where].mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("enlarged", [1, 3])
+@pytest.mark.parametrize("size", [256, 1024])
+def test_an_ideal_inversion_gives_the_original_back(portrait, enlarged, size):
+    photo, quad = portrait
+    photo = photo.resize((512 * enlarged, 512 * enlarged), Image.Resampling.BICUBIC)
+    quad = quad * enlarged
+    face = np.asarray(alignment.crop(photo, quad, size))
+    answer = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
+    mask = mask_of(photo, quad)
+    assert psnr(answer, np.asarray(photo), mask > 127) > 50
+    np.testing.assert_array_equal(answer[mask == 0], np.asarray(photo)[mask == 0])
+
+
+def test_the_mask_has_the_shape_of_a_head(portrait):
+    photo, quad = portrait
+    mask = mask_of(photo, quad)
+    known = json.loads((GOLDEN / "align" / "align.json").read_text())
+    x, y = np.array(known["astronaut"]["faces"][0]["landmarks"], int).T
+    assert (mask[y, x] == 255).all()  # jaw, brows, eyes, nose and mouth
+    middle = quad.mean(axis=0)
+    for corner in quad:
+        x, y = np.rint(middle + 0.8 * (corner - middle)).astype(int)
+        assert mask[y, x] == 0
+    steps = np.abs(np.diff(mask.astype(int), axis=1)).max() * np.hypot(*(quad[3] - quad[0])) / 255
+    assert steps < 14  # per width of the crop: the feather is at least a fourteenth of it
+
+
+def shifted(face: np.ndarray) -> np.ndarray:
+    """As an inversion that reproduces the face in other colours, a little softer."""
+    soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(0.7))
+    levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+
+
+def test_colours_that_the_inversion_shifted_are_matched(portrait):
+    photo, quad = portrait
+    face = shifted(np.asarray(alignment.crop(photo, quad)))
+    mask = mask_of(photo, quad)
+    original = np.asarray(photo, float)
+    off = {}
+    for matched in (True, False):
+        answer = np.asarray(paste_back(face, photo, quad, matched), float) - original
+        seam = (mask > 0) & (mask < 255)
+        off[matched] = np.abs(answer[seam]).mean(), np.abs(answer[mask == 255].mean(axis=0)).max()
+    assert off[True][0] < 2 < off[False][0]  # levels, over the seam
+    assert off[True][1] < 1 and off[False][1] > 8  # the face's mean colour
+
+
+def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
+    photo, quad = portrait
+    face = np.asarray(alignment.crop(photo, quad)).copy()
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    face[np.hypot(x, y) > 0.62] = (30, 90, 30)  # all around the face, as a hood would be
+    answer = np.asarray(paste_back(face, photo, quad))
+    np.testing.assert_array_equal(answer, np.asarray(paste_back(face, photo, quad, False)))
+
+
+def test_old_detail_does_not_show_through_an_edit(portrait):
+    photo, quad = (portrait[0].resize((1536, 1536), Image.Resampling.BICUBIC), portrait[1] * 3)
+    face = np.asarray(alignment.crop(photo, quad)).copy()
+    face[100:150, 60:200] = (20, 20, 25)  # dark glasses over the eyes
+    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    eyes = np.rint(quad.mean(axis=0)).astype(int) - (0, 12)
+    band = answer[eyes[1] - 20 : eyes[1] + 20, eyes[0] - 60 : eyes[0] + 60]
+    assert np.abs(band - (20, 20, 25)).max() <= 3
+
+
+def test_the_seam_is_feathered():
+    black = Image.new("RGB", (320, 260))
+    row = pixels(compose(GREEN, black, SQUARE, True, "PNG"))[130, :, 1].astype(int)
+    assert row[100] == row[240] == 0 and row[170] == 255
+    assert np.abs(np.diff(row)).max() < 40
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -75, 160])
+@pytest.mark.parametrize("size", [256, 64])
+def test_an_unchanged_face_gives_the_photo_back(degrees, size):
+    photo, quad = smooth_photo(), turned(degrees)
+    face = np.asarray(alignment.crop(photo, quad, size))
+    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    assert np.abs(answer - np.asarray(photo)).max() <= 6
+
+
+def test_an_unchanged_whole_picture_gives_the_photo_back_exactly():
+    photo = smooth_photo(300, 256)
+    face, quad = alignment.whole_picture(photo)
+    np.testing.assert_array_equal(np.asarray(paste_back(face, photo, quad)), np.asarray(photo))
+
+
+def test_a_large_face_is_filtered_before_it_is_made_small():
+    checker = np.indices((1024, 1024)).sum(axis=0) % 2 * 255
+    checker = np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8)
+    answer = np.asarray(paste_back(checker, smooth_photo(), turned(10)))
+    assert np.abs(answer[110:150, 140:180].astype(int) - 127).max() <= 3
+
+
+def test_a_face_partly_beyond_the_photo_is_pasted_where_there_is_photo():
+    photo = Image.new("RGB", (200, 200))
+    answer = np.asarray(paste_back(GREEN, photo, turned(15, centre=(10, 100), side=180)))
+    assert answer.shape == (200, 200, 3)
+    assert (answer[100, 0] == (0, 255, 0)).all() and (answer[:, 150:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "quad",
+    [
+        SQUARE[::-1],  # turned over
+        SQUARE[[0, 2, 1, 3]],  # crossed
+        np.zeros((4, 2)),
+        np.full((4, 2), np.nan),
+        SQUARE * 1e9,
+        SQUARE + 5000,  # beside the photo
+        SQUARE[:3],
+    ],
+)
+def test_a_quad_that_holds_no_face_is_refused(quad):
+    with pytest.raises(InvalidInput, match="QUAD"):
+        compose(GREEN, smooth_photo(), quad, True)
+
+
+def phone_photo(orientation: int, **options) -> bytes:
+    """A JPEG file as a phone writes it: turned, with a place, a serial number, maker notes."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F], exif[0x8298] = "Maker", "a photographer"
+    exif[0x8769] = {
+        0x9003: "2024:05:06 07:08:09",
+        0xA431: "serial 123",
+        0x927C: b"notes",
+        0x8827: 200,
+    }
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}
+    turn = {6: Image.Transpose.ROTATE_90, 1: None}[orientation]
+    photo = smooth_photo() if turn is None else smooth_photo().transpose(turn)
+    buffer = io.BytesIO()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" exif:GPSLatitude="52,31N"/>'
+    photo.save(buffer, "JPEG", quality=95, exif=exif, xmp=xmp, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_exif_and_profile_are_kept_the_place_is_not(format, orientation):
+    profile = icc_profiles.wide_rgb()
+    photo = images.decode(phone_photo(orientation, icc_profile=profile))
+    data = compose(GREEN, photo, SQUARE, True, format)
+    assert b"GPS" not in data and b"serial 123" not in data and b"notes" not in data
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (320, 260)  # upright, and no reader turns it again:
+        exif = picture.getexif()
+        assert exif.get(0x0112, 1) == 1 and not exif.get_ifd(0x8825)
+        assert exif[0x010F] == "Maker" and exif[0x8298] == "a photographer"
+        details = exif.get_ifd(0x8769)
+        assert details[0x9003] == "2024:05:06 07:08:09" and details[0x8827] == 200
+        assert picture.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_the_file_says_that_it_was_edited_by_ai(format):
+    photo = images.decode(phone_photo(6))
+    said = {"model": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
+    alone = compose(GREEN, format=format, **said)
+    pasted = compose(GREEN, photo, SQUARE, True, format, **said)
+    for data, kind in ((alone, "/trained"), (pasted, "/compositeWithTrained")):
+        with Image.open(io.BytesIO(data)) as picture:
+            exif, xmp = picture.getexif(), picture.info["xmp"]
+            if format == "PNG":
+                assert picture.text["Comment"].startswith("edited with StyleCLIP (AI): a face → ")
+        assert exif[0x0131].startswith("StyleCLIP") and exif[0x010E] == "edited with StyleCLIP (AI)"
+        (about,) = ElementTree.fromstring(xmp).iter(RDF + "Description")
+        assert about.get(IPTC + "DigitalSourceType").endswith(f"{kind}AlgorithmicMedia")
+        assert about.get(IPTC + "AISystemUsed") == "StyleCLIP, FFHQ & friends"
+        prompt = about.get(IPTC + "AIPromptInformation")
+        assert prompt == 'a face → a "sad" face  (α 5, β 0.15)'
+        plain = compose(GREEN, photo, SQUARE, True, format, marked=False)
+        assert b"StyleCLIP" not in plain and b"AlgorithmicMedia" not in plain
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_very_long_texts_still_fit_into_the_file(format):
+    data = compose(GREEN, format=format, texts="\"'" * 25_000)
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        assert b"&quot;' \xe2\x80\xa6" in picture.info["xmp"]
+
+
+@pytest.mark.parametrize("format", limits.FORMATS)
+def test_the_place_is_kept_only_when_asked(format):
+    for gps in (False, True):
+        data = compose(GREEN, images.decode(phone_photo(6), gps=gps), SQUARE, True, format)
+        with Image.open(io.BytesIO(data)) as picture:
+            assert bool(picture.getexif().get_ifd(0x8825)) == gps
+
+
+def test_a_face_goes_back_into_a_wide_gamut_photo_in_its_colours():
+    photo = Image.new("RGB", (320, 260), (90, 140, 60))
+    photo.info["icc_profile"] = icc_profiles.wide_rgb()
+    face, quad = alignment.whole_picture(photo)
+    assert (np.abs(face[100, 100].astype(int) - (90, 140, 60)) > 3).any()  # sRGB has others
+    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    assert np.abs(answer - (90, 140, 60)).max() <= 2
+
+
+def test_paste_needs_photo_and_quad():
+    with pytest.raises(InvalidInput, match="PASTE needs PHOTO and QUAD"):
+        compose(GREEN, smooth_photo(), None, True)
+    with pytest.raises(InvalidInput, match="PASTE needs PHOTO and QUAD"):
+        compose(GREEN, None, SQUARE, True)
+
+
+def test_unusable_requests_are_refused_by_name():
+    with pytest.raises(UnknownFormat):
+        compose(GREEN, format="TIFF")
+    with pytest.raises(NotAnImage):
+        compose(np.zeros((0, 5, 3), np.uint8))
+    with pytest.raises(ImageTooLarge):
+        compose(np.broadcast_to(np.uint8(0), (10_000, 10_000, 3)))
+
+
+def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
+    """The encoder behind the network writes none itself."""
+    grey = np.full((16, 16, 3), 90, np.uint8)
+    beside = metadata.of_edit(None, metadata.statement("avatars", "a face → a sad face", False))
+    bare = images.encode(grey, "JPEG", 95)
+    read = []
+    for data in (metadata.into_jpeg(bare, beside), images.encode(grey, "JPEG", 95, beside)):
+        with Image.open(io.BytesIO(data)) as picture:
+            read.append(
+                (dict(picture.getexif()), picture.info["xmp"], np.asarray(picture).tolist())
+            )
+    assert read[0] == read[1] and b"a sad face" in read[0][1]
+    assert metadata.into_jpeg(bare, None) == bare
+
+
+def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
+    drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    data = compose(pixel, format="jpeg", jpeg=drawn, model="avatars", texts="a sad face")
+    np.testing.assert_array_equal(pixels(data), pixels(drawn))
+    with Image.open(io.BytesIO(data)) as picture:
+        assert b"a sad face" in picture.info["xmp"]
+    assert compose(pixel, jpeg=drawn, marked=False) == drawn
+    for format in ("PNG", "WEBP"):  # of the pixels
+        assert pixels(compose(GREEN, format=format, jpeg=drawn)).shape == GREEN.shape
+    pasted = compose(GREEN, smooth_photo(), SQUARE, True, jpeg=drawn)
+    np.testing.assert_array_equal(pasted, compose(GREEN, smooth_photo(), SQUARE, True))
+    with pytest.raises(UnknownFormat):
+        compose(pixel, quality=0, jpeg=drawn)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\xff\xd8\xff", b"GIF89a, no JPEG"])
+def test_bytes_that_are_no_jpeg_are_refused(data):
+    with pytest.raises(NotAnImage):
+        compose(GREEN, jpeg=data)

@@ -1,0 +1,212 @@
+"""The direction step's arithmetic: what an edit does to StyleSpace, and what it refuses.
+
+The numbers of the official code are compared in test_verify.py; here are the properties that hold
+for any statistics.
+"""
+
+import re
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from styleclip_contract import errors, limits
+from styleclip_server.pipeline.directions import (
+    Edit,
+    check,
+    class_embedding,
+    class_embeddings,
+    delta,
+    style_direction,
+    text_direction,
+)
+from styleclip_server.pipeline.domain import Statistics, convolution_rows
+from styleclip_server.pipeline.prompt_templates import TEMPLATES
+
+CHANNELS = (6, 6, 6, 5, 5, 5, 4, 4)
+WIDTH = 8
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def embedding(text):
+    """A unit vector that depends on the text alone."""
+    return unit(np.random.default_rng(zlib.crc32(text.encode())).normal(size=WIDTH))
+
+
+@st.composite
+def statistics(draw):
+    """Statistics of a small generator; some channels have no direction, some layers no rows."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = sum(CHANNELS)
+    rows = convolution_rows(CHANNELS)
+    rows = rows[: draw(st.integers(6, len(rows)))]
+    fs3 = unit(rng.normal(size=(len(rows), WIDTH)))
+    fs3[rng.random(len(rows)) < 0.1] = 0
+    assume(fs3.any())
+    mean, std = rng.normal(size=size), rng.uniform(0.1, 2, size)
+    return Statistics(mean.astype(np.float32), std.astype(np.float32), fs3, rows)
+
+
+texts = st.text("abcdefgh", min_size=1, max_size=4)
+strengths = st.floats(-limits.STRENGTH, limits.STRENGTH, width=32)
+thresholds = st.floats(0, 1, width=32)
+directions = st.integers(0, 2**32).map(
+    lambda seed: unit(np.random.default_rng(seed).normal(size=WIDTH))
+)
+
+
+@st.composite
+def edits(draw):
+    """An edit whose β leaves channels for any statistics."""
+    neutral, target = draw(st.lists(texts, min_size=2, max_size=2, unique=True))
+    return Edit(neutral, target, draw(strengths), threshold=0.0)
+
+
+@given(statistics(), edits(), strengths)
+def test_the_offset_is_linear_in_the_strength(numbers, edit, strength):
+    one, _ = delta(numbers, [Edit(edit.neutral, edit.target, 1.0, 0.0)], embedding)
+    many, _ = delta(numbers, [Edit(edit.neutral, edit.target, strength, 0.0)], embedding)
+    np.testing.assert_allclose(many, np.float32(strength) * one, rtol=1e-6)
+    assert many.dtype == np.float32 and many.shape == (sum(CHANNELS),)
+
+
+@given(statistics(), edits())
+def test_exchanged_texts_give_the_opposite_offset(numbers, edit):
+    forth, n = delta(numbers, [edit], embedding)
+    back, m = delta(numbers, [Edit(edit.target, edit.neutral, edit.strength, 0.0)], embedding)
+    np.testing.assert_allclose(back, -forth, atol=1e-5)
+    assert n == m
+
+
+@given(statistics(), directions, st.lists(thresholds, min_size=2, max_size=6))
+def test_a_higher_threshold_keeps_some_of_the_same_channels_and_no_other(numbers, direction, betas):
+    before = None
+    for beta in sorted(betas):
+        try:
+            offset, kept = style_direction(numbers, direction, beta)
+        except errors.NoChannelLeft:
+            offset, kept = np.zeros(sum(CHANNELS), np.float32), 0
+        assert kept == np.count_nonzero(offset)
+        if before is not None:
+            assert kept <= np.count_nonzero(before)
+            moved = offset != 0
+            np.testing.assert_array_equal(offset[moved], before[moved])
+        before = offset
+
+
+@given(statistics(), directions)
+def test_the_most_relevant_channel_moves_by_one_deviation_and_none_by_more(numbers, direction):
+    offset, _ = style_direction(numbers, direction, 0.0)
+    assert np.abs(offset / numbers.style_std).max() == pytest.approx(1, abs=1e-6)
+
+
+@given(statistics(), directions)
+def test_only_channels_with_a_row_that_is_not_zero_move(numbers, direction):
+    offset, kept = style_direction(numbers, direction, 0.0)
+    with_direction = numbers.rows[numbers.fs3.any(1)]
+    assert set(np.flatnonzero(offset)) <= set(with_direction)
+    assert kept <= len(with_direction)
+
+
+def test_the_channels_of_torgb_have_no_rows():
+    offsets = np.cumsum([0, *CHANNELS])
+    of_rgb = {c for i in (1, 4, 7) for c in range(offsets[i], offsets[i + 1])}
+    assert set(convolution_rows(CHANNELS)) == set(range(sum(CHANNELS))) - of_rgb
+
+
+@given(statistics(), st.lists(edits(), min_size=2, max_size=4))
+def test_several_edits_add_up_in_any_order(numbers, several):
+    total, counts = delta(numbers, several, embedding)
+    alone = [delta(numbers, [edit], embedding) for edit in several]
+    np.testing.assert_allclose(total, sum(offset for offset, _ in alone), atol=1e-4)
+    assert counts == [count for _, (count,) in alone]
+    turned, _ = delta(numbers, several[::-1], embedding)
+    np.testing.assert_allclose(turned, total, atol=1e-4)
+
+
+@given(statistics(), directions)
+def test_a_threshold_above_every_relevance_is_refused_with_one_that_works(numbers, direction):
+    largest = float(np.abs(numbers.fs3 @ direction).max())
+    assume(largest < 0.999)
+    with pytest.raises(errors.NoChannelLeft) as refused:
+        style_direction(numbers, direction, min(1.0, largest + 1e-3))
+    advised = float(re.search(r"at most (\S+) leaves", str(refused.value))[1])
+    _, kept = style_direction(numbers, direction, advised)
+    assert kept >= 1 and largest - advised <= 1.001e-3
+
+
+@given(texts)
+def test_texts_of_the_same_meaning_have_no_direction(text):
+    same = embedding(text)
+    with pytest.raises(errors.SameTexts, match="should change"):
+        text_direction(same, same + np.float32(1e-6))
+
+
+@given(st.lists(texts, min_size=2, max_size=2, unique=True))
+def test_a_text_direction_has_length_one(pair):
+    direction = text_direction(*map(embedding, pair))
+    assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_class_embedding_is_the_unit_mean_of_unit_features():
+    features = np.array([[3, 0], [0, 0.5]], np.float32)
+    np.testing.assert_allclose(class_embedding(features), np.full(2, 0.5**0.5), atol=1e-6)
+
+
+def test_every_text_is_put_into_every_template_and_encoded_at_once():
+    calls = []
+
+    def encode(tokens):
+        calls.append(tokens)
+        return np.repeat(tokens.sum(1, keepdims=True), 4, 1) * np.arange(1, 5)
+
+    embeddings = class_embeddings(["a face", "a dog"], encode)
+    assert [call.shape for call in calls] == [(2 * len(TEMPLATES), 77)]
+    assert len(embeddings) == 2 and embeddings[0].shape == (4,)
+    with pytest.raises(errors.TextTooLong):
+        class_embeddings(["word " * 75], encode)
+
+
+def row(neutral=b"a face", target=b"a smiling face", strength=4.0, threshold=0.1):
+    return [neutral], [target], [strength], [threshold]
+
+
+def test_a_request_becomes_edits():
+    neutral, target, strength, threshold = row("émotion".encode(), b"x" * limits.TEXT_CHARACTERS)
+    (edit,) = check(neutral, target, np.array(strength, np.float32), threshold)
+    assert edit == Edit("émotion", "x" * limits.TEXT_CHARACTERS, 4.0, 0.1)
+
+
+@given(st.lists(st.tuples(texts, texts, strengths, thresholds), min_size=1, max_size=limits.EDITS))
+def test_every_request_within_the_limits_is_accepted(rows):
+    neutral, target, strength, threshold = zip(*rows, strict=True)
+    found = check([n.encode() for n in neutral], [t.encode() for t in target], strength, threshold)
+    assert [(e.neutral, e.target, e.strength, e.threshold) for e in found] == rows
+
+
+@pytest.mark.parametrize(
+    "request_rows, error, message",
+    [
+        (row(neutral=b""), errors.EmptyText, "the neutral text is empty"),
+        (row(target=b" \t\n"), errors.EmptyText, "the target text is empty"),
+        (row(target=b"\xff\xfe"), errors.EmptyText, "target text is not UTF-8"),
+        (row(neutral=b"x" * 301), errors.TextTooLong, "301 characters; at most 300"),
+        (row(strength=float("nan")), errors.InvalidStrength, "-20 to 20"),
+        (row(strength=float("-inf")), errors.InvalidStrength, "α is -inf"),
+        (row(strength=20.5), errors.InvalidStrength, r"α is 20\.5"),
+        (row(threshold=float("nan")), errors.InvalidThreshold, "β is nan"),
+        (row(threshold=-0.01), errors.InvalidThreshold, "0 to 1"),
+        (row(threshold=1.01), errors.InvalidThreshold, r"β is 1\.01"),
+        (([], [], [], []), errors.EditsMismatch, "0, 0, 0, 0"),
+        (([b"a"], [b"b", b"c"], [1.0], [0.1]), errors.EditsMismatch, "1, 2, 1, 1"),
+        (([b"a"] * 17, [b"b"] * 17, [1.0] * 17, [0.1] * 17), errors.EditsMismatch, "1 to 16"),
+    ],
+)
+def test_bad_input_is_refused_by_name(request_rows, error, message):
+    with pytest.raises(error, match=message):
+        check(*request_rows)

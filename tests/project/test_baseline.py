@@ -1,0 +1,70 @@
+"""The baseline that speed is measured against computes what the served networks compute."""
+
+import base64
+import io
+import json
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from styleclip_client import Client
+from styleclip_networks import Generator
+from styleclip_networks.stylegan2 import channels_by_base
+from tools.bench import baseline, baseline_server, networks_from_onnx
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@torch.inference_mode()
+def test_weights_for_each_picture_draw_what_shared_weights_draw():
+    torch.manual_seed(0)
+    generator = Generator(64, channels_by_base(64, base=512, maximum=32), w_dim=48)
+    for name, tensor in generator.named_parameters():
+        if name.endswith(("noise.weight", "activate.bias")):
+            tensor.normal_()
+    styles = generator.affine(torch.randn(3, generator.num_latents, 48))
+    expected = generator.synthesis(styles)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(baseline.synthesis(generator, styles), expected, atol=2e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return networks_from_onnx.read(ROOT / "model_repository" / "avatars")
+
+
+@torch.inference_mode()
+def test_class_embeddings_at_77_tokens_are_those_of_trimmed_texts(networks):
+    from styleclip_server.pipeline import directions
+
+    def trimmed(tokens):
+        rows = networks.vocabulary[torch.from_numpy(tokens).long()].long()
+        return networks.clip.encode_text(rows, trim=True).numpy()
+
+    texts = ["a face", "a sad face"]
+    expected = directions.class_embeddings(texts, trimmed)
+    found = baseline.embeddings(networks.clip, texts, networks.vocabulary)
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+
+
+def test_the_baseline_server_draws_what_triton_draws(server):
+    photo = (ROOT / "demo/samples/avatar-1.png").read_bytes()
+    with Client(server.grpc_url) as client:
+        edit = client.domain().edit("a sad face")
+        ours = client.edit_photo(photo, edit, format="JPEG").image()
+    body = {"photo": base64.b64encode(photo).decode(), "neutral": edit.neutral,
+            "target": edit.target, "strength": edit.strength,
+            "threshold": edit.threshold}  # fmt: skip
+    with baseline_server.running() as port:
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/edit", json.dumps(body).encode(), method="POST"
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            theirs = Image.open(io.BytesIO(answer.read()))
+    a, b = (np.asarray(picture.convert("RGB"), np.float64) for picture in (ours, theirs))
+    assert a.std() > 20
+    assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 35  # both are JPEGs

@@ -1,0 +1,87 @@
+"""The benchmarks run, write what they promise, and name the faults of their options."""
+
+import json
+from pathlib import Path
+
+import yaml
+from click.testing import CliRunner
+
+from styleclip_contract import wire
+from tools.bench import fs3, gpu_networks, plots, server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_networks, "OUT", tmp_path)
+    options = ["--device", "cpu", "--small", "--batches", "1,2", "--repeat", "1"]
+    told = CliRunner().invoke(gpu_networks.main, [*options, "--variants", "published,eager"])
+    assert told.exit_code == 0, told.output
+    rows = json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]
+    assert {row["network"] for row in rows} == {"stylegan2", "e4e", "clip_text"}
+    for row in rows:
+        assert row["psnr"] > {"fp32": 60, "fp16": 40, "bf16": 20}[row["dtype"]], row
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so():
+    told = CliRunner().invoke(gpu_networks.main, [])
+    assert told.exit_code == 1 and "--device cpu --small" in told.output
+
+
+def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(fs3, "OUT", tmp_path)
+    options = [
+        "--device",
+        "cpu",
+        "--small",
+        "--images",
+        "2",
+        "--channels",
+        "1",
+        "--preview",
+        "32",
+        "--form",
+        "phased",
+    ]
+    fs3.main([*options, "--no-half"], standalone_mode=False)
+    data = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert data["rows"][0]["seconds"] > 0 and data["cosines"]["0"][0] > 0.9999
+
+
+def test_the_arithmetic_of_fs3_is_that_of_the_published_sizes():
+    generator, clip = fs3.networks("meta", small=False)
+    assert sum(rows for _, rows in fs3.first_rows(generator)) == 6048
+    assert round(sum(fs3.macs(generator)) / 1e9, 1) == 74.3  # docs/performance.md, less the blur
+    assert round(fs3.clip_macs(clip) / 1e9, 1) == 4.4
+
+
+def test_every_kind_of_plot_is_drawn(tmp_path):
+    def row(model, n):
+        steps = {"stylegan2": {"queue_ms": 0.1, "compute_ms": 30.0}}
+        return {"model": model, "concurrency": n, "per_second": 20.0 + n, "p50": 40.0 * n,
+                "models": steps if model == "edit" else {}}  # fmt: skip
+
+    run = {
+        "results": [row(m, n) for m in ("edit", "baseline") for n in (1, 2)]
+        + [{"model": "edit", "concurrency": 64, "refused": True}],
+        "growth": {
+            "batch": [{"batch": 1, "ms": 9.0}, {"batch": 2, "ms": 17.0}],
+            "resolution": [{"resolution": 64, "ms": 9.0}, {"resolution": 128, "ms": 20.0}],
+            "edits": [{"edits": 1, "known": 9.0, "new": 99.0}],
+        },
+    }
+    plots.draw(run, tmp_path)
+    names = {"latency-throughput", "time-per-model", "cost-batch", "cost-resolution", "cost-edits"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
+
+
+def test_wrong_options_are_named():
+    for option, value in (("--models", "edit,edti"), ("--concurrency", "1;2")):
+        told = CliRunner().invoke(server.main, [option, value])
+        assert told.exit_code == 2 and value.split(",")[-1] in told.output
+
+
+def test_model_analyzer_is_told_of_the_networks_as_they_are():
+    config = yaml.safe_load((ROOT / "tools/bench/model_analyzer.yaml").read_text())
+    assert (ROOT / config["model_repository"]).is_dir()
+    assert set(config["profile_models"]) == {model.name for model in wire.NETWORKS}

@@ -1,0 +1,62 @@
+"""The examples do what they say, each in a process of its own on the real server."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# What each prints, and the pictures that it leaves.
+EXPECTED = {
+    "sync_grpc.py": (
+        r"sunglasses: \d+ channels moved\nboth: 256 x 256 pixels\n",
+        ["both.png", "sad-2.jpg", "sad-4.jpg", "sad-6.jpg", "sunglasses.jpg"],
+    ),
+    "asyncio_grpc.py": (
+        r"(\w+( \w+)?: \d+ bytes\n){4}(not|done) within a second",
+        ["beard.jpg", "red-hair.jpg", "sad.jpg", "sunglasses.jpg"],
+    ),
+    "over_http.py": (
+        r"not an image: .*\nNoChannelLeft: .*\nunavailable: .*\n",
+        ["red-hair.webp"],
+    ),
+    "many_photos.py": (
+        r"(avatar-\d\.png: \d+ bytes\n){4}"
+        r"many_photos\.py: NotAnImage: .*\nmissing\.jpg: FileNotFoundError: .*\n",
+        ["avatar-1.jpg", "avatar-2.jpg", "avatar-3.jpg", "avatar-4.jpg"],
+    ),
+    "sweep.py": (r"5 pictures, alpha -5 to 10\n", ["strip.png", "sweep.gif"]),
+    "arrays.py": (
+        r"\(256, 256, 3\) uint8; [1-9]\d?% of the pixels changed\nno shared memory: .*\n",
+        ["before-and-after.png"],
+    ),
+}
+
+
+def test_every_example_is_listed_and_tested():
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == set(EXPECTED)
+    listed = re.findall(r"^\| `([\w.]+)` \|", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert set(listed) == scripts
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_example_runs(server, tmp_path, name):
+    url = f"http://{server.http_url}" if name == "over_http.py" else server.grpc_url
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, tmp_path],
+        env=os.environ | {"STYLECLIP_SERVER": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    pattern, pictures = EXPECTED[name]
+    assert re.search(pattern, done.stdout), done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
+    for picture in pictures:
+        Image.open(tmp_path / picture).load()

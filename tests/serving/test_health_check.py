@@ -1,0 +1,53 @@
+"""`python -m styleclip_server.health`: what a container's health check and probes ask."""
+
+import signal
+import subprocess
+import sys
+
+import psutil
+
+from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.triton_process import Options, Triton, bind
+
+
+def health(address, *arguments):
+    command = [sys.executable, "-m", "styleclip_server.health", "--server", address, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_server_that_edits_is_well_and_nothing_is_said(server):
+    asked = health(server.grpc_url)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
+
+
+def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
+    log = tmp_path / "server.log"
+    options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
+    server = Triton(options, bind(options), tmp_path)  # without the supervisor, which would heal it
+    try:
+        server.wait_until_ready()
+        address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.process.pid)
+        triton.send_signal(signal.SIGSTOP)
+        hanging = health(address, "--timeout", "1")
+        triton.send_signal(signal.SIGCONT)
+        assert hanging.returncode == 1 and "no answer" in hanging.stderr
+        assert health(address).returncode == 0
+
+        children = triton.children(recursive=True)
+        stubs = [child for child in children if "/align/" in " ".join(child.cmdline())]
+        assert len(stubs) == 2
+        for stub in stubs:
+            stub.kill()
+        broken = health(address)
+        assert server.ready()  # so says Triton
+        assert broken.returncode == 1
+        assert broken.stderr.startswith("styleclip-health: ServerUnavailable:")
+        assert len(broken.stderr.splitlines()) == 1
+    finally:
+        server.stop()
+
+
+def test_nobody_at_the_address_is_told_in_one_line():
+    asked = health("localhost:1", "--timeout", "5")
+    assert asked.returncode == 1
+    assert asked.stderr.startswith("styleclip-health: ServerUnavailable:")

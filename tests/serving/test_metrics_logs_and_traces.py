@@ -1,0 +1,230 @@
+"""What an operator sees: metrics on Triton's port, log lines and traces by the ids of requests."""
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from styleclip_client import Client
+from styleclip_contract.errors import NoChannelLeft, NoFaceFound, NotAnImage
+from styleclip_server.serving import request_log
+from styleclip_server.serving.server_log import Log
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options
+
+PHOTO = default_repository().parent / "demo/samples/avatar-1.png"
+
+
+@pytest.fixture(scope="module")
+def spans():
+    """A collector of OpenTelemetry's protocol: (its URL, the spans that it got)."""
+    got = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for resource in body["resourceSpans"]:
+                got.extend(span for scope in resource["scopeSpans"] for span in scope["spans"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{collector.server_port}/v1/traces", got
+        collector.shutdown()
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory, spans):
+    """A server of its own, whose counters nobody else moves: (client, scrape, log)."""
+    log = tmp_path_factory.mktemp("observed") / "log"
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = Options(
+        default_repository(),
+        log=log,
+        log_format="json",
+        log_requests="all",
+        trace_to=spans[0],
+        **ports,
+    )
+    with (
+        running_server(options, canary=0) as server,
+        Client(server.grpc_url, name="shop") as client,
+    ):
+        yield client, lambda: scrape(server.metrics_url), log
+
+
+def scrape(url):
+    """name{labels} → value of every line of ours."""
+    text = urllib.request.urlopen(url).read().decode()
+    return {
+        series: float(value)
+        for series, value in re.findall(r"^(styleclip_\S+) (\S+)$", text, re.MULTILINE)
+    }
+
+
+def grown(scrape, act):
+    before = scrape()
+    act()
+    return {
+        series: value - before.get(series, 0)
+        for series, value in scrape().items()
+        if value != before.get(series, 0)
+    }
+
+
+def test_the_canary_of_the_start_was_not_counted(observed):
+    _, look, _ = observed
+    assert not any(look().values())
+
+
+def test_an_edit_is_counted_with_its_strength_threshold_cache_and_format(observed):
+    client, look, _ = observed
+    edit = client.domain().edit("a sad face", strength=4, threshold=0.12)
+    seen = grown(look, lambda: [client.edit_photo(PHOTO, edit, format="PNG") for _ in range(3)])
+    assert seen['styleclip_edits_total{domain="avatars"}'] == 3
+    assert seen['styleclip_pictures_total{domain="avatars",format="PNG"}'] == 3
+    assert seen['styleclip_cache_requests_total{cache="offsets",result="miss"}'] == 1
+    assert seen['styleclip_cache_requests_total{cache="offsets",result="hit"}'] == 2
+    # The edit's texts are the first that this server sees, but for the canary's neutral one.
+    assert seen['styleclip_cache_requests_total{cache="texts",result="miss"}'] == 1
+    assert seen['styleclip_strength_bucket{domain="avatars",le="4"}'] == 3
+    assert 'styleclip_strength_bucket{domain="avatars",le="3"}' not in seen
+    assert seen['styleclip_threshold_bucket{domain="avatars",le="0.12"}'] == 3
+    assert 'styleclip_threshold_bucket{domain="avatars",le="0.1"}' not in seen
+
+
+def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_the_error(observed):
+    client, look, _ = observed
+
+    def act():
+        with pytest.raises(NoFaceFound):
+            client.invert(PHOTO, align=True)
+        with pytest.raises(NotAnImage):
+            client.invert(b"no picture")
+
+    assert grown(look, act) == {
+        'styleclip_refusals_total{error="NoFaceFound",step="align"}': 1,
+        'styleclip_refusals_total{error="NotAnImage",step="align"}': 1,
+        **{
+            f'styleclip_faces_found_bucket{{domain="avatars",le="{le}"}}': 1
+            for le in (0, 1, 2, 3, 5, 10, "+Inf")
+        },
+        'styleclip_faces_found_count{domain="avatars"}': 1,
+    }
+
+
+def test_the_faces_of_a_photo_are_counted(observed, golden):
+    client, look, _ = observed
+    photo = Image.open(golden / "align/astronaut.png")
+    seen = grown(look, lambda: client.invert(photo, align=True, face=0))
+    assert seen['styleclip_faces_found_count{domain="avatars"}'] == 1
+    assert seen['styleclip_faces_found_sum{domain="avatars"}'] == 2
+
+
+def test_labels_are_bounded(observed):
+    _, look, _ = observed
+    labels = {label for series in look() for label in re.findall(r'(\w+)="', series)}
+    assert labels == {"domain", "step", "error", "format", "cache", "result", "le"}
+
+
+def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed):
+    client, _, log = observed
+    secret = "a very private text"
+    with pytest.raises(NoChannelLeft) as caught:
+        client.direction(client.domain().edit(secret, threshold=1))
+    assert re.fullmatch("shop-[0-9a-f]{32}", caught.value.request_id)
+    (entry,) = soon(
+        lambda: [e for e in lines(log) if e.get("request_id") == caught.value.request_id]
+    )
+    assert entry["step"] == "direction" and entry["outcome"] == "NoChannelLeft"
+    assert secret not in log.read_text()
+
+
+def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, spans):
+    client, _, log = observed
+    client.edit_photo(PHOTO, client.domain().edit("a face with sunglasses"))
+    newest = soon(lambda: [e for e in lines(log) if e.get("step") == "compose"])[-1]["request_id"]
+    steps = [entry["step"] for entry in lines(log) if entry.get("request_id") == newest]
+    assert steps == ["align", "direction", "compose"]
+    assert "sunglasses" not in log.read_text()
+
+    def traced():
+        return {
+            attributes["triton.model_name"]
+            for span in spans[1]
+            if (attributes := values(span)).get("triton.request_id") == newest
+        }
+
+    expected = {"edit_photo", "align", "e4e", "direction", "stylegan2", "compose"}
+    assert soon(lambda: traced() == expected)
+
+
+def test_every_line_of_the_json_log_is_json(observed):
+    _, _, log = observed
+    assert {"time", "level", "message"} <= set(json.loads(log.read_text().splitlines()[0]))
+    assert len(lines(log)) == len(log.read_text().splitlines())
+
+
+def test_texts_are_in_a_line_only_where_asked_for(monkeypatch):
+    import numpy as np
+
+    inputs = {"NEUTRAL": np.array([[b"a face"]], object), "PHOTO": np.array([[b"1234"]], object)}
+    silent = request_log.line("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
+    assert "a face" not in json.dumps(silent) and silent["photo_bytes"] == [4]
+    monkeypatch.setenv(request_log.TEXTS_VARIABLE, "1")
+    told = request_log.line("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
+    assert told["neutral"] == ["a face"] and told["message"] == "a face is wrong"
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+    log = Log(Path("/dev/full"), "text")
+    read, write = os.pipe()
+    log.follow(os.fdopen(read, "rb"))
+    os.write(write, b"lost\n" * 10_000)  # more than a pipe holds
+    os.close(write)
+    log.finish()
+
+
+def test_a_long_log_is_moved_aside(tmp_path):
+    path = tmp_path / "log"
+    log = Log(path, "text")
+    read, write = os.pipe()
+    log.follow(os.fdopen(read, "rb"))
+    line = b"x" * 999 + b"\n"
+    with os.fdopen(write, "wb") as pipe:
+        for _ in range(25_000):
+            pipe.write(line)
+    log.finish()
+    assert path.stat().st_size < 11e6 and (tmp_path / "log.old").stat().st_size < 11e6
+
+
+def lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def values(span):
+    """The attributes of a span, those that are texts."""
+    found = {}
+    for entry in span.get("attributes", ()):
+        found[entry["key"]] = entry["value"].get("stringValue")
+    return found
+
+
+def soon(look, seconds=15):
+    """What `look` gives once it gives something: lines and spans come after the answer."""
+    end = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found

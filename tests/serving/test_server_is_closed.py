@@ -1,0 +1,62 @@
+"""Which of Triton's own calls a stranger may make: none that changes or reveals the machine."""
+
+import httpx
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options, ServerStartFailed
+
+CALLS = {
+    "a shared memory region": lambda c: c.register_system_shared_memory("a", "/x", 16),
+    "the shared memory's state": lambda c: c.get_system_shared_memory_status(),
+    "GPU memory": lambda c: c.get_cuda_shared_memory_status(),
+    "tracing": lambda c: c.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}),
+    "the trace settings": lambda c: c.get_trace_settings(),
+    "the log's file": lambda c: c.update_log_settings({"log_file": "/tmp/elsewhere"}),
+    "loading a model": lambda c: c.load_model("e4e"),
+    "unloading a model": lambda c: c.unload_model("e4e"),
+}
+PATHS = (
+    "v2/systemsharedmemory/region/a/register",
+    "v2/cudasharedmemory/region/a/register",
+    "v2/trace/setting",
+    "v2/models/e4e/trace/setting",
+    "v2/logging",
+    "v2/repository/models/e4e/load",
+    "v2/repository/models/e4e/unload",
+)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_over_grpc_is_closed(server, call):
+    with (
+        triton.InferenceServerClient(server.grpc_url) as connection,
+        pytest.raises(InferenceServerException, match=r"restricted|not allowed"),
+    ):
+        CALLS[call](connection)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_over_http_is_closed(server, path):
+    answer = httpx.post(f"http://{server.http_url}/{path}", content="{}")
+    assert answer.status_code in (403, 503)
+    assert "restricted" in answer.text or "not allowed" in answer.text
+
+
+def test_shared_memory_is_for_clients_of_this_machine_and_opened_on_demand(tmp_path):
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    options = dict(log=tmp_path / "log", allow_shared_memory=True, **ports)
+    with (
+        pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),
+        running_server(Options(default_repository(), host="0.0.0.0", **options)),
+    ):
+        pass
+    with (
+        running_server(Options(default_repository(), **options), canary=0) as server,
+        triton.InferenceServerClient(server.grpc_url) as connection,
+    ):
+        connection.get_system_shared_memory_status()
+        with pytest.raises(InferenceServerException, match="restricted"):
+            connection.get_log_settings()

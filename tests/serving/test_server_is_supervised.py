@@ -1,0 +1,213 @@
+"""The embedded server: starts, heals, refuses taken ports, leaves nothing behind."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from styleclip_client import Client
+from styleclip_contract.errors import StyleclipError
+from styleclip_server.serving.installation import installed
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options, ServerStartFailed, StepLost, Triton
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+
+
+def options(tmp_path, **changes):
+    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+    return Options(
+        **{"repository": default_repository(), "log": tmp_path / "log", **ports, **changes}
+    )
+
+
+def family(pid):
+    return psutil.Process(pid).children(recursive=True)
+
+
+def works(server):
+    with Client(server.grpc_url, timeout=10) as client:
+        client.edit_photo(PHOTO, client.domain().edit("a sad face"))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_end(tmp_path):
+    with running_server(options(tmp_path), canary=0) as server:
+        address, first = server.grpc_url, server.pid
+        before = family(first)
+        stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
+        assert len(stubs) == 11
+        stubs[0].kill()
+        wait_for(lambda: server.restarts == 1)
+        assert server.grpc_url == address and server.pid != first
+        works(server)
+
+        os.kill(server.pid, signal.SIGKILL)  # the server itself
+        wait_for(lambda: server.restarts == 2)
+        works(server)
+        after = family(server.pid)
+    _, alive = psutil.wait_procs([*before, *after], timeout=5)
+    assert not alive
+    with pytest.raises(StyleclipError):
+        works(server)
+
+
+def test_a_step_that_is_lost_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
+    starts, wait = [], Triton.wait_until_ready
+
+    def lose_the_first(self):
+        starts.append(self.process.pid)
+        if len(starts) == 1:
+            raise StepLost("the process 1 of a Python step died")
+        wait(self)
+
+    monkeypatch.setattr(Triton, "wait_until_ready", lose_the_first)
+    with running_server(options(tmp_path), canary=0) as server:
+        assert len(starts) == 2 and not psutil.pid_exists(starts[0])
+        works(server)
+
+
+def test_refused_requests_are_freed(tmp_path):
+    log = tmp_path / "log"
+    with (
+        running_server(options(tmp_path, log=log), canary=0) as server,
+        Client(server.grpc_url) as client,
+    ):
+        latent = client.invert(PHOTO).w_plus
+        edit = client.domain().edit("a sad face", threshold=1)
+        for refused in (
+            lambda: client.edit_photo(b"no photo", edit),
+            lambda: client.edit_photo(PHOTO, edit),
+            lambda: client.edit(latent, edit),
+            lambda: client.invert(b"no photo"),
+        ):
+            with pytest.raises(StyleclipError):
+                refused()
+    assert "Found 0 model versions that have in-flight inferences" in log.read_text()
+
+
+def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ServerStartFailed, match=f"port {port} .*--grpc-port"),
+            running_server(options(tmp_path, grpc_port=port)),
+        ):
+            pass
+
+
+def test_an_unknown_domain_or_repository_is_refused_with_what_there_is(tmp_path):
+    for change, reason in (
+        ({"domain": "horses"}, "no domain 'horses', only avatars"),
+        ({"repository": tmp_path}, "no model repository"),
+    ):
+        with (
+            pytest.raises(ServerStartFailed, match=reason),
+            running_server(options(tmp_path, **change)),
+        ):
+            pass
+
+
+def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
+    steps, domains = tmp_path / "code", tmp_path / "domains"
+    shutil.copytree(default_repository() / "steps", steps / "steps")
+    shutil.copytree(default_repository() / "avatars", domains / "cartoons")
+    elsewhere = options(tmp_path, repository=steps, domains=domains, domain="cartoons")
+    with running_server(elsewhere, canary=0) as server:
+        works(server)
+    with (
+        pytest.raises(ServerStartFailed, match=f"{domains} has no domain 'horses', only cartoons"),
+        running_server(options(tmp_path, repository=steps, domains=domains, domain="horses")),
+    ):
+        pass
+
+
+def test_a_whole_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatch):
+    # As NVIDIA's container has it: its backends in one folder, its libraries where they are found.
+    wheel = installed()
+    whole = tmp_path / "tritonserver"
+    wheel.backends(whole)
+    (whole / "bin").mkdir()
+    (whole / "bin/tritonserver").symlink_to(wheel.binary)
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(wheel.libraries))
+    monkeypatch.setenv("STYLECLIP_TRITON", str(whole))
+    with running_server(options(tmp_path), canary=0) as server:
+        assert str(whole) in " ".join(psutil.Process(server.pid).cmdline())
+        works(server)
+    monkeypatch.setenv("STYLECLIP_TRITON", str(tmp_path))
+    with (
+        pytest.raises(ServerStartFailed, match="STYLECLIP_TRITON"),
+        running_server(options(tmp_path)),
+    ):
+        pass
+
+
+def test_a_damaged_network_is_named_and_leaves_no_process(tmp_path):
+    repository = tmp_path / "model_repository"
+    shutil.copytree(default_repository(), repository)
+    (repository / "avatars/e4e/1/model.onnx").write_bytes(b"no network")
+    before = psutil.Process().children(recursive=True)  # the server of the other tests
+    with (
+        pytest.raises(ServerStartFailed, match="e4e"),
+        running_server(options(tmp_path, repository=repository)),
+    ):
+        pass
+    left = set(psutil.Process().children(recursive=True)) - set(before)
+    assert not [p for p in left if "triton" in p.name()]
+
+
+def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
+    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    line = process.stderr.readline()
+    (address,) = re.findall(r"gRPC (\S+),", line)
+    with Client(address) as client:
+        assert client.status().ready
+    children = family(process.pid)
+    assert children
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
+    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
+    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process.stderr.readline()
+    children = family(process.pid)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_a_numpy_that_triton_would_misread_is_refused(tmp_path, monkeypatch):
+    known = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.5.2" if name == "numpy" else known(name)
+    )
+    with pytest.raises(ServerStartFailed, match="numpy<2"), running_server(options(tmp_path)):
+        pass

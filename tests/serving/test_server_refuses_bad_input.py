@@ -1,0 +1,143 @@
+"""The wire itself, without our client's own checks: what a stranger may send to the server."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+from styleclip_contract import wire
+
+
+@pytest.fixture(scope="module")
+def ask(server):
+    """Sends tensors (batch of one) to a model; returns its outputs or (status, message)."""
+    connection = triton.InferenceServerClient(server.grpc_url)
+
+    def call(name, **values):
+        model, inputs = wire.MODELS[name], []
+        for tensor in model.inputs:
+            if tensor.name not in values:
+                continue
+            array = np.array([values[tensor.name]], triton_to_np_dtype(tensor.datatype))
+            inputs.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
+            inputs[-1].set_data_from_numpy(array)
+        try:
+            answer = connection.infer(name, inputs, client_timeout=60)
+        except InferenceServerException as error:
+            return error.status(), error.message()
+        return {tensor.name: answer.as_numpy(tensor.name)[0] for tensor in model.outputs}
+
+    yield call
+    connection.close()
+
+
+def png(width=64, height=64):
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_claiming(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + png()[33:]
+
+
+def jpeg():
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 200), 60).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+TEXTS = {
+    "NEUTRAL": [b"a face"],
+    "TARGET": [b"a sad face"],
+    "STRENGTH": [5.0],
+    "THRESHOLD": [0.1],
+}
+PHOTOS = [
+    ("NotAnImage", {"PHOTO": [b"this is no picture"]}),
+    ("NotAnImage", {"PHOTO": [b""]}),
+    ("ImageTruncated", {"PHOTO": [jpeg()[:3000]]}),
+    ("ImageTooLarge", {"PHOTO": [png_claiming(40_000, 40_000)]}),
+    ("NoFaceFound", {"PHOTO": [png(320, 240)], "ALIGN": [True]}),
+]
+EDITS = [
+    ("EmptyText", {"TARGET": [b""]}),
+    ("EmptyText", {"NEUTRAL": [b"  \n"]}),
+    ("EmptyText", {"TARGET": [b"\xff\xfe"]}),
+    ("TextTooLong", {"TARGET": [b"word " * 500]}),
+    ("TextTooLong", {"TARGET": [b"x1 " * 90]}),
+    ("InvalidStrength", {"STRENGTH": [float("nan")]}),
+    ("InvalidStrength", {"STRENGTH": [float("inf")]}),
+    ("InvalidStrength", {"STRENGTH": [1e9]}),
+    ("InvalidThreshold", {"THRESHOLD": [2.0]}),
+    ("InvalidThreshold", {"THRESHOLD": [float("nan")]}),
+    ("NoChannelLeft", {"THRESHOLD": [1.0]}),
+    ("SameTexts", {"TARGET": [b"a face"]}),
+    ("EditsMismatch", {"TARGET": [b"a sad face", b"a happy face"]}),
+    ("UnknownFormat", {"FORMAT": [b"EXE"]}),
+    ("UnknownFormat", {"QUALITY": [1000]}),
+]
+
+
+@pytest.mark.parametrize("name, change", [*PHOTOS, *EDITS])
+def test_bad_input_is_invalid_argument_with_a_name_and_the_server_goes_on(ask, name, change):
+    # Twice, because the second answer could come from a cache.
+    for _ in range(2):
+        status, message = (
+            ask("edit_photo", PHOTO=[png()], **TEXTS | change)
+            if ("PHOTO" not in change)
+            else ask("edit_photo", **TEXTS | change)
+        )
+        assert status == "StatusCode.INVALID_ARGUMENT"
+        assert f"{name}: " in message
+    assert ask("edit_photo", PHOTO=[png()], **TEXTS)["CHANNELS"] > 0
+
+
+def test_a_tensor_of_a_wrong_shape_is_invalid_argument(ask):
+    status, _ = ask("edit", W_PLUS=np.zeros((3, 512)), **TEXTS)
+    assert status == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_strength_of_zero_is_the_inversion_itself(ask):
+    latent = ask("invert", PHOTO=[png()])["W_PLUS"]
+    zero = ask("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})
+    size = len(ask("direction", **TEXTS)["DELTA"])
+    plain = ask("stylegan2", W_PLUS=latent, DELTA=np.zeros(size))
+    picture = np.asarray(Image.open(io.BytesIO(zero["PICTURE"][0])))
+    assert np.array_equal(picture, plain["IMAGE"])
+
+
+def test_several_edits_are_the_sum_of_their_offsets(ask):
+    one = ask("direction", **TEXTS)
+    other = ask("direction", **TEXTS | {"TARGET": [b"a face with a beard"], "STRENGTH": [-2.0]})
+    both = ask(
+        "direction",
+        NEUTRAL=[b"a face", b"a face"],
+        TARGET=[b"a sad face", b"a face with a beard"],
+        STRENGTH=[5.0, -2.0],
+        THRESHOLD=[0.1, 0.1],
+    )
+    assert np.allclose(both["DELTA"], one["DELTA"] + other["DELTA"], atol=1e-6)
+    assert list(both["CHANNELS"]) == [*one["CHANNELS"], *other["CHANNELS"]]
+
+
+def test_a_batch_of_photos_gives_what_each_gives_alone(server):
+    with triton.InferenceServerClient(server.grpc_url) as connection:
+
+        def invert(photos):
+            array = np.array([[photo] for photo in photos], np.object_)
+            entry = triton.InferInput("PHOTO", list(array.shape), "BYTES")
+            entry.set_data_from_numpy(array)
+            return connection.infer("invert", [entry]).as_numpy("W_PLUS")
+
+        photos = [png(), png(90, 40), jpeg()]
+        together = invert(photos)
+        for photo, latent in zip(photos, together, strict=True):
+            assert np.abs(invert([photo])[0] - latent).max() < 1e-4

@@ -1,0 +1,100 @@
+"""Small checkpoints of every published layout, filled by the golden rule."""
+
+import pickle
+
+import numpy as np
+import torch
+
+from nvidia_pickles import ada, tensorflow
+from styleclip_export.verify.fill import fill
+from styleclip_networks import CLIP, Encoder4Editing, Generator
+
+CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8, 64: 6}
+W_DIM = 24
+
+
+def filled(network):
+    """The network's state by the golden rule; what the rule leaves out stays as it is."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return state | {name: torch.from_numpy(value) for name, value in fill(shapes).items()}
+
+
+def generator_state():
+    return filled(Generator(64, CHANNELS, W_DIM, mapping_layers=3))
+
+
+def encoder_state():
+    return filled(Encoder4Editing(10, (4, 6, 8, 12), (1, 2, 1, 1), 8, W_DIM))
+
+
+def average():
+    return torch.linspace(-1, 1, W_DIM)
+
+
+def rosinality(state):
+    """What rosinality's training saves."""
+    optimizer = {"state": {0: {"step": 1}}}
+    return {"g": {}, "g_ema": state, "latent_avg": average(), "g_optim": optimizer}
+
+
+def e4e(options=None):
+    """What e4e's training saves."""
+    state = {f"encoder.{k}": v for k, v in encoder_state().items()}
+    state |= {f"decoder.{k}": v for k, v in generator_state().items()}
+    latents = torch.linspace(-1, 1, 10 * W_DIM).reshape(10, W_DIM)
+    return {"state_dict": state, "latent_avg": latents, "opts": options or {"device": "cuda"}}
+
+
+def small_clip():
+    """A CLIP with a ViT image tower, filled."""
+    clip = CLIP(
+        32, image_resolution=48, vision_patch_size=16, vision_width=64, vision_layers=2,
+        vision_heads=1, context_length=12, vocab_size=2000, transformer_width=128,
+        transformer_layers=3, transformer_heads=2,
+    )  # fmt: skip
+    clip.load_state_dict(filled(clip))
+    return clip
+
+
+def scripted_clip():
+    """As OpenAI's archive: half precision, and three numbers beside the weights."""
+    clip = small_clip()
+    for name, value in {"input_resolution": 48, "context_length": 12, "vocab_size": 2000}.items():
+        clip.register_buffer(name, torch.tensor(value))
+    tokens = torch.zeros(2, 12, dtype=torch.long)
+    clip.forward = clip.encode_text
+    clip = clip.half()
+    return torch.jit.trace(clip, tokens, check_trace=False), clip.state_dict()
+
+
+def style_samples():
+    """StyleCLIP's S: (N, C) for each modulation."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((7, c)).astype(np.float32) for c in (5, 3)]
+
+
+def write_all(folder):
+    """Name of a reader (see `readers`) → valid files for it, written into `folder`."""
+    state = generator_state()
+    torch.save(rosinality(state), folder / "rosinality.pt")
+    torch.save(rosinality(state), folder / "old.pt", _use_new_zipfile_serialization=False)
+    (folder / "tensorflow.pkl").write_bytes(tensorflow(state, average()))
+    (folder / "ada.pkl").write_bytes(ada(state, average()))
+    torch.save(e4e(), folder / "e4e.pt")
+    scripted_clip()[0].save(str(folder / "scripted.pt"))
+    torch.save(small_clip().state_dict(), folder / "clip.pt")
+    samples = style_samples()
+    (folder / "S").write_bytes(pickle.dumps(samples))
+    moments = [[s.mean(0) for s in samples], [s.std(0) for s in samples]]
+    (folder / "S_mean_std").write_bytes(pickle.dumps(moments))
+    np.save(folder / "fs3.npy", np.ones((8, 4), np.float32))
+    files = {
+        "generator": ["rosinality.pt", "old.pt", "tensorflow.pkl", "ada.pkl", "e4e.pt"],
+        "encoder": ["e4e.pt"],
+        "clip": ["scripted.pt", "clip.pt"],
+        "s": ["S"],
+        "moments": ["S_mean_std"],
+        "fs3": ["fs3.npy"],
+    }
+    return {reader: [folder / name for name in names] for reader, names in files.items()}

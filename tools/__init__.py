@@ -1,0 +1,1 @@
+"""What the project is developed with: benchmarks, capacity models, fault injection, pictures."""

@@ -1,0 +1,273 @@
+"""What `make bench-gpu` runs: the networks at full size, eager PyTorch as published against ours.
+
+Every row is a network in one variant, precision and batch size: the median over different inputs,
+by CUDA events, warm, and how far the answer is from the published form in float32. Weights are
+random, speed does not depend on them. `--device cpu --small` tries all of it without a GPU.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.stylegan2 import channels_by_base
+from styleclip_server.engines.cuda.cuda_graphs import Graphed
+from tools.bench import baseline
+
+OUT = Path(__file__).resolve().parents[2] / "out" / "bench-gpu"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+VARIANTS = ("published", "eager", "graph", "compile", "compile+graph", "served")
+PROMPTS = 79
+EXAMPLES = 4  # different inputs, taken in turn
+# Milliseconds a picture (a call for clip_text) that the project aims at, on one H200.
+TARGETS = {("stylegan2", 1): 1.0, ("stylegan2", 8): 0.5, ("e4e", 1): 2.5, ("e4e", 8): 0.5,
+           ("clip_text", 2): 3.0}  # fmt: skip
+
+Call = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network: how to call it in each form, and its inputs."""
+
+    name: str
+    published: Call
+    ours: Callable[[torch.dtype], Call]
+    served: Callable[[], Call]  # as `styleclip_server.engines.cuda` runs it
+    example: Callable[[int], tuple[Tensor, ...]]
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; `psnr` in dB against the published form in float32."""
+
+    network: str
+    variant: str
+    dtype: str
+    batch: int
+    ms: float
+    per_item: float
+    psnr: float
+
+
+def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[Case]:
+    """The three networks, at full size or tiny."""
+    torch.manual_seed(0)
+    yield _stylegan2(batches, device, small)
+    yield _e4e(batches, device, small)
+    yield _clip(device, small)
+
+
+def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
+    widths = channels_by_base(64, 256, 16) if small else None
+    generator = Generator(64 if small else 1024, widths).eval().to(device)
+    generator.upsample_as("folded" if device == "cuda" else "transposed")
+    generator.input.to(memory_format=torch.channels_last)
+
+    def example(batch: int) -> tuple[Tensor, ...]:
+        z = torch.randn(batch * generator.num_latents, generator.w_dim, device=device)
+        delta = 0.1 * torch.randn(batch, sum(generator.style_channels), device=device)
+        return generator.mapping(z).unflatten(0, (batch, -1)), delta
+
+    def ours(dtype: torch.dtype) -> Call:
+        def call(w_plus: Tensor, delta: Tensor) -> Tensor:
+            pairs = zip(generator.affine(w_plus), generator.split(delta), strict=True)
+            image = generator.synthesis([s + d for s, d in pairs], dtype)
+            return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+        return call
+
+    published = lambda w_plus, delta: baseline.picture(generator, w_plus, delta)  # noqa: E731
+
+    def served() -> Call:
+        from styleclip_server.engines.cuda.stylegan2 import Generator as Served
+
+        return Served(_weights(generator, "generator."), device)
+
+    return Case("stylegan2", published, ours, served, example, batches)
+
+
+def _weights(module: nn.Module, prefix: str) -> dict[str, Any]:
+    """The parameters as the exported ONNX file names them."""
+    return {prefix + name: value.cpu().numpy() for name, value in module.state_dict().items()}
+
+
+def _e4e(batches: tuple[int, ...], device: str, small: bool) -> Case:
+    def encoder() -> nn.Module:
+        torch.manual_seed(1)
+        if small:
+            return Encoder4Editing(8, (8, 16, 24, 32), (1, 1, 2, 1), 16, 48).eval().to(device)
+        return Encoder4Editing().eval().to(device)
+
+    def ours(dtype: torch.dtype) -> Call:
+        module = encoder().to(dtype).to(memory_format=torch.channels_last)
+        return lambda face: module(
+            face.to(dtype).contiguous(memory_format=torch.channels_last)
+        ).float()
+
+    def example(batch: int) -> tuple[Tensor, ...]:
+        return (torch.rand(batch, 3, 256, 256, device=device) * 2 - 1,)
+
+    def served() -> Call:
+        from styleclip_server.engines.cuda.e4e import Encoder as Served
+
+        return Served(_weights(encoder(), "encoder."), device)
+
+    return Case("e4e", encoder(), ours, served, example, batches)
+
+
+def _clip(device: str, small: bool) -> Case:
+    def clip() -> CLIP:
+        torch.manual_seed(2)
+        sizes: dict[str, Any] = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1}
+        if small:
+            sizes |= {"transformer_width": 64, "transformer_layers": 2, "transformer_heads": 1}
+        return CLIP(64 if small else 512, **sizes).eval().to(device)
+
+    def example(texts: int) -> tuple[Tensor, ...]:
+        tokens = torch.zeros(texts * PROMPTS, 77, dtype=torch.long, device=device)
+        tokens[:, 0] = 49406
+        for row in tokens:
+            length = int(torch.randint(8, 17, ()))  # templates have 4 to 10 words
+            row[1:length] = torch.randint(300, 40_000, (length - 1,))
+            row[length] = 49407
+        return (tokens,)
+
+    def ours(dtype: torch.dtype) -> Call:
+        module = clip().to(dtype)
+        longest = 18  # as the longest text of the example; a served graph finds it itself
+        return lambda tokens: module.encode_text(tokens[:, :longest]).float()
+
+    def served() -> Call:
+        from styleclip_server.engines.cuda.clip_text import TextEncoder as Served
+
+        encoder = Served(_weights(clip(), "clip."), device)
+        return lambda tokens: encoder(tokens[:, :24].int())  # trimmed, as a served request is
+
+    return Case("clip_text", clip().encode_text, ours, served, example, (2,))
+
+
+@torch.inference_mode()
+def measure(case: Case, variant: str, dtype: str, batch: int, repeat: int, device: str) -> Row:
+    """One row. Raises what PyTorch raises where a variant cannot run."""
+    examples = [case.example(batch) for _ in range(EXAMPLES)]
+    if variant == "published":
+        call = case.published
+    elif variant == "served":
+        call = case.served()
+    else:
+        call = case.ours(DTYPES[dtype])
+    if "compile" in variant:
+        call = torch.compile(call, dynamic=False)
+    if "graph" in variant or variant == "served":
+        call = Graphed(call, torch.device(device))
+    psnr = _psnr(call(*examples[-1]), case.published(*examples[-1]))
+    for inputs in examples:  # warm
+        call(*inputs)
+    timed = _cuda_ms if device == "cuda" else _wall_ms
+    ms = statistics.median(timed(call, examples[i % EXAMPLES]) for i in range(repeat))
+    return Row(case.name, variant, dtype, batch, ms, ms / batch, psnr)
+
+
+def _cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call(*inputs)
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop))
+
+
+def _wall_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
+    began = time.perf_counter()
+    call(*inputs)
+    return (time.perf_counter() - began) * 1000
+
+
+def _psnr(found: Tensor, expected: Tensor) -> float:
+    """dB, of 255 for pixels, of the largest magnitude for features; capped at 120 (equal)."""
+    peak = 255.0 if expected.dtype == torch.uint8 else expected.abs().max().item()
+    error = (found.double() - expected.double()).square().mean().item()
+    return min(120.0, 10 * torch.log10(torch.tensor(peak**2 / max(error, 1e-30))).item())
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
+@click.option("--small", is_flag=True, help="Tiny networks, to try the program.")
+@click.option("--batches", default="1,2,4,8,16,32")
+@click.option("--variants", default=",".join(VARIANTS))
+@click.option("--dtypes", default=",".join(DTYPES))
+@click.option("--repeat", default=30, type=click.IntRange(1), help="Timed calls of each row.")
+def main(device: str, small: bool, batches: str, variants: str, dtypes: str, repeat: int) -> None:
+    """Measure the networks in PyTorch: as published, and ours in every form that the device has."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("PyTorch sees no GPU here; `--device cpu --small` tries it")
+    if unknown := [v for v in variants.split(",") if v not in VARIANTS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(VARIANTS)}")
+    if unknown := [d for d in dtypes.split(",") if d not in DTYPES]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(DTYPES)}")
+    console = Console()
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    rows: list[Row] = []
+    with torch.inference_mode():
+        for case in cases(tuple(map(int, batches.split(","))), device, small):
+            for variant in variants.split(","):
+                if device == "cpu" and ("graph" in variant or variant == "served"):
+                    continue
+                fixed = {"published": ("fp32",), "served": ("fp16",)}
+                for dtype in fixed.get(variant, dtypes.split(",")):
+                    for batch in case.batches:
+                        try:
+                            rows.append(measure(case, variant, dtype, batch, repeat, device))
+                        except (RuntimeError, torch.OutOfMemoryError) as error:
+                            why = str(error).strip().splitlines()[0][:100]
+                            told = f"{case.name} {variant} {dtype}, batch {batch}: {why}"
+                            console.print(told, style="yellow", highlight=False)
+    _tell(console, rows)
+    _write(rows, torch.cuda.get_device_name() if device == "cuda" else "CPU", small)
+
+
+def _tell(console: Console, rows: list[Row]) -> None:
+    published = {(r.network, r.batch): r.ms for r in rows if r.variant == "published"}
+    table = Table(box=None)
+    for name in ("network", "variant", "dtype", "batch", "ms", "ms each", "faster", "target", "dB"):
+        table.add_column(name, justify="left" if name in ("network", "variant") else "right")
+    for r in rows:
+        base, target = published.get((r.network, r.batch)), TARGETS.get((r.network, r.batch))
+        table.add_row(
+            r.network, r.variant, r.dtype, str(r.batch), f"{r.ms:.2f}", f"{r.per_item:.2f}",
+            f"{base / r.ms:.1f}x" if base else "", f"{target:g}" if target else "", f"{r.psnr:.0f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _write(rows: list[Row], device: str, small: bool) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    stem = OUT / time.strftime("%Y%m%d-%H%M%S")
+    about = {"device": device, "torch": torch.__version__, "small": small}
+    text = json.dumps({**about, "rows": [asdict(r) for r in rows]}, indent=1)
+    stem.with_suffix(".json").write_text(text + "\n")
+    with stem.with_suffix(".csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, Row.__dataclass_fields__)
+        table.writeheader()
+        table.writerows(asdict(r) for r in rows)
+    print(f"written: {stem}.json and .csv")
+
+
+if __name__ == "__main__":
+    main()

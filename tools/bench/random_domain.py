@@ -1,0 +1,75 @@
+"""A domain of full size with random weights, to measure speed where the published ones are not.
+
+`python -m tools.bench.random_domain model_repository/random`, then `make serve DOMAIN=random`: the
+sizes and files of the domain ffhq, converted as by `styleclip-export convert --no-half`. Its
+pictures are clouds. Bare random weights draw noise, of which a JPEG of quality 95 has 1.3 MB where
+a face has about 0.4: toRGB is damped more the finer its resolution, until a picture weighs as much
+as a face. How fast the networks are does not depend on it; how fast their pictures are encoded and
+sent does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+
+from styleclip_export.checkpoints.domain_files import Networks
+from styleclip_export.convert import conversion
+from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_server.pipeline.domain import convolution_rows
+
+DAMPING = 0.4  # how toRGB gets weaker with the resolution
+
+
+def networks() -> Networks:
+    """Generator, encoder and CLIP's text tower of the published sizes."""
+    torch.manual_seed(0)
+    generator = Generator()
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise.weight"):
+            parameter.data.fill_(0.1)
+    for layer in generator.layers:
+        if layer.to_rgb:
+            weight = generator.get_submodule(layer.name).conv.weight
+            weight.data *= (4 / layer.resolution) ** DAMPING
+    w_avg = 0.1 * torch.randn(generator.num_latents, generator.w_dim)
+    tower = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1}  # is not served
+    encoder, clip = Encoder4Editing(), CLIP(**tower)
+    for module in (generator, encoder, clip):
+        module.eval().requires_grad_(False)
+    return Networks(generator, encoder, clip, w_avg)
+
+
+def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Random directions of unit length."""
+    random = np.random.default_rng(0)
+    size, rows = sum(style_channels), len(convolution_rows(style_channels))
+    fs3 = random.standard_normal((rows, 512)).astype(np.float32)
+    return {
+        "style_mean": np.ones(size, np.float32),
+        "style_std": np.full(size, 0.1, np.float32),
+        "fs3": fs3 / np.linalg.norm(fs3, axis=1, keepdims=True),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path) -> None:
+    """Write a domain of full size with random weights to FOLDER."""
+    console = Console()
+    made = networks()
+    about = conversion.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
+    with console.status("converting"):
+        conversion.convert(
+            made, about, folder.parent, sources={}, halved=False,
+            told=lambda line: console.print(line, highlight=False),
+        )  # fmt: skip
+    np.savez(folder / "statistics.npz", **statistics(made.generator.style_channels))
+
+
+if __name__ == "__main__":
+    main()

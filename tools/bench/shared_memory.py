@@ -1,0 +1,132 @@
+"""What shared memory spares: raw pixels by gRPC, by HTTP and through shared memory.
+
+    .venv/bin/python -m tools.bench.shared_memory
+
+Needs the development packages. The server is real but for the generator, which gives the same
+picture at once: what is left is the way of the pixels. The ways are measured in turn, round after
+round, so that a busy machine is equally busy for all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from styleclip_client import Client, requests
+from styleclip_contract import wire
+from styleclip_server.serving.supervisor import default_repository, running_server
+from styleclip_server.serving.triton_process import Options
+
+PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
+
+
+def without_networks(target: Path, side: int) -> Path:
+    """A copy of the repository whose generator gives the same `side` x `side` picture at once."""
+    repository = target / "repository"
+    shutil.copytree(default_repository(), repository)
+    folder = repository / "avatars" / wire.STYLEGAN2.name
+    model = onnx.load(folder / "1" / "model.onnx")
+    image, graph = _picture(side), model.graph
+    del graph.node[:], graph.initializer[:]
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(image[None], "PICTURE"),
+            numpy_helper.from_array(np.array(image.shape, np.int64), "SIDES"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [wire.W_PLUS.name], ["BATCH"], start=0, end=1),
+            helper.make_node("Concat", ["BATCH", "SIDES"], ["SHAPE"], axis=0),
+            helper.make_node("Expand", ["PICTURE", "SHAPE"], [wire.IMAGE.name]),
+        ]
+    )
+    before = [dim.dim_value for dim in graph.output[0].type.tensor_type.shape.dim][1:]
+    for dim, value in zip(graph.output[0].type.tensor_type.shape.dim[1:], image.shape, strict=True):
+        dim.dim_value = value
+    onnx.save(model, folder / "1" / "model.onnx")
+    for config in folder.rglob("*.pbtxt"):
+        dims = ["".join(f"  dims: {value}\n" for value in shape) for shape in (before, image.shape)]
+        config.write_text(config.read_text().replace(*dims))
+    return repository
+
+
+def _picture(side: int) -> NDArray[np.uint8]:
+    """Something as smooth as a face, (side, side, 3)."""
+    y, x = np.mgrid[:side, :side] / side
+    waves = [127 + 100 * np.sin(7 * x + 5 * y + phase) for phase in (0, 2, 4)]
+    return np.rint(np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def drawing(latent: np.ndarray, delta: np.ndarray) -> requests.Plan[np.ndarray]:
+    """The generator alone: its raw answer, looked at but not kept."""
+    answer = yield requests._infer(wire.STYLEGAN2, {wire.W_PLUS: latent, wire.DELTA: delta})
+    return answer[wire.IMAGE.name][0, :1, :1].copy()
+
+
+def encoding(image: np.ndarray) -> requests.Plan[int]:
+    """The encoder alone, at JPEG's quickest: raw pixels on their way in."""
+    values = {wire.IMAGE: image, wire.QUALITY: [1]}
+    answer = yield requests._infer(wire.COMPOSE, values)
+    return len(answer[wire.PICTURE.name][0][0])
+
+
+@click.command()
+@click.option("--rounds", default=40, show_default=True)
+@click.option("--side", default=1024, show_default=True, help="Pixels; FFHQ's pictures have 1024.")
+def main(rounds: int, side: int) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        options = Options(
+            without_networks(folder, side), http_port=0, grpc_port=0, metrics_port=0,
+            log=folder / "log", allow_shared_memory=True,
+        )  # fmt: skip
+        server = stack.enter_context(running_server(options))
+        http = f"http://{server.http_url}"
+        clients = {
+            "gRPC": stack.enter_context(Client(server.grpc_url)),
+            "HTTP": stack.enter_context(Client(http)),
+            "gRPC, shared": stack.enter_context(Client(server.grpc_url, shared_memory=True)),
+            "HTTP, shared": stack.enter_context(Client(http, shared_memory=True)),
+        }
+        first = clients["gRPC"]
+        edit = first.domain().edit("a sad face")
+        face, delta = first.invert(PHOTO), first.direction(edit)
+        image = first.draw(face.w_plus, edit)
+        calls: dict[str, Callable[[Client], object]] = {
+            "stylegan2: pixels out": lambda c: c._run(drawing(face.w_plus, delta)),
+            "compose: pixels in": lambda c: c._run(encoding(image)),
+            "draw": lambda c: c.draw(face.w_plus, edit),
+            "paste": lambda c: c.paste(PHOTO, face, edit),
+            "edit (JPEG, to compare)": lambda c: c.edit(face.w_plus, edit),
+        }
+        taken: dict[tuple[str, str], list[float]] = {}
+        for number in range(rounds + 2):  # two to warm up
+            for call, work in calls.items():
+                for way, client in clients.items():
+                    start = time.perf_counter()
+                    work(client)
+                    if number >= 2:
+                        taken.setdefault((call, way), []).append(time.perf_counter() - start)
+        table = Table(f"ms, median of {rounds}, {image.shape[0]} px", *clients, box=None)
+        for call in calls:
+            medians = [1000 * statistics.median(taken[call, way]) for way in clients]
+            table.add_row(call, *(f"{each:.1f}" for each in medians))
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The gateway of docker/compose.yaml before a server of our own: its own files, run by nginx."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+class Gateway:
+    """A running nginx that lets `inside` requests at a time into the server.
+
+    `tokens` and `passwords` are by name; `ca` is the certificate to trust, `log` what nginx said.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        grpc: str,
+        http: str,
+        page: str = "127.0.0.1:9",
+        inside: int = 1,
+        names: tuple[str, ...] = ("tester",),
+    ) -> None:
+        assert NGINX, "no nginx: apt-get install nginx-light"
+        self.port = _free_port()
+        self.tokens: dict[str, str] = {}
+        self.passwords: dict[str, str] = {}
+        for name in names:
+            self._enrol(folder, name)
+        self.ca = folder / "secrets/certificate.pem"
+        # The files of compose, but for the addresses.
+        config = (DOCKER / "gateway/nginx.conf").read_text()
+        for there, here in (
+            ("listen 8443", f"listen 127.0.0.1:{self.port}"),
+            (" /tmp/", f" {folder}/"),
+        ):
+            assert there in config
+            config = config.replace(there, here)
+        upstreams = (DOCKER / "gateway/upstreams.conf").read_text()
+        for there, here in (("server:8001", grpc), ("server:8000", http), ("ui:8501", page)):
+            upstreams = upstreams.replace(there, here)
+        (folder / "nginx.conf").write_text(config)
+        (folder / "upstreams.conf").write_text(upstreams)
+        (folder / "inside.conf").write_text(f"limit_conn inside {inside};")
+        self.log = folder / "log"
+        user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not read here
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [NGINX, "-p", folder, "-c", folder / "nginx.conf", "-g", f"daemon off; {user}"],
+                stdout=log,
+                stderr=log,
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def _enrol(self, folder: Path, name: str) -> None:
+        said = subprocess.run(
+            [DOCKER / "gateway/secrets.sh", "localhost", name],
+            env=os.environ | {"GATEWAY_SECRETS": str(folder / "secrets")},
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        (self.tokens[name],) = re.findall(r": ([0-9a-f]{48})$", said, re.MULTILINE)
+        (self.passwords[name],) = re.findall(r"password (\S+)$", said, re.MULTILINE)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                return socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(f"the gateway did not start: {self.log.read_text()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

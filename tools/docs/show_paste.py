@@ -1,0 +1,132 @@
+"""How well a face goes back into its photo: a table of numbers and docs/paste-back.jpg.
+
+    python -m tools.docs.show_paste [--out docs/paste-back.jpg]
+
+Photos are scikit-image's astronaut, a public-domain portrait, as it is, turned, enlarged and dark.
+Faces are her own crop (the ideal inversion), the crop in other colours and softer (as a real
+inversion is), and that crop with the corners of the mouth drawn up (as an edit does).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from scipy import ndimage
+from skimage import data
+
+from styleclip_server.pipeline import alignment, detection
+from styleclip_server.pipeline.composition import paste_back
+
+SIZE = 1024  # pixels of the drawn face, as FFHQ's generator draws it
+TILE = 300
+
+
+def photos():
+    """Name → photo."""
+    astronaut = Image.fromarray(data.astronaut())
+    sides = {scale: (512 * scale, 512 * scale) for scale in (3, 6)}
+    return {
+        "512 px": astronaut,
+        "turned by 25°": astronaut.resize(sides[3], Image.LANCZOS).rotate(25, Image.BICUBIC),
+        "3072 px": astronaut.resize(sides[6], Image.LANCZOS),
+        "dark": ImageEnhance.Brightness(astronaut.resize(sides[3], Image.LANCZOS)).enhance(0.45),
+    }
+
+
+def redrawn(face):
+    """As an inversion gives the face back: in slightly other colours, a little softer."""
+    soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(SIZE / 350))
+    levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+
+
+def smiling(face):
+    """The corners of the mouth drawn up and apart."""
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    move = np.zeros((2, SIZE, SIZE))
+    for side in (-1, 1):
+        near = np.exp(-((x - side * 0.2) ** 2 + (y - 0.42) ** 2) / 0.012)
+        move += near * np.array([0.09, -side * 0.05])[:, None, None] * SIZE / 2
+    where = np.mgrid[:SIZE, :SIZE] + move
+    return np.stack(
+        [ndimage.map_coordinates(face[..., c], where, order=1, mode="nearest") for c in range(3)],
+        axis=-1,
+    )
+
+
+def mask_of(photo, quad):
+    """How much of each pixel the face covers, 0 to 255."""
+    white = np.full((64, 64, 3), 255, np.uint8)
+    return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
+
+
+def psnr(one, other, where):
+    error = np.square(np.asarray(one, float) - np.asarray(other, float))[where].mean()
+    return 10 * np.log10(255**2 / error) if error else np.inf
+
+
+def seam(answer, photo, mask):
+    """Mean step (levels) that the face adds between neighbours in the seam: 0 where none shows.
+
+    The photo is smooth against its own change: differences of low frequency count, not detail.
+    """
+    off = np.asarray(answer, float) - np.asarray(photo, float)
+    wide = max(1.0, np.sqrt((mask > 0).sum()) / 60)
+    off = ndimage.gaussian_filter(off, (wide, wide, 0))
+    steps = np.maximum(*(np.abs(g).max(axis=-1) for g in np.gradient(off, axis=(0, 1))))
+    return float(steps[(mask > 0) & (mask < 255)].mean() * wide)
+
+
+def tile(picture, quad):
+    """What is around the face, TILE pixels a side."""
+    middle, half = quad.mean(axis=0), np.hypot(*(quad[3] - quad[0])) * 0.75
+    box = (*(middle - half), *(middle + half))
+    part = picture.transform(
+        (int(2 * half), int(2 * half)), Image.Transform.EXTENT, box, Image.BICUBIC
+    )
+    return part.resize((TILE, TILE), Image.LANCZOS)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/paste-back.jpg"))
+    options = parser.parse_args()
+    names = ("photo", "own face put back", "redrawn, as it is", "redrawn, matched", "smile")
+    rows = photos()
+    sheet = Image.new("RGB", (TILE * len(names), (TILE + 4) * len(rows) + 20), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, name in enumerate(names):
+        pen.text((column * TILE + 6, 4), name, "black")
+    print(
+        "photo          own face: PSNR  changed outside | redrawn: plain  matched | smile  (seam)"
+    )
+    for row, (name, photo) in enumerate(rows.items()):
+        box = alignment.choose(detection.large_faces(photo), -1).box
+        quad = alignment.quad_of(alignment.landmarks_of(photo, box))
+        own = np.asarray(alignment.crop(photo, quad, SIZE))
+        anew, mask = redrawn(own), mask_of(photo, quad)
+        pictures = [
+            photo,
+            paste_back(own, photo, quad),
+            paste_back(anew, photo, quad, match_colours=False),
+            paste_back(anew, photo, quad),
+            paste_back(smiling(anew), photo, quad),
+        ]
+        outside = sum(
+            int((np.asarray(p) != np.asarray(photo))[mask == 0].sum()) for p in pictures[1:]
+        )
+        seams = [seam(picture, photo, mask) for picture in pictures[2:]]
+        print(
+            f"{name:14} {psnr(pictures[1], photo, mask > 127):14.1f} dB {outside:16}"
+            f" | {seams[0]:19.2f} {seams[1]:8.2f} | {seams[2]:10.2f}"
+        )
+        for column, picture in enumerate(pictures):
+            sheet.paste(tile(picture, quad), (column * TILE, 20 + row * (TILE + 4)))
+    sheet.thumbnail((1000, 1000))
+    sheet.save(options.out, quality=82)
+    print("written:", options.out)
+
+
+if __name__ == "__main__":
+    main()

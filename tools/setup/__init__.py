@@ -1,0 +1,1 @@
+"""Checks the machine before anything is installed."""

@@ -1,0 +1,1 @@
+"""Checks a served domain of full size against PyTorch."""

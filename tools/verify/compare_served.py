@@ -1,0 +1,129 @@
+"""Compares what a running server answers with the PyTorch networks of the same checkpoints.
+
+    make serve DOMAIN=ffhq ARGS="--networks cpu"    # in float32; the others round
+    python -m tools.verify.compare_served ffhq
+
+One photo (a public-domain one of scikit-image by default) goes through the server's `invert`,
+`direction` and `stylegan2`, and through alignment, encoder, CLIP and generator in PyTorch: the
+largest and the mean error of W_PLUS, DELTA and IMAGE. Exit status 1 if one is beyond its bound.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+import numpy as np
+import skimage
+import torch
+import tritonclient.grpc as triton
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from tritonclient.utils import InferenceServerException
+
+from styleclip_contract import wire
+from styleclip_contract.wire import Model
+from styleclip_export.checkpoints.domain_files import read_domain
+from styleclip_server.pipeline import alignment, directions
+from styleclip_server.pipeline.domain import load_domain, load_statistics
+
+# W+ and DELTA have deviations of about 1; pixel levels. For networks in float32.
+BOUNDS = {"W_PLUS": 2e-4, "DELTA": 1e-4, "IMAGE": 1.0}
+SECONDS = 300
+
+Arrays = dict[str, np.ndarray]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("domain", default="ffhq")
+@click.option("--server", default="localhost:8001", help="gRPC address.")
+@click.option("--weights", type=click.Path(path_type=Path), help="[default: weights/DOMAIN]")
+@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"))
+@click.option("--photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--neutral", default="a face")
+@click.option("--target", default="a smiling face")
+@click.option("--strength", default=3.0)
+@click.option("--threshold", default=0.05)
+def main(
+    domain: str, server: str, weights: Path | None, repository: Path, photo: Path | None,
+    neutral: str, target: str, strength: float, threshold: float,
+) -> None:  # fmt: skip
+    """Compare a running server of DOMAIN with PyTorch."""
+    picture = (
+        Image.open(photo).convert("RGB") if photo else Image.fromarray(skimage.data.astronaut())
+    )
+    edit = directions.Edit(neutral, target, strength, threshold)
+    try:
+        found = served(server, picture, edit)
+    except InferenceServerException as error:
+        raise click.ClickException(f"{server}: {error.message()}") from None
+    expected = computed(weights or Path("weights") / domain, repository / domain, picture, edit)
+    table = Table("tensor", "largest error", "mean error", "bound", "", box=None)
+    failed = False
+    for name, bound in BOUNDS.items():
+        error = np.abs(found[name].astype(np.float64) - expected[name])
+        bad = not error.max() <= bound
+        failed |= bad
+        numbers = (f"{error.max():.3g}", f"{error.mean():.3g}", f"{bound:g}")
+        table.add_row(name, *numbers, "FAIL" if bad else "ok")
+    Console().print(table)
+    if failed:
+        raise SystemExit(1)
+
+
+def served(server: str, picture: Image.Image, edit: directions.Edit) -> Arrays:
+    """W_PLUS (L, 512), DELTA (S,) and IMAGE (H, W, 3) of the server, each step fed with the
+    answer of the one before."""
+    client = triton.InferenceServerClient(server)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "PNG")
+    found = {"PHOTO": np.array([[buffer.getvalue()]], object)}
+    found["NEUTRAL"] = np.array([[edit.neutral]], object)
+    found["TARGET"] = np.array([[edit.target]], object)
+    found["STRENGTH"] = np.array([[edit.strength]], np.float32)
+    found["THRESHOLD"] = np.array([[edit.threshold]], np.float32)
+    for model in (wire.MODELS["invert"], wire.DIRECTION, wire.STYLEGAN2):
+        found |= _ask(client, model, found)
+    return {name: found[name][0] for name in BOUNDS}
+
+
+def _ask(client: triton.InferenceServerClient, model: Model, given: Arrays) -> Arrays:
+    inputs = []
+    for tensor in model.inputs:
+        if tensor.name in given and not (tensor.optional and model is wire.DIRECTION):
+            array = given[tensor.name]
+            inputs.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
+            inputs[-1].set_data_from_numpy(array)
+    answer = client.infer(model.name, inputs, client_timeout=SECONDS)
+    return {tensor.name: answer.as_numpy(tensor.name) for tensor in model.outputs}
+
+
+@torch.no_grad()
+def computed(weights: Path, folder: Path, picture: Image.Image, edit: directions.Edit) -> Arrays:
+    """The same in PyTorch, from the checkpoints in `weights` and the statistics in `folder`."""
+    networks = read_domain(weights)
+    generator = networks.generator.eval()
+    face, _ = alignment.align(picture.convert("RGB"))
+    crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
+    w_plus = networks.encoder.eval()(crop) + networks.w_avg
+
+    def embedding(text: str) -> np.ndarray:
+        (found,) = directions.class_embeddings(
+            [text], lambda tokens: networks.clip.encode_text(torch.from_numpy(tokens)).numpy()
+        )
+        return found  # type: ignore[no-any-return]
+
+    statistics = load_statistics(folder, load_domain(folder).style_channels)
+    delta, _ = directions.delta(statistics, [edit], embedding)
+    moved = zip(
+        generator.affine(w_plus), generator.split(torch.from_numpy(delta)[None]), strict=False
+    )
+    image = generator.synthesis([s + d for s, d in moved]).clamp(-1, 1)[0].permute(1, 2, 0)
+    pixels = ((image + 1) * 127.5).round().numpy()
+    return {"W_PLUS": w_plus[0].numpy(), "DELTA": delta, "IMAGE": pixels}
+
+
+if __name__ == "__main__":
+    main()
