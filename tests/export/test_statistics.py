@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from styleclip_export.errors import StatisticsError
+from styleclip_export.statistics import job
 from styleclip_export.statistics.fs3 import (
     Fs3Rule,
     channel_direction,
     fs3_rows,
-    job,
     num_rows,
     style_moments,
 )
