@@ -20,26 +20,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from styleclip_client.client import AsyncClient, Client
-    from styleclip_client.edits import Domain, Edit, Preset
     from styleclip_client.recipe import Recipe
     from styleclip_client.results import Edited, Face, Inverted, ModelState, Status
+    from styleclip_contract.domain import Domain, Preset
+    from styleclip_contract.edits import Edit
     from styleclip_contract.errors import StyleclipError
 
-# Loaded on first use: the server's steps import `contract` and `errors` from this package, and
-# must not load gRPC with them.
-_HOME = {
-    "AsyncClient": "client",
-    "Client": "client",
-    "Domain": "edits",
-    "Edit": "edits",
-    "Edited": "results",
-    "Face": "results",
-    "Inverted": "results",
-    "ModelState": "results",
-    "Preset": "edits",
-    "Recipe": "recipe",
-    "Status": "results",
-    "StyleclipError": "errors",
+# Loaded on first use, so that a part of the package loads no more than it needs.
+_MODULES = {
+    "AsyncClient": "styleclip_client.client",
+    "Client": "styleclip_client.client",
+    "Domain": "styleclip_contract.domain",
+    "Edit": "styleclip_contract.edits",
+    "Edited": "styleclip_client.results",
+    "Face": "styleclip_client.results",
+    "Inverted": "styleclip_client.results",
+    "ModelState": "styleclip_client.results",
+    "Preset": "styleclip_contract.domain",
+    "Recipe": "styleclip_client.recipe",
+    "Status": "styleclip_client.results",
+    "StyleclipError": "styleclip_contract.errors",
 }
 
 __all__ = [
@@ -59,6 +59,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

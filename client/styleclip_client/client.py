@@ -47,11 +47,11 @@ from tenacity import (
 
 from styleclip_client import parallel_calls, requests
 from styleclip_client.address import Address, Compression, Connection
-from styleclip_client.edits import Edit
 from styleclip_client.images import Picture
 from styleclip_client.protocol import Call, Failed, Infer
 from styleclip_client.requests import Plan
 from styleclip_client.results import Edited, Status
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
 
 if TYPE_CHECKING:

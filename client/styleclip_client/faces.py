@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from styleclip_client.client import Client
-from styleclip_client.edits import Edit
 from styleclip_client.images import Picture, photo_bytes
 from styleclip_client.results import Edited, Inverted
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import FaceIndexOutOfRange
 
 ALL = -2  # in place of a face's number

@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from styleclip_client.edits import Edit
 from styleclip_contract import limits
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidRecipe
 
 RECIPE_BYTES = 64 * 2**10  # far more than `limits.EDITS` edits of the longest texts in ASCII

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from styleclip_client import protocol
-from styleclip_client.edits import Domain, Edit
 from styleclip_client.images import Picture, photo_bytes
 from styleclip_client.protocol import Call, Infer, Tensors
 from styleclip_client.results import Edited, Face, Inverted, ModelState, ModelTiming, Status
 from styleclip_contract import limits, wire
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import (
     EditsMismatch,
     FaceIndexOutOfRange,
@@ -176,7 +177,10 @@ def domain() -> Plan[Domain]:
     parameters = answer.get("parameters", {})
     if "domain" not in parameters:
         raise ServerError("the server's generator does not say which domain it is of")
-    return Domain.from_json(parameters["domain"]["string_value"])
+    try:
+        return Domain.from_json(parameters["domain"]["string_value"])
+    except ValueError as error:
+        raise ServerError(f"the server answered with something else: {error}") from error
 
 
 def status(url: str) -> Plan[Status]:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from styleclip_client.edits import Domain
 from styleclip_client.images import write_file
+from styleclip_contract.domain import Domain
 from styleclip_contract.errors import InvalidLatent
 from styleclip_contract.wire import W_DIM
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from styleclip_client import parallel_calls
 from styleclip_client.client import Client
-from styleclip_client.edits import Edit
 from styleclip_contract import limits
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoChannelLeft
 
 _GAP = 6  # pixels between pictures

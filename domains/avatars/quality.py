@@ -296,8 +296,8 @@ def main(choosing: bool, count: int, out: Path) -> None:
         print(f"chosen: α {strength:g}, β {threshold:g}; put them into presets.py")
         return
     start = time.monotonic()
-    defaults = load_domain(DOMAIN).raw["defaults"]
-    strength, threshold = defaults["strength"], defaults["threshold"]
+    domain = load_domain(DOMAIN)
+    strength, threshold = domain.strength, domain.threshold
     pictures, labels = avatars(count, HELD_OUT_SEED)
     latents, seen = chain.invert(pictures), judge.seen(labels)
     report: dict[str, object] = {

@@ -87,6 +87,6 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "title": "y", "defaults": {}}'])
-def test_a_damaged_domain_description_is_a_server_error(text):
-    with pytest.raises(errors.ServerError, match="damaged"):
+def test_a_damaged_domain_description_is_refused(text):
+    with pytest.raises(ValueError, match="damaged"):
         Domain.from_json(text)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
-from styleclip_client.edits import Edit
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import BatchMismatch
 
 STATE = "styleclip-batch.json"

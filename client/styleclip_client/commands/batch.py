@@ -23,9 +23,9 @@ from styleclip_client.batch.workers import Lane, Outcome, Reach, Threads, Work
 from styleclip_client.commands import options
 from styleclip_client.commands.edit_options import Wanted, edit_options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
-from styleclip_client.edits import Domain
 from styleclip_client.results import Status
 from styleclip_contract import wire
+from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerError, ServerUnavailable
 from styleclip_contract.limits import FORMATS
 

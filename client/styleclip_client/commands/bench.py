@@ -21,7 +21,8 @@ from rich.table import Table
 from styleclip_client.client import Client
 from styleclip_client.commands import options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
-from styleclip_client.edits import Domain, Edit
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
 
 CALLS = ("invert", "edit", "edit_photo")

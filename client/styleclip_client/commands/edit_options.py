@@ -15,8 +15,9 @@ from click.shell_completion import CompletionItem
 
 from styleclip_client.batch.workers import Reach
 from styleclip_client.commands.options import Command, add
-from styleclip_client.edits import Domain, Edit
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 
 Value = TypeVar("Value")
 

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from styleclip_contract import limits
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import (
     EditsMismatch,
     EmptyText,
     InvalidLatent,
-    InvalidStrength,
-    InvalidThreshold,
     NoChannelLeft,
     SameTexts,
-    TextTooLong,
 )
 from styleclip_server.pipeline.domain import Statistics
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
@@ -33,26 +30,13 @@ SAME = 1e-4
 TextEncoder = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One edit: α is `strength`, β is `threshold`."""
-
-    neutral: str
-    target: str
-    strength: float
-    threshold: float
-
-    def __str__(self) -> str:
-        return f"{self.neutral} → {self.target} (α {self.strength:g}, β {self.threshold:g})"
-
-
 def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[float],
           threshold: Sequence[float]) -> list[Edit]:  # fmt: skip
     """Turns a request's rows into edits.
 
     Raises:
-        EditsMismatch, EmptyText, TextTooLong, InvalidStrength, InvalidThreshold: with what was
-            wrong and what is accepted.
+        EditsMismatch: the numbers of entries differ, or there are too many.
+        EmptyText, TextTooLong, SameTexts, InvalidStrength, InvalidThreshold: see `Edit`.
     """
     counts = [len(neutral), len(target), len(strength), len(threshold)]
     if len(set(counts)) != 1 or not 1 <= counts[0] <= limits.EDITS:
@@ -60,20 +44,10 @@ def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[
             "NEUTRAL, TARGET, STRENGTH and THRESHOLD need one entry for each edit, "
             f"1 to {limits.EDITS}; they have {', '.join(map(str, counts))}"
         )
-    edits = []
-    for n, t, a, b in zip(neutral, target, strength, threshold, strict=True):
-        a, b = float(a), float(b)
-        if not math.isfinite(a) or abs(a) > limits.STRENGTH:
-            raise InvalidStrength(
-                f"the strength α is {a:g}; a number from -{limits.STRENGTH:g} to "
-                f"{limits.STRENGTH:g} is expected"
-            )
-        if not 0 <= b <= 1:  # NaN fails too
-            raise InvalidThreshold(
-                f"the threshold β is {b:g}; a number from 0 to 1 is expected, usually 0.05 to 0.3"
-            )
-        edits.append(Edit(_text(n, "neutral"), _text(t, "target"), a, b))
-    return edits
+    return [
+        Edit(_decode(n, "neutral"), _decode(t, "target"), float(a), float(b))
+        for n, t, a, b in zip(neutral, target, strength, threshold, strict=True)
+    ]
 
 
 def check_latent(w_plus: np.ndarray | None) -> None:
@@ -82,19 +56,11 @@ def check_latent(w_plus: np.ndarray | None) -> None:
         raise InvalidLatent("W_PLUS holds NaN or infinity; send what `invert` gave")
 
 
-def _text(raw: bytes, which: str) -> str:
+def _decode(raw: bytes, role: str) -> str:
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise EmptyText(f"the {which} text is not UTF-8") from None
-    if not text.strip():
-        raise EmptyText(f"the {which} text is empty; say what the picture shows, as 'a face'")
-    if len(text) > limits.TEXT_CHARACTERS:
-        raise TextTooLong(
-            f"the {which} text has {len(text)} characters; at most {limits.TEXT_CHARACTERS} are "
-            "accepted"
-        )
-    return text
+        raise EmptyText(f"the {role} text is not UTF-8") from None
 
 
 def class_embedding(features: np.ndarray) -> np.ndarray:

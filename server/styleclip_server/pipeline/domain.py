@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from styleclip_contract.domain import Domain
 
 DOMAIN_VARIABLE = "STYLECLIP_DOMAIN"
 DOMAINS_VARIABLE = "STYLECLIP_DOMAINS"
@@ -29,22 +29,6 @@ class Statistics:
     style_std: np.ndarray
     fs3: np.ndarray
     rows: np.ndarray
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What `domain.json` says. `align`: photos need face alignment unless the request says."""
-
-    name: str
-    num_latents: int
-    style_channels: tuple[int, ...]
-    align: bool
-    raw: dict[str, Any]
-
-    @property
-    def style_size(self) -> int:
-        """S, the channels of all modulations."""
-        return sum(self.style_channels)
 
 
 def domain_folder(model_folder: str | Path) -> Path:
@@ -70,17 +54,10 @@ def load_domain(folder: Path) -> Domain:
         raise FileNotFoundError(
             f"{path} does not exist: {DOMAIN_VARIABLE} must name a domain of the model repository"
         )
-    raw = json.loads(path.read_text("utf-8"))
-    try:
-        return Domain(
-            name=str(raw["name"]),
-            num_latents=int(raw["num_latents"]),
-            style_channels=tuple(int(c) for c in raw["style_channels"]),
-            align=bool(raw["align"]),
-            raw=raw,
-        )
-    except KeyError as missing:
-        raise ValueError(f"{path} lacks the field {missing}") from None
+    domain = Domain.from_json(path.read_text("utf-8"))
+    if not domain.style_channels or not domain.num_latents:
+        raise ValueError(f"{path} lacks style_channels or num_latents: convert the domain again")
+    return domain
 
 
 def convolution_rows(style_channels: tuple[int, ...]) -> np.ndarray:
