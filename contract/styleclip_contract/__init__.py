@@ -1,1 +1,1 @@
-"""What client and server agree on: tensors and models, named errors, limits."""
+"""What client and server agree on: models, tensors, errors, edits, domains and limits."""

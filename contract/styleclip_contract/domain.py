@@ -1,4 +1,4 @@
-"""What a domain is: the content of its `domain.json`, as server and client read it."""
+"""A domain as its `domain.json` describes it; server and client read the same text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from styleclip_contract.edits import Edit, normalise_text
+from styleclip_contract.edits import Edit, normalize_text
 from styleclip_contract.errors import UnknownPreset
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A ready-made edit under a title for people."""
+    """A predefined edit with a title for people."""
 
     title: str
     edit: Edit
@@ -21,17 +21,17 @@ class Preset:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the generator draws, with the edit parameters that fit it.
+    """What the generator synthesizes, and default edit parameters for it.
 
     Args:
-        name: name of the folder and of the option `--domain`.
+        name: the domain's folder name, and the value of `--domain`.
         title: one line for people.
         neutral, strength, threshold: defaults of an edit.
-        presets: ready-made edits.
-        align: photos are aligned first; false: they are face crops already.
-        num_latents: rows L of W+; 0 when unknown.
-        style_channels: channels of each modulation of StyleSpace, in the order of DELTA; empty
-            when unknown.
+        presets: predefined edits.
+        align: whether photos are aligned by default; if not, they are face crops already.
+        num_latents: L, the number of rows of W+; 0 if unknown.
+        style_channels: the number of channels of each modulation in StyleSpace, in the order of
+            DELTA; empty if unknown.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Domain:
 
     @classmethod
     def from_json(cls, text: str) -> Domain:
-        """Reads the text of a `domain.json`.
+        """Parse the text of a `domain.json`.
 
         Raises:
-            ValueError: it is no such text, or lacks a field.
+            ValueError: the text is not JSON, or a field is missing or invalid.
         """
         try:
             content = json.loads(text)
@@ -70,7 +70,7 @@ class Domain:
 
     @property
     def style_size(self) -> int:
-        """S, the number of channels over all modulations."""
+        """S, the number of StyleSpace channels over all modulations."""
         return sum(self.style_channels)
 
     def edit(
@@ -81,7 +81,7 @@ class Domain:
         strength: float | None = None,
         threshold: float | None = None,
     ) -> Edit:
-        """Makes an edit towards `target`; what is left out comes from the domain's defaults."""
+        """Create an edit towards `target`; omitted arguments take the domain's defaults."""
         return Edit(
             self.neutral if neutral is None else neutral,
             target,
@@ -90,13 +90,13 @@ class Domain:
         )
 
     def preset(self, title: str) -> Edit:
-        """Returns the edit of the preset with this title, in any case.
+        """Return the edit of the preset with this title, ignoring case.
 
         Raises:
-            UnknownPreset: there is none; names those that there are.
+            UnknownPreset: no preset has this title; the message lists the titles.
         """
         for preset in self.presets:
-            if normalise_text(preset.title) == normalise_text(title):
+            if normalize_text(preset.title) == normalize_text(title):
                 return preset.edit
         known = ", ".join(repr(preset.title) for preset in self.presets) or "none"
         raise UnknownPreset(f"no preset {title!r} in domain {self.name}; it has: {known}")

@@ -1,4 +1,4 @@
-"""One text edit, checked when it is made: by the client before it is sent, by the server again."""
+"""One text edit, validated when it is created: in the client and again in the server."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from styleclip_contract.errors import (
 )
 
 
-def normalise_text(text: str) -> str:
-    """`text` as CLIP's tokenizer compares it: lower case, single spaces."""
+def normalize_text(text: str) -> str:
+    """Fold case and whitespace, which CLIP's tokenizer ignores."""
     return " ".join(text.split()).casefold()
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One text edit: from what the image shows to what it should show.
+    """A change from what the image shows to what it should show.
 
     Args:
         neutral: text that describes the image, such as "a face".
         target: text that describes the edited image, such as "a smiling face".
         strength: StyleCLIP's α, in units of each channel's standard deviation, from
-            -limits.STRENGTH to limits.STRENGTH; a negative one goes the opposite way.
-        threshold: StyleCLIP's β, 0 to 1. Only channels whose relevance reaches it are changed: a
-            higher one changes fewer things at once.
+            -limits.STRENGTH to limits.STRENGTH; a negative value reverses the edit.
+        threshold: StyleCLIP's β, 0 to 1. Only channels with at least this relevance change, so a
+            higher threshold gives a more disentangled edit.
 
     Raises:
-        EmptyText, TextTooLong, SameTexts, InvalidStrength, InvalidThreshold, InvalidInput: what
-            was wrong and what is accepted.
+        EmptyText, TextTooLong, SameTexts, InvalidStrength, InvalidThreshold, InvalidInput: an
+            argument is not accepted; the message says why.
     """
 
     neutral: str
@@ -46,7 +46,7 @@ class Edit:
     def __post_init__(self) -> None:
         for role, text in (("neutral", self.neutral), ("target", self.target)):
             _check_text(role, text)
-        if normalise_text(self.neutral) == normalise_text(self.target):
+        if normalize_text(self.neutral) == normalize_text(self.target):
             raise SameTexts(
                 f"neutral and target text are both {self.target.strip()!r}: "
                 "they must differ in what should change"
@@ -77,4 +77,4 @@ def _check_text(role: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # undecodable bytes of a command line
-        raise InvalidInput(f"the {role} text is no valid Unicode") from error
+        raise InvalidInput(f"the {role} text is not valid Unicode") from error

@@ -1,8 +1,8 @@
-"""Named errors, the same on the server's wire and in the client.
+"""Named errors that server and client share.
 
-On the wire an error is a Triton status (INVALID_ARG and others) whose message is
+On the wire an error is a Triton status (INVALID_ARG or another) with the message
 ``"<Name>: <what was wrong, what was expected, what to do>"``. The server's steps raise these
-classes and `to_wire` writes that line; the client reads it back with `from_wire`.
+classes, `to_wire` writes the message, and the client parses it with `from_wire`.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ import re
 
 
 class StyleclipError(Exception):
-    """Base of every error that this project raises on purpose.
+    """Base class of this project's errors.
 
-    `request_id` is what the server's log calls the request that failed, where there was one.
+    Attributes:
+        request_id: the ID of the failed request in the server's log; None if there was none.
     """
 
     request_id: str | None = None
 
     def to_wire(self) -> str:
-        """The line that travels: class name, colon, message."""
+        """Return the message on the wire: class name, colon, message."""
         return f"{type(self).__name__}: {self}"
 
 
 class InvalidInput(StyleclipError):
-    """Base of errors that are the caller's to mend; the server answers INVALID_ARG."""
+    """Base class of errors in the request; the server answers INVALID_ARG."""
 
 
 class NotAnImage(InvalidInput):
-    """The bytes are no picture in a supported format."""
+    """The bytes are not an image in a supported format."""
 
 
 class ImageTruncated(InvalidInput):
-    """The picture starts well but its data end early or are damaged."""
+    """The image data is truncated or corrupted."""
 
 
 class ImageTooLarge(InvalidInput):
-    """The picture has more bytes or pixels than the server accepts."""
+    """The image has more bytes or pixels than the server accepts."""
 
 
 class NoFaceFound(InvalidInput):
@@ -44,7 +45,7 @@ class NoFaceFound(InvalidInput):
 
 
 class FaceIndexOutOfRange(InvalidInput):
-    """FACE names a face that the photo does not have."""
+    """FACE is not the index of a detected face."""
 
 
 class EmptyText(InvalidInput):
@@ -56,19 +57,19 @@ class TextTooLong(InvalidInput):
 
 
 class SameTexts(InvalidInput):
-    """Neutral and target text mean the same to CLIP: they give no direction."""
+    """CLIP sees no difference between neutral and target text, so there is no edit direction."""
 
 
 class InvalidStrength(InvalidInput):
-    """The strength α is not a finite number, or beyond its limit."""
+    """The strength α is not finite or exceeds its limit."""
 
 
 class InvalidThreshold(InvalidInput):
-    """The disentanglement threshold β is not a number from 0 to 1."""
+    """The threshold β is not a number from 0 to 1."""
 
 
 class NoChannelLeft(InvalidInput):
-    """β removes every StyleSpace channel; the message tells the largest β that leaves some."""
+    """β removes every StyleSpace channel; the message gives the largest β that keeps one."""
 
 
 class EditsMismatch(InvalidInput):
@@ -76,23 +77,23 @@ class EditsMismatch(InvalidInput):
 
 
 class InvalidLatent(InvalidInput):
-    """W_PLUS has the wrong shape for this domain or holds NaN or infinity."""
+    """W_PLUS has the wrong shape for this domain or contains NaN or infinity."""
 
 
 class UnknownFormat(InvalidInput):
-    """FORMAT is none of JPEG, PNG, WEBP, or QUALITY is out of range."""
+    """FORMAT is not JPEG, PNG or WEBP, or QUALITY is out of range."""
 
 
 class UnknownPreset(InvalidInput):
-    """The domain has no preset of that title."""
+    """The domain has no preset with that title."""
 
 
 class InvalidRecipe(InvalidInput):
-    """The text is no recipe that this project wrote."""
+    """The text is not a recipe written by this project."""
 
 
 class BatchMismatch(InvalidInput):
-    """The place for a batch's pictures belongs to another batch."""
+    """The output folder of a batch belongs to another batch."""
 
 
 class LandmarksMissing(StyleclipError):
@@ -104,45 +105,48 @@ class ServerUnavailable(StyleclipError):
 
 
 class ServerBusy(ServerUnavailable):
-    """The server, or a gateway before it, has too many requests waiting."""
+    """The server, or a gateway in front of it, has too many queued requests."""
 
 
 class ClusterUnavailable(StyleclipError):
-    """No Ray cluster answers at the address, or it cannot do the work."""
+    """No Ray cluster answers at the address, or it cannot run the job."""
 
 
 class AccessRefused(StyleclipError):
-    """The server, or a gateway before it, does not accept the token or its absence."""
+    """The server, or a gateway in front of it, rejects the token or requires one."""
 
 
 class DeadlineExceeded(StyleclipError):
-    """The server took longer than the client's time-out."""
+    """The server took longer than the client's timeout."""
 
 
 class ServerError(StyleclipError):
-    """The server failed in a way that has no name of its own."""
+    """The server failed for a reason that has no error class."""
 
 
-def _named(cls: type[StyleclipError]) -> dict[str, type[StyleclipError]]:
-    found = {cls.__name__: cls}
-    for sub in cls.__subclasses__():
-        found |= _named(sub)
-    return found
+def _classes_by_name(cls: type[StyleclipError]) -> dict[str, type[StyleclipError]]:
+    classes = {cls.__name__: cls}
+    for subclass in cls.__subclasses__():
+        classes |= _classes_by_name(subclass)
+    return classes
 
 
-_WIRE = re.compile(r"\b([A-Z][A-Za-z]+): (.*)", re.DOTALL)
+_NAME_AND_MESSAGE = re.compile(r"\b([A-Z][A-Za-z]+): (.*)", re.DOTALL)
 
 
 def from_wire(message: str) -> StyleclipError:
-    """The error that a server message names.
+    """Parse a server message into the error that it names.
 
-    Triton may put words of its own in front (an ensemble names the failing step), so the first
-    *known* name counts. A message that names none becomes `ServerError`.
+    Triton may prepend its own text (an ensemble names the failing step), so the first *known* name
+    is used.
+
+    Returns:
+        The named error, or `ServerError` for a message without a known name.
     """
-    names = _named(StyleclipError)
+    classes = _classes_by_name(StyleclipError)
     rest = message
-    while match := _WIRE.search(rest):
-        if match[1] in names:
-            return names[match[1]](match[2].strip())
+    while match := _NAME_AND_MESSAGE.search(rest):
+        if match[1] in classes:
+            return classes[match[1]](match[2].strip())
         rest = match[2]
     return ServerError(message)

@@ -1,15 +1,12 @@
-"""What the server accepts, in one place: the steps enforce it, the client refuses early.
-
-A step checks all of these again: a client of another make may send anything.
-"""
+"""Limits of a request. The client checks them early; the server's steps enforce them."""
 
 from __future__ import annotations
 
-PHOTO_BYTES = 32 * 2**20  # an encoded photo
-PHOTO_PIXELS = 50_000_000  # width x height once decoded
-TEXT_CHARACTERS = 300  # a text; CLIP's 77 tokens seldom hold more
-EDITS = 16  # edits summed in one request
+PHOTO_BYTES = 32 * 2**20  # of an encoded photo
+PHOTO_PIXELS = 50_000_000  # width x height of a decoded photo
+TEXT_CHARACTERS = 300  # of a text; CLIP's 77 tokens seldom cover more
+EDITS = 16  # in one request
 STRENGTH = 20.0  # |α|; StyleCLIP's own slider ends at 10
 FORMATS = ("JPEG", "PNG", "WEBP")
 QUALITY = (1, 100)  # JPEG and WebP
-ANSWER_BYTES = 256 * 2**20  # what the client takes; the largest PNG has less
+ANSWER_BYTES = 256 * 2**20  # accepted by the client; the largest PNG is smaller

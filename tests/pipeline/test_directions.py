@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from styleclip_contract import errors, limits
-from styleclip_contract.edits import normalise_text
+from styleclip_contract.edits import normalize_text
 from styleclip_server.pipeline.directions import (
     Edit,
     check,
@@ -184,7 +184,7 @@ def test_a_request_becomes_edits():
 
 
 rows_of_edits = st.tuples(texts, texts, strengths, thresholds).filter(
-    lambda row: normalise_text(row[0]) != normalise_text(row[1])
+    lambda row: normalize_text(row[0]) != normalize_text(row[1])
 )
 
 
