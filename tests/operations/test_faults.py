@@ -1,4 +1,4 @@
-"""A short form of `make chaos`: what clients do cannot hurt the server, and it heals."""
+"""A short form of `make chaos`: no client disturbs the server, and it heals after faults."""
 
 import os
 import time
@@ -10,73 +10,73 @@ from styleclip_client import Client
 from styleclip_contract.errors import ServerUnavailable, StyleclipError
 from tools.chaos import faults
 from tools.chaos.fuzz import Fuzzer
-from tools.chaos.load import ANSWERED, PHOTOS, Load, counts
+from tools.chaos.load import ANSWERED, PHOTOS, Load, count_outcomes
 from tools.chaos.server import Server
 
 
 @pytest.fixture(scope="module")
-def victim():
+def target():
     server = Server()
     yield server
     server.stop()
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr(faults, "LASTS", 1.0)
+def short_faults(monkeypatch):
+    monkeypatch.setattr(faults, "SECONDS", 1.0)
 
 
-def works(server):
+def assert_it_edits(server):
     with Client(server.grpc, retries=12) as client:
         client.edit_photo(PHOTOS[0], client.domain().edit("a sad face"))
 
 
-@pytest.mark.parametrize("fault", faults.CLIENTS, ids=lambda fault: fault.name)
-def test_no_client_stops_the_others(victim, fault):
-    before = [process.pid for process in victim.family()]
-    fault.hurt(victim)
-    works(victim)
-    assert [process.pid for process in victim.family()] == before
+@pytest.mark.parametrize("fault", faults.BAD_CLIENTS, ids=lambda fault: fault.name)
+def test_a_bad_client_disturbs_no_other_client(target, fault):
+    before = [process.pid for process in target.list_processes()]
+    fault.inject(target)
+    assert_it_edits(target)
+    assert [process.pid for process in target.list_processes()] == before
 
 
-def test_malformed_requests_crash_nothing(victim):
-    before = [process.pid for process in victim.family()]
-    fuzzer = Fuzzer(victim, seed=11)
+def test_malformed_requests_crash_nothing(target):
+    before = [process.pid for process in target.list_processes()]
+    fuzzer = Fuzzer(target, seed=11)
     for _ in range(200):
         assert fuzzer.draw()()
-    works(victim)
-    assert [process.pid for process in victim.family()] == before
+    assert_it_edits(target)
+    assert [process.pid for process in target.list_processes()] == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-@pytest.mark.parametrize("hurt", [faults.full_shared_memory, faults.full_disk_and_a_dead_step])
-def test_full_memory_and_disks_are_survived(victim, hurt):
-    hurt(victim)
-    works(victim)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.parametrize("inject", [faults.fill_shared_memory, faults.fill_disk_and_kill_step])
+def test_the_server_heals_after_full_memory_and_disks(target, inject):
+    inject(target)
+    assert_it_edits(target)
 
 
-def test_overload_is_refused_with_a_named_error_that_may_be_tried_again(victim):
-    with Load(victim.grpc, rate=50, retries=0) as load:
+def test_overload_is_refused_with_a_named_error_that_can_be_retried(target):
+    with Load(target.grpc, rate=50, retries=0) as load:
         time.sleep(3)
-    assert set(counts(load.outcomes)) == {ANSWERED, "ServerBusy"}
-    works(victim)
+    assert set(count_outcomes(load.outcomes)) == {ANSWERED, "ServerBusy"}
+    assert_it_edits(target)
 
 
-def test_a_dead_step_is_a_named_error_that_may_be_tried_again(victim):
-    faults.kill("/direction/1/")(victim)
-    with Client(victim.grpc, retries=0) as client, pytest.raises(StyleclipError) as caught:
+def test_a_killed_step_gives_a_named_error_that_can_be_retried(target):
+    faults.kill("/direction/1/")(target)
+    with Client(target.grpc, retries=0) as client, pytest.raises(StyleclipError) as caught:
         client.edit_photo(PHOTOS[0], client.within(60).domain().edit("a sad face"))
     assert isinstance(caught.value, ServerUnavailable)
-    works(victim)
+    assert_it_edits(target)
 
 
-def test_what_is_killed_with_its_supervisor_leaves_no_process():
+def test_killing_the_launcher_and_triton_leaves_no_process():
     server = Server()
     with Load(server.grpc, rate=8, retries=0, timeout=2):
-        time.sleep(2)  # steps are at work, and wait for locks that Triton holds
-        everyone = server.family()
-        for process in (*server.processes("bin/tritonserver"), everyone[0]):
+        time.sleep(2)  # the steps are busy and wait for locks that Triton holds
+        processes = server.list_processes()
+        for process in (*server.find_processes("bin/tritonserver"), processes[0]):
             process.kill()
-        _, left = psutil.wait_procs(everyone, timeout=5)
+        _, left = psutil.wait_procs(processes, timeout=5)
     server.stop()
     assert not left

@@ -1,1 +1,1 @@
-"""Faults on purpose: a running server under load is hurt, and what its clients saw is told."""
+"""Fault injection: a running server under load, one fault at a time, and what its clients saw."""

@@ -1,6 +1,8 @@
-"""The clock jumps by an hour and back. A machine has one clock, so this happens in a machine of its
-own: User-Mode Linux (Debian's package user-mode-linux), a kernel that runs as a program and sees
-this one's files. It has one processor and is slow: the server starts there in a minute.
+"""The clock jumps an hour ahead and back, in a virtual machine.
+
+A machine has one clock, so this runs in User-Mode Linux (Debian's package user-mode-linux): a
+kernel that runs as a program and sees this machine's files. It has one processor and is slow: the
+server needs a minute to start there.
 """
 
 from __future__ import annotations
@@ -15,77 +17,87 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tools.chaos import faults
+from tools.chaos.experiment import LOAD_SHARE, SKIPPED, Result, measure_capacity, run_fault
 from tools.chaos.faults import Fault
 from tools.chaos.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX = shutil.which("linux.uml")
 HOUR = 3600.0
-_SECONDS = 400  # until it is given up
+_TIMEOUT = 400  # seconds for the virtual machine
 _POWER_OFF = 0x4321FEDC  # reboot(2)
 
-# The first program of that machine; `$0` becomes process 1 after it, and ends the machine.
+# The first program of the virtual machine. `exec` makes Python its process 1, which powers it off.
 _INIT = """#!/bin/sh
 exec > {log} 2>&1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc && mount -t sysfs sys /sys && mkdir -p /dev/shm
-mount -t tmpfs shm /dev/shm && ip link set lo up && cd {root} || echo "not all was made ready"
+mount -t tmpfs shm /dev/shm && ip link set lo up && cd {root} || echo "the set-up failed"
 exec {python} -m tools.chaos.clock {result}
 """
 
 
-def jump(server: Server) -> None:
-    """An hour ahead, and an hour back after a while."""
-    time.clock_settime(time.CLOCK_REALTIME, time.time() + HOUR)
-    time.sleep(faults.LASTS)
-    time.clock_settime(time.CLOCK_REALTIME, time.time() - HOUR)
-
-
-CLOCK = Fault("clock an hour ahead for 8 s (in a machine of its own)", jump)
-
-
-class NoMachine(Exception):
+class VirtualMachineFailed(Exception):
     """User-Mode Linux cannot run programs here."""
 
 
-def in_a_machine_of_its_own() -> dict[str, object]:
-    """The fields of the fault's `Result`.
+def jump(server: Server) -> None:
+    """Sets the clock an hour ahead, and back after a while."""
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + HOUR)
+    time.sleep(faults.SECONDS)
+    time.clock_settime(time.CLOCK_REALTIME, time.time() - HOUR)
+
+
+CLOCK_JUMP = Fault("clock an hour ahead for 8 s (in a virtual machine)", jump)
+
+
+def run_clock_jump() -> Result:
+    """Injects the clock jump in a virtual machine, or says why that is not possible here."""
+    if not (LINUX and os.geteuid() == 0):
+        return Result(CLOCK_JUMP.name, note=f"{SKIPPED}: needs root and linux.uml")
+    try:
+        return Result(**_run_in_virtual_machine())
+    except VirtualMachineFailed as error:
+        return Result(CLOCK_JUMP.name, note=f"{SKIPPED}: {error}")
+
+
+def _run_in_virtual_machine() -> dict[str, Any]:
+    """Returns the fields of the `Result`.
 
     Raises:
-        NoMachine: it died before its first program, as 6.1 does on processors with AMX, whose
-            registers it has no room for.
-        RuntimeError: that machine, or the server in it, gave none.
+        VirtualMachineFailed: it ended before its first program, as User-Mode Linux 6.1 does on
+            processors with AMX.
+        RuntimeError: its programs wrote no result.
     """
-    assert LINUX, "no linux.uml: apt-get install user-mode-linux"
+    assert LINUX, "linux.uml is missing: apt-get install user-mode-linux"
     with tempfile.TemporaryDirectory() as folder:
         init, result, log = (Path(folder, name) for name in ("init", "result", "log"))
         init.write_text(_INIT.format(log=log, root=ROOT, python=sys.executable, result=result))
         init.chmod(0o755)
         command = [LINUX, "mem=4G", "rootfstype=hostfs", "rw", "con=null", f"init={init}"]
         subprocess.run(
-            command, timeout=_SECONDS, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            command, timeout=_TIMEOUT, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
         if not log.exists():
-            raise NoMachine("User-Mode Linux does not run on this processor")
+            raise VirtualMachineFailed("User-Mode Linux does not run on this processor")
         if not result.exists():
-            raise RuntimeError(f"nothing came of it: {log.read_text()}")
-        told: dict[str, object] = json.loads(result.read_text())
-        return told
+            raise RuntimeError(f"the virtual machine wrote no result: {log.read_text()}")
+        fields: dict[str, Any] = json.loads(result.read_text())
+        return fields
 
 
-def main(result: Path) -> None:
-    """What runs inside, as process 1."""
-    from tools.chaos.__main__ import SHARE, capacity, suffer
-
+def main(path: Path) -> None:
+    """Runs as process 1 of the virtual machine: injects the fault, writes the result to `path`."""
     try:
         server = Server()
         try:
-            told = suffer(server, CLOCK, SHARE * capacity(server))
+            result = run_fault(server, CLOCK_JUMP, LOAD_SHARE * measure_capacity(server))
         finally:
             server.stop()
-        result.write_text(json.dumps(asdict(told)))
+        path.write_text(json.dumps(asdict(result)))
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
     os.sync()

@@ -1,9 +1,9 @@
-"""`python -m tools.chaos.fuzz`: many malformed requests, by a seeded fuzzer; does anything crash?
+"""`python -m tools.chaos.fuzz`: malformed requests from a seeded fuzzer.
 
-Four kinds, over both protocols: bytes of a sound gRPC message changed at random; messages made up
-of known and unknown models, tensors, types, shapes and parameters; damaged photos and odd texts in
-sound messages; HTTP bodies whose JSON or lengths lie. Every one must be answered or refused, and
-the processes of the server must be the same at the end, and able to edit.
+Over both protocols: valid gRPC messages with bytes changed at random; messages built from known and
+unknown models, tensors, types, shapes and parameters; damaged photos and unusual texts in valid
+messages; HTTP bodies with wrong JSON or lengths. Every request must be answered or refused, and at
+the end the server must have the same processes and be able to edit.
 """
 
 from __future__ import annotations
@@ -46,75 +46,75 @@ NUMBERS = (0.0, 1.0, 5.0, -20.0, 1e-45, 3.4e38, float("nan"), float("inf"), -flo
 
 
 class Fuzzer:
-    """Requests drawn from a seed; each `send` returns what came of it."""
+    """Draws requests from a seed; each is a function that sends it and returns the outcome."""
 
     def __init__(self, server: Server, seed: int) -> None:
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         self._channel = grpc.insecure_channel(server.grpc)
         self._http = httpx.Client(base_url=f"http://{server.http}", timeout=60, trust_env=False)
         self._photos = [path.read_bytes() for path in PHOTOS]
         self._kinds: tuple[Callable[[], Callable[[], str]], ...] = (
-            self._changed_message, self._made_up_message, self._odd_content, self._http_body,
+            self._mutated_message, self._generated_message, self._invalid_content, self._http_body,
             self._other_call,
         )  # fmt: skip
 
     def draw(self) -> Callable[[], str]:
-        """The next request, not sent yet: drawing is in order, sending may be at once."""
-        return self._dice.choice(self._kinds)()
+        """Returns the next request. Requests are drawn in order and may be sent concurrently."""
+        return self._rng.choice(self._kinds)()
 
-    def _changed_message(self) -> Callable[[], str]:
-        return self._over_grpc(INFER, self._damage(self._sound().SerializeToString()))
+    def _mutated_message(self) -> Callable[[], str]:
+        return self._over_grpc(INFER, self._damage(self._valid_request().SerializeToString()))
 
-    def _made_up_message(self) -> Callable[[], str]:
-        dice = self._dice
+    def _generated_message(self) -> Callable[[], str]:
+        rng = self._rng
         request = pb.ModelInferRequest(
-            model_name=dice.choice((*wire.MODELS, "nothing", "", "../steps")),
-            model_version=dice.choice(("", "1", "2", "-1", "x", "99999999999999999999")),
-            id=dice.choice(("", "id", "x" * 1000, "\n{")),
+            model_name=rng.choice((*wire.MODELS, "nothing", "", "../steps")),
+            model_version=rng.choice(("", "1", "2", "-1", "x", "99999999999999999999")),
+            id=rng.choice(("", "id", "x" * 1000, "\n{")),
         )
         model = wire.MODELS.get(request.model_name, wire.EDIT_PHOTO)
         names = [tensor.name for tensor in model.inputs] + ["OTHER"]
-        for name in dice.choices(names, k=dice.randrange(len(names) + 2)):
-            tensor = request.inputs.add(name=name, datatype=dice.choice(TYPES))
+        for name in rng.choices(names, k=rng.randrange(len(names) + 2)):
+            tensor = request.inputs.add(name=name, datatype=rng.choice(TYPES))
             tensor.shape.extend(
-                dice.choice((-1, 0, 1, 2, 3, 77, 256, 512, 2**31, 2**62, -(2**63)))
-                for _ in range(dice.randrange(5))
+                rng.choice((-1, 0, 1, 2, 3, 77, 256, 512, 2**31, 2**62, -(2**63)))
+                for _ in range(rng.randrange(5))
             )
             self._parameters(tensor.parameters)
-            content = dice.randbytes(dice.choice((0, 1, 4, 7, 8, 64, 4096)))
-            match dice.randrange(4):
+            content = rng.randbytes(rng.choice((0, 1, 4, 7, 8, 64, 4096)))
+            match rng.randrange(4):
                 case 0:
                     tensor.contents.bytes_contents.append(content)
                 case 1:
-                    tensor.contents.fp32_contents.extend(dice.choices(NUMBERS, k=3))
+                    tensor.contents.fp32_contents.extend(rng.choices(NUMBERS, k=3))
                 case 2:
                     request.raw_input_contents.append(content)
-        for name in dice.choices(("PICTURE", "CHANNELS", "W_PLUS", "OTHER"), k=dice.randrange(3)):
+        for name in rng.choices(("PICTURE", "CHANNELS", "W_PLUS", "OTHER"), k=rng.randrange(3)):
             self._parameters(request.outputs.add(name=name).parameters)
         self._parameters(request.parameters)
         return self._over_grpc(INFER, request.SerializeToString())
 
     def _parameters(self, parameters: Any) -> None:
-        for name in self._dice.choices(PARAMETERS, k=self._dice.choice((0, 0, 0, 1, 2))):
-            match self._dice.randrange(3):
+        for name in self._rng.choices(PARAMETERS, k=self._rng.choice((0, 0, 0, 1, 2))):
+            match self._rng.randrange(3):
                 case 0:
-                    parameters[name].int64_param = self._dice.choice((-1, 0, 1, 2**40))
+                    parameters[name].int64_param = self._rng.choice((-1, 0, 1, 2**40))
                 case 1:
-                    parameters[name].string_param = self._dice.choice(("", "x", "/dev/shm/a"))
+                    parameters[name].string_param = self._rng.choice(("", "x", "/dev/shm/a"))
                 case 2:
                     parameters[name].bool_param = True
 
-    def _odd_content(self) -> Callable[[], str]:
-        """A sound message whose photo, texts or numbers are not."""
-        dice = self._dice
-        photo = self._damage(dice.choice(self._photos)) if dice.random() < 0.7 else None
-        texts = dice.choices(TEXTS, k=2)
-        numbers = dice.choices(NUMBERS, k=2)
-        count = dice.choice((0, 1, 1, 1, 2, 17))
-        request = self._sound(photo, texts, numbers, count)
+    def _invalid_content(self) -> Callable[[], str]:
+        """A valid message with an invalid photo, texts or numbers."""
+        rng = self._rng
+        photo = self._damage(rng.choice(self._photos)) if rng.random() < 0.7 else None
+        texts = rng.choices(TEXTS, k=2)
+        numbers = rng.choices(NUMBERS, k=2)
+        count = rng.choice((0, 1, 1, 1, 2, 17))
+        request = self._valid_request(photo, texts, numbers, count)
         return self._over_grpc(INFER, request.SerializeToString())
 
-    def _sound(
+    def _valid_request(
         self,
         photo: bytes | None = None,
         texts: Any = ("a face", "a sad face"),
@@ -143,7 +143,7 @@ class Fuzzer:
         return request
 
     def _http_body(self) -> Callable[[], str]:
-        dice = self._dice
+        rng = self._rng
         body: dict[str, Any] = {
             "id": "fuzz",
             "inputs": [
@@ -153,22 +153,22 @@ class Fuzzer:
             ],
             "parameters": {"binary_data_output": True},
         }
-        for entry in dice.sample(body["inputs"], k=dice.randrange(4)):
-            key = dice.choice(("name", "datatype", "shape", "data", "parameters"))
-            entry[key] = dice.choice((
+        for entry in rng.sample(body["inputs"], k=rng.randrange(4)):
+            key = rng.choice(("name", "datatype", "shape", "data", "parameters"))
+            entry[key] = rng.choice((
                 None, [], {}, -1, 2**64, "x", [[[[]]]], [-1], [2**40, 2**40],
-                {"binary_data_size": dice.choice((-1, 0, 9, 2**40, "x"))},
+                {"binary_data_size": rng.choice((-1, 0, 9, 2**40, "x"))},
             ))  # fmt: skip
         data = json.dumps(body).encode()
-        if dice.random() < 0.6:
+        if rng.random() < 0.6:
             data = self._damage(data)
         headers = {}
-        if dice.random() < 0.5:
-            length = dice.choice((0, 1, len(data), len(data) + 1, 2**40, -5, "x"))
+        if rng.random() < 0.5:
+            length = rng.choice((0, 1, len(data), len(data) + 1, 2**40, -5, "x"))
             headers["Inference-Header-Content-Length"] = str(length)
-        if dice.random() < 0.2:
-            headers["Content-Encoding"] = dice.choice(("gzip", "deflate", "br"))
-        model = dice.choice(("edit", "edit_photo", "stylegan2", "nothing", "e4e/versions/9"))
+        if rng.random() < 0.2:
+            headers["Content-Encoding"] = rng.choice(("gzip", "deflate", "br"))
+        model = rng.choice(("edit", "edit_photo", "stylegan2", "nothing", "e4e/versions/9"))
 
         def send() -> str:
             try:
@@ -180,26 +180,26 @@ class Fuzzer:
         return send
 
     def _other_call(self) -> Callable[[], str]:
-        method = f"/inference.GRPCInferenceService/{self._dice.choice(OTHERS)}"
-        sound = pb.ModelConfigRequest(name=self._dice.choice(("e4e", "edit", "nothing")))
-        content = sound.SerializeToString()
+        method = f"/inference.GRPCInferenceService/{self._rng.choice(OTHERS)}"
+        request = pb.ModelConfigRequest(name=self._rng.choice(("e4e", "edit", "nothing")))
+        content = request.SerializeToString()
         return self._over_grpc(method, self._damage(content))
 
     def _damage(self, content: bytes) -> bytes:
-        """Some bytes changed, cut out, doubled or put in."""
-        dice, data = self._dice, bytearray(content)
-        for _ in range(dice.choice((1, 1, 2, 5, 30))):
-            at = dice.randrange(len(data) + 1)
-            end = min(len(data), at + dice.choice((1, 4, 64, 1000)))
-            match dice.randrange(4):
+        """Changes, removes, repeats or inserts some bytes."""
+        rng, data = self._rng, bytearray(content)
+        for _ in range(rng.choice((1, 1, 2, 5, 30))):
+            at = rng.randrange(len(data) + 1)
+            end = min(len(data), at + rng.choice((1, 4, 64, 1000)))
+            match rng.randrange(4):
                 case 0:
-                    data[at:end] = dice.randbytes(end - at)
+                    data[at:end] = rng.randbytes(end - at)
                 case 1:
                     del data[at:end]
                 case 2:
                     data[at:at] = data[at:end]
                 case 3:
-                    data[at:at] = dice.choice((b"\0" * 9, b"\xff" * 10, b"\x7f", b'"}]'))
+                    data[at:at] = rng.choice((b"\0" * 9, b"\xff" * 10, b"\x7f", b'"}]'))
         return bytes(data)
 
     def _over_grpc(self, method: str, content: bytes) -> Callable[[], str]:
@@ -218,25 +218,25 @@ class Fuzzer:
         return send
 
 
-def fuzz(count: int, seed: int, at_once: int = 4) -> dict[str, Any]:
-    """What came of so many requests, and whether the server is still the same."""
+def fuzz(count: int, seed: int, concurrency: int = 4) -> dict[str, Any]:
+    """Sends `count` requests; returns the outcomes and whether a process of the server died."""
     server = Server()
     try:
-        before = sorted(process.pid for process in server.family())
-        memory, began = server.memory(), time.monotonic()
+        before = sorted(process.pid for process in server.list_processes())
+        memory, start = server.memory(), time.monotonic()
         fuzzer, outcomes = Fuzzer(server, seed), Counter[str]()
-        with ThreadPoolExecutor(at_once) as crowd:
+        with ThreadPoolExecutor(concurrency) as executor:
             requests = (fuzzer.draw() for _ in range(count))
             while batch := list(itertools.islice(requests, 100)):
-                outcomes.update(crowd.map(lambda send: send(), batch))
+                outcomes.update(executor.map(lambda send: send(), batch))
         with Client(server.grpc) as client:
             client.edit_photo(PHOTOS[0], client.domain().edit("a sad face"))
         return {
             "requests": count,
             "seed": seed,
-            "seconds": round(time.monotonic() - began),
+            "seconds": round(time.monotonic() - start),
             "outcomes": dict(outcomes.most_common()),
-            "crashed": sorted(process.pid for process in server.family()) != before,
+            "crashed": sorted(process.pid for process in server.list_processes()) != before,
             "MB": [round(memory), round(server.memory())],
         }
     finally:
@@ -247,10 +247,10 @@ def fuzz(count: int, seed: int, at_once: int = 4) -> dict[str, Any]:
 @click.option("--count", default=10_000, help="Requests.")
 @click.option("--seed", default=7)
 def main(count: int, seed: int) -> None:
-    """Send malformed requests to a server of our own."""
-    told = fuzz(count, seed)
-    click.echo(json.dumps(told, indent=1))
-    sys.exit(told["crashed"])
+    """Send malformed requests to a server that this command starts."""
+    report = fuzz(count, seed)
+    click.echo(json.dumps(report, indent=1))
+    sys.exit(report["crashed"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The gateway of docker/compose.yaml before a server of our own: its own files, run by nginx."""
+"""The gateway of docker/compose.yaml, run by nginx in front of any server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 class Gateway:
-    """A running nginx that lets `inside` requests at a time into the server.
+    """A running nginx with the configuration of docker/gateway.
 
-    `tokens` and `passwords` are by name; `ca` is the certificate to trust, `log` what nginx said.
+    Args:
+        folder: for configuration, secrets and log.
+        grpc, http, page: host:port of the upstreams.
+        concurrency: requests that it admits at a time.
+        names: users to create.
+
+    Attributes:
+        port: of the gateway on 127.0.0.1.
+        tokens, passwords: by user name.
+        ca: the certificate to trust.
+        log: file with the output of nginx.
     """
 
     def __init__(
@@ -27,54 +37,59 @@ class Gateway:
         grpc: str,
         http: str,
         page: str = "127.0.0.1:9",
-        inside: int = 1,
+        concurrency: int = 1,
         names: tuple[str, ...] = ("tester",),
     ) -> None:
-        assert NGINX, "no nginx: apt-get install nginx-light"
+        assert NGINX, "nginx is missing: apt-get install nginx-light"
         self.port = _free_port()
         self.tokens: dict[str, str] = {}
         self.passwords: dict[str, str] = {}
         for name in names:
-            self._enrol(folder, name)
+            self._add_user(folder, name)
         self.ca = folder / "secrets/certificate.pem"
-        # The files of compose, but for the addresses.
+        # The files of compose with other addresses.
         config = (DOCKER / "gateway/nginx.conf").read_text()
-        for there, here in (
+        for original, replacement in (
             ("listen 8443", f"listen 127.0.0.1:{self.port}"),
             (" /tmp/", f" {folder}/"),
         ):
-            assert there in config
-            config = config.replace(there, here)
+            assert original in config
+            config = config.replace(original, replacement)
         upstreams = (DOCKER / "gateway/upstreams.conf").read_text()
-        for there, here in (("server:8001", grpc), ("server:8000", http), ("ui:8501", page)):
-            upstreams = upstreams.replace(there, here)
+        for original, replacement in (
+            ("server:8001", grpc),
+            ("server:8000", http),
+            ("ui:8501", page),
+        ):
+            upstreams = upstreams.replace(original, replacement)
         (folder / "nginx.conf").write_text(config)
         (folder / "upstreams.conf").write_text(upstreams)
-        (folder / "inside.conf").write_text(f"limit_conn inside {inside};")
+        (folder / "inside.conf").write_text(f"limit_conn inside {concurrency};")
         self.log = folder / "log"
-        user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not read here
+        # Workers run as `nobody` by default, who may not read this folder.
+        user = "user root;" if os.geteuid() == 0 else ""
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [NGINX, "-p", folder, "-c", folder / "nginx.conf", "-g", f"daemon off; {user}"],
                 stdout=log,
                 stderr=log,
             )
-        self._wait()
+        self._wait_until_ready()
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(20)
 
-    def _enrol(self, folder: Path, name: str) -> None:
-        said = subprocess.run(
+    def _add_user(self, folder: Path, name: str) -> None:
+        output = subprocess.run(
             [DOCKER / "gateway/secrets.sh", "localhost", name],
             env=os.environ | {"GATEWAY_SECRETS": str(folder / "secrets")},
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
-        (self.tokens[name],) = re.findall(r": ([0-9a-f]{48})$", said, re.MULTILINE)
-        (self.passwords[name],) = re.findall(r"password (\S+)$", said, re.MULTILINE)
+        (self.tokens[name],) = re.findall(r": ([0-9a-f]{48})$", output, re.MULTILINE)
+        (self.passwords[name],) = re.findall(r"password (\S+)$", output, re.MULTILINE)
 
-    def _wait(self) -> None:
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

@@ -1,4 +1,4 @@
-"""Requests at a steady rate, whether or not they are answered, and what came of each."""
+"""Requests at a steady rate, whether or not earlier ones were answered, and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from styleclip_client import AsyncClient, Client
+from styleclip_client import AsyncClient, Client, Edit
 from styleclip_contract.errors import StyleclipError
 
 PHOTOS = sorted((Path(__file__).resolve().parents[2] / "demo" / "samples").glob("*.png"))
@@ -22,24 +22,27 @@ ANSWERED = "answered"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: when it began and how long it took (seconds), `what` came of it."""
+    """One request: start (monotonic clock) and duration in seconds, `ANSWERED` or an error name."""
 
-    began: float
+    start: float
     seconds: float
-    what: str
+    kind: str
     message: str = ""
 
     @property
-    def ended(self) -> float:
-        return self.began + self.seconds
+    def end(self) -> float:
+        return self.start + self.seconds
 
 
 class Load:
-    """A crowd of clients in a thread of its own: `rate` edits of photos a second, until `stop`.
+    """Sends `rate` photo edits per second from a thread of its own, within a `with` block.
 
-    Requests begin on time even when earlier ones are still under way, as those of many people
-    do. `retries` are the client's own; 0 shows each failure of the server as it is. `access` are
-    options of the client for a gateway: token and ca.
+    Args:
+        server: address.
+        rate: requests per second; they start on time even when earlier ones are still running.
+        retries: of the client; 0 shows every failure of the server.
+        timeout: seconds for a request with its retries.
+        access: client options for a gateway: token and ca.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Load:
         self.outcomes: list[Outcome] = []
         self._server, self._rate, self._access = server, rate, access
         self._retries, self._timeout = retries, timeout
-        self._end = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Load:
@@ -61,47 +64,47 @@ class Load:
         self.stop()
 
     def stop(self) -> list[Outcome]:
-        """Sends nothing more, waits for what is under way, and tells what came of all."""
-        self._end.set()
+        """Sends no more requests, waits for the running ones, and returns all outcomes."""
+        self._stopping.set()
         self._thread.join()
         return self.outcomes
 
     async def _run(self) -> None:
         photos = [path.read_bytes() for path in PHOTOS]
-        tasks = set()
+        tasks: set[asyncio.Task[None]] = set()
         async with AsyncClient(
             self._server, self._timeout, retries=self._retries, name="chaos", **self._access
         ) as client:
             with suppress(StyleclipError):
-                await client.domain()  # so that no request waits for the connection
+                await client.domain()  # opens the connection
             due = time.monotonic()
             for photo, edit in zip(cycle(photos), cycle(self._edits), strict=False):
-                if self._end.is_set():
+                if self._stopping.is_set():
                     break
-                task = asyncio.create_task(self._one(client, photo, edit))
+                task = asyncio.create_task(self._send(client, photo, edit))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 due += 1 / self._rate
                 await asyncio.sleep(max(0, due - time.monotonic()))
             await asyncio.gather(*tasks)
 
-    async def _one(self, client: AsyncClient, photo, edit) -> None:
-        began, what, message = time.monotonic(), ANSWERED, ""
+    async def _send(self, client: AsyncClient, photo: bytes, edit: Edit) -> None:
+        start, kind, message = time.monotonic(), ANSWERED, ""
         try:
             await client.edit_photo(photo, edit)
         except StyleclipError as error:
-            what, message = type(error).__name__, str(error)
-        except Exception as error:  # a failure without a name is what we look for
-            what, message = f"untyped {type(error).__name__}", str(error)
-        self.outcomes.append(Outcome(began, time.monotonic() - began, what, message))
+            kind, message = type(error).__name__, str(error)
+        except Exception as error:  # an error without a name of ours is what we look for
+            kind, message = f"untyped {type(error).__name__}", str(error)
+        self.outcomes.append(Outcome(start, time.monotonic() - start, kind, message))
 
 
-def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """How often each thing came of a request, the most frequent first."""
-    return dict(Counter(outcome.what for outcome in outcomes).most_common())
+def count_outcomes(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Returns the number of outcomes of each kind, the most frequent first."""
+    return dict(Counter(outcome.kind for outcome in outcomes).most_common())
 
 
-def percentile(outcomes: Sequence[Outcome], percent: float, what: str = ANSWERED) -> float | None:
-    """The seconds within which so many percent of the requests with that outcome ended."""
-    times = sorted(outcome.seconds for outcome in outcomes if outcome.what == what)
+def percentile(outcomes: Sequence[Outcome], percent: float, kind: str = ANSWERED) -> float | None:
+    """Returns a percentile of the seconds of outcomes of one kind; None if there are none."""
+    times = sorted(outcome.seconds for outcome in outcomes if outcome.kind == kind)
     return times[min(int(len(times) * percent / 100), len(times) - 1)] if times else None

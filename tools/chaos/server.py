@@ -1,4 +1,4 @@
-"""A server of our own to hurt: in its own mounts, so that full disks are nobody else's."""
+"""A server of its own to inject faults into, with mounts of its own for full file systems."""
 
 from __future__ import annotations
 
@@ -16,102 +16,108 @@ import psutil
 
 SHM_BYTES = 256 * 2**20
 DISK_BYTES = 128 * 2**20
-# A private view of the file systems: what is mounted there is gone with the last process.
-_PRIVATE = (
+# In a mount namespace of its own: the file systems disappear with the last process.
+_OWN_MOUNTS = (
     f"mount -t tmpfs -o size={SHM_BYTES} chaos /dev/shm && "
     f'mount -t tmpfs -o size={DISK_BYTES} chaos "$0" && exec "$@"'
 )
 
 
 class Server:
-    """`python -m styleclip_server` on free ports, its log and temporary files on a small disk."""
+    """`python -m styleclip_server` on free ports, its log and temporary files on a small disk.
+
+    Attributes:
+        grpc, http: host:port.
+        disk: folder of the log and of temporary files.
+        has_own_mounts: whether /dev/shm and `disk` are small file systems of this server alone,
+            which needs root.
+    """
 
     def __init__(self, environment: Mapping[str, str] | None = None, *arguments: str) -> None:
         self.disk = Path(tempfile.mkdtemp(prefix="styleclip-chaos-"))
-        self.private = os.geteuid() == 0
+        self.has_own_mounts = os.geteuid() == 0
         command = [sys.executable, "-m", "styleclip_server", "--canary", "5"]
         for port in ("http", "grpc", "metrics"):
             command += [f"--{port}-port", "0"]
         command += ["--log", str(self.disk / "log"), *arguments]
-        if self.private:
-            command = ["unshare", "--mount", "sh", "-c", _PRIVATE, str(self.disk), *command]
+        if self.has_own_mounts:
+            command = ["unshare", "--mount", "sh", "-c", _OWN_MOUNTS, str(self.disk), *command]
         self.process = subprocess.Popen(
             command,
             env=os.environ | {"TMPDIR": str(self.disk)} | dict(environment or {}),
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.grpc, self.http = self._read_addresses()
+
+    def _read_addresses(self) -> tuple[str, str]:
         assert self.process.stderr
-        told = ""
+        output = ""
         for line in self.process.stderr:
-            told += line
+            output += line
             if match := re.search(r"gRPC (\S+), HTTP (\S+);", line):
-                self.grpc, self.http = match.groups()
-                break
-        else:
-            raise RuntimeError(f"the server did not start: {told}")
-        # Nobody reads the rest; it must not fill the pipe and stop the launcher.
-        subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+                # The pipe must be drained, or the launcher blocks when it is full.
+                subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+                return match[1], match[2]
+        raise RuntimeError(f"the server did not start: {output}")
 
     @property
     def metrics(self) -> str:
-        """host:port of the metrics: the launcher tells Triton, not us."""
-        (triton,) = self.processes("bin/tritonserver")
-        told = dict(word[2:].split("=", 1) for word in triton.cmdline() if "=" in word)
-        return f"{told['metrics-address']}:{told['metrics-port']}"
+        """host:port of the metrics, from Triton's command line."""
+        (triton,) = self.find_processes("bin/tritonserver")
+        options = dict(word[2:].split("=", 1) for word in triton.cmdline() if "=" in word)
+        return f"{options['metrics-address']}:{options['metrics-port']}"
 
-    def family(self) -> list[psutil.Process]:
-        """The launcher, Triton and the steps' processes."""
+    def list_processes(self) -> list[psutil.Process]:
+        """Returns the launcher, Triton and the processes of the steps."""
         with suppress(psutil.NoSuchProcess):
             launcher = psutil.Process(self.process.pid)
             return [launcher, *launcher.children(recursive=True)]
         return []
 
-    def processes(self, part: str) -> list[psutil.Process]:
-        """Those whose command line has `part`: "bin/tritonserver" or "/e4e/1/"."""
-        found = []
-        for process in self.family():
+    def find_processes(self, part: str) -> list[psutil.Process]:
+        """Returns those whose command line contains `part`: "bin/tritonserver" or "/e4e/1/"."""
+        matches = []
+        for process in self.list_processes():
             with suppress(psutil.Error):
                 if any(part in word for word in process.cmdline()[:2]):
-                    found.append(process)
-        return found
+                    matches.append(process)
+        return matches
 
-    def inside(self, path: str | Path) -> Path:
-        """Where a path of the server's own mounts is seen from here."""
+    def resolve(self, path: str | Path) -> Path:
+        """Returns where a path in the server's own mounts is reached from outside."""
         return Path(f"/proc/{self.process.pid}/root{path}")
 
     def memory(self) -> float:
-        """MB of the whole family, shared pages counted once, with its shared memory."""
+        """Returns the memory of all processes in MB, shared pages counted once."""
         total = 0
-        for process in self.family():
+        for process in self.list_processes():
             with suppress(psutil.Error):
                 total += process.memory_full_info().pss
         return total / 1e6
 
-    def stop(self, seconds: float = 60) -> float:
-        """SIGTERM; the seconds until it was gone."""
-        began = time.monotonic()
+    def stop(self, timeout: float = 60) -> float:
+        """Stops the server with SIGTERM; returns the seconds until it had ended."""
+        start = time.monotonic()
         self.process.terminate()
         try:
-            self.process.wait(seconds)
+            self.process.wait(timeout)
         finally:
-            for process in self.family():
+            for process in self.list_processes():
                 with suppress(psutil.Error):
                     process.kill()
-        seconds = time.monotonic() - began
-        for left in sorted(self.disk.rglob("*"), reverse=True):
-            left.rmdir() if left.is_dir() and not left.is_symlink() else left.unlink()
+        seconds = time.monotonic() - start
+        for path in sorted(self.disk.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         self.disk.rmdir()
         return seconds
 
 
-def fill(folder: Path) -> Path:
-    """A file in `folder` that leaves no byte free."""
+def fill_file_system(folder: Path) -> Path:
+    """Writes a file into `folder` until no byte is free, and returns its path."""
     path = folder / "filler"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(2**16))
-    with path.open("ab", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"\0")
+    for block in (bytes(2**16), b"\0"):
+        with path.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(block)
     return path

@@ -1,8 +1,8 @@
-"""`python -m tools.chaos.watch PICTURE.png`: what Prometheus sees of a busy server.
+"""`python -m tools.chaos.watch PLOT.png`: the dashboard of a busy server.
 
-A real Prometheus reads the metrics and evaluates the rules of docker/monitoring; the picture shows
-the expressions of Grafana's dashboard. After 80 s the load is more than the server can do for a
-while, after 150 s a step is killed. Needs Debian's package prometheus, and matplotlib.
+Prometheus scrapes the metrics and evaluates the rules of docker/monitoring; the plot shows the
+expressions of Grafana's dashboard. After 80 s the server is overloaded for 30 s, after 150 s a step
+is killed. Needs Debian's package prometheus, and matplotlib.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from styleclip_contract.errors import StyleclipError
 from tools.chaos import faults
 from tools.chaos.load import Load
 from tools.chaos.server import Server
-from tools.chaos.soak import one_request
+from tools.chaos.soak import send_random_request
 
 MONITORING = Path(__file__).resolve().parents[2] / "docker" / "monitoring"
 MINUTES = 3.5
@@ -33,53 +33,53 @@ PANELS = ("Answers a second", "Duration of a request", "Refusals and failures a 
           "Where the time goes", "Requests waiting", "Cache hits")  # fmt: skip
 
 
-def configuration(folder: Path, target: str) -> Path:
-    """The project's own configuration, but for where the server is."""
-    told = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-    told["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
-    told["rule_files"] = [str(MONITORING / "alerts.yml")]
+def write_configuration(folder: Path, target: str) -> Path:
+    """Writes the project's configuration with another address of the server."""
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
+    config["rule_files"] = [str(MONITORING / "alerts.yml")]
     job = {"job_name": "styleclip", "static_configs": [{"targets": [target]}]}
     path = folder / "prometheus.yml"
-    path.write_text(yaml.safe_dump(told | {"scrape_configs": [job]}))
+    path.write_text(yaml.safe_dump(config | {"scrape_configs": [job]}))
     return path
 
 
-def busy(server: Server) -> None:
-    """People; after 80 s a rush of 30 s; after 150 s a step dies."""
-    end = threading.Event()
+def generate_load(server: Server) -> None:
+    """Two users; a burst of 30 s after 80 s; a step is killed after 150 s."""
+    stopping = threading.Event()
 
-    def person(seed: int) -> None:
-        dice = random.Random(seed)
+    def run_user(seed: int) -> None:
+        rng = random.Random(seed)
         with Client(server.grpc, retries=10) as client:
-            while not end.wait(dice.expovariate(1)):
+            while not stopping.wait(rng.expovariate(1)):
                 try:
-                    one_request(client, dice)
+                    send_random_request(client, rng)
                 except StyleclipError:
                     continue
 
-    people = [threading.Thread(target=person, args=(seed,)) for seed in range(2)]
-    for each in people:
-        each.start()
+    users = [threading.Thread(target=run_user, args=(seed,)) for seed in range(2)]
+    for user in users:
+        user.start()
     time.sleep(80)
     with Load(server.grpc, rate=20, retries=0):
         time.sleep(30)
     time.sleep(40)
     faults.kill("/compose/1/")(server)
     time.sleep(60)
-    end.set()
-    for each in people:
-        each.join()
+    stopping.set()
+    for user in users:
+        user.join()
 
 
-def series(api: httpx.Client, expression: str, began: float) -> list[dict[str, Any]]:
-    """The results of a query over the time since `began`."""
-    asked = {"query": expression, "start": began, "end": time.time(), "step": 2}
-    result: list[dict[str, Any]] = api.get("query_range", params=asked).json()["data"]["result"]
+def query(api: httpx.Client, expression: str, start: float) -> list[dict[str, Any]]:
+    """Returns the series of an expression since `start`."""
+    params = {"query": expression, "start": start, "end": time.time(), "step": 2}
+    result: list[dict[str, Any]] = api.get("query_range", params=params).json()["data"]["result"]
     return result
 
 
-def plot(api: httpx.Client, began: float, path: Path) -> None:
-    """The chosen panels of the dashboard."""
+def plot(api: httpx.Client, start: float, path: Path) -> None:
+    """Plots some panels of the dashboard."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -90,12 +90,12 @@ def plot(api: httpx.Client, began: float, path: Path) -> None:
     figure, grid = plt.subplots(2, 3, figsize=(13, 6), layout="constrained", sharex=True)
     for axes, title in zip(grid.flat, PANELS, strict=True):
         for target in panels[title]["targets"]:
-            for found in series(api, target["expr"], began):
+            for series in query(api, target["expr"], start):
                 label = target["legendFormat"]
-                for name, value in found["metric"].items():
+                for name, value in series["metric"].items():
                     label = label.replace("{{" + name + "}}", value)
-                minutes = [(when - began) / 60 for when, _ in found["values"]]
-                axes.plot(minutes, [float(value) for _, value in found["values"]], label=label)
+                minutes = [(when - start) / 60 for when, _ in series["values"]]
+                axes.plot(minutes, [float(value) for _, value in series["values"]], label=label)
         unit = panels[title]["fieldConfig"]["defaults"]["unit"]
         axes.set_title(f"{title} ({unit})" if unit != "short" else title, fontsize=10)
         axes.legend(fontsize=7, loc="upper left")
@@ -106,21 +106,21 @@ def plot(api: httpx.Client, began: float, path: Path) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("picture", type=click.Path(path_type=Path))
-def main(picture: Path) -> None:
-    """Watch a server with Prometheus for some minutes, and draw what it saw."""
+@click.argument("plot_path", type=click.Path(path_type=Path))
+def main(plot_path: Path) -> None:
+    """Run a server under load for some minutes and plot what Prometheus recorded."""
     server = Server()
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(Path(folder), server.metrics)
+        config = write_configuration(Path(folder), server.metrics)
         prometheus = subprocess.Popen(
             ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
              "--web.listen-address=127.0.0.1:19092", "--log.level=error"]
         )  # fmt: skip
         try:
-            began = time.time()
-            busy(server)
+            start = time.time()
+            generate_load(server)
             with httpx.Client(base_url="http://127.0.0.1:19092/api/v1/", trust_env=False) as api:
-                plot(api, began, picture)
+                plot(api, start, plot_path)
                 alerts = api.get("rules", params={"type": "alert"}).json()["data"]["groups"]
                 for rule in (rule for group in alerts for rule in group["rules"]):
                     click.echo(f"{rule['name']}: {rule['state']}, {rule['health']}")
