@@ -1,4 +1,4 @@
-"""Writes what an image holds: `python describe.py ENVIRONMENT FOLDER`, run while it is built.
+"""Writes an image's bill of materials: `python describe.py ENVIRONMENT FOLDER`, during the build.
 
 FOLDER gets `sbom.cdx.json` (CycloneDX: the Python packages of ENVIRONMENT and Debian's) and
 `licences.txt` (the Python packages' licences; Debian's are in /usr/share/doc/*/copyright).
@@ -16,15 +16,15 @@ from packageurl import PackageURL
 
 
 def python_packages(environment: Path) -> Bom:
-    """What is installed in `environment`, with licences and dependencies."""
+    """Lists the packages of `environment` with licences and dependencies."""
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
     command += ["--spec-version", "1.6", environment / "bin/python3"]
-    written = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return Bom.from_json(json.loads(written))
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return Bom.from_json(json.loads(output))
 
 
 def system_packages() -> list[Component]:
-    """Debian's packages, as dpkg knows them."""
+    """Lists Debian's packages from dpkg."""
     command = [
         "dpkg-query",
         "--show",
@@ -32,20 +32,20 @@ def system_packages() -> list[Component]:
         "${Package}\\t${Version}\\t${Architecture}\\n",
     ]
     listing = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = []
+    components = []
     for line in listing.splitlines():
         name, version, architecture = line.split("\t")
         url = PackageURL("deb", "debian", name, version, {"arch": architecture})
-        found.append(
+        components.append(
             Component(
                 name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=str(url)
             )
         )
-    return found
+    return components
 
 
 def licences(environment: Path) -> str:
-    """Name, version, licence and its text, for each Python package."""
+    """Lists name, version, licence and its text for each Python package."""
     command = [sys.executable, "-m", "piplicenses", f"--python={environment / 'bin/python3'}"]
     command += ["--from=mixed", "--with-license-file", "--no-license-path", "--with-urls"]
     command += ["--with-system", "--format=plain-vertical"]

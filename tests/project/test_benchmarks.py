@@ -1,4 +1,4 @@
-"""The benchmarks run, write what they promise, and name the faults of their options."""
+"""The benchmarks run, write their results, and refuse wrong options."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_networks, "OUT", tmp_path)
     options = ["--device", "cpu", "--small", "--batches", "1,2", "--repeat", "1"]
-    told = CliRunner().invoke(gpu_networks.main, [*options, "--variants", "published,eager"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(gpu_networks.main, [*options, "--variants", "published,eager"])
+    assert result.exit_code == 0, result.output
     rows = json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]
     assert {row["network"] for row in rows} == {"stylegan2", "e4e", "clip_text"}
     for row in rows:
@@ -24,8 +24,8 @@ def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path
 
 
 def test_without_a_gpu_the_gpu_benchmark_says_so():
-    told = CliRunner().invoke(gpu_networks.main, [])
-    assert told.exit_code == 1 and "--device cpu --small" in told.output
+    result = CliRunner().invoke(gpu_networks.main, [])
+    assert result.exit_code == 1 and "--device cpu --small" in result.output
 
 
 def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
@@ -55,7 +55,7 @@ def test_the_arithmetic_of_fs3_is_that_of_the_published_sizes():
     assert round(fs3.clip_macs(clip) / 1e9, 1) == 4.4
 
 
-def test_every_kind_of_plot_is_drawn(tmp_path):
+def test_every_plot_is_written(tmp_path):
     def row(model, n):
         steps = {"stylegan2": {"queue_ms": 0.1, "compute_ms": 30.0}}
         return {"model": model, "concurrency": n, "per_second": 20.0 + n, "p50": 40.0 * n,
@@ -70,18 +70,18 @@ def test_every_kind_of_plot_is_drawn(tmp_path):
             "edits": [{"edits": 1, "known": 9.0, "new": 99.0}],
         },
     }
-    plots.draw(run, tmp_path)
+    plots.write_plots(run, tmp_path)
     names = {"latency-throughput", "time-per-model", "cost-batch", "cost-resolution", "cost-edits"}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
 
 
-def test_wrong_options_are_named():
+def test_wrong_options_are_refused():
     for option, value in (("--models", "edit,edti"), ("--concurrency", "1;2")):
-        told = CliRunner().invoke(server.main, [option, value])
-        assert told.exit_code == 2 and value.split(",")[-1] in told.output
+        result = CliRunner().invoke(server.main, [option, value])
+        assert result.exit_code == 2 and value.split(",")[-1] in result.output
 
 
-def test_model_analyzer_is_told_of_the_networks_as_they_are():
+def test_the_model_analyzer_configuration_lists_the_networks():
     config = yaml.safe_load((ROOT / "tools/bench/model_analyzer.yaml").read_text())
     assert (ROOT / config["model_repository"]).is_dir()
     assert set(config["profile_models"]) == {model.name for model in wire.NETWORKS}

@@ -64,11 +64,11 @@ def test_the_locks_pin_every_package_exactly():
 
 
 def test_this_python_can_run_the_server(check_host):
-    assert check_host.problems() == []
+    assert check_host.find_problems() == []
 
 
 @pytest.mark.parametrize("version", [(3, 9), (3, 13)])
 def test_an_unsuitable_python_is_told_why_and_which_one_to_use(check_host, monkeypatch, version):
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    (line,) = check_host.problems()
+    (line,) = check_host.find_problems()
     assert "3.10 to 3.12" in line and "NumPy" in line and "PYTHON=" in line

@@ -1,11 +1,11 @@
-"""The baseline server: one process, eager PyTorch, HTTP by the standard library.
+"""The baseline server: eager PyTorch in one process behind the standard library's HTTP server.
 
     python -m tools.bench.baseline_server --port 8900
     POST /edit {"photo": base64, "neutral": …, "target": …, "strength": …, "threshold": …} → JPEG
 
-It does what `edit_photo` does for a photo that is a face crop, the way demos of these networks do:
-one request after the other, no batches, nothing kept between two edits. Its weights are the served
-domain's own, read back from its ONNX files. For measurements only: it trusts whoever calls it.
+It does what `edit_photo` does for a face crop, as demos of these networks do it: one request at a
+time, no batches, no caches. The weights are those of the served domain, read from its ONNX files.
+For measurements only: it does not check its input.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class Editor:
     def __init__(self, folder: Path) -> None:
         self.networks = networks_from_onnx.read(folder)
         self.statistics = load_statistics(folder, load_domain(folder).style_channels)
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     @torch.inference_mode()
     def edit(self, photo: bytes, edit: directions.Edit) -> bytes:
-        """The edited face, drawn anew."""
-        with self._one_at_a_time:
+        """Returns the edited face as a JPEG file."""
+        with self._lock:
             net = self.networks
             face, _ = whole_picture(images.decode(photo))
             crop = torch.from_numpy(face.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
             w_plus = net.encoder(crop[None])
             w_plus = w_plus if net.w_avg is None else w_plus + net.w_avg
             texts = (edit.neutral, edit.target)
-            kept = dict(
+            embeddings = dict(
                 zip(texts, baseline.embeddings(net.clip, texts, net.vocabulary), strict=True)
             )
-            delta, _ = directions.delta(self.statistics, [edit], kept.__getitem__)
+            delta, _ = directions.delta(self.statistics, [edit], embeddings.__getitem__)
             picture = baseline.picture(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
             buffer = io.BytesIO()
             Image.fromarray(picture.numpy()).save(buffer, "JPEG", quality=95)
@@ -63,18 +63,18 @@ class Editor:
 
 @contextmanager
 def running(folder: Path = AVATARS, port: int = 0) -> Iterator[int]:
-    """The server in this process, for the time of a `with` block; gives its port."""
+    """Runs the server in this process within a `with` block; yields its port."""
     editor = Editor(folder)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             edit = directions.Edit(
-                asked["neutral"], asked["target"], asked["strength"], asked["threshold"]
+                request["neutral"], request["target"], request["strength"], request["threshold"]
             )
-            answer = editor.edit(base64.b64decode(asked["photo"]), edit)
+            answer = editor.edit(base64.b64decode(request["photo"]), edit)
             self.send_response(200)
             self.send_header("Content-Type", "image/jpeg")
             self.send_header("Content-Length", str(len(answer)))

@@ -1,4 +1,4 @@
-"""What the measured server is asked: real photos, their own latents, the domain's own edits."""
+"""The requests of the benchmark: real photos, their latents, the edits of the domain's presets."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MODELS = ("edit", "edit_photo", "invert", "stylegan2", "e4e", "clip_text")
 STRENGTHS = (2.0, 4.0, 6.0, 8.0)
 
 
-def inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str, Any]]]:
-    """perf_analyzer's --input-data for each model."""
+def build_inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the entries of perf_analyzer's --input-data for each model."""
     presets = client.domain().presets
     data: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS}
     connection = triton.InferenceServerClient(client.url)
     for i, path in enumerate(photos):
-        raw = path.read_bytes()  # on the wire, a BYTES element follows its length
+        raw = path.read_bytes()  # on the wire, a BYTES element is preceded by its length
         photo = {"b64": base64.b64encode(struct.pack("<I", len(raw)) + raw).decode()}
         latent = client.invert(path).w_plus
         w_plus = {"content": latent.ravel().tolist(), "shape": list(latent.shape)}
-        crop = _ask(connection, "align", PHOTO=[raw])["FACE_CROP"]
+        crop = _infer(connection, "align", PHOTO=[raw])["FACE_CROP"]
         data["invert"].append({"PHOTO": photo})
         data["e4e"].append({"FACE_CROP": {"content": crop.ravel().tolist()}})
         for j, preset in enumerate(presets):
@@ -42,7 +42,7 @@ def inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str, Any]]
             }
             data["edit"].append({"W_PLUS": w_plus, **texts})
             data["edit_photo"].append({"PHOTO": photo, **texts})
-            delta = _ask(
+            delta = _infer(
                 connection,
                 "direction",
                 NEUTRAL=[edit.neutral.encode()],
@@ -58,7 +58,7 @@ def inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str, Any]]
     return data
 
 
-def _ask(connection: Any, model: str, **values: Any) -> dict[str, np.ndarray]:
+def _infer(connection: Any, model: str, **values: Any) -> dict[str, np.ndarray]:
     tensors = {t.name: t for t in wire.MODELS[model].inputs}
     entries = []
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""One measurement: perf_analyzer for Triton, threads of its own for the baseline server."""
+"""One measurement: perf_analyzer for Triton, client threads for the baseline server."""
 
 from __future__ import annotations
 
@@ -18,56 +18,60 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
-from tools.bench.perf_analyzer import PerfAnalyzerMissing, command
+from tools.bench.perf_analyzer import BenchmarkFailed, find_perf_analyzer
 
 ROOT = Path(__file__).resolve().parents[2]
 PERCENTILES = (50, 90, 95, 99)
 TEXTS = ("NEUTRAL", "TARGET", "STRENGTH", "THRESHOLD")
-NOTHING, LONGEST = "larger time window", 60
-REFUSED = "Exceeds maximum queue size"
+NO_REQUEST_ENDED = "larger time window"  # in the output of perf_analyzer
+QUEUE_FULL = "Exceeds maximum queue size"
+MAX_SECONDS = 60  # of a measurement
 
 Result = dict[str, Any]
 
 
-def triton_model(
+def measure_model(
     url: str, model: str, data: list[dict[str, Any]], concurrency: int, seconds: float
 ) -> Result:
-    """perf_analyzer on one model: requests a second, latencies in milliseconds.
+    """Runs perf_analyzer on one model.
 
-    A server that refuses some of so many requests at once (its queue is short by design) gives
-    `refused` in place of numbers: perf_analyzer stops at the first refusal.
+    Returns:
+        Requests per second, latency percentiles in milliseconds, and the time in each model. If the
+        server refuses some requests (its queues are short by design) `refused` stands in place of
+        the numbers, since perf_analyzer stops at the first refusal.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, table = Path(folder, "input.json"), Path(folder, "table.csv")
         source.write_text(json.dumps({"data": data}))
-        arguments = [*command(), "-m", model, "-u", url, "-i", "grpc", "--input-data", str(source),
+        arguments = [*find_perf_analyzer(), "-m", model, "-u", url, "-i", "grpc",
+                     "--input-data", str(source),
                      "--concurrency-range", str(concurrency), "-f", str(table),
                      "--measurement-interval", str(int(seconds * 1000)), "--max-trials", "3",
                      "--stability-percentage", "999"]  # fmt: skip
         if model in ("edit", "edit_photo"):
             arguments += [f"--shape={name}:1" for name in TEXTS]
-        before = spent(url)
+        before = read_statistics(url)
         done = subprocess.run(arguments, capture_output=True, text=True)
-        told = (done.stderr + done.stdout).strip()
+        output = (done.stderr + done.stdout).strip()
         if not table.exists():
-            if REFUSED in told:
+            if QUEUE_FULL in output:
                 return {"model": model, "concurrency": concurrency, "refused": True}
-            if NOTHING in told and seconds < LONGEST:  # not one request ended within the window
-                return triton_model(url, model, data, concurrency, 3 * seconds)
+            if NO_REQUEST_ENDED in output and seconds < MAX_SECONDS:
+                return measure_model(url, model, data, concurrency, 3 * seconds)
             reason = " ".join((done.stderr or done.stdout).split()) or "no reason given"
-            raise PerfAnalyzerMissing(f"perf_analyzer failed on {model}: {reason}")
+            raise BenchmarkFailed(f"perf_analyzer failed on {model}: {reason}")
         (row,) = csv.DictReader(table.open())
     return {
         "model": model,
         "concurrency": concurrency,
         "per_second": float(row["Inferences/Second"]),
         **{f"p{p}": float(row[f"p{p} latency"]) / 1000 for p in PERCENTILES},
-        "models": breakdown(before, spent(url)),
+        "models": mean_times(before, read_statistics(url)),
     }
 
 
-def spent(url: str) -> dict[str, tuple[int, int, int]]:
-    """Model → (requests, nanoseconds in the queue, nanoseconds computing) since it started."""
+def read_statistics(url: str) -> dict[str, tuple[int, int, int]]:
+    """Returns model → (requests, ns in the queue, ns computing) since the server started."""
     with triton.InferenceServerClient(url) as connection:
         statistics = connection.get_inference_statistics()
     return {
@@ -82,55 +86,55 @@ def spent(url: str) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def breakdown(
+def mean_times(
     before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int, int, int]]
 ) -> dict[str, dict[str, float]]:
-    """Mean milliseconds a request in each model that worked between two looks."""
-    found = {}
+    """Returns the mean milliseconds per request of each model between two readings."""
+    times = {}
     for name, now in after.items():
         count, queue, compute = (b - a for a, b in zip(before[name], now, strict=True))
         if count and compute:
-            found[name] = {"queue_ms": queue / count / 1e6, "compute_ms": compute / count / 1e6}
-    return found
+            times[name] = {"queue_ms": queue / count / 1e6, "compute_ms": compute / count / 1e6}
+    return times
 
 
 @contextmanager
-def baseline() -> Iterator[int]:
-    """The naive server in a process of its own; gives its port."""
+def running_baseline() -> Iterator[int]:
+    """Runs the baseline server in another process; yields its port."""
     command = [sys.executable, "-m", "tools.bench.baseline_server", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
             line = process.stdout.readline()
             if not line:
-                raise PerfAnalyzerMissing("the baseline server did not start; run it to see why")
+                raise BenchmarkFailed("the baseline server did not start; run it to see why")
             yield int(line.rsplit(":", 1)[1].split("/")[0])
         finally:
             process.terminate()
 
 
-def baseline_server(port: int, bodies: list[bytes], concurrency: int, seconds: float) -> Result:
-    """The baseline under `concurrency` clients that each ask again when answered.
+def measure_baseline(port: int, bodies: list[bytes], concurrency: int, seconds: float) -> Result:
+    """Measures the baseline under `concurrency` clients without pauses.
 
-    Every client finishes at least one request, which counts: a slow server has few in `seconds`.
+    Every client completes at least one request, however long it takes.
     """
-    taken: list[float] = []
-    until = time.perf_counter() + seconds
+    latencies: list[float] = []
+    deadline = time.perf_counter() + seconds
 
-    def ask(number: int) -> None:
+    def run_client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         while True:
-            began = time.perf_counter()
+            sent = time.perf_counter()
             connection.request("POST", "/edit", bodies[number % len(bodies)])
             connection.getresponse().read()
             now = time.perf_counter()
-            taken.append((now - began) * 1000)
+            latencies.append((now - sent) * 1000)
             number += concurrency
-            if now >= until:
+            if now >= deadline:
                 return connection.close()
 
-    began = time.perf_counter()
-    clients = [threading.Thread(target=ask, args=(i,)) for i in range(concurrency)]
+    start = time.perf_counter()
+    clients = [threading.Thread(target=run_client, args=(i,)) for i in range(concurrency)]
     for client in clients:
         client.start()
     for client in clients:
@@ -138,7 +142,7 @@ def baseline_server(port: int, bodies: list[bytes], concurrency: int, seconds: f
     return {
         "model": "baseline",
         "concurrency": concurrency,
-        "per_second": len(taken) / (time.perf_counter() - began),
-        **{f"p{p}": float(np.percentile(taken, p)) for p in PERCENTILES},
+        "per_second": len(latencies) / (time.perf_counter() - start),
+        **{f"p{p}": float(np.percentile(latencies, p)) for p in PERCENTILES},
         "models": {},
     }

@@ -1,10 +1,9 @@
-"""What `make bench` runs: perf_analyzer on every ensemble and network of the running server.
+"""What `make bench` runs: perf_analyzer on every ensemble and network of a server.
 
-Inputs are real: photos of demo/samples, their own latents, the domain's presets at several
-strengths. Where the time goes inside the server comes from Triton's own statistics. The baseline
-server, eager PyTorch in one process, is measured beside `edit_photo`. Writes results.json and
-results.csv to out/bench/<time>/ after every measurement, so that a run that is stopped loses none,
-then plots, and prints a table beside the last run's.
+Inputs are real: the photos of demo/samples, their latents, the domain's presets at several
+strengths. Times inside the server come from Triton's statistics. The baseline server (eager
+PyTorch in one process) is measured beside `edit_photo`. Results are written to out/bench/<time>/
+after every measurement; plots and a table that compares with the last run follow at the end.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ from styleclip_client import Client, StyleclipError
 from styleclip_server.serving.supervisor import default_repository, running_server
 from styleclip_server.serving.triton_process import Options
 from tools.bench import growth, measure, plots
-from tools.bench.inputs import MODELS, inputs
-from tools.bench.perf_analyzer import PerfAnalyzerMissing, command
+from tools.bench.inputs import MODELS, build_inputs
+from tools.bench.perf_analyzer import BenchmarkFailed, find_perf_analyzer
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out" / "bench"
-QUEUE = 256  # requests that wait for a model of the server started here
-BASELINE_CLIENTS = 4  # it answers one after the other: more clients only wait longer
+QUEUE_SIZE = 256  # of each model of the server that is started here
+BASELINE_CLIENTS = 4  # it answers one request at a time: more clients only wait longer
 
 
-def _numbers(_: Any, __: Any, text: str) -> list[int]:
+def _parse_numbers(_: Any, __: Any, text: str) -> list[int]:
     try:
         return [n for n in map(int, text.split(",")) if n > 0]
     except ValueError:
         raise click.BadParameter(f"{text!r} is no list of numbers such as 1,4,16") from None
 
 
-def _names(_: Any, __: Any, text: str) -> list[str]:
+def _parse_models(_: Any, __: Any, text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in MODELS:
@@ -57,81 +56,88 @@ def _names(_: Any, __: Any, text: str) -> list[str]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--server", help="gRPC address of a running server; without it one is started.")
-@click.option("--concurrency", default="1,2,4,8,16,32,64", callback=_numbers,
-              help="Requests under way at once.")  # fmt: skip
-@click.option("--models", default=",".join(MODELS), callback=_names)
-@click.option("--seconds", default=5.0, type=click.FloatRange(0.5), help="Of one measurement.")
+@click.option("--concurrency", default="1,2,4,8,16,32,64", callback=_parse_numbers,
+              help="Numbers of clients.")  # fmt: skip
+@click.option("--models", default=",".join(MODELS), callback=_parse_models)
+@click.option("--seconds", default=5.0, type=click.FloatRange(0.5), help="Length of a measurement.")
 @click.option("--baseline/--no-baseline", default=True,
-              help="Measure the naive server, too (avatars only).")  # fmt: skip
-@click.option("--growth/--no-growth", "grow", default=True,
-              help="Cost against batch, resolution and stacked edits, too (minutes).")  # fmt: skip
-@click.option("--resolutions", default="64,128,256,512,1024", callback=_numbers)
-@click.option("--short", is_flag=True, help="A look: few clients, two models, two seconds each.")
-def main(server: str | None, concurrency: list[int], models: list[str], seconds: float,
-         baseline: bool, grow: bool, resolutions: list[int], short: bool) -> None:  # fmt: skip
+              help="Also measure the baseline server (avatars only).")  # fmt: skip
+@click.option("--growth/--no-growth", "measure_growth", default=True,
+              help="Also measure cost against batch, resolution and stacked edits.")  # fmt: skip
+@click.option("--resolutions", default="64,128,256,512,1024", callback=_parse_numbers)
+@click.option("--short", is_flag=True, help="Two models, 1 and 4 clients, two seconds each.")
+def main(
+    server: str | None,
+    concurrency: list[int],
+    models: list[str],
+    seconds: float,
+    baseline: bool,
+    measure_growth: bool,
+    resolutions: list[int],
+    short: bool,
+) -> None:
     """Measure the server with perf_analyzer; tables, CSV, JSON and plots in out/bench/."""
     console = Console()
     if short:
-        concurrency, models, seconds, grow = [1, 4], ["edit", "edit_photo"], 2.0, False
+        concurrency, models, seconds, measure_growth = [1, 4], ["edit", "edit_photo"], 2.0, False
     run: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count(), "results": []}
-    before = max(OUT.glob("*/results.json"), default=None)
-    last = json.loads(before.read_text()) if before else None
+    last_path = max(OUT.glob("*/results.json"), default=None)
+    last = json.loads(last_path.read_text()) if last_path else None
     folder = OUT / time.strftime("%Y%m%d-%H%M%S")
     try:
-        command()
+        find_perf_analyzer()  # fails early
         with ExitStack() as stack:
             if server is None:
                 console.print("starting a server (give --server to measure a running one)")
-                server = stack.enter_context(_own_server())
+                server = stack.enter_context(_start_server())
             client = stack.enter_context(Client(server))
             domain = client.domain()
             run["domain"] = domain.name
-            drawn = "photo-*.jpg" if domain.align else "avatar-*.png"
-            photos = sorted((ROOT / "demo" / "samples").glob(drawn))
-            data = inputs(client, photos)
+            pattern = "photo-*.jpg" if domain.align else "avatar-*.png"
+            photos = sorted((ROOT / "demo" / "samples").glob(pattern))
+            data = build_inputs(client, photos)
             port = None
             if baseline and run["domain"] == "avatars" and "edit_photo" in models:
-                port = stack.enter_context(measure.baseline())
-                measure.baseline_server(port, _bodies(client, photos), 1, 0)  # warm
+                port = stack.enter_context(measure.running_baseline())
+                measure.measure_baseline(port, _baseline_bodies(client, photos), 1, 0)  # warm-up
             for row in _sweep(console, client, data, models, concurrency, seconds, port,
-                              _bodies(client, photos)):  # fmt: skip
+                              _baseline_bodies(client, photos)):  # fmt: skip
                 run["results"].append(row)
                 _write(folder, run)
-            if grow:
+            if measure_growth:
                 with console.status("cost against stacked edits"):
                     run["growth"] = {"edits": growth.edits(client, photos[0])}
                 _write(folder, run)
-    except (PerfAnalyzerMissing, StyleclipError) as error:
+    except (BenchmarkFailed, StyleclipError) as error:
         raise click.ClickException(str(error)) from error
-    if grow:  # without the server, which would share the processor
+    if measure_growth:  # after the server, which would share the processor
         with console.status("cost against batch and resolution"):
             run["growth"] |= growth.networks(resolutions)
         _write(folder, run)
-    plots.draw(run, folder)
-    _tell(console, run["results"], last)
+    plots.write_plots(run, folder)
+    _print_table(console, run["results"], last)
     console.print(f"written: {folder.relative_to(ROOT)}/", highlight=False)
 
 
 @contextmanager
-def _own_server() -> Iterator[str]:
-    """A server on the committed models whose queues take every client; gives its gRPC address.
+def _start_server() -> Iterator[str]:
+    """Runs a server whose queues are long enough for every client; yields its gRPC address.
 
-    Served as users run it, a model refuses what is beyond a short queue, and perf_analyzer stops
-    at the first refusal.
+    perf_analyzer stops at the first refusal, and the default queues are short.
     """
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         shutil.copytree(default_repository(), repository)
         for path in repository.rglob("*.pbtxt"):
-            text = re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE}", path.read_text())
+            text = re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE_SIZE}", path.read_text())
             path.write_text(text)
         options = Options(repository, http_port=0, grpc_port=0, metrics_port=0)
         with running_server(options, canary=0) as server:
             yield server.grpc_url
 
 
-def _bodies(client: Client, photos: list[Path]) -> list[bytes]:
-    """What the baseline is asked: the photos and edits of `edit_photo`."""
+def _baseline_bodies(client: Client, photos: list[Path]) -> list[bytes]:
+    """Returns the requests for the baseline: the photos and edits of `edit_photo`."""
     edits = [preset.edit for preset in client.domain().presets]
     return [
         json.dumps(
@@ -153,14 +159,14 @@ def _sweep(console: Console, client: Client, data: dict[str, Any], models: list[
            bodies: list[bytes]) -> Iterator[dict[str, Any]]:  # fmt: skip
     for model in models:
         for n in concurrency:
-            with console.status(f"{model}, {n} at once"):
-                yield measure.triton_model(client.url, model, data[model], n, seconds)
+            with console.status(f"{model}, {n} client(s)"):
+                yield measure.measure_model(client.url, model, data[model], n, seconds)
                 if model == "edit_photo" and port is not None and n <= BASELINE_CLIENTS:
-                    yield measure.baseline_server(port, bodies, n, seconds)
+                    yield measure.measure_baseline(port, bodies, n, seconds)
 
 
 def _write(folder: Path, run: dict[str, Any]) -> None:
-    """All measured so far."""
+    """Writes the results so far."""
     columns = ["model", "concurrency", "refused", "per_second", "p50", "p90", "p95", "p99"]
     rows = io.StringIO()
     table = csv.DictWriter(rows, columns, extrasaction="ignore", lineterminator="\n")
@@ -174,14 +180,16 @@ def _write(folder: Path, run: dict[str, Any]) -> None:
         partial.replace(folder / name)
 
 
-def _tell(console: Console, results: list[dict[str, Any]], last: dict[str, Any] | None) -> None:
+def _print_table(
+    console: Console, results: list[dict[str, Any]], last: dict[str, Any] | None
+) -> None:
     before = {(r["model"], r["concurrency"]): r for r in (last or {}).get("results", [])}
     table = Table(box=None)
-    for name in ("model", "at once", "per s", "p50 ms", "p99 ms", "p50 / last", "where (ms)"):
+    for name in ("model", "clients", "per s", "p50 ms", "p99 ms", "p50 / last", "where (ms)"):
         table.add_column(name, justify="left" if name[0] in "mw" else "right")
     for r in results:
         if r.get("refused"):
-            table.add_row(r["model"], str(r["concurrency"]), "", "", "", "", "refuses some")
+            table.add_row(r["model"], str(r["concurrency"]), "", "", "", "", "some refused")
             continue
         old = before.get((r["model"], r["concurrency"]), {}).get("p50")
         parts = [f"{n} {m['compute_ms']:.1f}" for n, m in r["models"].items() if n != r["model"]]

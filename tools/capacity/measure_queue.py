@@ -1,8 +1,8 @@
-"""How long edits wait in the server's queues at several loads: the autoscaler's target comes of it.
+"""How long edits wait in the server's queues at several loads, to set the autoscaler's target.
 
-Finds how many edits a second the server can do at most, then sends edits at random times (as many
-users do) at parts of that rate. Waits are read where Prometheus reads them. Writes
-out/queue/<time>.json and prints a table; docs/kubernetes.md says how to read it.
+Measures the highest rate of the server, then sends edits at random times (a Poisson process, as
+many independent users do) at fractions of that rate. Waits come from the metrics that Prometheus
+reads. Writes out/queue/<time>.json and prints a table; docs/kubernetes.md explains it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ENSEMBLES = {"edit", "edit_photo", "invert"}
 _SAMPLE = re.compile(r'^(\w+)\{.*?model="(\w+)".*?\} (\S+)$', re.MULTILINE)
 
 
-def waited(metrics_url: str) -> tuple[float, float]:
-    """Seconds waited in all queues, and edits done, since the server started."""
-    with urllib.request.urlopen(metrics_url, timeout=10) as answer:
-        samples = _SAMPLE.findall(answer.read().decode())
+def read_queue_wait(metrics_url: str) -> tuple[float, float]:
+    """Returns the seconds spent in all queues and the number of edits since the server started."""
+    with urllib.request.urlopen(metrics_url, timeout=10) as response:
+        samples = _SAMPLE.findall(response.read().decode())
     queue = sum(float(v) for name, _, v in samples if name == "nv_inference_queue_duration_us")
     edits = sum(
         float(v)
@@ -46,37 +46,38 @@ def waited(metrics_url: str) -> tuple[float, float]:
     return queue / 1e6, edits
 
 
-class Others:
-    """How much of the machine other programs take: much of it spoils a measurement."""
+class OtherPrograms:
+    """The share of the machine that other programs use; a high one invalidates a measurement."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._busy, self._ours = self._now()
+        self._all, self._own = self._cpu_seconds()
 
     def share(self) -> float:
-        """Their part of all cores since this object was made."""
-        busy, ours = self._now()
+        """Returns their share of all cores since this object was created."""
+        total, own = self._cpu_seconds()
         cores = psutil.cpu_count() or 1
-        taken = (busy - self._busy) - (ours - self._ours)
-        return max(taken, 0.0) / cores / (time.monotonic() - self._start)
+        others = (total - self._all) - (own - self._own)
+        return max(others, 0.0) / cores / (time.monotonic() - self._start)
 
     @staticmethod
-    def _now() -> tuple[float, float]:
-        times, us = psutil.cpu_times(), psutil.Process()
-        ours = [process.cpu_times() for process in (us, *us.children(recursive=True))]
-        busy = times.user + times.nice + times.system
-        return busy, sum(each.user + each.system for each in ours)
+    def _cpu_seconds() -> tuple[float, float]:
+        """CPU seconds of all processes, and of this one with its children."""
+        times, this = psutil.cpu_times(), psutil.Process()
+        own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+        total = times.user + times.nice + times.system
+        return total, sum(each.user + each.system for each in own)
 
 
 class Load:
-    """Edits of real pictures, each another: photo, preset and strength by chance."""
+    """Edits with a random photo, preset and strength."""
 
     def __init__(self, client: AsyncClient, presets: list[Edit], photos: list[bytes]) -> None:
         self._client, self._presets, self._photos = client, presets, photos
         self._random = random.Random(1)
 
     async def edit(self) -> float | None:
-        """Seconds that one edit took; None when it failed."""
+        """Runs one edit; returns its seconds, or None when it failed."""
         edit = replace(self._random.choice(self._presets), strength=self._random.uniform(2, 8))
         start = time.monotonic()
         try:
@@ -85,18 +86,18 @@ class Load:
             return None
         return time.monotonic() - start
 
-    async def always(self, at_once: int, seconds: float) -> list[float | None]:
-        """What `at_once` users get who never pause."""
+    async def run_closed_loop(self, concurrency: int, seconds: float) -> list[float | None]:
+        """`concurrency` users, each of whom sends the next edit when the last one is answered."""
         end = time.monotonic() + seconds
 
         async def user() -> list[float | None]:
             return [await self.edit() for _ in iter(lambda: time.monotonic() < end, False)]
 
-        users = await asyncio.gather(*(user() for _ in range(at_once)))
-        return [seconds for answers in users for seconds in answers]
+        users = await asyncio.gather(*(user() for _ in range(concurrency)))
+        return [seconds for times in users for seconds in times]
 
-    async def at_random(self, rate: float, seconds: float) -> list[float | None]:
-        """What users get who come by chance, `rate` a second (a Poisson process)."""
+    async def run_open_loop(self, rate: float, seconds: float) -> list[float | None]:
+        """Edits at random times, `rate` per second on average."""
         tasks, end = [], time.monotonic() + seconds
         while time.monotonic() < end:
             tasks.append(asyncio.create_task(self.edit()))
@@ -104,38 +105,41 @@ class Load:
         return list(await asyncio.gather(*tasks))
 
 
-async def measure(server: str, metrics_url: str, parts: list[float], seconds: float,
-                  told: Console) -> list[dict[str, float]]:  # fmt: skip
-    """A row for each load."""
+async def measure(server: str, metrics_url: str, fractions: list[float], seconds: float,
+                  console: Console) -> list[dict[str, float]]:  # fmt: skip
+    """Returns a row for each fraction of the highest rate."""
     with Client(server) as client:
         presets = [preset.edit for preset in client.domain().presets]
     photos = [path.read_bytes() for path in sorted((ROOT / "demo/samples").glob("*.png"))]
     rows = []
     async with AsyncClient(server, timeout=60, retries=0) as client:
         load = Load(client, presets, photos)
-        for preset in presets:  # texts stay known from then on, as in service
+        for preset in presets:  # caches the text embeddings, as in service
             await client.direction(preset)
-        await load.always(2, seconds / 2)
-        alone = await load.always(1, seconds / 2)
-        start, others = time.monotonic(), Others()
-        done = [s for s in await load.always(4, seconds) if s is not None]
-        most = len(done) / (time.monotonic() - start)
-        told.print(f"alone {statistics.median(s for s in alone if s) * 1000:.0f} ms, "
-                   f"at most {most:.2f} edits/s, others took {others.share():.0%}")  # fmt: skip
-        for part in parts:
-            before, start, others = waited(metrics_url), time.monotonic(), Others()
-            answers = await load.at_random(part * most, seconds)
-            after, took = waited(metrics_url), time.monotonic() - start
-            good = sorted(s for s in answers if s is not None)
+        await load.run_closed_loop(2, seconds / 2)
+        single = await load.run_closed_loop(1, seconds / 2)
+        start, others = time.monotonic(), OtherPrograms()
+        times = [s for s in await load.run_closed_loop(4, seconds) if s is not None]
+        highest = len(times) / (time.monotonic() - start)
+        median = statistics.median(seconds for seconds in single if seconds)
+        console.print(
+            f"one user {median * 1000:.0f} ms, at most {highest:.2f} edits/s, "
+            f"other programs {others.share():.0%}"
+        )
+        for fraction in fractions:
+            before, start, others = read_queue_wait(metrics_url), time.monotonic(), OtherPrograms()
+            answers = await load.run_open_loop(fraction * highest, seconds)
+            after, seconds_taken = read_queue_wait(metrics_url), time.monotonic() - start
+            times = sorted(s for s in answers if s is not None)
             rows.append(
                 {
-                    "load": part,
+                    "load": fraction,
                     "offered": len(answers) / seconds,
-                    "done": len(good) / took,
+                    "done": len(times) / seconds_taken,
                     "queue_ms": 1000 * (after[0] - before[0]) / (after[1] - before[1]),
-                    "failed": len(answers) - len(good),
+                    "failed": len(answers) - len(times),
                     "others %": 100 * others.share(),
-                    **{f"p{p}": 1000 * good[min(p * len(good) // 100, len(good) - 1)]
+                    **{f"p{p}": 1000 * times[min(p * len(times) // 100, len(times) - 1)]
                        for p in (50, 95, 99)},
                 }
             )  # fmt: skip
@@ -144,8 +148,10 @@ async def measure(server: str, metrics_url: str, parts: list[float], seconds: fl
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--server", help="gRPC address of a running server; without it one is started.")
-@click.option("--metrics", help="Its metrics, as http://localhost:8002/metrics.")
-@click.option("--loads", default="0.3,0.5,0.7,0.8,0.9,1.0,1.2", help="Parts of the highest rate.")
+@click.option("--metrics", help="Its metrics, such as http://localhost:8002/metrics.")
+@click.option(
+    "--loads", default="0.3,0.5,0.7,0.8,0.9,1.0,1.2", help="Fractions of the highest rate."
+)
 @click.option("--seconds", default=30.0, help="Length of each load.")
 def main(server: str | None, metrics: str | None, loads: str, seconds: float) -> None:
     """Measure how long edits wait at several loads."""
@@ -159,8 +165,8 @@ def main(server: str | None, metrics: str | None, loads: str, seconds: float) ->
             running = stack.enter_context(running_server(canary=0))
             server, metrics = running.grpc_url, running.metrics_url
         assert server and metrics
-        parts = [float(part) for part in loads.split(",")]
-        rows = asyncio.run(measure(server, metrics, parts, seconds, console))
+        fractions = [float(fraction) for fraction in loads.split(",")]
+        rows = asyncio.run(measure(server, metrics, fractions, seconds, console))
     table = Table(box=None)
     for name in rows[0]:
         table.add_column(name.replace("_", " "), justify="right")

@@ -1,7 +1,7 @@
-"""Says whether this Python and this machine can run the server; `make setup` asks it first.
+"""Checks whether this Python and this machine can run the server; `make setup` runs it first.
 
-Needs nothing installed and runs on any Python 3, so that an unsuitable one gets an answer too.
-Exit status 0 when all is well, else 1 with a line for each thing to mend.
+Needs no packages and runs on any Python 3, so that an unsuitable one gets a clear message too. Exit
+status 0 if all is well, else 1 with one line for each problem.
 """
 
 import ctypes
@@ -19,40 +19,40 @@ GLIBC = (2, 35)
 _NULL = subprocess.DEVNULL
 
 
-def problems():
-    """The things that stand in the way, each as one line with its remedy."""
-    found = []
+def find_problems():
+    """Returns the problems, each as one line with its remedy."""
+    problems = []
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        found.append(
+        problems.append(
             f"Python 3.10 to 3.12 is needed, this is {version}: nvidia-pytriton, which carries the "
             f"Triton server, needs NumPy below 2, and that has no wheel for 3.13. {_suggestion()}"
         )
-        return found
+        return problems
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        found.append(
+        problems.append(
             "the Triton server from PyPI is built for Linux on x86-64, this is "
             f"{platform.system()} on {platform.machine()}: run the server elsewhere."
         )
-        return found
+        return problems
     libc = _libc()
     if not libc.startswith("glibc ") or _numbers(libc.split()[1]) < GLIBC:
-        found.append(
+        problems.append(
             "glibc 2.35 or later is needed (Debian 12, Ubuntu 22.04 or later), this system has "
             f"{libc}."
         )
     if not importlib.util.find_spec("venv") or not importlib.util.find_spec("ensurepip"):
-        found.append(
-            "this Python cannot make virtual environments: "
+        problems.append(
+            "this Python cannot create virtual environments: "
             f"apt-get install python{version}-venv (Debian, Ubuntu) adds what is missing."
         )
     if not _has_libpython(version):
-        found.append(
+        problems.append(
             f"libpython{version}.so.1.0 is missing, which Triton's Python steps link: "
             f"apt-get install libpython{version} (Debian, Ubuntu) adds it; "
-            "a Python built by hand needs --enable-shared."
+            "a Python built from source needs --enable-shared."
         )
-    return found
+    return problems
 
 
 def _suggestion():
@@ -85,7 +85,7 @@ def _has_libpython(version):
 
 
 if __name__ == "__main__":
-    lines = problems()
+    lines = find_problems()
     for line in lines:
         print(line, file=sys.stderr)
     sys.exit(1 if lines else 0)
