@@ -1,36 +1,40 @@
-"""StyleGAN2 generator: mapping network, affine layers (W+ → StyleSpace S) and synthesis from S.
+"""StyleGAN2 generator: mapping network, affine layers (W+ → StyleSpace S), synthesis from S.
 
-Sources: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (weight
-demodulation, section 2.2; skip architecture, section 4); Wu et al. 2021, "StyleSpace Analysis"
-(S is every modulation vector, those of toRGB included). Parameter names are those of
-rosinality/stylegan2-pytorch, which e4e and StyleCLIP publish their checkpoints in, so that an
+Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (weight
+demodulation, section 2.2; skip architecture, section 4). Parameter names are those of
+rosinality/stylegan2-pytorch, the format of the checkpoints of e4e and StyleCLIP, so that an
 official state_dict loads with ``strict=True``.
 
-Departures change the arithmetic's order and not its result. The style scales the activations and
-demodulation scales the output, so that all pictures of a batch share one weight and no grouped
-convolution is needed; toRGB, with three filters only, scales those. The leaky ReLU's gain is given
-to what it is applied to, a factor for each channel in place of one for each pixel. The up-sampling
-convolution comes in two equal forms, see `Upsampling`.
+Two rearrangements keep the result and make it faster. Styles scale the activations and
+demodulation scales the output, so that all images of a batch share one weight and no grouped
+convolution is needed. The leaky ReLU's gain is applied per channel, to its inputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLUR = (1.0, 3.0, 3.0, 1.0)  # the binomial filter of every re-sampling
+from styleclip_networks.stylespace import style_layers
+
+RESAMPLE_FILTER = (1.0, 3.0, 3.0, 1.0)  # of every upsampling, along each dimension
 DEMODULATION_EPS = 1e-8
-SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of the leaky ReLU; the gain keeps unit variance
+LEAKY_RELU_SLOPE = 0.2
+LEAKY_RELU_GAIN = math.sqrt(2.0)  # keeps unit variance
+
+Upsampling = Literal["transposed", "folded"]
+"""How an upsampling convolution is computed. `transposed`: a stride-2 transposed convolution, then
+a depthwise blur; least arithmetic, best on a CPU. `folded`: both as one 3x3 convolution with four
+times the channels and a pixel shuffle; four times the arithmetic in a single pass."""
 
 
 def config_f_channels(resolution: int) -> dict[int, int]:
-    """Channels by resolution of the published FFHQ networks (config F): 512 up to 64 px."""
+    """Feature channels by resolution of the published FFHQ networks (config F)."""
     return channels_by_base(resolution, base=32768, maximum=512)
 
 
@@ -40,52 +44,24 @@ def channels_by_base(resolution: int, base: int, maximum: int) -> dict[int, int]
     return {2**p: min(base // 2**p, maximum) for p in powers}
 
 
-Upsampling = Literal["transposed", "folded", "phased"]
-"""The forms of "twice as large, then the 3x3 convolution". `transposed`: a stride-2 transposed
-convolution and a depthwise blur (least arithmetic, best on a CPU). `folded`: both in one dense 3x3
-convolution and a pixel shuffle (four times its arithmetic, a single pass). `phased`: the transposed
-convolution as a dense 2x2 one and a pixel shuffle (16/9 of its arithmetic), then the blur as sums
-that a compiler fuses with what follows."""
-
-
-@dataclass(frozen=True)
-class StyleLayer:
-    """One modulation vector of StyleSpace.
-
-    `latent` is the row of W+ that feeds it: a toRGB shares its row with the convolution that
-    follows it.
-    """
-
-    name: str  # the module, "convs.3"
-    styleclip_name: str  # "conv1_resolution_16"
-    resolution: int
-    channels: int
-    to_rgb: bool
-    latent: int
-
-
-def _binomial_kernel(gain: float = 1.0) -> Tensor:
-    row = torch.tensor(BLUR)
-    kernel = torch.outer(row, row)
-    return kernel / kernel.sum() * gain
-
-
-def _double(x: Tensor, dim: int) -> Tensor:
-    """`Upsample` along one dimension of (N, C, H, W), as sums that a compiler fuses."""
-    before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
-    zero = torch.zeros_like(x.narrow(dim, 0, 1))
-    even = 0.75 * x + 0.25 * torch.cat([zero, before], dim)
-    odd = 0.75 * x + 0.25 * torch.cat([after, zero], dim)
-    return torch.stack([even, odd], dim + 1).flatten(dim, dim + 1)
+def upsampling_kernel() -> Tensor:
+    """The 4x4 resample filter with gain 4, which makes up for the zeros between the pixels."""
+    kernel = torch.outer(torch.tensor(RESAMPLE_FILTER), torch.tensor(RESAMPLE_FILTER))
+    return kernel / kernel.sum() * 4
 
 
 def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
-    """Folds "stride-2 transposed convolution, then blur" into one convolution's weight.
+    """Folds a stride-2 transposed convolution and its blur into the weight of one convolution.
 
-    weight (out, in, 3, 3), kernel (4, 4) → (4 * out, in, 3, 3), for `F.pixel_shuffle(…, 2)`.
+    The two filters make one 6x6 filter F. Output pixel 2j + a reads only its taps F[a + 4 - 2k],
+    k = 0, 1, 2, at input pixels j - 1 + k: a 3x3 filter for each of the four phases.
 
-    The two filters make one 6x6 filter F = weight * kernel; output pixel 2j + a sees only the taps
-    F[a + 4 - 2k], k = 0, 1, 2, of input pixels j - 1 + k: four 3x3 filters, one for each phase.
+    Args:
+        weight: (out, in, 3, 3) of the transposed convolution.
+        kernel: (4, 4) of the blur.
+
+    Returns:
+        (4 * out, in, 3, 3), to be followed by `F.pixel_shuffle(x, 2)`.
     """
     out_channels, in_channels = weight.shape[:2]
     full = F.conv2d(weight.reshape(-1, 1, 3, 3), kernel.to(weight.dtype)[None, None], padding=3)
@@ -93,34 +69,13 @@ def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
     return full.permute(0, 3, 5, 1, 2, 4).reshape(4 * out_channels, in_channels, 3, 3)
 
 
-def split_phases(weight: Tensor) -> Tensor:
-    """A stride-2 transposed convolution's weight (out, in, 3, 3) as that of a 2x2 convolution with
-    padding 1, (4 * out, in, 2, 2), for `F.pixel_shuffle(…, 2)`.
-
-    Along each dimension output 2j sees taps 2 and 0 of inputs j - 1 and j, output 2j + 1 only tap 1
-    of input j. H inputs give 2H + 2 outputs, of which the last is 0.
-    """
-    pairs = torch.zeros(2, 2, 3, dtype=weight.dtype, device=weight.device)  # phase, tap, old tap
-    pairs[0, 0, 2] = pairs[0, 1, 0] = pairs[1, 1, 1] = 1
-    split = torch.einsum("oiyx,apy,bqx->oabipq", weight, pairs, pairs)
-    return split.reshape(-1, weight.shape[1], 2, 2)
-
-
-def _blur(x: Tensor, dim: int) -> Tensor:
-    """`Blur` along one dimension of (N, C, 2H + 2, 2W + 2), whose last row is 0, as sums."""
-    n = x.shape[dim] - 2
-    padded = torch.cat([torch.zeros_like(x.narrow(dim, 0, 1)), x], dim)
-    taps = [padded.narrow(dim, k, n) * (b / 4) for k, b in enumerate(BLUR)]
-    return taps[0] + taps[1] + taps[2] + taps[3]
-
-
 def leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 0.2, times sqrt(2)."""
-    return F.leaky_relu(x, SLOPE) * GAIN
+    return F.leaky_relu(x, LEAKY_RELU_SLOPE) * LEAKY_RELU_GAIN
 
 
 class EqualLinear(nn.Module):
-    """Linear layer with equalised learning rate (Karras et al. 2018, section 4.1).
+    """Linear layer with equalized learning rate (Karras et al. 2018, section 4.1).
 
     (N, in) → (N, out). Weights are stored as N(0, 1) / lr_mul and scaled when used.
     """
@@ -154,17 +109,14 @@ class PixelNorm(nn.Module):
 
 
 class Blur(nn.Module):
-    """The 4x4 binomial filter with gain 4, after a stride-2 transposed convolution.
-
-    (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W).
-    """
+    """The resample filter behind a transposed convolution: (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W)."""
 
     kernel: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.register_buffer("kernel", _binomial_kernel(gain=4.0))
+        self.register_buffer("kernel", upsampling_kernel())
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.kernel.to(x.dtype).expand(self.channels, 1, 4, 4)
@@ -172,34 +124,26 @@ class Blur(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles a picture with the binomial filter: (N, 3, H, W) → (N, 3, 2H, 2W)."""
+    """Upsamples RGB by 2 with the resample filter: (N, 3, H, W) → (N, 3, 2H, 2W)."""
 
     kernel: Tensor
-    folded = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("kernel", _binomial_kernel(gain=4.0))
+        self.register_buffer("kernel", upsampling_kernel())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.folded:
-            return _double(_double(x, 2), 3)
-        # Zeros between the pixels, then the filter, is a transposed convolution; the filter is
-        # symmetric, so it needs no flip.
+        # Zero insertion and then the symmetric filter is a transposed convolution.
         weight = self.kernel.to(x.dtype).expand(3, 1, 4, 4)
         return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=3)
 
 
 class ModulatedConv(nn.Module):
-    """Modulated convolution (StyleGAN2, section 2.2); toRGB's is 1x1 and without demodulation.
+    """Modulated convolution (StyleGAN2, section 2.2); toRGB's is 1x1 and not demodulated.
 
-    x (N, in, H, W), style (N, in) → `gain` times (N, out, H, W), or (N, out, 2H, 2W).
-    With w' = w * scale: y = (w' ∗ (x * s)) * d,  d_o = 1 / sqrt(sum_{i,kl} (w'_oikl s_i)^2 + eps).
-    In float16, whose largest number is 65,504, x is scaled by s / max|s| and d makes up for it;
-    filters scaled by the style, and d, are computed in float32 first.
+    With w' = w * scale: y = (w' ∗ (x * s)) * d * gain, where the demodulation coefficients are
+    d_o = 1 / sqrt(sum_{i,kl} (w'_oikl s_i)^2 + eps).
     """
-
-    ready: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -218,73 +162,58 @@ class ModulatedConv(nn.Module):
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.demodulate = demodulate
         self.padding = kernel_size // 2
+        self.upsample = upsample
         if upsample:
             self.blur = Blur(out_channels)
-        self.upsample = upsample
         self.form: Upsampling = "transposed"
 
     def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
-        if not self.demodulate:
+        """x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W) if upsampling."""
+        if not self.demodulate:  # a 1x1 convolution to three channels: cheaper to scale the weight
             weight = self.weight[0, :, :, 0, 0] * self.scale
-            filters = (weight * style[:, None]).to(x.dtype)  # (N, out, in)
-            return (filters @ x.flatten(2)).unflatten(2, x.shape[2:])
-        filters, energies = self.ready or self._filters(x.dtype)
-        # Linear in s^2, so the sum over the taps is taken once for the whole batch.
-        energy = style.float().square() @ energies
-        factor = torch.rsqrt(energy + DEMODULATION_EPS) * gain
-        if x.dtype == torch.float16:
-            peak = style.abs().amax(1, keepdim=True).clamp(min=1e-6)
-            style, factor = style / peak, factor * peak
-        x = x * style.to(x.dtype)[:, :, None, None]
-        if self.upsample and self.form == "transposed":
-            x = self.blur(F.conv_transpose2d(x, filters, stride=2))
-        else:
-            x = F.conv2d(x, filters, padding=self.padding)
-            if self.upsample:
-                x = F.pixel_shuffle(x, 2)
-            if self.upsample and self.form == "phased":
-                x = _blur(_blur(x, 2), 3)
-        return x * factor.to(x.dtype)[:, :, None, None]
+            weight = (weight * style[:, None]).to(x.dtype)  # (N, out, in)
+            return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
 
-    def _filters(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The convolution's weight in the chosen form, and the sums (in, out) of w'^2."""
         weight = self.weight[0] * self.scale
-        energies = weight.float().square().sum((2, 3)).T
-        if self.upsample and self.form == "folded":
-            weight = fold_blur(weight, self.blur.kernel)
-        elif self.upsample and self.form == "phased":
-            weight = split_phases(weight)
-        elif self.upsample:
-            weight = weight.transpose(0, 1)
-        return weight.to(dtype), energies
+        squared_norms = weight.float().square().sum((2, 3)).T  # (in, out)
+        dcoefs = torch.rsqrt(style.float().square() @ squared_norms + DEMODULATION_EPS) * gain
+        if x.dtype == torch.float16:  # keep x * style below 65,504
+            peak = style.abs().amax(1, keepdim=True).clamp(min=1e-6)
+            style, dcoefs = style / peak, dcoefs * peak
+        x = self._convolve(x * style.to(x.dtype)[:, :, None, None], weight)
+        return x * dcoefs.to(x.dtype)[:, :, None, None]
 
-    @torch.no_grad()
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Computes once what depends on the weight alone: it must not change any more."""
-        filters, energies = self._filters(dtype)
-        self.ready = filters.contiguous(memory_format=torch.channels_last), energies.contiguous()
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution itself, with upsampling and blur."""
+        if not self.upsample:
+            return F.conv2d(x, weight.to(x.dtype), padding=self.padding)
+        if self.form == "folded":
+            weight = fold_blur(weight, self.blur.kernel).to(x.dtype)
+            return F.pixel_shuffle(F.conv2d(x, weight, padding=self.padding), 2)
+        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype), stride=2))
 
 
 class NoiseInjection(nn.Module):
-    """Adds `weight` times the layer's constant noise picture, times the activation's gain."""
+    """Adds the layer's constant noise image times the learned noise strength `weight`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return x + (self.weight * GAIN * noise).to(x.dtype)
+        return x + (self.weight * LEAKY_RELU_GAIN * noise).to(x.dtype)
 
 
 class BiasActivation(nn.Module):
-    """Bias and leaky ReLU, whose gain `x` brings along."""
+    """Bias and leaky ReLU. `x` comes with the leaky ReLU's gain already applied."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[None, :, None, None], SLOPE)
+        bias = (self.bias * LEAKY_RELU_GAIN).to(x.dtype)
+        return F.leaky_relu(x + bias[None, :, None, None], LEAKY_RELU_SLOPE)
 
 
 class StyledConv(nn.Module):
@@ -299,15 +228,17 @@ class StyledConv(nn.Module):
         self.activate = BiasActivation(out_channels)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
-        x = self.conv(x, style, GAIN)
+        x = self.conv(x, style, LEAKY_RELU_GAIN)
         if noise is not None:
             x = self.noise(x, noise)
         return self.activate(x)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to RGB without demodulation, added to the up-sampled skip, which
-    keeps the parameters' type, whatever that of the activations is."""
+    """Projects features to RGB and adds the upsampled RGB of the block before, the skip.
+
+    RGB keeps the dtype of the parameters, whatever that of the features is.
+    """
 
     def __init__(self, in_channels: int, w_dim: int, *, upsample: bool = True) -> None:
         super().__init__()
@@ -330,7 +261,7 @@ class ConstantInput(nn.Module):
 
 
 class Noises(nn.Module):
-    """Constant noise pictures `noise_0` … `noise_{n-1}`, (1, 1, r, r) each."""
+    """Constant noise images `noise_0` … `noise_{n-1}`, (1, 1, r, r) each."""
 
     def __init__(self, resolutions: Sequence[int]) -> None:
         super().__init__()
@@ -342,16 +273,14 @@ class Noises(nn.Module):
 
 
 class Generator(nn.Module):
-    """StyleGAN2 generator of any resolution from 32 to 1024.
+    """StyleGAN2 generator. Images are RGB in about [-1, 1], not clamped.
 
     Args:
-        resolution: side of the square picture, a power of two.
-        channels: channels by resolution; None takes the published widths (config F).
+        resolution: side of the square image, a power of two from 32 to 1024.
+        channels: feature channels by resolution; None means the published ones (config F).
         w_dim: width of z, w and W+.
         mapping_layers: fully connected layers of the mapping network.
         use_noise: add the constant noise (False: a generator trained without noise).
-
-    Pictures are RGB in about [-1, 1], not clamped.
     """
 
     def __init__(
@@ -366,52 +295,32 @@ class Generator(nn.Module):
         log2 = int(math.log2(resolution))
         if 2**log2 != resolution or not 32 <= resolution <= 1024:
             raise ValueError(f"resolution must be a power of two from 32 to 1024: {resolution}")
-        width = dict(channels or config_f_channels(resolution))
-        self.resolution, self.channels, self.w_dim = resolution, width, w_dim
-        self.use_noise = use_noise
+        resolutions = [2**p for p in range(2, log2 + 1)]
+        channels = channels or config_f_channels(resolution)
+        self.resolution, self.w_dim, self.use_noise = resolution, w_dim, use_noise
+        self.channels = {r: channels[r] for r in resolutions}
+        self.layers = style_layers(self.channels)
         self.num_latents = 2 * log2 - 2
 
-        mapping: list[nn.Module] = [PixelNorm()]
-        for _ in range(mapping_layers):
-            mapping.append(EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True))
-        self.style = nn.Sequential(*mapping)
+        layers = (
+            EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True) for _ in range(mapping_layers)
+        )
+        self.style = nn.Sequential(PixelNorm(), *layers)
 
-        self.input = ConstantInput(width[4])
-        self.conv1 = StyledConv(width[4], width[4], w_dim)
-        self.to_rgb1 = ToRGB(width[4], w_dim, upsample=False)
+        self.input = ConstantInput(channels[4])
+        self.conv1 = StyledConv(channels[4], channels[4], w_dim)
+        self.to_rgb1 = ToRGB(channels[4], w_dim, upsample=False)
         self.convs = nn.ModuleList()
         self.to_rgbs = nn.ModuleList()
-        noise_resolutions = [4]
-        for p in range(3, log2 + 1):
-            r = 2**p
-            self.convs.append(StyledConv(width[r // 2], width[r], w_dim, upsample=True))
-            self.convs.append(StyledConv(width[r], width[r], w_dim))
-            self.to_rgbs.append(ToRGB(width[r], w_dim))
-            noise_resolutions += [r, r]
-        self.noises = Noises(noise_resolutions)
-        self.layers = self._layers()
-
-    def _layers(self) -> tuple[StyleLayer, ...]:
-        c = self.channels
-        layers = [
-            StyleLayer("conv1", "conv1_resolution_4", 4, c[4], False, 0),
-            StyleLayer("to_rgb1", "toRGB_resolution_4", 4, c[4], True, 1),
-        ]
-        for i in range(len(self.to_rgbs)):
-            r = 2 ** (i + 3)
-            first = 2 * i + 1
-            layers += [
-                StyleLayer(f"convs.{2 * i}", f"conv0_resolution_{r}", r, c[r // 2], False, first),
-                StyleLayer(
-                    f"convs.{2 * i + 1}", f"conv1_resolution_{r}", r, c[r], False, first + 1
-                ),
-                StyleLayer(f"to_rgbs.{i}", f"toRGB_resolution_{r}", r, c[r], True, first + 2),
-            ]
-        return tuple(layers)
+        for r in resolutions[1:]:
+            self.convs.append(StyledConv(channels[r // 2], channels[r], w_dim, upsample=True))
+            self.convs.append(StyledConv(channels[r], channels[r], w_dim))
+            self.to_rgbs.append(ToRGB(channels[r], w_dim))
+        self.noises = Noises([layer.resolution for layer in self.layers if not layer.to_rgb])
 
     @property
     def style_channels(self) -> tuple[int, ...]:
-        """Channels of every modulation vector, in execution order; they sum to S."""
+        """Channels of every style in execution order; they sum to S."""
         return tuple(layer.channels for layer in self.layers)
 
     def modulation(self, index: int) -> EqualLinear:
@@ -419,60 +328,50 @@ class Generator(nn.Module):
         return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
 
     def upsample_as(self, form: Upsampling) -> None:
-        """Chooses the form of the up-sampling layers; all compute the same picture."""
+        """Selects how the upsampling convolutions are computed, see `Upsampling`."""
         for module in self.modules():
             if isinstance(module, ModulatedConv):
-                module.form, module.ready = form, None
-            elif isinstance(module, Upsample):
-                module.folded = form != "transposed"
-
-    def prepare(self, dtype: torch.dtype) -> None:
-        """For a generator that only synthesises in `dtype` from now on: filters are computed once
-        and kept with channels last. Its weights and device must not change any more; `upsample_as`
-        undoes it."""
-        for module in self.modules():
-            if isinstance(module, ModulatedConv) and module.demodulate:
-                module.prepare(dtype)
+                module.form = form
 
     def mapping(self, z: Tensor) -> Tensor:
         """z (N, w_dim) ~ N(0, 1) → w (N, w_dim)."""
         return self.style(z)
 
     def affine(self, w_plus: Tensor) -> list[Tensor]:
-        """W+ (N, L, w_dim) → StyleSpace S: a (N, C_i) style for each of `layers`."""
+        """W+ (N, L, w_dim) → S, a style (N, C_i) for each of `layers`."""
         return [self.modulation(i)(w_plus[:, s.latent]) for i, s in enumerate(self.layers)]
 
     def synthesis(self, styles: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-        """S (see `affine`) → picture (N, 3, resolution, resolution).
+        """S, a list as of `affine`, → image (N, 3, resolution, resolution).
 
-        `dtype` is the activations'; demodulation factors are always computed in float32.
+        `dtype` is that of the features; demodulation coefficients and RGB stay float32.
         """
-        x, rgb = self.start(styles, dtype)
+        x, rgb = self.first_block(styles, dtype)
         for block in range(len(self.to_rgbs)):
             x, rgb = self.block(block, x, rgb, styles)
         return rgb.float()
 
-    def start(self, styles: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The 4x4 layers: (features, RGB)."""
-        n = styles[0].shape[0]
-        x = self.input.input.to(dtype).expand(n, -1, -1, -1)
+    def first_block(self, styles: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """S → features (N, C, 4, 4) and RGB (N, 3, 4, 4) of the 4x4 layers."""
+        x = self.input.input.to(dtype).expand(styles[0].shape[0], -1, -1, -1)
         x = self.conv1(x, styles[0], self._noise(0))
         return x, self.to_rgb1(x, styles[1], None)
 
     def block(
-        self, block: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor]
+        self, index: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """One doubling of the resolution, number `block` from 0 (8 px)."""
-        s = 2 + 3 * block
-        x = self.convs[2 * block](x, styles[s], self._noise(2 * block + 1))
-        x = self.convs[2 * block + 1](x, styles[s + 1], self._noise(2 * block + 2))
-        return x, self.to_rgbs[block](x, styles[s + 2], rgb)
+        """Features and RGB → those of twice the resolution. `index` 0 is the block of 8 px."""
+        up, conv = 2 * index, 2 * index + 1
+        s = 2 + 3 * index
+        x = self.convs[up](x, styles[s], self._noise(up + 1))
+        x = self.convs[conv](x, styles[s + 1], self._noise(conv + 1))
+        return x, self.to_rgbs[index](x, styles[s + 2], rgb)
 
     def _noise(self, i: int) -> Tensor | None:
         return self.noises[i] if self.use_noise else None
 
     def forward(self, w_plus: Tensor) -> Tensor:
-        """W+ (N, L, w_dim) → picture (N, 3, resolution, resolution)."""
+        """W+ (N, L, w_dim) → image (N, 3, resolution, resolution)."""
         return self.synthesis(self.affine(w_plus))
 
     def flatten(self, styles: Sequence[Tensor]) -> Tensor:

@@ -1,10 +1,13 @@
-"""The networks work in sizes of their own, keep the pictures of a batch apart, and learn."""
+"""The networks work at any size, treat the images of a batch independently, and learn."""
 
+import numpy as np
 import pytest
 import torch
 
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_networks.stylegan2 import channels_by_base, config_f_channels, truncate
+from styleclip_networks.stylespace import style_layers
+from styleclip_server.pipeline.domain import convolution_rows
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ def small_clip():
 
 
 def texts(n):
-    """(n, 12) random tokens: start 198, end 199, zeros behind."""
+    """(n, 12) random tokens: start 198, end 199, then zeros."""
     tokens = torch.randint(1, 198, (n, 12))
     tokens[:, 0] = 198
     for i, row in enumerate(tokens):
@@ -68,10 +71,23 @@ def test_the_generator_draws_at_every_resolution(resolution):
     assert 1 + max(layer.latent for layer in generator.layers) == generator.num_latents
 
 
-def test_every_style_layer_knows_its_kind_and_resolution():
-    for layer in small_generator(128).layers:
-        assert layer.to_rgb == ("toRGB" in layer.styleclip_name) == ("rgb" in layer.name)
+def test_the_stylespace_layout_describes_the_modules_of_the_generator():
+    generator = small_generator(128)
+    for index, layer in enumerate(generator.layers):
+        conv = generator.get_submodule(layer.name).conv
+        assert layer.to_rgb == ("toRGB" in layer.styleclip_name) == (not conv.demodulate)
         assert layer.styleclip_name.endswith(f"_{layer.resolution}")
+        assert layer.channels == conv.weight.shape[2]
+        assert layer.resolution == 4 if layer.block < 0 else layer.resolution == 8 << layer.block
+        assert generator.modulation(index) is conv.modulation
+
+
+@pytest.mark.parametrize("resolution", [32, 256, 1024])
+def test_the_server_finds_the_convolutions_of_stylespace_where_the_generator_has_them(resolution):
+    layers = style_layers(config_f_channels(resolution))
+    is_convolution = np.repeat([not s.to_rgb for s in layers], [s.channels for s in layers])
+    rows = convolution_rows(tuple(layer.channels for layer in layers))
+    assert np.array_equal(rows, np.flatnonzero(is_convolution))
 
 
 @pytest.mark.parametrize("resolution", [16, 96, 2048])
@@ -81,7 +97,7 @@ def test_other_resolutions_are_refused(resolution):
 
 
 @torch.inference_mode()
-def test_every_picture_of_a_batch_is_independent_of_the_others():
+def test_every_image_of_a_batch_is_independent_of_the_others():
     generator, encoder, clip = small_generator(), small_encoder().eval(), small_clip().eval()
     cases = (
         (generator, torch.randn(3, generator.num_latents, 48)),
@@ -95,16 +111,13 @@ def test_every_picture_of_a_batch_is_independent_of_the_others():
             torch.testing.assert_close(network(batch[i : i + 1])[0], together[i], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["folded", "phased"])
 @torch.inference_mode()
-def test_every_form_of_the_upsampling_draws_the_same_picture(form):
+def test_both_forms_of_upsampling_draw_the_same_image():
     generator = small_generator(64)
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
-    plain = generator.synthesis(styles)
-    generator.upsample_as(form)
-    torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
-    generator.prepare(torch.float32)
-    torch.testing.assert_close(generator.synthesis(styles), plain, atol=1e-5, rtol=0)
+    transposed = generator.synthesis(styles)
+    generator.upsample_as("folded")
+    torch.testing.assert_close(generator.synthesis(styles), transposed, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -132,7 +145,7 @@ def test_a_generator_without_noise_has_none():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_activations_in_half_precision_draw_nearly_the_same_picture(dtype):
+def test_features_in_half_precision_draw_nearly_the_same_image(dtype):
     generator = small_generator()
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     exact, rough = generator.synthesis(styles), generator.synthesis(styles, dtype)
@@ -169,7 +182,7 @@ def test_an_encoder_of_five_million_parameters_reads_a_face():
 
 
 @torch.inference_mode()
-def test_a_text_cut_behind_its_end_keeps_its_features():
+def test_trimming_the_padding_behind_a_text_keeps_its_features():
     clip = small_clip()
     tokens = texts(3)  # the longest ends at the fifth token of twelve
     torch.testing.assert_close(

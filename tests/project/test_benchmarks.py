@@ -41,7 +41,7 @@ def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
         "--preview",
         "32",
         "--form",
-        "phased",
+        "folded",
     ]
     fs3.main([*options, "--no-half"], standalone_mode=False)
     data = json.loads(next(tmp_path.glob("*.json")).read_text())

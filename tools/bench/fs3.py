@@ -30,7 +30,7 @@ from styleclip_networks import CLIP, Generator
 from styleclip_networks.stylegan2 import channels_by_base
 
 OUT = Path(__file__).resolve().parents[2] / "out" / "bench-fs3"
-FORMS = ("fused", "folded", "phased", "transposed")  # the first: the server's GPU kernels
+FORMS = ("fused", "folded", "transposed")  # the first: the server's GPU kernels
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,6 @@ def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
 
 def _formed(generator: Generator, rule: Fs3Rule, form: str) -> Fs3Rule:
     generator.upsample_as("folded" if form == "fused" else form)  # type: ignore[arg-type]
-    generator.prepare(rule.dtype)
     return replace(rule, fused=form == "fused")
 
 

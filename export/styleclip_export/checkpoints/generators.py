@@ -19,7 +19,7 @@ from torch import Tensor
 from styleclip_export.checkpoints import identify, nvidia_pickles, state_dicts, torch_file
 from styleclip_export.checkpoints.pickled_arrays import Stored
 from styleclip_export.checkpoints.unpickler import Refused
-from styleclip_networks.stylegan2 import BLUR, Generator
+from styleclip_networks.stylegan2 import RESAMPLE_FILTER, Generator
 
 EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt or an e4e checkpoint)"
 _KERNELS = ("blur.kernel", "upsample.kernel")
@@ -130,7 +130,7 @@ def from_arrays(
     sizes = _sizes(found)
     expected = _expected(sizes)
     state_dicts.check_total(found.values(), size)
-    kernel = np.outer(BLUR, BLUR).astype(np.float32) / 64 * 4
+    kernel = np.outer(RESAMPLE_FILTER, RESAMPLE_FILTER).astype(np.float32) / 64 * 4
     built_in = {name: kernel for name in expected if name.endswith(_KERNELS)}
     found = built_in | nvidia_pickles.silence(found) | found
     state_dicts.check(found, expected)

@@ -33,7 +33,7 @@ from styleclip_export.checkpoints.pickled_arrays import (
     dictionary,
 )
 from styleclip_export.checkpoints.unpickler import Budget, Handlers, Machine, Record, Refused, shown
-from styleclip_networks.stylegan2 import BLUR
+from styleclip_networks.stylegan2 import RESAMPLE_FILTER
 
 _NETWORK = "dnnlib.tflib.network.Network"
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -132,7 +132,12 @@ def _tensorflow(network: Record) -> Found:
     _must_be("activation", options.get("nonlinearity", "lrelu"), "lrelu")
     _must_be("mapping's activation", options.get("mapping_nonlinearity", "lrelu"), "lrelu")
     _must_be("mapping's learning rate", options.get("mapping_lrmul", 0.01), LR_MULTIPLIER)
-    _must_be("re-sampling filter", options.get("resample_kernel") or BLUR, BLUR, list(BLUR))
+    _must_be(
+        "re-sampling filter",
+        options.get("resample_kernel") or RESAMPLE_FILTER,
+        RESAMPLE_FILTER,
+        list(RESAMPLE_FILTER),
+    )
     official = dict(_variables(network))
     if "synthesis/4x4/Conv/mod_weight" not in official:
         raise Refused("its generator has no modulated convolutions: it is a StyleGAN of 2019")

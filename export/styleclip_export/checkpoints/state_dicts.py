@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from styleclip_export.checkpoints.pickled_arrays import Stored
 from styleclip_export.checkpoints.unpickler import Record, Refused
-from styleclip_networks.stylegan2 import BLUR
+from styleclip_networks.stylegan2 import RESAMPLE_FILTER
 
 _COUNTER = "num_batches_tracked"
 WIDEST = 8192  # of any layer of a published network
@@ -115,6 +115,6 @@ def tensors(found: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, 
 
 def check_filter(kernel: np.ndarray, name: str) -> None:
     """Raises Refused unless a re-sampling filter is the one that our network has built in."""
-    row = np.array(BLUR)
+    row = np.array(RESAMPLE_FILTER)
     if kernel.shape != (4, 4) or not np.allclose(kernel, np.outer(row, row) / 64 * 4, atol=1e-6):
         raise Refused(f"its {name!r} is not the filter 1, 3, 3, 1")

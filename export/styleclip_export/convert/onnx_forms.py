@@ -29,7 +29,14 @@ from torch.nn import functional as F
 
 from styleclip_networks.clip import CLIP, ResidualAttentionBlock
 from styleclip_networks.e4e import FACE_SIZE, BottleneckIRSE, Encoder4Editing
-from styleclip_networks.stylegan2 import DEMODULATION_EPS, GAIN, SLOPE, Generator, StyledConv, ToRGB
+from styleclip_networks.stylegan2 import (
+    DEMODULATION_EPS,
+    LEAKY_RELU_GAIN,
+    LEAKY_RELU_SLOPE,
+    Generator,
+    StyledConv,
+    ToRGB,
+)
 
 WINOGRAD_CHANNELS = 128  # with fewer, the transforms cost what the products save
 WINOGRAD_SIDES = (16, 256)  # below, weights four times as large are the cost; above, the transforms
@@ -143,12 +150,12 @@ def synthesis(g: Generator, styles: Sequence[Tensor]) -> Tensor:
         else:
             x = F.conv2d(x, weight, padding=1)
         energy = by_layer[name].square() @ weight.square().sum((2, 3)).T
-        demodulation = torch.rsqrt(energy + DEMODULATION_EPS) * GAIN
+        demodulation = torch.rsqrt(energy + DEMODULATION_EPS) * LEAKY_RELU_GAIN
         if g.use_noise:
             shift = _with_noise(layer, g.noises[i], demodulation, rows)
         else:
-            shift = _for_each_channel(layer.activate.bias * GAIN / demodulation, rows)
-        x = F.leaky_relu(x + shift, SLOPE)
+            shift = _for_each_channel(layer.activate.bias * LEAKY_RELU_GAIN / demodulation, rows)
+        x = F.leaky_relu(x + shift, LEAKY_RELU_SLOPE)
         if i % 2 == 0:
             to_rgb = rgbs[i // 2]
             style = by_layer[f"to_rgbs.{i // 2 - 1}" if i else "to_rgb1"] * demodulation
@@ -166,9 +173,11 @@ def _for_each_channel(values: Tensor, rows: bool) -> Tensor:
 
 def _with_noise(layer: StyledConv, noise: Tensor, demodulation: Tensor, rows: bool) -> Tensor:
     """(noise + bias) / demodulation for each pixel, as one product of two columns."""
-    picture = (layer.noise.weight * GAIN * noise).flatten()
+    picture = (layer.noise.weight * LEAKY_RELU_GAIN * noise).flatten()
     pixels = torch.stack([picture, torch.ones_like(picture)])  # (2, HW)
-    channels = torch.stack([torch.ones_like(layer.activate.bias), layer.activate.bias * GAIN])
+    channels = torch.stack(
+        [torch.ones_like(layer.activate.bias), layer.activate.bias * LEAKY_RELU_GAIN]
+    )
     factors = channels / demodulation[:, None]  # (N, 2, out)
     if rows:
         return pixels.T @ factors

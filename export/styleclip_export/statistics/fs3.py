@@ -201,7 +201,7 @@ class Tail:
         self.synthesis = self._fused() if rule.fused else self._plain
         self.reached = -1  # `before` is what enters block `reached + 1`
         self.before = self._unchanged(
-            lambda part: generator.start(self._styles_of(part), rule.dtype)
+            lambda part: generator.first_block(self._styles_of(part), rule.dtype)
         )
         self.top = len(generator.to_rgbs) - 1
         self.preview = self.top
@@ -238,7 +238,7 @@ class Tail:
         kept in front of block `first`."""
         styles = self.generator.split(flat)
         if first < 0:
-            x, rgb = self.generator.start(styles, self.rule.dtype)
+            x, rgb = self.generator.first_block(styles, self.rule.dtype)
         else:
             x, rgb = self.before[0][part], self.before[1][part]
         for block in range(max(first, 0), last + 1):

@@ -182,7 +182,6 @@ def compute_part(
     encode = image_encoder(clip, rule.dtype)
     if next(generator.parameters()).is_cuda:
         torch.backends.cudnn.benchmark = not rule.repeatable
-        generator.prepare(rule.dtype)
     try:
         for row, direction, change in fs3_rows(generator, encode, mean, std, rule, missing):
             if direction is not None:
