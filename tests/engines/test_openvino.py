@@ -11,6 +11,7 @@ from styleclip_export.convert import float16, onnx_export, openvino_export
 from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.openvino.network import Network
 from styleclip_server.serving import installation
 from styleclip_server.serving.supervisor import default_repository
@@ -92,9 +93,7 @@ def test_every_plan_cuts_the_network_into_parts_that_give_the_whole(networks, na
         assert off <= (1 if name == "stylegan2" else 1e-5), where
 
 
-@pytest.mark.skipif(
-    not installation.multiplies_bfloat16(), reason="needs a processor with bfloat16"
-)
+@pytest.mark.skipif(not supports_bfloat16(), reason="needs a CPU with bfloat16")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_plan_that_holds_the_bound_is_the_one_that_runs(networks, name, tmp_path):
     values = iter((50, 10, 30))
@@ -123,17 +122,8 @@ def test_a_tensor_that_is_not_there_is_named(networks, tmp_path):
         Network(tmp_path / "model.openvino.onnx", plan=[("bf16", ["nowhere"]), ("f32", ())])
 
 
-def test_processors_with_and_without_bfloat16_are_told_apart(tmp_path):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("model name : x\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n")
-    assert installation.multiplies_bfloat16(cpuinfo)
-    cpuinfo.write_text("model name : with avx512_bf16\nflags\t\t: fpu avx2\n")
-    assert not installation.multiplies_bfloat16(cpuinfo)
-    assert not installation.multiplies_bfloat16(tmp_path / "none")
-
-
 def test_a_domain_without_the_form_is_served_by_onnx_runtime(monkeypatch, tmp_path):
-    monkeypatch.setattr(installation, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(installation, "supports_bfloat16", lambda: True)
     avatars = default_repository() / "avatars"
     if not installation.Path("/dev/nvidiactl").exists():
         assert installation.installed_flavour(avatars) == "openvino"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
+import numpy as np
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_server.engines.weights import read_parameters
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,10 @@ def read(folder: Path) -> Networks:
 
 
 def _tensors(model: Path) -> dict[str, Tensor]:
-    """Name → parameter of the newest version of `model`; half precision as float32."""
+    """The parameters of the newest version of `model`, by name."""
     newest = max((p for p in model.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
-    graph = onnx.load(str(newest / "model.onnx")).graph
-    found = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    for node in graph.node:  # stored as float16, or equal to another parameter
-        if node.op_type in ("Cast", "Identity") and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return {name: t.float() if t.is_floating_point() else t for name, t in found.items()}
+    parameters = read_parameters(newest / "model.onnx")
+    return {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

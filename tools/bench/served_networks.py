@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from styleclip_export.convert import float16, onnx_export, openvino_export
 from styleclip_networks import Generator
+from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.openvino.network import Network
 from styleclip_server.serving import configs
-from styleclip_server.serving.installation import multiplies_bfloat16
 
 Example = Callable[[int], tuple[Tensor, ...]]
 Run = Callable[..., np.ndarray]
@@ -51,7 +51,7 @@ def as_served(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = onnx_export.export(module, model, example, 1.0, references=references).data
-    if bound is None or not find_spec("openvino") or not multiplies_bfloat16():
+    if bound is None or not find_spec("openvino") or not supports_bfloat16():
         return _in_onnxruntime(data, model, threads), "ONNX Runtime"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, configs.WHOLE_FILE).write_bytes(data)

@@ -28,9 +28,9 @@ from styleclip_contract import wire
 from styleclip_export.convert import onnx_export
 from styleclip_export.convert.float16 import Half
 from styleclip_export.errors import ConversionError
-from styleclip_server.engines.openvino.network import METADATA, Network, Plan
+from styleclip_server.engines.cpu import supports_bfloat16
+from styleclip_server.engines.openvino.network import METADATA_KEY, Network, PrecisionPlan
 from styleclip_server.serving.configs import OPENVINO_FILE, WHOLE_FILE
-from styleclip_server.serving.installation import multiplies_bfloat16
 
 MODULES = (onnx_export.FaceToLatent, onnx_export.LatentToPicture)
 _SMALL = 1024  # bytes; smaller weights stay in the file
@@ -74,7 +74,7 @@ def write(
         path.unlink(missing_ok=True)
         raise
     if provenance["plan"]:
-        onnx.helper.set_model_props(graph, {METADATA: json.dumps(provenance["plan"])})
+        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(provenance["plan"])})
         path.write_bytes(graph.SerializeToString())
     return provenance
 
@@ -100,7 +100,7 @@ def _measure(
               for i, t in enumerate(model.inputs)}  # fmt: skip
     expected = np.concatenate([r.expected for r in references])
 
-    def compute(plan: Plan) -> np.ndarray:
+    def compute(plan: PrecisionPlan) -> np.ndarray:
         network = Network(path, plan=plan)
         return network(*(inputs[name] for name in network.inputs))[0]
 
@@ -115,8 +115,8 @@ def _measure(
             f"{bound:g} was expected; nothing was written"
         )
     tried: list[dict[str, Any]] = []
-    chosen: Plan = []
-    for where, plan in plans(graph, model.name) if multiplies_bfloat16() else ():
+    chosen: PrecisionPlan = []
+    for where, plan in plans(graph, model.name) if supports_bfloat16() else ():
         found = compute(plan)
         value = half.measure(found, expected)
         used = value <= half.bound if half.smaller else value >= half.bound
@@ -128,7 +128,7 @@ def _measure(
     return {"float32": exact, "tried": tried, "plan": chosen}
 
 
-def plans(graph: onnx.ModelProto, name: str) -> Iterator[tuple[str, Plan]]:
+def plans(graph: onnx.ModelProto, name: str) -> Iterator[tuple[str, PrecisionPlan]]:
     """How the network `name` may be computed, the fastest first, each in words."""
     yield "everywhere", [("bf16", ())]
     nodes = {node.name: node.output[0] for node in graph.graph.node}

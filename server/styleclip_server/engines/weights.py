@@ -1,4 +1,4 @@
-"""The parameters of a network, read back from its ONNX file."""
+"""The parameters of a network, read from its ONNX file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 
-def read(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Name → parameter, as PyTorch names them in the exported file; half precision as float32."""
+def read_parameters(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Read every parameter of the ONNX file at `path`.
+
+    Returns:
+        Arrays by the names that PyTorch gave them; half precision is returned as float32.
+    """
     graph = onnx.load(str(path)).graph
-    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    for node in graph.node:  # stored as float16, or equal to another parameter
-        if node.op_type in ("Cast", "Identity") and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
+    parameters = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    # A parameter stored as float16, or equal to another one, has its name on the node behind it.
+    for node in graph.node:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in parameters:
+            parameters[node.output[0]] = parameters[node.input[0]]
     return {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
-        for name, array in found.items()
+        for name, array in parameters.items()
     }
-
-
-def below(weights: dict[str, NDArray[np.generic]], prefix: str) -> dict[str, NDArray[np.generic]]:
-    """Those whose name begins with `prefix`, without it."""
-    return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from styleclip_server.engines.cpu import supports_bfloat16
+
 TRITON_VARIABLE = "STYLECLIP_TRITON"
 # Who runs the networks, as the models' configs are named: ONNX Runtime on a GPU, PyTorch on a GPU
 # (the fastest), ONNX Runtime on a CPU, OpenVINO on a CPU (the fastest that multiplies bfloat16).
@@ -73,15 +75,6 @@ def installed() -> Installed | None:
     )
 
 
-def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor has instructions for it: Intel's from 2023, AMD's from 2022 on."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return False
-    return any("avx512_bf16" in line.split() for line in lines if line.startswith("flags"))
-
-
 def has_openvino_form(domain: Path) -> bool:
     """Whether the networks of a domain, in this folder, were converted for OpenVINO too."""
     return (domain / "stylegan2" / "configs" / "openvino.pbtxt").is_file()
@@ -90,7 +83,7 @@ def has_openvino_form(domain: Path) -> bool:
 def installed_flavour(domain: Path) -> str:
     """The best of `FLAVOURS` that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
-        openvino = find_spec("openvino") and multiplies_bfloat16() and has_openvino_form(domain)
+        openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_form(domain)
         return "openvino" if openvino else "cpu"
     if not all(map(find_spec, ("torch", "torchvision", "triton", "onnx"))):
         return "gpu"

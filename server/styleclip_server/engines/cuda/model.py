@@ -44,7 +44,9 @@ class TritonPythonModel:
         if gpu:
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = True
-        parameters = weights.read(Path(args["model_repository"], args["model_version"], MODEL_FILE))
+        parameters = weights.read_parameters(
+            Path(args["model_repository"], args["model_version"], MODEL_FILE)
+        )
         self.inputs = [tensor.name for tensor in model.inputs]
         self.output = model.outputs[0].name
         self.texts = model is wire.CLIP_TEXT

@@ -1,8 +1,8 @@
-"""ONNX Runtime as a Python-based Triton backend, for servers that carry no native one.
+"""ONNX Runtime as a Python-based Triton backend, for servers without the native one.
 
-Models say `backend: "onnxruntime"`: NVIDIA's container runs them natively, the server from PyPI by
-this file. Requests that Triton batches dynamically are run together. `default_model_filename` is
-heeded as there; where that file does not exist, model.onnx is opened.
+Models with `backend: "onnxruntime"` run natively in NVIDIA's container and by this file on the
+server from PyPI. Requests that Triton batches dynamically run together. The file opened is the
+config's `default_model_filename`, or model.onnx if that does not exist.
 """
 
 import json
@@ -14,7 +14,7 @@ import onnxruntime
 import triton_python_backend_utils as triton
 
 from styleclip_server import parent_watch
-from styleclip_server.engines.cpu_quota import quota
+from styleclip_server.engines.cpu import core_quota
 
 parent_watch.hold()
 MODEL_FILE = "model.onnx"
@@ -35,12 +35,12 @@ class TritonPythonModel:
             raise triton.TritonModelException(f"{path} does not exist")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = quota() or 0  # 0: as many as the machine has cores
+        options.intra_op_num_threads = core_quota() or 0  # 0: one for each core
         for name, value in config.get("parameters", {}).items():
             if name == "intra_op_thread_count":
                 options.intra_op_num_threads = int(value["string_value"])
-        # Threads spin through the gaps between two layers, and no longer: between requests they
-        # would take the cores from the other steps.
+        # Long enough for the gap between two layers. Between requests, spinning threads would take
+        # the cores from the other models.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         providers: list = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU":

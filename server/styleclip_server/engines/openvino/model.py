@@ -1,7 +1,7 @@
-"""OpenVINO as a Python-based Triton backend: networks on CPUs that multiply bfloat16.
+"""OpenVINO as a Python-based Triton backend, for CPUs that multiply bfloat16.
 
-Models say `backend: "openvino"` and name their file in `default_model_filename`. Batches are
-computed row by row, which costs the same on a CPU.
+Models have `backend: "openvino"` and their file in `default_model_filename`. A batch is computed
+row by row, which costs the same on a CPU.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import triton_python_backend_utils as triton
 
 from styleclip_server import parent_watch
-from styleclip_server.engines.cpu_quota import quota
+from styleclip_server.engines.cpu import core_quota
 from styleclip_server.engines.openvino.network import Network
 
 parent_watch.hold()
@@ -27,12 +27,12 @@ class TritonPythonModel:
         path = folder / config["default_model_filename"]
         if not path.is_file():
             raise triton.TritonModelException(f"{path} does not exist")
-        self.network = Network(path, quota())
+        self.network = Network(path, core_quota())
 
     def execute(self, requests):
-        return [self._answer(request) for request in requests]
+        return [self._respond(request) for request in requests]
 
-    def _answer(self, request):
+    def _respond(self, request):
         inputs = [
             triton.get_input_tensor_by_name(request, name).as_numpy()
             for name in self.network.inputs

@@ -1,7 +1,7 @@
-"""A network in OpenVINO, on an x86 processor that multiplies bfloat16.
+"""A network in OpenVINO, on an x86 CPU that multiplies bfloat16.
 
-Its file says in its metadata which part is computed in which precision, as held the bound of
-accuracy when the network was converted.
+The file's metadata says which part is computed in which precision: the fastest plan that met the
+accuracy bound when the network was converted.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import openvino
 
-# A precision of OpenVINO's and the tensors up to which it is used; the last has none: to the end.
-Plan = Sequence[tuple[str, Sequence[str]]]
-METADATA = "precisions"  # the key of a Plan as JSON
+PrecisionPlan = Sequence[tuple[str, Sequence[str]]]
+"""Parts of a network in execution order: (OpenVINO's name of the precision, names of the tensors
+that end the part). The last part ends with the network and names no tensor."""
+METADATA_KEY = "precisions"  # of a PrecisionPlan, as JSON, in the ONNX file
 
 
 class Network:
-    """The ONNX file at `path`, one row at a time: a row fills all cores, and fixed shapes are
-    planned once.
+    """The network of an ONNX file, run one row of the batch at a time.
+
+    A row alone keeps all cores busy, and fixed shapes let OpenVINO plan its memory once.
 
     Args:
-        threads: how many; None: one for each core.
-        plan: None: as the file says, else float32.
+        path: the ONNX file.
+        threads: number of threads; None means one for each core.
+        plan: precisions of the parts; None means the file's own plan, or float32 if it has none.
 
     Raises:
-        RuntimeError: OpenVINO cannot read the file (says why), or a tensor is not in it.
+        RuntimeError: OpenVINO cannot read the file, or a tensor of the plan is not in it.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, plan: Plan | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, plan: PrecisionPlan | None = None
+    ) -> None:
         import openvino
 
         core = openvino.Core()
@@ -45,7 +50,7 @@ class Network:
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            # A thread bound to a core waits for it while another process has it.
+            # A pinned thread waits for its core while another process runs there.
             "ENABLE_CPU_PINNING": False,
         }
         if threads:
@@ -54,54 +59,55 @@ class Network:
             core.compile_model(
                 part, "CPU", options | {"INFERENCE_PRECISION_HINT": precision}
             ).create_infer_request()
-            for part, precision in _parts(model, plan or _metadata(model))
+            for part, precision in _split(model, plan or _plan_of(model))
         ]
 
     def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        """Inputs (N, …) in the order of `inputs` → outputs (N, …) in that of `outputs`."""
+        """Inputs (N, …) in the order of `self.inputs` → outputs (N, …), as in `self.outputs`."""
         rows = [self._row([x[i : i + 1] for x in inputs]) for i in range(len(inputs[0]))]
         return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
     def _row(self, values: list[NDArray[Any]]) -> list[NDArray[Any]]:
         for request in self._requests:
-            # Memory is shared: a part reads where the one before it wrote.
+            # The outputs are views: the next part reads them in place.
             request.infer(dict(enumerate(values)), share_inputs=True)
             values = [tensor.data for tensor in request.output_tensors]
         return [value.copy() for value in values]
 
 
-def _metadata(model: openvino.Model) -> Plan:
-    where = ["framework", METADATA]
-    found = json.loads(model.get_rt_info(where).astype(str)) if model.has_rt_info(where) else None
-    return found or [("f32", ())]
+def _plan_of(model: openvino.Model) -> PrecisionPlan:
+    """The plan in the file's metadata, or float32 for all of the network."""
+    where = ["framework", METADATA_KEY]
+    plan = json.loads(model.get_rt_info(where).astype(str)) if model.has_rt_info(where) else None
+    return plan or [("f32", ())]
 
 
-def _parts(model: openvino.Model, plan: Plan) -> list[tuple[openvino.Model, str]]:
-    """`model` cut as the `plan` says, each part with its precision."""
+def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Model, str]]:
+    """The parts of `model` that `plan` describes, each with its precision."""
     import openvino
 
     parts = []
-    for precision, until in plan[:-1]:
+    for precision, ends in plan[:-1]:
         first = model.clone()
         parts.append(
-            (openvino.Model(_tensors(first, until), first.get_parameters(), "part"), precision)
+            (openvino.Model(_ports(first, ends), first.get_parameters(), "part"), precision)
         )
-        cut = []
-        for name, output in zip(until, _tensors(model, until), strict=True):
+        parameters = []
+        for name, output in zip(ends, _ports(model, ends), strict=True):
             parameter = openvino.opset13.parameter(output.partial_shape, output.element_type)
             for reader in output.get_target_inputs():
                 reader.replace_source_output(parameter.output(0))
-            parameter.output(0).set_names({name})  # a later cut may be here too
-            cut.append(parameter)
-        model = openvino.Model(model.get_results(), cut, "part")
+            parameter.output(0).set_names({name})  # a later part may end here too
+            parameters.append(parameter)
+        model = openvino.Model(model.get_results(), parameters, "part")
     return [*parts, (model, plan[-1][0])]
 
 
-def _tensors(model: openvino.Model, names: Sequence[str]) -> list[Any]:
-    """Where in `model` the tensors of these names come from."""
-    found = {name: port for node in model.get_ops() for port in node.outputs()
+def _ports(model: openvino.Model, names: Sequence[str]) -> list[Any]:
+    """The outputs of nodes in `model` that compute the tensors `names`."""
+    ports = {name: port for node in model.get_ops() for port in node.outputs()
              for name in port.get_names()}  # fmt: skip
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in ports]
     if missing:
         raise RuntimeError(f"the network has no tensor {missing[0]}")
-    return [found[name] for name in names]
+    return [ports[name] for name in names]
