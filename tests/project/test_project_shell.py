@@ -1,4 +1,4 @@
-"""What a newcomer reads and types is true: README, Makefile, host check."""
+"""What a newcomer reads and types is true: documents, Makefile, host check."""
 
 import importlib.util
 import re
@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "NOTICE.md", "examples/README.md")),
+    *(ROOT / "docs").rglob("*.md"),
+]
 TARGETS = (
     "setup",
     "demo",
@@ -34,20 +38,39 @@ def check_host():
     return module
 
 
-def test_every_link_between_the_documents_leads_to_a_file():
-    for document in (ROOT / "README.md", ROOT / "NOTICE.md", *(ROOT / "docs").glob("*.md")):
-        text = document.read_text("utf-8")
-        for link in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+def anchors(document):
+    """The anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
-def test_the_readme_names_only_files_and_commands_that_exist():
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_between_the_documents_leads_to_a_file_and_a_heading(document):
+    links = re.findall(
+        r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text("utf-8")
+    )
+    for path, anchor in links:
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_program_that_a_document_names_exists(document):
+    text = document.read_text("utf-8")
+    for module in re.findall(r"python3? -m (tools[.\w]*|styleclip_\w+[.\w]*)", text):
+        assert importlib.util.find_spec(module.rstrip(".")), module
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert target in TARGETS, target
+
+
+def test_the_readme_names_only_folders_and_images_that_exist():
     for folder in re.findall(r"^\| `([a-z_/]+/)` \|", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
-    for target in re.findall(r"`make ([a-z-]+)", README):
-        assert target in TARGETS, target
-    for picture in re.findall(r"demo/samples/[\w.-]+", README):
-        assert (ROOT / picture).is_file(), picture
+    for image in re.findall(r"demo/samples/[\w.-]+", README):
+        assert (ROOT / image).is_file(), image
 
 
 def test_make_alone_lists_every_command():
@@ -68,7 +91,7 @@ def test_this_python_can_run_the_server(check_host):
 
 
 @pytest.mark.parametrize("version", [(3, 9), (3, 13)])
-def test_an_unsuitable_python_is_told_why_and_which_one_to_use(check_host, monkeypatch, version):
+def test_an_unsuitable_python_gets_the_reason_and_a_fix(check_host, monkeypatch, version):
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
     (line,) = check_host.find_problems()
     assert "3.10 to 3.12" in line and "NumPy" in line and "PYTHON=" in line
