@@ -19,7 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from styleclip_client.client import AsyncClient, Client
+    from styleclip_client.async_client import AsyncClient
+    from styleclip_client.client import Client
     from styleclip_client.recipe import Recipe
     from styleclip_client.results import Edited, Face, Inverted, ModelState, Status
     from styleclip_contract.domain import Domain, Preset
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use, so that a part of the package loads no more than it needs.
 _MODULES = {
-    "AsyncClient": "styleclip_client.client",
+    "AsyncClient": "styleclip_client.async_client",
     "Client": "styleclip_client.client",
     "Domain": "styleclip_contract.domain",
     "Edit": "styleclip_contract.edits",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from styleclip_client.client import Client
-from styleclip_client.images import Picture, photo_bytes
+from styleclip_client.images import Photo, photo_bytes
 from styleclip_client.results import Edited, Inverted
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import FaceIndexOutOfRange
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 def edit_each(
     client: Client,
-    photo: Picture,
+    photo: Photo,
     edits: Edit | Sequence[Edit],
     *,
     align: bool | None = None,
@@ -46,7 +46,7 @@ def edit_each(
 
 def edit_together(
     client: Client,
-    photo: Picture,
+    photo: Photo,
     edits: Edit | Sequence[Edit],
     *,
     align: bool | None = None,

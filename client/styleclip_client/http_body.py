@@ -2,7 +2,7 @@
 
 KServe v2 with Triton's binary tensor data extension
 (docs/protocol/extension_binary_data.md of triton-inference-server/server): a JSON header, then
-the tensors' bytes one after the other. A header line tells where the JSON ends.
+the tensors' bytes one after the other. An HTTP header has the length of the JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from styleclip_client.protocol import Infer, Place, Tensors
+from styleclip_client.protocol import InferRequest, MemoryRegion, Tensors
 from styleclip_contract.errors import ServerError
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -27,16 +27,16 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
-def encode(call: Infer, request_id: str) -> tuple[dict[str, str], bytes]:
-    """The headers and the body of a request."""
+def encode(request: InferRequest, request_id: str) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of `request`."""
     entries: list[dict[str, Any]] = []
     parts: list[bytes] = []
-    for tensor in call.model.inputs:
-        if tensor.name not in call.tensors:
+    for tensor in request.model.inputs:
+        if tensor.name not in request.tensors:
             continue
-        array = call.tensors[tensor.name]
-        if place := call.places.get(tensor.name):
-            parameters = _in_memory(place, array.nbytes)
+        array = request.tensors[tensor.name]
+        if region := request.regions.get(tensor.name):
+            parameters = _in_region(region, array.nbytes)
         else:
             if tensor.datatype == "BYTES":
                 parts.append(serialize_byte_tensor(array).item())
@@ -52,32 +52,37 @@ def encode(call: Infer, request_id: str) -> tuple[dict[str, str], bytes]:
             }
         )
     content: dict[str, Any] = {"id": request_id, "inputs": entries, "outputs": []}
-    for tensor in call.model.outputs:
-        place = call.places.get(tensor.name)
-        parameters = _in_memory(place, place.size) if place else {"binary_data": True}
+    for tensor in request.model.outputs:
+        region = request.regions.get(tensor.name)
+        parameters = _in_region(region, region.size) if region else {"binary_data": True}
         content["outputs"].append({"name": tensor.name, "parameters": parameters})
     header = json.dumps(content).encode()
     headers = {JSON_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
     return headers, b"".join([header, *parts])
 
 
-def _in_memory(place: Place, size: int) -> dict[str, Any]:
-    return {
-        "shared_memory_region": place.region,
-        "shared_memory_offset": place.offset,
-        "shared_memory_byte_size": size,
-    }
+def _in_region(region: MemoryRegion, size: int) -> dict[str, Any]:
+    return {"shared_memory_region": region.name, "shared_memory_byte_size": size}
 
 
-def decode(call: Infer, body: bytes, json_length: str | None) -> Tensors:
-    """The tensors of an answer to `call`; ServerError when it is damaged."""
+def decode(request: InferRequest, body: bytes, json_length: str | None) -> Tensors:
+    """Return the tensors of an answer to `request`.
+
+    Args:
+        request: the request that was sent.
+        body: the body of the answer.
+        json_length: the value of its header JSON_LENGTH, if it has one.
+
+    Raises:
+        ServerError: the answer is damaged.
+    """
     try:
         end = len(body) if json_length is None else int(json_length)
         tensors: Tensors = {}
         for entry in json.loads(body[:end])["outputs"]:
             datatype, shape = entry["datatype"], [int(side) for side in entry["shape"]]
-            if place := call.places.get(entry["name"]):
-                tensors[str(entry["name"])] = place.array(shape, _DTYPES[datatype])
+            if region := request.regions.get(entry["name"]):
+                tensors[str(entry["name"])] = region.view(shape, _DTYPES[datatype])
                 continue
             size = int(entry["parameters"]["binary_data_size"])
             data, end = body[end : end + size], end + size
@@ -87,5 +92,5 @@ def decode(call: Infer, body: bytes, json_length: str | None) -> Tensors:
                 array = np.frombuffer(data, _DTYPES[datatype])
             tensors[str(entry["name"])] = array.reshape(shape)
     except Exception as error:  # json, numpy, struct and int each have their own
-        raise ServerError(f"the answer is no tensors of the KServe v2 protocol: {error}") from error
+        raise ServerError(f"the answer violates the KServe v2 protocol: {error}") from error
     return tensors

@@ -15,14 +15,14 @@ from PIL import Image, ImageOps
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, NotAnImage
 
-Picture: TypeAlias = (
+Photo: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]"
 )
 
 PARTIAL = ".part"  # ends the name of a file that is being written
 
 
-def photo_bytes(photo: Picture) -> bytes:
+def photo_bytes(photo: Photo) -> bytes:
     """The encoded photo to send, at most `limits.PHOTO_BYTES` long.
 
     Files and bytes travel as they are (the server decodes them and turns them upright). A PIL

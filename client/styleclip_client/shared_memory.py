@@ -1,193 +1,196 @@
-"""Large raw tensors by shared memory, where client and server are on one host.
+"""Large raw tensors in shared memory, where client and server are on one host.
 
 Triton's system shared memory extension (docs/protocol/extension_shared_memory.md of
-triton-inference-server/server): the client makes a region, the server opens it by name, and
-requests name places in it instead of carrying bytes. `SharedMemory.through` does that to any plan:
-answers are arrays that lie in a region, and an answer that goes into the next call stays there.
+triton-inference-server/server): the client creates a region, the server opens it by name, and
+requests name regions instead of carrying bytes. `SharedMemory.place` chooses the regions of one
+request and releases them afterwards; the clients register them and send the request.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
-from functools import partial
-from multiprocessing.shared_memory import SharedMemory as Memory
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import shared_memory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from styleclip_client import protocol
-from styleclip_client.protocol import Call, Infer, Place
-from styleclip_client.requests import Plan
+from styleclip_client.protocol import InferRequest, Tensors
 from styleclip_contract import wire
 from styleclip_contract.errors import AccessRefused, InvalidInput, ServerError, StyleclipError
 
 PREFIX = "styleclip-client-"  # of the names in /dev/shm
-SMALLEST = 64 * 2**10  # bytes; a smaller tensor is quicker on the way of the others
-_ROOM = 4 * 2**20  # bytes; a picture of 1024 x 1024 has 3 MiB
-_RAW = (wire.IMAGE,)  # outputs that are worth it
-
-T = TypeVar("T")
+SMALLEST = 64 * 2**10  # bytes; a smaller tensor is sent faster in the request
+_REGION_SIZE = 4 * 2**20  # bytes; an image of 1024 x 1024 has 3 MiB
+_OUTPUTS = (wire.IMAGE,)  # outputs that are large
 
 
-class _Region(Place):
-    """A piece of memory that belongs to one call, then to its answer, then to the next call."""
+class Region:
+    """Memory that belongs to one request, then to its answer, then to the next request."""
 
     def __init__(self, size: int) -> None:
-        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self.memory = Memory(name, create=True, size=size)
+        self.name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self.size = size
         self.registered = False
-        super().__init__(name, 0, size, self.view)
+        self._memory = shared_memory.SharedMemory(self.name, create=True, size=size)
 
     def view(self, shape: Iterable[int], dtype: Any) -> NDArray[Any]:
-        array: NDArray[Any] = np.ndarray(tuple(shape), dtype, buffer=self.memory.buf)
+        """Return an array of this shape and dtype that starts at the region's first byte."""
+        array: NDArray[Any] = np.ndarray(tuple(shape), dtype, buffer=self._memory.buf)
         return array
 
     def destroy(self) -> None:
-        # Not closed here: an array may lie there, and NumPy would not notice. It is closed when
-        # the last that knows this region, be it such an array's finalizer, is gone.
-        self.memory.unlink()
+        """Remove the name; the memory is freed with this object."""
+        # Not closed here: NumPy would not notice that the memory of an array is gone. The finalizer
+        # of such an array keeps this object.
+        self._memory.unlink()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One request with its large tensors in regions.
+
+    Args:
+        request: the request with the regions of its tensors.
+        regions: all of these regions.
+        copies: those of inputs that were copied into shared memory.
+        outputs: those of outputs, by name.
+    """
+
+    request: InferRequest
+    regions: Sequence[Region]
+    copies: Sequence[Region]
+    outputs: Mapping[str, Region]
+
+    def unregistered(self) -> list[Region]:
+        """The regions that the server has not opened."""
+        return [region for region in self.regions if not region.registered]
+
+    def unregister_if_unknown(self, error: StyleclipError) -> bool:
+        """Mark all regions as unregistered if `error` says that the server does not know them.
+
+        So it is after a restart of the server. Returns whether that was the error.
+        """
+        unknown = "shared memory region" in str(error)
+        if unknown:
+            for region in self.regions:
+                region.registered = False
+        return unknown
 
 
 class SharedMemory:
-    """The regions of one client; any thread may use it."""
+    """The regions of one client, for any number of threads."""
 
     def __init__(self) -> None:
-        self._free: dict[int, deque[_Region]] = defaultdict(deque)
-        self._known: list[_Region] = []  # to the server
-        self._holding: dict[int, _Region] = {}  # regions by the arrays that lie in them
+        self._free: dict[int, deque[Region]] = defaultdict(deque)  # by size
+        self._registered: list[Region] = []
+        self._reserved: dict[int, Region] = {}  # by id of the array that is in the region
 
-    def through(self, plan: Plan[T]) -> Plan[T]:
-        """`plan` with its large tensors in shared memory.
+    @contextmanager
+    def place(self, request: InferRequest) -> Iterator[Placement]:
+        """Put the large tensors of `request` into regions, and release these at the end.
+
+        Regions of outputs are not released after success: `keep` gives them to the answer.
+        """
+        placement = self._place(request)
+        try:
+            yield placement
+        except BaseException as error:
+            # A server that did not answer may still write into its regions: they are not reused.
+            answered = isinstance(error, (InvalidInput, ServerError))
+            for region in (*placement.copies, *placement.outputs.values()):
+                if not region.registered:
+                    self._destroy(region)
+                elif answered:
+                    self._release(region)
+            raise
+        for region in placement.copies:
+            self._release(region)
+
+    @contextmanager
+    def registering(self, region: Region) -> Iterator[None]:
+        """Note that the server has opened `region`, which the body asks it to do.
 
         Raises:
-            AccessRefused: the server takes none, or is on another host.
+            AccessRefused: the server does not open it.
         """
-        step: Callable[[], Call] = partial(next, plan)
-        while True:
-            try:
-                call = step()
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            try:
-                answer = yield from self._carried(call)
-            except StyleclipError as error:
-                step = partial(plan.throw, error)
-            else:
-                step = partial(plan.send, answer)
-                del answer  # or its region could not be used again while the next call runs
-
-    def forget(self) -> Plan[None]:
-        """Give all regions up; the server lets go of them, if it is there."""
-        while self._known:
-            region = self._known.pop()
-            with contextlib.suppress(StyleclipError):
-                yield protocol.unregister_memory(region)
-            region.destroy()
-        self._free.clear()
-
-    def _carried(self, call: Call) -> Generator[Call, Any, Any]:
-        if not isinstance(call, Infer):
-            return (yield call)
-        inputs, copied, outputs = self._laid_out(call)
-        mine = [*copied, *outputs.values()]
-        places = {**inputs, **outputs}
-        placed = replace(call, places=places)
         try:
-            answer = yield from self._sent(placed, places.values())
-        except BaseException as error:
-            self._given_up(mine, error)
-            raise
-        self._give_back(copied)
-        for name, region in outputs.items():
-            self._lend(region, answer[name])
-        return answer
-
-    def _given_up(self, regions: Iterable[_Region], error: BaseException) -> None:
-        """What becomes of a failed call's regions: a server that did not answer may still write
-        into them, so they stay aside until `forget`."""
-        for region in regions:
-            if not region.registered:
-                region.destroy()
-            elif isinstance(error, (InvalidInput, ServerError)):  # an answer
-                self._give_back([region])
-
-    def _sent(self, placed: Infer, places: Iterable[Any]) -> Generator[Call, Any, Any]:
-        regions: list[_Region] = list(places)
-        for last in (False, True):
-            for region in regions:
-                if not region.registered:
-                    yield from self._register(region)
-            try:
-                return (yield placed)
-            except StyleclipError as error:
-                # A server that was started anew knows no regions.
-                if last or "shared memory region" not in str(error):
-                    raise
-                for region in regions:
-                    region.registered = False
-
-    def _register(self, region: _Region) -> Generator[Call, Any, None]:
-        try:
-            yield protocol.register_memory(region)
+            yield
         except (AccessRefused, InvalidInput, ServerError) as error:
             raise AccessRefused(
                 f"the server takes no shared memory of this process ({error}): start it on this "
-                "host, by the same user, with --allow-shared-memory"
+                "host, as the same user, with --allow-shared-memory"
             ) from error
-        if region not in self._known:
-            self._known.append(region)
+        if region not in self._registered:
+            self._registered.append(region)
         region.registered = True
 
-    def _laid_out(
-        self, call: Infer
-    ) -> tuple[dict[str, _Region], list[_Region], dict[str, _Region]]:
-        """Regions of the inputs, those of them that hold a copy, and regions of the outputs."""
-        inputs: dict[str, _Region] = {}
-        copied: list[_Region] = []
-        for name, array in call.tensors.items():
+    def keep(self, placement: Placement, answer: Tensors) -> Tensors:
+        """Reserve the regions of the outputs for as long as the arrays of `answer` exist."""
+        for name, region in placement.outputs.items():
+            array = answer[name]
+            self._reserved[id(array)] = region
+            weakref.finalize(array, self._array_is_gone, id(array), region).atexit = False
+        return answer
+
+    def pop(self) -> Region | None:
+        """Give up a region that the server may have open; None when there is none left."""
+        if self._registered:
+            return self._registered.pop()
+        self._free.clear()
+        return None
+
+    def _array_is_gone(self, number: int, region: Region) -> None:
+        self._reserved.pop(number, None)
+        self._release(region)
+
+    def _place(self, request: InferRequest) -> Placement:
+        inputs: dict[str, Region] = {}
+        copies: list[Region] = []
+        for name, array in request.tensors.items():
             if array.nbytes < SMALLEST or array.dtype == np.object_:
                 continue
             region = self._region_of(array)
             if region is None:
                 region = self._take(array.nbytes)
                 region.view(array.shape, array.dtype)[...] = array
-                copied.append(region)
+                copies.append(region)
             inputs[name] = region
-        outputs = {t.name: self._take(_ROOM) for t in call.model.outputs if t in _RAW}
-        return inputs, copied, outputs
+        outputs = {
+            tensor.name: self._take(_REGION_SIZE)
+            for tensor in request.model.outputs
+            if tensor in _OUTPUTS
+        }
+        regions = {**inputs, **outputs}
+        placed = replace(request, regions=regions)
+        return Placement(placed, list(regions.values()), copies, outputs)
 
-    def _region_of(self, array: NDArray[Any]) -> _Region | None:
-        """The region in which an answer lies that `array` is, or shows as a whole."""
+    def _region_of(self, array: NDArray[Any]) -> Region | None:
+        """The region of an answer, if `array` is that answer or a view of all of it."""
         owner: Any = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
-        region = self._holding.get(id(owner))
+        region = self._reserved.get(id(owner))
         same = array.ctypes.data == owner.ctypes.data and array.nbytes == owner.nbytes
         return region if same and array.flags.c_contiguous else None
 
-    def _take(self, size: int) -> _Region:
-        room = max(_ROOM, 1 << (size - 1).bit_length())
+    def _take(self, size: int) -> Region:
+        region_size = max(_REGION_SIZE, 1 << (size - 1).bit_length())
         try:
-            return self._free[room].pop()
+            return self._free[region_size].pop()
         except IndexError:
-            return _Region(room)
+            return Region(region_size)
 
-    def _lend(self, region: _Region, array: NDArray[Any]) -> None:
-        """Keep `region` from others until the answer in it is gone."""
-        self._holding[id(array)] = region
-        weakref.finalize(array, self._ended, id(array), region).atexit = False
+    def _release(self, region: Region) -> None:
+        self._free[region.size].append(region)
 
-    def _ended(self, number: int, region: _Region) -> None:
-        self._holding.pop(number, None)
-        self._give_back([region])
-
-    def _give_back(self, regions: Iterable[_Region]) -> None:
-        for region in regions:
-            self._free[region.size].append(region)
+    def _destroy(self, region: Region) -> None:
+        if region in self._registered:
+            self._registered.remove(region)
+        region.destroy()

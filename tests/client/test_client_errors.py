@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from styleclip_client import Client, Edit
-from styleclip_client.protocol import Failed
+from styleclip_client.failures import CallFailed
 from styleclip_contract import errors
 
 EDIT = Edit("a face", "a sad face", 1.0, 0.1)
@@ -22,11 +22,11 @@ def free_port():
 
 
 def every_error(cls=errors.StyleclipError):
-    return [cls, *(found for sub in cls.__subclasses__() for found in every_error(sub))]
+    return [cls, *(error for sub in cls.__subclasses__() for error in every_error(sub))]
 
 
 def from_triton(message, code):
-    return Failed(code, message).named("localhost:8001", 2.0)
+    return CallFailed(code, message).to_error("localhost:8001", 2.0)
 
 
 @pytest.mark.parametrize("cls", every_error())
@@ -44,6 +44,7 @@ def test_the_name_is_found_behind_words_that_triton_puts_in_front():
 
 
 UNLOADED = "Request for unknown model: 'edit' has no available versions"
+STEP_DIED = "Stub process 'align_0_0' is not healthy."
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ UNLOADED = "Request for unknown model: 'edit' has no available versions"
         ("UNAVAILABLE", "failed to connect", errors.ServerUnavailable, "make serve"),
         ("UNAVAILABLE", "Exceeds maximum queue size", errors.ServerBusy, "try again"),
         ("UNAVAILABLE", "Request timeout expired", errors.ServerBusy, "try again"),
-        ("INTERNAL", "Stub process 'align_0_0' is not healthy.", errors.ServerUnavailable, "anew"),
+        ("INTERNAL", STEP_DIED, errors.ServerUnavailable, "restarted"),
         ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
         ("INVALID_ARGUMENT", UNLOADED, errors.ServerUnavailable, "starting or stopping"),
         ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
@@ -78,7 +79,7 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
         ("UNAVAILABLE", "failed to connect", True),
         ("UNAVAILABLE", "Exceeds maximum queue size", True),
         ("RESOURCE_EXHAUSTED", "slow down", True),
-        ("INTERNAL", "Stub process 'align_0_0' is not healthy.", True),
+        ("INTERNAL", STEP_DIED, True),
         ("INVALID_ARGUMENT", UNLOADED, True),
         ("CANCELLED", "CANCELLED", True),
         ("RESOURCE_EXHAUSTED", "message larger than max", False),
@@ -89,8 +90,8 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
         ("INTERNAL", "it broke", False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(code, message, again):
-    assert Failed(code, message).transient is again
+def test_only_a_failure_that_may_pass_is_retried(code, message, again):
+    assert CallFailed(code, message).is_transient is again
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])

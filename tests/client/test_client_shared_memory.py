@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from styleclip_client import AsyncClient, Client, shared_memory
-from styleclip_contract import errors
+from styleclip_client import AsyncClient, Client, requests, shared_memory
+from styleclip_contract import errors, wire
 from styleclip_server.serving.supervisor import default_repository, running_server
 from styleclip_server.serving.triton_process import Options
 
@@ -35,7 +35,7 @@ def sharing(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def known(sharing):
-    """A latent, an edit, and what the usual way makes of them."""
+    """A latent, an edit, and its results without shared memory."""
     with Client(sharing.grpc_url) as client:
         edit = client.domain().edit("a sad face")
         face = client.invert(PHOTO)
@@ -49,14 +49,14 @@ def url(request, sharing):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
-    def mine():
+def no_region_is_left():
+    def regions():
         return set(Path("/dev/shm").glob(f"{shared_memory.PREFIX}{os.getpid()}-*"))
 
-    before = mine()
+    before = regions()
     yield
     gc.collect()
-    assert mine() <= before
+    assert regions() <= before
 
 
 def test_pixels_are_the_same_either_way(url, known):
@@ -67,12 +67,12 @@ def test_pixels_are_the_same_either_way(url, known):
         assert client.paste(PHOTO, face, edit).picture == pasted.picture
         assert client.edit(face.w_plus, edit).channels == pasted.channels
         plain = client.draw(face.w_plus)
-        drawn[:] = 0  # one's own: nobody else's picture changes
+        drawn[:] = 0  # a copy: no other image changes
         assert np.array_equal(client.draw(face.w_plus), plain)
         assert not np.array_equal(plain, pixels)
 
 
-def test_asyncio_shares_it_as_well(url, known):
+def test_asyncio_uses_shared_memory_as_well(url, known):
     face, edit, pixels, pasted = known
 
     async def work():
@@ -112,52 +112,44 @@ def _domain(server):
         return client.domain()
 
 
-def test_a_memory_is_used_again_and_not_before_its_pixels_are_gone(sharing, known):
+def infer(client, model, values):
+    """The raw answer of one model, as `draw` gets it before it copies the image."""
+    return client._infer(requests.build_request(model, values), client._deadline())
+
+
+def test_a_region_is_reused_and_not_before_its_pixels_are_gone(sharing, known):
     face, edit, pixels, _ = known
     with Client(sharing.grpc_url, shared_memory=True) as client:
-        held = []
-
-        def holding():
-            """A plan that keeps the raw answer, as `draw` does not."""
-            from styleclip_client import requests
-            from styleclip_contract import wire
-
-            delta = yield from requests.direction(edit)
-            call = requests._infer(wire.STYLEGAN2, {wire.W_PLUS: face.w_plus,
-                                                     wire.DELTA: delta})  # fmt: skip
-            return (yield call)[wire.IMAGE.name]
-
-        held.append(client._run(holding()))
+        delta = client.direction(edit)
+        answer = infer(client, wire.STYLEGAN2, {wire.W_PLUS: face.w_plus, wire.DELTA: delta})
+        image = answer.pop(wire.IMAGE.name)
         client.draw(face.w_plus)
-        assert np.array_equal(held[0][0], pixels)
-        assert len(client._shared._known) == 2
-        view = held.pop()[0, ::2]
+        assert np.array_equal(image[0], pixels)
+        assert len(client._shared._registered) == 2
+        view = image[0, ::2]
+        del image
         client.draw(face.w_plus)
         assert np.array_equal(view, pixels[::2])  # a view keeps it, too
         del view
         for _ in range(3):
             client.draw(face.w_plus, edit)
-        assert len(client._shared._known) == 2
+        assert len(client._shared._registered) == 2
 
 
-def test_a_large_array_of_ones_own_is_carried_by_memory(sharing):
-    from styleclip_client import requests
-    from styleclip_contract import wire
-
+def test_a_large_array_of_the_caller_is_passed_in_shared_memory(sharing):
     image = np.random.default_rng(3).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
     assert image.nbytes > shared_memory.SMALLEST
 
-    def encoded():
-        values = {wire.IMAGE: image, wire.FORMAT: [b"PNG"]}
-        answer = yield requests._infer(wire.COMPOSE, values)
-        return answer[wire.PICTURE.name][0][0]
+    def encode(client):
+        answer = infer(client, wire.COMPOSE, {wire.IMAGE: image, wire.FORMAT: [b"PNG"]})
+        return requests.parse_picture(answer)
 
     with Client(sharing.grpc_url, shared_memory=True) as client, Client(sharing.grpc_url) as other:
-        assert client._run(encoded()) == other._run(encoded())
-        assert [region.size for region in client._shared._known] == [2**23]
+        assert encode(client) == encode(other)
+        assert [region.size for region in client._shared._registered] == [2**23]
 
 
-def test_a_server_that_was_started_anew_gets_the_memory_again(sharing, known):
+def test_a_restarted_server_gets_the_regions_again(sharing, known):
     face, edit, pixels, _ = known
     with Client(sharing.grpc_url, shared_memory=True, retries=12) as client:
         client.draw(face.w_plus, edit)
@@ -167,10 +159,10 @@ def test_a_server_that_was_started_anew_gets_the_memory_again(sharing, known):
         while sharing.restarts == restarts and time.monotonic() < deadline:
             time.sleep(0.1)
         assert np.array_equal(client.draw(face.w_plus, edit), pixels)
-        assert len(client._shared._known) == 1
+        assert len(client._shared._registered) == 1
 
 
-def test_an_error_costs_no_memory(url, known):
+def test_an_error_leaks_no_region(url, known):
     face, edit, pixels, _ = known
     with Client(url, shared_memory=True) as client:
         for _ in range(3):
@@ -179,11 +171,11 @@ def test_an_error_costs_no_memory(url, known):
             with pytest.raises(errors.StyleclipError):
                 client.draw(face.w_plus[:5])
         assert np.array_equal(client.draw(face.w_plus, edit), pixels)
-        assert len(client._shared._known) == 1
+        assert len(client._shared._registered) == 1
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_server_that_allows_none_is_told_from_one_that_is_lost(server, known, kind):
+def test_a_server_that_allows_no_shared_memory_is_named(server, known, kind):
     address = server.grpc_url if kind == "grpc" else server.http_url
     face, edit, _, _ = known
     with (

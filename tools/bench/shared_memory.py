@@ -71,17 +71,17 @@ def _picture(side: int) -> NDArray[np.uint8]:
     return np.rint(np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def drawing(latent: np.ndarray, delta: np.ndarray) -> requests.Plan[np.ndarray]:
-    """The generator alone: its raw answer, looked at but not kept."""
-    answer = yield requests._infer(wire.STYLEGAN2, {wire.W_PLUS: latent, wire.DELTA: delta})
-    return answer[wire.IMAGE.name][0, :1, :1].copy()
+def synthesize(client: Client, latent: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """The generator alone: one pixel of its raw answer is read, nothing is copied."""
+    request = requests.build_synthesis_request(latent, delta)
+    image = requests.parse_image(client._infer(request, client._deadline()))
+    return image[:1, :1].copy()
 
 
-def encoding(image: np.ndarray) -> requests.Plan[int]:
-    """The encoder alone, at JPEG's quickest: raw pixels on their way in."""
-    values = {wire.IMAGE: image, wire.QUALITY: [1]}
-    answer = yield requests._infer(wire.COMPOSE, values)
-    return len(answer[wire.PICTURE.name][0][0])
+def encode(client: Client, image: np.ndarray) -> int:
+    """The encoder alone, at JPEG's lowest quality: raw pixels on their way in."""
+    request = requests.build_request(wire.COMPOSE, {wire.IMAGE: image, wire.QUALITY: [1]})
+    return len(requests.parse_picture(client._infer(request, client._deadline())))
 
 
 @click.command()
@@ -107,8 +107,8 @@ def main(rounds: int, side: int) -> None:
         face, delta = first.invert(PHOTO), first.direction(edit)
         image = first.draw(face.w_plus, edit)
         calls: dict[str, Callable[[Client], object]] = {
-            "stylegan2: pixels out": lambda c: c._run(drawing(face.w_plus, delta)),
-            "compose: pixels in": lambda c: c._run(encoding(image)),
+            "stylegan2: pixels out": lambda c: synthesize(c, face.w_plus, delta),
+            "compose: pixels in": lambda c: encode(c, image),
             "draw": lambda c: c.draw(face.w_plus, edit),
             "paste": lambda c: c.paste(PHOTO, face, edit),
             "edit (JPEG, to compare)": lambda c: c.edit(face.w_plus, edit),

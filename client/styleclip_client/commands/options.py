@@ -15,7 +15,8 @@ from rich.console import Console
 from styleclip_client import faces
 from styleclip_client.batch.job import FORMATS
 from styleclip_client.batch.workers import Reach
-from styleclip_client.client import RETRIES, TIMEOUT, Client
+from styleclip_client.client import Client
+from styleclip_client.client_base import RETRIES, TIMEOUT
 from styleclip_client.results import Edited
 from styleclip_contract.limits import QUALITY
 

@@ -1,0 +1,278 @@
+"""The client for asyncio: the calls of `Client` as coroutines, over the same requests.
+
+from styleclip_client import AsyncClient
+
+async with AsyncClient("http://localhost:8000") as client:
+    edited = await client.edit_photo("me.jpg", edit)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tenacity import AsyncRetrying
+
+from styleclip_client import parallel_calls, protocol, requests
+from styleclip_client.client_base import CLOSE_TIMEOUT, ClientBase, seconds_left
+from styleclip_client.failures import CallFailed
+from styleclip_client.images import Photo, photo_bytes
+from styleclip_client.protocol import InferRequest, Request, Tensors
+from styleclip_client.results import Edited, Face, Inverted, ModelTiming, Status
+from styleclip_contract import wire
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
+from styleclip_contract.errors import StyleclipError
+
+if TYPE_CHECKING:
+    from styleclip_client.shared_memory import Placement, SharedMemory
+
+
+class AsyncTransport(Protocol):
+    """Carries the requests of an `AsyncClient`."""
+
+    async def send(self, request: Request, timeout: float) -> Any:
+        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class AsyncClient(ClientBase):
+    """A connection to one server for one event loop, closed by `async with`."""
+
+    def _connect(self) -> None:
+        # Empty until the first request: both libraries bind to the event loop that runs then.
+        self._transports: list[AsyncTransport] = []
+
+    def _transport(self) -> AsyncTransport:
+        if not self._transports:
+            # Imported when needed: a user of gRPC loads no HTTP library, and vice versa.
+            if self._connection.address.grpc:
+                from styleclip_client.grpc_transport import AsyncGrpcTransport
+
+                self._transports.append(AsyncGrpcTransport(self._connection))
+            else:
+                from styleclip_client.http_transport import AsyncHttpTransport
+
+                self._transports.append(AsyncHttpTransport(self._connection))
+        return self._transports[0]
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._shared and self._transports:
+            await self._close_shared_memory(self._shared)
+        while self._transports:
+            await self._transports.pop().close()
+
+    async def edit_photo(
+        self,
+        photo: Photo,
+        edits: Edit | Sequence[Edit],
+        *,
+        align: bool | None = None,
+        face: int = -1,
+        paste: bool = False,
+        format: str = "JPEG",
+        quality: int = 95,
+        mark: bool = True,
+        keep_gps: bool = False,
+    ) -> Edited:
+        """Edit the face in a photo; see `Client.edit_photo`."""
+        deadline = self._deadline()
+        request = await asyncio.to_thread(
+            requests.build_edit_photo_request,
+            photo,
+            edits,
+            align=align,
+            face=face,
+            paste=paste,
+            format=format,
+            quality=quality,
+            mark=mark,
+            keep_gps=keep_gps,
+        )
+        return requests.parse_edited(await self._infer(request, deadline))
+
+    def edit_many(
+        self,
+        photos: Iterable[Photo],
+        edits: Edit | Sequence[Edit],
+        *,
+        concurrency: int = 4,
+        **options: Any,
+    ) -> AsyncIterator[Edited | parallel_calls.Failure]:
+        """`Client.edit_many` for `async for`; leaving the loop early cancels running calls."""
+        calls = (functools.partial(self.edit_photo, photo, edits, **options) for photo in photos)
+        return parallel_calls.in_order_async(calls, concurrency)
+
+    async def faces(self, photo: Photo) -> list[Face]:
+        """Find every face in a photo, best first: an index is what `face` means elsewhere."""
+        deadline = self._deadline()
+        request = await asyncio.to_thread(requests.build_faces_request, photo)
+        return requests.parse_faces(await self._infer(request, deadline))
+
+    async def invert(self, photo: Photo, *, align: bool | None = None, face: int = -1) -> Inverted:
+        """Invert the face in a photo: its latent serves any number of `edit` calls."""
+        deadline = self._deadline()
+        request = await asyncio.to_thread(
+            requests.build_invert_request, photo, align=align, face=face
+        )
+        return requests.parse_inverted(await self._infer(request, deadline))
+
+    async def edit(
+        self,
+        w_plus: ArrayLike,
+        edits: Edit | Sequence[Edit],
+        *,
+        format: str = "JPEG",
+        quality: int = 95,
+        mark: bool = True,
+    ) -> Edited:
+        """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
+        deadline = self._deadline()
+        request = requests.build_edit_request(
+            w_plus, edits, format=format, quality=quality, mark=mark
+        )
+        return requests.parse_edited(await self._infer(request, deadline))
+
+    async def paste(
+        self,
+        photo: Photo,
+        inverted: Inverted,
+        edits: Edit | Sequence[Edit],
+        *,
+        format: str = "JPEG",
+        quality: int = 95,
+        mark: bool = True,
+        keep_gps: bool = False,
+    ) -> Edited:
+        """Put an inverted face of `photo`, edited, back into it, without inverting it again."""
+        deadline = self._deadline()
+        data = await asyncio.to_thread(photo_bytes, photo)
+        direction = await self._infer(
+            requests.build_direction_request(edits, inverted.w_plus), deadline
+        )
+        synthesis = requests.build_synthesis_request(
+            inverted.w_plus, requests.parse_delta(direction)
+        )
+        image = requests.parse_image(await self._infer(synthesis, deadline))
+        composition = requests.build_paste_request(
+            image,
+            data,
+            inverted.quad,
+            edits,
+            format=format,
+            quality=quality,
+            mark=mark,
+            keep_gps=keep_gps,
+        )
+        picture = requests.parse_picture(await self._infer(composition, deadline))
+        return Edited(picture, requests.parse_channels(direction))
+
+    async def draw(self, w_plus: ArrayLike, edits: Edit | Sequence[Edit] = ()) -> NDArray[np.uint8]:
+        """Synthesize an inverted face, edited or as it is: RGB, uint8 [H, W, 3], never encoded."""
+        deadline = self._deadline()
+        latent = requests.check_latent(w_plus)
+        if edits:
+            direction = requests.build_direction_request(edits, latent)
+            delta = requests.parse_delta(await self._infer(direction, deadline))
+        else:
+            delta = np.zeros((await self._domain(deadline)).style_size, np.float32)
+        synthesis = requests.build_synthesis_request(latent, delta)
+        image = requests.parse_image(await self._infer(synthesis, deadline))
+        return image.copy()  # the original may be a view of shared memory
+
+    async def direction(self, edits: Edit | Sequence[Edit]) -> NDArray[np.float32]:
+        """Return the sum of the edits in StyleSpace, float32 [S].
+
+        `Domain.style_channels` says how many channels belong to each layer.
+        """
+        deadline = self._deadline()
+        request = requests.build_direction_request(edits)
+        return requests.parse_delta(await self._infer(request, deadline))
+
+    async def domain(self) -> Domain:
+        """Return what the server's generator draws, with default values and presets of edits."""
+        return await self._domain(self._deadline())
+
+    async def timings(self) -> tuple[ModelTiming, ...]:
+        """Return the time that each model took since it was loaded, over all requests."""
+        return requests.parse_timings(await self._send(protocol.STATISTICS, self._deadline()))
+
+    async def status(self) -> Status:
+        """Return what the server serves and whether it is ready, without any retry."""
+        once, deadline = self.within(self.timeout, retries=0), self._deadline()
+        live = await once._send(protocol.LIVE, deadline)
+        ready = await once._send(protocol.READY, deadline)
+        metadata = await once._send(protocol.METADATA, deadline)
+        models = requests.parse_models(await once._send(protocol.INDEX, deadline))
+        has_generator = wire.STYLEGAN2.name in requests.ready_models(models)
+        domain = await once._domain(deadline) if has_generator else None
+        return requests.parse_status(self.url, live, ready, metadata, models, domain)
+
+    async def _domain(self, deadline: float) -> Domain:
+        return requests.parse_domain(
+            await self._send(protocol.model_config(wire.STYLEGAN2), deadline)
+        )
+
+    async def _infer(self, request: InferRequest, deadline: float) -> Tensors:
+        if self._shared:
+            return await self._infer_in_shared_memory(self._shared, request, deadline)
+        answer: Tensors = await self._send(request, deadline)
+        return answer
+
+    async def _infer_in_shared_memory(
+        self, shared: SharedMemory, request: InferRequest, deadline: float
+    ) -> Tensors:
+        with shared.place(request) as placement:
+            await self._register(shared, placement, deadline)
+            try:
+                answer = await self._send(placement.request, deadline)
+            except StyleclipError as error:
+                if not placement.unregister_if_unknown(error):
+                    raise
+                await self._register(shared, placement, deadline)
+                answer = await self._send(placement.request, deadline)
+            return shared.keep(placement, answer)
+
+    async def _register(self, shared: SharedMemory, placement: Placement, deadline: float) -> None:
+        for region in placement.unregistered():
+            with shared.registering(region):
+                await self._send(protocol.register_region(region), deadline)
+
+    async def _close_shared_memory(self, shared: SharedMemory) -> None:
+        once = self.within(CLOSE_TIMEOUT, retries=0)
+        deadline = once._deadline()
+        while region := shared.pop():
+            with contextlib.suppress(StyleclipError):
+                await once._send(protocol.unregister_region(region), deadline)
+            region.destroy()
+
+    async def _send(self, request: Request, deadline: float) -> Any:
+        """Return the answer to `request`, with retries, or raise the named error."""
+
+        async def attempt() -> Any:
+            return await self._transport().send(request, seconds_left(deadline))
+
+        try:
+            return await AsyncRetrying(**self._retry_options())(attempt)
+        except CallFailed as failure:
+            raise self._named_error(failure, request) from failure
