@@ -9,7 +9,7 @@ from pathlib import Path
 
 from styleclip_export.fetch.manifest import Form, Kind
 
-HEAD = 512  # bytes that `kind_of` looks at
+HEAD_BYTES = 512  # that `is_kind` and `looks_like` need
 _MARKS_WITHIN = 16 << 20  # bytes in which the marks of a file are looked for
 
 _LFS = "a Git LFS pointer, not the file it points to"
@@ -62,7 +62,7 @@ def complaint(path: Path, form: Form) -> str | None:
     A zip archive must have its table of contents, which is at its end: a truncated one has none.
     """
     with path.open("rb") as stream:
-        head = stream.read(HEAD)
+        head = stream.read(HEAD_BYTES)
     if not is_kind(head, form.kind):
         return f"it looks like {looks_like(head)}"
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):

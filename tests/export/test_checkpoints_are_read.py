@@ -88,8 +88,7 @@ def test_rosinalitys_file_of_either_format_gives_its_state(state, w_avg, zipped,
     torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
     found = generators.read(path)
     assert equal(found.state, state) and torch.equal(found.w_avg, w_avg)
-    sizes = (found.resolution, found.channels, found.w_dim, found.mapping_layers)
-    assert sizes == (64, CHANNELS, W_DIM, 3)
+    assert found.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
     assert equal(found.network().state_dict(), state)
 
 
@@ -110,7 +109,7 @@ def test_other_resolutions_and_widths_are_found_in_the_file(resolution, tmp_path
     state = filled(Generator(resolution, widths, 8, mapping_layers=1))
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     found = generators.read(tmp_path / "g.pt")
-    assert found.channels == widths and equal(found.state, state)
+    assert found.sizes.channels == widths and equal(found.state, state)
 
 
 def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
@@ -195,7 +194,7 @@ def test_what_the_official_network_does_besides_is_noted(state, w_avg, tmp_path)
     [
         ({"c_dim": 10}, "number of labels"),
         ({"architecture": "resnet"}, "architecture"),
-        ({"img_channels": 1}, "number of colours"),
+        ({"img_channels": 1}, "number of color channels"),
     ],
 )
 def test_ada_networks_of_another_arithmetic_are_refused(state, w_avg, options, reason, tmp_path):
@@ -233,7 +232,7 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
     assert equal(found.state, encoder) and equal(found.decoder.state, state)
     assert equal(found.network().state_dict(), encoder)
     assert torch.equal(found.w_avg, content["latent_avg"])
-    assert (found.num_latents, found.options) == (10, {"device": "cuda"})
+    assert (found.sizes.num_latents, found.options) == (10, {"device": "cuda"})
     assert equal(generators.read(tmp_path / "e4e.pt").state, state)
 
 

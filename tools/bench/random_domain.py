@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from styleclip_export.checkpoints.domain_files import Networks
+from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import conversion
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_server.pipeline.domain import convolution_rows
@@ -25,7 +25,7 @@ from styleclip_server.pipeline.domain import convolution_rows
 DAMPING = 0.4  # how toRGB gets weaker with the resolution
 
 
-def networks() -> Networks:
+def networks() -> DomainNetworks:
     """Generator, encoder and CLIP's text tower of the published sizes."""
     torch.manual_seed(0)
     generator = Generator()
@@ -41,7 +41,7 @@ def networks() -> Networks:
     encoder, clip = Encoder4Editing(), CLIP(**tower)
     for module in (generator, encoder, clip):
         module.eval().requires_grad_(False)
-    return Networks(generator, encoder, clip, w_avg)
+    return DomainNetworks(generator, encoder, clip, w_avg)
 
 
 def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:

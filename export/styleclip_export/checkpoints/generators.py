@@ -1,8 +1,8 @@
 """StyleGAN2 generators from any of their published files, of any resolution and width.
 
 rosinality's `.pt` (`g_ema`, `latent_avg`), the `decoder.` part of an e4e checkpoint, a plain
-state_dict, NVIDIA's TensorFlow pickles and NVIDIA's PyTorch pickles. Names and shapes are compared
-with those of a network without memory (PyTorch's meta device) before any number is copied.
+state_dict, and NVIDIA's TensorFlow and PyTorch pickles. Names and shapes are compared with those of
+a network on PyTorch's meta device before any number is copied.
 """
 
 from __future__ import annotations
@@ -16,156 +16,184 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import identify, nvidia_pickles, state_dicts, torch_file
-from styleclip_export.checkpoints.pickled_arrays import Stored
-from styleclip_export.checkpoints.unpickler import Refused
-from styleclip_networks.stylegan2 import RESAMPLE_FILTER, Generator
+from styleclip_export.checkpoints import nvidia_pickles, state_dicts, torch_file, zip_archive
+from styleclip_export.checkpoints.identify import open_checkpoint
+from styleclip_export.checkpoints.pickled_arrays import FileArray
+from styleclip_export.checkpoints.unpickler import UnsupportedFile
+from styleclip_networks.stylegan2 import Generator
 
 EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt or an e4e checkpoint)"
-_KERNELS = ("blur.kernel", "upsample.kernel")
-_DRAWN = 10_000  # latents whose mean stands for an average that the file lacks
+_MIN_RESOLUTION, _MAX_RESOLUTION = 32, 1024
+_MAX_MAPPING_LAYERS = 64
+_RESAMPLE_KERNELS = ("blur.kernel", "upsample.kernel")  # ends of their names
+_AVERAGED_LATENTS = 10_000  # whose mean stands for an average that the file lacks
 
 
 @dataclass(frozen=True)
-class GeneratorCheckpoint:
-    """A generator as a file has it. layout: the kind of file. state: float32, our names.
+class GeneratorSizes:
+    """The arguments of `Generator`. channels: by resolution."""
 
-    w_avg (w_dim,): the average latent, or None where the file has none. notes: what the official
-    network does and ours does not.
-    """
-
-    layout: str
     resolution: int
     channels: dict[int, int]
     w_dim: int
     mapping_layers: int
+
+    @property
+    def num_latents(self) -> int:
+        return 2 * len(self.channels)
+
+    def build(self) -> Generator:
+        return Generator(self.resolution, self.channels, self.w_dim, self.mapping_layers)
+
+
+@dataclass(frozen=True)
+class GeneratorCheckpoint:
+    """A generator in a file.
+
+    Attributes:
+        layout: the kind of file.
+        state: the state_dict under our (rosinality's) names, float32.
+        w_avg: the average latent (w_dim,), or None where the file has none.
+        notes: what the official network does and ours does not.
+    """
+
+    layout: str
+    sizes: GeneratorSizes
     state: dict[str, Tensor]
     w_avg: Tensor | None
     notes: tuple[str, ...] = ()
 
     def network(self) -> Generator:
-        """The generator, which shares its memory with `state`."""
-        with torch.device("meta"):
-            generator = Generator(self.resolution, self.channels, self.w_dim, self.mapping_layers)
-        generator.load_state_dict(self.state, assign=True)
-        return generator.eval()
+        """Build the generator, which shares its memory with `state`."""
+        return state_dicts.build_network(self.sizes.build, self.state)
 
 
 def read(path: Path) -> GeneratorCheckpoint:
-    """Reads a generator.
+    """Read a generator.
 
     Raises:
         CheckpointError: the file is another, damaged or hostile.
     """
-    path = Path(path)
-    with identify.reading(path, EXPECTED):
-        identify.must_not_be_else(path, identify.TORCH)
-        with torch_file.mapped(path) as data:
-            return _read(data)
+    with open_checkpoint(Path(path), EXPECTED) as data:
+        if data[:4] == zip_archive.START or torch_file.is_legacy(data):
+            return from_content(torch_file.read(data), len(data))
+        pickled = nvidia_pickles.read(data)
+        return from_arrays(
+            pickled.arrays, len(data), pickled.layout, w_avg=pickled.w_avg, notes=pickled.notes
+        )
 
 
 def read_generator(path: Path) -> tuple[Generator, Tensor]:
-    """(the generator, w_avg (w_dim,)); see `read`. An average that the file lacks is drawn: the
-    mean of 10,000 latents, the same at each call."""
+    """Read a generator and its average latent.
+
+    An average that the file lacks is the mean of 10,000 latents, the same at each call.
+
+    Returns:
+        the generator and w_avg (w_dim,).
+
+    Raises:
+        CheckpointError: see `read`.
+    """
     checkpoint = read(path)
     generator = checkpoint.network()
     if checkpoint.w_avg is not None:
         return generator, checkpoint.w_avg
     with torch.inference_mode():
-        z = torch.randn(_DRAWN, checkpoint.w_dim, generator=torch.Generator().manual_seed(0))
+        seeded = torch.Generator().manual_seed(0)
+        z = torch.randn(_AVERAGED_LATENTS, checkpoint.sizes.w_dim, generator=seeded)
         return generator, generator.mapping(z).mean(0).clone()
 
 
-def _read(data: memoryview) -> GeneratorCheckpoint:
-    if data[:4] != b"PK\x03\x04" and not torch_file.is_stream(data):
-        found = nvidia_pickles.read(data)
-        return from_arrays(
-            found.arrays, len(data), found.layout, w_avg=found.w_avg, notes=found.notes
-        )
-    return from_saved(torch_file.read(data), len(data))
-
-
-def from_saved(value: Any, size: int) -> GeneratorCheckpoint:
-    """The generator in what `torch_file.read` gave for a file of `size` bytes.
+def from_content(content: Any, file_size: int) -> GeneratorCheckpoint:
+    """Take the generator from what `torch_file.read` returned.
 
     Raises:
-        Refused: there is none.
+        UnsupportedFile: there is none.
     """
-    if not isinstance(value, dict):
-        raise Refused("it holds no dictionary")
-    average = average_of(value)
-    if "g_ema" in value:
-        found_arrays, layout = state_dicts.arrays(value["g_ema"]), "rosinality's checkpoint"
-    elif "state_dict" in value:
-        found_arrays, layout = state_dicts.arrays(value["state_dict"], "decoder."), "e4e's decoder"
+    if not isinstance(content, dict):
+        raise UnsupportedFile("it holds no dictionary")
+    if "g_ema" in content:
+        arrays, layout = state_dicts.select_arrays(content["g_ema"]), "rosinality's checkpoint"
+    elif "state_dict" in content:
+        arrays = state_dicts.select_arrays(content["state_dict"], "decoder.")
+        layout = "e4e's decoder"
     else:
-        found_arrays, layout = state_dicts.arrays(value), "a plain state_dict"
-    if average is not None and average.ndim == 2:  # one row for each latent, as e4e keeps it
+        arrays, layout = state_dicts.select_arrays(content), "a plain state_dict"
+    average = average_latent(content)
+    if average is not None and average.ndim == 2:  # e4e keeps one row for each latent
         average = average[0] if (average == average[:1]).all() else None
-    return from_arrays(found_arrays, size, layout, w_avg=average)
+    return from_arrays(arrays, file_size, layout, w_avg=average)
 
 
-def average_of(value: dict[Any, Any]) -> np.ndarray | None:
-    """`latent_avg` of a checkpoint, (w_dim,) or (L, w_dim)."""
-    stored = value.get("latent_avg")
-    if not isinstance(stored, Stored):
+def average_latent(content: dict[Any, Any]) -> np.ndarray | None:
+    """Return `latent_avg` of a checkpoint, (w_dim,) or (L, w_dim)."""
+    array = content.get("latent_avg")
+    if not isinstance(array, FileArray):
         return None
-    view = stored.view()
+    view = array.view()
     return view[0] if view.ndim > 1 and view.shape[0] == 1 else view
 
 
 def from_arrays(
-    found: dict[str, np.ndarray],
-    size: int,
+    arrays: dict[str, np.ndarray],
+    file_size: int,
     layout: str,
     *,
     w_avg: np.ndarray | None,
     notes: Sequence[str] = (),
 ) -> GeneratorCheckpoint:
-    """A checkpoint from arrays under our names. size: bytes of the file.
+    """Build a checkpoint from arrays under our names.
 
     Raises:
-        Refused: names or shapes are not those of one StyleGAN2.
+        UnsupportedFile: names or shapes are not those of one StyleGAN2.
     """
-    sizes = _sizes(found)
-    expected = _expected(sizes)
-    state_dicts.check_total(found.values(), size)
-    kernel = np.outer(RESAMPLE_FILTER, RESAMPLE_FILTER).astype(np.float32) / 64 * 4
-    built_in = {name: kernel for name in expected if name.endswith(_KERNELS)}
-    found = built_in | nvidia_pickles.silence(found) | found
-    state_dicts.check(found, expected)
-    for name in built_in:
-        state_dicts.check_filter(found[name], name)
-    resolution, channels, w_dim, mapping_layers = sizes
-    if w_avg is not None and w_avg.shape != (w_dim,):
-        raise Refused(f"its average latent has the shape {w_avg.shape}, not ({w_dim},)")
+    sizes = _sizes(arrays)
+    shapes = state_dicts.expected_shapes(sizes.build)
+    state_dicts.check_total_size(arrays.values(), file_size)
+    arrays = _defaults(arrays, shapes) | arrays
+    state_dicts.check_shapes(arrays, shapes)
+    for name in shapes:
+        if name.endswith(_RESAMPLE_KERNELS):
+            state_dicts.check_resample_kernel(arrays[name], name)
+    if w_avg is not None and w_avg.shape != (sizes.w_dim,):
+        raise UnsupportedFile(
+            f"its average latent has the shape {w_avg.shape}, not ({sizes.w_dim},)"
+        )
     return GeneratorCheckpoint(
         layout,
-        resolution,
-        channels,
-        w_dim,
-        mapping_layers,
-        state_dicts.tensors(found, expected),
-        None if w_avg is None else state_dicts.tensor(w_avg, "the average latent"),
+        sizes,
+        state_dicts.to_tensors(arrays, shapes),
+        None if w_avg is None else state_dicts.to_tensor(w_avg, "the average latent"),
         tuple(notes),
     )
 
 
-def _sizes(found: dict[str, np.ndarray]) -> tuple[int, dict[int, int], int, int]:
-    """(resolution, channels by resolution, w_dim, mapping layers) from the shapes."""
-    _, first, _, _, _ = state_dicts.shape_of(found, "conv1.conv.weight", 5)
-    _, w_dim = state_dicts.shape_of(found, "conv1.conv.modulation.weight", 2)
+def _defaults(arrays: dict[str, np.ndarray], shapes: state_dicts.Shapes) -> dict[str, np.ndarray]:
+    """Return what files may leave out: resampling filters, and noise in a network trained without,
+    which gets noise of strength 0."""
+    defaults = {
+        name: state_dicts.RESAMPLE_KERNEL for name in shapes if name.endswith(_RESAMPLE_KERNELS)
+    }
+    if not any(name.startswith("noises.") for name in arrays):
+        for name, shape in shapes.items():
+            if name.startswith("noises.") or name.endswith(".noise.weight"):
+                defaults[name] = np.zeros(shape, np.float32)
+    return defaults
+
+
+def _sizes(arrays: dict[str, np.ndarray]) -> GeneratorSizes:
+    """Return the arguments of `Generator` from the shapes."""
+    _, first, _, _, _ = state_dicts.shape_of(arrays, "conv1.conv.weight", 5)
+    _, w_dim = state_dicts.shape_of(arrays, "conv1.conv.modulation.weight", 2)
     channels = {4: first}
-    while (name := f"convs.{2 * len(channels) - 1}.conv.weight") in found:
-        channels[2 * max(channels)] = state_dicts.shape_of(found, name, 5)[1]
-        if len(channels) > 9:
-            raise Refused("it draws more than 1024 px")
+    while (name := f"convs.{2 * len(channels) - 1}.conv.weight") in arrays:
+        channels[2 * max(channels)] = state_dicts.shape_of(arrays, name, 5)[1]
+        if max(channels) > _MAX_RESOLUTION:
+            raise UnsupportedFile(f"it draws more than {_MAX_RESOLUTION} px")
     resolution = max(channels)
-    if resolution < 32:
-        raise Refused(f"it draws {resolution} px, and the least that is supported is 32")
-    mapping_layers = sum(f"style.{i}.weight" in found for i in range(1, 65))
-    return resolution, channels, w_dim, mapping_layers
-
-
-def _expected(sizes: tuple[int, dict[int, int], int, int]) -> dict[str, tuple[int, ...]]:
-    return state_dicts.without_memory(lambda: Generator(*sizes))
+    if resolution < _MIN_RESOLUTION:
+        raise UnsupportedFile(
+            f"it draws {resolution} px, and the least that is supported is {_MIN_RESOLUTION}"
+        )
+    mapping_layers = sum(f"style.{i}.weight" in arrays for i in range(1, _MAX_MAPPING_LAYERS + 1))
+    return GeneratorSizes(resolution, channels, w_dim, mapping_layers)

@@ -1,4 +1,4 @@
-"""What a file looks like, and the one-line errors that say it."""
+"""Opens a checkpoint, and says what a wrong file looks like in one line."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 
 from styleclip_export import file_kinds
 from styleclip_export.checkpoints import torch_file, zip_archive
-from styleclip_export.checkpoints.unpickler import Refused
+from styleclip_export.checkpoints.unpickler import UnsupportedFile
 from styleclip_export.errors import CheckpointError
 
-TORCH = (zip_archive.START, b"\x80")  # what PyTorch's files begin with
+# What files begin with.
+PICKLE = (b"\x80",)
+TORCH = (zip_archive.START, *PICKLE)
+NPY = (b"\x93NUMPY",)
+BZIP2 = b"BZh"
 LANDMARKS = bytes.fromhex("010181888101")  # dlib: version 1, then a matrix of 136 x 1
-_OLD_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
-_AGAIN = "fetch it again with `styleclip-export fetch`"
-_WITHIN = 4 << 20  # bytes in which the marks of a kind are looked for
 
-# What tells the kinds of checkpoint apart, in this order: all of the marks must be there.
+_FETCH_AGAIN = "fetch it again with `styleclip-export fetch`"
+_SEARCHED_BYTES = 4 << 20  # at the beginning of a pickle
+
+# Kinds of checkpoints, in the order in which they are tried; all words must be in the pickle.
 _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"dnnlib.tflib.network",), "NVIDIA's TensorFlow pickle"),
     ((b"SynthesisInput", b"torch_utils.persistence"), "NVIDIA's PyTorch pickle of StyleGAN3"),
@@ -29,87 +33,87 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"convs.0.conv.weight", b"to_rgb1"), "a StyleGAN2 state_dict"),
     ((b"output_layer.3", b"body.0.res_layer"), "an ArcFace checkpoint"),
 )
+# What plain Python raises when a hostile file gives its data an unexpected form.
+_DATA_ERRORS = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RecursionError,
+    RuntimeError, TypeError, ValueError, struct.error,
+)  # fmt: skip
+
+
+@contextmanager
+def open_checkpoint(
+    path: Path, expected: str, starts: tuple[bytes, ...] = TORCH, remedy: str = _FETCH_AGAIN
+) -> Iterator[memoryview]:
+    """Map a file into memory, and turn whatever goes wrong with it into a CheckpointError.
+
+    Args:
+        path: the file.
+        expected: what the file should be, for the message.
+        starts: what it may begin with.
+        remedy: what the user can do, for the message.
+    """
+
+    def refusal(problem: str) -> CheckpointError:
+        return CheckpointError(f"{path} {problem}; {expected} was expected; {remedy}")
+
+    if not path.is_file():
+        raise refusal("is a folder" if path.is_dir() else "is not there")
+    try:
+        with torch_file.map_file(path) as data:
+            if not bytes(data[:16]).startswith(starts):
+                raise refusal(f"looks like {looks_like(path)}")
+            yield data
+    except CheckpointError:
+        raise
+    except UnsupportedFile as error:
+        raise refusal(f"looks like {looks_like(path)} and is refused: {error}") from error
+    except _DATA_ERRORS as error:
+        raise refusal(
+            f"looks like {looks_like(path)}, but its contents do not fit ({type(error).__name__})"
+        ) from error
 
 
 def looks_like(path: Path) -> str:
-    """What the file seems to be, for a message; nothing of it is unpickled."""
+    """Describe what the file seems to be, for a message; nothing in it is unpickled."""
     with path.open("rb") as stream:
-        head = stream.read(_WITHIN)
+        head = stream.read(_SEARCHED_BYTES)
     if head.startswith(zip_archive.START):
-        return _archive(path)
+        return _archive_looks_like(path)
     if head.startswith(LANDMARKS):
         return "dlib's 68 landmarks"
-    look = file_kinds.looks_like(head[: file_kinds.HEAD])
+    look = file_kinds.looks_like(head[: file_kinds.HEAD_BYTES])
     if look == "a pickle":
-        kind = _kind(head)
-        if head.startswith(_OLD_TORCH):
-            return kind or "a PyTorch file of before 1.6"
-        return f"{kind or 'a pickle'}{'' if _ends(path) else ', truncated'}"
+        kind = _kind_of_pickle(head)
+        if head.startswith(torch_file.LEGACY_START):
+            return kind or "a PyTorch file older than 1.6"
+        return f"{kind or look}{'' if _ends_as_pickle(path) else ', truncated'}"
     return look
 
 
-def _archive(path: Path) -> str:
+def _archive_looks_like(path: Path) -> str:
     try:
-        with torch_file.mapped(path) as data:
-            entries = zip_archive.table(data)
+        with torch_file.map_file(path) as data:
+            entries = zip_archive.read_directory(data)
             pickles = [entry for entry in entries if entry.name.endswith("/data.pkl")]
             if not pickles:
-                return "a zip archive that is none of PyTorch's"
+                return "a zip archive, but not one of PyTorch's"
             start = pickles[0].start
-            head = bytes(data[start : start + min(pickles[0].packed, _WITHIN)])
-    except Refused:
+            head = bytes(data[start : start + min(pickles[0].size, _SEARCHED_BYTES)])
+    except UnsupportedFile:
         return "a truncated or damaged zip archive"
-    script = any("/code/" in entry.name for entry in entries)
-    return _kind(head) or ("a TorchScript archive" if script else "a PyTorch file")
+    has_code = any("/code/" in entry.name for entry in entries)
+    return _kind_of_pickle(head) or ("a TorchScript archive" if has_code else "a PyTorch file")
 
 
-def _kind(head: bytes) -> str | None:
-    for marks, kind in _KINDS:
-        if all(mark in head for mark in marks):
+def _kind_of_pickle(head: bytes) -> str | None:
+    for words, kind in _KINDS:
+        if all(word in head for word in words):
             return kind
     return None
 
 
-def _ends(path: Path) -> bool:
-    """Whether the last byte is a pickle's STOP."""
+def _ends_as_pickle(path: Path) -> bool:
+    """Tell whether the last byte is a pickle's STOP."""
     with path.open("rb") as stream:
         stream.seek(-1, 2)
         return stream.read(1) == b"."
-
-
-@contextmanager
-def reading(path: Path, expected: str, remedy: str = _AGAIN) -> Iterator[None]:
-    """Turns whatever goes wrong with a file into a CheckpointError of one line.
-
-    A hostile file may bring its data into any form, so the errors of plain Python that such data
-    causes count as the file's.
-    """
-    try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
-            raise CheckpointError(f"{path} {what}; {expected} was expected; {remedy}")
-        yield
-    except CheckpointError:
-        raise
-    except Refused as error:
-        look = looks_like(path)
-        reason = f" and is refused: {error}" if str(error) else ""
-        raise CheckpointError(
-            f"{path} looks like {look}{reason}; {expected} was expected; {remedy}"
-        ) from error
-    except (
-        ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError,
-        RecursionError, RuntimeError, TypeError, ValueError, struct.error,
-    ) as error:  # fmt: skip
-        raise CheckpointError(
-            f"{path} looks like {looks_like(path)}, but its contents do not fit "
-            f"({type(error).__name__}); {expected} was expected; {remedy}"
-        ) from error
-
-
-def must_not_be_else(path: Path, starts: tuple[bytes, ...]) -> None:
-    """Raises Refused where the file begins otherwise than one of `starts`; says no reason, since
-    what it looks like is the reason."""
-    with path.open("rb") as stream:
-        if not stream.read(16).startswith(starts):
-            raise Refused("")

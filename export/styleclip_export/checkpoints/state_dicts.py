@@ -1,120 +1,150 @@
-"""From arrays in a file to a network's state: names and shapes first, then the numbers."""
+"""From arrays in a file to a network's state_dict: names and shapes first, then the numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleclip_export.checkpoints.pickled_arrays import Stored
-from styleclip_export.checkpoints.unpickler import Record, Refused
+from styleclip_export.checkpoints.pickled_arrays import FileArray
+from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.stylegan2 import RESAMPLE_FILTER
 
-_COUNTER = "num_batches_tracked"
-WIDEST = 8192  # of any layer of a published network
+MAX_WIDTH = 8192  # of any layer of a published network
+_COUNTER = "num_batches_tracked"  # BatchNorm's, the only integers
+
+# The upsampling filter that our generator has built in, with upsampling's gain of 4.
+RESAMPLE_KERNEL = (np.outer(RESAMPLE_FILTER, RESAMPLE_FILTER) / 64 * 4).astype(np.float32)
+
+_Network = TypeVar("_Network", bound=nn.Module)
+Arrays = Mapping[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def arrays(value: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a state_dict whose names begin with `prefix`, which is cut off: views of the
-    file."""
-    if not isinstance(value, dict):
-        raise Refused("it holds no state_dict where one belongs")
+def select_arrays(state_dict: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return views of the arrays whose names start with `prefix`, which is cut off."""
+    if not isinstance(state_dict, dict):
+        raise UnsupportedFile("it holds no state_dict where one belongs")
     return {
         name[len(prefix) :]: array.view()
-        for name, array in value.items()
-        if isinstance(name, str) and name.startswith(prefix) and isinstance(array, Stored)
+        for name, array in state_dict.items()
+        if isinstance(name, str) and name.startswith(prefix) and isinstance(array, FileArray)
     }
 
 
-def once(module: Record, seen: set[int] | None) -> set[int]:
-    """`seen` and the module, which must be new: modules that share their parts would take for ever
-    to walk through.
+def mark_visited(module: InertObject, visited: set[int]) -> None:
+    """Add a module to those that a walk through a network has visited.
 
     Raises:
-        Refused: it is not new.
+        UnsupportedFile: it was visited. Walking through modules that share their parts could take
+            exponential time.
     """
-    seen = set() if seen is None else seen
-    if id(module) in seen:
-        raise Refused("a module appears twice in its network")
-    seen.add(id(module))
-    return seen
+    if id(module) in visited:
+        raise UnsupportedFile("a module appears twice in its network")
+    visited.add(id(module))
 
 
 def shape_of(
-    found: Mapping[str, np.ndarray], name: str, dimensions: int, widest: int = WIDEST
+    arrays: Arrays, name: str, dimensions: int, max_size: int = MAX_WIDTH
 ) -> tuple[int, ...]:
-    """The shape of one array, of so many dimensions, none of them empty or beyond all measure."""
-    if name not in found:
-        raise Refused(f"it has no {name!r}")
-    shape = found[name].shape
-    if len(shape) != dimensions or not all(0 < n <= widest for n in shape):
-        raise Refused(f"{name!r} has the shape {shape}")
+    """Return the shape of an array, of which every dimension must be from 1 to `max_size`."""
+    if name not in arrays:
+        raise UnsupportedFile(f"it has no {name!r}")
+    shape = arrays[name].shape
+    if len(shape) != dimensions or not all(0 < n <= max_size for n in shape):
+        raise UnsupportedFile(f"{name!r} has the shape {shape}")
     return shape
 
 
-def without_memory(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the state of the network that `build` makes, for which nothing is
-    allocated."""
+def count_numbered(arrays: Arrays, pattern: str, limit: int) -> int:
+    """Count numbered parts, of which the last has the largest number matched by `pattern`; 0 if
+    there are none or more than `limit`."""
+    numbers = {int(match[1]) for name in arrays if (match := re.match(pattern, name))}
+    count = 1 + max(numbers, default=-1)
+    return count if count <= limit else 0
+
+
+def expected_shapes(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in the state_dict of a network, for which no memory is allocated.
+
+    Args:
+        build: constructs the network.
+    """
     try:
         with torch.device("meta"):
             state = build().state_dict()
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise UnsupportedFile(str(error)) from error
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def check(
-    found: Mapping[str, np.ndarray],
-    expected: Mapping[str, tuple[int, ...]],
-    ignore: Callable[[str], bool] = lambda name: False,
+def check_shapes(
+    arrays: Arrays, expected: Shapes, ignore: Callable[[str], bool] = lambda name: False
 ) -> None:
-    """Raises Refused unless names and shapes are the expected ones.
+    """Check that names and shapes are the expected ones.
 
-    ignore: says which names more there may be.
-    """
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected and not ignore(name)]
-    for names, what in ((missing, "lacks"), (extra, "has an unknown")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise Refused(f"it {what} {names[0][:80]!r}{more}")
-    for name, shape in expected.items():
-        if found[name].shape != shape:
-            raise Refused(f"{name!r} has the shape {found[name].shape}, not {shape}")
-
-
-def check_total(found: Iterable[np.ndarray], size: int) -> None:
-    """Raises Refused when the arrays together are larger than the file of `size` bytes, as they
-    are when many names share one storage."""
-    total = sum(array.nbytes for array in found)
-    if total > size:
-        raise Refused(f"its arrays claim {total:,} bytes, but the file has {size:,}")
-
-
-def tensor(array: np.ndarray, name: str = "an array") -> Tensor:
-    """The numbers, in memory of their own: float32, or int64 for BatchNorm's counters.
+    Args:
+        ignore: tells which other names there may be.
 
     Raises:
-        Refused: a number is infinite or none.
+        UnsupportedFile: they differ.
     """
-    if array.dtype.kind not in ("iu" if name.endswith(_COUNTER) else "f"):
-        raise Refused(f"{name!r} holds {array.dtype}, not floating-point numbers")
-    values = np.array(array, np.int64 if name.endswith(_COUNTER) else np.float32, order="C")
+    _refuse_names("lacks", [name for name in expected if name not in arrays])
+    _refuse_names(
+        "has an unknown", [name for name in arrays if name not in expected and not ignore(name)]
+    )
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise UnsupportedFile(f"{name!r} has the shape {arrays[name].shape}, not {shape}")
+
+
+def _refuse_names(problem: str, names: list[str]) -> None:
+    if names:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UnsupportedFile(f"it {problem} {names[0][:80]!r}{others}")
+
+
+def check_total_size(arrays: Iterable[np.ndarray], file_size: int) -> None:
+    """Check that the arrays together are not larger than the file, as they are when many names
+    share one storage."""
+    total = sum(array.nbytes for array in arrays)
+    if total > file_size:
+        raise UnsupportedFile(f"its arrays claim {total:,} bytes, but the file has {file_size:,}")
+
+
+def check_resample_kernel(kernel: np.ndarray, name: str) -> None:
+    """Check that a resampling filter is the one that our generator has built in."""
+    if kernel.shape != RESAMPLE_KERNEL.shape or not np.allclose(kernel, RESAMPLE_KERNEL, atol=1e-6):
+        raise UnsupportedFile(f"its {name!r} is not the filter 1, 3, 3, 1")
+
+
+def to_tensor(array: np.ndarray, name: str) -> Tensor:
+    """Copy an array into a tensor: float32, or int64 for BatchNorm's counters.
+
+    Raises:
+        UnsupportedFile: it is of another kind of dtype, or holds an infinite number or NaN.
+    """
+    kinds, dtype = ("iu", np.int64) if name.endswith(_COUNTER) else ("f", np.float32)
+    if array.dtype.kind not in kinds:
+        raise UnsupportedFile(f"{name!r} holds {array.dtype}, not floating-point numbers")
+    values = np.array(array, dtype, order="C")
     if not np.isfinite(values).all():
-        raise Refused(f"{name!r} holds numbers that are not finite")
+        raise UnsupportedFile(f"{name!r} holds numbers that are not finite")
     return torch.from_numpy(values)
 
 
-def tensors(found: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, Tensor]:
-    """See `tensor`."""
-    return {name: tensor(found[name], name) for name in names}
+def to_tensors(arrays: Arrays, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copy the named arrays into tensors; see `to_tensor`."""
+    return {name: to_tensor(arrays[name], name) for name in names}
 
 
-def check_filter(kernel: np.ndarray, name: str) -> None:
-    """Raises Refused unless a re-sampling filter is the one that our network has built in."""
-    row = np.array(RESAMPLE_FILTER)
-    if kernel.shape != (4, 4) or not np.allclose(kernel, np.outer(row, row) / 64 * 4, atol=1e-6):
-        raise Refused(f"its {name!r} is not the filter 1, 3, 3, 1")
+def build_network(build: Callable[[], _Network], state: Mapping[str, Tensor]) -> _Network:
+    """Build a network in evaluation mode, which shares its memory with `state`."""
+    with torch.device("meta"):
+        network = build()
+    network.load_state_dict(state, assign=True)
+    return network.eval()

@@ -1,8 +1,8 @@
-"""PyTorch's files, without `torch.load` and `torch.jit.load`: three containers, one reader.
+"""PyTorch's files, read without `torch.load` and `torch.jit.load`.
 
-The zip archive (since PyTorch 1.6; a TorchScript archive is the same with code beside, which is
-left alone), the older stream of pickles and raw storages, and that stream inside NVIDIA's pickles.
-Layouts as in PyTorch's `torch/serialization.py` and `torch/csrc/jit/serialization/`.
+There are two containers: the zip archive (since PyTorch 1.6; a TorchScript archive also has code,
+which is not read) and the older stream of pickles and raw storages, which also appears inside
+NVIDIA's pickles. Layouts: PyTorch's `torch/serialization.py` and `torch/csrc/jit/serialization/`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,28 @@ from typing import Any
 
 from styleclip_export.checkpoints import zip_archive
 from styleclip_export.checkpoints.pickled_arrays import (
-    NUMPY,
-    PLAIN,
-    TENSORS,
+    SAVED_GLOBALS,
+    TORCH_TENSOR_FUNCTIONS,
+    FileArray,
     Storage,
-    Stored,
-    storage_type,
+    dtype_of_storage,
+    rebuild_tensor,
 )
-from styleclip_export.checkpoints.unpickler import Budget, Handlers, Machine, Record, Refused
+from styleclip_export.checkpoints.unpickler import (
+    AllowedGlobals,
+    InertObject,
+    PickleBudget,
+    SafeUnpickler,
+    UnsupportedFile,
+)
 
-MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file of before PyTorch 1.6
-MOST_PICKLE = 64 << 20  # bytes of an archive's data.pkl
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file older than PyTorch 1.6
+LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
+_MAX_PICKLE_BYTES = 64 << 20  # of an archive's data.pkl
 
-SAVED: Handlers = {**NUMPY, **PLAIN, **TENSORS}
-SCRIPTED: Handlers = {
-    **SAVED,
-    "__torch__.": Record,
+_ARCHIVE_GLOBALS: AllowedGlobals = {
+    **SAVED_GLOBALS,
+    "__torch__.": InertObject,
     **{
         f"torch.jit._pickle.{name}": lambda value, *_: value
         for name in (
@@ -46,8 +52,8 @@ SCRIPTED: Handlers = {
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[memoryview]:
-    """The file's bytes, not read before they are used. Whoever keeps views keeps the mapping."""
+def map_file(path: Path) -> Iterator[memoryview]:
+    """Map a file into memory. Views of it keep the mapping alive."""
     if path.stat().st_size == 0:
         yield memoryview(b"")
         return
@@ -56,122 +62,150 @@ def mapped(path: Path) -> Iterator[memoryview]:
 
 
 def read(data: memoryview) -> Any:
-    """What was saved with `torch.save` or `torch.jit.save`: plain data with `Stored` arrays.
+    """Read what `torch.save` or `torch.jit.save` wrote: plain data with a `FileArray` per tensor.
 
     Raises:
-        Refused: the file is neither, is damaged, or names what is not on the list.
+        UnsupportedFile: the file is neither, is damaged, or mentions a name that is not allowed.
     """
     if data[:4] == zip_archive.START:
-        return read_archive(data)
-    if not is_stream(data):
-        raise Refused("it is none of PyTorch's files")
-    return read_stream(data)
+        return _read_archive(data)
+    if is_legacy(data):
+        return read_legacy(data)
+    raise UnsupportedFile("it is not a PyTorch file")
 
 
-def is_stream(data: memoryview) -> bool:
-    """Whether it is PyTorch's format of before 1.6: a pickle of its magic number comes first."""
-    return bytes(data[2:14]) == b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
+def is_legacy(data: memoryview) -> bool:
+    """Tell whether the data is in the format used before PyTorch 1.6."""
+    return data[2 : len(LEGACY_START)] == LEGACY_START[2:]  # any protocol
 
 
-def read_archive(data: memoryview) -> Any:
-    """A zip archive; its entries are views, since PyTorch stores them uncompressed."""
-    entries = _entries(data)
+def _read_archive(data: memoryview) -> Any:
+    entries = _archive_entries(data)
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise Refused("the archive has no data.pkl, as every PyTorch file has")
+        raise UnsupportedFile("the archive has no data.pkl, as every PyTorch file has")
+    pickled = entries[pickles[0]]
     folder = pickles[0].removesuffix("data.pkl")
     if bytes(entries.get(f"{folder}byteorder", b"little")) != b"little":
-        raise Refused("it was written on a big-endian machine")
-    if len(entries[pickles[0]]) > MOST_PICKLE:
-        raise Refused("its data.pkl is far too large")
+        raise UnsupportedFile("it was written on a big-endian machine")
+    if len(pickled) > _MAX_PICKLE_BYTES:
+        raise UnsupportedFile("its data.pkl is far too large")
     storages: dict[str, Storage] = {}
 
-    def persistent(identity: Any) -> Storage:
-        dtype, key, numel = _identity(identity)
+    def persistent_load(persistent_id: Any) -> Storage:
+        dtype, key, numel = _parse_storage_id(persistent_id)
         if key not in storages:
             view = entries.get(f"{folder}data/{key}")
             if view is None:
-                raise Refused(f"the archive has no data/{key[:40]}, to which it refers")
+                raise UnsupportedFile(f"the archive lacks data/{key[:40]}, to which it refers")
             storages[key] = Storage(dtype, view)
         storage = storages[key]
         if storage.dtype != dtype or numel > storage.numel:
-            raise Refused(f"data/{key} has {storage.numel:,} numbers, but {numel:,} are claimed")
+            raise UnsupportedFile(
+                f"data/{key} has {storage.numel:,} numbers, but {numel:,} are claimed"
+            )
         return storage
 
-    return Machine(entries[pickles[0]], SCRIPTED, persistent=persistent).run()
+    return SafeUnpickler(pickled, _ARCHIVE_GLOBALS, persistent_load=persistent_load).load()
 
 
-def read_stream(data: memoryview, budget: Budget | None = None) -> Any:
-    """The format of before PyTorch 1.6: pickles, then the storages one after the other."""
-    position = 0
-    budget = budget or Budget()
-    storages: dict[str, tuple[Storage, int]] = {}
-    arrays: list[Stored] = []
-
-    def persistent(identity: Any) -> Storage:
-        dtype, key, numel = _identity(identity)
-        storage, claimed = storages.setdefault(key, (Storage(dtype), numel))
-        if storage.dtype != dtype or claimed != numel:
-            raise Refused(f"storage {key[:40]} is described in two ways")
-        return storage
-
-    def rebuilt(*arguments: Any) -> Stored:
-        arrays.append(TENSORS["torch._utils._rebuild_tensor_v2"](*arguments))  # type: ignore[misc]
-        return arrays[-1]
-
-    names = dict(SAVED)
-    for name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
-        names[name] = rebuilt
-
-    def pickle(allowed: Handlers) -> Any:
-        nonlocal position
-        machine = Machine(data, allowed, position=position, persistent=persistent, budget=budget)
-        value = machine.run()
-        position = machine.position
-        return value
-
-    if pickle({}) != MAGIC:
-        raise Refused("it is a pickle, but none of PyTorch's")
-    pickle({})  # the protocol's version
-    system = pickle({})
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise Refused("it was written on a big-endian machine")
-    value = pickle(names)
-    for key in pickle({}):
-        if key not in storages or storages[key][0].data is not None:
-            raise Refused("its list of storages does not fit its tensors")
-        storage, claimed = storages[key]
-        (numel,) = struct.unpack("<q", data[position : position + 8].tobytes().ljust(8, b"\0"))
-        size = numel * storage.dtype.itemsize
-        position += 8
-        if numel != claimed or size < 0 or size > len(data) - position:
-            raise Refused(f"storage {key[:40]} claims {size:,} bytes, more than the file holds")
-        storage.data = data[position : position + size]
-        position += size
-    for array in arrays:
-        array.check()
-    return value
-
-
-def _identity(identity: Any) -> tuple[str, str, int]:
-    """('storage', class, key, location, numel[, no view]) → NumPy's type, key, numel."""
-    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
-        raise Refused("it refers to tensors in an unknown way")
-    _, kind, key, _, numel = identity[:5]
-    if len(identity) == 6 and identity[5] is not None:
-        raise Refused("it holds views of storages, a form of before PyTorch 0.4")
-    if type(key) is not str or type(numel) is not int or numel < 0:
-        raise Refused("it refers to tensors in an unknown way")
-    return storage_type(kind), key, numel
-
-
-def _entries(data: memoryview) -> dict[str, memoryview]:
-    """What the archive holds but code and its debug files, which are left out unread."""
-    return zip_archive.contents(
+def _archive_entries(data: memoryview) -> dict[str, memoryview]:
+    """Return all entries except code and its debug files."""
+    return zip_archive.read_entries(
         data,
         [
             entry
-            for entry in zip_archive.table(data)
+            for entry in zip_archive.read_directory(data)
             if "/code/" not in entry.name and not entry.name.endswith(".debug_pkl")
         ],
     )
+
+
+def read_legacy(data: memoryview, budget: PickleBudget | None = None) -> Any:
+    """Read the format used before PyTorch 1.6: pickles, then one storage after the other.
+
+    Raises:
+        UnsupportedFile: see `read`.
+    """
+    return _LegacyReader(data, budget or PickleBudget()).read()
+
+
+class _LegacyReader:
+    def __init__(self, data: memoryview, budget: PickleBudget) -> None:
+        self.data, self.budget, self.position = data, budget, 0
+        self.storages: dict[str, tuple[Storage, int]] = {}  # key → storage, number of elements
+        self.arrays: list[FileArray] = []
+
+    def read(self) -> Any:
+        self._check_header()
+        functions = dict.fromkeys(TORCH_TENSOR_FUNCTIONS, self._rebuild_tensor)
+        value = self._unpickle({**SAVED_GLOBALS, **functions})
+        for key in self._unpickle({}):
+            self._read_storage(key)
+        for array in self.arrays:
+            array.check()
+        return value
+
+    def _check_header(self) -> None:
+        magic = self._unpickle({})
+        if magic != _LEGACY_MAGIC:
+            raise UnsupportedFile("it is a pickle, but not one of PyTorch's")
+        self._unpickle({})  # the version of the format
+        system = self._unpickle({})
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise UnsupportedFile("it was written on a big-endian machine")
+
+    def _unpickle(self, allowed: AllowedGlobals) -> Any:
+        unpickler = SafeUnpickler(
+            self.data,
+            allowed,
+            position=self.position,
+            persistent_load=self._persistent_load,
+            budget=self.budget,
+        )
+        value = unpickler.load()
+        self.position = unpickler.position
+        return value
+
+    def _persistent_load(self, persistent_id: Any) -> Storage:
+        dtype, key, numel = _parse_storage_id(persistent_id)
+        storage, claimed = self.storages.setdefault(key, (Storage(dtype), numel))
+        if storage.dtype != dtype or claimed != numel:
+            raise UnsupportedFile(f"storage {key[:40]} is described in two ways")
+        return storage
+
+    def _rebuild_tensor(self, *arguments: Any) -> FileArray:
+        """Remember the array: it can be checked only when the storages have been read."""
+        self.arrays.append(rebuild_tensor(*arguments))
+        return self.arrays[-1]
+
+    def _read_storage(self, key: Any) -> None:
+        if key not in self.storages or self.storages[key][0].data is not None:
+            raise UnsupportedFile("its list of storages does not fit its tensors")
+        storage, claimed = self.storages[key]
+        header = self.data[self.position : self.position + 8]
+        (numel,) = struct.unpack("<q", header.tobytes().ljust(8, b"\0"))
+        size = numel * storage.dtype.itemsize
+        self.position += 8
+        if numel != claimed or size < 0 or size > len(self.data) - self.position:
+            raise UnsupportedFile(
+                f"storage {key[:40]} claims {size:,} bytes, more than the file holds"
+            )
+        storage.data = self.data[self.position : self.position + size]
+        self.position += size
+
+
+def _parse_storage_id(persistent_id: Any) -> tuple[str, str, int]:
+    """Parse ('storage', class, key, location, numel[, view]) into (NumPy's dtype, key, numel)."""
+    if (
+        not isinstance(persistent_id, tuple)
+        or len(persistent_id) not in (5, 6)
+        or persistent_id[0] != "storage"
+    ):
+        raise UnsupportedFile("it refers to tensors in an unknown way")
+    _, kind, key, _, numel, *view = persistent_id
+    if view not in ([], [None]):
+        raise UnsupportedFile("it holds views of storages, a form older than PyTorch 0.4")
+    if type(key) is not str or type(numel) is not int or numel < 0:
+        raise UnsupportedFile("it refers to tensors in an unknown way")
+    return dtype_of_storage(kind), key, numel

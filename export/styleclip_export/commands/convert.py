@@ -33,7 +33,7 @@ def command(domain: str, weights: Path | None, repository: Path, only: tuple[str
     about = conversion.describe(domain)
     weights = weights or Path("weights") / domain
     networks = read_domain(weights)
-    for line in networks.told:
+    for line in networks.summary:
         click.echo(line)
     conversion.convert(networks, about, repository, sources=networks.sources, only=only,
                     torchscript=torchscript, halved=half, told=click.echo)  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from styleclip_contract import wire
 from styleclip_contract.wire import Model
 from styleclip_export.checkpoints import dlib_landmarks
-from styleclip_export.checkpoints.domain_files import Networks
+from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import float16, onnx_export, openvino_export
 from styleclip_export.errors import ConversionError
 from styleclip_networks.stylegan2 import Generator
@@ -84,7 +84,7 @@ def place_landmarks(weights: Path, folder: Path, told: Told = print) -> None:
         told(f"{path.name}: NOT the file that dlib published, left out")
 
 
-def check_fit(networks: Networks) -> None:
+def check_fit(networks: DomainNetworks) -> None:
     """Raises ConversionError when encoder and generator do not belong together."""
     generator, encoder = networks.generator, networks.encoder
     if encoder.num_latents != generator.num_latents or generator.w_dim != wire.W_DIM:
@@ -95,7 +95,7 @@ def check_fit(networks: Networks) -> None:
         )
 
 
-def modules(networks: Networks) -> dict[str, tuple[Model, Callable[[], nn.Module], Any]]:
+def modules(networks: DomainNetworks) -> dict[str, tuple[Model, Callable[[], nn.Module], Any]]:
     """Name → (model, its wrapper, its random inputs)."""
     generator = networks.generator
     return {
@@ -118,7 +118,7 @@ def modules(networks: Networks) -> dict[str, tuple[Model, Callable[[], nn.Module
 
 
 def convert(
-    networks: Networks,
+    networks: DomainNetworks,
     about: Mapping[str, Any],
     target: Path,
     *,

@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.manifest import File
-from styleclip_export.file_kinds import HEAD, is_kind, looks_like, sha256_of
+from styleclip_export.file_kinds import HEAD_BYTES, is_kind, looks_like, sha256_of
 
 BLOCK = 1 << 18
 AGENT = {"User-Agent": "styleclip-export", "Accept-Encoding": "identity"}
@@ -75,7 +75,7 @@ class Downloader:
                 if file.sha256 in (None, digest):
                     return digest
                 with part.open("rb") as begun:
-                    head = begun.read(HEAD)
+                    head = begun.read(HEAD_BYTES)
                 _forget(part, stream)
                 if last or not resumed:
                     break
@@ -162,7 +162,7 @@ class Downloader:
     ) -> None:
         moved(have, total)
         if not have:
-            head = response.read(HEAD, decode_content=False)
+            head = response.read(HEAD_BYTES, decode_content=False)
             if head and not is_kind(head, file.kind):
                 raise FetchError(f"{url} answers with {looks_like(head)}, not with {file.name}")
             stream.write(head)

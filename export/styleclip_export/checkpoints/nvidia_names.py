@@ -1,0 +1,60 @@
+"""What NVIDIA's two kinds of pickles share: layers under rosinality's names, and plain checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from styleclip_export.checkpoints.unpickler import UnsupportedFile, short_repr
+
+MAX_NESTING = 8  # of networks within networks
+MAPPING_LR_MULTIPLIER = 0.01  # part of the arithmetic of our mapping network
+
+
+@dataclass
+class PickledGenerator:
+    """A generator in a pickle.
+
+    Attributes:
+        arrays: under our names, views of the file where possible; resampling filters are left out.
+        notes: what the official network does and ours does not.
+    """
+
+    layout: str
+    arrays: dict[str, np.ndarray]
+    w_avg: np.ndarray | None
+    notes: list[str] = field(default_factory=list)
+
+
+def require(what: str, value: Any, *supported: Any) -> None:
+    """Raise UnsupportedFile unless a setting of the network has a supported value."""
+    if value not in supported:
+        raise UnsupportedFile(
+            f"its {what} is {short_repr(value)}, and only {supported[0]!r} is supported"
+        )
+
+
+def unknown_parameter(network: str, name: str) -> UnsupportedFile:
+    """Return the error for a parameter that StyleGAN2 does not have."""
+    return UnsupportedFile(f"its {network} network has an unknown {name[:60]!r}")
+
+
+def layer_name(resolution: int, kind: str) -> str:
+    """Return our name of the layer conv0, conv1 or torgb at a resolution."""
+    block = int(math.log2(resolution)) - 3  # -1 at 4 px, which has no conv0
+    if resolution != 2 ** (block + 3) or not -1 <= block <= 7 or (kind == "conv0" and block < 0):
+        raise UnsupportedFile(f"it has a {kind} of {resolution} px")
+    if block < 0:
+        return "to_rgb1" if kind == "torgb" else "conv1"
+    if kind == "torgb":
+        return f"to_rgbs.{block}"
+    return f"convs.{2 * block + int(kind == 'conv1')}"
+
+
+def noise_name(layer: str) -> str:
+    """Return our name of the constant noise of a convolution."""
+    index = 0 if layer == "conv1" else int(layer.removeprefix("convs.")) + 1
+    return f"noises.noise_{index}"
