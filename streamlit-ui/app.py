@@ -1,174 +1,96 @@
-"""The page: `streamlit run app.py -- --server localhost:8001`, or `make ui`."""
+"""The page: `streamlit run app.py -- --server localhost:8001`, or `make ui`.
+
+How state flows:
+1. Streamlit runs this script from top to bottom at every interaction with the page.
+2. `get_session` returns the browser session's one `Session`: photo, edits, history, server.
+3. Controls (photo_picker, edit_controls) fill it, buttons in callbacks before the run.
+4. Results (views, downloads, history) read it and call the server through `ServerSession`, which
+   caches every response by its inputs.
+5. The status badge alone also runs by itself, and reruns the script when the server has changed.
+"""
 
 from __future__ import annotations
 
-import time
-
-import edit_controls
-import pandas as pd
-import photo_picker
-import results
+import page_style
 import streamlit as st
-from server_calls import server_address, words
-from starlette.formparsers import MultiPartParser
-from state import Page, page
-
-from styleclip_client import StyleclipError
-from styleclip_contract import errors, limits
-
-LOOK_SECONDS = 3.0  # between two looks at the server
-
-# Uploads stay in memory: Starlette would put those beyond 1 MB into a temporary file.
-MultiPartParser.spool_max_size = limits.PHOTO_BYTES + 2**20
-
-# A picture of our own as the icon: the browser would fetch an emoji or a named icon from elsewhere.
-st.set_page_config("StyleCLIP", photo_picker.icon(), layout="wide")
-# Streamlit has no settings for these: a smaller title, less space around the page, and a picture
-# that stays in sight while the controls scroll (on a phone the columns lie below each other).
-st.html(
-    """<style>
-    .stMainBlockContainer { max-width: 1400px; padding: 3.8rem 5vw 4rem; }
-    .stMainBlockContainer h1 { font-size: 1.8rem; padding: 0; }
-    .stMainBlockContainer h2 { font-size: 1.4rem; padding-bottom: .5rem; }
-    [data-testid=stCaptionContainer] p { color: inherit; }
-    [data-testid=stCaptionContainer] { color: inherit; opacity: .8; }
-    .stMainBlockContainer .stHorizontalBlock { row-gap: 1rem; }
-    .st-key-work .stColumn:first-of-type:not(.stColumn .stColumn) {
-      position: sticky; top: 3.75rem; align-self: flex-start; }
-    @media (max-width: 640px) {
-      .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }
-      .st-key-work .stColumn:first-of-type:not(.stColumn .stColumn) {
-        background: Canvas; z-index: 9; max-height: 62vh; overflow-y: auto; }
-    }
-    </style>"""
+from downloads import show_downloads
+from edit_controls import show_edit_controls
+from history import show_history
+from photo_picker import show_faces, show_photo_picker
+from photos import load_samples
+from server_calls import parse_server_address
+from server_status import (
+    refresh_status,
+    session_status,
+    show_server_details,
+    show_status_badge,
 )
+from session import Session, get_session
+from starlette.formparsers import MultiPartParser
+from views import show_inversion, show_view
 
+from styleclip_client import Domain
+from styleclip_contract import limits
 
-def look(held: Page) -> None:
-    """Ask the server how it is, now and then; its domain and version become the page's."""
-    if time.monotonic() < held.looked + LOOK_SECONDS * 0.9:
-        return
-    try:
-        status = held.link.status()
-    except errors.StyleclipError:
-        held.up = False
-        return
-    finally:
-        held.looked = time.monotonic()
-    held.up = status.ready and status.domain is not None
-    if status.domain:
-        version = next((m.version for m in status.models if m.name == "stylegan2"), "")
-        if (held.domain, held.version) != (status.domain, version):
-            held.link.forget()
-        held.domain, held.version = status.domain, version
-
-
-@st.fragment(run_every=LOOK_SECONDS)
-def watch(held: Page, was_up: bool, drawn: tuple[object, str]) -> None:
-    """Show the server's state; draw the page anew when it changed or can be tried again."""
-    look(held)
-    if held.up != was_up or drawn != (held.domain, held.version) or (held.up and held.failed):
-        held.failed = False
-        st.rerun()
-    if held.up and held.domain:
-        st.badge(
-            f"Server ready: {held.domain.title}, model version {held.version}",
-            icon=":material/check_circle:",
-            color="green",
-        )
-    else:
-        st.badge("Server away", icon=":material/cloud_off:", color="red")
-
-
-def know(held: Page) -> None:
-    """Where the time went, and what the server serves."""
-    opened = st.expander("Server and timings", key="know", on_change="rerun")
-    if not opened.open:
-        return
-    with opened:
-        if held.link.spent:
-            names = {
-                "invert": "reading the picture",
-                "edit": "editing",
-                "paste": "editing and pasting",
-                "direction": "layers",
-            }
-            spent = pd.DataFrame(held.link.spent, columns=["what", "ms"])
-            table = spent.groupby("what").ms.agg(["count", "median", "last"])
-            table.index = pd.Index([names.get(name, name) for name in table.index], name="call")
-            st.markdown(
-                "**This session's calls**, milliseconds from the page to the server and back"
-            )
-            table = table.rename(columns={"median": "median ms", "last": "last ms"})
-            st.table(table.style.format(precision=1))
-        try:
-            status, timings = held.link.status(), held.link.client.timings()
-        except StyleclipError as error:
-            st.error(words(error))
-            return
-        versions = {model.name: (model.version, model.state) for model in status.models}
-        lines = [
-            (
-                timing.name,
-                *versions.get(timing.name, ("", "")),
-                timing.requests,
-                1000 * timing.seconds / max(1, timing.requests),
-                1000 * timing.waiting / max(1, timing.requests),
-            )
-            for timing in timings
-        ]
-        columns = ["model", "version", "state", "requests", "mean ms", "of it waiting"]
-        st.markdown(f"**Inside the server** (Triton {status.version}), everybody's requests")
-        table = pd.DataFrame(lines, columns=columns).set_index("model")
-        st.table(table.style.format(precision=1))
+# Uploads stay in memory: Starlette writes those above 1 MB to a temporary file by default.
+MultiPartParser.spool_max_size = limits.PHOTO_BYTES + 2**20
 
 
 def main() -> None:
-    address = server_address()
+    st.set_page_config("StyleCLIP", page_style.draw_icon(), layout="wide")
+    st.html(page_style.CSS)
+    address = parse_server_address()
     try:
-        held = page(address)
-        look(held)
-    except ValueError as error:
+        session = get_session(address)
+        refresh_status(session)
+    except ValueError as error:  # an address that cannot be parsed
         st.error(str(error))
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.title("Edit a face with words", anchor=False, width="content")
-        watch(held, held.up, (held.domain, held.version))
-    # Places that are always there: what comes and goes must not move what is below, which the
-    # browser would make anew.
-    warning, notice = st.empty(), st.empty()
-    if not held.up:
-        warning.warning(
+        show_status_badge(session, session_status(session))
+    # Always there, so that what appears in them does not move, and thus recreate, what is below.
+    warning_place, notice_place = st.empty(), st.empty()
+    if not session.server_ready:
+        warning_place.warning(
             f"No server answers at **{address}**, or it is still starting. Start one with "
-            "`make serve`; the page goes on by itself as soon as it answers."
-            + (" Your picture and edits are kept." if held.photo else "")
+            "`make serve`; the page continues by itself as soon as it answers."
+            + (" Your photo and edits are kept." if session.photo else "")
         )
-    domain = held.domain
-    if domain is None:
+    if session.domain is None:
         return
-    if held.photo is None:
-        held.take(photo_picker.samples(domain.align)[0])
-    if not held.rows:
-        held.add(domain.presets[0].edit if domain.presets else None)
-    if held.notice:
-        notice.info(held.notice)
+    fill_defaults(session, session.domain)
+    if session.notice:
+        notice_place.info(session.notice)
+    show_editor(session, session.domain)
 
+
+def fill_defaults(session: Session, domain: Domain) -> None:
+    """Begin with the first sample and the first preset."""
+    if session.photo is None:
+        session.select_photo(load_samples(domain.align)[0])
+    if not session.rows:
+        session.add_row(domain.presets[0].edit if domain.presets else None)
+
+
+def show_editor(session: Session, domain: Domain) -> None:
+    """Show the controls, then the results: they depend on the values of the controls."""
     with st.container(key="work"):
         left, right = st.columns([3, 2], gap="large")
     with right:
-        with st.expander("Picture", expanded=True, icon=":material/image:"):
-            more_faces = photo_picker.choose(held, domain)
-        edit_controls.controls(held, domain)
+        with st.expander("Photo", expanded=True, icon=":material/image:"):
+            faces_container = show_photo_picker(session, domain)
+        show_edit_controls(session, domain)
     with left:
-        results.show(held, domain)
-    photo_picker.choose_face(held, domain, more_faces)
-    first, second = st.columns([3, 2], gap="large")
-    with first:
-        results.keep(held, domain)
-        results.history(held)
-    with second:
-        results.understood(held, domain)
-    know(held)
+        show_view(session, domain)
+    show_faces(session, domain, faces_container)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        show_downloads(session, domain)
+        show_history(session)
+    with right:
+        show_inversion(session, domain)
+    show_server_details(session)
 
 
 main()

@@ -1,11 +1,9 @@
-"""Before and after in one picture, with a divider to drag or to move with the arrow keys.
+"""Before and after in one frame, with a divider to drag or to move with the arrow keys.
 
-A custom component (Streamlit's components v2), because neither of the two that exist does the work:
-streamlit-image-comparison 0.0.4 (2023) loads its script from another site, and
-streamlit-drawable-konva 0.7.0 draws both pictures on a canvas of fixed size, resized to it and
-packed as PNG at each run of the script, without keyboard or labels. Here an `<input type="range">`
-lies over the two pictures, so that mouse, touch, keyboard and screen reader work as the browser
-makes them work.
+A custom component (Streamlit's components v2): streamlit-image-comparison 0.0.4 loads its script
+from another site, and streamlit-drawable-konva 0.7.0 draws on a canvas of fixed size without
+keyboard or labels. An `<input type="range">` over the two images gives mouse, touch, keyboard and
+screen reader the browser's own behavior.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from thumbnails import data_uri
 
 _HTML = """
 <figure>
-  <div class="pictures">
+  <div class="images">
     <img class="after" alt="">
     <img class="before" alt="">
     <span class="tag left"></span><span class="tag right"></span>
@@ -30,7 +28,7 @@ _HTML = """
 _CSS = """
 figure { margin: 0 auto; max-width: min(100%, 70vh); }
 @media (max-width: 640px) { figure { max-width: min(100%, 40vh); } }
-.pictures { position: relative; --at: 50%; border-radius: .6rem; overflow: hidden;
+.images { position: relative; --at: 50%; border-radius: .6rem; overflow: hidden;
   aspect-ratio: 1; background: var(--st-secondary-background-color); }
 img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .before { clip-path: inset(0 calc(100% - var(--at)) 0 0); }
@@ -45,22 +43,22 @@ img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: conta
 .left { left: .6rem; } .right { right: .6rem; }
 input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
   cursor: ew-resize; touch-action: pan-y; }
-.pictures:has(:focus-visible) { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
+.images:has(:focus-visible) { outline: 3px solid var(--st-primary-color); outline-offset: 2px; }
 """
 
 _JS = """
 export default function({ data, parentElement }) {
   const find = (name) => parentElement.querySelector(name);
-  const [box, input] = [find(".pictures"), find("input")];
+  const [box, input] = [find(".images"), find("input")];
   const before = find(".before"), after = find(".after");
   before.src = data.before;
   after.src = data.after;
   before.alt = data.before_label;
   after.alt = data.after_alt;
-  box.style.aspectRatio = data.ratio;
-  if (box.dataset.subject !== data.subject) {  // else it stays where it was put
+  box.style.aspectRatio = data.aspect_ratio;
+  if (box.dataset.subject !== data.subject) {  // otherwise it stays where the user left it
     box.dataset.subject = data.subject;
-    input.value = data.middle;
+    input.value = data.start;
   }
   find(".left").textContent = data.before_label;
   find(".right").textContent = data.after_label;
@@ -80,32 +78,33 @@ _component = st.components.v2.component("styleclip_divider", html=_HTML, css=_CS
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two encoded pictures of the same size, width/height = `ratio`.
+class Comparison:
+    """Two encoded images of the same size.
 
-    `subject` names what they show: when it changes, the divider goes to `middle` (percent).
+    `aspect_ratio` is width / height. The divider goes to `start` (percent of the width) whenever
+    `subject`, which identifies the photo, changes.
     """
 
     before: bytes
     after: bytes
     after_alt: str
     subject: str
-    ratio: float = 1.0
-    middle: float = 50.0
+    aspect_ratio: float = 1.0
+    start: float = 50.0
 
 
-def divider(pair: Pair, after_label: str = "After") -> None:
-    """Show a pair under one divider."""
+def show_divider(comparison: Comparison, after_label: str = "After") -> None:
+    """Show a comparison under a divider."""
     _component(
         key="divider",
         data={
-            "before": data_uri(pair.before),
-            "after": data_uri(pair.after),
+            "before": data_uri(comparison.before),
+            "after": data_uri(comparison.after),
             "before_label": "Before",
             "after_label": after_label,
-            "after_alt": f"{after_label}: {pair.after_alt}",
-            "subject": pair.subject,
-            "ratio": f"{pair.ratio:.4f}",
-            "middle": round(pair.middle),
+            "after_alt": f"{after_label}: {comparison.after_alt}",
+            "subject": comparison.subject,
+            "aspect_ratio": f"{comparison.aspect_ratio:.4f}",
+            "start": round(comparison.start),
         },
     )

@@ -1,17 +1,19 @@
-"""The controls of the stack of edits: presets, texts, sliders, on/off."""
+"""The controls of the edits: presets, texts, sliders, switches."""
 
 from __future__ import annotations
 
 import streamlit as st
-from server_calls import words
-from state import Page, Row, strength_bounds, widget
+from error_messages import describe_error
+from session import EditRow, Session, bind_widget, strength_bounds
 
 from styleclip_client import Domain, StyleclipError
 from styleclip_contract import limits
 
+_MAX_THRESHOLD = 0.5  # of the slider, unless the edit has more
 
-def controls(page: Page, domain: Domain) -> None:
-    """Draw the stack and take the widgets' values into `page.rows`."""
+
+def show_edit_controls(session: Session, domain: Domain) -> None:
+    """Show the controls and copy their values into `session.rows`."""
     if domain.presets:
         st.pills(
             "Ready-made edits",
@@ -19,79 +21,81 @@ def controls(page: Page, domain: Domain) -> None:
             key="preset",
             help="Fills the last edit below.",
             wrap=True,
-            on_change=_preset,
-            args=(page, domain),
+            on_change=_apply_preset,
+            args=(session, domain),
         )
-    for number, row in enumerate(page.rows, 1):
+    for number, row in enumerate(session.rows, 1):
         with st.container(border=True):
-            _row(page, row, number)
+            _show_row(session, row, number)
     st.button(
         "Add another edit",
         icon=":material/add:",
-        disabled=len(page.rows) >= limits.EDITS,
+        disabled=len(session.rows) >= limits.EDITS,
         help="Edits are summed: glasses and a smile, say.",
-        on_click=page.add,
+        on_click=session.add_row,
     )
 
 
-def _preset(page: Page, domain: Domain) -> None:
+def _apply_preset(session: Session, domain: Domain) -> None:
     title = st.session_state.preset
     st.session_state.preset = None
     if title:
-        page.fill(domain.preset(title))
+        session.replace_last_row(domain.preset(title))
 
 
-def _row(page: Page, row: Row, number: int) -> None:
+def _show_row(session: Session, row: EditRow, number: int) -> None:
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
-        row.on = st.toggle(f"Edit {number}", key=widget(row, "on"), help="Off: kept, but not done.")
+        row.on = st.toggle(
+            f"Edit {number}", key=bind_widget(row, "on"), help="Off: the edit is not applied."
+        )
         st.button(
             "Remove",
             icon=":material/delete:",
             key=f"remove-{row.id}",
             type="tertiary",
             help=f"Remove edit {number}",
-            on_click=page.remove,
+            on_click=session.remove_row,
             args=(row.id,),
         )
-    shall, shows = st.columns(2)
-    row.target = shall.text_input(
+    left, right = st.columns(2)
+    row.target = left.text_input(
         "It should show",
-        key=widget(row, "target"),
+        key=bind_widget(row, "target"),
         max_chars=limits.TEXT_CHARACTERS,
         placeholder="a face with sunglasses",
-        help="A few English words that describe the picture you want.",
+        help="A few English words that describe the result you want.",
     )
-    row.neutral = shows.text_input(
-        "The picture shows",
-        key=widget(row, "neutral"),
+    row.neutral = right.text_input(
+        "The photo shows",
+        key=bind_widget(row, "neutral"),
         max_chars=limits.TEXT_CHARACTERS,
-        help="The same words without what should change. What the two texts differ in is the edit.",
+        help="The same words without what should change. The edit is how the two texts differ.",
     )
     low, high = strength_bounds(row.strength)
     row.strength = st.slider(
         "How strong (α)",
         low,
         high,
-        key=widget(row, "strength"),
+        key=bind_widget(row, "strength"),
         step=0.1,
         format="%.1f",
-        help="0 changes nothing; to the left of 0 is the opposite of the edit.",
+        help="0 changes nothing; negative values apply the opposite of the edit.",
     )
     row.threshold = st.slider(
         "How focused (β)",
         0.0,
-        max(0.5, row.threshold),
-        key=widget(row, "threshold"),
+        max(_MAX_THRESHOLD, row.threshold),
+        key=bind_widget(row, "threshold"),
         step=0.01,
         help="To the right: only what matters most for the text changes. "
         "To the left: more changes along with it.",
     )
     if not row.complete:
-        st.caption("Say what the picture should show, or take a ready-made edit.")
+        st.caption("Say what the result should show, or choose a ready-made edit.")
         return
     try:
-        row.edit()
+        row.to_edit()
     except StyleclipError as error:
-        st.error(words(error))
+        st.error(describe_error(error))

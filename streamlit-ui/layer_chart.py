@@ -1,10 +1,10 @@
-"""Which layers of the generator the edits move, from DELTA of the `direction` model.
+"""A chart of the generator's layers that the edits move, from DELTA of the `direction` model.
 
-Layers in execution order as StyleCLIP counts them: 4 px has one convolution and one toRGB, each
-doubling of the resolution two convolutions and one toRGB (StyleCLIP, section 6).
+Layers are in execution order as StyleCLIP counts them: 4 px has one convolution and one toRGB,
+each further resolution two convolutions and one toRGB (StyleCLIP, section 6).
 
-The chart is a table with bars in it: it is read aloud as a table, and it needs no chart library in
-the browser.
+The chart is an HTML table with bars: screen readers read it as a table, and the browser needs no
+chart library.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from html import escape
 
 import numpy as np
 import streamlit as st
-from server_calls import Link
+from numpy.typing import NDArray
+from server_calls import ServerSession
 
 from styleclip_client import Domain, Edit
 
-# Told apart in light and dark, and by people who see fewer colours (Okabe and Ito's palette).
-_COLOURS = ("#7a68dd", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
+# Distinct in light and dark mode and with color blindness (Okabe and Ito's palette).
+_COLORS = ("#7a68dd", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
 
 _STYLE = """<style>
 .layers { width: 100%; border-collapse: collapse; font-size: .9rem; }
@@ -35,61 +36,63 @@ _STYLE = """<style>
 </style>"""
 
 
-def layer_names(count: int) -> list[str]:
-    """Names for people of `count` modulations, the first ones coarse and the last ones fine."""
-    names = ["4 px", "4 px colour"]
-    for number in range(count - 2):
-        side = 8 << number // 3
-        names.append(f"{side} px " + ("first", "second", "colour")[number % 3])
+def show_layer_chart(server: ServerSession, domain: Domain, edits: Sequence[Edit]) -> None:
+    """Show how many channels of each layer the edits move, a color for each edit."""
+    if not domain.style_channels:
+        st.info("This server does not report how many channels each layer has.")
+        return
+    counts = _count_moved_channels(server, domain, edits)
+    names = _layer_names(counts.shape[1])
+    totals = counts.sum(axis=0)
+    if not totals.any():
+        st.info("No channel is moved: the strength is 0.")
+        return
+    st.markdown(
+        f"**{totals.sum()}** of {sum(domain.style_channels)} channels are moved, most of them in "
+        f"the layer **{names[int(totals.argmax())]}**. Coarse layers (4 to 16 px) control shape "
+        "and pose, middle ones features such as eyes and mouth, fine ones color and texture."
+    )
+    rows = ""
+    for layer, name in enumerate(names):
+        if name.endswith("toRGB") and not totals[layer]:
+            continue  # StyleCLIP does not edit the toRGB layers
+        bars = "".join(
+            f'<span style="width:{100 * count / totals.max():.1f}%;background:{_color(index)}">'
+            "</span>"
+            for index, count in enumerate(counts[:, layer])
+        )
+        rows += (
+            f'<tr><th scope="row">{name}</th><td class="count">{totals[layer]} of '
+            f'{domain.style_channels[layer]}</td><td class="bars"><div>{bars}</div></td></tr>'
+        )
+    keys = "".join(
+        f'<span class="key" style="background:{_color(index)}"></span>{escape(edit.target)}'
+        for index, edit in enumerate(edits)
+    )
+    st.html(f'{_STYLE}<table class="layers"><tbody>{rows}</tbody></table><p>{keys}</p>')
+
+
+def _layer_names(count: int) -> list[str]:
+    """Return names of the first `count` modulated layers, from coarse to fine."""
+    names = ["4 px", "4 px toRGB"]
+    for layer in range(count - 2):
+        resolution = 8 << layer // 3
+        names.append(f"{resolution} px " + ("first", "second", "toRGB")[layer % 3])
     return names[:count]
 
 
-def moved(link: Link, domain: Domain, edits: Sequence[Edit]) -> np.ndarray:
-    """Channels moved, int [edits, layers]."""
+def _count_moved_channels(
+    server: ServerSession, domain: Domain, edits: Sequence[Edit]
+) -> NDArray[np.int64]:
+    """Count the channels that each edit moves, int [edits, layers]."""
     ends = np.cumsum(domain.style_channels)[:-1]
     return np.array(
         [
-            [np.count_nonzero(part) for part in np.split(link.direction([edit]), ends)]
+            [np.count_nonzero(layer) for layer in np.split(server.direction([edit]), ends)]
             for edit in edits
         ]
     )
 
 
-def chart(link: Link, domain: Domain, edits: Sequence[Edit]) -> None:
-    """Draw the number of moved channels of each layer, a colour for each edit."""
-    if not domain.style_channels:
-        st.info("This server does not say how its channels are laid out.")
-        return
-    counts = moved(link, domain, edits)
-    names = layer_names(counts.shape[1])
-    total = counts.sum(axis=0)
-    if not total.any():
-        st.info("No channel is moved: the strength is 0.")
-        return
-    st.markdown(
-        f"**{total.sum()}** of {sum(domain.style_channels)} channels are moved, most of them in "
-        f"the layer **{names[int(total.argmax())]}**. Coarse layers (4 to 16 px) hold shape and "
-        "pose, middle ones features such as eyes and mouth, fine ones colour and texture."
-    )
-    rows = ""
-    for layer, name in enumerate(names):
-        if name.endswith("colour") and not total[layer]:
-            continue  # StyleCLIP leaves the toRGB layers alone
-        bars = "".join(
-            f'<span style="width:{100 * count / total.max():.1f}%;background:{_colour(number)}">'
-            "</span>"
-            for number, count in enumerate(counts[:, layer])
-        )
-        rows += (
-            f'<tr><th scope="row">{name}</th><td class="count">{total[layer]} of '
-            f'{domain.style_channels[layer]}</td><td class="bars"><div>{bars}</div></td></tr>'
-        )
-    keys = "".join(
-        f'<span class="key" style="background:{_colour(number)}"></span>{escape(edit.target)}'
-        for number, edit in enumerate(edits)
-    )
-    st.html(f'{_STYLE}<table class="layers"><tbody>{rows}</tbody></table><p>{keys}</p>')
-
-
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _color(index: int) -> str:
+    return _COLORS[index % len(_COLORS)]

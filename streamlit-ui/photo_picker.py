@@ -1,85 +1,35 @@
-"""Choosing the picture: samples, upload, camera; the face in it; what the encoder understood."""
+"""Widgets to choose the photo: samples, upload, camera; and the face in it."""
 
 from __future__ import annotations
 
 import functools
-import io
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import faces
 import numpy as np
+import photos
 import streamlit as st
-import thumbnails
-from PIL import Image, ImageDraw, ImageOps
-from server_calls import Link, Photo, jpeg, words
-from state import Page
+from error_messages import describe_error
+from face_chooser import show_face_chooser
+from photos import Photo
+from session import Session
+from thumbnails import encode_thumbnail, show_thumbnail
 
 from styleclip_client import Domain, Inverted, StyleclipError
-from styleclip_contract import errors, limits
+from styleclip_contract import limits
 
-_SAMPLES = Path(__file__).resolve().parent.parent / "demo" / "samples"
-_SHOWN = 1024  # pixels of the longer side, for showing
-_TYPES = ["jpg", "jpeg", "png", "webp"]
-_FORMATS = ("JPEG", "PNG", "WEBP")
+_EXTENSIONS = ["jpg", "jpeg", "png", "webp"]
+_SAMPLE_WIDTH = 46  # pixels
 
 
-@st.cache_data(show_spinner=False)
-def samples(align: bool) -> list[Photo]:
-    """The pictures that come with the project, the same for everybody: photos, or face crops."""
-    return [
-        Photo(path.read_bytes(), path.stem.replace("-", " ").capitalize(), align, sample=True)
-        for path in sorted(_SAMPLES.glob("photo-*.jpg" if align else "avatar-*.png"))
-    ]
+def show_photo_picker(session: Session, domain: Domain) -> Any:
+    """Show the sources of photos; a new choice becomes `session.photo`.
 
-
-def icon() -> Image.Image:
-    """The page's icon: a small face."""
-    image = Image.new("RGBA", (32, 32))
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((1, 1, 30, 30), fill="#5b46c9")
-    draw.ellipse((9, 10, 13, 15), fill="white")
-    draw.ellipse((18, 10, 22, 15), fill="white")
-    draw.arc((8, 10, 23, 24), 20, 160, fill="white", width=2)
-    return image
-
-
-def upright(data: bytes) -> Image.Image:
-    """The picture as it is shown: RGB, turned upright, reduced to `_SHOWN` pixels.
-
-    Raises NotAnImage, ImageTooLarge or ImageTruncated before much memory is used.
+    Returns:
+        The container for `show_faces`, which needs the photo's inversion first.
     """
-    if len(data) > limits.PHOTO_BYTES:
-        raise errors.ImageTooLarge(
-            f"the picture has {len(data) / 2**20:.1f} MiB, the limit is "
-            f"{limits.PHOTO_BYTES / 2**20:g} MiB"
-        )
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Exception as error:  # Pillow's readers raise many kinds for what is no picture
-        raise errors.NotAnImage("this file is no picture that can be read") from error
-    if image.width * image.height > limits.PHOTO_PIXELS:
-        raise errors.ImageTooLarge(
-            f"the picture has {image.width} x {image.height} pixels, the limit is "
-            f"{limits.PHOTO_PIXELS / 1e6:g} million"
-        )
-    try:
-        image.draft("RGB", (_SHOWN, _SHOWN))
-        shown = ImageOps.exif_transpose(image)
-        if shown.has_transparency_data:  # on black, as the server reads it
-            shown = shown.convert("RGBA")
-        shown = shown.convert("RGB")
-    except Exception as error:
-        raise errors.ImageTruncated("the picture's data end early or are damaged") from error
-    shown.thumbnail((_SHOWN, _SHOWN))
-    return shown
-
-
-def choose(page: Page, domain: Domain) -> Any:
-    """Draw the chooser; a new choice becomes `page.photo`. Returns the place for its faces."""
     source = st.segmented_control(
-        "Picture from",
+        "Photo source",
         ["Samples", "Upload", "Camera"],
         default="Samples",
         required=True,
@@ -87,125 +37,98 @@ def choose(page: Page, domain: Domain) -> Any:
         label_visibility="collapsed",
     )
     if source == "Samples":
-        with st.container(horizontal=True, gap="xsmall"):
-            for sample in samples(domain.align):
-                with st.container(width=46, gap="xsmall"):
-                    small = page.link.drawn(
-                        ("sample", sample.digest),
-                        functools.partial(thumbnails.thumbnail, sample.data, 92),
-                    )
-                    thumbnails.show(small, sample.title, 46)
-                    st.button(
-                        sample.title.split()[-1],
-                        help=f"Edit {sample.title}",
-                        key=f"sample-{sample.title}",
-                        type="primary" if page.photo == sample else "secondary",
-                        width="stretch",
-                        on_click=page.take,
-                        args=(sample,),
-                    )
+        _show_samples(session, domain)
     elif source == "Upload":
-        given = st.file_uploader(
-            "A picture with a face: JPEG, PNG or WebP, 32 MB at most",
-            type=_TYPES,
+        file = st.file_uploader(
+            "A photo of a face: JPEG, PNG or WebP, 32 MB at most",
+            type=_EXTENSIONS,
             max_upload_size=limits.PHOTO_BYTES // 2**20,
             key="upload",
         )
-        _take_upload(page, given, "Your picture", domain.align)
+        _handle_upload(session, file, "Your photo", domain.align)
     else:
-        given = st.camera_input("Look into the camera and take a picture", key="camera")
-        _take_upload(page, given, "Camera picture", domain.align)
-    assert page.photo
-    if not page.photo.sample:
-        st.session_state.setdefault("align", page.photo.align)
+        file = st.camera_input("Look into the camera and take a photo", key="camera")
+        _handle_upload(session, file, "Camera photo", domain.align)
+    assert session.photo
+    if not session.photo.sample:
+        st.session_state.setdefault("align", session.photo.align)
         st.toggle(
             "Find the face first",
             key="align",
-            help="On: find a face in the photo and cut it out as the model expects it. "
-            "Off: the picture is such a face already.",
-            on_change=_read_anew,
-            args=(page,),
+            help="On: find a face in the photo and crop it as the model expects. "
+            "Off: the photo is such a crop already.",
+            on_change=_apply_align,
+            args=(session,),
         )
     return st.container()
 
 
-def choose_face(page: Page, domain: Domain, place: Any) -> None:
-    """Show the faces of a photo that has several, the one that is edited marked."""
-    photo, now = page.photo, page.inverted
-    if photo is None or now is None or not photo.align or photo.sample:
+def show_faces(session: Session, domain: Domain, container: Any) -> None:
+    """Show the faces of a photo that has several, with the edited one marked."""
+    photo, inverted = session.photo, session.inverted
+    if photo is None or inverted is None or not photo.align or photo.sample:
         return
-    with place:
+    with container:
         try:
             with st.spinner("Looking for more faces"):
-                found = page.link.faces(domain, photo)
+                faces = session.server.invert_faces(domain, photo)
         except StyleclipError as error:
-            st.error(words(error))
+            st.error(describe_error(error))
             return
-        if not found:
+        if not faces:
             return
-        st.markdown(f"**{len(found)} faces were found:** click the one to edit.")
-        faces.chooser(
-            shown(page.link, photo),
-            size(photo.data),
-            [face.quad for face in found],
-            _nearest(now, found),
-            lambda face: page.take(replace(photo, face=face)),
+        st.markdown(f"**{len(faces)} faces were found:** click the one to edit.")
+        show_face_chooser(
+            photos.render_photo(session.cache, photo),
+            photos.read_size(photo.data),
+            [face.quad for face in faces],
+            _find_nearest(inverted, faces),
+            lambda face: session.select_photo(replace(photo, face=face)),
         )
 
 
-def shown(link: Link, photo: Photo) -> bytes:
-    """The whole picture, upright and not larger than `_SHOWN`, as JPEG."""
-    return link.drawn(("photo", photo.digest), lambda: jpeg(upright(photo.data)))
+def _show_samples(session: Session, domain: Domain) -> None:
+    with st.container(horizontal=True, gap="xsmall"):
+        for sample in photos.load_samples(domain.align):
+            with st.container(width=_SAMPLE_WIDTH, gap="xsmall"):
+                thumbnail = session.cache.get_or_compute(
+                    ("sample", sample.digest),
+                    functools.partial(encode_thumbnail, sample.data, 2 * _SAMPLE_WIDTH),
+                    len,
+                )
+                show_thumbnail(thumbnail, sample.title, _SAMPLE_WIDTH)
+                st.button(
+                    sample.title.split()[-1],
+                    help=f"Edit {sample.title}",
+                    key=f"sample-{sample.title}",
+                    type="primary" if session.photo == sample else "secondary",
+                    width="stretch",
+                    on_click=session.select_photo,
+                    args=(sample,),
+                )
 
 
-def crop(link: Link, photo: Photo, inverted: Inverted) -> bytes:
-    """The face that the encoder read, as JPEG."""
-    quad = inverted.quad
-    return link.drawn(("crop", photo.digest, quad.tobytes()), lambda: jpeg(_cut(photo.data, quad)))
-
-
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height of the upright picture."""
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientations that swap the sides
-        return (image.height, image.width) if turned else image.size
-
-
-def _cut(data: bytes, quad: np.ndarray, side: int = 512) -> Image.Image:
-    image = upright(data)
-    # PIL counts from the corner of a pixel, the quad from its middle.
-    corners = (quad + 0.5) * (max(image.size) / max(size(data)))
-    return image.transform(
-        (side, side),
-        Image.Transform.QUAD,
-        [float(value) for value in corners.ravel()],
-        Image.Resampling.BICUBIC,
-    )
-
-
-def _nearest(now: Inverted, found: tuple[Inverted, ...]) -> int:
-    """Which face is edited: the largest one is asked for without its number."""
-    middle = now.quad.mean(axis=0)
-    return min(
-        range(len(found)),
-        key=lambda face: float(np.abs(found[face].quad.mean(axis=0) - middle).sum()),
-    )
-
-
-def _read_anew(page: Page) -> None:
-    assert page.photo
-    page.photo = replace(page.photo, align=st.session_state.align, face=-1)
-
-
-def _take_upload(page: Page, given: Any, title: str, align: bool) -> None:
-    """Take over an upload once: going back to a sample must not bring it back."""
-    if given is None or page.applied.get(title) == given.file_id:
+def _handle_upload(session: Session, file: Any, title: str, align: bool) -> None:
+    """Select an uploaded photo once: it must not come back after a sample was chosen."""
+    if file is None or session.handled_files.get(title) == file.file_id:
         return
-    data = given.getvalue()
+    data = file.getvalue()
     try:
-        upright(data)
+        photos.decode(data)
     except StyleclipError as error:
-        st.error(words(error))
+        st.error(describe_error(error))
         return
-    page.applied[title] = given.file_id
-    page.take(Photo(data, title, align))
+    session.handled_files[title] = file.file_id
+    session.select_photo(Photo(data, title, align))
+
+
+def _apply_align(session: Session) -> None:
+    assert session.photo
+    session.photo = replace(session.photo, align=st.session_state.align, face=-1)
+
+
+def _find_nearest(inverted: Inverted, faces: tuple[Inverted, ...]) -> int:
+    """Return the index of the edited face; by default it is the largest, of unknown index."""
+    center = inverted.quad.mean(axis=0)
+    distances = [float(np.abs(face.quad.mean(axis=0) - center).sum()) for face in faces]
+    return int(np.argmin(distances))

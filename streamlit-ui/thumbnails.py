@@ -1,7 +1,7 @@
-"""Small pictures inside the page: made once, sent as part of it.
+"""Small images, embedded in the page as data: URIs.
 
-`st.image` would decode and resize each of them at every run of the script, and keep a file of
-each at an address of its own.
+`st.image` would decode and resize each of them in every run of the script, and serve each as a file
+with a URL.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ import streamlit as st
 from PIL import Image
 
 
-def thumbnail(picture: bytes, side: int = 200) -> bytes:
-    """A small JPEG of an encoded picture."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+def encode_thumbnail(data: bytes, side: int = 200) -> bytes:
+    """Shrink an encoded image to at most `side` pixels and encode it as JPEG."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
-def data_uri(picture: bytes) -> str:
-    """`picture` (JPEG, PNG or WebP) as a data: address, which leaves no file anywhere."""
-    kind = (
-        "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
-    )
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def data_uri(data: bytes) -> str:
+    """Return an encoded image (JPEG, PNG or WebP) as a data: URI."""
+    kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def show(picture: bytes, alt: str, width: int, caption: str = "") -> None:
-    """Draw an encoded picture `width` pixels wide."""
+def show_thumbnail(data: bytes, alt: str, width: int, caption: str = "") -> None:
+    """Show an encoded image `width` pixels wide."""
     note = f'<figcaption style="text-align:center;font-size:.875rem">{escape(caption)}</figcaption>'
     st.html(
-        f'<figure style="margin:0"><img src="{data_uri(picture)}" alt="{escape(alt)}" '
+        f'<figure style="margin:0"><img src="{data_uri(data)}" alt="{escape(alt)}" '
         f'style="width:{width}px;border-radius:.4rem;display:block">{note if caption else ""}'
         "</figure>"
     )

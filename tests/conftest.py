@@ -91,7 +91,7 @@ def visit(browser, running_page):
     It waits for the first picture unless `wait` is false. Afterwards no page may have met an error
     or asked any other host for anything.
     """
-    from tools.browser import WAIT, show
+    from tools.browser import WAIT, open_page
 
     contexts, errors, foreign = [], [], []
 
@@ -107,7 +107,7 @@ def visit(browser, running_page):
         page.on("request", asked)
         page.on("websocket", lambda socket: asked(SimpleNamespace(url="http" + socket.url[2:])))
         if wait:
-            show(page, running_page.url)
+            open_page(page, running_page.url)
         else:
             page.set_default_timeout(WAIT)
             page.goto(running_page.url, wait_until="commit")

@@ -1,4 +1,4 @@
-"""The page and a real browser for it: what its tests, its benchmark and its recording share."""
+"""The page and a real browser, for the page's tests, benchmark and recording."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_CHROMIUM = "Chromium is needed: `apt-get install chromium`, or its path in CHROMIUM"
-WAIT = 180_000  # milliseconds, for what an idle machine does in a second or two
+WAIT = 180_000  # milliseconds; an idle machine needs one or two seconds
 
 
 def chromium() -> str | None:
-    """The browser's program: that of CHROMIUM, else Debian's; None when there is none."""
+    """Return the path of Chromium: CHROMIUM's, else the installed one, else None."""
     return shutil.which(os.environ.get("CHROMIUM") or "chromium")
 
 
 def free_port() -> int:
+    """Return a TCP port that is free on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -36,18 +37,18 @@ def free_port() -> int:
 
 @contextmanager
 def running_page(server: str, log: Path, home: Path | None = None) -> Iterator[str]:
-    """The address of a page for the server at gRPC address `server`, until the block ends.
+    """Run the page for the server at gRPC address `server`; yield the page's URL.
 
-    `home` is where it finds its home folder and keeps its temporary files, if any.
+    `home`, if given, is its home folder and its folder for temporary files.
     """
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    with log.open("w") as said:
+    with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--", "--server", server],
             cwd=ROOT / "streamlit-ui",
             env=os.environ | ({"HOME": str(home), "TMPDIR": str(home)} if home else {}),
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
     url = f"http://127.0.0.1:{port}"
@@ -69,7 +70,7 @@ def running_page(server: str, log: Path, home: Path | None = None) -> Iterator[s
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """Headless Chromium, until the block ends."""
+    """Run headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -88,37 +89,37 @@ def running_browser() -> Iterator[Browser]:
             browser.close()
 
 
-def show(page: Page, url: str) -> None:
-    """Open the page and wait for its first picture."""
+def open_page(page: Page, url: str) -> None:
+    """Open the page and wait for its first image."""
     page.set_default_timeout(WAIT)
     page.goto(url)
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState"
     )
     page.locator("img.after").wait_for()
-    settle(page)
+    wait_until_idle(page)
 
 
-def settle(page: Page) -> None:
-    """Wait until the page has nothing left to draw: for half a second no script runs."""
+def wait_until_idle(page: Page) -> None:
+    """Wait until no script of the page has run for half a second."""
     page.wait_for_function(
         """() => new Promise((done) => {
             const state = () =>
                 document.querySelector("[data-testid=stApp]")?.dataset.testScriptState;
-            let calm = performance.now();
-            const look = () => {
-                if (state() !== "notRunning") calm = performance.now();
-                if (performance.now() - calm > 500) done(true);
-                else setTimeout(look, 25);
+            let idleSince = performance.now();
+            const check = () => {
+                if (state() !== "notRunning") idleSince = performance.now();
+                if (performance.now() - idleSince > 500) done(true);
+                else setTimeout(check, 25);
             };
-            look();
+            check();
         })""",
         timeout=WAIT,
     )
 
 
-def press(page: Page, name: str, key: str, times: int = 1, number: int = 0) -> None:
-    """Press `key` on a slider."""
-    page.get_by_role("slider", name=name).nth(number).focus()
+def press_slider_key(page: Page, name: str, key: str, times: int = 1) -> None:
+    """Press `key` on the first slider called `name`."""
+    page.get_by_role("slider", name=name).first.focus()
     for _ in range(times):
         page.keyboard.press(key)

@@ -1,4 +1,4 @@
-"""What a user does with the page, in a real browser (Debian's Chromium) against the real server."""
+"""What a user does with the page: a real browser (Debian's Chromium) and a real server."""
 
 import json
 import re
@@ -16,23 +16,23 @@ from PIL import Image, ImageOps
 from playwright.sync_api import expect
 
 from page_state import (
-    after,
-    changed,
-    choose,
-    distance,
-    downloaded,
+    choose_option,
+    choose_preset,
+    decode_pixels,
+    download,
+    edited_digest,
     edited_pixels,
-    pixels,
-    preset,
-    told,
-    upload,
-    wait_for,
+    expect_text,
+    mean_difference,
+    upload_file,
+    wait_for_change,
+    wait_for_image,
 )
 from styleclip_client import Client, Recipe
-from tools.browser import WAIT, free_port, press, settle
+from tools.browser import WAIT, free_port, press_slider_key, wait_until_idle
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = ROOT / "demo/samples/avatar-1.png"  # what the page begins with
+FIRST = ROOT / "demo/samples/avatar-1.png"  # what the page opens with
 SAMPLE = ROOT / "demo/samples/avatar-3.png"
 PHOTO = ROOT / "demo/samples/photo-1.jpg"
 
@@ -46,253 +46,255 @@ def client(server):
 @pytest.fixture(scope="module")
 def two_faces(tmp_path_factory):
     """A photo with one face on the left and its mirror image on the right."""
-    one = Image.open(PHOTO)
-    both = Image.new("RGB", (2 * one.width, one.height))
-    both.paste(one, (0, 0))
-    both.paste(ImageOps.mirror(one), (one.width, 0))
+    face = Image.open(PHOTO)
+    photo = Image.new("RGB", (2 * face.width, face.height))
+    photo.paste(face, (0, 0))
+    photo.paste(ImageOps.mirror(face), (face.width, 0))
     path = tmp_path_factory.mktemp("photo") / "two.jpg"
-    both.save(path, quality=92)
+    photo.save(path, quality=92)
     return path
 
 
-def requests(client):
+def count_requests(client):
     return {timing.name: timing.requests for timing in client.timings()}
 
 
-def test_the_first_look_is_an_edited_sample_and_a_ready_server(page):
-    told(page, "Server ready: cartoon avatars, 256 x 256, model version 1")
-    told(page, re.compile("of 3712 channels are moved"))
+def test_the_page_opens_with_an_edited_sample_and_a_ready_server(page):
+    expect_text(page, "Server ready: cartoon avatars, 256 x 256, model version 1")
+    expect_text(page, re.compile("of 3712 channels are moved"))
     expect(page.locator(".stException, .stAlert")).to_have_count(0)
 
 
-def test_an_upload_is_edited_stacked_kept_and_done_again_from_its_recipe(page, client, tmp_path):
-    old = after(page)
-    choose(page, "Upload")
-    upload(page, SAMPLE)
-    uploaded = changed(page, old)
-    press(page, "How strong", "ArrowRight", 5)
-    stronger = changed(page, uploaded)
+def test_an_upload_is_edited_downloaded_and_edited_again_from_its_recipe(page, client, tmp_path):
+    old = edited_digest(page)
+    choose_option(page, "Upload")
+    upload_file(page, SAMPLE)
+    uploaded = wait_for_change(page, old)
+    press_slider_key(page, "How strong", "ArrowRight", 5)
+    stronger = wait_for_change(page, uploaded)
     page.get_by_role("button", name="Add another edit").click()
-    settle(page)
-    preset(page, "Smile")
-    stacked = changed(page, stronger)
+    wait_until_idle(page)
+    choose_preset(page, "Smile")
+    stacked = wait_for_change(page, stronger)
 
-    picture = downloaded(page, "Picture")
-    assert picture.suggested_filename == "styleclip.jpg"
-    image = Image.open(picture.path())
+    file = download(page, "Image")
+    assert file.suggested_filename == "styleclip.jpg"
+    image = Image.open(file.path())
     assert (image.format, image.size) == ("JPEG", (256, 256))
     saved = tmp_path / "recipe.json"
-    saved.write_bytes(Path(downloaded(page, "Recipe").path()).read_bytes())
+    saved.write_bytes(Path(download(page, "Recipe").path()).read_bytes())
     recipe = Recipe.from_json(saved.read_bytes())
     assert (recipe.domain, recipe.model_version) == ("avatars", "1")
     assert [edit.target for edit in recipe.edits] == ["a face with sunglasses", "a smiling face"]
     assert recipe.edits[0].strength == pytest.approx(5.5)
     command = [Path(sys.executable).with_name("styleclip"), "edit", SAMPLE, "--recipe", saved]
     subprocess.run([*command, "-o", tmp_path / "again.png", "--server", client.url], check=True)
-    again = pixels((tmp_path / "again.png").read_bytes())
-    assert distance(again, edited_pixels(page)) < 2  # a PNG, and the page's JPEG
+    again = decode_pixels((tmp_path / "again.png").read_bytes())
+    assert mean_difference(again, edited_pixels(page)) < 2  # a PNG, and the page's JPEG
 
     page.get_by_text("Edit 2", exact=True).click()  # its toggle: off
-    assert changed(page, stacked) == stronger
+    assert wait_for_change(page, stacked) == stronger
     page.get_by_role("button", name="Remove").first.click()
-    settle(page)
+    wait_until_idle(page)
     page.get_by_text("Load a recipe").click()
-    upload(page, saved, "recipe")
-    wait_for(page, lambda now: now == stacked)
+    upload_file(page, saved, "recipe")
+    wait_for_image(page, lambda now: now == stacked)
 
 
-def test_moving_a_slider_asks_for_edits_only_and_the_last_move_counts(page, client):
-    before, old = requests(client), after(page)
+def test_moving_a_slider_requests_only_edits_and_the_last_move_wins(page, client):
+    before, old = count_requests(client), edited_digest(page)
     divider = page.get_by_role("slider", name="Divider")
     divider.focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    press(page, "How strong", "ArrowLeft", 12)  # faster than the server answers
-    changed(page, old)
+    press_slider_key(page, "How strong", "ArrowLeft", 12)  # faster than the server responds
+    wait_for_change(page, old)
     sunglasses = replace(client.domain().preset("Sunglasses"), strength=3.8)
     expected = client.edit(client.invert(FIRST).w_plus, sunglasses).picture
-    assert distance(pixels(expected), edited_pixels(page)) < 1
-    now = requests(client)
+    assert mean_difference(decode_pixels(expected), edited_pixels(page)) < 1
+    now = count_requests(client)
     assert now["edit"] > before["edit"] + 1
-    assert now["invert"] == before["invert"] + 1  # the one above
-    assert page.locator(".pictures").evaluate("e => e.style.getPropertyValue('--at')") == "1%"
+    assert now["invert"] == before["invert"] + 1  # by the line above
+    assert page.locator(".images").evaluate("e => e.style.getPropertyValue('--at')") == "1%"
 
 
-def test_the_picture_comes_in_each_format_and_the_sweep_as_an_animation(page):
-    for kind, ending in (("PNG", "png"), ("WEBP", "webp")):
-        choose(page, kind)
-        settle(page)
-        picture = downloaded(page, "Picture")
-        assert picture.suggested_filename == f"styleclip.{ending}"
-        assert Image.open(picture.path()).format == kind
+def test_the_image_downloads_in_each_format_and_the_sweep_as_a_gif(page):
+    for kind, extension in (("PNG", "png"), ("WEBP", "webp")):
+        choose_option(page, kind)
+        wait_until_idle(page)
+        file = download(page, "Image")
+        assert file.suggested_filename == f"styleclip.{extension}"
+        assert Image.open(file.path()).format == kind
     page.get_by_role("button", name="Make a GIF").click()
     page.get_by_role("button", name="Cancel").click()
-    settle(page)
+    wait_until_idle(page)
     page.get_by_role("button", name="Make a GIF").click()
     expect(page.get_by_role("button", name="GIF", exact=True)).to_be_visible(timeout=WAIT)
-    image = Image.open(downloaded(page, "GIF").path())
+    image = Image.open(download(page, "GIF").path())
     assert (image.format, image.size) == ("GIF", (256, 256))
     assert b"edited with StyleCLIP (AI)" in image.info["comment"]
     assert image.n_frames > 10
 
 
 def test_strengths_grid_and_layers_are_drawn(page):
-    choose(page, "Strengths")
+    choose_option(page, "Strengths")
     expect(page.locator(".sweep img")).to_have_count(7, timeout=WAIT)
-    settle(page)
-    choose(page, "grid")
+    wait_until_idle(page)
+    choose_option(page, "grid")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
-    settle(page)
-    choose(page, "grid")
+    wait_until_idle(page)
+    choose_option(page, "grid")
     expect(page.locator(".grid td img")).to_have_count(16, timeout=WAIT)
-    settle(page)
-    choose(page, "Layers")
-    told(page, "most of them in the layer")
+    wait_until_idle(page)
+    choose_option(page, "Layers")
+    expect_text(page, "most of them in the layer")
     expect(page.locator(".layers tr")).to_have_count(13)
 
 
-def test_the_history_leads_back_to_edits_and_their_picture(page):
-    old = after(page)
-    preset(page, "Beard")
-    bearded = changed(page, old)
+def test_the_history_restores_edits_and_their_photo(page):
+    old = edited_digest(page)
+    choose_preset(page, "Beard")
+    bearded = wait_for_change(page, old)
     page.get_by_role("button", name="2", exact=True).click()  # the second sample
-    other = changed(page, bearded)
+    other = wait_for_change(page, bearded)
     back = page.get_by_role("button", name="Back")
     expect(back).to_have_count(3)
     back.last.click()
-    assert changed(page, other) == old
+    assert wait_for_change(page, other) == old
 
 
-def test_a_click_chooses_one_of_several_faces_and_it_is_pasted_back(page, client, two_faces):
-    old = after(page)
-    choose(page, "Upload")
-    upload(page, two_faces)
-    whole = changed(page, old)
+def test_a_click_chooses_one_of_several_faces_which_is_pasted_back(page, client, two_faces):
+    old = edited_digest(page)
+    choose_option(page, "Upload")
+    upload_file(page, two_faces)
+    whole = wait_for_change(page, old)
     page.get_by_text("Find the face first", exact=True).click()
-    largest = changed(page, whole)
+    largest = wait_for_change(page, whole)
     faces = page.get_by_role("button", name=re.compile(r"^Face \d of"))
     expect(faces.nth(1)).to_be_visible(timeout=WAIT)
     pressed = [faces.nth(n).get_attribute("aria-pressed") for n in range(2)]
     assert sorted(pressed) == ["false", "true"]
     other = pressed.index("false")
     faces.nth(other).click()
-    changed(page, largest)
+    wait_for_change(page, largest)
     expect(faces.nth(other)).to_have_attribute("aria-pressed", "true")
 
     right = faces.nth(other).bounding_box()["x"] > faces.nth(1 - other).bounding_box()["x"]
-    crop = after(page)
+    crop = edited_digest(page)
     page.get_by_text("Paste back into the photo").click()
-    changed(page, crop)
-    edited, photo = edited_pixels(page), pixels(two_faces.read_bytes())
-    halves = [distance(*(image[:, half] for image in (edited, photo)))
+    wait_for_change(page, crop)
+    edited, photo = edited_pixels(page), decode_pixels(two_faces.read_bytes())
+    halves = [mean_difference(*(image[:, half] for image in (edited, photo)))
               for half in (slice(0, 512), slice(512, 1024))]  # fmt: skip
     assert halves[right] > 3 > halves[not right]
-    assert Image.open(downloaded(page, "Picture").path()).size == (1024, 512)
-    before, old = requests(client), after(page)
-    press(page, "How strong", "ArrowRight")
-    changed(page, old)
-    assert requests(client)["invert"] == before["invert"]
+    assert Image.open(download(page, "Image").path()).size == (1024, 512)
+    before, old = count_requests(client), edited_digest(page)
+    press_slider_key(page, "How strong", "ArrowRight")
+    wait_for_change(page, old)
+    assert count_requests(client)["invert"] == before["invert"]
 
 
-def test_the_camera_gives_a_picture(page):
-    old = after(page)
-    choose(page, "Camera")
+def test_the_camera_takes_a_photo(page):
+    old = edited_digest(page)
+    choose_option(page, "Camera")
     page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
     page.get_by_role("button", name="Take Photo").click()
-    changed(page, old)
+    wait_for_change(page, old)
     expect(page.locator(".stAlert")).to_have_count(0)
 
 
-def test_texts_and_files_that_cannot_be_used_are_refused_in_words(page, tmp_path):
-    old = after(page)
+def test_invalid_texts_and_files_are_refused_with_a_remedy(page, tmp_path):
+    old = edited_digest(page)
     fake, huge, recipe = (tmp_path / name for name in ("fake.png", "huge.png", "fake.json"))
-    fake.write_bytes(b"not a picture")
+    fake.write_bytes(b"not an image")
     huge.write_bytes(bytes(33 * 2**20))
     recipe.write_text("[]")
-    choose(page, "Upload")
-    upload(page, SAMPLE)
-    drawn = changed(page, old)
+    choose_option(page, "Upload")
+    upload_file(page, SAMPLE)
+    drawn = wait_for_change(page, old)
     page.get_by_text("Find the face first", exact=True).click()  # dlib finds none in a drawing
-    told(page, "with “Find the face first” switched off")
-    expect(page.get_by_text("What the encoder understood")).to_have_count(0)
+    expect_text(page, "with “Find the face first” switched off")
+    expect(page.get_by_role("heading", name="Inversion")).to_have_count(0)
     page.get_by_text("Find the face first", exact=True).click()
-    expect(page.get_by_text("What the encoder understood")).to_be_visible(timeout=WAIT)
-    settle(page)
-    assert after(page) == drawn
-    upload(page, fake)
-    told(page, "Choose a JPEG, PNG or WebP picture")
-    upload(page, huge)
-    told(page, "must be 32.0MB or smaller")
+    expect(page.get_by_role("heading", name="Inversion")).to_be_visible(timeout=WAIT)
+    wait_until_idle(page)
+    assert edited_digest(page) == drawn
+    upload_file(page, fake)
+    expect_text(page, "Choose a JPEG, PNG or WebP image")
+    upload_file(page, huge)
+    expect_text(page, "must be 32.0MB or smaller")
     page.get_by_text("Load a recipe").click()
-    upload(page, recipe, "recipe")
-    told(page, "Choose a recipe that this page")
-    field = page.get_by_role("textbox", name="The picture shows").first
+    upload_file(page, recipe, "recipe")
+    expect_text(page, "Choose a recipe that this page")
+    field = page.get_by_role("textbox", name="The photo shows").first
     field.fill("a face with Sunglasses")
     field.press("Enter")
-    told(page, "Let the two texts differ")
+    expect_text(page, "Let the two texts differ")
     expect(page.get_by_text("Traceback")).to_have_count(0)
-    assert after(page) == drawn
+    assert edited_digest(page) == drawn
 
 
-def test_the_texts_of_a_strangers_recipe_fetch_nothing(page, tmp_path):
-    picture = "![a face](http://203.0.113.1/face.png)"  # `page` fails when another host is asked
-    edit = {"neutral": "a face", "target": picture, "strength": 5.0, "threshold": 0.05}
-    recipe = {"kind": "styleclip-recipe", "version": 1, "domain": picture, "model_version": picture}
-    stranger = tmp_path / "recipe.json"
-    stranger.write_text(json.dumps(recipe | {"edits": [edit]}))
-    old = after(page)
+def test_the_texts_of_an_untrusted_recipe_fetch_nothing(page, tmp_path):
+    markdown = "![a face](http://203.0.113.1/face.png)"  # `page` fails on a request to another host
+    edit = {"neutral": "a face", "target": markdown, "strength": 5.0, "threshold": 0.05}
+    recipe = {"kind": "styleclip-recipe", "version": 1, "domain": markdown}
+    recipe["model_version"] = markdown
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(recipe | {"edits": [edit]}))
+    old = edited_digest(page)
     page.get_by_text("Load a recipe").click()
-    upload(page, stranger, "recipe")
-    changed(page, old)
-    told(page, "This recipe was made with “![a face](http")
+    upload_file(page, file, "recipe")
+    wait_for_change(page, old)
+    expect_text(page, "This recipe was made with “![a face](http")
     page.get_by_role("button", name="Back to").first.hover()
-    told(page, "Go back to: ![a face](http")
+    expect_text(page, "Go back to: ![a face](http")
     for view in ("Strengths", "Layers"):
-        choose(page, view)
-        settle(page)
+        choose_option(page, view)
+        wait_until_idle(page)
 
 
-def test_nothing_of_a_session_is_on_disk_even_for_a_moment(page, running_page, tmp_path):
+def test_nothing_of_a_session_is_ever_written_to_disk(page, running_page, tmp_path):
     large = tmp_path / "large.png"
     noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
     Image.fromarray(noise).save(large)
     assert large.stat().st_size > 2**20
-    old, touched = after(page), running_page.home.stat().st_mtime_ns
-    choose(page, "Upload")
-    upload(page, large)
-    changed(page, old)
-    downloaded(page, "Picture")
+    old, touched = edited_digest(page), running_page.home.stat().st_mtime_ns
+    choose_option(page, "Upload")
+    upload_file(page, large)
+    wait_for_change(page, old)
+    download(page, "Image")
     assert list(running_page.home.rglob("*")) == []
-    assert running_page.home.stat().st_mtime_ns == touched  # nothing came and went either
+    assert running_page.home.stat().st_mtime_ns == touched  # no file was created and removed either
 
 
 def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path):
     from styleclip_server.serving.supervisor import default_repository, running_server
     from styleclip_server.serving.triton_process import Options
+    from tools.browser import running_page
 
     ports = {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
     options = Options(default_repository(), log=tmp_path / "server.log")
     options = replace(options, **ports)
     address = f"127.0.0.1:{ports['grpc_port']}"
-    with browser.running_page(address, tmp_path / "page.log") as url:
+    with running_page(address, tmp_path / "page.log") as url:
         context = browser.new_context()
         page = context.new_page()
         page.goto(url)
-        told(page, "No server answers")
+        expect_text(page, "No server answers")
         with running_server(options):
             expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
-            settle(page)
-            old = after(page)
-            press(page, "How strong", "ArrowLeft", 20)
-            chosen = changed(page, old)
-        told(page, "No server answers")
-        told(page, "Your picture and edits are kept")
-        assert after(page) == chosen
-        press(page, "How strong", "ArrowLeft", 3)  # on to where no answer is kept
-        told(page, "tries again by itself")
+            wait_until_idle(page)
+            old = edited_digest(page)
+            press_slider_key(page, "How strong", "ArrowLeft", 20)
+            chosen = wait_for_change(page, old)
+        expect_text(page, "No server answers")
+        expect_text(page, "Your photo and edits are kept")
+        assert edited_digest(page) == chosen
+        press_slider_key(page, "How strong", "ArrowLeft", 3)  # on to strengths that are not cached
+        expect_text(page, "tries again by itself")
         with running_server(options):
-            told(page, "Server ready")
+            expect_text(page, "Server ready")
             expect(page.get_by_text("tries again by itself")).to_have_count(0, timeout=WAIT)
-            assert changed(page, chosen) not in (old, chosen)
+            assert wait_for_change(page, chosen) not in (old, chosen)
         context.close()

@@ -1,9 +1,9 @@
-"""How long from a slider's move to the new picture in the browser, and what part the server has.
+"""Measure the latency from a slider's move to the new image in the browser, and the server's part.
 
-A real page in headless Chromium on a real server. Each move goes to a strength that was not seen
-before, so nothing comes from the session's store. Both times of a move are the browser's own: of
-the key event, and of the frame after the new picture was loaded. The server's part is the mean of
-its `edit` requests, from Triton's statistics.
+A real page in headless Chromium, on a real server. Each move goes to a new strength, so nothing
+comes from the session's cache. The browser takes both times of a move: that of the key event, and
+that of the frame after the new image has loaded. The server's part is the mean time of its `edit`
+requests, from Triton's statistics.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tools.browser import (
     NO_CHROMIUM,
     WAIT,
     chromium,
-    press,
+    open_page,
+    press_slider_key,
     running_browser,
     running_page,
-    settle,
-    show,
+    wait_until_idle,
 )
 
 _WARM_UP = 3
 
-# Resolves with the milliseconds from the next key to the frame that shows the next picture.
+# Resolves with the the milliseconds from the next key to the frame that shows the next image.
 _MEASURE = """(image) => {
   window.measured = new Promise((done) => {
     let start;
@@ -46,15 +46,15 @@ _MEASURE = """(image) => {
 }"""
 
 
-def move(page: Page) -> float:
-    """One step of the strength slider: milliseconds until the new picture is on the screen."""
+def measure_move(page: Page) -> float:
+    """Move the strength slider one step; return the milliseconds until the new image is visible."""
     page.locator("img.after").evaluate(_MEASURE)
-    press(page, "How strong", "ArrowRight")
+    press_slider_key(page, "How strong", "ArrowRight")
     return float(page.evaluate("() => window.measured"))
 
 
-def edits(client: Client) -> tuple[int, float]:
-    """`edit` requests that the server answered, and the seconds that they took in all."""
+def count_edits(client: Client) -> tuple[int, float]:
+    """Return the number of `edit` requests the server has answered, and their total seconds."""
     (timing,) = (timing for timing in client.timings() if timing.name == "edit")
     return timing.requests, timing.seconds
 
@@ -68,7 +68,7 @@ def quantile(values: list[float], percent: int) -> float:
 @click.option("--moves", default=40, type=click.IntRange(2, 140), help="Slider moves to measure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def main(server: str | None, moves: int, as_json: bool) -> None:
-    """Measure slider-to-picture latency in a real browser."""
+    """Measure slider-to-image latency in a real browser."""
     if not chromium():
         raise click.ClickException(NO_CHROMIUM)
     console = Console(stderr=True)
@@ -84,27 +84,28 @@ def main(server: str | None, moves: int, as_json: bool) -> None:
             url = stack.enter_context(running_page(server, folder / "page.log"))
             page = stack.enter_context(running_browser()).new_page()
             page.set_default_timeout(WAIT)
-            show(page, url)
-            press(page, "How strong", "Home")  # from one end, so that no strength comes twice
-            settle(page)
+            open_page(page, url)
+            # From the lowest strength, so that none repeats.
+            press_slider_key(page, "How strong", "Home")
+            wait_until_idle(page)
             for _ in range(_WARM_UP):
-                move(page)
-                settle(page)
-            requests, seconds = edits(client)
+                measure_move(page)
+                wait_until_idle(page)
+            requests_before, seconds_before = count_edits(client)
             latencies = []
             for _ in range(moves):
-                latencies.append(move(page))
-                settle(page)
-            asked, took = (now - then for now, then in zip(edits(client), (requests, seconds),
-                                                           strict=True))  # fmt: skip
+                latencies.append(measure_move(page))
+                wait_until_idle(page)
+            requests, seconds = count_edits(client)
     except StyleclipError as error:
         raise click.ClickException(str(error)) from error
-    if asked != moves:
+    requests -= requests_before
+    if requests != moves:
         raise click.ClickException(
-            f"the server answered {asked} edits for {moves} moves: is somebody else using it?"
+            f"the server answered {requests} edits for {moves} moves: does another client use it?"
         )
-    part = 1000 * took / asked
-    found = {
+    part = 1000 * (seconds - seconds_before) / requests
+    results = {
         "moves": moves,
         "median_ms": statistics.median(latencies),
         "p90_ms": quantile(latencies, 90),
@@ -115,14 +116,14 @@ def main(server: str | None, moves: int, as_json: bool) -> None:
         "cores": os.cpu_count(),
     }
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(results, indent=1))
     else:
         print(
-            f"{moves} moves of a slider, from the key to the picture: median "
-            f"{found['median_ms']:.0f} ms, p90 {found['p90_ms']:.0f} ms, fastest "
-            f"{found['fastest_ms']:.0f} ms\n"
-            f"of it the server's `edit`: {part:.0f} ms ({100 * found['server_part']:.0f}%); "
-            f"page and browser {found['page_and_browser_mean_ms']:.0f} ms "
+            f"{moves} moves of a slider, from the key to the image: median "
+            f"{results['median_ms']:.0f} ms, p90 {results['p90_ms']:.0f} ms, fastest "
+            f"{results['fastest_ms']:.0f} ms\n"
+            f"of it the server's `edit`: {part:.0f} ms ({100 * results['server_part']:.0f}%); "
+            f"page and browser {results['page_and_browser_mean_ms']:.0f} ms "
             f"({os.cpu_count()} cores for server, page and browser)"
         )
 

@@ -1,6 +1,6 @@
-"""Records the page for the README and docs/page.md: an animation, and a picture of each size.
+"""Record the page for the README and docs/page.md: an animation, and an image of each screen size.
 
-A real page in headless Chromium on a real server; every frame is a screenshot.
+Every frame is a screenshot of a real page in headless Chromium, on a real server.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tools.browser import (
     NO_CHROMIUM,
     ROOT,
     chromium,
-    press,
+    open_page,
+    press_slider_key,
     running_browser,
     running_page,
-    settle,
-    show,
+    wait_until_idle,
 )
 
-STAGE = {"width": 1100, "height": 790}
-SHOWN_WIDTH = 820  # pixels of the animation
-# Name: width, height, colour scheme, and how wide it is kept.
-SIZES = {
+VIEWPORT = {"width": 1100, "height": 790}
+ANIMATION_WIDTH = 820  # pixels
+# Name: viewport's width and height, color scheme, width of the saved image.
+SCREENS = {
     "phone": (390, 844, "dark", 390),
     "laptop": (1366, 768, "light", 1000),
     "wide": (1920, 1080, "dark", 1200),
@@ -39,20 +39,28 @@ _QUALITY = 80
 
 
 class Recording:
-    """Screenshots of a page, each with the milliseconds that it stays."""
+    """Screenshots of a page, each with its duration in milliseconds."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.frames: list[Image.Image] = []
-        self.times: list[int] = []
+        self.durations: list[int] = []
 
-    def take(self, milliseconds: int) -> None:
-        self.frames.append(_screenshot(self.page, SHOWN_WIDTH))
-        self.times.append(milliseconds)
+    def capture(self, milliseconds: int) -> None:
+        self.frames.append(_screenshot(self.page, ANIMATION_WIDTH))
+        self.durations.append(milliseconds)
 
     def save(self, path: Path) -> None:
-        self.frames[0].save(path, "WEBP", save_all=True, append_images=self.frames[1:],
-                            duration=self.times, loop=0, quality=_QUALITY, method=6)  # fmt: skip
+        self.frames[0].save(
+            path,
+            "WEBP",
+            save_all=True,
+            append_images=self.frames[1:],
+            duration=self.durations,
+            loop=0,
+            quality=_QUALITY,
+            method=6,
+        )
 
 
 def _screenshot(page: Page, width: int) -> Image.Image:
@@ -60,53 +68,53 @@ def _screenshot(page: Page, width: int) -> Image.Image:
     return image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
 
 
-def play(film: Recording) -> None:
-    """What the animation shows: compare, change the strength, add an edit, see the sweeps."""
-    page = film.page
-    film.take(1200)
-    drag(film, [*range(50, 9, -7), *range(10, 90, 8), *range(90, 34, -8)])
+def record_animation(recording: Recording) -> None:
+    """Compare, change the strength, add an edit, open the sweeps."""
+    page = recording.page
+    recording.capture(1200)
+    drag_divider(recording, [*range(50, 9, -7), *range(10, 90, 8), *range(90, 34, -8)])
     for key in 3 * ["PageDown"] + 3 * ["PageUp"]:
-        press(page, "How strong", key)
-        settle(page)
-        film.take(350)
-    film.take(600)
+        press_slider_key(page, "How strong", key)
+        wait_until_idle(page)
+        recording.capture(350)
+    recording.capture(600)
     page.get_by_role("button", name="Add another edit").click()
-    settle(page)
-    film.take(600)
+    wait_until_idle(page)
+    recording.capture(600)
     page.locator(".st-key-preset").get_by_text("Red hair", exact=True).click()
-    settle(page)
-    film.take(1400)
+    wait_until_idle(page)
+    recording.capture(1400)
     for view, milliseconds in (("Strengths", 1800), ("grid", 1800), ("Layers", 1800)):
         page.get_by_role("radio", name=view).click()
-        settle(page)
-        film.take(milliseconds)
+        wait_until_idle(page)
+        recording.capture(milliseconds)
     page.get_by_role("radio", name="Before").click()
     page.get_by_role("button", name="5", exact=True).click()
-    settle(page)
-    film.take(800)
-    drag(film, range(34, 10, -6))
-    film.take(1200)
+    wait_until_idle(page)
+    recording.capture(800)
+    drag_divider(recording, range(34, 10, -6))
+    recording.capture(1200)
 
 
-def drag(film: Recording, positions: Iterable[int]) -> None:
-    """Drag the divider with the mouse, to percents of the picture's width."""
-    box = film.page.locator(".pictures").bounding_box()
+def drag_divider(recording: Recording, positions: Iterable[int]) -> None:
+    """Drag the divider with the mouse; positions are percent of the image's width."""
+    box = recording.page.locator(".images").bounding_box()
     assert box
     for count, position in enumerate(positions):
         x, y = box["x"] + box["width"] * position / 100, box["y"] + box["height"] / 2
-        film.page.mouse.move(x, y)
+        recording.page.mouse.move(x, y)
         if not count:
-            film.page.mouse.down()
-        film.take(70)
-    film.page.mouse.up()
+            recording.page.mouse.down()
+        recording.capture(70)
+    recording.page.mouse.up()
 
 
-def sizes(browser: Browser, url: str, out: Path) -> None:
-    """A picture of the first look for each size."""
-    for name, (width, height, scheme, kept) in SIZES.items():
+def save_screens(browser: Browser, url: str, out: Path) -> None:
+    """Save an image of the page's first view on each screen."""
+    for name, (width, height, scheme, saved_width) in SCREENS.items():
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        show(page, url)
-        _screenshot(page, kept).save(out / f"page-{name}.webp", quality=_QUALITY, method=6)
+        open_page(page, url)
+        _screenshot(page, saved_width).save(out / f"page-{name}.webp", quality=_QUALITY, method=6)
         page.close()
 
 
@@ -126,12 +134,12 @@ def main(server: str | None, out: Path) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(running_page(server, folder / "page.log"))
         browser = stack.enter_context(running_browser())
-        sizes(browser, url, out)
-        page = browser.new_page(viewport=STAGE)
-        show(page, url)
-        film = Recording(page)
-        play(film)
-        film.save(out / "page.webp")
+        save_screens(browser, url, out)
+        page = browser.new_page(viewport=VIEWPORT)
+        open_page(page, url)
+        recording = Recording(page)
+        record_animation(recording)
+        recording.save(out / "page.webp")
     for path in sorted(out.glob("page*.webp")):
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -1,7 +1,7 @@
-"""Several faces in a photo: each is a button in the picture, and a click chooses the one to edit.
+"""A photo of several faces: each is a button over the photo, and a click chooses the one to edit.
 
-A custom component (Streamlit's components v2), since none draws buttons over a picture. They are
-real ones: the keyboard reaches them and a screen reader counts them.
+A custom component (Streamlit's components v2), since none draws buttons over an image. They are
+HTML buttons: the keyboard reaches them and a screen reader counts them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import streamlit as st
 from numpy.typing import NDArray
 from thumbnails import data_uri
 
-KEY = "face-chooser"
-_FACE = 0.55  # of the quad's side: FFHQ's crop has much room around the face
+_KEY = "face-chooser"
+_FACE_PART = 0.55  # of the quad's side: FFHQ's crop has much room around the face
 
 _HTML = '<div class="photo" role="group"><img alt=""></div>'
 
@@ -54,37 +54,45 @@ export default function({ data, parentElement, setTriggerValue }) {
 _component = st.components.v2.component("styleclip_faces", html=_HTML, css=_CSS, js=_JS)
 
 
-def chooser(
+def show_face_chooser(
     photo: bytes,
     size: tuple[int, int],
     quads: Sequence[NDArray[np.floating]],
     chosen: int,
-    pick: Callable[[int], None],
+    on_choice: Callable[[int], None],
 ) -> None:
-    """Draw the encoded `photo` with a button over each quad, in pixels of a photo of `size`."""
+    """Show a photo with a button over each face.
 
-    def clicked() -> None:
-        face = st.session_state[KEY].face
+    Args:
+        photo: the encoded photo, at any resolution.
+        size: width and height of the photo that the quads refer to.
+        quads: float [4, 2] each, corners of the face crops in pixels.
+        chosen: index of the face that is marked.
+        on_choice: called with the index of the face that is clicked.
+    """
+
+    def handle_click() -> None:
+        face = st.session_state[_KEY].face
         if isinstance(face, int) and 0 <= face < len(quads):
-            pick(face)
+            on_choice(face)
 
     _component(
-        key=KEY,
+        key=_KEY,
         data={
             "photo": data_uri(photo),
-            "label": "Faces in your picture: choose the one to edit",
-            "faces": [_place(quad, size) for quad in quads],
+            "label": "Faces in your photo: choose the one to edit",
+            "faces": [_place_button(quad, size) for quad in quads],
             "chosen": chosen,
         },
-        on_face_change=clicked,
+        on_face_change=handle_click,
     )
 
 
-def _place(quad: NDArray[np.floating], size: tuple[int, int]) -> dict[str, float]:
-    """Where the face within a crop is, in percent of the photo's sides."""
-    middle = quad.mean(axis=0)
-    reach = _FACE * (quad.max(axis=0) - quad.min(axis=0)) / 2
-    low = np.clip((middle - reach) / size, 0, 0.97)
-    high = np.clip((middle + reach) / size, 0.03, 1)
+def _place_button(quad: NDArray[np.floating], size: tuple[int, int]) -> dict[str, float]:
+    """Return the face's place within a crop, in percent of the photo's sides."""
+    center = quad.mean(axis=0)
+    reach = _FACE_PART * (quad.max(axis=0) - quad.min(axis=0)) / 2
+    low = np.clip((center - reach) / size, 0, 0.97)
+    high = np.clip((center + reach) / size, 0.03, 1)
     left, top, right, bottom = (round(100 * float(value), 2) for value in (*low, *high))
     return {"left": left, "top": top, "width": right - left, "height": bottom - top}

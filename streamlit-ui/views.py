@@ -1,0 +1,175 @@
+"""The views of the result: before/after, sweeps, layers; and the inversion beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import photos
+import streamlit as st
+from divider import Comparison, show_divider
+from error_messages import describe_error
+from layer_chart import show_layer_chart
+from session import Session
+from sweeps import show_grid, show_strip
+from thumbnails import encode_thumbnail, show_thumbnail
+
+from styleclip_client import Domain, Edit, Edited, StyleclipError
+from styleclip_contract import errors
+
+_BEFORE_AFTER, _STRENGTHS, _GRID, _LAYERS = "Before / after", "Strengths", "α × β grid", "Layers"
+_PHOTO, _RECONSTRUCTION = "Your photo", "Reconstruction"
+_HISTORY_SIDE = 184  # pixels, twice the width on the page
+
+
+def show_view(session: Session, domain: Domain) -> None:
+    """Show the chosen view of the photo with the active edits."""
+    assert session.photo
+    view = st.segmented_control(
+        "View",
+        (_BEFORE_AFTER, _STRENGTHS, _GRID, _LAYERS),
+        default=_BEFORE_AFTER,
+        required=True,
+        key="view",
+        label_visibility="collapsed",
+    )
+    # Containers that are always there, so that the browser keeps the image while others change.
+    error_place, image_place, status_place = st.empty(), st.container(), st.empty()
+    session.inverted = None  # stays so if this photo cannot be inverted
+    try:
+        with status_place, st.spinner("Reading the photo", show_time=True):
+            session.inverted = session.server.invert(domain, session.photo)
+        edits = session.active_edits()
+        if view == _BEFORE_AFTER or not edits:
+            if view != _BEFORE_AFTER:
+                st.info("Switch an edit on, or say what the result should show.")
+            _show_before_after(session, domain, edits, image_place, status_place)
+        else:
+            with image_place:
+                _show_analysis(session, domain, edits, view)
+    except StyleclipError as error:
+        if isinstance(error, errors.ServerUnavailable):
+            session.retry = True
+        error_place.error(describe_error(error))
+        if session.comparison:
+            with image_place:
+                show_divider(session.comparison, "Last result")
+
+
+def render_result(
+    session: Session, domain: Domain, edits: list[Edit], paste: bool, format: str = "JPEG"
+) -> Edited:
+    """Return the edited face, or with `paste` the photo around it; without edits the inversion."""
+    assert session.photo and session.inverted
+    edits = edits or _identity_edits(domain)
+    if paste:
+        return session.server.paste(session.photo, session.inverted, edits, format)
+    return session.server.edit(session.inverted.w_plus, edits, format)
+
+
+def show_inversion(session: Session, domain: Domain) -> None:
+    """Show the encoder's input beside what the generator reconstructs from its latent."""
+    photo, inverted = session.photo, session.inverted
+    if photo is None or inverted is None:
+        return
+    try:
+        face = photos.render_face(session.cache, photo, inverted)
+        reconstruction = render_result(session, domain, [], paste=False).picture
+    except StyleclipError:
+        return  # show_view reports it
+    st.header("Inversion")
+    with st.container(horizontal=True, gap="small"):
+        for image, caption in ((face, "Input face"), (reconstruction, _RECONSTRUCTION)):
+            with st.container(width=160):
+                show_thumbnail(image, caption, 160, caption=caption)
+    st.segmented_control(
+        "Compare the edit with",
+        (_PHOTO, _RECONSTRUCTION),
+        default=_PHOTO,
+        required=True,
+        key="before",
+        help="The generator can only change what the encoder captured of your photo.",
+    )
+
+
+def _identity_edits(domain: Domain) -> list[Edit]:
+    """Return an edit of strength 0, for which the generator draws the latent unchanged."""
+    return [Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)]
+
+
+def _show_before_after(
+    session: Session, domain: Domain, edits: list[Edit], image_place: Any, status_place: Any
+) -> None:
+    assert session.photo
+    with image_place:
+        paste = session.photo.align and st.toggle(
+            "Paste back into the photo",
+            key="paste",
+            help="The complete photo, with the edited face in its place.",
+        )
+    with status_place, st.spinner("Editing", show_time=True):
+        edited = render_result(session, domain, edits, paste)
+    session.comparison = _compare(session, domain, edited.picture, edits, paste)
+    session.retry = False
+    with image_place:
+        show_divider(session.comparison)
+    if edits:
+        counts = " + ".join(str(count) for count in edited.channels)
+        status_place.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
+    recipe = session.to_recipe()
+    if edits and recipe:
+        session.record_result(recipe, encode_thumbnail(edited.picture, _HISTORY_SIDE))
+
+
+def _compare(
+    session: Session, domain: Domain, after: bytes, edits: list[Edit], paste: bool
+) -> Comparison:
+    photo, inverted = session.photo, session.inverted
+    assert photo and inverted
+    description = ", ".join(edit.target for edit in edits) or "nothing is changed"
+    subject = f"{photo.title} {photo.digest.hex()} {photo.face} {paste}"
+    if paste:
+        width, height = photos.read_size(photo.data)
+        face_center = 100 * float(inverted.quad[:, 0].mean()) / width
+        before = photos.render_photo(session.cache, photo)
+        return Comparison(before, after, description, subject, width / height, face_center)
+    if st.session_state.get("before") == _RECONSTRUCTION:
+        before = render_result(session, domain, [], paste=False).picture
+    else:
+        before = photos.render_face(session.cache, photo, inverted)
+    return Comparison(before, after, description, subject)
+
+
+def _show_analysis(session: Session, domain: Domain, edits: list[Edit], view: str) -> None:
+    assert session.inverted
+    w_plus = session.inverted.w_plus
+    if view == _LAYERS:
+        show_layer_chart(session.server, domain, edits)
+        return
+    varied = _select_edit(edits)
+    show_sweep = show_strip if view == _STRENGTHS else show_grid
+    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied))
+
+
+def _select_edit(edits: list[Edit]) -> int:
+    """Let the user choose which of several edits a sweep varies; return its index."""
+    if len(edits) == 1:
+        return 0
+
+    def label(index: int) -> str:
+        edit = edits[index]
+        return f"Edit {index + 1}: {edit.target}, α {edit.strength:g}, β {edit.threshold:g}"
+
+    return int(st.selectbox("Vary", range(len(edits)), format_func=label) or 0)
+
+
+def _run_cancellable(work: Callable[[], None]) -> None:
+    """Run long work below a Cancel button: any interaction with the page interrupts the script."""
+    place = st.empty()
+    place.button("Cancel", icon=":material/close:", on_click=_select_before_after)
+    work()
+    place.empty()
+
+
+def _select_before_after() -> None:
+    st.session_state.view = _BEFORE_AFTER
