@@ -1,56 +1,44 @@
-"""StyleSpace statistics of the avatars, by the code that serves every domain."""
+"""Compute the StyleSpace statistics of the avatars, with the code that serves every domain."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from caption_data import local_vocabulary_size, read_vocabulary
+from models import build_clip, load_generator, preprocess
 from torch import Tensor
-from train_clip import new_clip, prepare
-from train_generator import load_generator
-from training import load
+from training import Setup, load_weights
 
 from styleclip_export.statistics.fs3 import Fs3Rule, estimate_fs3, style_moments
+from styleclip_networks.clip import CLIP
 
-# Changes of the CLIP feature shorter than this are no evidence: the generator decides for whole
-# values, so many channels change nothing at all in most pictures.
+# Shorter changes of the CLIP feature count less: the generator decides for values as a whole, so
+# many channels change nothing at all in most images.
 FLOOR = 0.03
+NUM_IMAGES = 100  # for each channel
 
 
-def run(data_dir: Path, out: Path, device: torch.device, num_images: int = 100) -> None:
-    """The stage `statistics`: writes `out/statistics.npz`."""
-    generator = load_generator(out).to(device).eval()
-    with np.load(data_dir / "captions.npz") as data:
-        clip = new_clip(len(data["vocabulary"]) + 2)
-    if not load(clip, out / "clip.pt"):
+def run(setup: Setup) -> None:
+    """Run the stage `statistics`: write `statistics.npz`."""
+    generator = load_generator(setup.out).to(setup.device).eval()
+    clip = build_clip(local_vocabulary_size(read_vocabulary(setup.captions)))
+    if not load_weights(clip, setup.out / "clip.pt"):
         raise SystemExit("The statistics need clip.pt: run the stage `clip` first.")
-    clip = clip.to(device).eval()
-    cuda = device.type == "cuda"
+    clip = clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, 100_000)
-    generator.upsample_as("folded" if cuda else "transposed")
-    start = last = time.monotonic()
-
-    def encode_image(pictures: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=False):
-            return clip.encode_image(prepare(pictures))
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 5 or done == total:
-            last = time.monotonic()
-            print(f"[fs3 {last - start:6.1f} s] {done} of {total} channels", flush=True)
-
+    generator.upsample_as("folded" if setup.compile else "transposed")
     fs3, change = estimate_fs3(
         generator,
-        encode_image,
+        lambda images: _encode_images(clip, images),
         mean,
         std,
-        Fs3Rule(num_images, floor=FLOOR, dtype=torch.bfloat16 if cuda else torch.float32),
-        progress=progress,
+        Fs3Rule(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype),
+        progress=_progress_printer(),
     )
-    temporary = out / "statistics.tmp.npz"
+    temporary = setup.out / "statistics.tmp.npz"
     np.savez_compressed(
         temporary,
         style_mean=mean,
@@ -59,7 +47,24 @@ def run(data_dir: Path, out: Path, device: torch.device, num_images: int = 100) 
         fs3=fs3.astype(np.float16),
         change=change,
     )
-    temporary.rename(out / "statistics.npz")
-    moving, seen = int((std > 0).sum()), int((np.abs(fs3).sum(1) > 0).sum())
-    print(f"{moving} channels move, CLIP sees {seen}; change quantiles", flush=True)
+    temporary.rename(setup.out / "statistics.npz")
+    moving, visible = int((std > 0).sum()), int((np.abs(fs3).sum(1) > 0).sum())
+    print(f"{moving} channels move, CLIP sees {visible}; change quantiles", flush=True)
     print(np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9)).round(4), flush=True)
+
+
+def _encode_images(clip: CLIP, images: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, enabled=False):
+        return clip.encode_image(preprocess(images))
+
+
+def _progress_printer() -> Callable[[int, int], None]:
+    start = last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5 or done == total:
+            last = time.monotonic()
+            print(f"[fs3 {last - start:6.1f} s] {done} of {total} channels", flush=True)
+
+    return progress

@@ -1,4 +1,4 @@
-"""What the avatars domain offers at first sight; the numbers come from `quality.py`."""
+"""The presets and defaults of the avatars domain; `quality.py --choose` chose the numbers."""
 
 STRENGTH, THRESHOLD = 5.0, 0.15
 PRESETS = [
@@ -15,7 +15,7 @@ PRESETS = [
     {"title": "Blond hair", "target": "a face with blond hair"},
     {"title": "Afro", "target": "a face with an afro"},
 ]
-LICENCE = (
+LICENSE = (
     "Weights: MIT. Trained on pictures drawn with the avataaars style by Pablo Stanley "
     "(free for personal and commercial use)."
 )

@@ -1,100 +1,92 @@
-"""The quality report for people: a table in the model card, and a grid of edits as a picture."""
+"""The quality report for readers: a table in the model card, and an image of all edits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from evaluation import GOALS, ServedNetworks, TestSet
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from quality import Chain, Pair
+from text_pairs import TEXT_PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = ROOT / "model_repository" / "avatars" / "MODEL_CARD.md"
 GRID = ROOT / "docs" / "avatars-edits.jpg"
 BEGIN, END = "<!-- quality: written by domains/avatars/quality.py -->", "<!-- end of quality -->"
-GOALS = {"hit": 0.85, "kept": 0.90}
-TILE, LABEL = 112, 250  # pixels
+TILE, LABEL_WIDTH = 112, 250  # pixels
+COLUMNS = 8  # avatars
 
 
 def write_card(report: dict[str, Any]) -> None:
-    """Replaces the quality section of the model card."""
+    """Replace the quality section of the model card."""
     text = CARD.read_text("utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    CARD.write_text(before + BEGIN + "\n" + table(report) + END + after, "utf-8")
+    CARD.write_text(before + BEGIN + "\n" + format_tables(report) + END + after, "utf-8")
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report in Markdown; a figure that misses its goal is bold."""
+def format_tables(report: dict[str, Any]) -> str:
+    """Format the report as Markdown, with figures that miss their goal in bold."""
     inversion, pairs = report["inversion"], report["pairs"]
+    psnr = inversion["psnr"]
     lines = [
-        f"{report['avatars']} held-out avatars, α = {report['strength']:g}, "
+        f"{report['avatars']} test avatars, α = {report['strength']:g}, "
         f"β = {report['threshold']:g} (chosen on other avatars).",
         "",
-        f"**Inversion** keeps {inversion['kept']:.1%} of the attributes that can be seen "
-        f"({', '.join(f'{k} {v:.1%}' for k, v in inversion['by_attribute'].items())}); "
-        f"PSNR to the photo: median {inversion['psnr']['median']:.1f} dB, "
-        f"10th percentile {inversion['psnr']['10%']:.1f} dB.",
+        f"**Inversion** keeps {inversion['kept']:.1%} of the visible attributes; PSNR to the "
+        f"image: median {psnr['median']:.1f} dB, 10th percentile {psnr['10%']:.1f} dB.",
         "",
-        "**Edits.** *hit*: the target is there afterwards (goal 85%); *others kept*: mean of the "
-        "other attributes (goal 90%), and the worst of them; *clean*: median PSNR to the nearest "
-        f"true render (the inversions alone: {inversion['clean']:.1f} dB); *removed*: with -α, the "
-        "share of avatars that had the attribute and lose it.",
+        f"| {' | '.join(name.replace('_', ' ') for name in inversion['by_attribute'])} |",
+        f"|{' ---: |' * len(inversion['by_attribute'])}",
+        f"| {' | '.join(f'{kept:.1%}' for kept in inversion['by_attribute'].values())} |",
         "",
-        "| target | hit | others kept | worst | clean | 10% | removed |",
+        "**Edits.** *hit*: the target is there (goal 85%). *kept*: mean of the other attributes "
+        "(goal 90%). *worst*: the lowest of them. *clean*: PSNR to the nearest render, median and "
+        f"10th percentile (median of the inversions: {inversion['clean']:.1f} dB). *removed*: with "
+        "-α, avatars that lose the target.",
+        "",
+        "| target | hit | kept | worst | clean | 10% | removed |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for p in pairs:
-        mark = "" if p["in_captions"] else " ¹"
+    for pair in pairs:
         cells = [
-            _bold(p["hit"], GOALS["hit"]),
-            _bold(p["kept"], GOALS["kept"]),
-            f"{p['worst']:.0%}",
-            f"{p['clean']:.1f} dB",
-            f"{p['clean10']:.1f} dB",
-            f"{p['removed']:.0%}",
+            pair["target"] + ("" if pair["in_captions"] else " ¹"),
+            _format_goal(pair["hit"], GOALS["hit"]),
+            _format_goal(pair["kept"], GOALS["kept"]),
+            f"{pair['worst']:.0%}",
+            f"{pair['clean']:.1f} dB",
+            f"{pair['clean10']:.1f} dB",
+            f"{pair['removed']:.0%}",
         ]
-        lines.append(f"| {p['target']}{mark} | {' | '.join(cells)} |")
-    reached = sum(all(p[name] >= goal for name, goal in GOALS.items()) for p in pairs)
+        lines.append(f"| {' | '.join(cells)} |")
+    reached = sum(all(pair[name] >= goal for name, goal in GOALS.items()) for pair in pairs)
     lines += [
         "",
-        f"{reached} of {len(pairs)} text pairs reach both goals. "
-        "¹ a wording that no training caption has.",
+        f"{reached} of {len(pairs)} text pairs reach both goals. ¹ not worded as in training.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _bold(value: float, goal: float) -> str:
+def _format_goal(value: float, goal: float) -> str:
     return f"{value:.1%}" if value >= goal else f"**{value:.1%}**"
 
 
-def write_grids(
-    chain: Chain,
-    pictures: np.ndarray,
-    latents: np.ndarray,
-    pairs: Sequence[Pair],
-    strength: float,
-    threshold: float,
-    columns: int = 8,
-) -> None:
-    """A row of photos, a row of inversions, and a row for each text pair."""
-    chosen, latents = pictures[:columns], latents[:columns]
+def save_grid(networks: ServedNetworks, test: TestSet, strength: float, threshold: float) -> None:
+    """Save a row of images, a row of reconstructions, and a row for each text pair."""
+    images, w_plus = test.images[:COLUMNS], test.w_plus[:COLUMNS]
     rows: list[tuple[str, np.ndarray]] = [
-        ("photo", chosen),
-        ("inversion", chain.edit(latents, None, 0, 0)),
+        ("photo", images),
+        ("inversion", networks.reconstruct(w_plus)),
     ]
-    rows += [(pair.target, chain.edit(latents, pair, strength, threshold)) for pair in pairs]
-    sheet = Image.new("RGB", (LABEL + columns * TILE, len(rows) * TILE), "white")
+    rows += [(pair.target, networks.edit(w_plus, pair, strength, threshold)) for pair in TEXT_PAIRS]
+    sheet = Image.new("RGB", (LABEL_WIDTH + COLUMNS * TILE, len(rows) * TILE), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for y, (label, tiles) in enumerate(rows):
         draw.text((8, y * TILE + TILE // 2 - 8), label, "black", font)
         for x, tile in enumerate(tiles):
             small = Image.fromarray(tile).resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(small, (LABEL + x * TILE, y * TILE))
+            sheet.paste(small, (LABEL_WIDTH + x * TILE, y * TILE))
     GRID.parent.mkdir(exist_ok=True)
     sheet.save(GRID, quality=88)

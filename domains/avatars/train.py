@@ -1,38 +1,61 @@
-"""Trains the avatars domain, stage by stage, within given seconds; continues where it stopped.
+"""Train the avatars domain stage by stage, each for a given time.
 
-    python domains/avatars/train.py generator clip encoder classifier statistics
+    PYTHONPATH=domains/avatars python domains/avatars/train.py            # all stages
+    PYTHONPATH=domains/avatars python domains/avatars/train.py clip encoder
 
-Each stage reads and writes `--out`. Stages that find their own checkpoint go on from it.
+A stage that finds its own checkpoint continues from it. README.md describes the stages.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+import compute_statistics
 import torch
-from training import Budget
-
-STAGES = (
-    "layers",
-    "captions",
-    "mapping",
-    "generator",
-    "clip",
-    "encoder",
-    "classifier",
-    "statistics",
-)
-SECONDS = {"mapping": 40, "generator": 360, "clip": 120, "encoder": 120, "classifier": 40}
+import train_classifier
+import train_clip
+import train_encoder
+import train_generator
+from caption_data import build_captions
+from renders import build_layers
+from training import Setup
 
 
-@click.command()
-@click.argument("stages", nargs=-1, type=click.Choice(STAGES))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/avatars"))
-@click.option("--data", type=click.Path(path_type=Path), default=Path("build/avatars"))
-@click.option("--seconds", multiple=True, help="STAGE=SECONDS, training time without compilation")
-@click.option("--batch", default=128, show_default=True)
+def prepare_layers(setup: Setup) -> None:
+    """Run the stage `layers`."""
+    if not setup.layers.exists():
+        build_layers(setup.layers)
+
+
+def prepare_captions(setup: Setup) -> None:
+    """Run the stage `captions`."""
+    if not setup.captions.exists():
+        build_captions(setup.captions)
+
+
+STAGES: dict[str, Callable[[Setup], None]] = {
+    "layers": prepare_layers,
+    "captions": prepare_captions,
+    "mapping": train_generator.run_mapping,
+    "generator": train_generator.run_synthesis,
+    "clip": train_clip.run,
+    "encoder": train_encoder.run,
+    "classifier": train_classifier.run,
+    "statistics": compute_statistics.run,
+}
+Folder = click.Path(path_type=Path, file_okay=False)
+SECONDS = {"mapping": 40.0, "generator": 360.0, "clip": 120.0, "encoder": 120.0, "classifier": 40.0}
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("stages", nargs=-1, type=click.Choice(list(STAGES)))
+@click.option("--out", type=Folder, default=Path("runs/avatars"), help="Checkpoints.")
+@click.option("--data", type=Folder, default=Path("build/avatars"), help="Layers and captions.")
+@click.option("--seconds", multiple=True, help="STAGE=SECONDS, training time without compilation.")
+@click.option("--batch", default=128, help="Images in a step; CLIP trains on four times as many.")
 @click.option("--steps", type=int, help="Stop each stage after this many steps (a dry run).")
 def main(
     stages: tuple[str, ...],
@@ -42,64 +65,18 @@ def main(
     batch: int,
     steps: int | None,
 ) -> None:
-    """Trains STAGES in the given order (all by default)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Train STAGES in the given order (all by default)."""
     out.mkdir(parents=True, exist_ok=True)
     data.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    given = SECONDS | {k: float(v) for k, v in (s.split("=") for s in seconds)}
-
-    def budget(name: str, limit: float) -> Budget:
-        return Budget(name, limit, steps or 10**9, compile=device.type == "cuda")
-
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    times = SECONDS | {stage: float(value) for stage, value in (s.split("=") for s in seconds)}
+    setup = Setup(data, out, device, batch, times, steps or None)
     for stage in stages or STAGES:
         start = time.monotonic()
-        if stage == "layers":
-            from renders import build_layers
-
-            if not (data / "layers.npz").exists():
-                build_layers(data / "layers.npz")
-        elif stage == "captions":
-            from train_clip import build_captions
-
-            if not (data / "captions.npz").exists():
-                build_captions(data / "captions.npz")
-        elif stage == "mapping":
-            import train_generator
-
-            train_generator.run_mapping(out, device, budget("mapping", given["mapping"]))
-        elif stage == "generator":
-            import train_generator
-
-            train_generator.run(
-                data / "layers.npz",
-                out,
-                device,
-                budget("generator", given["generator"]),
-                batch,
-            )
-        elif stage == "clip":
-            import train_clip
-
-            train_clip.run(data, out, device, budget("clip", given["clip"]), 4 * batch)
-        elif stage == "encoder":
-            import train_encoder
-
-            train_encoder.run(
-                data / "layers.npz", out, device, budget("encoder", given["encoder"]), batch
-            )
-        elif stage == "classifier":
-            import train_classifier
-
-            train_classifier.run(
-                data / "layers.npz", out, device, budget("classifier", given["classifier"]), batch
-            )
-        elif stage == "statistics":
-            import compute_statistics
-
-            compute_statistics.run(data, out, device)
+        STAGES[stage](setup)
         print(f"== {stage}: {time.monotonic() - start:.1f} s", flush=True)
 
 

@@ -1,48 +1,55 @@
-"""Trains the judge of the quality report on renders, with the disturbances of uploads."""
+"""Train the attribute classifier of the quality report, on augmented renders."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from classifier import Classifier, loss, predict
+from augmentations import augment_as_uploads
+from classifier import Classifier, classification_loss, predict
 from renders import Composer, sample_labels
 from torch import Tensor
-from train_encoder import disturb
-from training import Budget, cosine, save
+from training import SEED, Setup, save_weights, set_learning_rate
+
+LEARNING_RATE = 2e-3
 
 
-def run(layers: Path, out: Path, device: torch.device, budget: Budget, batch: int) -> None:
-    """The stage `classifier`."""
-    torch.manual_seed(budget.seed)
+def run(setup: Setup) -> None:
+    """Run the stage `classifier`."""
+    torch.manual_seed(SEED)
+    device = setup.device
+    budget = setup.budget("classifier")
     model = Classifier().to(device, memory_format=torch.channels_last)
-    composer = Composer(layers, device)
-    rng = torch.Generator().manual_seed(budget.seed + 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=budget.compile)
+    composer = Composer(setup.layers, device)
+    rng = torch.Generator().manual_seed(SEED + 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    autocast = setup.autocast()
 
-    def step_loss(pictures: Tensor, labels: Tensor) -> Tensor:
-        with amp:
-            logits = model(pictures)
-        return loss(logits, labels)
+    def compute_loss(images: Tensor, labels: Tensor) -> Tensor:
+        with autocast:
+            logits = model(images)
+        return classification_loss(logits, labels)
 
-    if budget.compile:
-        step_loss = torch.compile(step_loss)  # type: ignore[assignment]
+    if setup.compile:
+        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     for step in budget:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * cosine(budget.fraction, warmup=0.05)
-        labels = sample_labels(batch, rng, device)
-        pictures = disturb(composer(labels)).contiguous(memory_format=torch.channels_last)
-        value = step_loss(pictures, labels)
+        set_learning_rate(optimizer, LEARNING_RATE, budget.fraction, warmup=0.05)
+        labels = sample_labels(setup.batch, rng, device)
+        images = augment_as_uploads(composer(labels))
+        loss = compute_loss(images.contiguous(memory_format=torch.channels_last), labels)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        loss.backward()
         optimizer.step()
         if step % 200 == 0:
-            budget.log(f"classifier loss {value.item():.3f}")
+            budget.log(f"classifier loss {loss.item():.3f}")
     model.eval()
-    save(model, out / "classifier.pt")
-    with torch.no_grad():
-        labels = sample_labels(1024, torch.Generator().manual_seed(77), device)
-        guesses = torch.cat([predict(model(composer(x))) for x in labels.split(128)])
-        right = (guesses == labels).float().mean(0)
-        print("classifier right by attribute:", [f"{x:.3f}" for x in right.tolist()], flush=True)
+    save_weights(model, setup.out / "classifier.pt")
+    report(model, composer)
+
+
+@torch.no_grad()
+def report(model: Classifier, composer: Composer) -> None:
+    """Print the accuracy by attribute, on new renders."""
+    device = next(model.parameters()).device
+    labels = sample_labels(1024, torch.Generator().manual_seed(77), device)
+    predictions = torch.cat([predict(model(composer(x))) for x in labels.split(128)])
+    correct = (predictions == labels).float().mean(0)
+    print("correct by attribute:", [f"{x:.3f}" for x in correct.tolist()], flush=True)

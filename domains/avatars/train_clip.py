@@ -1,337 +1,237 @@
-"""Trains the avatars' CLIP: a small ViT and a small text transformer on (picture, caption) pairs.
+"""Train the avatars' CLIP: a small ViT and a small text transformer on (image, caption) pairs.
 
-Two losses. Contrastive (Radford et al. 2021, section 2.3) with several positives: a caption of
-"a bald face" is right for every bald avatar of the batch, and counts so. Directional: a picture
-pair that differs in one attribute and the text pair that names the change shall point the same
-way, and pairs of other attributes at right angles; global directions rest on exactly that.
-Pictures are renders, and pictures of our generator with disturbed codes once it exists.
+Two losses. Contrastive (Radford et al. 2021, section 2.3) with several positives: "a bald face"
+matches every bald avatar of the batch. Directional: the change between two images that differ in
+one attribute and the change between the texts that name it point in the same direction, those of
+different attributes at right angles; StyleCLIP's global directions rely on that.
+Images are renders, and once the generator is trained, its images of perturbed codes too.
 """
 
 from __future__ import annotations
 
-import random
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from attributes import ATTRIBUTES, OFFSETS, SIZES
-from captions import CLAIMS, PHRASES, full_mask, neutral, random_caption, sentence
-from codes import basis, noisy_amplitudes, one_hot
+from augmentations import augment_lightly
+from caption_data import CaptionData, drop_words
+from captions import ALL_VALUES
+from latent_codes import one_hot, perturb_amplitudes, value_basis
+from models import CLIP_RESOLUTION, build_clip, downsample, load_generator, preprocess
 from renders import Composer, sample_labels
 from torch import Tensor
 from torch.nn import functional as F
-from train_generator import load_generator
-from training import Budget, Ema, cosine, load, save
+from training import SEED, Ema, Setup, load_weights, save_weights, set_learning_rate
 
-from styleclip_networks.clip import CLIP, normalise
+from styleclip_networks.clip import CLIP
 
-NUM_CAPTIONS = 240_000
-NUM_PAIRS = 120_000
-CONTEXT = 77
-LENGTH = 32  # tokens kept in training; longer captions are drawn again
-PICTURE = 128  # pixels that the image tower sees
-IMAGE_TOWER = {
-    "image_resolution": PICTURE,
-    "vision_patch_size": 8,
-    "vision_width": 256,
-    "vision_layers": 6,
-    "vision_heads": 4,
-}
-TEXT_TOWER = {
-    "transformer_width": 256,
-    "transformer_layers": 4,
-    "transformer_heads": 4,
-    "embed_dim": 256,
-    "context_length": CONTEXT,
-}
-UNKNOWN = 1  # local id of every token that no caption holds; 0 is the padding
+LEARNING_RATE = 1e-3
 
 
-def build_captions(path: Path) -> None:
-    """Draws and tokenises the captions once (npz): tokens in a local vocabulary, and claims."""
-    from styleclip_server.pipeline.prompt_templates import TEMPLATES
-    from styleclip_server.pipeline.tokenizer import tokenize
-
-    rng = random.Random(1)
-
-    def wrapped(texts: list[str]) -> list[str]:
-        template = rng.choice(TEMPLATES) if rng.random() < 0.6 else "{}"
-        return [template.format(t) for t in texts]
-
-    captions, masks = [], []
-    while len(captions) < NUM_CAPTIONS:
-        text, mask = random_caption(rng)
-        captions += wrapped([text])
-        masks.append(mask)
-    # Pairs: a neutral text, or one that names another value of the attribute, and the target.
-    neutrals, targets, attributes, sources, allowed = [], [], [], [], []
-    claims = list(CLAIMS)
-    for _ in range(NUM_PAIRS):
-        claim = rng.choice(claims)
-        noun = rng.choice(("face", "person", "avatar", "character", "man", "woman", "head"))
-        target = sentence([rng.choice(CLAIMS[claim])], rng, noun)
-        a = claim[0]
-        source = -1
-        before = rng.choice((noun, f"a {noun}", f"a {noun}", neutral(rng)))
-        if rng.random() < 0.3:
-            source = rng.choice([v for v in range(SIZES[a]) if v not in claim[1]])
-            names = [p for p in PHRASES if p.attribute == a and p.allowed == (source,)]
-            before = sentence([rng.choice(names)], rng, noun)
-        b, t = wrapped([before, target])
-        neutrals.append(b)
-        targets.append(t)
-        attributes.append(a)
-        sources.append(source)
-        allowed.append(sum(1 << v for v in claim[1]))
-    tokens = np.stack([tokenize([t])[0] for t in captions + neutrals + targets])
-    keep = (tokens[:, LENGTH:] == 0).all(1)
-    vocabulary = np.unique(np.concatenate([[0], tokens[keep].ravel()]))
-    local = np.full(49408, UNKNOWN, np.int32)
-    local[vocabulary] = np.where(vocabulary == 0, 0, np.arange(len(vocabulary)) + 1)
-    n, m = NUM_CAPTIONS, NUM_CAPTIONS + NUM_PAIRS
-    both = keep[n:m] & keep[m:]
-    short = local[tokens[:, :LENGTH]].astype(np.int16)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(
-        temporary,
-        vocabulary=vocabulary,
-        captions=short[:n][keep[:n]],
-        claims=np.array(masks, np.int64)[keep[:n]],
-        neutral=short[n:m][both],
-        target=short[m:][both],
-        attribute=np.array(attributes, np.int8)[both],
-        source=np.array(sources, np.int8)[both],
-        allowed=np.array(allowed, np.int64)[both],
+def run(setup: Setup) -> None:
+    """Run the stage `clip`; it continues from `clip.pt`."""
+    torch.manual_seed(SEED)
+    device, batch = setup.device, 4 * setup.batch
+    budget = setup.budget("clip")
+    rng = torch.Generator(device).manual_seed(SEED)
+    data = CaptionData(setup.captions, device)
+    clip = build_clip(data.vocabulary_size).to(device)
+    resumed = load_weights(clip, setup.out / "clip.pt")
+    learning_rate = LEARNING_RATE * (0.5 if resumed else 1.0)
+    composer = Composer(setup.layers, device, CLIP_RESOLUTION)
+    draw_images = _image_source(setup, composer)
+    ema = Ema(clip, 0.998)
+    optimizer = torch.optim.AdamW(
+        clip.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
-    temporary.rename(path)
+    autocast = setup.autocast()
+
+    def encode(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        return _unit(clip.encode_image(images)), _unit(clip.encode_text(texts))
+
+    if setup.compile:
+        encode = torch.compile(encode)  # type: ignore[assignment]
+
+    for step in budget:
+        set_learning_rate(optimizer, learning_rate, budget.fraction, warmup=0.05)
+        with torch.no_grad():
+            chosen = torch.randint(len(data.captions), (batch,), device=device)
+            claims = data.claims[chosen]
+            labels = draw_labels_within(claims, rng)
+            bits = label_bits(labels)
+            match = ((bits[:, None] & claims[None]) == bits[:, None]).float()
+            pair = torch.randint(len(data.target), (batch // 2,), device=device)
+            attribute, allowed = data.attribute[pair], data.allowed[pair]
+            before, after = draw_changes(attribute, allowed, data.source[pair])
+            images = torch.cat([preprocess(draw_images(x)) for x in (labels, before, after)])
+            texts = torch.cat([data.captions[chosen], data.neutral[pair], data.target[pair]])
+            texts = drop_words(texts)
+        with autocast:
+            image_features, text_features = encode(images, texts)
+        image_before, image_after = image_features[batch:].chunk(2)
+        text_before, text_after = text_features[batch:].chunk(2)
+        contrastive = contrastive_loss(
+            image_features[:batch], text_features[:batch], clip.logit_scale.float(), match
+        )
+        directional = directional_loss(
+            _unit(image_after - image_before), _unit(text_after - text_before), attribute, allowed
+        )
+        optimizer.zero_grad(set_to_none=True)
+        (contrastive + directional).backward()
+        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimizer.step()
+        ema.update()
+        if step % 200 == 0:
+            budget.log(f"contrastive {contrastive.item():.3f} directional {directional.item():.3f}")
+    ema.copy_to(clip)
+    save_weights(clip, setup.out / "clip.pt")
+    report(clip, composer, data)
 
 
-def new_clip(local_vocabulary: int) -> CLIP:
-    """An untrained CLIP over the local vocabulary (padding, unknown, then the known tokens)."""
-    return CLIP(vocab_size=local_vocabulary, **IMAGE_TOWER, **TEXT_TOWER)
+def _image_source(setup: Setup, composer: Composer) -> Callable[[Tensor], Tensor]:
+    """Return a function from labels (N, attributes) to augmented images (N, 3, 128, 128).
+
+    Once the generator is trained, it draws an eighth of them from perturbed codes.
+    """
+    generator = load_generator(setup.out).to(setup.device).eval().requires_grad_(False)
+    generator.upsample_as("folded")
+    generator_is_trained = (setup.out / "generator.pt").exists()
+    u = value_basis().to(setup.device)
+
+    def generate(p: Tensor) -> Tensor:
+        return generator.synthesis(generator.affine(p @ u), setup.dtype)
+
+    if setup.compile:
+        generate = torch.compile(generate)  # type: ignore[assignment]
+
+    def draw_images(labels: Tensor) -> Tensor:
+        images = composer(labels)
+        if generator_is_trained:
+            n = len(labels) // 8
+            p, _, blend = perturb_amplitudes(labels[:n], generator.num_latents, 1.0)
+            p[blend > 0] = one_hot(labels[:n])[blend > 0][:, None]
+            images[:n] = downsample(generate(p))
+        return augment_lightly(images)
+
+    return draw_images
 
 
-def bits_of(labels: Tensor) -> Tensor:
-    """labels (N, attributes) → int64 masks with one bit an attribute."""
-    shifts = torch.tensor(OFFSETS, device=labels.device)
-    return (torch.ones_like(labels) << (labels + shifts)).sum(1)
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, match: Tensor) -> Tensor:
+    """Compute InfoNCE in both directions with several positives.
 
-
-def labels_within(claims: Tensor, rng: torch.Generator) -> Tensor:
-    """Draws labels (N, attributes) that satisfy the claims (N,) int64."""
-    columns = []
-    for a, attribute in enumerate(ATTRIBUTES):
-        weights = torch.tensor([v.weight for v in attribute.values], device=claims.device)
-        bits = torch.arange(SIZES[a], device=claims.device) + OFFSETS[a]
-        allowed = (claims[:, None] >> bits) & 1
-        columns.append(torch.multinomial(weights * allowed, 1)[:, 0])
-    return torch.stack(columns, 1)
-
-
-def prepare(pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, r, r) in [-1, 1] → the image tower's input: area-averaged to 128 px, with
-    CLIP's mean and deviation."""
-    return normalise((shrink(pictures.clamp(-1, 1)) + 1) / 2)
-
-
-def shrink(pictures: Tensor) -> Tensor:
-    """Area average to the size that the image tower sees."""
-    if pictures.shape[-1] == PICTURE:
-        return pictures
-    return F.interpolate(pictures, size=(PICTURE, PICTURE), mode="area")
-
-
-def disturb(pictures: Tensor) -> Tensor:
-    """A little noise and brightness, so that the tower does not hang on exact pixels."""
-    n, device = len(pictures), pictures.device
-    pictures = pictures + torch.randn_like(pictures) * 0.04 * torch.rand(n, 1, 1, 1, device=device)
-    gain = 1 + 0.1 * (torch.rand(n, 1, 1, 1, device=device) - 0.5)
-    return pictures * gain
-
-
-def unit(x: Tensor) -> Tensor:
-    return F.normalize(x.float(), dim=-1)
-
-
-class Data:
-    """The captions of `build_captions` on a device."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        with np.load(path) as data:
-            arrays = {k: torch.from_numpy(data[k]) for k in data.files}
-        self.vocabulary = arrays.pop("vocabulary")
-        self.size = len(self.vocabulary) + 2
-        arrays = {k: v.to(device) for k, v in arrays.items()}
-        self.captions, self.claims = arrays["captions"], arrays["claims"]
-        self.neutral, self.target = arrays["neutral"], arrays["target"]
-        self.attribute, self.source = arrays["attribute"].long(), arrays["source"].long()
-        self.allowed = arrays["allowed"]
-
-    def texts(self, tokens: Tensor) -> Tensor:
-        """int16 (N, LENGTH) → int64, 2 % of the words made unknown."""
-        tokens = tokens.long()
-        word = (tokens > UNKNOWN) & (tokens < tokens.max())
-        word[:, 0] = False
-        lost = word & (torch.rand(tokens.shape, device=tokens.device) < 0.02)
-        return torch.where(lost, UNKNOWN, tokens)
-
-
-def contrastive(images: Tensor, texts: Tensor, scale: Tensor, match: Tensor) -> Tensor:
-    """InfoNCE both ways; `match` (N, N) tells which caption is true of which picture."""
-    logits = scale.exp().clamp(max=100) * images @ texts.T
+    Args:
+        images, texts: float32 (N, D), unit features.
+        logit_scale: logarithm of the inverse temperature.
+        match: float32 (N, N), 1 where the caption (column) is true of the image (row).
+    """
+    logits = logit_scale.exp().clamp(max=100) * images @ texts.T
     rows = match / match.sum(1, keepdim=True)
     columns = match / match.sum(0, keepdim=True)
     loss = -(rows * logits.log_softmax(1)).sum(1).mean()
     return (loss - (columns * logits.log_softmax(0)).sum(0).mean()) / 2
 
 
-def directional(images: Tensor, texts: Tensor, attribute: Tensor, allowed: Tensor) -> Tensor:
-    """Cosines of picture directions and text directions: 1 for the same change, 0 across
-    attributes; other values of the same attribute are left to geometry."""
-    cosine_ = images @ texts.T
-    same = attribute[:, None] == attribute[None]
-    equal = same & (allowed[:, None] == allowed[None])
-    pull = (1 - cosine_.diagonal()).mean()
-    push = cosine_.square()[~same].mean()
-    logits = (cosine_ * 20).masked_fill(
-        equal & ~torch.eye(len(same), device=same.device).bool(), -9
-    )
-    index = torch.arange(len(same), device=same.device)
-    tell_apart = F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)
-    return pull + 4 * push + 0.1 * tell_apart
+def directional_loss(images: Tensor, texts: Tensor, attribute: Tensor, allowed: Tensor) -> Tensor:
+    """Compare image directions with text directions, float32 (N, D), unit.
+
+    The cosine is pulled to 1 for the same change and to 0 between attributes; that of different
+    values of one attribute is free. A weak classification term separates all changes of the batch.
+    """
+    cosines = images @ texts.T
+    same_attribute = attribute[:, None] == attribute[None]
+    same_change = same_attribute & (allowed[:, None] == allowed[None])
+    pull = (1 - cosines.diagonal()).mean()
+    push = cosines.square()[~same_attribute].mean()
+    diagonal = torch.eye(len(cosines), device=cosines.device).bool()
+    logits = (cosines * 20).masked_fill(same_change & ~diagonal, -9)
+    index = torch.arange(len(cosines), device=cosines.device)
+    separation = F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)
+    return pull + 4 * push + 0.1 * separation
 
 
-def run(data_dir: Path, out: Path, device: torch.device, budget: Budget, batch: int) -> None:
-    """The stage `clip`; continues from `out/clip.pt`."""
-    torch.manual_seed(budget.seed)
-    rng = torch.Generator(device).manual_seed(budget.seed)
-    data = Data(data_dir / "captions.npz", device)
-    clip = new_clip(data.size).to(device)
-    if load(clip, out / "clip.pt"):
-        budget.rate = 0.5
-    composer = Composer(data_dir / "layers.npz", device, PICTURE)
-    generator = load_generator(out).to(device).eval().requires_grad_(False)
-    made = (out / "generator.pt").exists()
-    generator.upsample_as("folded")
-    u = basis().to(device)
-    ema = Ema(clip, 0.998)
-    rate = 1e-3 * budget.rate
-    optimizer = torch.optim.AdamW(clip.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=budget.compile)
-    dtype = torch.bfloat16 if budget.compile else torch.float32
-
-    def encode(pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        return unit(clip.encode_image(pictures)), unit(clip.encode_text(texts))
-
-    def paint(p: Tensor) -> Tensor:
-        return generator.synthesis(generator.affine(p @ u), dtype)
-
-    if budget.compile:
-        encode = torch.compile(encode)  # type: ignore[assignment]
-        paint = torch.compile(paint)  # type: ignore[assignment]
-    pairs = batch // 2
-
-    def pictures_of(labels: Tensor) -> Tensor:
-        """Renders, an eighth of them drawn by the generator from disturbed codes."""
-        pictures = composer(labels)
-        if made:
-            n = len(labels) // 8
-            p, _, blend = noisy_amplitudes(labels[:n], generator.num_latents, 1.0)
-            p[blend > 0] = one_hot(labels[:n])[blend > 0][:, None]
-            pictures[:n] = shrink(paint(p))
-        return disturb(pictures)
-
-    for step in budget:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine(budget.fraction, warmup=0.05)
-        with torch.no_grad():
-            chosen = torch.randint(len(data.captions), (batch,), device=device)
-            claims = data.claims[chosen]
-            labels = labels_within(claims, rng)
-            bits = bits_of(labels)
-            match = ((bits[:, None] & claims[None]) == bits[:, None]).float()
-            pair = torch.randint(len(data.target), (pairs,), device=device)
-            attribute, allowed = data.attribute[pair], data.allowed[pair]
-            before, after = change(attribute, allowed, data.source[pair], device)
-            pictures = torch.cat([prepare(pictures_of(x)) for x in (labels, before, after)])
-            texts = torch.cat([data.captions[chosen], data.neutral[pair], data.target[pair]])
-            texts = data.texts(texts)
-        with amp:
-            images, words = encode(pictures, texts)
-        image_pairs, text_pairs = images[batch:].chunk(2), words[batch:].chunk(2)
-        loss = contrastive(images[:batch], words[:batch], clip.logit_scale.float(), match)
-        aligned = directional(
-            unit(image_pairs[1] - image_pairs[0]),
-            unit(text_pairs[1] - text_pairs[0]),
-            attribute,
-            allowed,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        (loss + aligned).backward()
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
-        optimizer.step()
-        ema.update()
-        if step % 200 == 0:
-            budget.log(f"contrastive {loss.item():.3f} directional {aligned.item():.3f}")
-    ema.copy_to(clip)
-    save(clip, out / "clip.pt")
-    report(clip, composer, data, device)
+def label_bits(labels: Tensor) -> Tensor:
+    """Convert labels (N, attributes) to int64 masks (N,) with one bit for each attribute."""
+    shifts = torch.tensor(OFFSETS, device=labels.device)
+    return (torch.ones_like(labels) << (labels + shifts)).sum(1)
 
 
-def change(
-    attribute: Tensor, allowed: Tensor, source: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Labels before and after a change of one attribute each: from a value outside `allowed`
-    (from `source` where that is not -1) to one inside."""
-    n = len(attribute)
-    before = sample_labels(n, torch.Generator().manual_seed(int(torch.randint(2**31, ()))), device)
+def draw_labels_within(claims: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw labels (N, attributes) that satisfy the claims, int64 masks (N,)."""
+    columns = []
+    for a, attribute in enumerate(ATTRIBUTES):
+        weights = torch.tensor([value.weight for value in attribute.values], device=claims.device)
+        bits = torch.arange(SIZES[a], device=claims.device) + OFFSETS[a]
+        allowed = (claims[:, None] >> bits) & 1
+        columns.append(torch.multinomial(weights * allowed, 1)[:, 0])
+    return torch.stack(columns, 1)
+
+
+def draw_changes(attribute: Tensor, allowed: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw labels before and after a change of one attribute.
+
+    Args:
+        attribute: int64 (N,), the attribute that changes.
+        allowed: int64 (N,), mask of the attribute's values after the change.
+        source: int64 (N,), its value before the change; -1 for any value outside `allowed`.
+
+    Returns:
+        Labels before and after, int64 (N, attributes) each.
+    """
+    device = attribute.device
+    seed = int(torch.randint(2**31, ()))
+    before = sample_labels(len(attribute), torch.Generator().manual_seed(seed), device)
     after = before.clone()
     for a, size in enumerate(SIZES):
-        mine = attribute == a
+        changes = attribute == a
         bits = (allowed[:, None] >> torch.arange(size, device=device)) & 1
         new = torch.multinomial(bits.float() + 1e-9, 1)[:, 0]
         old = torch.multinomial((1 - bits).float() + 1e-9, 1)[:, 0]
         old = torch.where(source >= 0, source, old)
-        before[:, a] = torch.where(mine, old, before[:, a])
-        after[:, a] = torch.where(mine, new, after[:, a])
+        before[:, a] = torch.where(changes, old, before[:, a])
+        after[:, a] = torch.where(changes, new, after[:, a])
     return before, after
 
 
 @torch.no_grad()
-def report(clip: CLIP, composer: Composer, data: Data, device: torch.device) -> None:
-    """Zero-shot accuracy by attribute, and cosines of matching directions, on fresh renders."""
+def report(clip: CLIP, composer: Composer, data: CaptionData) -> None:
+    """Print zero-shot accuracy by attribute, and cosines of directions, on new renders."""
+    device = data.claims.device
     labels = sample_labels(512, torch.Generator().manual_seed(99), device)
-    images = unit(clip.encode_image(prepare(composer(labels))))
+    images = _unit(clip.encode_image(preprocess(composer(labels))))
     claims = data.claims[:4000]
-    texts = unit(clip.encode_text(data.captions[:4000].long()))
-    line = []
+    texts = _unit(clip.encode_text(data.captions[:4000].long()))
+    accuracies = []
     for a, attribute in enumerate(ATTRIBUTES):
         scores = []
         for v in range(SIZES[a]):
-            own = 1 << (OFFSETS[a] + v)
-            only = full_mask() & ~(((1 << SIZES[a]) - 1) << OFFSETS[a]) | own
-            mine = claims == only
-            if mine.sum() == 0:
+            mask = ALL_VALUES & ~(((1 << SIZES[a]) - 1) << OFFSETS[a]) | 1 << (OFFSETS[a] + v)
+            captions = texts[claims == mask]
+            if len(captions) == 0:
                 scores.append(torch.full((512,), -1.0, device=device))
-                continue
-            scores.append(images @ unit(texts[mine].mean(0)))
-        right = (torch.stack(scores, 1).argmax(1) == labels[:, a]).float().mean()
-        line.append(f"{attribute.name} {right:.3f}")
-    print("zero-shot:", ", ".join(line), flush=True)
+            else:
+                scores.append(images @ _unit(captions.mean(0)))
+        accuracy = (torch.stack(scores, 1).argmax(1) == labels[:, a]).float().mean()
+        accuracies.append(f"{attribute.name} {accuracy:.3f}")
+    print("zero-shot:", ", ".join(accuracies), flush=True)
     pair = torch.arange(1000, device=device) % len(data.target)
-    before, after = change(data.attribute[pair], data.allowed[pair], data.source[pair], device)
-    picture = unit(
-        unit(clip.encode_image(prepare(composer(after))))
-        - unit(clip.encode_image(prepare(composer(before))))
+    attribute = data.attribute[pair]
+    before, after = draw_changes(attribute, data.allowed[pair], data.source[pair])
+    image_directions = _unit(
+        _unit(clip.encode_image(preprocess(composer(after))))
+        - _unit(clip.encode_image(preprocess(composer(before))))
     )
-    text = unit(
-        unit(clip.encode_text(data.target[pair].long()))
-        - unit(clip.encode_text(data.neutral[pair].long()))
+    text_directions = _unit(
+        _unit(clip.encode_text(data.target[pair].long()))
+        - _unit(clip.encode_text(data.neutral[pair].long()))
     )
-    cosines = picture @ text.T
-    other = data.attribute[pair][:, None] != data.attribute[pair][None]
+    cosines = image_directions @ text_directions.T
+    other_attribute = attribute[:, None] != attribute[None]
     print(
         f"directions: same change {cosines.diagonal().mean():.3f}, "
-        f"other attribute {cosines[other].abs().mean():.3f}",
+        f"other attribute {cosines[other_attribute].abs().mean():.3f}",
         flush=True,
     )
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.float(), dim=-1)

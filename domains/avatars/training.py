@@ -1,4 +1,4 @@
-"""What the training stages share: time budgets, averaged weights, checkpoints, sample grids."""
+"""Shared by the training stages: their setup, time budgets, EMA, checkpoints, sample grids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,52 +14,99 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+SEED = 0
 
-@dataclass
-class Budget:
-    """Iterates over steps until `seconds` (or `max_steps`) are used, and knows how far it is."""
 
-    name: str
-    seconds: float
-    max_steps: int = 10**9
-    seed: int = 0
-    compile: bool = True  # False: a quick look on a CPU
-    rate: float = 1.0
-    fraction: float = 0.0
-    _start: float = field(default_factory=time.monotonic)
+@dataclass(frozen=True)
+class Setup:
+    """What every stage is given.
+
+    Attributes:
+        data: folder of `layers.npz` and `captions.npz`.
+        out: folder of the checkpoints.
+        seconds: training time of each stage, without compilation.
+        max_steps: a limit for dry runs.
+    """
+
+    data: Path
+    out: Path
+    device: torch.device
+    batch: int
+    seconds: dict[str, float]
+    max_steps: int | None = None
+
+    @property
+    def layers(self) -> Path:
+        return self.data / "layers.npz"
+
+    @property
+    def captions(self) -> Path:
+        return self.data / "captions.npz"
+
+    @property
+    def compile(self) -> bool:
+        """Whether to train compiled and in bfloat16; on a CPU, neither."""
+        return self.device.type == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.compile else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.compile)
+
+    def budget(self, stage: str) -> TimeBudget:
+        return TimeBudget(stage, self.seconds[stage], self.max_steps)
+
+
+class TimeBudget:
+    """Iterates over training steps until the time (or `max_steps`) is used up.
+
+    `fraction`, from 0 to 1, is how much of it is used.
+    """
+
+    def __init__(self, stage: str, seconds: float, max_steps: int | None) -> None:
+        self.stage, self.seconds, self.max_steps = stage, seconds, max_steps
+        self.fraction = 0.0
+        self._start = time.monotonic()
 
     def __iter__(self) -> Iterator[int]:
         self._start = time.monotonic()
-        clock = None
+        compiled = None
         step = 0
-        while self.fraction < 1.0 and step < self.max_steps:
+        while self.fraction < 1.0 and (self.max_steps is None or step < self.max_steps):
             yield step
             step += 1
             if step == 5:  # compilation is over: time counts from here
-                clock = time.monotonic()
-            if clock is not None:
-                self.fraction = min(1.0, (time.monotonic() - clock) / self.seconds)
-            if self.max_steps < 10**9:
+                compiled = time.monotonic()
+            if compiled is not None:
+                self.fraction = min(1.0, (time.monotonic() - compiled) / self.seconds)
+            if self.max_steps is not None:
                 self.fraction = max(self.fraction, step / self.max_steps)
         self.log(f"{step} steps")
 
     def log(self, text: str) -> None:
         seconds = time.monotonic() - self._start
-        print(f"[{self.name} {seconds:6.1f} s {self.fraction:5.1%}] {text}", flush=True)
+        print(f"[{self.stage} {seconds:6.1f} s {self.fraction:5.1%}] {text}", flush=True)
 
 
-def cosine(fraction: float, warmup: float) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine to zero."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, peak: float, fraction: float, warmup: float
+) -> None:
+    """Set the rate for a part of the training: linear warm-up, then cosine decay to zero."""
     if fraction < warmup:
-        return max(fraction / warmup, 0.05)
-    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+        factor = max(fraction / warmup, 0.05)
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+    for group in optimizer.param_groups:
+        group["lr"] = peak * factor
 
 
 class Ema:
-    """Exponential moving average of a module's parameters and buffers."""
+    """Exponential moving average of a module's parameters."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.steps = module, decay, 0
+        self.decay, self.steps = decay, 0
         self.average = copy.deepcopy(module).requires_grad_(False)
         self._pairs = list(zip(self.average.parameters(), module.parameters(), strict=True))
 
@@ -67,7 +114,7 @@ class Ema:
     def update(self) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averages = [a for a, _ in self._pairs]
+        averages = [average for average, _ in self._pairs]
         torch._foreach_lerp_(averages, [p.detach() for _, p in self._pairs], 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
@@ -75,43 +122,43 @@ class Ema:
             target.data.copy_(source)
 
 
-def save(module: nn.Module, path: Path, without: str = "\0") -> None:
-    """Weights in float16 but those whose name starts with `without`, by a temporary name."""
+def save_weights(module: nn.Module, path: Path, exclude: str | None = None) -> None:
+    """Write a state_dict in float16, without the names that start with `exclude`, atomically."""
     state = {
-        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
-        for k, v in module.state_dict().items()
-        if not k.startswith(without)
+        name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+        if exclude is None or not name.startswith(exclude)
     }
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     temporary.rename(path)
 
 
-def load(module: nn.Module, path: Path, without: str = "\0") -> bool:
-    """Loads what `save` wrote; False where there is nothing."""
+def load_weights(module: nn.Module, path: Path, exclude: str | None = None) -> bool:
+    """Load what `save_weights` wrote. Returns False if there is no file."""
     if not path.exists():
         return False
     state = torch.load(path, map_location="cpu", weights_only=True)
-    own = {k: v for k, v in module.state_dict().items() if k.startswith(without)}
-    kept = {k: v for k, v in state.items() if not k.startswith(without)}
-    module.load_state_dict(own | kept)
+    if exclude is not None:
+        state |= {k: v for k, v in module.state_dict().items() if k.startswith(exclude)}
+    module.load_state_dict(state)
     return True
 
 
-def psnr(made: Tensor, true: Tensor) -> str:
-    """Mean and median PSNR in dB of pictures in [-1, 1]."""
-    error = (made.clamp(-1, 1) - true).square().mean((1, 2, 3)).clamp(min=1e-9)
+def format_psnr(images: Tensor, targets: Tensor) -> str:
+    """Format mean, median and minimum PSNR in dB of images (N, 3, H, W) in [-1, 1]."""
+    error = (images.clamp(-1, 1) - targets).square().mean((1, 2, 3)).clamp(min=1e-9)
     values = 10 * torch.log10(4 / error)
     return f"mean {values.mean():.1f} dB, median {values.median():.1f} dB, min {values.min():.1f}"
 
 
-def save_grid(pictures: Tensor, columns: int, path: Path) -> None:
-    """Pictures (N, 3, H, W) in [-1, 1] as one JPEG."""
-    n, _, h, w = pictures.shape
+def save_grid(images: Tensor, columns: int, path: Path) -> None:
+    """Save images (N, 3, H, W) in [-1, 1] as one JPEG, row by row."""
+    n, _, height, width = images.shape
     rows = math.ceil(n / columns)
-    sheet = np.full((rows * h, columns * w, 3), 255, np.uint8)
-    data = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-    for i, picture in enumerate(data.cpu().numpy()):
-        y, x = i // columns * h, i % columns * w
-        sheet[y : y + h, x : x + w] = picture
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+    for i, image in enumerate(pixels.cpu().numpy()):
+        y, x = i // columns * height, i % columns * width
+        sheet[y : y + height, x : x + width] = image
     Image.fromarray(sheet).save(path, quality=88)

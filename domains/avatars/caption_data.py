@@ -1,0 +1,145 @@
+"""The captions of CLIP's training as arrays: drawn, tokenized and filtered once, then on a device.
+
+Tokens are ids of a local vocabulary: 0 is padding, 1 every token that no caption has, and the
+others count the tokens of the captions in CLIP's order.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from attributes import SIZES
+from captions import PHRASES, PHRASES_BY_CLAIM, Claim, draw_caption, neutral_text, write_sentence
+from torch import Tensor
+
+from styleclip_server.pipeline.prompt_templates import TEMPLATES
+from styleclip_server.pipeline.tokenizer import tokenize
+
+NUM_CAPTIONS = 240_000
+NUM_PAIRS = 120_000
+LENGTH = 32  # tokens; longer captions are dropped
+CLIP_VOCABULARY_SIZE = 49_408
+UNKNOWN = 1
+PAIR_NOUNS = ("face", "person", "avatar", "character", "man", "woman", "head")
+
+
+def local_ids(vocabulary: np.ndarray) -> np.ndarray:
+    """Return the local id of each of CLIP's tokens, int32 (49408,).
+
+    Args:
+        vocabulary: the tokens of the captions in ascending order, beginning with 0.
+    """
+    ids = np.full(CLIP_VOCABULARY_SIZE, UNKNOWN, np.int32)
+    ids[vocabulary] = np.where(vocabulary == 0, 0, np.arange(len(vocabulary)) + 1)
+    return ids
+
+
+def local_vocabulary_size(vocabulary: np.ndarray) -> int:
+    return len(vocabulary) + 2
+
+
+def read_vocabulary(path: Path) -> np.ndarray:
+    """Read the vocabulary of the captions in `path`."""
+    with np.load(path) as data:
+        return data["vocabulary"]
+
+
+def build_captions(path: Path) -> None:
+    """Draw captions with their claims, and text pairs that name a change, into an npz file."""
+    rng = random.Random(1)
+    captions, masks = [], []
+    while len(captions) < NUM_CAPTIONS:
+        text, mask = draw_caption(rng)
+        captions += _insert_into_template([text], rng)
+        masks.append(mask)
+    neutrals, targets, claims, sources = [], [], [], []
+    all_claims = list(PHRASES_BY_CLAIM)
+    for _ in range(NUM_PAIRS):
+        claim = rng.choice(all_claims)
+        neutral, target, source = _draw_pair(claim, rng)
+        neutral, target = _insert_into_template([neutral, target], rng)
+        neutrals.append(neutral)
+        targets.append(target)
+        claims.append(claim)
+        sources.append(source)
+    tokens = np.stack([tokenize([text])[0] for text in captions + neutrals + targets])
+    is_short = (tokens[:, LENGTH:] == 0).all(1)
+    vocabulary = np.unique(np.concatenate([[0], tokens[is_short].ravel()]))
+    ids = local_ids(vocabulary)[tokens[:, :LENGTH]].astype(np.int16)
+    n, m = NUM_CAPTIONS, NUM_CAPTIONS + NUM_PAIRS
+    pair_is_short = is_short[n:m] & is_short[m:]
+    allowed = [sum(1 << value for value in values) for _, values in claims]
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(
+        temporary,
+        vocabulary=vocabulary,
+        captions=ids[:n][is_short[:n]],
+        claims=np.array(masks, np.int64)[is_short[:n]],
+        neutral=ids[n:m][pair_is_short],
+        target=ids[m:][pair_is_short],
+        attribute=np.array([attribute for attribute, _ in claims], np.int8)[pair_is_short],
+        source=np.array(sources, np.int8)[pair_is_short],
+        allowed=np.array(allowed, np.int64)[pair_is_short],
+    )
+    temporary.rename(path)
+
+
+def _insert_into_template(texts: list[str], rng: random.Random) -> list[str]:
+    template = rng.choice(TEMPLATES) if rng.random() < 0.6 else "{}"
+    return [template.format(text) for text in texts]
+
+
+def _draw_pair(claim: Claim, rng: random.Random) -> tuple[str, str, int]:
+    """Draw a neutral and a target text.
+
+    Returns:
+        The neutral text, which claims nothing or another value of the attribute; the target text;
+        and the value that the neutral text claims, or -1.
+    """
+    attribute, allowed = claim
+    noun = rng.choice(PAIR_NOUNS)
+    target = write_sentence([rng.choice(PHRASES_BY_CLAIM[claim])], rng, noun)
+    neutral = rng.choice((noun, f"a {noun}", f"a {noun}", neutral_text(rng)))
+    if rng.random() >= 0.3:
+        return neutral, target, -1
+    source = rng.choice([v for v in range(SIZES[attribute]) if v not in allowed])
+    phrases = [p for p in PHRASES if p.attribute == attribute and p.allowed == (source,)]
+    return write_sentence([rng.choice(phrases)], rng, noun), target, source
+
+
+class CaptionData:
+    """The captions of `build_captions` on a device.
+
+    Attributes:
+        captions: int16 (n, LENGTH), tokens; `claims`: int64 (n,), their masks.
+        neutral, target: int16 (m, LENGTH), tokens of the text pairs.
+        attribute: int64 (m,), the attribute that a pair changes.
+        allowed: int64 (m,), mask of the attribute's values that the target allows.
+        source: int64 (m,), the value that the neutral text claims, or -1.
+        vocabulary_size: of the local vocabulary.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        with np.load(path) as data:
+            self.vocabulary_size = local_vocabulary_size(data["vocabulary"])
+            arrays = {
+                name: torch.from_numpy(data[name]).to(device)
+                for name in data.files
+                if name != "vocabulary"
+            }
+        self.captions, self.claims = arrays["captions"], arrays["claims"]
+        self.neutral, self.target = arrays["neutral"], arrays["target"]
+        self.attribute, self.source = arrays["attribute"].long(), arrays["source"].long()
+        self.allowed = arrays["allowed"]
+
+
+def drop_words(tokens: Tensor) -> Tensor:
+    """Replace 2% of the words of tokens (N, LENGTH) by UNKNOWN; returns int64."""
+    tokens = tokens.long()
+    is_word = (tokens > UNKNOWN) & (tokens < tokens.max())
+    is_word[:, 0] = False
+    dropped = is_word & (torch.rand(tokens.shape, device=tokens.device) < 0.02)
+    return torch.where(dropped, UNKNOWN, tokens)
