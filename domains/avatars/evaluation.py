@@ -26,7 +26,8 @@ from training import load_weights
 
 from styleclip_contract.edits import Edit
 from styleclip_server.pipeline import directions
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 
 BATCH = 16
 VISIBLE_PIXELS = 10  # of 64 x 64 that change with every other value of a visible attribute

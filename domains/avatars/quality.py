@@ -23,7 +23,7 @@ from evaluation import (
 from quality_report import save_grid, write_card
 from text_pairs import TEXT_PAIRS
 
-from styleclip_server.pipeline.domain import load_domain
+from styleclip_server.pipeline.domain_folder import load_domain
 
 HERE = Path(__file__).parent
 DOMAIN = HERE.parent.parent / "model_repository" / "avatars"

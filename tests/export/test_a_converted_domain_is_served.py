@@ -25,8 +25,11 @@ from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.pipeline import alignment, directions
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline import directions
+from styleclip_server.pipeline.alignment import Aligner
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
+from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving.supervisor import default_repository, running_server
 from styleclip_server.serving.triton_process import Options
 
@@ -96,7 +99,7 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
         edited = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
         inverted = client.invert(buffer.getvalue())
 
-    face, quad = alignment.align(photo)
+    face, quad = Aligner().align(photo)
     assert np.array_equal(quad, inverted.quad)
     crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
     domain = load_domain(repository / "ffhq")
@@ -263,22 +266,22 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
 
 
 def test_only_dlibs_own_landmarks_are_placed(landmarks_bz2, tmp_path):
-    told, official = [], alignment.landmark_model()
+    told, official = [], find_landmark_model()
     weights, folder = tmp_path / "weights", tmp_path / "ffhq"
     weights.mkdir()
     folder.mkdir()
     other = bytearray(official.read_bytes())
     other[-1] ^= 1
-    (weights / alignment.LANDMARKS).write_bytes(other)
+    (weights / LANDMARK_MODEL).write_bytes(other)
     conversion.place_landmarks(weights, folder, told.append)
     assert not list(folder.iterdir()) and "left out" in told[-1]
-    (weights / alignment.LANDMARKS).unlink()
-    (weights / f"{alignment.LANDMARKS}.bz2.part").touch()  # a download broken off
+    (weights / LANDMARK_MODEL).unlink()
+    (weights / f"{LANDMARK_MODEL}.bz2.part").touch()  # a download broken off
     conversion.place_landmarks(weights, folder, told.append)
     assert len(told) == 1
     shutil.copy(landmarks_bz2, weights)
     conversion.place_landmarks(weights, folder, told.append)
-    assert (folder / alignment.LANDMARKS).read_bytes() == official.read_bytes()
+    assert (folder / LANDMARK_MODEL).read_bytes() == official.read_bytes()
     assert len(list(folder.iterdir())) == 1
 
 

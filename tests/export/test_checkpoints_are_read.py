@@ -38,7 +38,7 @@ from styleclip_export.checkpoints import (
 from styleclip_export.errors import CheckpointError
 from styleclip_export.verify import folder, tf_pickle
 from styleclip_networks import Generator
-from styleclip_server.pipeline import alignment
+from styleclip_server.pipeline.landmarks import find_landmark_model
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_styleclips_arrays_come_as_float32(tmp_path):
 
 
 def test_dlibs_landmarks_are_placed_whole_from_either_form(landmarks_bz2, tmp_path):
-    official = alignment.landmark_model()
+    official = find_landmark_model()
     placed = dlib_landmarks.place(official, tmp_path / "plain.dat")
     assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
     assert dlib_landmarks.place(landmarks_bz2, tmp_path / "target.dat").published

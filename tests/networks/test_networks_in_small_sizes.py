@@ -7,7 +7,7 @@ import torch
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_networks.stylegan2 import channels_by_base, config_f_channels, truncate
 from styleclip_networks.stylespace import style_layers
-from styleclip_server.pipeline.domain import convolution_rows
+from styleclip_server.pipeline.style_statistics import convolution_channels
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_the_stylespace_layout_describes_the_modules_of_the_generator():
 def test_the_server_finds_the_convolutions_of_stylespace_where_the_generator_has_them(resolution):
     layers = style_layers(config_f_channels(resolution))
     is_convolution = np.repeat([not s.to_rgb for s in layers], [s.channels for s in layers])
-    rows = convolution_rows(tuple(layer.channels for layer in layers))
+    rows = convolution_channels(tuple(layer.channels for layer in layers))
     assert np.array_equal(rows, np.flatnonzero(is_convolution))
 
 

@@ -12,8 +12,10 @@ from PIL import Image, ImageFilter
 import icc_profiles
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
-from styleclip_server.pipeline import alignment, images, metadata
+from styleclip_server.pipeline import images, metadata
+from styleclip_server.pipeline.alignment import crop_center
 from styleclip_server.pipeline.composition import compose, paste_back
+from styleclip_server.pipeline.ffhq_crop import crop_quad
 
 GREEN = np.zeros((256, 256, 3), np.uint8)
 GREEN[..., 1] = 255
@@ -80,7 +82,7 @@ def test_an_ideal_inversion_gives_the_original_back(portrait, enlarged, size):
     photo, quad = portrait
     photo = photo.resize((512 * enlarged, 512 * enlarged), Image.Resampling.BICUBIC)
     quad = quad * enlarged
-    face = np.asarray(alignment.crop(photo, quad, size))
+    face = np.asarray(crop_quad(photo, quad, size))
     answer = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
     mask = mask_of(photo, quad)
     assert psnr(answer, np.asarray(photo), mask > 127) > 50
@@ -110,7 +112,7 @@ def shifted(face: np.ndarray) -> np.ndarray:
 
 def test_colours_that_the_inversion_shifted_are_matched(portrait):
     photo, quad = portrait
-    face = shifted(np.asarray(alignment.crop(photo, quad)))
+    face = shifted(np.asarray(crop_quad(photo, quad)))
     mask = mask_of(photo, quad)
     original = np.asarray(photo, float)
     off = {}
@@ -124,7 +126,7 @@ def test_colours_that_the_inversion_shifted_are_matched(portrait):
 
 def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
     photo, quad = portrait
-    face = np.asarray(alignment.crop(photo, quad)).copy()
+    face = np.asarray(crop_quad(photo, quad)).copy()
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
     face[np.hypot(x, y) > 0.62] = (30, 90, 30)  # all around the face, as a hood would be
     answer = np.asarray(paste_back(face, photo, quad))
@@ -133,7 +135,7 @@ def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
 
 def test_old_detail_does_not_show_through_an_edit(portrait):
     photo, quad = (portrait[0].resize((1536, 1536), Image.Resampling.BICUBIC), portrait[1] * 3)
-    face = np.asarray(alignment.crop(photo, quad)).copy()
+    face = np.asarray(crop_quad(photo, quad)).copy()
     face[100:150, 60:200] = (20, 20, 25)  # dark glasses over the eyes
     answer = np.asarray(paste_back(face, photo, quad)).astype(int)
     eyes = np.rint(quad.mean(axis=0)).astype(int) - (0, 12)
@@ -152,14 +154,14 @@ def test_the_seam_is_feathered():
 @pytest.mark.parametrize("size", [256, 64])
 def test_an_unchanged_face_gives_the_photo_back(degrees, size):
     photo, quad = smooth_photo(), turned(degrees)
-    face = np.asarray(alignment.crop(photo, quad, size))
+    face = np.asarray(crop_quad(photo, quad, size))
     answer = np.asarray(paste_back(face, photo, quad)).astype(int)
     assert np.abs(answer - np.asarray(photo)).max() <= 6
 
 
 def test_an_unchanged_whole_picture_gives_the_photo_back_exactly():
     photo = smooth_photo(300, 256)
-    face, quad = alignment.whole_picture(photo)
+    face, quad = crop_center(photo)
     np.testing.assert_array_equal(np.asarray(paste_back(face, photo, quad)), np.asarray(photo))
 
 
@@ -271,7 +273,7 @@ def test_the_place_is_kept_only_when_asked(format):
 def test_a_face_goes_back_into_a_wide_gamut_photo_in_its_colours():
     photo = Image.new("RGB", (320, 260), (90, 140, 60))
     photo.info["icc_profile"] = icc_profiles.wide_rgb()
-    face, quad = alignment.whole_picture(photo)
+    face, quad = crop_center(photo)
     assert (np.abs(face[100, 100].astype(int) - (90, 140, 60)) > 3).any()  # sRGB has others
     answer = np.asarray(paste_back(face, photo, quad)).astype(int)
     assert np.abs(answer - (90, 140, 60)).max() <= 2

@@ -23,8 +23,8 @@ from styleclip_server.pipeline.directions import (
     style_direction,
     text_direction,
 )
-from styleclip_server.pipeline.domain import Statistics, convolution_rows
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
+from styleclip_server.pipeline.style_statistics import Statistics, convolution_channels
 
 CHANNELS = (6, 6, 6, 5, 5, 5, 4, 4)
 WIDTH = 8
@@ -44,7 +44,7 @@ def statistics(draw):
     """Statistics of a small generator; some channels have no direction, some layers no rows."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     size = sum(CHANNELS)
-    rows = convolution_rows(CHANNELS)
+    rows = convolution_channels(CHANNELS)
     rows = rows[: draw(st.integers(6, len(rows)))]
     fs3 = unit(rng.normal(size=(len(rows), WIDTH)))
     fs3[rng.random(len(rows)) < 0.1] = 0
@@ -117,7 +117,7 @@ def test_only_channels_with_a_row_that_is_not_zero_move(numbers, direction):
 def test_the_channels_of_torgb_have_no_rows():
     offsets = np.cumsum([0, *CHANNELS])
     of_rgb = {c for i in (1, 4, 7) for c in range(offsets[i], offsets[i + 1])}
-    assert set(convolution_rows(CHANNELS)) == set(range(sum(CHANNELS))) - of_rgb
+    assert set(convolution_channels(CHANNELS)) == set(range(sum(CHANNELS))) - of_rgb
 
 
 @given(statistics(), st.lists(edits(), min_size=2, max_size=4))

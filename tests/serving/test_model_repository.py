@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from styleclip_contract import wire
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"

@@ -20,8 +20,14 @@ from scipy import ndimage
 from skimage import data
 
 from styleclip_contract.errors import NoFaceFound
-from styleclip_server.pipeline import alignment, detection, images
+from styleclip_server.pipeline import images
+from styleclip_server.pipeline.alignment import LARGEST_FACE, Aligner, select_face
+from styleclip_server.pipeline.detection import detect_all_faces, detect_large_faces
+from styleclip_server.pipeline.dlib_detector import import_dlib
+from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
+from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
 
+ALIGNER, LANDMARKS = Aligner(), LandmarkPredictor()
 FACE = (175, 76, 265, 166)  # the astronaut's, in the photo of 512 pixels
 
 
@@ -33,9 +39,9 @@ def jpeg(picture):
 
 def official(data, clock):
     """The official steps; `clock` keeps the least seconds of those that need not be repeated."""
-    dlib = detection.dlib()
+    dlib = import_dlib()
     begin = time.perf_counter()
-    predictor = dlib.shape_predictor(str(alignment.landmark_model()))
+    predictor = dlib.shape_predictor(str(find_landmark_model()))
     clock["predictor"] = min(time.perf_counter() - begin, clock.get("predictor", 9))
     begin = time.perf_counter()
     detector = dlib.get_frontal_face_detector()
@@ -45,7 +51,7 @@ def official(data, clock):
     if not found:
         return None
     shape = predictor(pixels, found[-1])
-    quad = alignment.quad_of(np.array([(p.x, p.y) for p in shape.parts()], np.float64))
+    quad = quad_from_landmarks(np.array([(p.x, p.y) for p in shape.parts()], np.float64))
     official_crop(Image.open(io.BytesIO(data)).convert("RGB"), quad)
     return [(r.left(), r.top(), r.right(), r.bottom()) for r in found]
 
@@ -82,7 +88,7 @@ def official_crop(picture, quad, size=256):
 
 
 def ours(data):
-    return alignment.align_file(data)
+    return ALIGNER.align_file(data)
 
 
 def best_of(repeat, function, *arguments):
@@ -97,7 +103,7 @@ def best_of(repeat, function, *arguments):
 def speed(sizes, repeat):
     """A row for each size: the astronaut, one clear face, as a JPEG file."""
     astronaut = Image.fromarray(data.astronaut())
-    alignment.align(astronaut)  # dlib and its models are loaded once, not for each photo
+    ALIGNER.align(astronaut)  # dlib and its models are loaded once, not for each photo
     print("decode, find, landmarks, quad and crop of a JPEG file; milliseconds, best of", repeat)
     print("  pixels  official   ours   times  | without predictor / any set-up | quad differs")
     for size in sizes:
@@ -124,11 +130,11 @@ def speed(sizes, repeat):
 
 
 def quad_in(picture, box):
-    return alignment.quad_of(alignment.landmarks_of(picture, box))
+    return quad_from_landmarks(LANDMARKS.predict(picture, box))
 
 
 def count(photo):
-    return len(detection.every_face(images.decode(photo)))
+    return len(detect_all_faces(images.decode(photo)))
 
 
 def differing(official_quad, quad):
@@ -182,7 +188,7 @@ def variants(count):
 def recall(photos):
     """Official rule beside ours: is a face found, is the one taken the astronaut's, same quad?"""
     rows, apart = {}, []
-    detector = detection.dlib().get_frontal_face_detector()
+    detector = import_dlib().get_frontal_face_detector()
     for kind, picture, at, width in variants(photos):
         row = rows.setdefault(kind, Counter())
         row["photos"] += 1
@@ -191,11 +197,11 @@ def recall(photos):
         row["official: any"] += bool(boxes)
         row["official: the last is hers"] += bool(boxes) and hers(boxes[-1], at, width)
         row["official: hers is among them"] += any(hers(box, at, width) for box in boxes)
-        found = detection.large_faces(picture)
+        found = detect_large_faces(picture)
         row["ours: any"] += bool(found)
         if not found:
             continue
-        taken = alignment.choose(found, -1).box
+        taken = select_face(found, LARGEST_FACE).box
         row["ours: taken is hers"] += hers(taken, at, width)
         same = [box for box in boxes if hers(box, at, width)]
         if same and hers(taken, at, width):

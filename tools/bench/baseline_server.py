@@ -26,8 +26,9 @@ import torch
 from PIL import Image
 
 from styleclip_server.pipeline import directions, images
-from styleclip_server.pipeline.alignment import whole_picture
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline.alignment import crop_center
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 from tools.bench import baseline, networks_from_onnx
 
 AVATARS = Path(__file__).resolve().parents[2] / "model_repository" / "avatars"
@@ -46,7 +47,7 @@ class Editor:
         """Returns the edited face as a JPEG file."""
         with self._lock:
             net = self.networks
-            face, _ = whole_picture(images.decode(photo))
+            face, _ = crop_center(images.decode(photo))
             crop = torch.from_numpy(face.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
             w_plus = net.encoder(crop[None])
             w_plus = w_plus if net.w_avg is None else w_plus + net.w_avg

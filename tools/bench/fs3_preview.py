@@ -23,7 +23,8 @@ from torch import Tensor
 
 from styleclip_export.convert.float16 import HalfOnCPU
 from styleclip_export.statistics.fs3 import Fs3Rule, Tail, channel_direction
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 from tools.bench.networks_from_onnx import read
 
 ROOT = Path(__file__).resolve().parents[2]

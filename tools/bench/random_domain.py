@@ -20,7 +20,7 @@ from rich.console import Console
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import conversion
 from styleclip_networks import CLIP, Encoder4Editing, Generator
-from styleclip_server.pipeline.domain import convolution_rows
+from styleclip_server.pipeline.style_statistics import convolution_channels
 
 DAMPING = 0.4  # how toRGB gets weaker with the resolution
 
@@ -47,7 +47,7 @@ def networks() -> DomainNetworks:
 def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Random directions of unit length."""
     random = np.random.default_rng(0)
-    size, rows = sum(style_channels), len(convolution_rows(style_channels))
+    size, rows = sum(style_channels), len(convolution_channels(style_channels))
     fs3 = random.standard_normal((rows, 512)).astype(np.float32)
     return {
         "style_mean": np.ones(size, np.float32),

@@ -15,8 +15,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from scipy import ndimage
 from skimage import data
 
-from styleclip_server.pipeline import alignment, detection
+from styleclip_server.pipeline.alignment import LARGEST_FACE, select_face
 from styleclip_server.pipeline.composition import paste_back
+from styleclip_server.pipeline.detection import detect_large_faces
+from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
+from styleclip_server.pipeline.landmarks import LandmarkPredictor
 
 SIZE = 1024  # pixels of the drawn face, as FFHQ's generator draws it
 TILE = 300
@@ -93,7 +96,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("docs/paste-back.jpg"))
     options = parser.parse_args()
     names = ("photo", "own face put back", "redrawn, as it is", "redrawn, matched", "smile")
-    rows = photos()
+    rows, landmarks = photos(), LandmarkPredictor()
     sheet = Image.new("RGB", (TILE * len(names), (TILE + 4) * len(rows) + 20), "white")
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
@@ -102,9 +105,9 @@ def main():
         "photo          own face: PSNR  changed outside | redrawn: plain  matched | smile  (seam)"
     )
     for row, (name, photo) in enumerate(rows.items()):
-        box = alignment.choose(detection.large_faces(photo), -1).box
-        quad = alignment.quad_of(alignment.landmarks_of(photo, box))
-        own = np.asarray(alignment.crop(photo, quad, SIZE))
+        box = select_face(detect_large_faces(photo), LARGEST_FACE).box
+        quad = quad_from_landmarks(landmarks.predict(photo, box))
+        own = np.asarray(crop_quad(photo, quad, SIZE))
         anew, mask = redrawn(own), mask_of(photo, quad)
         pictures = [
             photo,

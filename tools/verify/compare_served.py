@@ -26,8 +26,10 @@ from tritonclient.utils import InferenceServerException
 from styleclip_contract import wire
 from styleclip_contract.wire import Model
 from styleclip_export.checkpoints.domain_files import read_domain
-from styleclip_server.pipeline import alignment, directions
-from styleclip_server.pipeline.domain import load_domain, load_statistics
+from styleclip_server.pipeline import directions
+from styleclip_server.pipeline.alignment import Aligner
+from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 
 # W+ and DELTA have deviations of about 1; pixel levels. For networks in float32.
 BOUNDS = {"W_PLUS": 2e-4, "DELTA": 1e-4, "IMAGE": 1.0}
@@ -105,7 +107,7 @@ def computed(weights: Path, folder: Path, picture: Image.Image, edit: directions
     """The same in PyTorch, from the checkpoints in `weights` and the statistics in `folder`."""
     networks = read_domain(weights)
     generator = networks.generator.eval()
-    face, _ = alignment.align(picture.convert("RGB"))
+    face, _ = Aligner(folder).align(picture.convert("RGB"))
     crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
     w_plus = networks.encoder.eval()(crop) + networks.w_avg
 

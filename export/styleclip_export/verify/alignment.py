@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import ImageChops
 
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder
-from styleclip_export.verify.report import Pair, Row, compare, same
-from styleclip_server.pipeline import alignment, detection
+from styleclip_export.verify.report import Comparison, Row, compare, compare_lists
+from styleclip_server.pipeline.detection import OFFICIAL_SEARCH_UP_TO, detect_all_faces
+from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
+from styleclip_server.pipeline.landmarks import LandmarkPredictor
 
 INDEX = "align/align.json"
-SIZES = {"aligned_256": 256, "aligned_1024": 1024}
-# Up to this long side the server's search is the official one. Larger photos it searches in copies
-# and parts: what it finds must be official, with the largest face among it, but may be less.
-SEARCHED_WHOLE = detection.WHOLE_UP_TO
+CROP_SIZES = {"aligned_256": 256, "aligned_1024": 1024}
 Entry = dict[str, Any]
 Box = tuple[int, int, int, int]
 
@@ -29,92 +28,133 @@ def cases(folder: Folder) -> Iterator[Case]:
     if not folder.has(INDEX):
         return
     entries: dict[str, Entry] = folder.json(INDEX)
+    predictor = LandmarkPredictor()  # loaded once, by the first case with a face
     for name, entry in entries.items():
         if not isinstance(entry, dict):
-            raise VerificationError(f"{INDEX}: {name} is no JSON object")
-        files = [INDEX, f"align/{name}.png"]
-        files += [f"align/{f[k]}" for f in entry.get("faces", []) for k in SIZES if k in f]
-        yield Case(f"align/{name}", tuple(files), partial(_check, folder, name, entries))
+            raise VerificationError(f"{INDEX}: {name} is not a JSON object")
+        files = [INDEX, _photo_file(name)]
+        files += [
+            f"align/{face[key]}"
+            for face in entry.get("faces", [])
+            for key in CROP_SIZES
+            if key in face
+        ]
+        check = partial(_check, folder, name, entries, predictor)
+        yield Case(f"align/{name}", tuple(files), check)
 
 
-def _check(folder: Folder, name: str, entries: dict[str, Entry]) -> Iterator[Row]:
-    official = entries[name].get("faces", [])
-    if not folder.has(f"align/{name}.png"):
+def _photo_file(name: str) -> str:
+    return f"align/{name}.png"
+
+
+def _check(
+    folder: Folder, name: str, entries: dict[str, Entry], predictor: LandmarkPredictor
+) -> Iterator[Row]:
+    if not folder.has(_photo_file(name)):
         yield Row("photo", "missing", note="not in the folder")
         return
-    photo = folder.picture(f"align/{name}.png")
-    faces = alignment.find_faces(photo)
-    boxes = [face.box for face in faces]
-    expected = {tuple(face["rect_ltrb"]): face for face in official}
-    both = [(f, expected[f.box]) for f in faces if f.box in expected]
-    if max(photo.size) > SEARCHED_WHOLE and _has_the_largest(boxes, list(expected)):
-        note = f"{len(boxes)} of {len(expected)}, the largest among them"
-        yield replace(same("boxes", boxes, [f.box for f, _ in both]), note=note)
-    else:
-        yield same("boxes", boxes, [tuple(face["rect_ltrb"]) for face in official])
-    if both:
-        scores = [(f"face {f.box}", f.score, o["score"]) for f, o in both]
+    photo = _Photo(folder, name, entries)
+    yield from photo.compare_faces(predictor)
+    for key, size in CROP_SIZES.items():
+        yield from photo.compare_crops(key, size)
+
+
+@dataclass(frozen=True)
+class _Face:
+    """What the server computes for a detected face."""
+
+    box: Box
+    score: float
+    landmarks: np.ndarray
+
+
+class _Photo:
+    """A photo of the golden folder with the official faces in it."""
+
+    def __init__(self, folder: Folder, name: str, entries: dict[str, Entry]) -> None:
+        self.folder, self.name, self.entries = folder, name, entries
+        self.image = folder.image(_photo_file(name))
+        self.official: list[Entry] = entries[name].get("faces", [])
+
+    def compare_faces(self, predictor: LandmarkPredictor) -> Iterator[Row]:
+        """Compare boxes, and for the same boxes scores, landmarks and quads."""
+        faces = [
+            _Face(face.box, face.score, predictor.predict(self.image, face.box))
+            for face in detect_all_faces(self.image)
+        ]
+        by_box = {tuple(face["rect_ltrb"]): face for face in self.official}
+        matches = [(face, by_box[face.box]) for face in faces if face.box in by_box]
+        yield self._compare_boxes([face.box for face in faces])
+        if not matches:
+            return
+        scores = [(f"face {f.box}", f.score, o["score"]) for f, o in matches]
         yield compare("scores", scores, bounds.SCORE)
-        landmarks = [(f"face {f.box}", f.landmarks, o["landmarks"]) for f, o in both]
+        landmarks = [(f"face {f.box}", f.landmarks, o["landmarks"]) for f, o in matches]
         yield compare("landmarks", landmarks, bounds.EXACT)
-        quads: list[Pair] = []
-        for face, given in both:
-            quad = alignment.quad_of(face.landmarks)
-            quads.append((f"face {face.box}", quad, given["quad"]))
-            if "qsize" in given:
-                side = np.hypot(*(quad[3] - quad[0]))
-                quads.append((f"face {face.box}, side", side, given["qsize"]))
+        quads = [pair for face, entry in matches for pair in _quad_comparisons(face, entry)]
         yield compare("quads", quads, bounds.QUAD)
-    for key, size in SIZES.items():
-        yield from _crops(folder, name, entries, photo, key, size)
+
+    def _compare_boxes(self, boxes: list[Box]) -> Row:
+        official = [tuple(face["rect_ltrb"]) for face in self.official]
+        # The server runs the official search up to a certain size. In larger photos it searches
+        # tiles: each of its boxes must be official, and the largest face must be among them.
+        tiled = max(self.image.size) > OFFICIAL_SEARCH_UP_TO
+        if not tiled or not _contains_largest(boxes, official):
+            return compare_lists("boxes", boxes, official)
+        common = [box for box in boxes if box in official]
+        note = f"{len(boxes)} of {len(official)}, the largest among them"
+        return replace(compare_lists("boxes", boxes, common), note=note)
+
+    def compare_crops(self, key: str, size: int) -> Iterator[Row]:
+        """Compare crops of the official quads, so that differing landmarks do not matter."""
+        pairs: list[tuple[str, np.ndarray, np.ndarray]] = []
+        for i, face in enumerate(self.official):
+            file = face.get(key) or self._crop_of_same_pixels(key, i)
+            if file is None:
+                continue
+            if not self.folder.has(f"align/{file}"):
+                yield Row(f"aligned, {size} px", "missing", note=f"{file} not in the folder")
+                continue
+            ours = crop_quad(self.image, np.array(face["quad"], np.float64), size)
+            official = self.folder.image(f"align/{file}")
+            pairs.append((file, np.asarray(ours, np.float64), np.asarray(official, np.float64)))
+        if not pairs:
+            return
+        if not any(file.endswith(".jpg") for file, _, _ in pairs):
+            yield compare(f"aligned, {size} px", pairs, bounds.ALIGNED)
+            return
+        yield compare(f"aligned, {size} px, JPEG", pairs, bounds.JPEG_LARGEST)
+        means = [(file, np.abs(a - b).mean(), np.zeros(())) for file, a, b in pairs]
+        yield compare(f"aligned, {size} px, mean", means, bounds.JPEG_MEAN)
+
+    def _crop_of_same_pixels(self, key: str, face: int) -> str | None:
+        """The aligned file of another photo with the same RGB pixels.
+
+        The official code cannot pad transparent images, so `rgba_border` is compared with the crop
+        of `border`.
+        """
+        other = self.name.partition("_")[2]
+        if other not in self.entries or not self.folder.has(_photo_file(other)):
+            return None
+        image = self.folder.image(_photo_file(other))
+        if image.size != self.image.size or ImageChops.difference(image, self.image).getbbox():
+            return None
+        faces = self.entries[other].get("faces", [])
+        return faces[face].get(key) if face < len(faces) else None
 
 
-def _has_the_largest(boxes: list[Box], expected: list[Box]) -> bool:
-    areas = {(right - left) * (bottom - top) for left, top, right, bottom in boxes}
-    return bool(expected) and areas >= {max((r - x) * (b - y) for x, y, r, b in expected)}
+def _quad_comparisons(face: _Face, official: Entry) -> Iterator[Comparison]:
+    quad = quad_from_landmarks(face.landmarks)
+    yield f"face {face.box}", quad, official["quad"]
+    if "qsize" in official:
+        yield f"face {face.box}, side", np.hypot(*(quad[3] - quad[0])), official["qsize"]
 
 
-def _crops(
-    folder: Folder, name: str, entries: dict[str, Entry], photo: Image.Image, key: str, size: int
-) -> Iterator[Row]:
-    """Crops of the official quads, so that another landmark does not hide another crop."""
-    compared: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for i, face in enumerate(entries[name].get("faces", [])):
-        file = face.get(key) or _twin(folder, name, entries, photo, key, i)
-        if file is None:
-            continue
-        if not folder.has(f"align/{file}"):
-            yield Row(f"aligned, {size} px", "missing", note=f"{file} not in the folder")
-            continue
-        ours = alignment.crop(photo, np.array(face["quad"], np.float64), size)
-        compared.append((file, _levels(ours), _levels(folder.picture(f"align/{file}"))))
-    if not compared:
-        return
-    if not any(file.endswith(".jpg") for file, _, _ in compared):
-        yield compare(f"aligned, {size} px", compared, bounds.ALIGNED)
-        return
-    yield compare(f"aligned, {size} px, JPEG", compared, bounds.JPEG_LARGEST)
-    means = [(file, np.abs(a - b).mean(), np.zeros(())) for file, a, b in compared]
-    yield compare(f"aligned, {size} px, mean", means, bounds.JPEG_MEAN)
+def _contains_largest(boxes: list[Box], official: list[Box]) -> bool:
+    areas = {_area(box) for box in boxes}
+    return bool(official) and max(map(_area, official)) in areas
 
 
-def _twin(
-    folder: Folder, name: str, entries: dict[str, Entry], photo: Image.Image, key: str, face: int
-) -> str | None:
-    """The aligned file of the photo with the same RGB pixels.
-
-    The official code cannot pad transparent pictures: what is expected of `rgba_border` is the
-    picture that it makes of `border`.
-    """
-    other = name.partition("_")[2]
-    if other not in entries or not folder.has(f"align/{other}.png"):
-        return None
-    picture = folder.picture(f"align/{other}.png")
-    faces = entries[other].get("faces", [])
-    if picture.size != photo.size or ImageChops.difference(picture, photo).getbbox():
-        return None
-    return faces[face].get(key) if face < len(faces) else None
-
-
-def _levels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture, np.float64)
+def _area(box: Box) -> int:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)

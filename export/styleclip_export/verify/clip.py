@@ -18,7 +18,7 @@ from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import shapes_of
-from styleclip_export.verify.report import Row, compare, same, same_names
+from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
 from styleclip_networks.clip import CLIP, normalise
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
@@ -54,7 +54,7 @@ def _check(folder: Folder, name: str, keys: list[str]) -> Iterator[Row]:
     file = f"{keys[0]}.json"
     shapes = folder.shapes(folder.json(file), file)
     clip = CLIP.from_state_dict(folder.state(shapes)).eval()
-    yield same_names("names and shapes", shapes_of(clip), shapes)
+    yield compare_mappings("names and shapes", shapes_of(clip), shapes)
     texts = folder.json(f"{name}.json", known=FIELDS)
     data = folder.numbers(f"{name}.npz")
 
@@ -70,7 +70,7 @@ def _check(folder: Folder, name: str, keys: list[str]) -> Iterator[Row]:
     for quantity, ours in features.items():
         yield compare(quantity, [("text_features", ours, official)], bounds.CLIP)
 
-    yield same("prompt templates", [len(TEMPLATES)], [texts["num_templates"]])
+    yield compare_lists("prompt templates", [len(TEMPLATES)], [texts["num_templates"]])
     yield from _directions(clip, texts, data)
     if texts.get("images"):
         yield from _images(clip, folder, texts["images"], data)
@@ -118,7 +118,7 @@ def _images(clip: CLIP, folder: Folder, names: list[str], data: Numbers) -> Iter
         yield Row("image features", "missing", note=f"{', '.join(missing)} not in the folder")
         return
     side = clip.visual.resolution
-    pictures = torch.cat([preprocess(folder.picture(name), side) for name in names])
+    pictures = torch.cat([preprocess(folder.image(name), side) for name in names])
     prefix = "image_preprocessed_row"
     rows = [name for name in data.names if name.startswith(prefix)]
     pairs = [(k, pictures[:, :, int(k.removeprefix(prefix))], data[k]) for k in rows]

@@ -16,9 +16,9 @@ import numpy as np
 from styleclip_contract.errors import NoChannelLeft
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
-from styleclip_export.verify.report import Row, compare, same
+from styleclip_export.verify.report import Row, compare, compare_lists
 from styleclip_server.pipeline.directions import style_direction
-from styleclip_server.pipeline.domain import Statistics, convolution_rows
+from styleclip_server.pipeline.style_statistics import Statistics, convolution_channels
 
 FIELDS = (
     "seed",
@@ -43,7 +43,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     statistics = _statistics(data, tuple(channels))
     offsets = np.cumsum([0, *channels])
     layers = np.unique(np.searchsorted(offsets, statistics.rows, side="right") - 1)
-    yield same("convolution layers", layers.tolist(), about["conv_layers"])
+    yield compare_lists("convolution layers", layers.tolist(), about["conv_layers"])
 
     directions = data["dt"]
     found, official = [], []
@@ -53,7 +53,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
         which = f"dt {case['dt']}, beta {case['beta']}"
         found.append((which, kept, per_layer))
         official.append((which, case["num_channels"], case["per_layer"]))
-    yield same(f"channel counts ({len(found)})", found, official)
+    yield compare_lists(f"channel counts ({len(found)})", found, official)
 
     kept_channels, boundaries, codes, unmoved = [], [], [], []
     styles = [data[f"style_{i:02}"] for i in range(len(channels))]
@@ -70,7 +70,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
             alphas = np.array(case["alphas"], np.float32)[:, None]
             codes.append((edited, styles[i] + alphas * part, data[edited]))
     expected = [(c.get("case", j), c["num_channels"]) for j, c in enumerate(about["edits"])]
-    yield same(f"channels of the edits ({len(expected)})", kept_channels, expected)
+    yield compare_lists(f"channels of the edits ({len(expected)})", kept_channels, expected)
     yield compare("boundaries", boundaries, bounds.DIRECTION)
     yield compare("edited styles", codes, bounds.DIRECTION)
     yield compare("layers that stay", unmoved, bounds.EXACT)
@@ -81,7 +81,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
 def _statistics(data: Numbers, channels: tuple[int, ...]) -> Statistics:
     std = np.concatenate([data[f"code_std_{i:02}"] for i in range(len(channels))])
     fs3 = data["fs3"].astype(np.float32)
-    return Statistics(np.zeros_like(std), std, fs3, convolution_rows(channels)[: len(fs3)])
+    return Statistics(np.zeros_like(std), std, fs3, convolution_channels(channels)[: len(fs3)])
 
 
 def _direction(statistics: Statistics, dt: np.ndarray, case: dict) -> tuple[np.ndarray, int]:

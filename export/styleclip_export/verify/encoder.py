@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from styleclip_export.verify import bounds, generator
 from styleclip_export.verify.folder import Case, Folder
-from styleclip_export.verify.report import Row, compare, same_names
+from styleclip_export.verify.report import Row, compare, compare_mappings
 from styleclip_networks.e4e import Encoder4Editing
 
 
@@ -34,7 +34,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     decoder = generator.build(_part(shapes, "decoder."))
     ours = {f"encoder.{k}": v for k, v in generator.shapes_of(encoder).items()}
     ours |= {f"decoder.{k}": v for k, v in generator.shapes_of(decoder).items()}
-    yield same_names("names and shapes", ours, shapes)
+    yield compare_mappings("names and shapes", ours, shapes)
 
     average = folder.state({"latent_avg": keys["latent_avg"]})["latent_avg"]
     faces = torch.from_numpy(data["x_uint8"].transpose(0, 3, 1, 2).copy()).float()

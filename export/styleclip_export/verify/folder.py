@@ -159,7 +159,7 @@ class Folder:
         """The state_dict of an official checkpoint with these names, filled by the rule."""
         return self.rule.state(shapes)
 
-    def picture(self, name: str) -> Image.Image:
+    def image(self, name: str) -> Image.Image:
         """A PNG or JPEG as RGB, as Pillow converts it (transparency is dropped)."""
         with Image.open(self.path(name), formats=_PICTURES) as picture:
             check_pixels(*picture.size)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
-from styleclip_export.verify.report import Row, compare, same, same_names
+from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
 from styleclip_networks.stylegan2 import Generator, truncate
 
 TRUNCATION = 0.7
@@ -30,13 +30,13 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     keys = f"keys_{name}.json"
     shapes = folder.shapes(folder.json(keys), keys)
     generator = build(shapes)
-    yield same_names("names and shapes", shapes_of(generator), shapes)
+    yield compare_mappings("names and shapes", shapes_of(generator), shapes)
     generator.load_state_dict(folder.state(shapes), strict=True, assign=True)
 
     layers = folder.json(f"{name}.json", known=("size", "seed", "layers"))["layers"]
     described = [(s.name, s.styleclip_name, s.channels) for s in generator.layers]
     official = [(s["module"], s["styleclip_name"], s["channels"]) for s in layers]
-    yield same("layers", described, official)
+    yield compare_lists("layers", described, official)
 
     data = folder.numbers(f"{name}.npz")
     styles = generator.affine(torch.from_numpy(data["w_plus"]))

@@ -12,7 +12,7 @@ import numpy as np
 Status = Literal["pass", "fail", "missing", "unknown"]
 
 # One comparison: what it is called, ours, the official numbers.
-Pair = tuple[str, Any, np.ndarray]
+Comparison = tuple[str, Any, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
     case: str = ""
 
 
-def compare(quantity: str, pairs: Iterable[Pair], bound: float) -> Row:
+def compare(quantity: str, pairs: Iterable[Comparison], bound: float) -> Row:
     """The largest difference over all `pairs`; the note names where it is, if it is too large.
 
     Another shape, NaN in either of the two, and no pair at all fail.
@@ -55,7 +55,7 @@ def compare(quantity: str, pairs: Iterable[Pair], bound: float) -> Row:
     return Row(quantity, "pass", worst, bound)
 
 
-def same(quantity: str, ours: Sequence[Any], official: Sequence[Any]) -> Row:
+def compare_lists(quantity: str, ours: Sequence[Any], official: Sequence[Any]) -> Row:
     """Equality of two lists, the error being the number of entries that differ."""
     differing = [
         f"{mine!r}, officially {golden!r}"
@@ -68,7 +68,7 @@ def same(quantity: str, ours: Sequence[Any], official: Sequence[Any]) -> Row:
     return Row(quantity, "fail" if differing else "pass", float(len(differing)), 0.0, note)
 
 
-def same_names(quantity: str, ours: dict[str, Any], official: dict[str, Any]) -> Row:
+def compare_mappings(quantity: str, ours: dict[str, Any], official: dict[str, Any]) -> Row:
     """Equality of two mappings, the error being the number of names that differ."""
     wrong = sorted(k for k in ours.keys() | official.keys() if ours.get(k) != official.get(k))
     note = ""

@@ -16,7 +16,7 @@ from styleclip_export.checkpoints.generators import read_generator
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import draw
-from styleclip_export.verify.report import Row, compare, same
+from styleclip_export.verify.report import Row, compare, compare_lists
 from styleclip_networks.stylegan2 import Generator, truncate
 
 FIELDS = (
@@ -49,10 +49,10 @@ def _compare(
 ) -> Iterator[Row]:
     sizes = [generator.resolution, generator.w_dim, generator.w_dim, generator.num_latents]
     official = [about[key] for key in ("resolution", "z_dim", "w_dim", "num_ws")]
-    yield same("sizes", sizes, official)
+    yield compare_lists("sizes", sizes, official)
     layers = [(layer.styleclip_name, layer.channels) for layer in generator.layers]
     described = zip(about["style_names"], about["style_channels"], strict=True)
-    yield same("layers", layers, list(described))
+    yield compare_lists("layers", layers, list(described))
 
     styles = generator.affine(torch.from_numpy(data["ws"]))
     pairs = [(f"style_{i:02}", style, data[f"style_{i:02}"]) for i, style in enumerate(styles)]

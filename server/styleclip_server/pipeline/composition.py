@@ -1,7 +1,7 @@
-"""The synthesised face as an encoded picture, alone or put back into the photo.
+"""The synthesized face as an encoded image, alone or pasted back into the photo.
 
-The way back undoes `alignment.crop`: a perspective map takes pixels of the photo to pixels of the
-face, and a feathered mask in the shape of a head keeps everything beyond it as the photo has it.
+Pasting undoes `ffhq_crop.crop_quad`: a perspective transform maps pixels of the photo to pixels of
+the face, and a feathered mask in the shape of a head leaves the rest of the photo unchanged.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from styleclip_contract.errors import InvalidInput
-from styleclip_server.pipeline import alignment, color_profiles, images, metadata
-from styleclip_server.pipeline.alignment import Quad
+from styleclip_server.pipeline import color_profiles, images, metadata
 from styleclip_server.pipeline.credentials import Signer
+from styleclip_server.pipeline.ffhq_crop import Quad, crop_quad
 
 # In the crop's own square from -1 to 1 (x to the right, y down), where FFHQ's geometry puts the
 # eyes at y = -0.05, the mouth at 0.5 and the chin at 0.85: the face alone within the inner
@@ -120,7 +120,7 @@ def paste_back(
 def _as_cropped(photo: Image.Image, quad: Quad, size: int, whole: bool) -> Image.Image:
     """The part of `photo` at `quad` as the networks got it, `size` x `size` pixels."""
     if not whole:
-        return alignment.crop(photo, quad, size)
+        return crop_quad(photo, quad, size)
     left, top = (quad[0] + 0.5).round().astype(int).tolist()
     square = (left, top, left + min(photo.size), top + min(photo.size))
     return photo.crop(square).resize((size, size), Image.Resampling.LANCZOS)

@@ -20,8 +20,8 @@ from styleclip_contract.errors import (
     NoChannelLeft,
     SameTexts,
 )
-from styleclip_server.pipeline.domain import Statistics
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
+from styleclip_server.pipeline.style_statistics import Statistics
 from styleclip_server.pipeline.tokenizer import tokenize
 
 # Two texts whose class embeddings are closer than this mean the same to CLIP in float32.

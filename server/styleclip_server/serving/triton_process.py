@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from styleclip_server import parent_watch
-from styleclip_server.pipeline.domain import DOMAIN_VARIABLE, DOMAINS_VARIABLE
+from styleclip_server.pipeline.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving import request_log, triton_flags
 from styleclip_server.serving.installation import (
     STUB,

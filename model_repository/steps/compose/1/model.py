@@ -5,14 +5,14 @@ import numpy as np
 from styleclip_contract.wire import COMPOSE, TEXTS
 from styleclip_server.pipeline import composition, directions, images
 from styleclip_server.pipeline.credentials import Signer
-from styleclip_server.pipeline.domain import domain_folder, load_domain
+from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import first, respond
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.model = load_domain(domain_folder(args["model_repository"])).name
+        self.model = load_domain(find_domain_folder(args["model_repository"])).name
         self.signer = Signer.from_environment()
         self.metrics = Metrics(COMPOSE.name, self.model)
 

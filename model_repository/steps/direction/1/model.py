@@ -12,7 +12,8 @@ import triton_python_backend_utils as triton
 from styleclip_contract.errors import ServerError
 from styleclip_contract.wire import CLIP_TEXT, DIRECTION
 from styleclip_server.pipeline import directions
-from styleclip_server.pipeline.domain import domain_folder, load_domain, load_statistics
+from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
+from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond
 
@@ -22,7 +23,7 @@ OFFSETS_KEPT = 512  # up to 40 kB each: many photos, the same edits
 
 class TritonPythonModel:
     def initialize(self, args):
-        folder = domain_folder(args["model_repository"])
+        folder = find_domain_folder(args["model_repository"])
         domain = load_domain(folder)
         self.statistics = load_statistics(folder, domain.style_channels)
         self.metrics = Metrics(DIRECTION.name, domain.name)
