@@ -217,7 +217,7 @@ row "requests that Prometheus has counted" "$(up)"
 say "killing a step"
 supervisor=$(pgrep -P "$(podman inspect --format '{{.State.Pid}}' "$(container server)")")
 kill -STOP "$supervisor"  # it would heal the server before anybody could look
-pgrep -g "$(pgrep -P "$supervisor")" -f steps/align/ | xargs kill -9
+pgrep -g "$(pgrep -P "$supervisor")" -f models/align/ | xargs kill -9
 if healthy server; then fail "the health check did not notice a dead step"; fi
 ready=$(python3 -c "import urllib.request as r; print(r.urlopen('http://localhost:$HTTP_PORT/v2/health/ready').status)")
 row "a step's processes killed, the supervisor halted" "health check: unhealthy; Triton's own readiness: $ready"

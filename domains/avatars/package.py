@@ -26,7 +26,8 @@ from training import load_weights
 
 from styleclip_contract import wire
 from styleclip_export.convert import float16, onnx_export, openvino_export
-from styleclip_server.serving import configs
+from styleclip_server.engines.flavours import MODEL_FILE
+from styleclip_server.serving import model_repository
 
 NAME = "avatars"
 # Largest differences from PyTorch: pixel levels; W+ and features, of deviation about 1.
@@ -74,7 +75,7 @@ def export_networks(runs: Path, data: Path, files: Path) -> dict[str, dict[str, 
         print(f"{model.name}: {size:.1f} MB, at most {worst:.2g} from PyTorch", flush=True)
         folder = files / model.name
         folder.mkdir()
-        (folder / configs.WHOLE_FILE).write_bytes(exported.data)
+        (folder / MODEL_FILE).write_bytes(exported.data)
         provenance = exported.provenance(source=f"domains/{NAME}", trained=hashes)
         if isinstance(module, openvino_export.MODULES):
             references = onnx_export.make_references(module, domain_example)
@@ -116,7 +117,7 @@ def describe_domain(runs: Path) -> dict[str, object]:
 def main(runs: Path, data: Path, target: Path, only_domain: bool) -> None:
     """Write the avatars domain to the model repository, replacing version 1."""
     folder = target / NAME
-    configs.write_text(
+    model_repository.write_text(
         folder / "domain.json",
         json.dumps(describe_domain(runs), indent=2, ensure_ascii=False) + "\n",
     )
@@ -126,9 +127,10 @@ def main(runs: Path, data: Path, target: Path, only_domain: bool) -> None:
                 written = {path.name: path for path in Path(files, name).iterdir()}
                 text = json.dumps(provenance, indent=2) + "\n"
                 shutil.rmtree(folder / name / "1", ignore_errors=True)
-                configs.add_version(folder / name, {**written, "provenance.json": text.encode()})
+                written["provenance.json"] = text.encode()
+                model_repository.add_version(folder / name, written)
         shutil.copyfile(runs / "statistics.npz", folder / "statistics.npz")
-    configs.write_configs(target, NAME)
+    model_repository.write_configs(target, NAME)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB in all", flush=True)
 

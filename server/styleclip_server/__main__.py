@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from styleclip_server.serving.installation import FLAVOURS
+from styleclip_server.engines.flavours import FLAVOURS
 from styleclip_server.serving.request_log import WHICH
 from styleclip_server.serving.server_log import FORMATS, JsonFormatter
 from styleclip_server.serving.supervisor import CANARY_SECONDS, default_repository, running_server
@@ -58,7 +58,7 @@ _PORT = click.IntRange(0, 65535)
               help="Trace one in so many requests.")  # fmt: skip
 @click.option("--allow-shared-memory", is_flag=True,
               help="Let clients of this machine pass tensors in shared memory.")  # fmt: skip
-@click.option("--networks", type=click.Choice(FLAVOURS), default=FLAVOURS[0],
+@click.option("--networks", type=click.Choice(("auto", *FLAVOURS)), default="auto",
               help="What runs them: torch (PyTorch on a GPU, the fastest), gpu or cpu (ONNX "
               "Runtime), openvino (on a CPU); auto: the best that this machine has.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:

@@ -5,6 +5,7 @@ What the server answers must be what the PyTorch networks compute."""
 import io
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving import configs
 from styleclip_server.serving.supervisor import default_repository, running_server
 from styleclip_server.serving.triton_process import Options
 
@@ -74,18 +76,30 @@ def repository(weights, tmp_path_factory):
     return folder
 
 
+@contextmanager
+def on_the_cpu():
+    """Every flavour's networks are run on the CPU."""
+    build = configs.network_config
+
+    def network_config(*arguments):
+        config = build(*arguments)
+        for group in config.instance_group:
+            group.kind = group.KIND_CPU
+        return config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(configs, "network_config", network_config)
+        yield
+
+
 @pytest.fixture(scope="module", params=["cpu", "torch", "openvino"])
 def served(request, repository, tmp_path_factory):
     """A server and its flavour; `torch` is what a GPU runs, here on the CPU: half precision,
     kernels interpreted."""
     folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "torch":
-        repository = shutil.copytree(repository, folder / "model_repository")
-        for path in repository.rglob("torch.pbtxt"):
-            path.write_text(path.read_text().replace("KIND_GPU", "KIND_CPU"))
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
     options = Options(repository, "ffhq", log=folder / "log", networks=request.param, **ports)
-    with running_server(options, canary=0) as server:
+    with on_the_cpu(), running_server(options, canary=0) as server:
         yield SimpleNamespace(url=server.grpc_url, flavour=request.param)
 
 
@@ -228,18 +242,17 @@ def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
 
 def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path):
     """The GPU's float16 networks, on the CPU."""
-    half = tmp_path / "half"
-    shutil.copytree(repository, half)
-    for name in ("e4e", "clip_text", "stylegan2"):
-        config = half / "ffhq" / name / "configs" / "cpu.pbtxt"
-        config.write_text(config.read_text() + 'default_model_filename: "model.fp16.onnx"\n')
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
     answers = []
-    for folder in (repository, half):
+    for flavour in ("cpu", "gpu"):
         ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-        options = Options(folder, "ffhq", log=tmp_path / "log", networks="cpu", **ports)
-        with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+        options = Options(repository, "ffhq", log=tmp_path / "log", networks=flavour, **ports)
+        with (
+            on_the_cpu(),
+            running_server(options, canary=0) as server,
+            Client(server.grpc_url) as client,
+        ):
             inverted = client.invert(buffer.getvalue())
             picture = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
         answers.append((inverted.w_plus, np.asarray(picture, np.float32)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 
 from styleclip_contract import wire
+from styleclip_export import cli
+from styleclip_server.engines.flavours import FLAVOURS, OVERLAYS
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
-from styleclip_server.serving import configs
+from styleclip_server.serving import configs, model_repository
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
-@pytest.mark.parametrize("domain", [None, *configs.domains(REPOSITORY)])
+@pytest.mark.parametrize("domain", [None, *model_repository.domains(REPOSITORY)])
 def test_every_config_is_as_the_contract_generates_it(domain):
-    for path, text in configs.config_files(REPOSITORY, domain).items():
+    for path, text in model_repository.config_files(REPOSITORY, domain).items():
         assert path.read_text("utf-8") == text, f"{path}: run `styleclip-export configs`"
 
 
@@ -47,7 +50,7 @@ def test_every_ensemble_is_one_chain():
 def test_pytorch_alone_is_asked_for_jpeg(name):
     """And told what for: `compose` gets the file, and pixels only where there is none."""
     model = wire.MODELS[name]
-    for flavour in configs.FLAVOURS:
+    for flavour in FLAVOURS:
         config = configs.step_config(model, flavour)
         steps = {step.model_name: step for step in config.ensemble_scheduling.step}
         draw, compose = steps["stylegan2"], steps["compose"]
@@ -80,25 +83,66 @@ def test_the_shipped_files_are_small_and_what_their_provenance_says():
         assert max(error["largest"] for error in provenance["errors"]) <= provenance["bound"]
 
 
-def test_a_gpu_runs_the_float16_file_where_there_is_one(tmp_path):
+@pytest.fixture
+def network(tmp_path):
+    """The folder of `stylegan2` in a domain without versions."""
     (tmp_path / "avatars").mkdir()
-    (tmp_path / "avatars/domain.json").write_bytes(
-        (REPOSITORY / "avatars/domain.json").read_bytes()
-    )
-    folder = tmp_path / "avatars" / "stylegan2"
-    named = 'default_model_filename: "model.fp16.onnx"'
-    for files, expected in (({}, False), ({configs.HALF_FILE: b""}, True), ({}, False)):
-        configs.add_version(folder, {"model.onnx": b"", **files})
-        texts = configs.config_files(tmp_path, "avatars")
-        assert (named in texts[folder / "config.pbtxt"]) == expected
-        others = [text for path, text in texts.items() if path != folder / "config.pbtxt"]
-        assert not any(named in text for text in others)
+    shutil.copy(REPOSITORY / "avatars/domain.json", tmp_path / "avatars")
+    return tmp_path / "avatars" / "stylegan2"
+
+
+def lay_out(folder, domain, flavour):
+    model_repository.lay_out(folder, REPOSITORY / "steps", domain, flavour)
+    return (folder / "stylegan2" / "config.pbtxt").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flavour", "file"), [("gpu", "model.fp16.onnx"), ("openvino", "model.openvino.onnx")]
+)
+def test_a_config_names_the_file_of_its_flavour_where_the_newest_version_has_it(
+    network, tmp_path, flavour, file
+):
+    for number, (files, expected) in enumerate((({}, False), ({file: b""}, True), ({}, False))):
+        model_repository.add_version(network, {"model.onnx": b"", **files})
+        for each in FLAVOURS:
+            config = lay_out(tmp_path / f"{each}{number}", network.parent, each)
+            named = f'default_model_filename: "{file}"' in config
+            assert named == (expected and each == flavour)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path, flavour):
+    for content in (b"1", b"2"):
+        model_repository.add_version(network, {"model.onnx": content, "model.py": b"old"})
+    served = tmp_path / "served"
+    lay_out(served, network.parent, flavour)
+    assert {path.name for path in served.iterdir()} == set(wire.MODELS)
+    for version in ("1", "2"):
+        folder = served / "stylegan2" / version
+        assert (folder / "model.onnx").read_bytes() == version.encode()
+        python = (folder / "model.py").read_text()
+        assert ("engines.cuda.model" in python) == (flavour == "torch")
+        assert (network / version / "model.py").read_bytes() == b"old"
+        assert (served / "edit" / "1").is_dir()
+
+
+def test_the_command_writes_what_a_stock_triton_reads_and_overlays_on_request(network, tmp_path):
+    where = ["configs", "--repository", str(tmp_path)]
+    assert cli.run(where) == 0
+    assert {path.name for path in tmp_path.rglob("*.pbtxt")} == {"config.pbtxt"}
+    assert cli.run([*where, *(f"--flavour={flavour}" for flavour in OVERLAYS)]) == 0
+    for model in wire.MODELS:
+        (folder,) = tmp_path.glob(f"*/{model}")
+        overlays = {path.stem for path in (folder / "configs").glob("*.pbtxt")}
+        assert overlays == set(OVERLAYS)
+    assert "KIND_CPU" in (network / "configs/cpu.pbtxt").read_text()
+    assert "KIND_GPU" in (network / "config.pbtxt").read_text()
 
 
 def test_a_new_version_is_added_beside_the_old_one(tmp_path):
-    assert configs.add_version(tmp_path, {"model.onnx": b"1"}) == 1
-    assert configs.add_version(tmp_path, {"model.onnx": b"2"}) == 2
+    assert model_repository.add_version(tmp_path, {"model.onnx": b"1"}) == 1
+    assert model_repository.add_version(tmp_path, {"model.onnx": b"2"}) == 2
     assert (tmp_path / "1/model.onnx").read_bytes() == b"1"
     with pytest.raises(OSError):
-        configs.add_version(tmp_path, {"no/such/folder": b"3"})
+        model_repository.add_version(tmp_path, {"no/such/folder": b"3"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

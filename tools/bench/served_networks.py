@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from styleclip_export.convert import float16, onnx_export, openvino_export
 from styleclip_networks import Generator
 from styleclip_server.engines.cpu import supports_bfloat16
+from styleclip_server.engines.flavours import MODEL_FILE, OPENVINO_FILE
 from styleclip_server.engines.openvino.network import Network
-from styleclip_server.serving import configs
 
 Example = Callable[[int], tuple[Tensor, ...]]
 Run = Callable[..., np.ndarray]
@@ -54,11 +54,11 @@ def as_served(
     if bound is None or not find_spec("openvino") or not supports_bfloat16():
         return _in_onnxruntime(data, model, threads), "ONNX Runtime"
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, configs.WHOLE_FILE).write_bytes(data)
+        Path(folder, MODEL_FILE).write_bytes(data)
         made = openvino_export.write(
             Path(folder), module, model, example, references, bound, 1.0  # type: ignore[arg-type]
         )  # fmt: skip
-        compiled = Network(Path(folder, configs.OPENVINO_FILE), threads)
+        compiled = Network(Path(folder, OPENVINO_FILE), threads)
     return lambda *x: compiled(*(t.numpy() for t in x))[0], openvino_export.told(made)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from styleclip_server.engines.flavours import OVERLAYS
+
 
 @click.command(name="configs")
 @click.option(
@@ -15,10 +17,23 @@ import click
     show_default=True,
     help="The folder with `steps` and the domains.",
 )
-def command(repository: Path) -> None:
-    """Write every config.pbtxt of the steps and of each domain from the wire contract."""
-    from styleclip_server.serving import configs as triton
+@click.option(
+    "--flavour",
+    "overlays",
+    type=click.Choice(OVERLAYS),
+    multiple=True,
+    help="Also write configs/FLAVOUR.pbtxt of each model, for `tritonserver "
+    "--model-config-name=FLAVOUR`; may be given twice.",
+)
+def command(repository: Path, overlays: tuple[str, ...]) -> None:
+    """Write each model's config.pbtxt, for a Triton that is started by hand.
 
-    for domain in (None, *triton.domains(repository)):
-        triton.write_configs(repository, domain)
+    They run the networks in ONNX Runtime on a GPU. `python -m styleclip_server` does not read them:
+    it builds its own.
+    """
+    from styleclip_server.serving import model_repository
+
+    flavours = [flavour for flavour in OVERLAYS if flavour in overlays]
+    for domain in (None, *model_repository.domains(repository)):
+        model_repository.write_configs(repository, domain, flavours)
         click.echo(f"{repository / (domain or 'steps')}: configs written")

@@ -22,7 +22,8 @@ from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import float16, onnx_export, openvino_export
 from styleclip_export.errors import ConversionError
 from styleclip_networks.stylegan2 import Generator
-from styleclip_server.serving import configs
+from styleclip_server.engines.flavours import FLOAT16_FILE, MODEL_FILE
+from styleclip_server.serving import model_repository
 
 DOMAINS = Path(__file__).parent / "domains"
 # Largest differences of ONNX Runtime from PyTorch: pixel levels, and W+ and features whose
@@ -169,11 +170,13 @@ def convert(
                 provenance["float16"] = _half(halves[name], model, example, references, files, told)
             sizes = [f"{p.name} {p.stat().st_size / 1e6:.0f} MB" for p in sorted(files.iterdir())]
             (files / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
-            version = configs.add_version(folder / name, {p.name: p for p in files.iterdir()})
+            version = model_repository.add_version(
+                folder / name, {p.name: p for p in files.iterdir()}
+            )
         told(f"{name}: version {version}, {', '.join(sizes)}")
     text = json.dumps(domain_json(about, networks.generator), indent=2, ensure_ascii=False)
-    configs.write_text(folder / "domain.json", text + "\n")
-    configs.write_configs(target, about["name"])
+    model_repository.write_text(folder / "domain.json", text + "\n")
+    model_repository.write_configs(target, about["name"])
 
 
 Example = Callable[[int], tuple[Tensor, ...]]
@@ -191,7 +194,7 @@ def _onnx(
             f"{model.name}, batch {c.batch}: largest {c.largest:.2g}, mean {c.mean:.2g} from "
             "PyTorch"
         )
-    (folder / configs.WHOLE_FILE).write_bytes(exported.data)
+    (folder / MODEL_FILE).write_bytes(exported.data)
     return exported.provenance(sources=dict(sources))
 
 
@@ -206,7 +209,7 @@ def _half(
             f"{model.name} in float16, {h.runtime}: {network.quantity} {h.value:.4g} "
             f"({network.bound:g}), largest {h.largest:.2g}, mean {h.mean:.2g}"
         )
-    (folder / configs.HALF_FILE).write_bytes(data)
+    (folder / FLOAT16_FILE).write_bytes(data)
     return float16.provenance(network, found)
 
 

@@ -29,8 +29,8 @@ from styleclip_export.convert import onnx_export
 from styleclip_export.convert.float16 import Half
 from styleclip_export.errors import ConversionError
 from styleclip_server.engines.cpu import supports_bfloat16
+from styleclip_server.engines.flavours import MODEL_FILE, OPENVINO_FILE
 from styleclip_server.engines.openvino.network import METADATA_KEY, Network, PrecisionPlan
-from styleclip_server.serving.configs import OPENVINO_FILE, WHOLE_FILE
 
 MODULES = (onnx_export.FaceToLatent, onnx_export.LatentToPicture)
 _SMALL = 1024  # bytes; smaller weights stay in the file
@@ -65,7 +65,7 @@ def write(
     finally:
         module.onnxruntime_forms = True
     graph = onnx.load_from_string(data)
-    share_weights(graph, (folder / WHOLE_FILE).read_bytes())
+    share_weights(graph, (folder / MODEL_FILE).read_bytes())
     path = folder / OPENVINO_FILE
     try:
         path.write_bytes(graph.SerializeToString())
@@ -165,5 +165,5 @@ def share_weights(graph: onnx.ModelProto, whole: bytes) -> None:
             continue
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", WHOLE_FILE), ("offset", start), ("length", end - start)):
+        for key, value in (("location", MODEL_FILE), ("offset", start), ("length", end - start)):
             tensor.external_data.add(key=key, value=str(value))

@@ -1,28 +1,20 @@
-"""The Triton model repository: every config.pbtxt is written from the wire contract.
+"""Each model's Triton configuration, built from the wire contract.
 
-`model_repository/steps` holds what every domain shares (Python steps and ensembles),
-`model_repository/<domain>` the networks of one domain, with `domain.json` and `statistics.npz`
-beside them. Triton serves both together. A model has up to four configs where they differ, of
-which `--model-config-name` picks one: `config.pbtxt` runs the networks in ONNX Runtime on a GPU,
-`configs/torch.pbtxt` in PyTorch on a GPU (the fastest), `configs/cpu.pbtxt`
-in ONNX Runtime on a CPU, `configs/openvino.pbtxt` in OpenVINO on a CPU that multiplies bfloat16,
-where a network has that form, and else like `cpu`.
+They differ by flavour, the way of running the networks: backend, device, queues and instances.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
 from styleclip_contract.wire import Model, Tensor
+from styleclip_server.engines.flavours import FLOAT16_FILE, ON_CPU, OPENVINO_FILE, Flavour
 
 # Rows that one execution takes at most. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
@@ -58,23 +50,9 @@ ENSEMBLES: dict[str, tuple[Model, ...]] = {
 }
 _TYPES = {"BYTES": "TYPE_STRING"}
 
-Flavour = Literal["gpu", "torch", "cpu", "openvino"]
-FLAVOURS: tuple[Flavour, ...] = ("gpu", "torch", "cpu", "openvino")  # the first is `config.pbtxt`
-ON_CPU: tuple[Flavour, ...] = ("cpu", "openvino")
-WHOLE_FILE = "model.onnx"
-# Beside it, what the flavour "openvino" runs; its weights lie in `model.onnx`.
-OPENVINO_FILE = "model.openvino.onnx"
-# Beside `model.onnx`, where a network was converted to float16 too: what the flavour "gpu" runs.
-HALF_FILE = "model.fp16.onnx"
-# Beside each `model.onnx`, for the flavour "torch".
-MODEL_PY = """from styleclip_server.engines.cuda.model import TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
-"""
-
 
 def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
-    """The config of a Python step or an ensemble, the same for every domain."""
+    """The configuration of a Python step or an ensemble, the same for every domain."""
     config = _interface(model, {})
     if model.kind == "ensemble":
         config.platform = "ensemble"
@@ -97,8 +75,15 @@ def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
     return config
 
 
-def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) -> pb.ModelConfig:
-    """The config of a network of `domain` (its domain.json)."""
+def network_config(
+    model: Model, domain: Mapping[str, Any], flavour: Flavour, files: Collection[str] = ()
+) -> pb.ModelConfig:
+    """The configuration of a network.
+
+    Args:
+        domain: the content of its domain.json.
+        files: names of the files in its newest version folder.
+    """
     dims = {
         "W_PLUS": (domain["num_latents"], domain["w_dim"]),
         "DELTA": (sum(domain["style_channels"]),),
@@ -106,6 +91,10 @@ def network_config(model: Model, domain: Mapping[str, Any], flavour: Flavour) ->
     }
     config = _interface(_of_flavour(model, flavour), dims)
     config.backend = "python" if flavour == "torch" else model.kind
+    if flavour == "gpu" and FLOAT16_FILE in files:
+        config.default_model_filename = FLOAT16_FILE
+    if flavour == "openvino" and OPENVINO_FILE in files:
+        config.backend, config.default_model_filename = "openvino", OPENVINO_FILE
     if flavour == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is wire.CLIP_TEXT:
@@ -169,84 +158,6 @@ def _queue(config: pb.ModelConfig, delay: int, flavour: Flavour) -> None:
 
 
 def text(config: pb.ModelConfig) -> str:
-    """A config as the text of a config.pbtxt."""
+    """A configuration as the text of a config.pbtxt."""
     header = "# Written by `styleclip-export configs` from the wire contract: do not edit.\n"
     return header + text_format.MessageToString(config, as_utf8=True)
-
-
-def config_files(repository: Path, domain: str | None) -> dict[Path, str]:
-    """Path → text of every config of the steps, or of the networks of `domain`."""
-    files = {}
-
-    def add(folder: Path, configs: Mapping[Flavour, pb.ModelConfig]) -> None:
-        default, *others = FLAVOURS
-        files[folder / "config.pbtxt"] = text(configs[default])
-        for flavour in others:
-            if configs[flavour] != configs[default]:
-                files[folder / "configs" / f"{flavour}.pbtxt"] = text(configs[flavour])
-
-    if domain is None:
-        for model in wire.STEPS:
-            configs = {flavour: step_config(model, flavour) for flavour in FLAVOURS}
-            add(repository / "steps" / model.name, configs)
-        return files
-    data = json.loads((repository / domain / "domain.json").read_text("utf-8"))
-    for model in wire.NETWORKS:
-        configs = {flavour: network_config(model, data, flavour) for flavour in FLAVOURS}
-        folder = repository / domain / model.name
-        newest = folder / str(newest_version(folder))
-        if (newest / HALF_FILE).is_file():
-            configs["gpu"].default_model_filename = HALF_FILE
-        if (newest / OPENVINO_FILE).is_file():
-            configs["openvino"].backend = "openvino"
-            configs["openvino"].default_model_filename = OPENVINO_FILE
-        add(folder, configs)
-    return files
-
-
-def domains(repository: Path) -> list[str]:
-    """The domains that `repository` holds."""
-    return sorted(path.parent.name for path in repository.glob("*/domain.json"))
-
-
-def write_configs(repository: Path, domain: str | None) -> None:
-    """Writes the configs of `config_files`."""
-    for path, content in config_files(repository, domain).items():
-        write_text(path, content)
-
-
-def write_text(path: Path, content: str) -> None:
-    """Writes `content` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(content, "utf-8")
-    partial.replace(path)
-
-
-def newest_version(folder: Path) -> int:
-    """The highest version number of a network, 0 if it has none."""
-    return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
-
-
-def add_version(folder: Path, files: Mapping[str, bytes | Path]) -> int:
-    """Puts a new version of a network into `folder`; older ones stay. Whole or not at all.
-
-    A file is given by its bytes, or by a path on the same file system, from where it is moved.
-
-    Returns the version's number, one above the highest.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    version = newest_version(folder) + 1
-    partial = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-    try:
-        for name, data in {**files, "model.py": MODEL_PY.encode()}.items():
-            if isinstance(data, Path):
-                data.rename(partial / name)
-            else:
-                (partial / name).write_bytes(data)
-        partial.chmod(0o755)
-        partial.rename(folder / str(version))
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return version

@@ -18,11 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from styleclip_server.engines.cpu import supports_bfloat16
+from styleclip_server.engines.flavours import Flavour
+from styleclip_server.serving.model_repository import has_openvino_form
 
 TRITON_VARIABLE = "STYLECLIP_TRITON"
-# Who runs the networks, as the models' configs are named: ONNX Runtime on a GPU, PyTorch on a GPU
-# (the fastest), ONNX Runtime on a CPU, OpenVINO on a CPU (the fastest that multiplies bfloat16).
-FLAVOURS = ("auto", "gpu", "torch", "cpu", "openvino")
 STUB = "triton_python_backend_stub"
 _ENGINES = Path(__file__).parents[1] / "engines"
 _BACKENDS = ("onnxruntime", "openvino")  # engines that are Triton backends too
@@ -75,13 +74,8 @@ def installed() -> Installed | None:
     )
 
 
-def has_openvino_form(domain: Path) -> bool:
-    """Whether the networks of a domain, in this folder, were converted for OpenVINO too."""
-    return (domain / "stylegan2" / "configs" / "openvino.pbtxt").is_file()
-
-
-def installed_flavour(domain: Path) -> str:
-    """The best of `FLAVOURS` that this machine can run for the domain in this folder."""
+def installed_flavour(domain: Path) -> Flavour:
+    """The fastest flavour that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
         openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_form(domain)
         return "openvino" if openvino else "cpu"

@@ -16,16 +16,17 @@ import uuid
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from styleclip_server import parent_watch
+from styleclip_server.engines.flavours import Flavour
 from styleclip_server.pipeline.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
-from styleclip_server.serving import request_log, triton_flags
+from styleclip_server.serving import model_repository, request_log, triton_flags
 from styleclip_server.serving.installation import (
     STUB,
     TRITON_VARIABLE,
-    has_openvino_form,
     installed,
     installed_flavour,
 )
@@ -64,7 +65,7 @@ class Options:
     `log_requests` is one of `request_log.WHICH`, `log_texts` puts the texts into these lines too.
     `trace_to` is an OpenTelemetry collector's URL for one in `trace_every` requests.
     `allow_shared_memory` lets clients of this machine put tensors into its shared memory.
-    `networks` is one of `installed.FLAVOURS`: which of the models' configs is used.
+    `networks` is how the networks are run: one of `flavours.FLAVOURS`, or "auto" for the fastest.
     """
 
     repository: Path
@@ -83,12 +84,17 @@ class Options:
     trace_to: str | None = None
     trace_every: int = 1
     allow_shared_memory: bool = False
-    networks: str = "auto"
+    networks: Flavour | Literal["auto"] = "auto"
+
+    @property
+    def domains_folder(self) -> Path:
+        """Where the domains lie."""
+        return self.domains or self.repository
 
     @property
     def domain_folder(self) -> Path:
         """Where the networks that are served lie."""
-        return (self.domains or self.repository) / self.domain
+        return self.domains_folder / self.domain
 
     @property
     def told(self) -> str:
@@ -130,7 +136,7 @@ def bind(options: Options) -> tuple[int, int, int]:
 
 def check(options: Options) -> None:
     """Raises ServerStartFailed for a repository or domain that is not there."""
-    folder = options.domains or options.repository
+    folder = options.domains_folder
     domains = sorted(p.parent.name for p in folder.glob("*/domain.json"))
     if not (options.repository / "steps").is_dir():
         raise ServerStartFailed(
@@ -148,7 +154,7 @@ def check(options: Options) -> None:
             f"leave one of them out, or listen on {_LOOPBACK[0]}"
         )
     if options.networks == "openvino" and not (
-        find_spec("openvino") and has_openvino_form(options.domain_folder)
+        find_spec("openvino") and model_repository.has_openvino_form(options.domain_folder)
     ):
         raise ServerStartFailed(
             "--networks openvino needs the package (pip install openvino) and a domain that was "
@@ -208,10 +214,9 @@ class Triton:
 
     def _command(self) -> list[str]:
         options = self.options
-        command = [
+        return [
             str(self._installed.binary),
-            f"--model-repository={options.repository / 'steps'}",
-            f"--model-repository={options.domain_folder}",
+            f"--model-repository={self._models()}",
             f"--backend-directory={self._installed.backends(self._folder)}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--disable-auto-complete-config",
@@ -228,11 +233,16 @@ class Triton:
             *triton_flags.connections(options.connection_age),
             *triton_flags.traces(options.trace_to, options.trace_every),
         ]
-        if (flavour := self._flavour()) != "gpu":
-            command.append(f"--model-config-name={flavour}")
-        return command
 
-    def _flavour(self) -> str:
+    def _models(self) -> Path:
+        """The folder of what Triton serves; laid out once."""
+        folder = self._folder / "models"
+        if not folder.is_dir():
+            steps, domain = self.options.repository / "steps", self.options.domain_folder
+            model_repository.lay_out(folder, steps, domain, self._flavour())
+        return folder
+
+    def _flavour(self) -> Flavour:
         named = self.options.networks
         return installed_flavour(self.options.domain_folder) if named == "auto" else named
 
@@ -248,7 +258,7 @@ class Triton:
             ),
             "PATH": _joined(interpreter, os.environ.get("PATH")),
             DOMAIN_VARIABLE: self.options.domain,
-            DOMAINS_VARIABLE: str(self.options.domains or ""),
+            DOMAINS_VARIABLE: str(self.options.domains_folder.resolve()),
             request_log.WHICH_VARIABLE: self.options.log_requests,
             request_log.TEXTS_VARIABLE: "1" if self.options.log_texts else "0",
         }

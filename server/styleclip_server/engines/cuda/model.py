@@ -21,10 +21,9 @@ from styleclip_server import parent_watch
 from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import jpeg
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
+from styleclip_server.engines.flavours import MODEL_FILE
 
 parent_watch.hold()
-
-MODEL_FILE = "model.onnx"
 
 
 def up_to_power_of_two(n: int) -> int:

@@ -15,9 +15,9 @@ import triton_python_backend_utils as triton
 
 from styleclip_server import parent_watch
 from styleclip_server.engines.cpu import core_quota
+from styleclip_server.engines.flavours import MODEL_FILE
 
 parent_watch.hold()
-MODEL_FILE = "model.onnx"
 
 
 class TritonPythonModel:

@@ -1,0 +1,152 @@
+"""The folders of the model repository: versions of networks, committed configurations, and what
+the launcher lays out for Triton.
+
+`steps` holds what every domain shares (Python steps and ensembles), `<domain>` the networks of one
+domain with `domain.json` and `statistics.npz` beside them. The `config.pbtxt` of each model is for
+a stock Triton on a GPU. The launcher needs none of them: it builds the configurations of the
+flavour that it serves.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from styleclip_contract import wire
+from styleclip_server.engines.flavours import OPENVINO_FILE, STOCK, Flavour
+from styleclip_server.serving import configs
+
+# The Python model of a network in PyTorch.
+_TORCH_MODEL = """from styleclip_server.engines.cuda.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
+
+
+def domains(repository: Path) -> list[str]:
+    """The names of the domains in `repository`."""
+    return sorted(path.parent.name for path in repository.glob("*/domain.json"))
+
+
+def lay_out(folder: Path, steps: Path, domain: Path, flavour: Flavour) -> None:
+    """Lays out in `folder` what Triton serves: each model's configuration and its versions.
+
+    The versions are links, so `steps` and `domain` may be on a read-only file system.
+    """
+    for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
+        for name, config in _configs(parent, models, flavour).items():
+            served = folder / name
+            served.mkdir(parents=True)
+            (served / "config.pbtxt").write_text(configs.text(config), "utf-8")
+            for version in _versions(parent.resolve() / name):
+                if flavour == "torch" and models is wire.NETWORKS:
+                    _link_beside_torch_model(served / version.name, version)
+                else:
+                    (served / version.name).symlink_to(version)
+
+
+def _link_beside_torch_model(folder: Path, version: Path) -> None:
+    """Makes `folder` hold PyTorch's model.py and a link to each other file of `version`."""
+    folder.mkdir()
+    (folder / "model.py").write_text(_TORCH_MODEL, "utf-8")
+    for file in version.iterdir():
+        if file.name != "model.py":
+            (folder / file.name).symlink_to(file)
+
+
+def config_files(
+    repository: Path, domain: str | None, overlays: Sequence[Flavour] = ()
+) -> dict[Path, str]:
+    """Path → text of every configuration for a stock Triton.
+
+    Args:
+        domain: whose networks; None for the steps.
+        overlays: flavours to write to `configs/FLAVOUR.pbtxt` of each model, beside config.pbtxt.
+    """
+    folder = repository / (domain or "steps")
+    models = wire.NETWORKS if domain else wire.STEPS
+    files = {}
+    for flavour in (STOCK, *overlays):
+        for name, config in _configs(folder, models, flavour).items():
+            file = "config.pbtxt" if flavour == STOCK else f"configs/{flavour}.pbtxt"
+            files[folder / name / file] = configs.text(config)
+    return files
+
+
+def write_configs(repository: Path, domain: str | None, overlays: Sequence[Flavour] = ()) -> None:
+    """Writes the files of `config_files`."""
+    for path, content in config_files(repository, domain, overlays).items():
+        write_text(path, content)
+
+
+def _configs(
+    folder: Path, models: Sequence[wire.Model], flavour: Flavour
+) -> dict[str, pb.ModelConfig]:
+    """The configurations of all steps, or of the networks of the domain in `folder`, by name."""
+    if models is wire.STEPS:
+        return {model.name: configs.step_config(model, flavour) for model in models}
+    domain = json.loads((folder / "domain.json").read_text("utf-8"))
+    return {
+        model.name: configs.network_config(
+            model, domain, flavour, _newest_files(folder / model.name)
+        )
+        for model in models
+    }
+
+
+def has_openvino_form(domain: Path) -> bool:
+    """Whether the domain in this folder was converted for OpenVINO too."""
+    return OPENVINO_FILE in _newest_files(domain / wire.STYLEGAN2.name)
+
+
+def _newest_files(network: Path) -> set[str]:
+    """Names of the files of the network's newest version."""
+    return {path.name for path in (network / str(newest_version(network))).glob("*")}
+
+
+def _versions(network: Path) -> list[Path]:
+    return [path for path in network.glob("*") if path.name.isdecimal()]
+
+
+def newest_version(network: Path) -> int:
+    """The highest version number of the network in this folder, 0 if it has none."""
+    return max((int(path.name) for path in _versions(network)), default=0)
+
+
+def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
+    """Adds a version to the network in this folder, atomically; older versions stay.
+
+    Args:
+        files: by name, each as its bytes or as a path on the same file system, which is moved.
+
+    Returns:
+        The number of the version, one above the highest.
+    """
+    network.mkdir(parents=True, exist_ok=True)
+    version = newest_version(network) + 1
+    partial = Path(tempfile.mkdtemp(prefix=".part-", dir=network))
+    try:
+        for name, data in files.items():
+            if isinstance(data, Path):
+                data.rename(partial / name)
+            else:
+                (partial / name).write_bytes(data)
+        partial.chmod(0o755)
+        partial.rename(network / str(version))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return version
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes `content` atomically, creating the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(content, "utf-8")
+    partial.replace(path)
