@@ -67,16 +67,18 @@ STRENGTH = Tensor("STRENGTH", "FP32", (-1,), "α, in units of channel standard d
 THRESHOLD = Tensor("THRESHOLD", "FP32", (-1,), "β, relevance below which a channel stays")
 DELTA = Tensor("DELTA", "FP32", (-1,), "offset in StyleSpace, the sum over the edits")
 CHANNELS = Tensor("CHANNELS", "INT32", (-1,), "channels that each edit moves")
-IMAGE = Tensor("IMAGE", "UINT8", (-1, -1, 3), "the synthesised face, RGB, height x width")
-JPEG = Tensor(
-    "JPEG",
+IMAGE = Tensor(
+    "IMAGE",
     "UINT8",
-    (-1,),
-    "the bytes of the picture as a JPEG file without metadata, then zeros up to the request's "
-    "longest; zeros alone where there is none",
+    (-1, -1, -1),
+    "the synthesized face, RGB (height, width, 3); `compose` also takes a JPEG file without "
+    "metadata, its bytes as (1, length, 1)",
 )
-UNENCODED = Tensor(
-    "UNENCODED", "UINT8", (-1, -1, 3), "IMAGE; a single pixel where JPEG has all of a request's"
+RENDER = Tensor(
+    "RENDER",
+    "UINT8",
+    (-1, -1, -1),
+    "IMAGE; the JPEG file where a request of one row asks for JPEG and not for PASTE",
 )
 PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", True)
 FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", True)
@@ -102,19 +104,16 @@ CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 DIRECTION = Model("direction", "python", (*TEXTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 # The same where PyTorch runs it. It encodes JPEG behind the network: processes that share a GPU
-# take turns, so an encoder in another one would wait for the next batches. IMAGE is the pixels in
-# any case; the ensembles pass UNENCODED on in its place, so that no pixels are copied for nothing.
+# take turns, so an encoder in another one would wait for the next batches. The ensembles pass
+# RENDER to `compose` as its IMAGE.
 TORCH_STYLEGAN2 = Model(
-    "stylegan2",
-    "python",
-    (W_PLUS, DELTA, PASTE, FORMAT, QUALITY),
-    (IMAGE, JPEG, UNENCODED),
+    "stylegan2", "python", (W_PLUS, DELTA, PASTE, FORMAT, QUALITY), (IMAGE, RENDER)
 )
 COMPOSE = Model(
     "compose",
     "python",
     (
-        *(IMAGE, _optional(JPEG), _optional(PHOTO), _optional(QUAD)),
+        *(IMAGE, _optional(PHOTO), _optional(QUAD)),
         *(PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
         *map(_optional, TEXTS),  # to be named in the file
     ),

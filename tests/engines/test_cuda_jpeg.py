@@ -1,4 +1,4 @@
-"""What the generator answers in PyTorch: a JPEG file where one is wanted, else pixels."""
+"""What PyTorch's generator passes to `compose`: a JPEG file where that will do, else pixels."""
 
 import io
 
@@ -10,73 +10,64 @@ from PIL import Image
 from styleclip_server.engines.cuda import jpeg
 from styleclip_server.pipeline import images
 
-BOTH = ("JPEG", "UNENCODED")  # what an ensemble asks for
-
 
 @pytest.fixture
 def image():
     y, x = np.mgrid[:32, :32].astype(np.uint8)
-    picture = np.stack([4 * x, 4 * y, x + y], axis=-1)
-    return torch.from_numpy(np.stack([picture, picture[::-1]]))
+    return torch.from_numpy(np.stack([4 * x, 4 * y, x + y], axis=-1))[None]
 
 
-def column(*values, dtype=np.object_):
-    return np.array(values, dtype)[:, None]
+def column(value, dtype=np.object_):
+    return np.array([[value]], dtype)
 
 
-def answered(image, asked, **given):
-    files = jpeg.encode(image, jpeg.qualities(len(image), asked, **given))
-    return jpeg.answers(image, files, asked)
+def rendered(image, requested=("RENDER",), **inputs):
+    quality = jpeg.requested_quality(len(image), **inputs)
+    files = jpeg.encode(image, [quality] * len(image))
+    return jpeg.outputs(requested, image, files[0])
 
 
 def test_a_file_takes_the_place_of_the_pixels(image):
-    answer = answered(image, BOTH)
-    assert answer.keys() == set(BOTH)
-    assert answer["UNENCODED"].shape == (2, 1, 1, 3)
-    for row, picture in zip(answer["JPEG"], image.numpy(), strict=True):
-        file = images.without_zeros(row)
-        assert file[-2:] == b"\xff\xd9"
-        with Image.open(io.BytesIO(file)) as decoded:
-            assert decoded.format == "JPEG"
-            assert np.abs(np.asarray(decoded, int) - picture).max() < 16
+    answer = rendered(image)
+    assert answer.keys() == {"RENDER"}
+    assert answer["RENDER"].shape[:2] == (1, 1) and answer["RENDER"].shape[3:] == (1,)
+    with Image.open(io.BytesIO(answer["RENDER"].tobytes())) as decoded:
+        assert decoded.format == "JPEG"
+        assert np.abs(np.asarray(decoded, int) - image[0].numpy()).max() < 16
 
 
-@pytest.mark.parametrize("asked", [("IMAGE",), ("IMAGE", *BOTH)])
-def test_the_image_is_the_pixels_in_any_case(image, asked):
-    answer = answered(image, asked)
-    assert answer.keys() == set(asked)
+@pytest.mark.parametrize("requested", [("IMAGE",), ("IMAGE", "RENDER")])
+def test_the_image_is_the_pixels_in_any_case(image, requested):
+    answer = rendered(image, requested)
+    assert answer.keys() == set(requested)
     np.testing.assert_array_equal(answer["IMAGE"], image)
 
 
-def test_nothing_is_encoded_unless_asked_for(image):
-    assert jpeg.qualities(2, ["UNENCODED"]) == [None, None]
-    np.testing.assert_array_equal(answered(image, ["UNENCODED"])["UNENCODED"], image)
-
-
 @pytest.mark.parametrize(
-    "given",
+    "inputs",
     [
-        {"format": column(b"JPEG", b"PNG")},
-        {"format": column(b"jpeg", b"TIFF")},
-        {"format": column(b"JPEG", b"\xff\xfe")},
-        {"paste": column(False, True, dtype=np.bool_)},
-        {"quality": column(95, 0, dtype=np.int32)},
-        {"quality": column(1, 101, dtype=np.int32)},
+        {"format": column(b"PNG")},
+        {"format": column(b"TIFF")},
+        {"format": column(b"\xff\xfe")},
+        {"paste": column(True, np.bool_)},
+        {"quality": column(0, np.int32)},
+        {"quality": column(101, np.int32)},
     ],
 )
-def test_a_row_that_wants_no_jpeg_leaves_the_pixels(image, given):
-    answer = answered(image, BOTH, **given)
-    first, second = map(images.without_zeros, answer["JPEG"])
-    assert first[:2] == b"\xff\xd8" and len(second) == 0
-    np.testing.assert_array_equal(answer["UNENCODED"], image)
+def test_a_request_that_a_jpeg_cannot_answer_gets_pixels(image, inputs):
+    np.testing.assert_array_equal(rendered(image, **inputs)["RENDER"], image)
 
 
-def test_each_row_has_its_own_quality(image):
-    answer = answered(image, BOTH, quality=column(95, 40, dtype=np.int32))
-    expected = [images.encode(image[i].numpy(), "JPEG", q) for i, q in enumerate((95, 40))]
-    assert [bytes(images.without_zeros(row)) for row in answer["JPEG"]] == expected
-    assert len(expected[1]) < len(expected[0]) == answer["JPEG"].shape[1]
+def test_a_request_of_several_rows_gets_pixels(image):
+    rows = torch.cat([image, image.flip(1)])
+    np.testing.assert_array_equal(rendered(rows)["RENDER"], rows)
 
 
-def test_a_single_file_has_no_zeros_behind_it(image):
-    assert answered(image[:1], BOTH)["JPEG"][0, -1] == 0xD9
+def test_each_image_has_its_own_quality(image):
+    batch = torch.cat([image, image, image])
+    fine, none, coarse = jpeg.encode(batch, [95, None, 40])
+    assert none is None and len(coarse) < len(fine)
+    for file, quality in ((fine, 95), (coarse, 40)):
+        assert bytes(file) == images.encode(image[0].numpy(), "JPEG", quality)
+    inputs = {"format": column(b"jpeg"), "quality": column(40, np.int32)}
+    assert rendered(image, **inputs)["RENDER"].tobytes() == bytes(coarse)

@@ -310,23 +310,39 @@ def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
     assert metadata.into_jpeg(bare, None) == bare
 
 
+PASTED = {"photo": smooth_photo(), "quad": SQUARE, "paste": True}
+
+
+def as_image(file):
+    """The bytes of a file in place of an image's pixels."""
+    return np.frombuffer(file, np.uint8).reshape(1, -1, 1)
+
+
 def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
     drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
-    pixel = np.zeros((1, 1, 3), np.uint8)
-    data = compose(pixel, format="jpeg", jpeg=drawn, model="avatars", texts="a sad face")
+    data = compose(as_image(drawn), format="jpeg", model="avatars", texts="a sad face")
     np.testing.assert_array_equal(pixels(data), pixels(drawn))
     with Image.open(io.BytesIO(data)) as picture:
         assert b"a sad face" in picture.info["xmp"]
-    assert compose(pixel, jpeg=drawn, marked=False) == drawn
-    for format in ("PNG", "WEBP"):  # of the pixels
-        assert pixels(compose(GREEN, format=format, jpeg=drawn)).shape == GREEN.shape
-    pasted = compose(GREEN, smooth_photo(), SQUARE, True, jpeg=drawn)
-    np.testing.assert_array_equal(pasted, compose(GREEN, smooth_photo(), SQUARE, True))
+    assert compose(as_image(drawn), marked=False) == drawn
     with pytest.raises(UnknownFormat):
-        compose(pixel, quality=0, jpeg=drawn)
+        compose(as_image(drawn), quality=0)
 
 
-@pytest.mark.parametrize("data", [b"\0", b"\xff\xd8\xff", b"GIF89a, no JPEG"])
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "WEBP"}, PASTED])
+def test_a_jpeg_is_refused_where_pixels_are_needed(options):
+    drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
+    with pytest.raises(InvalidInput, match="JPEG file"):
+        compose(as_image(drawn), **options)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"", b"\xff\xd8\xff", b"GIF89a, no JPEG"])
 def test_bytes_that_are_no_jpeg_are_refused(data):
     with pytest.raises(NotAnImage):
-        compose(GREEN, jpeg=data)
+        compose(as_image(data))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 1), (8, 8, 4), (1, 8, 0)])
+def test_neither_pixels_nor_a_file_are_refused(shape):
+    with pytest.raises(NotAnImage):
+        compose(np.zeros(shape, np.uint8))

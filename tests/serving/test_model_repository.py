@@ -47,19 +47,17 @@ def test_every_ensemble_is_one_chain():
 
 
 @pytest.mark.parametrize("name", ["edit", "edit_photo"])
-def test_pytorch_alone_is_asked_for_jpeg(name):
-    """And told what for: `compose` gets the file, and pixels only where there is none."""
+def test_pytorch_alone_renders_for_compose(name):
+    """And gets what `compose` gets, to know whether a JPEG file will do."""
     model = wire.MODELS[name]
     for flavour in FLAVOURS:
         config = configs.step_config(model, flavour)
         steps = {step.model_name: step for step in config.ensemble_scheduling.step}
-        draw, compose = steps["stylegan2"], steps["compose"]
-        encodes = flavour == "torch"
-        told = {"PASTE", "FORMAT", "QUALITY"} & {tensor.name for tensor in model.inputs}
-        assert set(draw.input_map) == {"W_PLUS", "DELTA"} | (told if encodes else set())
-        made = {"JPEG": "JPEG", "UNENCODED": "IMAGE"} if encodes else {"IMAGE": "IMAGE"}
-        assert dict(draw.output_map) == made
-        assert ("JPEG" in compose.input_map) == encodes
+        generator, compose = steps["stylegan2"], steps["compose"]
+        torch = flavour == "torch"
+        encoding = {"PASTE", "FORMAT", "QUALITY"} & {tensor.name for tensor in model.inputs}
+        assert set(generator.input_map) == {"W_PLUS", "DELTA"} | (encoding if torch else set())
+        assert dict(generator.output_map) == {"RENDER" if torch else "IMAGE": "IMAGE"}
         assert compose.input_map["IMAGE"] == "IMAGE"
 
 

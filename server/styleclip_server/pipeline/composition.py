@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
-from styleclip_contract.errors import InvalidInput
+from styleclip_contract.errors import InvalidInput, NotAnImage
 from styleclip_server.pipeline import color_profiles, images, metadata
 from styleclip_server.pipeline.credentials import Signer
 from styleclip_server.pipeline.ffhq_crop import Quad, crop_quad
@@ -38,7 +38,6 @@ def compose(
     format: str = "JPEG",
     quality: int = 95,
     *,
-    jpeg: bytes | memoryview = b"",
     model: str = "",
     texts: str = "",
     match_colours: bool = True,
@@ -47,17 +46,21 @@ def compose(
 ) -> bytes:
     """The encoded face `image` (H, W, 3) uint8, or with `paste` the photo with the face in it.
 
-    `jpeg` is the same face as a JPEG file without metadata, if there is one already: where JPEG
-    is asked for, without `paste`, `image` counts no more.
+    Where JPEG is requested without `paste`, `image` may be a JPEG file without metadata instead,
+    its bytes as (1, length, 1).
     `photo` is upright RGB, as `images.decode` gives it: with the ICC profile and EXIF to keep.
     `quad` (4, 2) is that of `alignment`. Both count only with `paste`. The file says that it was
     edited by AI, by which `model` and `texts`, signed by `signer`, unless `marked` is false.
-    Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image, a `jpeg` that is none),
-    InvalidInput (paste without photo or quad, a quad that is not convex, turned over or beside the
-    photo).
+    Raises UnknownFormat, ImageTooLarge, NotAnImage (an empty image, bytes that are no JPEG file),
+    InvalidInput (a JPEG file where pixels are needed, paste without photo or quad, a quad that is
+    not convex, turned over or beside the photo).
     """
     name = images.check_encoding(format, quality)  # before the work
-    images.check_pixels(image.shape[1], image.shape[0])
+    jpeg = _jpeg_file(image)
+    if jpeg is None:
+        images.check_pixels(image.shape[1], image.shape[0])
+    elif paste or name != "JPEG":
+        raise InvalidInput("IMAGE is a JPEG file: send its pixels, or FORMAT JPEG without PASTE")
     result: NDArray[np.uint8] | Image.Image = image
     if not paste:
         photo = None
@@ -67,11 +70,24 @@ def compose(
         result = paste_back(image, photo, quad, match_colours)
     said = metadata.statement(model, texts, paste) if marked else None
     beside = metadata.of_edit(photo, said)
-    if jpeg and name == "JPEG" and not paste:
-        picture = metadata.into_jpeg(jpeg, beside)
-    else:
+    if jpeg is None:
         picture = images.encode(result, format, quality, beside)
+    else:
+        picture = metadata.into_jpeg(jpeg, beside)
     return signer.sign(picture, format, said) if signer and said else picture
+
+
+def _jpeg_file(image: NDArray[np.uint8]) -> memoryview | None:
+    """The bytes of a JPEG file given in place of pixels, None where `image` is pixels.
+
+    Raises:
+        NotAnImage: the shape is of neither.
+    """
+    if image.shape[2] == 3:
+        return None
+    if image.shape[0] != 1 or image.shape[2] != 1:
+        raise NotAnImage(f"IMAGE has the shape {list(image.shape)}, not [height, width, 3]")
+    return np.ascontiguousarray(image).reshape(-1).data
 
 
 def paste_back(

@@ -168,14 +168,6 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return result
 
 
-def without_zeros(data: NDArray[np.uint8]) -> memoryview:
-    """The file in `data` (N,), which zeros may follow; nothing if there are only zeros."""
-    if data[-1] == 0:
-        used = np.flatnonzero(data)
-        data = data[: used[-1] + 1] if len(used) else data[:0]
-    return np.ascontiguousarray(data).data
-
-
 def check_encoding(format: str, quality: int) -> str:
     """The format in capitals. Raises UnknownFormat for a format or quality beyond `limits`."""
     name = format.upper()

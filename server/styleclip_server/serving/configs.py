@@ -123,10 +123,9 @@ def _of_flavour(model: Model, flavour: Flavour) -> Model:
 
 
 def _passed_on(step: Model) -> dict[Tensor, str]:
-    """The outputs that an ensemble asks of a step, and what it calls them: by their own names,
-    but for those that would be computed for nothing."""
+    """The outputs that an ensemble requests of a step, and their names within the ensemble."""
     if step is wire.TORCH_STYLEGAN2:
-        return {wire.JPEG: wire.JPEG.name, wire.UNENCODED: wire.IMAGE.name}
+        return {wire.RENDER: wire.IMAGE.name}
     return {tensor: tensor.name for tensor in step.outputs if tensor is not wire.FACES}
 
 

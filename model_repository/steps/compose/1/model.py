@@ -33,7 +33,6 @@ class TritonPythonModel:
             paste=paste,
             format=format,
             quality=int(first(row["QUALITY"], 95)),
-            jpeg=b"" if row["JPEG"] is None else images.without_zeros(row["JPEG"]),
             model=self.model,
             texts="; ".join(map(str, edits)),
             marked=bool(first(row["MARK"], True)),

@@ -1,7 +1,4 @@
-"""What `stylegan2` answers: pictures as JPEG files where those are wanted, else as pixels.
-
-A GPU encodes JPEG itself (nvJPEG, through torchvision), right behind the network.
-"""
+"""JPEG files of the generator's images, encoded on the GPU (nvJPEG, through torchvision)."""
 
 from __future__ import annotations
 
@@ -19,91 +16,78 @@ from styleclip_server.pipeline import images
 File = NDArray[np.uint8]
 
 
-def qualities(
+def requested_quality(
     rows: int,
-    asked: Collection[str],
     paste: NDArray[np.bool_] | None = None,
     format: NDArray[np.object_] | None = None,
     quality: NDArray[np.int32] | None = None,
-) -> list[int | None]:
-    """The quality of the JPEG file that each row of a request wants; None: it wants none.
+) -> int | None:
+    """The quality of the JPEG file that a request gets; None: it gets pixels.
 
-    The last three are the request's inputs (N, 1), None if not sent. An unknown format or quality
-    is left to `compose`, which refuses it by name.
+    A request of several rows gets pixels. So does one with an unknown format or quality: `compose`
+    refuses it by name.
+
+    Args:
+        paste, format, quality: the request's inputs (1, 1); None where it was sent without.
     """
-    if wire.JPEG.name not in asked:
-        return [None] * rows
+    if rows != 1 or (paste is not None and paste.item()):
+        return None
+    if format is not None and format.item().upper() != b"JPEG":
+        return None
     low, high = limits.QUALITY
-    given = zip(
-        [False] * rows if paste is None else paste[:, 0],
-        [b"JPEG"] * rows if format is None else format[:, 0],
-        [95] * rows if quality is None else quality[:, 0],
-        strict=True,
-    )
-    return [
-        int(quality) if not paste and format.upper() == b"JPEG" and low <= quality <= high else None
-        for paste, format, quality in given
-    ]
+    level = 95 if quality is None else int(quality.item())
+    return level if low <= level <= high else None
 
 
-def answers(
-    image: Tensor, files: Sequence[File | None], asked: Collection[str]
+def outputs(
+    requested: Collection[str], image: Tensor, file: File | None
 ) -> dict[str, NDArray[Any]]:
-    """The outputs of `wire.TORCH_STYLEGAN2` by name, those that are asked for.
+    """The requested outputs of `wire.TORCH_STYLEGAN2` by name.
 
-    image: RGB (N, H, W, 3) uint8; files: what `encode` made of it.
+    Args:
+        image: RGB (N, H, W, 3) uint8.
+        file: its JPEG file, for N = 1.
     """
-    answer: dict[str, NDArray[Any]] = {}
-    if wire.JPEG.name in asked:
-        answer[wire.JPEG.name] = _joined(files)
-        if all(file is not None for file in files):
-            answer[wire.UNENCODED.name] = np.zeros((len(image), 1, 1, 3), np.uint8)
-    missing = [name for name in asked if name not in answer]
-    if missing:
-        answer |= dict.fromkeys(missing, on_host(image))
-    return {name: answer[name] for name in asked}
+    named: dict[str, NDArray[Any]] = {}
+    if file is not None:
+        named[wire.RENDER.name] = file.reshape(1, 1, -1, 1)
+    of_pixels = [name for name in requested if name not in named]
+    if of_pixels:
+        named |= dict.fromkeys(of_pixels, on_host(image))
+    return {name: named[name] for name in requested}
 
 
-def _joined(files: Sequence[File | None]) -> File:
-    """Files (N, longest), filled up with zeros."""
-    first = files[0]
-    if len(files) == 1 and first is not None:
-        return first[None]
-    none = np.zeros(1, np.uint8)
-    found = [none if file is None else file for file in files]
-    joined = np.zeros((len(found), max(map(len, found))), np.uint8)
-    for row, file in zip(joined, found, strict=True):
-        row[: len(file)] = file
-    return joined
+def encode(batch: Tensor, qualities: Sequence[int | None]) -> list[File | None]:
+    """Encodes each image that has a quality as a JPEG file without metadata.
 
+    On a GPU color has full resolution; on a CPU it is `images.encode`.
 
-def encode(pictures: Tensor, qualities: Sequence[int | None]) -> list[File | None]:
-    """RGB (N, H, W, 3) uint8 → a JPEG file without metadata for each that has a quality.
-
-    On a GPU colour has full resolution; on a CPU it is `images.encode`.
+    Args:
+        batch: RGB (N, H, W, 3) uint8.
+        qualities: one an image, 1 to 100; None leaves the image out.
     """
-    files: list[File | None] = [None] * len(pictures)
-    for quality in {wanted for wanted in qualities if wanted is not None}:
-        rows = [row for row, wanted in enumerate(qualities) if wanted == quality]
-        for row, file in zip(rows, _encoded(pictures, rows, quality), strict=True):
+    files: list[File | None] = [None] * len(batch)
+    for quality in {each for each in qualities if each is not None}:
+        rows = [row for row, each in enumerate(qualities) if each == quality]
+        for row, file in zip(rows, _encode_rows(batch, rows, quality), strict=True):
             files[row] = file
     return files
 
 
-def _encoded(pictures: Tensor, rows: Sequence[int], quality: int) -> list[File]:
-    if pictures.device.type == "cpu":
-        encoded = (images.encode(pictures[row].numpy(), "JPEG", quality) for row in rows)
+def _encode_rows(batch: Tensor, rows: Sequence[int], quality: int) -> list[File]:
+    if batch.device.type == "cpu":
+        encoded = (images.encode(batch[row].numpy(), "JPEG", quality) for row in rows)
         return [np.frombuffer(data, np.uint8) for data in encoded]
     from torchvision.io import encode_jpeg
 
-    planes = pictures.permute(0, 3, 1, 2).contiguous()
+    planes = batch.permute(0, 3, 1, 2).contiguous()
     data: list[Tensor] = encode_jpeg([planes[row] for row in rows], quality)
     return [on_host(file) for file in data]
 
 
 def on_host(data: Tensor) -> NDArray[Any]:
-    """`data` in the processor's memory: page-locked, which a GPU copies to without a detour."""
+    """Copies `data` to the processor's memory: page-locked, which a GPU copies to directly."""
     if data.device.type != "cpu":
-        # PyTorch keeps such memory when it is freed: it is locked once.
+        # PyTorch reuses such memory after it is freed, so it is locked once.
         data = torch.empty(data.shape, dtype=data.dtype, pin_memory=True).copy_(data)
     return data.contiguous().numpy()

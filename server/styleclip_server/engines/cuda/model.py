@@ -1,7 +1,7 @@
-"""The Triton model of the networks on a GPU: `model.py` of each of them imports it from here.
+"""The Triton model of each network in PyTorch.
 
-Requests that Triton batches are run together, filled up to a size that was captured. What comes out
-leaves the GPU: latents and text features as they are, pictures as `jpeg.answers` has them.
+Requests that Triton batches are run together, padded to a batch size whose CUDA graph was captured.
+The outputs are copied to the processor's memory; images may leave the GPU as JPEG files.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from styleclip_server.engines.cuda.cuda_graphs import Graphed
 from styleclip_server.engines.flavours import MODEL_FILE
 
 parent_watch.hold()
+
+RENDER = wire.RENDER.name
 
 
 def up_to_power_of_two(n: int) -> int:
@@ -49,14 +51,14 @@ class TritonPythonModel:
         self.inputs = [tensor.name for tensor in model.inputs]
         self.output = model.outputs[0].name
         self.texts = model is wire.CLIP_TEXT
-        self.draws = model is wire.STYLEGAN2
+        self.renders = model is wire.STYLEGAN2
         with torch.inference_mode():
             self.call = Graphed(_network(model)(parameters, self.device), self.device)
             if gpu:
                 self._capture(config)
 
     def _capture(self, config):
-        """The sizes that are used most, before the first request waits for one."""
+        """Captures the sizes that are used most, so that no request waits for it."""
         if self.texts:
             for rows in (80, 160):  # the 79 prompts of one text and of two
                 for length in (16, 24):
@@ -67,7 +69,7 @@ class TritonPythonModel:
         while rows <= config["max_batch_size"]:
             result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
             rows *= 2
-        if self.draws:
+        if self.renders:
             jpeg.encode(result, [95] * len(result))
             jpeg.on_host(result[:1])
 
@@ -79,7 +81,7 @@ class TritonPythonModel:
             ]
             ends = [0, *accumulate(len(tensor) for tensor in columns[0])]
             with torch.inference_mode():
-                result = self.call(*self._filled_up(columns, ends[-1]))
+                result = self.call(*self._padded_batch(columns, ends[-1]))
                 outputs = self._outputs(requests, result, list(pairwise(ends)))
         except Exception as error:
             return [_failed(error) for _ in requests]
@@ -89,33 +91,31 @@ class TritonPythonModel:
         ]
 
     def _outputs(self, requests, result, spans):
-        """The outputs of each request by name, from its rows of what the network computed."""
-        if not self.draws:
+        """The outputs of each request by name, from its rows of the network's output."""
+        if not self.renders:
             on_host = jpeg.on_host(result[: spans[-1][1]])
             return [{self.output: on_host[start:stop]} for start, stop in spans]
-        asked = [request.requested_output_names() for request in requests]
+        requested = [request.requested_output_names() for request in requests]
         qualities: list[int | None] = []
-        for request, names, (start, stop) in zip(requests, asked, spans, strict=True):
-            given = (
-                _optional(request, tensor) for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
-            )
-            qualities += jpeg.qualities(stop - start, names, *given)
+        for request, names, (start, stop) in zip(requests, requested, spans, strict=True):
+            quality = _requested_quality(request, stop - start) if RENDER in names else None
+            qualities += [quality] * (stop - start)
         files = jpeg.encode(result[: len(qualities)], qualities)
         return [
-            jpeg.answers(result[start:stop], files[start:stop], names)
-            for names, (start, stop) in zip(asked, spans, strict=True)
+            jpeg.outputs(names, result[start:stop], files[start])
+            for names, (start, stop) in zip(requested, spans, strict=True)
         ]
 
-    def _filled_up(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
-        """The requests' inputs as one batch of a size that is captured, or worth it."""
+    def _padded_batch(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
+        """Joins the requests' inputs to one batch, padded to a size that is captured."""
         joined = [column[0] if len(column) == 1 else torch.cat(list(column)) for column in columns]
-        wanted = up_to_multiple(rows, 16) if self.texts else up_to_power_of_two(rows)
+        size = up_to_multiple(rows, 16) if self.texts else up_to_power_of_two(rows)
         if self.texts:
             # Attention is causal: what follows the end of the longest text changes nothing.
             (tokens,) = joined
             longest = int(tokens.argmax(1).max()) + 1
             joined = [tokens[:, : min(up_to_multiple(longest, 8), tokens.shape[1])]]
-        return [_padded(tensor, wanted) for tensor in joined]
+        return [_padded(tensor, size) for tensor in joined]
 
 
 def _network(model: wire.Model) -> Callable[..., Any]:
@@ -145,9 +145,14 @@ def _tensor(given: Any) -> Tensor:
     return torch.from_dlpack(given.to_dlpack())
 
 
-def _optional(request: Any, tensor: wire.Tensor) -> Any:
-    given = triton.get_input_tensor_by_name(request, tensor.name)
-    return None if given is None else given.as_numpy()
+def _requested_quality(request: Any, rows: int) -> int | None:
+    inputs = (
+        triton.get_input_tensor_by_name(request, tensor.name)
+        for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
+    )
+    return jpeg.requested_quality(
+        rows, *(None if each is None else each.as_numpy() for each in inputs)
+    )
 
 
 def _failed(error: Exception) -> Any:
