@@ -62,9 +62,25 @@ def test_the_curl_commands_print_what_the_page_shows(server):
         assert text.strip() in output
 
 
+# What the page says in words: the bytes of W_PLUS go back as they came.
+EDIT_THE_LATENT = """
+latent = infer("invert", inputs[:1], photo)["W_PLUS"]
+inputs = [
+    binary_tensor("W_PLUS", "FP32", [1, len(latent) // 2048, 512], latent),
+    tensor("NEUTRAL", "BYTES", "a face", "a face"),
+    tensor("TARGET", "BYTES", "a sad face", "a face with a beard"),
+    tensor("STRENGTH", "FP32", 4, 5),
+    tensor("THRESHOLD", "FP32", 0.15, 0.15),
+    tensor("FORMAT", "BYTES", "PNG"),
+]
+open("two-edits.png", "wb").write(infer("edit", inputs, latent)["PICTURE"][4:])
+"""
+
+
 def test_raw_http_requests_give_the_same_images_as_the_client(server, tmp_path):
     (tmp_path / "demo").symlink_to(ROOT / "demo")
-    code = "\n".join(blocks(WIRE, "python")).replace("localhost:8000", server.http_url)
+    (code,) = blocks(WIRE, "python")
+    code = code.replace("localhost:8000", server.http_url) + EDIT_THE_LATENT
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
     photo = ROOT / "demo/samples/avatar-1.png"
     with Client(server.grpc_url) as client:
