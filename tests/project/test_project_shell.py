@@ -58,12 +58,15 @@ def test_every_link_between_the_documents_leads_to_a_file_and_a_heading(document
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_program_that_a_document_names_exists(document):
+def test_every_program_and_path_that_a_document_names_exists(document):
     text = document.read_text("utf-8")
     for module in re.findall(r"python3? -m (tools[.\w]*|styleclip_\w+[.\w]*)", text):
         assert importlib.util.find_spec(module.rstrip(".")), module
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in TARGETS, target
+    folders = "contract|networks|server|client|export|docker|demo|docs|domains|examples|tests|tools"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_readme_names_only_folders_and_images_that_exist():
