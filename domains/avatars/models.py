@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from training import load_weights
 
-from styleclip_networks.clip import CLIP, normalise
+from styleclip_networks.clip import CLIP, normalize
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
 
@@ -110,7 +110,7 @@ def build_clip(vocabulary_size: int) -> CLIP:
 
 def preprocess(images: Tensor) -> Tensor:
     """Convert images (N, 3, r, r) in [-1, 1] to the image tower's input (N, 3, 128, 128)."""
-    return normalise((downsample(images.clamp(-1, 1)) + 1) / 2)
+    return normalize((downsample(images.clamp(-1, 1)) + 1) / 2)
 
 
 def downsample(images: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -22,10 +21,21 @@ from caption_data import local_ids, local_vocabulary_size, read_vocabulary
 from models import build_clip, build_encoder, load_generator
 from PIL import Image
 from presets import LICENSE, PRESETS, STRENGTH, THRESHOLD
+from torch import nn
 from training import load_weights
 
 from styleclip_contract import wire
-from styleclip_export.convert import float16, onnx_export, openvino_export
+from styleclip_export.convert import onnx_export, onnx_forms, openvino_export
+from styleclip_export.convert.accuracy import accuracies
+from styleclip_export.convert.compare import make_references
+from styleclip_export.convert.random_inputs import (
+    RandomInputs,
+    random_faces,
+    random_latents,
+    random_tokens,
+    seeded,
+)
+from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
 from styleclip_server.engines.flavours import MODEL_FILE
 from styleclip_server.serving import model_repository
 
@@ -34,13 +44,10 @@ NAME = "avatars"
 BOUNDS = {"stylegan2": 1.0, "e4e": 1e-4, "clip_text": 1e-4}
 SAMPLES = sorted(Path("demo/samples").glob("avatar-*.png"))
 
-# Draws a batch of a network's inputs.
-Example = Callable[[int], tuple[torch.Tensor, ...]]
-
 
 def draw_samples(batch: int) -> tuple[torch.Tensor, ...]:
     """Draw FACE_CROP, float32 (batch, 3, 256, 256), from the sample images."""
-    with onnx_export.seeded(batch):
+    with seeded(batch):
         chosen = torch.randint(len(SAMPLES), (batch,)).tolist()
     faces = [np.asarray(Image.open(SAMPLES[i]).convert("RGB"), np.float32) for i in chosen]
     return (torch.from_numpy(np.stack(faces).transpose(0, 3, 1, 2) / 127.5 - 1),)
@@ -55,21 +62,37 @@ def export_networks(runs: Path, data: Path, files: Path) -> dict[str, dict[str, 
     clip = build_clip(local_vocabulary_size(vocabulary))
     if not (load_weights(encoder, runs / "encoder.pt") and load_weights(clip, runs / "clip.pt")):
         raise click.ClickException(f"{runs} lacks encoder.pt or clip.pt: train them first")
-    latents = onnx_export.random_latents(generator, deviations)
-    networks: dict[wire.Model, tuple[torch.nn.Module, Example, Example]] = {
-        wire.STYLEGAN2: (onnx_export.LatentToPicture(generator), latents, latents),
-        wire.E4E: (onnx_export.FaceToLatent(encoder), onnx_export.random_faces, draw_samples),
+    table = local_ids(vocabulary)
+    latents = random_latents(generator, deviations)
+    # Model → reference, the form for ONNX Runtime, random inputs, inputs of the domain.
+    networks: dict[wire.Model, tuple[nn.Module, nn.Module, RandomInputs, RandomInputs]] = {
+        wire.STYLEGAN2: (
+            LatentToImage(generator),
+            LatentToImage(generator, onnx_forms.synthesis),
+            latents,
+            latents,
+        ),
+        wire.E4E: (
+            FaceToLatent(encoder),
+            FaceToLatent(encoder, encode=onnx_forms.encode),
+            random_faces,
+            draw_samples,
+        ),
         wire.CLIP_TEXT: (
-            onnx_export.TokensToFeatures(clip, local_ids(vocabulary)),
-            onnx_export.random_tokens,
-            onnx_export.random_tokens,
+            TokensToFeatures(clip, table),
+            TokensToFeatures(clip, table, onnx_forms.encode_text),
+            random_tokens,
+            random_tokens,
         ),
     }
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(runs.glob("*.pt"))}
-    halves = float16.networks(generator, encoder, clip, torch.zeros(generator.w_dim))
+    required = accuracies(generator)
     provenances = {}
-    for model, (module, example, domain_example) in networks.items():
-        exported = onnx_export.export(module, model, example, BOUNDS[model.name], store_half=True)
+    for model, (reference, module, random_inputs, domain_inputs) in networks.items():
+        exported = onnx_export.export(
+            module, model, random_inputs, make_references(reference.eval(), random_inputs),
+            BOUNDS[model.name], float16_weights=onnx_export.all_weights,
+        )  # fmt: skip
         worst = max(c.largest for c in exported.comparisons)
         size = len(exported.data) / 1e6
         print(f"{model.name}: {size:.1f} MB, at most {worst:.2g} from PyTorch", flush=True)
@@ -77,13 +100,12 @@ def export_networks(runs: Path, data: Path, files: Path) -> dict[str, dict[str, 
         folder.mkdir()
         (folder / MODEL_FILE).write_bytes(exported.data)
         provenance = exported.provenance(source=f"domains/{NAME}", trained=hashes)
-        if isinstance(module, openvino_export.MODULES):
-            references = onnx_export.make_references(module, domain_example)
+        if model.name in openvino_export.NETWORKS:
             provenance["openvino"] = openvino_export.write(
-                folder, module, model, domain_example, references, halves[model.name],
-                BOUNDS[model.name], onnx_export.everything,
+                folder, reference, model, domain_inputs, make_references(reference, domain_inputs),
+                required[model.name], BOUNDS[model.name], onnx_export.all_weights,
             )  # fmt: skip
-            print(f"{model.name} in OpenVINO: {openvino_export.told(provenance['openvino'])}")
+            print(f"{model.name} in OpenVINO: {openvino_export.summary(provenance['openvino'])}")
         provenances[model.name] = provenance
     return provenances
 

@@ -1,4 +1,4 @@
-"""The networks, in PyTorch: StyleGAN2, e4e and CLIP."""
+"""The reference networks in PyTorch: StyleGAN2, e4e and CLIP, written as in their papers."""
 
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing

@@ -1,9 +1,8 @@
-"""CLIP: a ViT image encoder and a causal text encoder with one joint space.
+"""CLIP: a ViT image encoder and a causal text encoder with a joint embedding space.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
-Supervision", sections 2.4 and 3.1; parameter names are those of openai/CLIP's `model.py`, so that
-an official ViT state_dict loads with ``strict=True`` (after dropping `input_resolution`,
-`context_length` and `vocab_size`, which OpenAI's archive adds).
+Supervision", sections 2.4 and 3.1. Parameter names are those of openai/CLIP's `model.py`, so that
+an official ViT state_dict loads with ``strict=True``, see `CLIP.from_state_dict`.
 """
 
 from __future__ import annotations
@@ -17,18 +16,20 @@ from torch.nn import functional as F
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-GELU_FACTOR = 1.702
+QUICK_GELU_SCALE = 1.702
 HEAD_WIDTH = 64  # of every published ViT; the number of heads follows from the width
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
-    return x * torch.sigmoid(GELU_FACTOR * x)
+    return x * torch.sigmoid(QUICK_GELU_SCALE * x)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (N, T, width) → (N, T, width); parameters as in
-    `nn.MultiheadAttention`."""
+    """Multi-head self-attention: (N, T, width) → (N, T, width).
+
+    Parameters are named as in `nn.MultiheadAttention`.
+    """
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, the hidden one four times as wide: (N, T, width) → (N, T, width)."""
+    """Two linear layers with a hidden width of 4 * width: (N, T, width) → (N, T, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,18 +59,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.activation(self.c_fc(x)))
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Puts the activation's factor into the weights, once: as x sigmoid(a x) = silu(a x) / a,
-        it is then one kernel in place of three."""
-        self.c_fc.weight.mul_(GELU_FACTOR)
-        self.c_fc.bias.mul_(GELU_FACTOR)
-        self.c_proj.weight.div_(GELU_FACTOR)
-        self.activation = F.silu
-
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP."""
+    """Pre-norm transformer block: (N, T, width) → (N, T, width)."""
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -84,13 +76,13 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks, (N, T, width) → (N, T, width)."""
+    """A stack of residual attention blocks: (N, T, width) → (N, T, width)."""
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool) -> None:
         super().__init__()
         blocks = [ResidualAttentionBlock(width, heads, causal) for _ in range(layers)]
         self.resblocks = nn.Sequential(*blocks)
-        # OpenAI's initialisation: residual branches shrink with the depth.
+        # OpenAI's initialization: residual branches shrink with the depth.
         for block in blocks:
             std = width**-0.5 * (2 * layers) ** -0.5
             nn.init.normal_(block.attn.out_proj.weight, std=std)
@@ -102,7 +94,7 @@ class Transformer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The image tower: (N, 3, resolution, resolution), normalised, → (N, embed_dim)."""
+    """The image encoder: preprocessed images (N, 3, resolution, resolution) → (N, embed_dim)."""
 
     def __init__(
         self, resolution: int, patch_size: int, width: int, layers: int, heads: int, embed_dim: int
@@ -120,25 +112,26 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The convolution's steps do not overlap, so it is one matrix product over patches, which
-        # in half precision a GPU does ten times faster.
+        # The convolution's patches do not overlap, so it is one matmul over patches, which a GPU
+        # computes ten times faster in half precision.
         size = self.conv1.kernel_size[0]
         patches = x.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
         x = F.linear(patches.flatten(3).flatten(1, 2), self.conv1.weight.flatten(1))
-        first = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], 1) + self.positional_embedding.to(x.dtype)
+        class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([class_token, x], 1) + self.positional_embedding.to(x.dtype)
         x = self.transformer(self.ln_pre(x))
         return self.ln_post(x[:, 0]) @ self.proj
 
 
 class CLIP(nn.Module):
-    """CLIP with a ViT image tower.
+    """CLIP with a ViT image encoder. The default sizes are those of ViT-B/32.
 
     Args:
-        embed_dim: width of the joint space.
-        image_resolution, vision_patch_size, vision_width, vision_layers, vision_heads: image tower.
-        context_length, vocab_size, transformer_width, transformer_layers, transformer_heads: text
-            tower. Defaults are ViT-B/32's.
+        embed_dim: width of the joint embedding space.
+        image_resolution, vision_patch_size, vision_width, vision_layers, vision_heads: sizes of
+            the image encoder.
+        context_length, vocab_size, transformer_width, transformer_layers, transformer_heads: sizes
+            of the text encoder.
     """
 
     def __init__(
@@ -176,13 +169,13 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> CLIP:
-        """A CLIP of the sizes that an official ViT `state` has, with its weights.
+        """Builds a CLIP of the sizes of an official ViT state_dict and loads its weights.
 
         Raises:
-            KeyError: `state` holds no ViT (a ResNet CLIP, or no CLIP at all).
-            RuntimeError: names or shapes do not fit.
+            KeyError: `state` is not of a ViT (a ResNet CLIP, or no CLIP at all).
+            RuntimeError: names or shapes do not match.
         """
-        extra = {"input_resolution", "context_length", "vocab_size"}
+        extra = {"input_resolution", "context_length", "vocab_size"}  # of OpenAI's archive
         state = {k: v for k, v in state.items() if k not in extra}
         vision_width, _, patch, _ = state["visual.conv1.weight"].shape
         grid = math.isqrt(state["visual.positional_embedding"].shape[0] - 1)
@@ -208,16 +201,15 @@ class CLIP(nn.Module):
         clip.load_state_dict(state)
         return clip
 
-    def encode_image(self, pictures: Tensor) -> Tensor:
-        """Pictures (N, 3, r, r), preprocessed, → features (N, embed_dim), not normalised."""
-        return self.visual(pictures)
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Preprocessed images (N, 3, r, r) → features (N, embed_dim), not normalized."""
+        return self.visual(images)
 
     def encode_text(self, tokens: Tensor, trim: bool = False) -> Tensor:
-        """Tokens (N, T) int → features (N, embed_dim), not normalised.
+        """Tokens (N, T) int → features (N, embed_dim), not normalized.
 
-        The feature is read at the end-of-text token, the largest id. Attention is causal, so
-        nothing behind it matters: `trim` cuts the batch after its longest text, which changes no
-        number and spares most of the work.
+        The feature is read at the end-of-text token, the largest id. Attention is causal, so the
+        tokens behind it have no influence: `trim` drops those behind the longest text of the batch.
         """
         end = tokens.argmax(-1)
         if trim:
@@ -229,8 +221,8 @@ class CLIP(nn.Module):
         return x @ self.text_projection
 
 
-def normalise(pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) in [0, 1] → with CLIP's mean and deviation."""
-    mean = torch.tensor(IMAGE_MEAN, device=pictures.device)[:, None, None]
-    std = torch.tensor(IMAGE_STD, device=pictures.device)[:, None, None]
-    return (pictures - mean) / std
+def normalize(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W), RGB in [0, 1] → normalized by CLIP's mean and standard deviation."""
+    mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(IMAGE_STD, device=images.device)[:, None, None]
+    return (images - mean) / std

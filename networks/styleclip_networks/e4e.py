@@ -1,9 +1,9 @@
 """e4e: an encoder from an aligned face to W+, w_i = w_avg + w_0 + delta_i.
 
 Source: Tov et al. 2021, "Designing an Encoder for StyleGAN Image Manipulation", section 4 and
-appendix; the layout of omertov/encoder4editing (`models/encoders/psp_encoders.py`), whose
-parameter names these are, so that the `encoder.` part of an official checkpoint loads with
-``strict=True``. The backbone is the IR-SE50 of ArcFace (Deng et al. 2019) with squeeze and
+appendix. Layout and parameter names are those of omertov/encoder4editing
+(`models/encoders/psp_encoders.py`), so that the `encoder.` part of an official checkpoint loads
+with ``strict=True``. The backbone is the IR-SE50 of ArcFace (Deng et al. 2019) with squeeze and
 excitation (Hu et al. 2018).
 """
 
@@ -21,12 +21,12 @@ from styleclip_networks.stylegan2 import EqualLinear
 FACE_SIZE = 256
 IR_SE50_WIDTHS = (64, 128, 256, 512)
 IR_SE50_DEPTHS = (3, 4, 14, 3)
-# Latents fed from the coarse, the middle and the fine level of the pyramid begin here.
+# First rows of W+ that are predicted from the middle and the fine level of the feature pyramid.
 MIDDLE, FINE = 3, 7
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel gates from the global average: (N, C, H, W) → the same."""
+    """Scales channels by gates computed from their averages: (N, C, H, W) → (N, C, H, W)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class BottleneckIRSE(nn.Module):
 
 
 class GradualStyleBlock(nn.Module):
-    """map2style: stride-2 convolutions down to 1x1, then a linear layer.
+    """map2style head: stride-2 convolutions down to 1x1, then a linear layer.
 
     (N, in, size, size) → (N, w_dim).
     """
@@ -88,8 +88,8 @@ class Encoder4Editing(nn.Module):
 
     Args:
         num_latents: rows of W+ (18 for 1024 px, 14 for 256 px).
-        widths, depths: channels and units of the four backbone stages; None means IR-SE50's.
-        style_width: channels of the pyramid and the map2style blocks; None means the last width.
+        widths, depths: channels and units of the four backbone stages.
+        style_width: channels of the map2style heads; None means the last of `widths`.
         w_dim: width of W.
     """
 
@@ -112,7 +112,7 @@ class Encoder4Editing(nn.Module):
         )
         units: list[nn.Module] = []
         channels = widths[0]
-        self.stage_ends = []  # number of the last unit of each stage
+        self.stage_ends = []  # index of each stage's last unit
         for stage_width, depth in zip(widths, depths, strict=True):
             for i in range(depth):
                 units.append(BottleneckIRSE(channels, stage_width, stride=2 if i == 0 else 1))
@@ -127,18 +127,21 @@ class Encoder4Editing(nn.Module):
         self.latlayer2 = nn.Conv2d(widths[1], top, 1)
 
     def forward(self, face: Tensor) -> Tensor:
-        """Aligned faces (N, 3, 256, 256), RGB in [-1, 1] → W+ less the average latent,
-        (N, num_latents, w_dim)."""
+        """Aligned faces (N, 3, 256, 256), RGB in [-1, 1] → W+ - w_avg (N, num_latents, w_dim)."""
         x = self.input_layer(face.to(self.latlayer1.weight.dtype))
-        ends = []
+        stages = []
         for i, unit in enumerate(self.body):
             x = unit(x)
             if i in self.stage_ends:
-                ends.append(x)
-        return self.heads(*ends[1:])
+                stages.append(x)
+        return self.heads(*stages[1:])
 
     def heads(self, fine_skip: Tensor, middle_skip: Tensor, coarse: Tensor) -> Tensor:
-        """The ends of the last three stages (N, C, 64 | 32 | 16, …) → (N, num_latents, w_dim)."""
+        """Outputs of the last three stages → W+ - w_avg (N, num_latents, w_dim).
+
+        Args:
+            fine_skip, middle_skip, coarse: (N, C, 64, 64), (N, C, 32, 32) and (N, C, 16, 16).
+        """
         middle = _upsample_add(coarse, self.latlayer1(middle_skip))
         fine = _upsample_add(middle, self.latlayer2(fine_skip))
 
@@ -151,5 +154,6 @@ class Encoder4Editing(nn.Module):
 
 
 def _upsample_add(x: Tensor, y: Tensor) -> Tensor:
+    """Adds `x`, upsampled to the size of `y`, to `y`."""
     size = (y.shape[2], y.shape[3])
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True) + y

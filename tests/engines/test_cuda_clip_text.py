@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from styleclip_export.convert.onnx_export import TokensToFeatures, random_tokens
+from styleclip_export.convert.random_inputs import random_tokens
+from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks import CLIP
 from styleclip_server.engines.cuda.clip_text import TextEncoder
 from styleclip_server.serving.supervisor import default_repository

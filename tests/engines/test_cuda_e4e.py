@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from styleclip_export.convert.onnx_export import FaceToLatent, random_faces
+from styleclip_export.convert.random_inputs import random_faces
+from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks import Encoder4Editing
 from styleclip_server.engines.cuda.e4e import Encoder
 from styleclip_server.engines.cuda.kernels import e4e as kernels

@@ -7,7 +7,11 @@ import torch
 from onnx import TensorProto
 
 from styleclip_contract import wire
-from styleclip_export.convert import float16, onnx_export, openvino_export
+from styleclip_export.convert import onnx_export, openvino_export
+from styleclip_export.convert.accuracy import MIN_PSNR, Accuracy, psnr
+from styleclip_export.convert.compare import make_references
+from styleclip_export.convert.random_inputs import random_faces, random_latents
+from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage
 from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
@@ -27,22 +31,21 @@ def networks():
         torch.manual_seed(0)
         generator = Generator(64, channels_by_base(64, 512, 32), mapping_layers=2).eval()
         encoder = Encoder4Editing(generator.num_latents, (8, 12, 16, 24), (1, 1, 1, 1)).eval()
-    latents = onnx_export.random_latents(generator)
     return {
-        "stylegan2": (onnx_export.LatentToPicture(generator), wire.STYLEGAN2, latents),
-        "e4e": (onnx_export.FaceToLatent(encoder), wire.E4E, onnx_export.random_faces),
+        "stylegan2": (LatentToImage(generator), wire.STYLEGAN2, random_latents(generator)),
+        "e4e": (FaceToLatent(encoder), wire.E4E, random_faces),
     }
 
 
-def written(folder, network, measure=None, stored_half=onnx_export.nothing, bound=1.0):
-    """The folder with both files; what is stored about OpenVINO's."""
-    module, model, example = network
-    data = onnx_export.to_onnx(module, model, example(2), stored_half)
+def written(folder, network, accuracy=None, stored=onnx_export.no_weights, bound=1.0):
+    """Writes both files; returns the provenance of OpenVINO's."""
+    module, model, random_inputs = network
+    data = onnx_export.to_onnx(module, model, random_inputs(2), stored)
     (folder / "model.onnx").write_bytes(data)
-    measure = measure or float16.Half(lambda: module, float16.psnr, "PSNR", float16.PSNR)
-    references = onnx_export.make_references(module, example, (1, 2))
+    accuracy = accuracy or Accuracy("PSNR", psnr, MIN_PSNR)
+    references = make_references(module, random_inputs, (1, 2))
     return openvino_export.write(
-        folder, module, model, example, references, measure, bound, stored_half
+        folder, module, model, random_inputs, references, accuracy, bound, stored
     )
 
 
@@ -54,9 +57,9 @@ def ask(path, network, batch, plan=None):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stored_half", [onnx_export.nothing, onnx_export.everything])
-def test_the_large_weights_lie_in_the_other_file_alone(networks, name, stored_half, tmp_path):
-    written(tmp_path, networks[name], stored_half=stored_half)
+@pytest.mark.parametrize("stored", [onnx_export.no_weights, onnx_export.all_weights])
+def test_the_large_weights_lie_in_the_other_file_alone(networks, name, stored, tmp_path):
+    written(tmp_path, networks[name], stored=stored)
     path = tmp_path / "model.openvino.onnx"
     own = onnx.load(path, load_external_data=False).graph.initializer
     outside = [t for t in own if t.data_location == TensorProto.EXTERNAL]
@@ -85,7 +88,7 @@ def test_every_plan_cuts_the_network_into_parts_that_give_the_whole(networks, na
     path = tmp_path / "model.openvino.onnx"
     whole = ask(path, networks[name], 2, [("f32", ())]).astype(float)
     graph = onnx.load(path, load_external_data=False)
-    plans = list(openvino_export.plans(graph, name))
+    plans = list(openvino_export.bfloat16_plans(graph, name))
     assert len(plans) == {"stylegan2": 4, "e4e": 3}[name]
     for where, plan in plans:
         exact = [("f32", until) for _, until in plan]
@@ -97,7 +100,7 @@ def test_every_plan_cuts_the_network_into_parts_that_give_the_whole(networks, na
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_plan_that_holds_the_bound_is_the_one_that_runs(networks, name, tmp_path):
     values = iter((50, 10, 30))
-    picky = float16.Half(lambda: None, lambda *_: next(values), "value", 20, smaller=True)
+    picky = Accuracy("value", lambda *_: next(values), 20, lower_is_better=True)
     made = written(tmp_path, networks[name], picky)
     assert [trial["used"] for trial in made["tried"]] == [False, True]
     path = tmp_path / "model.openvino.onnx"
@@ -105,7 +108,7 @@ def test_the_first_plan_that_holds_the_bound_is_the_one_that_runs(networks, name
     exact = ask(path, networks[name], 1, [("f32", ())])
     assert not np.array_equal(ask(path, networks[name], 1), exact)
 
-    never = float16.Half(lambda: None, lambda *_: 1.0, "value", 0.0, smaller=True)
+    never = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
     assert not written(tmp_path, networks[name], never)["plan"]
     assert np.array_equal(ask(path, networks[name], 1), exact)
 

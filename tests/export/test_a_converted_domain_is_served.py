@@ -21,7 +21,7 @@ from styleclip_client import Client, Edit
 from styleclip_export import cli
 from styleclip_export.checkpoints.domain_files import read_domain
 from styleclip_export.convert import conversion
-from styleclip_export.convert.float16 import psnr
+from styleclip_export.convert.accuracy import psnr
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
@@ -278,21 +278,21 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
 
 
 def test_only_dlibs_own_landmarks_are_placed(landmarks_bz2, tmp_path):
-    told, official = [], find_landmark_model()
+    lines, official = [], find_landmark_model()
     weights, folder = tmp_path / "weights", tmp_path / "ffhq"
     weights.mkdir()
     folder.mkdir()
     other = bytearray(official.read_bytes())
     other[-1] ^= 1
     (weights / LANDMARK_MODEL).write_bytes(other)
-    conversion.place_landmarks(weights, folder, told.append)
-    assert not list(folder.iterdir()) and "left out" in told[-1]
+    conversion.place_landmarks(weights, folder, lines.append)
+    assert not list(folder.iterdir()) and "left out" in lines[-1]
     (weights / LANDMARK_MODEL).unlink()
     (weights / f"{LANDMARK_MODEL}.bz2.part").touch()  # a download broken off
-    conversion.place_landmarks(weights, folder, told.append)
-    assert len(told) == 1
+    conversion.place_landmarks(weights, folder, lines.append)
+    assert len(lines) == 1
     shutil.copy(landmarks_bz2, weights)
-    conversion.place_landmarks(weights, folder, told.append)
+    conversion.place_landmarks(weights, folder, lines.append)
     assert (folder / LANDMARK_MODEL).read_bytes() == official.read_bytes()
     assert len(list(folder.iterdir())) == 1
 

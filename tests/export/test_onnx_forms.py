@@ -1,4 +1,4 @@
-"""The forms that are exported for a CPU compute what the networks compute."""
+"""The forms that are exported for ONNX Runtime compute what the networks compute."""
 
 import numpy as np
 import onnx
@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export, onnx_forms
+from styleclip_export.convert.compare import Reference, make_references, run_onnx
+from styleclip_export.convert.random_inputs import random_faces, random_latents, random_tokens
+from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_networks.stylegan2 import channels_by_base
 
@@ -65,8 +68,8 @@ def clip():
 
 def rows(*texts, pad=0):
     """(N, 77) tokens: each text's words between start and end."""
-    found = [[START, *words, END] for words in texts]
-    return torch.tensor([row + [pad] * (77 - len(row)) for row in found], dtype=torch.int32)
+    tokens = [[START, *words, END] for words in texts]
+    return torch.tensor([row + [pad] * (77 - len(row)) for row in tokens], dtype=torch.int32)
 
 
 def some_texts(n, words, longest):
@@ -118,7 +121,7 @@ def test_convolutions_by_parity_are_a_transposed_convolution(side):
 
 @pytest.mark.parametrize("noise", [True, False])
 @torch.inference_mode()
-def test_the_picture_is_the_generators(noise):
+def test_the_image_is_the_generators(noise):
     g = generator(use_noise=noise)
     w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
     styles = g.affine(w)
@@ -145,16 +148,16 @@ def test_the_features_are_those_of_each_text_alone(texts):
 
 @pytest.mark.parametrize("texts", TEXTS)
 @torch.inference_mode()
-def test_what_texts_share_is_computed_once(texts):
+def test_a_prefix_that_texts_share_is_computed_once(texts):
     c, tokens = clip(), TEXTS[texts]().long()
     seen = []
     for block in c.transformer.resblocks:
         block.ln_2.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     onnx_forms.encode_text(c, tokens)
     ends = tokens.argmax(1).tolist()
-    beginnings = {tuple(row[: i + 1].tolist()) for row, end in zip(tokens, ends, strict=True)
+    prefixes = {tuple(row[: i + 1].tolist()) for row, end in zip(tokens, ends, strict=True)
                   for i in range(end + 1)}  # fmt: skip
-    assert seen == [len(beginnings), len(beginnings), len(tokens)]
+    assert seen == [len(prefixes), len(prefixes), len(tokens)]
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -162,30 +165,39 @@ def test_what_texts_share_is_computed_once(texts):
 def test_one_file_answers_to_any_number_of_texts(merged):
     pairs = np.arange(49408) // 2  # words 4 and 5 are one, and so on
     pairs[END] += 1
-    module = onnx_export.TokensToFeatures(clip(), pairs if merged else None)
-    data = onnx_export.to_onnx(module, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),), onnx_export.nothing)
-    batches = [(make(),) for make in TEXTS.values()]
-    expected = [torch.cat([module(row[None]) for row in tokens]).numpy() for (tokens,) in batches]
-    references = [onnx_export.Reference(*pair) for pair in zip(batches, expected, strict=True)]
-    found = onnx_export.run_onnx(data, wire.CLIP_TEXT, references)
-    for answer, features in zip(found, expected, strict=True):
-        near(*map(torch.from_numpy, (answer, features)))
+    network, vocabulary = clip(), pairs if merged else None
+    reference = TokensToFeatures(network, vocabulary)
+    exported = TokensToFeatures(network, vocabulary, onnx_forms.encode_text)
+    data = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),))
+    batches = [(texts(),) for texts in TEXTS.values()]
+    expected = [torch.cat([reference(row[None]) for row in rows]).numpy() for (rows,) in batches]
+    references = [Reference(*pair) for pair in zip(batches, expected, strict=True)]
+    outputs = run_onnx(data, wire.CLIP_TEXT, references)
+    for output, features in zip(outputs, expected, strict=True):
+        near(*map(torch.from_numpy, (output, features)))
 
 
 def test_exported_files_keep_every_parameter_by_its_name():
     g, e, c = generator(), encoder(), clip()
     table = np.arange(49408) % 200
     exports = (
-        (onnx_export.LatentToPicture(g), wire.STYLEGAN2, onnx_export.random_latents(g)),
-        (onnx_export.FaceToLatent(e), wire.E4E, onnx_export.random_faces),
         (
-            onnx_export.TokensToFeatures(c, table),
+            LatentToImage(g),
+            LatentToImage(g, onnx_forms.synthesis),
+            wire.STYLEGAN2,
+            random_latents(g),
+        ),
+        (FaceToLatent(e), FaceToLatent(e, None, onnx_forms.encode), wire.E4E, random_faces),
+        (
+            TokensToFeatures(c, table),
+            TokensToFeatures(c, table, onnx_forms.encode_text),
             wire.CLIP_TEXT,
-            onnx_export.random_tokens,
+            random_tokens,
         ),
     )
-    for module, model, example in exports:
-        data = onnx_export.export(module, model, example, 1.0, batches=(1, 3)).data
+    for reference, module, model, random_inputs in exports:
+        references = make_references(reference, random_inputs, (1, 3))
+        data = onnx_export.export(module, model, random_inputs, references, 1.0).data
         nodes = onnx.load_from_string(data).graph
         known = {t.name for t in nodes.initializer} | {o for n in nodes.node for o in n.output}
         for name, _ in module.named_parameters():

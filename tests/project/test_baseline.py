@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @torch.inference_mode()
-def test_weights_for_each_picture_draw_what_shared_weights_draw():
+def test_weights_for_each_image_draw_what_shared_weights_draw():
     torch.manual_seed(0)
     generator = Generator(64, channels_by_base(64, base=512, maximum=32), w_dim=48)
     for name, tensor in generator.named_parameters():

@@ -56,7 +56,7 @@ class Editor:
                 zip(texts, baseline.embeddings(net.clip, texts, net.vocabulary), strict=True)
             )
             delta, _ = directions.delta(self.statistics, [edit], embeddings.__getitem__)
-            picture = baseline.picture(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
+            picture = baseline.image(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
             buffer = io.BytesIO()
             Image.fromarray(picture.numpy()).save(buffer, "JPEG", quality=95)
             return buffer.getvalue()

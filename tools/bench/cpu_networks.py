@@ -1,10 +1,10 @@
-"""The networks at full size on a CPU: eager PyTorch as published against what is served.
+"""The networks at full size on a CPU: the published form in eager PyTorch and the served form.
 
     python -m tools.bench.cpu_networks [--networks stylegan2] [--threads 2] [--onnxruntime]
 
-The two take turns in one run, so that whatever else the machine does slows both. Beside the time
-that passed it tells the processor's time, which a busy machine stretches least: with `--threads 1`
-it is the fairest figure. Weights are random, inputs differ from call to call.
+The two alternate in one run, so that other load on the machine slows both. It reports wall time and
+CPU time; with `--threads 1` CPU time is the fairest figure on a busy machine. Weights are random,
+inputs differ from call to call.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -22,67 +23,112 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from styleclip_contract import wire
-from styleclip_export.convert import onnx_export
+from styleclip_export.convert import onnx_forms
+from styleclip_export.convert.accuracy import accuracies
+from styleclip_export.convert.random_inputs import (
+    RandomInputs,
+    random_faces,
+    random_latents,
+    random_tokens,
+)
+from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from tools.bench import baseline
-from tools.bench.served_networks import Example, accuracy, as_served
+from tools.bench.served_networks import as_served
 
 TEXTS = (("a face", "a face with red hair"), ("a person", "a sad person"), ("a man", "a pirate"))
 TARGETS = {"stylegan2": 4, "e4e": 2, "clip_text": 6}
 
 
-def network(name: str) -> tuple[nn.Module, Any, Example, Callable[..., Tensor]]:
-    """The served wrapper, its contract, its inputs, and the published form."""
+@dataclass(frozen=True)
+class Case:
+    """A network of full size with random weights.
+
+    Attributes:
+        model: names of its inputs and outputs.
+        reference, onnxruntime_form: its wrappers, as in PyTorch and as exported.
+        published: the published form in PyTorch.
+        random_inputs: inputs to export and compare with.
+        inputs: number of a call → inputs to measure with.
+    """
+
+    model: wire.Model
+    reference: nn.Module
+    onnxruntime_form: nn.Module
+    published: Callable[..., Tensor]
+    random_inputs: RandomInputs
+    inputs: RandomInputs
+
+
+def build(name: str) -> Case:
+    """Builds the network `name`."""
     torch.manual_seed(0)
     if name == "stylegan2":
         g = Generator().eval()
-        example = onnx_export.random_latents(g)
-        served: nn.Module = onnx_export.LatentToPicture(g)
-        return served, wire.STYLEGAN2, example, lambda w, d: baseline.picture(g, w, d)
+        latents = random_latents(g)
+        return Case(
+            wire.STYLEGAN2,
+            LatentToImage(g),
+            LatentToImage(g, onnx_forms.synthesis),
+            lambda w_plus, delta: baseline.image(g, w_plus, delta),
+            latents,
+            lambda number: latents(1),
+        )
     if name == "e4e":
         e = Encoder4Editing().eval()
-        return onnx_export.FaceToLatent(e), wire.E4E, onnx_export.random_faces, e
+        form = FaceToLatent(e, encode=onnx_forms.encode)
+        return Case(
+            wire.E4E, FaceToLatent(e), form, e, random_faces, lambda number: random_faces(1)
+        )
     clip = CLIP(vision_layers=1).eval()
+    return Case(
+        wire.CLIP_TEXT,
+        TokensToFeatures(clip),
+        TokensToFeatures(clip, encode_text=onnx_forms.encode_text),
+        lambda tokens: clip.encode_text(tokens.long()),
+        random_tokens,
+        prompts,
+    )
 
-    def prompts(number: int) -> tuple[Tensor, ...]:
-        texts = TEXTS[number % len(TEXTS)]
-        rows = tokenize([template.format(text) for text in texts for template in TEMPLATES])
-        return (torch.from_numpy(rows),)
 
-    wrapper = onnx_export.TokensToFeatures(clip)
-    return wrapper, wire.CLIP_TEXT, prompts, lambda t: clip.encode_text(t.long())
+def prompts(number: int) -> tuple[Tensor, ...]:
+    """The tokens of both texts of an edit in all prompt templates."""
+    texts = TEXTS[number % len(TEXTS)]
+    rows = tokenize([template.format(text) for text in texts for template in TEMPLATES])
+    return (torch.from_numpy(rows),)
 
 
 @torch.inference_mode()
-def compare(name: str, threads: int, repeat: int, onnxruntime_alone: bool) -> dict[str, Any]:
-    """Medians of both forms, in milliseconds."""
-    served, model, example, published = network(name)
-    export_example = onnx_export.random_tokens if name == "clip_text" else example
-    bound = None
-    if name != "clip_text" and not onnxruntime_alone:
+def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dict[str, Any]:
+    """Medians of both forms in milliseconds."""
+    case = build(name)
+    accuracy = None
+    if name != "clip_text" and not onnxruntime_only:
         torch.manual_seed(0)
-        bound = accuracy(name, Generator())
-    run, told = as_served(served, model, export_example, bound, threads)
+        accuracy = accuracies(Generator())[name]
+    run, description = as_served(
+        case.reference, case.onnxruntime_form, case.model, case.random_inputs, accuracy, threads
+    )
 
-    forms = {"published": published, "served": run}
-    taken: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
-    worst = 0.0
+    forms = {"published": case.published, "served": run}
+    times: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    largest = 0.0
     for number in range(repeat + 1):  # the first is a warm-up
         torch.manual_seed(number)
-        inputs = example(number if name == "clip_text" else 1)
-        answers = []
+        inputs = case.inputs(number)
+        outputs = []
         for form, call in forms.items():
-            began = time.perf_counter(), time.process_time()
-            answers.append(np.asarray(call(*inputs), np.float64))
+            start = time.perf_counter(), time.process_time()
+            outputs.append(np.asarray(call(*inputs), np.float64))
             if number:
-                now = time.perf_counter(), time.process_time()
-                taken[form].append((now[0] - began[0], now[1] - began[1]))
-        worst = max(worst, float(np.abs(answers[0] - answers[1]).max()))
-    row: dict[str, Any] = {"network": name, "largest_difference": worst, "served": told}
-    for form, times in taken.items():
-        for kind, values in zip(("wall", "cpu"), zip(*times, strict=True), strict=True):
+                end = time.perf_counter(), time.process_time()
+                times[form].append((end[0] - start[0], end[1] - start[1]))
+        largest = max(largest, float(np.abs(outputs[0] - outputs[1]).max()))
+    row: dict[str, Any] = {"network": name, "largest_difference": largest, "served": description}
+    for form, pairs in times.items():
+        for kind, values in zip(("wall", "cpu"), zip(*pairs, strict=True), strict=True):
             row[f"{form}_{kind}"] = statistics.median(values) * 1000
     return row
 
@@ -91,10 +137,10 @@ def compare(name: str, threads: int, repeat: int, onnxruntime_alone: bool) -> di
 @click.option("--networks", default=",".join(TARGETS))
 @click.option("--threads", default=2, type=click.IntRange(1))
 @click.option("--repeat", default=3, type=click.IntRange(1))
-@click.option("--onnxruntime", "alone", is_flag=True,
+@click.option("--onnxruntime", "onnxruntime_only", is_flag=True,
               help="As on a processor that does not multiply bfloat16.")  # fmt: skip
-def main(networks: str, threads: int, repeat: int, alone: bool) -> None:
-    """Compare the served networks with eager PyTorch, side by side."""
+def main(networks: str, threads: int, repeat: int, onnxruntime_only: bool) -> None:
+    """Compare the served networks with eager PyTorch."""
     torch.set_num_threads(threads)
     table = Table(box=None)
     for title in ("network", "eager s", "served s", "ratio", "of CPU time", "target", "difference"):
@@ -102,9 +148,9 @@ def main(networks: str, threads: int, repeat: int, alone: bool) -> None:
     console = Console()
     for name in networks.split(","):
         if name not in TARGETS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(TARGETS)}")
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(TARGETS)}")
         with console.status(name):
-            r = compare(name, threads, repeat, alone)
+            r = compare(name, threads, repeat, onnxruntime_only)
         table.add_row(
             name, f"{r['published_wall'] / 1000:.2f}", f"{r['served_wall'] / 1000:.2f}",
             f"{r['published_wall'] / r['served_wall']:.1f}",

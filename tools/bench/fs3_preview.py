@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from styleclip_export.convert.float16 import HalfOnCPU
+from styleclip_export.convert.float16_on_cpu import Float16OnCPU
 from styleclip_export.statistics.fs3 import Fs3Rule, Tail, channel_direction
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -111,7 +111,7 @@ def main(images: int, channels: int, previews: tuple[int, ...], seed: int) -> No
         assert alone.detail is not None
         alone.detail.zero_()
         tell(f"{preview} px, skip alone", directions(alone, wanted, mean, std)[0], preview)
-    with HalfOnCPU():
+    with Float16OnCPU():
         half, _ = directions(tail(dtype=torch.float16), wanted, mean, std)
     tell("256 px, float16", half, 256)
     console.print(table)

@@ -91,7 +91,7 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
 
         return call
 
-    published = lambda w_plus, delta: baseline.picture(generator, w_plus, delta)  # noqa: E731
+    published = lambda w_plus, delta: baseline.image(generator, w_plus, delta)  # noqa: E731
 
     def served() -> Call:
         from styleclip_server.engines.cuda.stylegan2 import Generator as Served

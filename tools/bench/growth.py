@@ -1,4 +1,4 @@
-"""How cost grows: with the batch, the resolution, and the number of edits stacked."""
+"""How time grows with the batch, the resolution, and the number of stacked edits."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from styleclip_contract.wire import STYLEGAN2
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 STACKED = (1, 2, 4, 8)
-BATCH_RESOLUTION = 256  # 32 pictures of 1024 px need more memory than many machines have
-LONG = 30_000  # ms of measuring one point, after which it is not repeated
+BATCH_RESOLUTION = 256  # 32 images of 1024 px need more memory than many machines have
+MAX_MS = 30_000  # of measuring one point
 _numbers = itertools.count()
 
 
 def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]]:
-    """Milliseconds of `edit` with 1 to 8 edits: `known` texts at a new strength; `new` texts."""
+    """Milliseconds of `edit` with 1 to 8 edits, for texts the server knows and for new texts."""
     w_plus = client.invert(photo).w_plus
     domain = client.domain()
 
-    def ask(texts: Sequence[str]) -> float:
-        strength = (1 + next(_numbers) / 1000) / len(texts)  # new, so that no offset is kept
-        chosen = [domain.edit(text, strength=strength) for text in texts]
-        began = time.perf_counter()
-        client.edit(w_plus, chosen)
-        return (time.perf_counter() - began) * 1000
+    def timed_edit(texts: Sequence[str]) -> float:
+        # A strength of its own, so that the server has no cached offset.
+        strength = (1 + next(_numbers) / 1000) / len(texts)
+        edits = [domain.edit(text, strength=strength) for text in texts]
+        start = time.perf_counter()
+        client.edit(w_plus, edits)
+        return (time.perf_counter() - start) * 1000
 
-    for _ in range(2 * repeat):  # what was asked before may not have come to its end
-        ask([domain.presets[0].edit.target])
-    found = []
+    for _ in range(2 * repeat):  # let earlier requests finish
+        timed_edit([domain.presets[0].edit.target])
+    rows = []
     for count in STACKED:
         known = [domain.presets[i % len(domain.presets)].edit.target for i in range(count)]
-        ask(known)
+        timed_edit(known)
         new = [[f"a face with {next(_numbers)} hats" for _ in known] for _ in range(repeat)]
-        found.append(
+        rows.append(
             {
                 "edits": count,
-                "known": statistics.median(ask(known) for _ in new),
-                "new": statistics.median(ask(texts) for texts in new),
+                "known": statistics.median(timed_edit(known) for _ in new),
+                "new": statistics.median(timed_edit(texts) for texts in new),
             }
         )
-    return found
+    return rows
 
 
 def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, Any]]]:
-    """Milliseconds of `stylegan2` as this CPU serves it, widths of config F, random weights; `by`
-    tells in which precisions."""
+    """Milliseconds of `stylegan2` (config F, random weights) as it is served on this CPU.
+
+    `by` in each row says in which runtime and precision.
+    """
     by_resolution, by_batch = [], []
     for resolution in resolutions:
         run, by = _served(resolution)
@@ -63,33 +66,41 @@ def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str
 
 
 def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
-    """batch → a call that draws so many pictures; and what computes it."""
-    import torch  # here, as a server can be measured without it
+    """Returns a function from a batch size to a call that draws the batch, and what computes it."""
+    import torch  # here, since a server can be measured without it
 
-    from styleclip_export.convert import onnx_export
+    from styleclip_export.convert import onnx_forms
+    from styleclip_export.convert.accuracy import accuracies
+    from styleclip_export.convert.random_inputs import random_latents
+    from styleclip_export.convert.wrappers import LatentToImage
     from styleclip_networks import Generator
-    from tools.bench.served_networks import accuracy, as_served
+    from tools.bench.served_networks import as_served
 
     torch.manual_seed(0)
     generator = Generator(resolution).eval()
-    example = onnx_export.random_latents(generator)
-    module, bound = onnx_export.LatentToPicture(generator), accuracy("stylegan2", generator)
-    run, by = as_served(module, STYLEGAN2, example, bound)
+    random_inputs = random_latents(generator)
+    run, by = as_served(
+        LatentToImage(generator),
+        LatentToImage(generator, onnx_forms.synthesis),
+        STYLEGAN2,
+        random_inputs,
+        accuracies(generator)["stylegan2"],
+    )
 
-    def at(batch: int) -> Callable[[], Any]:
-        inputs = example(batch)
+    def draw(batch: int) -> Callable[[], Any]:
+        inputs = random_inputs(batch)
         return lambda: run(*inputs)
 
-    return at, by
+    return draw, by
 
 
 def _median(call: Callable[[], Any], repeat: int) -> float:
     call()
-    taken = []
+    times = []
     for _ in range(repeat):
-        began = time.perf_counter()
+        start = time.perf_counter()
         call()
-        taken.append((time.perf_counter() - began) * 1000)
-        if sum(taken) > LONG:
+        times.append((time.perf_counter() - start) * 1000)
+        if sum(times) > MAX_MS:
             break
-    return statistics.median(taken)
+    return statistics.median(times)

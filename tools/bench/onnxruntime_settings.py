@@ -1,11 +1,10 @@
-"""How ONNX Runtime is best set for the served networks on this CPU, one setting at a time.
+"""Settings of ONNX Runtime for the served networks on this CPU, compared one at a time.
 
     python -m tools.bench.onnxruntime_settings [--networks stylegan2] [--full] [--repeat 8]
 
-Each variant takes turns with the settings that are served, so that whatever else the machine does
-slows both; told are the medians and how many times the served one's the variant takes. Two clients
-ask the variant's instances at once, as Triton would. Without `--full` the committed avatars, else
-full-size networks with random weights.
+Each variant alternates with the served settings, so that other load on the machine slows both. It
+prints medians and their ratio to the served ones, of single calls and of two concurrent clients.
+The networks are the committed avatars, or with `--full` of full size with random weights.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from rich.table import Table
 
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export
+from styleclip_export.convert.random_inputs import random_faces, random_latents
 from styleclip_networks import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from styleclip_server.serving.supervisor import default_repository
-from tools.bench.cpu_networks import network
+from tools.bench.cpu_networks import build
 
 NETWORKS = {model.name: model for model in wire.NETWORKS}
 Feed = dict[str, np.ndarray]
@@ -40,7 +40,7 @@ Feed = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs from ONNX Runtime's defaults."""
+    """Settings that differ from ONNX Runtime's defaults."""
 
     threads: int = 2
     instances: int = 1
@@ -63,7 +63,7 @@ class Settings:
 _DURATION = "session.intra_op.spin_duration_us"
 _SHORT = {_DURATION: "20"}
 _LEVEL = onnxruntime.GraphOptimizationLevel
-SERVED = Settings(entries=_SHORT)  # as the server's backends/onnxruntime sets it
+SERVED = Settings(entries=_SHORT)  # as the server sets it
 VARIANTS = {
     "one thread": Settings(threads=1, entries=_SHORT),
     "two instances of one thread": Settings(threads=1, instances=2, entries=_SHORT),
@@ -79,10 +79,10 @@ VARIANTS = {
     "parallel execution": Settings(
         options={"execution_mode": onnxruntime.ExecutionMode.ORT_PARALLEL}, entries=_SHORT
     ),
-    "optimised without layouts": Settings(
+    "optimized without layouts": Settings(
         options={"graph_optimization_level": _LEVEL.ORT_ENABLE_EXTENDED}, entries=_SHORT
     ),
-    "optimised a little": Settings(
+    "optimized a little": Settings(
         options={"graph_optimization_level": _LEVEL.ORT_ENABLE_BASIC}, entries=_SHORT
     ),
 }
@@ -91,15 +91,14 @@ VARIANTS = {
 def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
     """The exported file of a network, and inputs that differ from call to call."""
     if full:
-        module, model, example, _ = network(name)
+        case = build(name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            example_of_export = onnx_export.random_tokens if name == "clip_text" else example
-            data = onnx_export.export(module, model, example_of_export, 1.0, batches=()).data
-        inputs = [example(number if name == "clip_text" else 1) for number in range(3)]
+            inputs = case.random_inputs(onnx_export.TRACED_BATCH)
+            data = onnx_export.to_onnx(case.onnxruntime_form, case.model, inputs)
         feeds = [
-            {t.name: x.numpy() for t, x in zip(model.inputs, tensors, strict=True)}
-            for tensors in inputs
+            {t.name: x.numpy() for t, x in zip(case.model.inputs, case.inputs(number), strict=True)}
+            for number in range(3)
         ]
         return data, itertools.cycle(feeds)
     folder = default_repository() / "avatars"
@@ -108,7 +107,7 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
 
     def avatars() -> Iterator[Feed]:
         generator = Generator(256)  # only for latents of its kind
-        w_plus, _ = onnx_export.random_latents(generator)(1)
+        w_plus, _ = random_latents(generator)(1)
         for number in itertools.count():
             if name == "stylegan2":
                 delta = rng.standard_normal((1, 3712), np.float32) * 0.1
@@ -116,7 +115,7 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
                        "DELTA": delta}  # fmt: skip
             elif name == "e4e":
                 torch.manual_seed(number)
-                yield {"FACE_CROP": onnx_export.random_faces(1)[0].numpy()}
+                yield {"FACE_CROP": random_faces(1)[0].numpy()}
             else:
                 texts = ("a face", f"a face with {number} hats")
                 rows = [template.format(text) for text in texts for template in TEMPLATES]
@@ -126,45 +125,45 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """(passed, the processor's) milliseconds."""
-    began = time.perf_counter(), time.process_time()
+    """Milliseconds of wall time and of CPU time."""
+    start = time.perf_counter(), time.process_time()
     call()
-    return (time.perf_counter() - began[0]) * 1000, (time.process_time() - began[1]) * 1000
+    return (time.perf_counter() - start[0]) * 1000, (time.process_time() - start[1]) * 1000
 
 
 def two_clients(sessions: list[onnxruntime.InferenceSession], feed: Feed) -> float:
-    """Milliseconds an answer, two clients asking twice each; an instance takes one at a time."""
+    """Milliseconds per run when two clients run twice each; an instance runs one at a time."""
     locks = [threading.Lock() for _ in sessions]
 
     def client(number: int) -> None:
-        which = number % len(sessions)
+        instance = number % len(sessions)
         for _ in range(2):
-            with locks[which]:
-                sessions[which].run(None, feed)
+            with locks[instance]:
+                sessions[instance].run(None, feed)
 
     clients = [threading.Thread(target=client, args=(number,)) for number in (0, 1)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     for thread in clients:
         thread.start()
     for thread in clients:
         thread.join()
-    return (time.perf_counter() - began) * 1000 / 4
+    return (time.perf_counter() - start) * 1000 / 4
 
 
 def compare(data: bytes, feeds: Iterator[Feed], repeat: int, names: list[str]) -> Iterator[Any]:
-    """(variant, medians of the served settings, medians of the variant), each in turn."""
+    """Yields (variant, medians of the served settings, medians of the variant)."""
     base = SERVED.sessions(data)
     for name in names:
         pair = (base, VARIANTS[name].sessions(data))
-        taken: tuple[list[Any], list[Any]] = ([], [])
+        rows: tuple[list[Any], list[Any]] = ([], [])
         for number in range(repeat + 1):  # the first is a warm-up
             feed = next(feeds)
-            for sessions, times in zip(pair, taken, strict=True):
-                one = timed(lambda s=sessions, f=feed: s[0].run(None, f))  # type: ignore[misc]
-                two = two_clients(sessions, feed)
+            for sessions, times in zip(pair, rows, strict=True):
+                single = timed(lambda s=sessions, f=feed: s[0].run(None, f))  # type: ignore[misc]
+                concurrent = two_clients(sessions, feed)
                 if number:
-                    times.append((*one, two))
-        yield name, *([statistics.median(c) for c in zip(*t, strict=True)] for t in taken)
+                    times.append((*single, concurrent))
+        yield name, *([statistics.median(c) for c in zip(*t, strict=True)] for t in rows)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -173,11 +172,11 @@ def compare(data: bytes, feeds: Iterator[Feed], repeat: int, names: list[str]) -
 @click.option("--full", is_flag=True, help="Full size, random weights.")
 @click.option("--repeat", default=8, type=click.IntRange(1))
 def main(networks: str, variants: str, full: bool, repeat: int) -> None:
-    """Compare settings of ONNX Runtime by turns."""
+    """Compare settings of ONNX Runtime."""
     for option, known in ((networks, NETWORKS), (variants, VARIANTS)):
         for name in option.split(","):
             if name not in known:
-                raise click.BadParameter(f"{name!r} is none of {', '.join(known)}")
+                raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}")
     console = Console()
     for network_name in networks.split(","):
         table = Table(box=None, title=f"{network_name}{', full size' if full else ', avatars'}")

@@ -1,11 +1,10 @@
-"""A domain of full size with random weights, to measure speed where the published ones are not.
+"""A domain of full size with random weights, to measure speed without the published ones.
 
-`python -m tools.bench.random_domain model_repository/random`, then `make serve DOMAIN=random`: the
-sizes and files of the domain ffhq, converted as by `styleclip-export convert --no-half`. Its
-pictures are clouds. Bare random weights draw noise, of which a JPEG of quality 95 has 1.3 MB where
-a face has about 0.4: toRGB is damped more the finer its resolution, until a picture weighs as much
-as a face. How fast the networks are does not depend on it; how fast their pictures are encoded and
-sent does.
+`python -m tools.bench.random_domain model_repository/random`, then `make serve DOMAIN=random`. It
+has the sizes and files of the domain ffhq, as `styleclip-export convert --no-half` writes them.
+Random weights draw noise, whose JPEG of quality 95 has 1.3 MB where a face has about 0.4. So toRGB
+is damped, more at higher resolutions, until an image has the file size of a face: the time to
+encode and send it depends on that.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from styleclip_export.convert import conversion
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_server.pipeline.style_statistics import convolution_channels
 
-DAMPING = 0.4  # how toRGB gets weaker with the resolution
+DAMPING = 0.4  # toRGB is scaled by resolution ** -DAMPING
 
 
 def networks() -> DomainNetworks:
-    """Generator, encoder and CLIP's text tower of the published sizes."""
+    """Generator, encoder and CLIP's text encoder of the published sizes."""
     torch.manual_seed(0)
     generator = Generator()
     for name, parameter in generator.named_parameters():
@@ -37,8 +36,8 @@ def networks() -> DomainNetworks:
             weight = generator.get_submodule(layer.name).conv.weight
             weight.data *= (4 / layer.resolution) ** DAMPING
     w_avg = 0.1 * torch.randn(generator.num_latents, generator.w_dim)
-    tower = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1}  # is not served
-    encoder, clip = Encoder4Editing(), CLIP(**tower)
+    clip = CLIP(vision_layers=1, vision_width=64, vision_heads=1)  # images are not encoded
+    encoder = Encoder4Editing()
     for module in (generator, encoder, clip):
         module.eval().requires_grad_(False)
     return DomainNetworks(generator, encoder, clip, w_avg)
@@ -61,14 +60,14 @@ def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
 def main(folder: Path) -> None:
     """Write a domain of full size with random weights to FOLDER."""
     console = Console()
-    made = networks()
+    random_networks = networks()
     about = conversion.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
     with console.status("converting"):
         conversion.convert(
-            made, about, folder.parent, sources={}, halved=False,
-            told=lambda line: console.print(line, highlight=False),
+            random_networks, about, folder.parent, sources={}, with_float16=False,
+            report=lambda line: console.print(line, highlight=False),
         )  # fmt: skip
-    np.savez(folder / "statistics.npz", **statistics(made.generator.style_channels))
+    np.savez(folder / "statistics.npz", **statistics(random_networks.generator.style_channels))
 
 
 if __name__ == "__main__":

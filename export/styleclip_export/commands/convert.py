@@ -17,10 +17,10 @@ import click
 @click.option("--only", multiple=True, type=click.Choice(["stylegan2", "e4e", "clip_text"]),
               help="Only this network (can be repeated).")  # fmt: skip
 @click.option("--torchscript", is_flag=True, help="Write StyleGAN2 and e4e as TorchScript, too.")
-@click.option("--half/--no-half", default=True, show_default=True,
+@click.option("--half/--no-half", "with_float16", default=True, show_default=True,
               help="Write float16 networks for GPUs, too.")  # fmt: skip
 def command(domain: str, weights: Path | None, repository: Path, only: tuple[str, ...],
-            torchscript: bool, half: bool) -> None:  # fmt: skip
+            torchscript: bool, with_float16: bool) -> None:  # fmt: skip
     """Convert the checkpoints of DOMAIN to ONNX and add them to the model repository.
 
     Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
@@ -36,8 +36,9 @@ def command(domain: str, weights: Path | None, repository: Path, only: tuple[str
     for line in networks.summary:
         click.echo(line)
     conversion.convert(networks, about, repository, sources=networks.sources, only=only,
-                    torchscript=torchscript, halved=half, told=click.echo)  # fmt: skip
-    conversion.place_landmarks(weights, repository / domain, told=click.echo)
+                       torchscript=torchscript, with_float16=with_float16,
+                       report=click.echo)  # fmt: skip
+    conversion.place_landmarks(weights, repository / domain, report=click.echo)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
     if not (repository / domain / "statistics.npz").is_file():

@@ -1,1 +1,1 @@
-"""Converts checkpoints to the networks of the model repository, each compared with PyTorch."""
+"""Conversion of checkpoints to the networks of the model repository, compared with PyTorch."""

@@ -19,7 +19,7 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder, Numbers
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.clip import CLIP, normalise
+from styleclip_networks.clip import CLIP, normalize
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -130,7 +130,7 @@ def _images(clip: CLIP, folder: Folder, names: list[str], data: Numbers) -> Iter
 
 
 def preprocess(picture: Image.Image, side: int) -> Tensor:
-    """CLIP's preprocessing of an RGB picture: short side to `side`, middle square, normalised.
+    """CLIP's preprocessing of an RGB picture: short side to `side`, middle square, normalized.
 
     Returns:
         (1, 3, side, side) float32.
@@ -141,4 +141,4 @@ def preprocess(picture: Image.Image, side: int) -> Tensor:
     left, top = round((width - side) / 2), round((height - side) / 2)
     square = picture.crop((left, top, left + side, top + side))
     pixels = torch.from_numpy(np.asarray(square, np.float32) / 255)
-    return normalise(pixels.permute(2, 0, 1)[None])
+    return normalize(pixels.permute(2, 0, 1)[None])

@@ -1,0 +1,59 @@
+"""Random inputs of each network, the same at every call: batch size → tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from styleclip_contract import wire
+from styleclip_networks.stylegan2 import Generator
+
+Inputs = tuple[Tensor, ...]
+RandomInputs = Callable[[int], Inputs]
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Seeds PyTorch's generator on the CPU within the context and restores it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def random_faces(batch: int) -> Inputs:
+    """FACE_CROP: images of blurred noise in [-1, 1]."""
+    with seeded(batch):
+        coarse = torch.rand(batch, 3, 32, 32) * 2 - 1
+    return (F.interpolate(coarse, size=(wire.FACE_SIZE, wire.FACE_SIZE), mode="bilinear"),)
+
+
+def random_tokens(batch: int) -> Inputs:
+    """TOKENS: texts of random words and random length."""
+    with seeded(batch):
+        tokens = torch.zeros(batch, wire.TOKENS_PER_TEXT, dtype=torch.int32)
+        for row in tokens:
+            length = int(torch.randint(3, 20, ()))
+            row[:length] = torch.randint(300, 40_000, (length,))
+            row[0], row[length] = 49406, 49407  # start and end of text
+    return (tokens,)
+
+
+def random_latents(generator: Generator, style_std: Tensor | None = None) -> RandomInputs:
+    """W_PLUS of the mapping network, and DELTA of one standard deviation per channel.
+
+    Args:
+        style_std: (S,) standard deviations of S; None means 0.1 for every channel.
+    """
+
+    def random_inputs(batch: int) -> Inputs:
+        size = sum(generator.style_channels)
+        with seeded(batch), torch.no_grad():
+            w = generator.mapping(torch.randn(batch * generator.num_latents, generator.w_dim))
+            delta = torch.randn(batch, size) * (0.1 if style_std is None else style_std)
+        return w.reshape(batch, generator.num_latents, -1), delta
+
+    return random_inputs

@@ -1,0 +1,107 @@
+"""The networks with the inputs and outputs of the server's models (`styleclip_contract.wire`).
+
+A wrapper adds what only serving needs: uint8 pixels, the average latent, trimmed texts. It takes
+the function that computes the network, so that the reference form, float16 and the forms of
+`onnx_forms` are chosen where a wrapper is created. The parameters keep the names of the network's
+below the wrapper's attribute, by which they are read back from the exported file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator
+
+
+class FaceToLatent(nn.Module):
+    """FACE_CROP (N, 3, 256, 256), RGB in [-1, 1] → W_PLUS (N, L, w_dim).
+
+    Args:
+        encoder: gives W+ - w_avg.
+        w_avg: (L, w_dim), added to the encoder's output; None means zero.
+        encode: (encoder, faces) → the encoder's output.
+    """
+
+    w_avg: Tensor | None
+
+    def __init__(
+        self,
+        encoder: Encoder4Editing,
+        w_avg: Tensor | None = None,
+        encode: Callable[[Encoder4Editing, Tensor], Tensor] = Encoder4Editing.__call__,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.encode = encode
+        self.register_buffer("w_avg", w_avg)
+
+    def forward(self, face: Tensor) -> Tensor:
+        w_plus = self.encode(self.encoder, face)
+        return w_plus if self.w_avg is None else w_plus + self.w_avg
+
+
+class LatentToImage(nn.Module):
+    """W_PLUS (N, L, w_dim), DELTA (N, S) → IMAGE (N, H, W, 3), RGB uint8.
+
+    [-1, 1] is scaled to 0 to 255 and rounded, as the official code writes images.
+
+    Args:
+        generator: the affine layers are always computed in its own dtype.
+        synthesize: (generator, styles) → image (N, 3, H, W) in about [-1, 1].
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        synthesize: Callable[[Generator, Sequence[Tensor]], Tensor] = Generator.synthesis,
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self.synthesize = synthesize
+
+    def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
+        g = self.generator
+        styles = [s + d for s, d in zip(g.affine(w_plus), g.split(delta), strict=True)]
+        image = (self.synthesize(g, styles).clamp(-1, 1) + 1) * 127.5
+        return image.permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def encode_trimmed_text(clip: CLIP, tokens: Tensor) -> Tensor:
+    """`CLIP.encode_text` up to the end of the longest text, as float32."""
+    return clip.encode_text(tokens, trim=True).float()
+
+
+class TokensToFeatures(nn.Module):
+    """TOKENS (N, 77) int32 → TEXT_FEATURES (N, D) float32, not normalized.
+
+    Args:
+        clip: only its text encoder is used.
+        vocabulary: (49408,) maps CLIP's token ids to the rows of a smaller token embedding, in the
+            same order, so that the end of a text stays its largest id; None means CLIP's own.
+        encode_text: (clip, tokens) → features.
+    """
+
+    table: Tensor | None
+
+    def __init__(
+        self,
+        clip: CLIP,
+        vocabulary: np.ndarray | None = None,
+        encode_text: Callable[[CLIP, Tensor], Tensor] = encode_trimmed_text,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.encode_text = encode_text
+        table = None if vocabulary is None else torch.from_numpy(vocabulary.astype(np.int32))
+        self.register_buffer("table", table)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.table is not None:
+            tokens = self.table[tokens.long()]
+        return self.encode_text(self.clip, tokens.long())
