@@ -1,13 +1,12 @@
-"""What can go wrong in the export, by name: one sentence with what was wrong, what was expected
-and what to do."""
+"""The export's errors. A message says in one line what is wrong, what was expected, what to do."""
 
 
 class ExportError(Exception):
-    """Base of all; the command prints it as one line."""
+    """Base of all errors here; the command prints it as one line."""
 
 
 class CheckpointError(ExportError):
-    """A file is not the checkpoint that was expected: another kind, damaged or hostile."""
+    """A file is not the expected checkpoint: another kind, damaged or hostile."""
 
 
 class ConversionError(ExportError):
@@ -19,8 +18,8 @@ class VerificationError(ExportError):
 
 
 class FetchError(ExportError):
-    """A file could not be fetched whole and true."""
+    """A file could not be fetched, or is not the published one."""
 
 
 class StatisticsError(ExportError):
-    """Statistics cannot be computed or joined."""
+    """Statistics cannot be computed or merged."""

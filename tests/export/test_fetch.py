@@ -23,15 +23,17 @@ import urllib3
 from styleclip_export import cli
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.download import Downloader
+from styleclip_export.fetch.execution import carry_out
+from styleclip_export.fetch.lock_file import LOCK
 from styleclip_export.fetch.manifest import (
     File,
-    Form,
-    Licence,
+    FileVariant,
+    License,
     Manifest,
     known_domains,
     load_manifest,
 )
-from styleclip_export.fetch.plan import LOCK, carry_out, make_plan
+from styleclip_export.fetch.plan import make_plan
 
 DATA = b"\x80" + random.Random(1).randbytes(700_000) + b"."
 SIZE = len(DATA)
@@ -43,7 +45,7 @@ from styleclip_export.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
-LICENCE = Licence("for tests", "https://example.org/licence", True)
+LICENSE = License("for tests", "https://example.org/license", True)
 
 
 def sha(data):
@@ -135,17 +137,17 @@ def server():
         thread.join()
 
 
-class Lines:
-    """Takes what is said."""
+class Recorder:
+    """A reporter that keeps the messages."""
 
     def __init__(self):
-        self.lines, self.most = [], {}
+        self.messages = []
 
-    def moved(self, name, done, total):
-        self.most[name] = max(done, self.most.get(name, 0))
+    def progress(self, name, size, total):
+        assert size >= 0 and (total is None or size <= total)
 
-    def say(self, line):
-        self.lines.append(line)
+    def message(self, line):
+        self.messages.append(line)
 
 
 def a_file(*urls, name="a.pkl", known=True, size=SIZE, kind="pickle", **more):
@@ -155,22 +157,22 @@ def a_file(*urls, name="a.pkl", known=True, size=SIZE, kind="pickle", **more):
         size,
         kind,
         what="a test",
-        licence=LICENCE,
+        license=LICENSE,
         urls=urls,
         **more,
     )
 
 
 def fetch(folder, *files, **options):
-    """Plans and carries out, impatiently; returns what was said."""
-    lines = Lines()
+    """Plan and carry out with few retries; return the messages."""
+    recorder = Recorder()
     retries = urllib3.Retry(
         total=3, backoff_factor=0, status_forcelist=(500,), raise_on_status=False
     )
     downloader = Downloader(threading.Event(), retries, urllib3.Timeout(5))
     plan = make_plan(Manifest("test", "A test", files), folder, **options)
-    carry_out(plan, lines, downloader=downloader)
-    return " | ".join(lines.lines)
+    carry_out(plan, recorder, downloader=downloader)
+    return " | ".join(recorder.messages)
 
 
 def lock_of(folder):
@@ -181,7 +183,7 @@ def lock_of(folder):
     "way", ["good", "drop", "crumbs", "moved", "500once", "long", "norange", "noetag"]
 )
 @pytest.mark.parametrize("known", [True, False])
-def test_a_file_arrives_whole_whatever_the_server_does(server, tmp_path, way, known):
+def test_a_file_arrives_complete_whatever_the_server_does(server, tmp_path, way, known):
     fetch(tmp_path, a_file(f"{server.url}/{way}", known=known))
     assert (tmp_path / "a.pkl").read_bytes() == DATA
     assert {path.name for path in tmp_path.iterdir()} == {"a.pkl", LOCK}
@@ -198,9 +200,9 @@ def test_after_a_broken_connection_only_the_missing_bytes_are_sent(server, tmp_p
     )
 
 
-def test_a_second_run_goes_on_from_the_part_file(server, tmp_path):
+def test_a_second_run_resumes_the_part_file(server, tmp_path):
     file = a_file(f"{server.url}/dropalways", known=False)
-    with pytest.raises(FetchError, match="again and again at byte 100,000"):
+    with pytest.raises(FetchError, match="keeps breaking off, now at byte 100,000"):
         fetch(tmp_path, file)
     assert (tmp_path / "a.pkl.part").stat().st_size == 100_000
     assert not (tmp_path / "a.pkl").exists()
@@ -226,7 +228,7 @@ def test_a_part_of_another_version_is_not_joined_with_the_new_one(server, tmp_pa
     assert (tmp_path / "a.pkl").read_bytes() == DATA
 
 
-def test_a_spoilt_part_is_thrown_away_and_fetched_anew(server, tmp_path):
+def test_a_corrupted_part_is_discarded_and_downloaded_again(server, tmp_path):
     (tmp_path / "a.pkl.part").write_bytes(OTHER[:200_000])
     fetch(tmp_path, a_file(f"{server.url}/good"))
     assert (tmp_path / "a.pkl").read_bytes() == DATA
@@ -275,7 +277,7 @@ def test_a_truncated_archive_of_unknown_hash_is_refused(server, tmp_path):
         fetch(tmp_path, file)
 
 
-def test_the_first_hash_is_locked_and_said_so_and_another_file_refused(server, tmp_path):
+def test_the_first_hash_is_locked_and_reported_and_another_file_refused(server, tmp_path):
     file = a_file(f"{server.url}/good", known=False)
     said = fetch(tmp_path, file)
     assert f"its published SHA-256 is not known; {sha(DATA)} is now in {LOCK}" in said
@@ -289,7 +291,7 @@ def test_the_first_hash_is_locked_and_said_so_and_another_file_refused(server, t
         fetch(tmp_path, file)
 
 
-def test_a_damaged_file_in_the_folder_is_an_error_and_stays(server, tmp_path):
+def test_a_damaged_file_in_the_folder_is_an_error_and_is_kept(server, tmp_path):
     (tmp_path / "a.pkl").write_bytes(DATA[:-1])
     with pytest.raises(FetchError, match="move it away"):
         fetch(tmp_path, a_file(f"{server.url}/good"))
@@ -297,14 +299,14 @@ def test_a_damaged_file_in_the_folder_is_an_error_and_stays(server, tmp_path):
     assert server.requests == []
 
 
-def test_several_files_are_fetched_and_one_failure_spoils_no_other(server, tmp_path):
+def test_several_files_are_fetched_and_a_failure_affects_no_other(server, tmp_path):
     files = [a_file(f"{server.url}/drop/{i}", name=f"f{i}.pkl") for i in range(4)]
     with pytest.raises(FetchError, match=r"^bad\.pkl: .*404"):
         fetch(tmp_path, *files, a_file(f"{server.url}/404", name="bad.pkl"))
     assert all((tmp_path / f"f{i}.pkl").read_bytes() == DATA for i in range(4))
 
 
-def test_too_small_a_disk_is_found_out_before_anything_is_sent(server, tmp_path):
+def test_a_full_disk_is_noticed_before_anything_is_requested(server, tmp_path):
     with pytest.raises(FetchError, match="MB free; make room"):
         fetch(tmp_path, a_file(f"{server.url}/good", size=10**18))
     assert server.requests == []
@@ -345,7 +347,7 @@ def test_a_file_of_known_hash_is_found_under_any_name(tmp_path, mine):
     before = own.stat()
     said = fetch(tmp_path / "to", a_file(), sources=[tmp_path / "mine"])
     assert (tmp_path / "to" / "a.pkl").read_bytes() == DATA
-    assert "recognised by SHA-256" in said
+    assert "recognized by SHA-256" in said
     after = own.stat()
     assert (own.read_bytes(), after.st_mtime_ns, after.st_mode) == (
         DATA, before.st_mtime_ns, before.st_mode,
@@ -355,7 +357,7 @@ def test_a_file_of_known_hash_is_found_under_any_name(tmp_path, mine):
 def test_a_file_of_unknown_hash_is_found_by_its_name_and_locked(tmp_path, mine):
     (mine / "A.PKL").write_bytes(DATA)
     said = fetch(tmp_path / "to", a_file(known=False), sources=[mine])
-    assert "recognised by name and kind" in said and "is now in" in said
+    assert "recognized by name and kind" in said and "is now in" in said
     assert lock_of(tmp_path / "to")["a.pkl"]["sha256"] == sha(DATA)
 
 
@@ -363,38 +365,39 @@ def test_a_file_of_unknown_hash_is_found_by_its_contents(tmp_path, mine):
     data = archive(b"latent_avg encoder.input_layer")
     (mine / "renamed.bin").write_bytes(data)
     (mine / "other.pt").write_bytes(archive(b"g_ema"))
-    file = File("e4e.pt", None, len(data), "torch", (b"latent_avg",), "e4e", LICENCE)
+    file = File("e4e.pt", None, len(data), "torch", (b"latent_avg",), "e4e", LICENSE)
     said = fetch(tmp_path / "to", file, sources=[mine])
-    assert "recognised by contents" in said
+    assert "recognized by contents" in said
     assert (tmp_path / "to" / "e4e.pt").read_bytes() == data
 
 
-def test_two_files_that_may_be_it_are_not_chosen_from(tmp_path, mine):
+def test_of_two_files_that_match_neither_is_chosen(tmp_path, mine):
     for name in ("one", "two"):
         (mine / name).write_bytes(archive(b"latent_avg" + name.encode()))
-    file = File("e4e.pt", None, 50_000, "torch", (b"latent_avg",), "e4e", LICENCE, ("http://x",))
+    file = File("e4e.pt", None, 50_000, "torch", (b"latent_avg",), "e4e", LICENSE, ("http://x",))
     plan = make_plan(Manifest("t", "t", (file,)), tmp_path / "to", [mine])
     assert plan.missing == [file]
-    assert "several files may be e4e.pt" in plan.complaints[0]
+    assert "several files may be e4e.pt" in plan.warnings[0]
 
 
 def test_another_form_of_a_file_serves_as_well(tmp_path, mine):
     (mine / "points.dat").write_bytes(DATA)
     packed = bz2.compress(DATA)
     file = File(
-        "p.dat.bz2", sha(packed), len(packed), "bzip2", what="p", licence=LICENCE,
-        urls=("http://127.0.0.1:9/",), instead=(Form("p.dat", sha(DATA), len(DATA), "any"),),
+        "p.dat.bz2", sha(packed), len(packed), "bzip2", what="p", license=LICENSE,
+        urls=("http://127.0.0.1:9/",),
+        alternatives=(FileVariant("p.dat", sha(DATA), len(DATA), "any"),),
     )  # fmt: skip
     fetch(tmp_path / "to", file, sources=[mine])
     assert (tmp_path / "to" / "p.dat").read_bytes() == DATA
     assert fetch(tmp_path / "to", file) == "", "and is enough the next time"
 
 
-def test_a_modified_file_is_taken_only_when_told_and_marked(tmp_path, mine):
+def test_a_modified_file_is_taken_only_on_request_and_marked(tmp_path, mine):
     (mine / "a.pkl").write_bytes(OTHER)
     file = a_file("http://127.0.0.1:9/")
     plan = make_plan(Manifest("t", "t", (file,)), tmp_path / "to", [mine])
-    assert plan.missing == [file] and "--allow-modified" in plan.complaints[0]
+    assert plan.missing == [file] and "--allow-modified" in plan.warnings[0]
     said = fetch(tmp_path / "to", file, sources=[mine], allow_modified=True)
     assert "NOT the published file" in said
     assert lock_of(tmp_path / "to")["a.pkl"]["published"] is False
@@ -403,7 +406,7 @@ def test_a_modified_file_is_taken_only_when_told_and_marked(tmp_path, mine):
 
 def test_a_web_page_saved_under_the_name_is_refused(tmp_path, mine):
     (mine / "a.pkl").write_bytes(b"<html>Virus scan warning</html>")
-    with pytest.raises(FetchError, match="published nowhere"):
+    with pytest.raises(FetchError, match="not published anywhere"):
         fetch(tmp_path / "to", a_file(known=False), sources=[mine])
 
 
@@ -425,14 +428,14 @@ def test_a_copy_is_made_across_file_systems(tmp_path):
 # Google Drive
 
 
-def test_gdown_brings_what_only_it_can(server, tmp_path, monkeypatch):
+def test_files_on_google_drive_are_downloaded_by_gdown(server, tmp_path, monkeypatch):
     """gdown itself runs, on an address of the local server in place of Google's."""
     pytest.importorskip("gdown")
-    monkeypatch.setattr("styleclip_export.fetch.plan.DRIVE", ("127.0.0.1",))
+    monkeypatch.setattr("styleclip_export.fetch.google_drive.HOSTS", ("127.0.0.1",))
     fetch(tmp_path, a_file(f"{server.url}/drop", known=False))
     assert (tmp_path / "a.pkl").read_bytes() == DATA
     assert {path.name for path in tmp_path.iterdir()} == {"a.pkl", LOCK}
-    with pytest.raises(FetchError, match=r"b\.pkl: .*cannot be fetched: 404"):
+    with pytest.raises(FetchError, match=r"b\.pkl: .*cannot be downloaded: 404"):
         fetch(tmp_path, a_file(f"{server.url}/404", name="b.pkl"))
 
 
@@ -468,7 +471,7 @@ def manifest_file(server, tmp_path):
     return write
 
 
-def test_without_a_terminal_licences_must_be_accepted_beforehand(
+def test_without_a_terminal_licenses_must_be_accepted_beforehand(
     server, tmp_path, manifest_file, capsys
 ):
     to = tmp_path / "to"
@@ -476,7 +479,7 @@ def test_without_a_terminal_licences_must_be_accepted_beforehand(
     assert cli.run(arguments) == 1
     output = capsys.readouterr()
     assert "NON-COMMERCIAL: for tests" in output.out and "https://example.org" in output.out
-    assert "FetchError: the licences above must be accepted" in output.err
+    assert "FetchError: the licenses above must be accepted" in output.err
     assert output.err.count("\n") == 1 and not to.exists() and server.requests == []
     assert cli.run([*arguments, "--accept-licences"]) == 0
     assert (to / "a.pkl").read_bytes() == DATA
@@ -485,7 +488,7 @@ def test_without_a_terminal_licences_must_be_accepted_beforehand(
 
 
 @pytest.mark.parametrize(("word", "status"), [(b"n\n", 1), (b"y\n", 0)])
-def test_on_a_terminal_the_user_is_asked(server, tmp_path, manifest_file, word, status):
+def test_on_a_terminal_the_user_is_asked_to_accept(server, tmp_path, manifest_file, word, status):
     master, slave = pty.openpty()
     to = tmp_path / "to"
     with subprocess.Popen(
@@ -502,12 +505,12 @@ def test_on_a_terminal_the_user_is_asked(server, tmp_path, manifest_file, word, 
             pass
     os.close(master)
     assert process.returncode == status, shown
-    assert b"Do you accept these licences?" in shown
+    assert b"Do you accept these licenses?" in shown
     assert (to / "a.pkl").exists() == (status == 0)
     assert (b"were not accepted" in shown) == (status == 1)
 
 
-def test_an_interrupt_keeps_the_part_and_the_next_run_asks_for_the_rest_only(
+def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(
     server, tmp_path, manifest_file
 ):
     to = tmp_path / "to"
@@ -549,20 +552,20 @@ def test_a_bad_manifest_is_refused_by_one_line(manifest_file, capsys, change):
         change = {"files": [raw["files"][0] | change["files"][0]]}
     path.write_text(json.dumps(raw | change))
     assert cli.run(["fetch", str(path)]) == 1
-    assert "is no manifest" in capsys.readouterr().err
+    assert "is not a manifest" in capsys.readouterr().err
 
 
-def test_unknown_domains_and_names_are_told_what_is_known(capsys, tmp_path):
+def test_errors_about_unknown_domains_and_files_list_the_known_ones(capsys, tmp_path):
     assert cli.run(["fetch", "dogs"]) == 1
-    assert "known are ffhq" in capsys.readouterr().err
+    assert "known domains: ffhq" in capsys.readouterr().err
     assert cli.run(["fetch", "ffhq", "--only", "x.pt", "--to", str(tmp_path)]) == 1
-    assert "there are e4e_ffhq_encode.pt" in capsys.readouterr().err
+    assert "its files are e4e_ffhq_encode.pt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("domain", known_domains())
 def test_a_shipped_manifest_names_the_terms_and_addresses_of_each_needed_file(domain):
     for file in load_manifest(domain).files:
-        assert file.licence.title and file.licence.url.startswith("https://")
+        assert file.license.title and file.license.url.startswith("https://")
         assert file.optional or file.urls
         if file.sha256 is None:
             assert all(url.startswith("https://") for url in file.urls)

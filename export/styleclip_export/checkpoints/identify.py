@@ -96,7 +96,7 @@ def _archive_looks_like(path: Path) -> str:
             entries = zip_archive.read_directory(data)
             pickles = [entry for entry in entries if entry.name.endswith("/data.pkl")]
             if not pickles:
-                return "a zip archive, but not one of PyTorch's"
+                return "a zip archive other than PyTorch's"
             start = pickles[0].start
             head = bytes(data[start : start + min(pickles[0].size, _SEARCHED_BYTES)])
     except UnsupportedFile:

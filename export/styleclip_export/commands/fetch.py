@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
+from styleclip_export.commands.progress import DownloadBars
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch.manifest import load_manifest
-from styleclip_export.fetch.plan import Plan, carry_out, licences, make_plan
+from styleclip_export.fetch.execution import carry_out
+from styleclip_export.fetch.manifest import File, load_manifest
+from styleclip_export.fetch.plan import make_plan
 
 
 @click.command(name="fetch")
@@ -44,7 +35,7 @@ from styleclip_export.fetch.plan import Plan, carry_out, licences, make_plan
 @click.option(
     "--accept-licences",
     is_flag=True,
-    help="Accept the licence of each file without being asked (for scripts).",
+    help="Accept the license of each file without a question (for scripts).",
 )
 @click.option(
     "--allow-modified",
@@ -66,77 +57,42 @@ def command(
 ) -> None:
     """Fetch the published checkpoints of DOMAIN (ffhq, or the path of a manifest).
 
-    Interrupted downloads go on where they stopped when the command is run again.
+    An interrupted download is resumed when the command is run again.
     """
     manifest = load_manifest(domain)
     target = folder or Path("weights") / manifest.domain
-    console, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
+    output, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     with errors.status("checking what is there …"):
         plan = make_plan(manifest, target, sources, only, optional, allow_modified)
-    for line in plan.complaints:
-        click.echo(f"styleclip-export: {line}", err=True)
+    for warning in plan.warnings:
+        click.echo(f"styleclip-export: {warning}", err=True)
     for file in plan.present:
-        console.print(f"{file.name}: already there, checked", markup=False)
-    if plan.wanted:
-        _ask(plan, accept_licences, console)
-        with Bars(console, errors) as bars:
-            carry_out(plan, bars, jobs)
-    else:
-        carry_out(plan, Bars(console, errors), jobs)
-    console.print(f"{target}: complete", markup=False)
+        output.print(f"{file.name}: already there, checked", markup=False)
+    if plan.to_fetch:
+        _show_licenses(plan.to_fetch, output)
+        if not accept_licences:
+            _ask_to_accept()
+    with DownloadBars(output, errors) as bars:
+        carry_out(plan, bars, jobs)
+    output.print(f"{target}: complete", markup=False)
 
 
-def _ask(plan: Plan, accepted: bool, console: Console) -> None:
-    """Prints each file's licence; goes on only with the user's word."""
-    for file, line in licences(plan.wanted):
-        console.print(
+def _show_licenses(files: list[File], output: Console) -> None:
+    for file in files:
+        title = ("NON-COMMERCIAL: " if file.license.non_commercial else "") + file.license.title
+        output.print(
             f"{file.name} ({file.size / 1e6:,.0f} MB): {file.what}\n"
-            f"    {line}\n    {file.licence.url}",
+            f"    {title}\n    {file.license.url}",
             markup=False,
         )
-    if accepted:
-        return
+
+
+def _ask_to_accept() -> None:
+    """Raise FetchError unless the user accepts the licenses."""
     if not sys.stdin.isatty():
         raise FetchError(
-            "the licences above must be accepted, and there is no terminal to ask at; read them "
+            "the licenses above must be accepted, and there is no terminal to ask at; read them "
             "and give --accept-licences"
         )
-    if not click.confirm("Do you accept these licences?", default=False):
-        raise FetchError("the licences were not accepted; nothing was fetched")
-
-
-class Bars:
-    """A bar for each download (on a terminal only), and lines above them."""
-
-    def __init__(self, console: Console, errors: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def moved(self, name: str, done: int, total: int | None) -> None:
-        """Moves the bar of a file."""
-        with self._lock:
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(escape(name), total=total)
-        self._progress.update(self._tasks[name], completed=done, total=total)
-
-    def say(self, line: str) -> None:
-        """Prints a line."""
-        self._console.print(line, markup=False)
+    if not click.confirm("Do you accept these licenses?", default=False):
+        raise FetchError("the licenses were not accepted; nothing was fetched")

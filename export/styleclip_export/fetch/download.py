@@ -1,36 +1,32 @@
-"""One file over HTTP into a `.part` file, resumed after any interruption (RFC 9110, section 14).
+"""Downloads one file over HTTP, and resumes after any interruption (RFC 9110, section 14).
 
-`NAME.part` holds the bytes so far and `NAME.part.json` where they came from. They are joined with
-later bytes only where that is safe: the same address with the same strong validator (If-Range), or
-a file whose SHA-256 is known, since the end result is then proven.
+Bytes in a part file are only joined with later ones where that is safe: they are from the same
+address with the same strong validator (If-Range), or the file's SHA-256 is known, which proves the
+result.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import re
 import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3 import BaseHTTPResponse, Retry
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.manifest import File
+from styleclip_export.fetch.part_file import PartFile, open_part
 from styleclip_export.file_kinds import HEAD_BYTES, is_kind, looks_like, sha256_of
 
-BLOCK = 1 << 18
-AGENT = {"User-Agent": "styleclip-export", "Accept-Encoding": "identity"}
-# Several tries for each connection and each broken body, waiting 0, 2, 4, 8, 16 s between them.
+# For each connection and each broken body, waiting 0, 2, 4, 8 and 16 s.
 RETRIES = Retry(
     total=5,
     backoff_factor=1.0,
@@ -40,175 +36,201 @@ RETRIES = Retry(
     redirect=10,
 )
 TIMEOUT = urllib3.Timeout(connect=15, read=30)
+_HEADERS = {"User-Agent": "styleclip-export", "Accept-Encoding": "identity"}
+_BLOCK_BYTES = 1 << 18
+_MAX_RENEWALS = 100  # of the retries, because new bytes arrived
 
-Moved = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
 
 
 class Cancelled(Exception):
     """The user interrupted; what has arrived stays in the part file."""
 
 
-class _Broken(Exception):
-    """The body ended early; the rest can be asked for."""
+class _Incomplete(Exception):
+    """The body ended early; the rest can be requested."""
 
 
 @dataclass(frozen=True)
 class Downloader:
-    """How to download. retries: patience for each address. cancel: stops at the next block."""
+    """How to download.
+
+    Attributes:
+        cancel: stops downloads at their next block.
+        retries: for each address.
+    """
 
     cancel: threading.Event
     retries: Retry = RETRIES
     timeout: urllib3.Timeout = TIMEOUT
 
-    def fetch(self, file: File, url: str, part: Path, moved: Moved) -> str:
-        """Brings the whole of `file` from `url` into `part` and returns its SHA-256.
+    def download(self, file: File, url: str, part_path: Path, progress: Progress) -> str:
+        """Download a file into a part file; return its SHA-256.
 
-        A part that turns out wrong at its end is thrown away and asked for once more from its
-        beginning, as the fault may lie in what was there before. Raises FetchError when this
-        address is of no use, Cancelled when the user interrupts; the part file is kept.
+        If a resumed part turns out wrong, it is downloaded once more from its beginning.
+
+        Raises:
+            FetchError: this address does not give the file.
+            Cancelled: the user interrupted. The part file is kept.
         """
-        with _alone(part) as stream:
-            for last in (False, True):
-                resumed = part.stat().st_size > 0
-                self._fill(file, url, part, stream, moved)
-                digest = sha256_of(part)
-                if file.sha256 in (None, digest):
-                    return digest
-                with part.open("rb") as begun:
-                    head = begun.read(HEAD_BYTES)
-                _forget(part, stream)
-                if last or not resumed:
-                    break
-        raise FetchError(
-            f"{url} gave a wrong file: its SHA-256 is {digest}, expected {file.sha256}; "
-            f"it looks like {looks_like(head)}"
-        )
+        with open_part(part_path) as part, _connection_pool(url, self.timeout) as pool:
+            transfer = _Transfer(self, pool, file, url, part, progress)
+            resumed = part.size > 0
+            sha256 = transfer.complete()
+            if resumed and file.sha256 not in (None, sha256):
+                part.clear()
+                sha256 = transfer.complete()
+            if file.sha256 not in (None, sha256):
+                look = looks_like(part.head(HEAD_BYTES))
+                part.clear()
+                raise FetchError(
+                    f"{url} gave a wrong file: its SHA-256 is {sha256}, expected {file.sha256}; "
+                    f"it looks like {look}"
+                )
+            return sha256
 
-    def _fill(self, file: File, url: str, part: Path, stream: BinaryIO, moved: Moved) -> None:
-        """Asks until the body is whole; bytes that arrived begin the patience anew."""
-        retries, resets = self.retries, 100
-        with _pool(url, self.timeout) as pool:
-            while True:
-                before = part.stat().st_size
-                try:
-                    return self._ask(pool, file, url, part, stream, moved)
-                except MaxRetryError as error:
-                    raise FetchError(f"{url} does not answer: {_short(error)}") from None
-                except (_Broken, HTTPError, ssl.SSLError) as error:
-                    if file.sha256 and sha256_of(part) == file.sha256:
-                        return None  # whole, though the server announced more
-                    if part.stat().st_size > before and resets:
-                        retries, resets = self.retries, resets - 1
-                    try:
-                        retries = retries.increment(
-                            "GET", url, error=urllib3.exceptions.ProtocolError(str(error))
-                        )
-                    except (MaxRetryError, HTTPError):
-                        raise FetchError(
-                            f"{url} broke off again and again at byte {part.stat().st_size:,}: "
-                            f"{_short(error)}; run the command again to go on from there"
-                        ) from None
-                    if self.cancel.wait(retries.get_backoff_time()):
-                        raise Cancelled from None
 
-    def _ask(
-        self,
-        pool: urllib3.PoolManager,
-        file: File,
-        url: str,
-        part: Path,
-        stream: BinaryIO,
-        moved: Moved,
-    ) -> None:
-        """One request: the bytes that are missing, or all where they cannot be joined."""
-        origin, have = _origin(part), part.stat().st_size
-        headers = dict(AGENT)
-        validator = origin.get("validator") if origin.get("url") == url else None
-        if have and not (validator or file.sha256):
-            _forget(part, stream)
-            have = 0
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            if validator:
-                headers["If-Range"] = validator
-        response = pool.request(
-            "GET", url, headers=headers, preload_content=False, retries=self.retries
-        )
+@dataclass(frozen=True)
+class _Transfer:
+    """A download of one file from one address."""
+
+    options: Downloader
+    pool: urllib3.PoolManager
+    file: File
+    url: str
+    part: PartFile
+    progress: Progress
+
+    def complete(self) -> str:
+        """Request bytes until the part is complete; return its SHA-256.
+
+        The retries are renewed as long as bytes arrive.
+        """
+        retries, renewals = self.options.retries, _MAX_RENEWALS
+        while True:
+            size_before = self.part.size
+            try:
+                self._request_rest()
+                return sha256_of(self.part.path)
+            except MaxRetryError as error:
+                raise FetchError(f"{self.url} does not answer: {_cause(error)}") from None
+            except (_Incomplete, HTTPError, ssl.SSLError) as error:
+                if self.file.sha256 and sha256_of(self.part.path) == self.file.sha256:
+                    return self.file.sha256  # complete, although the server announced more
+                if self.part.size > size_before and renewals:
+                    retries, renewals = self.options.retries, renewals - 1
+                retries = self._next_retry(retries, error)
+                if self.options.cancel.wait(retries.get_backoff_time()):
+                    raise Cancelled from None
+
+    def _next_retry(self, retries: Retry, error: Exception) -> Retry:
         try:
-            if response.status == 416 and have:
-                if _total(response) == have:
-                    return  # the part is whole
-                _forget(part, stream)
-                raise _Broken("the server does not know the bytes that are missing")
-            total = _begin(response, url, have)
-            if response.status == 200:  # all of it: no range asked for, ignored, or a new version
-                _forget(part, stream)
-                have = 0
-            if not have:
-                _write_origin(part, url, response)
-            self._copy(response, file, url, stream, have, total, moved)
-        finally:
-            response.close()
+            return retries.increment("GET", self.url, error=ProtocolError(str(error)))
+        except HTTPError:
+            raise FetchError(
+                f"{self.url} keeps breaking off, now at byte {self.part.size:,}: {_cause(error)}; "
+                "run the command again to resume there"
+            ) from None
 
-    def _copy(
-        self,
-        response: BaseHTTPResponse,
-        file: File,
-        url: str,
-        stream: BinaryIO,
-        have: int,
-        total: int | None,
-        moved: Moved,
-    ) -> None:
-        moved(have, total)
-        if not have:
+    def _request_rest(self) -> None:
+        """Request the missing bytes, or all if they could not be joined safely."""
+        start, range_headers = self._range()
+        response = self.pool.request(
+            "GET",
+            self.url,
+            headers=_HEADERS | range_headers,
+            preload_content=False,
+            retries=self.options.retries,
+        )
+        with closing(response):
+            if start and response.status == 416:  # Range Not Satisfiable
+                if _complete_size(response) != start:
+                    self.part.clear()
+                    raise _Incomplete("the server does not have the missing bytes")
+                return
+            self._check(response, start)
+            if response.status == 200:  # the complete file, even if a range was requested
+                self.part.clear()
+                start = 0
+            if start == 0:
+                self.part.set_origin(self.url, _strong_validator(response))
+            self._save_body(response, start)
+
+    def _range(self) -> tuple[int, dict[str, str]]:
+        """Return the first byte to request, and the headers that request a range."""
+        start, validator = self.part.size, self.part.validator(self.url)
+        if start and not (validator or self.file.sha256):
+            self.part.clear()
+            start = 0
+        if start == 0:
+            return 0, {}
+        headers = {"Range": f"bytes={start}-"}
+        return start, headers | {"If-Range": validator} if validator else headers
+
+    def _check(self, response: BaseHTTPResponse, start: int) -> None:
+        """Raise FetchError unless the response's head is that of the requested bytes."""
+        if response.status not in (200, 206):
+            raise FetchError(f"{self.url} answers {response.status} {response.reason}")
+        if urlsplit(self.url).scheme == "https" and _left_https(response):
+            raise FetchError(f"{self.url} redirects to an address without encryption")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise FetchError(f"{self.url} answers with an encoding that was not requested")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise FetchError(f"{self.url} answers with a web page, not with the file")
+        if response.status == 206:
+            content_range = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            if content_range is None or int(content_range[1]) != start:
+                raise FetchError(f"{self.url} answers with other bytes than those requested")
+
+    def _save_body(self, response: BaseHTTPResponse, size: int) -> None:
+        """Append the body to the part, which has `size` bytes."""
+        total = _complete_size(response)
+        self.progress(size, total)
+        if size == 0:
             head = response.read(HEAD_BYTES, decode_content=False)
-            if head and not is_kind(head, file.kind):
-                raise FetchError(f"{url} answers with {looks_like(head)}, not with {file.name}")
-            stream.write(head)
-            have = len(head)
-        while block := response.read1(BLOCK, decode_content=False):
-            if self.cancel.is_set():
+            if head and not is_kind(head, self.file.kind):
+                raise FetchError(
+                    f"{self.url} answers with {looks_like(head)}, not with {self.file.name}"
+                )
+            self.part.append(head)
+            size = len(head)
+        while block := response.read1(_BLOCK_BYTES, decode_content=False):
+            if self.options.cancel.is_set():
                 raise Cancelled
-            stream.write(block)
-            have += len(block)
-            moved(have, total)
-        if total is not None and have < total:
-            raise _Broken(f"{have:,} of {total:,} bytes arrived")
+            self.part.append(block)
+            size += len(block)
+            self.progress(size, total)
+        if total is not None and size < total:
+            raise _Incomplete(f"{size:,} of {total:,} bytes arrived")
 
 
-def _begin(response: BaseHTTPResponse, url: str, have: int) -> int | None:
-    """Checks the answer's head; the size of the whole file where it is told."""
-    if response.status not in (200, 206):
-        raise FetchError(f"{url} answers {response.status} {response.reason}")
-    hops = (
-        [hop.redirect_location or "" for hop in response.retries.history]
-        if (response.retries)
-        else []
-    )
-    if urlsplit(url).scheme == "https" and any(hop.startswith("http:") for hop in hops):
-        raise FetchError(f"{url} leads to an address without encryption")
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"{url} answers with an encoding that was not asked for")
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise FetchError(f"{url} answers with a web page, not with the file")
+def _complete_size(response: BaseHTTPResponse) -> int | None:
+    """Return the size of the complete file, where the response gives it."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
-    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if begins is None or int(begins[1]) != have:
-        raise FetchError(f"{url} answers with other bytes than those asked for")
-    return _total(response)
+    match = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
 
 
-def _total(response: BaseHTTPResponse) -> int | None:
-    found = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None
+def _left_https(response: BaseHTTPResponse) -> bool:
+    """Tell whether a redirect led to an address without encryption."""
+    redirects = response.retries.history if response.retries else ()
+    return any((hop.redirect_location or "").startswith("http:") for hop in redirects)
+
+
+def _strong_validator(response: BaseHTTPResponse) -> str | None:
+    """Return what identifies the file's version; only a strong validator promises the same bytes
+    (RFC 9110, section 13.1.5)."""
+    etag = response.headers.get("ETag")
+    if etag is None or etag.startswith("W/"):
+        return response.headers.get("Last-Modified")
+    return etag
 
 
 @contextmanager
-def _pool(url: str, timeout: urllib3.Timeout) -> Iterator[urllib3.PoolManager]:
-    """Connections, through the proxy that the environment names for this address."""
+def _connection_pool(url: str, timeout: urllib3.Timeout) -> Iterator[urllib3.PoolManager]:
+    """Open connections, through the proxy that the environment names for this address."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
@@ -221,80 +243,7 @@ def _pool(url: str, timeout: urllib3.Timeout) -> Iterator[urllib3.PoolManager]:
         pool.clear()
 
 
-@contextmanager
-def _alone(part: Path) -> Iterator[BinaryIO]:
-    """The part file, unbuffered so that a kill loses nothing, and no second process in it."""
-    with part.open("ab", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchError(f"{part} is being written by another process; wait for it") from None
-        yield stream  # type: ignore[misc]  # FileIO is a BinaryIO to us
-
-
-def origin_file(part: Path) -> Path:
-    """Where the origin of a part file is noted."""
-    return part.with_name(part.name + ".json")
-
-
-def _origin(part: Path) -> dict[str, str]:
-    try:
-        origin = json.loads(origin_file(part).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return origin if isinstance(origin, dict) else {}
-
-
-def _write_origin(part: Path, url: str, response: BaseHTTPResponse) -> None:
-    """Only a strong validator promises the same bytes (RFC 9110, section 13.1.5)."""
-    validator = response.headers.get("ETag")
-    if validator is None or validator.startswith("W/"):
-        validator = response.headers.get("Last-Modified")
-    origin_file(part).write_text(json.dumps({"url": url, "validator": validator}), "utf-8")
-
-
-def _forget(part: Path, stream: BinaryIO) -> None:
-    stream.truncate(0)
-    origin_file(part).unlink(missing_ok=True)
-
-
-def _short(error: Exception) -> str:
-    """The cause of urllib3's nested messages."""
+def _cause(error: Exception) -> str:
+    """Return the innermost message of urllib3's nested errors."""
     reason = getattr(error, "reason", None) or error
     return re.sub(r"^.*object at 0x[0-9a-f]+>: ", "", str(reason)).split("\n")[0][:200]
-
-
-def fetch_by_gdown(
-    url: str, folder: Path, file: File, cancel: threading.Event, moved: Moved
-) -> Path:
-    """Brings a file that Google Drive serves behind its confirmation page, and returns its path.
-
-    gdown keeps and resumes its own part file (`NAME.driveXXXXXXXX.part`).
-    """
-    try:
-        import gdown
-    except ImportError:
-        raise FetchError(
-            f"{url} needs the package gdown, which is not installed: pip install gdown, or take "
-            f"the file by hand and give its folder with --from"
-        ) from None
-    target = folder / f"{file.name}.drive"
-    try:
-        gdown.download(
-            url=url,
-            output=str(target),
-            quiet=True,
-            use_cookies=False,
-            resume=True,
-            retries=5,
-            timeout=(15, 30),
-            cancel=cancel,
-            progress=moved,
-        )
-    except gdown.DownloadCancelled:
-        raise Cancelled from None
-    # gdown lets errors of requests through, which are OSErrors.
-    except (gdown.DownloadError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise FetchError(f"{url} cannot be fetched: {text[:300]}") from None
-    return target

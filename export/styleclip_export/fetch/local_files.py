@@ -10,101 +10,114 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch.manifest import File, Form
-from styleclip_export.file_kinds import complaint, sha256_of
+from styleclip_export.fetch.manifest import File, FileVariant
+from styleclip_export.file_kinds import sha256_of
 
-MOST_FILES = 20_000  # in all folders of --from together
+MAX_FILES = 20_000  # in all folders of --from together
+_ROUNDED = 0.02  # by which a size in a manifest may be rounded
 _FICLONE = 0x40049409  # ioctl: share the blocks of another file (Btrfs, XFS)
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file of the user's. how: by what it was recognised. published: its hash is the known one,
-    or none is known."""
+class LocalFile:
+    """A file of the user's.
 
-    form: Form
+    Attributes:
+        recognized_by: "SHA-256", "name and kind", …
+        published: its hash is the known one, or none is known.
+    """
+
+    variant: FileVariant
     path: Path
     sha256: str
-    how: str
+    recognized_by: str
     published: bool = True
 
 
 @dataclass
-class Finder:
-    """Looks for the files of a manifest in the user's folders, each hashed at most once.
+class LocalFileFinder:
+    """Finds the files of a manifest among the user's, hashing each at most once.
 
-    allow_modified: a file of the right name and kind is taken although its hash is another one.
+    Attributes:
+        candidates: the user's files.
+        allow_modified: take a file of the right name and kind although its hash is another one.
+        warnings: why files of the right name were not taken.
     """
 
     candidates: list[Path]
     allow_modified: bool = False
-    complaints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _hashes: dict[Path, str] = field(default_factory=dict)
 
-    def find(self, file: File, locked: tuple[str, int] | None) -> Found | None:
-        """The file by its hash where one is known, else by its name, else by its contents.
+    def find(self, file: File, locked: tuple[str, int] | None) -> LocalFile | None:
+        """Find a file by its hash where one is known, else by its name, else by its contents.
 
-        locked: SHA-256 and size that the lock file holds where the manifest knows no hash. What
-        has the right name and is not taken leaves a complaint.
+        Args:
+            file: the file, or any of its variants.
+            locked: SHA-256 and size in the lock file where the manifest knows no hash.
         """
-        for form in file.forms:
-            if form.sha256:
-                found = self._by_hash(form, form.sha256, form.size, 0.02)
-            elif locked and form is file:
-                found = self._by_hash(form, *locked, 0)
+        for variant in file.variants:
+            if variant.sha256:
+                found = self._by_hash(variant, variant.sha256, variant.size, _ROUNDED)
+            elif locked and variant is file:
+                found = self._by_hash(variant, *locked, 0)
             else:
-                found = self._by_name(form) or self._by_contents(form)
+                found = self._by_name(variant) or self._by_contents(variant)
             if found:
                 return found
         return None
 
-    def _by_hash(self, form: Form, sha256: str, size: int, slack: float) -> Found | None:
-        named = self._named(form)
-        sized = [
+    def _by_hash(
+        self, variant: FileVariant, sha256: str, size: int, tolerance: float
+    ) -> LocalFile | None:
+        named = self._named(variant)
+        of_that_size = [
             path
             for path in self.candidates
-            if path not in named and abs(path.stat().st_size - size) <= slack * size
+            if path not in named and abs(path.stat().st_size - size) <= tolerance * size
         ]
-        for path in (*named, *sized):
+        for path in (*named, *of_that_size):
             if self._hash(path) == sha256:
-                return Found(form, path, sha256, "SHA-256")
+                return LocalFile(variant, path, sha256, "SHA-256")
         for path in named:
-            reason = complaint(path, form)
-            if reason is None and self.allow_modified:
-                return Found(form, path, self._hash(path), "name, modified", published=False)
-            self.complaints.append(
-                f"{path} is not {form.name}: its SHA-256 is {self._hash(path)}, expected {sha256}"
-                + (f"; {reason}" if reason else "; --allow-modified takes it all the same")
+            problem = variant.problem_with(path)
+            if problem is None and self.allow_modified:
+                return LocalFile(variant, path, self._hash(path), "name, modified", published=False)
+            self.warnings.append(
+                f"{path} is not {variant.name}: its SHA-256 is {self._hash(path)}, expected "
+                f"{sha256}; {problem or '--allow-modified takes it all the same'}"
             )
         return None
 
-    def _by_name(self, form: Form) -> Found | None:
-        for path in self._named(form):
-            if reason := complaint(path, form):
-                self.complaints.append(f"{path} is not {form.name}: {reason}")
-            else:
-                return Found(form, path, self._hash(path), "name and kind")
+    def _by_name(self, variant: FileVariant) -> LocalFile | None:
+        for path in self._named(variant):
+            problem = variant.problem_with(path)
+            if problem is None:
+                return LocalFile(variant, path, self._hash(path), "name and kind")
+            self.warnings.append(f"{path} is not {variant.name}: {problem}")
         return None
 
-    def _by_contents(self, form: Form) -> Found | None:
-        if not form.marks:
+    def _by_contents(self, variant: FileVariant) -> LocalFile | None:
+        if not variant.marks:
             return None
         matching = [
             path
             for path in self.candidates
-            if form.size / 2 <= path.stat().st_size <= form.size * 2
-            and complaint(path, form) is None
+            if variant.size / 2 <= path.stat().st_size <= variant.size * 2
+            and variant.problem_with(path) is None
         ]
         if len({self._hash(path) for path in matching}) > 1:
             names = ", ".join(str(path) for path in matching)
-            self.complaints.append(
-                f"several files may be {form.name} ({names}); give the right one that name"
+            self.warnings.append(
+                f"several files may be {variant.name} ({names}); give the right one that name"
             )
             return None
-        return Found(form, matching[0], self._hash(matching[0]), "contents") if matching else None
+        if not matching:
+            return None
+        return LocalFile(variant, matching[0], self._hash(matching[0]), "contents")
 
-    def _named(self, form: Form) -> list[Path]:
-        return [path for path in self.candidates if path.name.lower() == form.name.lower()]
+    def _named(self, variant: FileVariant) -> list[Path]:
+        return [path for path in self.candidates if path.name.lower() == variant.name.lower()]
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:
@@ -113,64 +126,67 @@ class Finder:
 
 
 def list_files(sources: Iterable[Path], leave_out: Path) -> list[Path]:
-    """The regular files under the sources (folders or files), without those in `leave_out`."""
-    found: dict[Path, None] = {}
+    """List the regular files under the sources (folders or files), except those in `leave_out`."""
+    files: dict[Path, None] = {}  # in order, each once
     for source in sources:
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         for path in paths:
             real = path.resolve()
             if real.is_file() and not real.is_relative_to(leave_out.resolve()):
-                found[path] = None
-            if len(found) > MOST_FILES:
+                files[path] = None
+            if len(files) > MAX_FILES:
                 raise FetchError(
-                    f"{source} holds more than {MOST_FILES:,} files; give the folder of the "
+                    f"{source} holds more than {MAX_FILES:,} files; give the folder of the "
                     "weights themselves"
                 )
-    return list(found)
+    return list(files)
 
 
-def place(found: Found, target: Path) -> str:
-    """Puts the file into place whole or not at all; returns how ("shared blocks", …).
+def place(local: LocalFile, target: Path) -> str:
+    """Put a file into place completely or not at all; return how.
 
     Shared blocks cost no space and stay apart when one side changes; a hard link is one file under
     two names, which nothing here ever writes to; a copy is compared with the original's hash.
     """
-    source, new = found.path.resolve(), target.with_name(f".{target.name}.new")
-    new.unlink(missing_ok=True)
+    source, temporary = local.path.resolve(), target.with_name(f".{target.name}.new")
+    temporary.unlink(missing_ok=True)
     try:
-        how = "shared blocks" if _clone(source, new) else "hard link" if _link(source, new) else ""
-        if not how:
-            shutil.copyfile(source, new)
-            if sha256_of(new) != found.sha256:
-                raise FetchError(f"{source} changed while it was copied; run the command again")
+        if _clone(source, temporary):
+            how = "shared blocks"
+        elif _link(source, temporary):
+            how = "hard link"
+        else:
             how = "copy"
-        sync(new)
-        new.replace(target)
+            shutil.copyfile(source, temporary)
+            if sha256_of(temporary) != local.sha256:
+                raise FetchError(f"{source} changed while it was copied; run the command again")
+        move_into_place(temporary, target)
     finally:
-        new.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return how
 
 
-def sync(path: Path) -> None:
-    """Has the bytes on the disk before a rename makes them count."""
+def move_into_place(path: Path, target: Path) -> None:
+    """Rename a file once its bytes are on the disk."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+    path.replace(target)
 
 
-def _clone(source: Path, new: Path) -> bool:
-    with source.open("rb") as original, new.open("wb") as clone:
+def _clone(source: Path, target: Path) -> bool:
+    with source.open("rb") as original, target.open("wb") as clone:
         try:
             fcntl.ioctl(clone, _FICLONE, original.fileno())
             return True
         except OSError:
             pass
-    new.unlink()
+    target.unlink()
     return False
 
 
-def _link(source: Path, new: Path) -> bool:
+def _link(source: Path, target: Path) -> bool:
     try:
-        os.link(source, new)
+        os.link(source, target)
         return True
     except OSError:
         return False

@@ -1,7 +1,7 @@
-"""What a domain is made of: files, where they are published, their hashes and licences.
+"""Which files a domain needs, where they are published, their hashes and licenses.
 
-A manifest is data, a JSON file; `manifests/` holds the known ones. A SHA-256 is written there only
-where its publisher or several independent sources give it, else it is null.
+A manifest is a JSON file; `manifests/` holds the known ones. It gives a SHA-256 only where the
+publisher or several independent sources do, else null.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from styleclip_export.errors import FetchError
+from styleclip_export.file_kinds import FileKind, problem_with
 
 FOLDER = Path(__file__).parent / "manifests"
 
-Kind = Literal["torch", "pickle", "npy", "bzip2", "any"]
-
 
 @dataclass(frozen=True)
-class Licence:
-    """Terms of a file."""
+class License:
+    """The terms of a file."""
 
     title: str
     url: str
@@ -30,37 +29,49 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Form:
-    """One form of a file: bytes that can be told from others.
+class FileVariant:
+    """How a file can be recognized.
 
-    name: a plain file name. sha256: lower-case hexadecimal, None where it is not known. size: in
-    bytes, rounded where no hash is known. kind: what its first bytes say. marks: words found in
-    its pickle or header, which tell it from others of its kind.
+    Attributes:
+        name: a plain file name.
+        sha256: lower-case hexadecimal, None where it is not known.
+        size: in bytes, rounded where no hash is known.
+        kind: judged by the first bytes.
+        marks: words in its pickle or header, which tell it from others of its kind.
     """
 
     name: str
     sha256: str | None
     size: int
-    kind: Kind
+    kind: FileKind
     marks: tuple[bytes, ...] = ()
+
+    def problem_with(self, path: Path) -> str | None:
+        """Say why a file cannot be this one, judged without its hash; None if it can."""
+        return problem_with(path, self.kind, self.marks)
 
 
 @dataclass(frozen=True)
-class File(Form):
-    """A file that `fetch` brings. urls: mirrors in order of preference; none where it is published
-    nowhere. optional: not needed to serve the domain. instead: forms that serve as well.
+class File(FileVariant):
+    """A file to fetch.
+
+    Attributes:
+        what: a description for the user.
+        urls: mirrors in order of preference; none where the file is not published.
+        optional: not needed to serve the domain.
+        alternatives: variants that serve as well, such as the file uncompressed.
     """
 
     what: str = ""
-    licence: Licence = Licence("", "", False)
+    license: License = License("", "", False)
     urls: tuple[str, ...] = ()
     optional: bool = False
-    instead: tuple[Form, ...] = ()
+    alternatives: tuple[FileVariant, ...] = ()
 
     @property
-    def forms(self) -> tuple[Form, ...]:
-        """The file itself first, then what serves as well."""
-        return (self, *self.instead)
+    def variants(self) -> tuple[FileVariant, ...]:
+        """The file itself, then its alternatives."""
+        return (self, *self.alternatives)
 
 
 @dataclass(frozen=True)
@@ -73,56 +84,68 @@ class Manifest:
 
 
 def known_domains() -> list[str]:
-    """The domains whose manifests the project ships."""
+    """List the domains whose manifests the project ships."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def load_manifest(domain: str) -> Manifest:
-    """The manifest of a known domain, or the one in the JSON file that `domain` names.
+    """Load a manifest.
 
-    Raises FetchError for an unknown domain or a manifest that is not one.
+    Args:
+        domain: a known domain, or the path of a manifest (.json).
+
+    Raises:
+        FetchError: the domain is unknown, or the file is not a manifest.
     """
-    path = Path(domain) if domain.endswith(".json") else FOLDER / f"{domain}.json"
-    if domain not in known_domains() and not domain.endswith(".json"):
+    if domain.endswith(".json"):
+        path = Path(domain)
+    elif domain in known_domains():
+        path = FOLDER / f"{domain}.json"
+    else:
         raise FetchError(
-            f"no domain {domain!r} is known; known are {', '.join(known_domains())}, or give the "
-            "path of a manifest (.json)"
+            f"domain {domain!r} is unknown; known domains: {', '.join(known_domains())}; or give "
+            "the path of a manifest (.json)"
         )
     try:
-        raw = json.loads(path.read_text("utf-8"))
-        licences = {key: Licence(**licence) for key, licence in raw["licences"].items()}
-        files = tuple(_file(entry, licences) for entry in raw["files"])
-        manifest = Manifest(_plain_name(raw["domain"]), str(raw["title"]), files)
+        manifest = _parse_manifest(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise FetchError(f"{path} is no manifest ({reason}); see {FOLDER.name}/ffhq.json") from None
-    names = [form.name for file in files for form in file.forms]
-    if len({name.lower() for name in names}) != len(names):
+        raise FetchError(
+            f"{path} is not a manifest ({reason}); see {FOLDER.name}/ffhq.json"
+        ) from None
+    names = [variant.name.lower() for file in manifest.files for variant in file.variants]
+    if len(set(names)) != len(names):
         raise FetchError(f"{path} names a file twice; each needs a name of its own")
     return manifest
 
 
-def _file(raw: dict[str, Any], licences: dict[str, Licence]) -> File:
+def _parse_manifest(raw: dict[str, Any]) -> Manifest:
+    licenses = {key: License(**value) for key, value in raw["licences"].items()}
+    files = tuple(_parse_file(file, licenses) for file in raw["files"])
+    return Manifest(_plain_name(raw["domain"]), str(raw["title"]), files)
+
+
+def _parse_file(raw: dict[str, Any], licenses: dict[str, License]) -> File:
     urls = tuple(raw["urls"])
     for url in urls:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"{url!r} is no http or https address")
+            raise ValueError(f"{url!r} is not an http or https address")
     return File(
-        **_form(raw),
+        **_parse_variant(raw),
         what=str(raw["what"]),
-        licence=licences[raw["licence"]],
+        license=licenses[raw["licence"]],
         urls=urls,
         optional=bool(raw.get("optional", False)),
-        instead=tuple(Form(**_form(form)) for form in raw.get("instead", ())),
+        alternatives=tuple(FileVariant(**_parse_variant(v)) for v in raw.get("instead", ())),
     )
 
 
-def _form(raw: dict[str, Any]) -> dict[str, Any]:
+def _parse_variant(raw: dict[str, Any]) -> dict[str, Any]:
     sha256, kind = raw["sha256"], raw["kind"]
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise ValueError(f"{sha256!r} is no SHA-256")
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind {kind!r} is none of {', '.join(get_args(Kind))}")
+        raise ValueError(f"{sha256!r} is not a SHA-256")
+    if kind not in get_args(FileKind):
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(get_args(FileKind))}")
     return {
         "name": _plain_name(raw["name"]),
         "sha256": sha256,
@@ -133,7 +156,7 @@ def _form(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_name(name: str) -> str:
-    """A manifest may not name a file outside the folder."""
+    """Refuse a name that could lead out of the folder."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", name):
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
     return name
