@@ -1,8 +1,8 @@
-"""What `make demo` runs: a picture and a few texts through a real Triton server, and what came.
+"""Edit a sample image on a real Triton server: `make demo`.
 
-Starts the embedded server on free ports of loopback, edits one sample picture with the domain's
-first presets over gRPC, writes the pictures and a contact sheet to out/demo, prints what each
-edit did and how long it took, and stops the server.
+Starts the embedded server on free ports of loopback, edits one sample with the domain's first
+presets over gRPC, writes the images and a contact sheet to out/demo, prints what each edit did and
+how long it took, and stops the server.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from styleclip_client.images import write_file
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "demo" / "samples"
 OUT = ROOT / "out" / "demo"
-EDITS = 4  # as many presets as the contact sheet shows
-TILE, MARGIN, CAPTION = 256, 16, 64  # pixels of the contact sheet
+EDITS = 4  # presets on the contact sheet
+TILE, MARGIN, CAPTION_HEIGHT = 256, 16, 64  # pixels of the contact sheet
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class Result:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
-    options = _options(arguments)
+    options = _parse_options(arguments)
     console = Console()
     start = time.perf_counter()
     try:
-        with _server(options.server, console) as address, Client(address) as client:
-            results = _edit_all(client, options.photo, console)
-            _tell(results, console)
-            _tell_slider(client, options.photo, results[0].edit, console)
+        with _run_server(options.server, console) as address, Client(address) as client:
+            results = _apply_presets(client, options.photo, console)
+            _print_results(results, console)
+            _print_latent_edit(client, options.photo, results[0].edit, console)
     except StyleclipError as error:
         print(f"make demo: {error.to_wire()}", file=sys.stderr)
         return 1
     sheet = OUT / "demo.png"
-    _write_png(contact_sheet(_original(options.photo), results), sheet)
+    _write_png(draw_contact_sheet(_read_photo(options.photo), results), sheet)
     console.print(
-        f"\nBefore and after: {_shown(sheet)} "
+        f"\nBefore and after: {_relative(sheet)} "
         f"({time.perf_counter() - start:.1f} s in all"
         f"{', the server is stopped' if options.server is None else ''})",
         highlight=False,
@@ -67,20 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo/run_demo.py", description=__doc__)
     samples = sorted(SAMPLES.glob("*.png"))
     parser.add_argument("--photo", type=Path, default=samples[0] if samples else None)
     parser.add_argument("--server", help="use this running server (host:port), start none")
     options = parser.parse_args(arguments)
     if options.photo is None or not options.photo.is_file():
-        parser.error(f"there is no picture {options.photo or SAMPLES / '*.png'}")
+        parser.error(f"there is no image {options.photo or SAMPLES / '*.png'}")
     return options
 
 
 @contextmanager
-def _server(address: str | None, console: Console) -> Iterator[str]:
-    """The gRPC address of a server: the given one, or one started for this block."""
+def _run_server(address: str | None, console: Console) -> Iterator[str]:
+    """Yield the gRPC address of the given server, or of one started for this block."""
     if address:
         yield address
         return
@@ -95,14 +95,14 @@ def _server(address: str | None, console: Console) -> Iterator[str]:
         yield server.grpc_url
 
 
-def _edit_all(client: Client, photo: Path, console: Console) -> list[Result]:
-    """Edit `photo` with each of the domain's first presets and write the pictures."""
+def _apply_presets(client: Client, photo: Path, console: Console) -> list[Result]:
+    """Edit `photo` with each of the domain's first presets and write the images."""
     domain = client.domain()
     console.print(f"Domain {domain.name}: {domain.title}", highlight=False)
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.glob("*.png"):
         old.unlink()
-    _write_png(_original(photo), OUT / "original.png")
+    _write_png(_read_photo(photo), OUT / "original.png")
     results = []
     for preset in domain.presets[:EDITS]:
         start = time.perf_counter()
@@ -117,7 +117,7 @@ def _edit_all(client: Client, photo: Path, console: Console) -> list[Result]:
     return results
 
 
-def _tell(results: Sequence[Result], console: Console) -> None:
+def _print_results(results: Sequence[Result], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("neutral", "target"):
         table.add_column(name)
@@ -132,13 +132,13 @@ def _tell(results: Sequence[Result], console: Console) -> None:
             f"{result.edit.threshold:g}",
             str(sum(result.edited.channels)),
             f"{result.milliseconds:.0f}",
-            _shown(result.path),
+            _relative(result.path),
         )
     console.print(table)
 
 
-def _tell_slider(client: Client, photo: Path, edit: Edit, console: Console) -> None:
-    """What a slider costs: the latent is kept, so only the edit is computed again."""
+def _print_latent_edit(client: Client, photo: Path, edit: Edit, console: Console) -> None:
+    """Print the time of an edit whose latent is known, as when a slider moves."""
     latent = client.invert(photo).w_plus
     start = time.perf_counter()
     client.edit(latent, edit)
@@ -148,8 +148,8 @@ def _tell_slider(client: Client, photo: Path, edit: Edit, console: Console) -> N
     )
 
 
-def contact_sheet(original: Image.Image, results: Sequence[Result]) -> Image.Image:
-    """The picture before, then after each edit, with captions: RGB, one row of tiles."""
+def draw_contact_sheet(original: Image.Image, results: Sequence[Result]) -> Image.Image:
+    """Draw the image before and after each edit with captions: RGB, one row of tiles."""
     tiles = [("before", "", original)]
     for result in results:
         numbers = (
@@ -158,12 +158,12 @@ def contact_sheet(original: Image.Image, results: Sequence[Result]) -> Image.Ima
         )
         tiles.append((result.edit.target, numbers, result.edited.image().convert("RGB")))
     width = MARGIN + len(tiles) * (TILE + MARGIN)
-    sheet = Image.new("RGB", (width, 2 * MARGIN + TILE + CAPTION), "white")
+    sheet = Image.new("RGB", (width, 2 * MARGIN + TILE + CAPTION_HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
     text_font, number_font = ImageFont.load_default(16), ImageFont.load_default(13)
-    for index, (text, numbers, picture) in enumerate(tiles):
+    for index, (text, numbers, image) in enumerate(tiles):
         left = MARGIN + index * (TILE + MARGIN)
-        sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, MARGIN))
+        sheet.paste(image.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, MARGIN))
         draw.rectangle((left, MARGIN, left + TILE - 1, MARGIN + TILE - 1), outline="#cccccc")
         top = MARGIN + TILE + 8
         for line in textwrap.wrap(text, 30)[:2]:
@@ -173,18 +173,18 @@ def contact_sheet(original: Image.Image, results: Sequence[Result]) -> Image.Ima
     return sheet
 
 
-def _original(photo: Path) -> Image.Image:
+def _read_photo(photo: Path) -> Image.Image:
     return Image.open(photo).convert("RGB")
 
 
-def _write_png(picture: Image.Image, path: Path) -> None:
+def _write_png(image: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     write_file(path, buffer.getvalue(), overwrite=True)
 
 
-def _shown(path: Path) -> str:
-    """`path` as a reader at the project's root would type it."""
+def _relative(path: Path) -> str:
+    """Return `path` relative to the project's root, where `make demo` runs."""
     return str(path.relative_to(ROOT))
 
 

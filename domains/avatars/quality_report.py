@@ -46,7 +46,7 @@ def format_tables(report: dict[str, Any]) -> str:
         f"10th percentile (median of the inversions: {inversion['clean']:.1f} dB). *removed*: with "
         "-α, avatars that lose the target.",
         "",
-        "| target | hit | kept | worst | clean | 10% | removed |",
+        "| target | hit | kept | worst | clean (dB) | 10% (dB) | removed |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for pair in pairs:
@@ -55,8 +55,8 @@ def format_tables(report: dict[str, Any]) -> str:
             _format_goal(pair["hit"], GOALS["hit"]),
             _format_goal(pair["kept"], GOALS["kept"]),
             f"{pair['worst']:.0%}",
-            f"{pair['clean']:.1f} dB",
-            f"{pair['clean10']:.1f} dB",
+            f"{pair['clean']:.1f}",
+            f"{pair['clean10']:.1f}",
             f"{pair['removed']:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
