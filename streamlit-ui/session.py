@@ -42,7 +42,7 @@ class EditRow:
         return bool(self.target.strip())
 
     def to_edit(self) -> Edit:
-        """Return the edit. Raises InvalidText, SameTexts, ... for texts that cannot be used."""
+        """Return the edit. Raises a StyleclipError for texts that cannot be used."""
         return Edit(self.neutral, self.target, self.strength, self.threshold)
 
 

@@ -168,9 +168,9 @@ def test_a_click_chooses_one_of_several_faces_which_is_pasted_back(page, client,
     old = edited_digest(page)
     choose_option(page, "Upload")
     upload_file(page, two_faces)
-    whole = wait_for_change(page, old)
+    complete = wait_for_change(page, old)
     page.get_by_text("Find the face first", exact=True).click()
-    largest = wait_for_change(page, whole)
+    largest = wait_for_change(page, complete)
     faces = page.get_by_role("button", name=re.compile(r"^Face \d of"))
     expect(faces.nth(1)).to_be_visible(timeout=WAIT)
     pressed = [faces.nth(n).get_attribute("aria-pressed") for n in range(2)]

@@ -64,9 +64,9 @@ def test_axe_finds_nothing_serious(visit, scheme, views):
     old = edited_digest(page)
     choose_option(page, "Upload")
     upload_file(page, ROOT / "demo/samples/photo-1.jpg")
-    whole = wait_for_change(page, old)
+    complete = wait_for_change(page, old)
     page.get_by_text("Find the face first", exact=True).click()
-    wait_for_change(page, whole)
+    wait_for_change(page, complete)
     page.locator(".stTextInput input").first.fill("a face")
     page.keyboard.press("Enter")  # the same as the other text: an error
     expect(page.locator(".stAlert").first).to_be_visible(timeout=WAIT)
