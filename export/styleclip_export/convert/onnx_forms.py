@@ -1,7 +1,7 @@
 """The networks in the forms that ONNX Runtime computes fastest on a CPU, from the same parameters.
 
 `synthesis`, `encode` and `encode_text` compute what `Generator.synthesis`, `Encoder4Editing` and
-`CLIP.encode_text` compute, up to float32 rounding. docs/performance.md has the measurements:
+`CLIP.encode_text` compute, up to float32 rounding. docs/notes/cpu-engines.md has the measurements:
 
 - 3x3 convolutions of many channels by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray
   2016, "Fast Algorithms for Convolutional Neural Networks"): 36 multiplications in place of 144.
