@@ -57,7 +57,7 @@ class ServedNetworks:
     ) -> Images:
         """Generate images of latents (N, L, 512), edited by a text pair."""
         edit = Edit(pair.neutral, pair.target, strength, threshold)
-        delta, _ = directions.delta(self._statistics, [edit], self._embed_text)
+        delta, _ = directions.style_offset(self._statistics, [edit], self._embed_text)
         return self._generate(w_plus, delta)
 
     def reconstruct(self, w_plus: NDArray[np.float32]) -> Images:

@@ -129,7 +129,7 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
             )[0]
 
         edit = directions.Edit(EDIT.neutral, EDIT.target, EDIT.strength, EDIT.threshold)
-        offset, counts = directions.delta(statistics, [edit], embedding)
+        offset, counts = directions.style_offset(statistics, [edit], embedding)
         assert edited.channels == counts
         generator = networks.generator.eval()
         delta = generator.split(torch.from_numpy(offset)[None])

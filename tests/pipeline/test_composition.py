@@ -265,7 +265,7 @@ def test_very_long_texts_still_fit_into_the_file(format):
 @pytest.mark.parametrize("format", limits.FORMATS)
 def test_the_place_is_kept_only_when_asked(format):
     for gps in (False, True):
-        data = compose(GREEN, images.decode(phone_photo(6), gps=gps), SQUARE, True, format)
+        data = compose(GREEN, images.decode(phone_photo(6), keep_gps=gps), SQUARE, True, format)
         with Image.open(io.BytesIO(data)) as picture:
             assert bool(picture.getexif().get_ifd(0x8825)) == gps
 

@@ -1,7 +1,7 @@
-"""The direction step's arithmetic: what an edit does to StyleSpace, and what it refuses.
+"""How texts become an offset in StyleSpace, and which requests are refused.
 
-The numbers of the official code are compared in test_verify.py; here are the properties that hold
-for any statistics.
+tests/networks/test_networks_match_golden_data.py compares with the official code; these are
+properties that hold for any statistics.
 """
 
 import re
@@ -16,11 +16,11 @@ from styleclip_contract import errors, limits
 from styleclip_contract.edits import normalize_text
 from styleclip_server.pipeline.directions import (
     Edit,
-    check,
     class_embedding,
     class_embeddings,
-    delta,
+    parse_edits,
     style_direction,
+    style_offset,
     text_direction,
 )
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
@@ -41,7 +41,7 @@ def embedding(text):
 
 @st.composite
 def statistics(draw):
-    """Statistics of a small generator; some channels have no direction, some layers no rows."""
+    """Statistics of a small generator: some channels have no direction, some layers no rows."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     size = sum(CHANNELS)
     rows = convolution_channels(CHANNELS)
@@ -63,29 +63,30 @@ directions = st.integers(0, 2**32).map(
 
 @st.composite
 def edits(draw):
-    """An edit whose β leaves channels for any statistics."""
+    """An edit whose β keeps channels for any statistics."""
     neutral, target = draw(st.lists(texts, min_size=2, max_size=2, unique=True))
     return Edit(neutral, target, draw(strengths), threshold=0.0)
 
 
 @given(statistics(), edits(), strengths)
 def test_the_offset_is_linear_in_the_strength(numbers, edit, strength):
-    one, _ = delta(numbers, [Edit(edit.neutral, edit.target, 1.0, 0.0)], embedding)
-    many, _ = delta(numbers, [Edit(edit.neutral, edit.target, strength, 0.0)], embedding)
+    one, _ = style_offset(numbers, [Edit(edit.neutral, edit.target, 1.0, 0.0)], embedding)
+    many, _ = style_offset(numbers, [Edit(edit.neutral, edit.target, strength, 0.0)], embedding)
     np.testing.assert_allclose(many, np.float32(strength) * one, rtol=1e-6)
     assert many.dtype == np.float32 and many.shape == (sum(CHANNELS),)
 
 
 @given(statistics(), edits())
 def test_exchanged_texts_give_the_opposite_offset(numbers, edit):
-    forth, n = delta(numbers, [edit], embedding)
-    back, m = delta(numbers, [Edit(edit.target, edit.neutral, edit.strength, 0.0)], embedding)
-    np.testing.assert_allclose(back, -forth, atol=1e-5)
-    assert n == m
+    offset, counts = style_offset(numbers, [edit], embedding)
+    reversed_edit = Edit(edit.target, edit.neutral, edit.strength, 0.0)
+    opposite, reversed_counts = style_offset(numbers, [reversed_edit], embedding)
+    np.testing.assert_allclose(opposite, -offset, atol=1e-5)
+    assert reversed_counts == counts
 
 
 @given(statistics(), directions, st.lists(thresholds, min_size=2, max_size=6))
-def test_a_higher_threshold_keeps_some_of_the_same_channels_and_no_other(numbers, direction, betas):
+def test_a_higher_threshold_keeps_a_subset_of_the_same_channels(numbers, direction, betas):
     before = None
     for beta in sorted(betas):
         try:
@@ -101,20 +102,20 @@ def test_a_higher_threshold_keeps_some_of_the_same_channels_and_no_other(numbers
 
 
 @given(statistics(), directions)
-def test_the_most_relevant_channel_moves_by_one_deviation_and_none_by_more(numbers, direction):
+def test_the_most_relevant_channel_moves_by_one_deviation_and_no_other_by_more(numbers, direction):
     offset, _ = style_direction(numbers, direction, 0.0)
     assert np.abs(offset / numbers.style_std).max() == pytest.approx(1, abs=1e-6)
 
 
 @given(statistics(), directions)
-def test_only_channels_with_a_row_that_is_not_zero_move(numbers, direction):
+def test_only_channels_with_a_nonzero_row_move(numbers, direction):
     offset, kept = style_direction(numbers, direction, 0.0)
     with_direction = numbers.rows[numbers.fs3.any(1)]
     assert set(np.flatnonzero(offset)) <= set(with_direction)
     assert kept <= len(with_direction)
 
 
-def test_the_channels_of_torgb_have_no_rows():
+def test_channels_of_torgb_have_no_rows():
     offsets = np.cumsum([0, *CHANNELS])
     of_rgb = {c for i in (1, 4, 7) for c in range(offsets[i], offsets[i + 1])}
     assert set(convolution_channels(CHANNELS)) == set(range(sum(CHANNELS))) - of_rgb
@@ -122,27 +123,27 @@ def test_the_channels_of_torgb_have_no_rows():
 
 @given(statistics(), st.lists(edits(), min_size=2, max_size=4))
 def test_several_edits_add_up_in_any_order(numbers, several):
-    total, counts = delta(numbers, several, embedding)
-    alone = [delta(numbers, [edit], embedding) for edit in several]
+    total, counts = style_offset(numbers, several, embedding)
+    alone = [style_offset(numbers, [edit], embedding) for edit in several]
     np.testing.assert_allclose(total, sum(offset for offset, _ in alone), atol=1e-4)
     assert counts == [count for _, (count,) in alone]
-    turned, _ = delta(numbers, several[::-1], embedding)
-    np.testing.assert_allclose(turned, total, atol=1e-4)
+    reordered, _ = style_offset(numbers, several[::-1], embedding)
+    np.testing.assert_allclose(reordered, total, atol=1e-4)
 
 
 @given(statistics(), directions)
 def test_a_threshold_above_every_relevance_is_refused_with_one_that_works(numbers, direction):
     largest = float(np.abs(numbers.fs3 @ direction).max())
     assume(largest < 0.999)
-    with pytest.raises(errors.NoChannelLeft) as refused:
+    with pytest.raises(errors.NoChannelLeft) as raised:
         style_direction(numbers, direction, min(1.0, largest + 1e-3))
-    advised = float(re.search(r"at most (\S+) leaves", str(refused.value))[1])
-    _, kept = style_direction(numbers, direction, advised)
-    assert kept >= 1 and largest - advised <= 1.001e-3
+    suggested = float(re.search(r"at most (\S+) leaves", str(raised.value))[1])
+    _, kept = style_direction(numbers, direction, suggested)
+    assert kept >= 1 and largest - suggested <= 1.001e-3
 
 
 @given(texts)
-def test_texts_of_the_same_meaning_have_no_direction(text):
+def test_texts_with_the_same_meaning_have_no_direction(text):
     same = embedding(text)
     with pytest.raises(errors.SameTexts, match="should change"):
         text_direction(same, same + np.float32(1e-6))
@@ -154,12 +155,12 @@ def test_a_text_direction_has_length_one(pair):
     assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_class_embedding_is_the_unit_mean_of_unit_features():
+def test_a_class_embedding_is_the_normalized_mean_of_normalized_features():
     features = np.array([[3, 0], [0, 0.5]], np.float32)
     np.testing.assert_allclose(class_embedding(features), np.full(2, 0.5**0.5), atol=1e-6)
 
 
-def test_every_text_is_put_into_every_template_and_encoded_at_once():
+def test_every_text_fills_every_template_in_one_batch():
     calls = []
 
     def encode(tokens):
@@ -179,7 +180,7 @@ def row(neutral=b"a face", target=b"a smiling face", strength=4.0, threshold=0.1
 
 def test_a_request_becomes_edits():
     neutral, target, strength, threshold = row("émotion".encode(), b"x" * limits.TEXT_CHARACTERS)
-    (edit,) = check(neutral, target, np.array(strength, np.float32), threshold)
+    (edit,) = parse_edits(neutral, target, np.array(strength, np.float32), threshold)
     assert edit == Edit("émotion", "x" * limits.TEXT_CHARACTERS, 4.0, 0.1)
 
 
@@ -191,8 +192,9 @@ rows_of_edits = st.tuples(texts, texts, strengths, thresholds).filter(
 @given(st.lists(rows_of_edits, min_size=1, max_size=limits.EDITS))
 def test_every_request_within_the_limits_is_accepted(rows):
     neutral, target, strength, threshold = zip(*rows, strict=True)
-    found = check([n.encode() for n in neutral], [t.encode() for t in target], strength, threshold)
-    assert [(e.neutral, e.target, e.strength, e.threshold) for e in found] == rows
+    neutral, target = [text.encode() for text in neutral], [text.encode() for text in target]
+    edits = parse_edits(neutral, target, strength, threshold)
+    assert [(e.neutral, e.target, e.strength, e.threshold) for e in edits] == rows
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,6 @@ def test_every_request_within_the_limits_is_accepted(rows):
         (([b"a"] * 17, [b"b"] * 17, [1.0] * 17, [0.1] * 17), errors.EditsMismatch, "1 to 16"),
     ],
 )
-def test_bad_input_is_refused_by_name(request_rows, error, message):
+def test_invalid_input_raises_a_named_error(request_rows, error, message):
     with pytest.raises(error, match=message):
-        check(*request_rows)
+        parse_edits(*request_rows)

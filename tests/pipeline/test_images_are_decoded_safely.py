@@ -1,4 +1,4 @@
-"""Whatever bytes a stranger sends end as an upright RGB picture or as a named error."""
+"""Any bytes become an upright RGB image or a named error, in bounded memory."""
 
 import io
 import json
@@ -31,9 +31,9 @@ LEFT_RED[:, :20, 0] = 255
 LEFT_RED[:, 20:, 2] = 255
 
 
-def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -51,20 +51,20 @@ if features.check("avif"):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_accepted_format_becomes_rgb(format):
-    picture = images.decode(encoded(Image.fromarray(LEFT_RED), format))
-    assert type(picture) is Image.Image and picture.mode == "RGB" and picture.size == (40, 24)
-    difference = np.abs(np.asarray(picture).astype(int) - LEFT_RED)
+    image = images.decode(encoded(Image.fromarray(LEFT_RED), format))
+    assert type(image) is Image.Image and image.mode == "RGB" and image.size == (40, 24)
+    difference = np.abs(np.asarray(image).astype(int) - LEFT_RED)
     assert difference[:, :16].max() <= 16 and difference[:, 24:].max() <= 16
 
 
 @pytest.mark.parametrize("format", ["PPM", "ICO", "PDF", "EPS", "TGA", "PCX"])
-def test_formats_that_no_photo_comes_in_are_refused(format):
+def test_formats_not_used_for_photos_are_refused(format):
     with pytest.raises(NotAnImage, match="send one of JPEG, PNG"):
         images.decode(encoded(Image.fromarray(LEFT_RED), format))
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", bytes(4096)])
-def test_bytes_that_are_no_picture_are_refused(data):
+def test_bytes_that_are_not_an_image_are_refused(data):
     with pytest.raises(NotAnImage):
         images.decode(data)
 
@@ -79,7 +79,7 @@ def test_a_huge_header_is_refused_before_its_pixels_are_decoded(size):
     tracemalloc.stop()
 
 
-def test_too_many_bytes_are_refused_unread():
+def test_too_many_bytes_are_refused_before_they_are_parsed():
     with pytest.raises(ImageTooLarge, match="MiB"):
         images.decode(bytes(limits.PHOTO_BYTES + 1))
 
@@ -88,13 +88,13 @@ def test_too_many_bytes_are_refused_unread():
 def test_a_truncated_file_is_refused(format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encoded(Image.fromarray(noise), format)
-    for kept in (0.5, 0.9):
+    for fraction in (0.5, 0.9):
         with pytest.raises(ImageTruncated):
-            images.decode(data[: int(len(data) * kept)])
+            images.decode(data[: int(len(data) * fraction)])
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-def test_a_damaged_chunk_is_refused():
+def test_a_corrupted_chunk_is_refused():
     data = bytearray(encoded(Image.fromarray(LEFT_RED)))
     data[data.index(b"IDAT") + 6] ^= 0xFF
     with pytest.raises(ImageTruncated):
@@ -103,7 +103,7 @@ def test_a_damaged_chunk_is_refused():
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_picture_upright(format, orientation):
+def test_exif_orientation_turns_the_image_upright(format, orientation):
     upright = Image.fromarray(LEFT_RED)
     back = {6: 8, 8: 6}.get(orientation, orientation)  # the others undo themselves
     method = images._UPRIGHT.get(back)
@@ -111,18 +111,18 @@ def test_exif_orientation_turns_the_picture_upright(format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if format == "WEBP" else {}
-    picture = images.decode(encoded(stored, format, exif=exif, **options))
-    assert picture.size == (40, 24)
-    pixels = np.asarray(picture)
+    image = images.decode(encoded(stored, format, exif=exif, **options))
+    assert image.size == (40, 24)
+    pixels = np.asarray(image)
     assert pixels[:, :16, 0].min() > 200 and pixels[:, 24:, 2].min() > 200
 
 
-def test_broken_exif_does_not_spoil_a_sound_picture():
+def test_an_image_with_broken_exif_is_decoded():
     data = encoded(Image.fromarray(LEFT_RED), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert images.decode(data).size == (40, 24)
 
 
-def test_transparency_lies_over_white():
+def test_transparency_is_blended_with_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     half = Image.new("LA", (4, 4), (0, 128))
     palette = Image.new("P", (4, 4), 1)
@@ -134,9 +134,9 @@ def test_transparency_lies_over_white():
     assert images.decode(encoded(palette)).getpixel((0, 0)) == (9, 9, 9)
 
 
-def test_grey_sixteen_bit_and_cmyk_become_rgb():
-    grey = Image.new("L", (4, 4), 77)
-    assert images.decode(encoded(grey)).getpixel((0, 0)) == (77, 77, 77)
+def test_grayscale_sixteen_bit_and_cmyk_become_rgb():
+    gray = Image.new("L", (4, 4), 77)
+    assert images.decode(encoded(gray)).getpixel((0, 0)) == (77, 77, 77)
     assert images.decode(encoded(Image.new("1", (4, 4), 1))).getpixel((0, 0)) == (255,) * 3
     deep = Image.fromarray(np.full((4, 4), 32896, np.uint16))
     for format in ("PNG", "TIFF"):
@@ -150,47 +150,47 @@ def test_grey_sixteen_bit_and_cmyk_become_rgb():
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_an_animation_gives_its_first_frame(format):
+def test_the_first_frame_of_an_animation_is_decoded(format):
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     data = encoded(first, format, save_all=True, append_images=[second])
     red, _, blue = images.decode(data).getpixel((4, 4))
     assert red > 240 and blue < 16
 
 
-def test_cmyk_grey_and_lab_become_srgb_by_their_profiles():
+def test_cmyk_grayscale_and_lab_become_srgb_by_their_profiles():
     cmyk = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    data = encoded(cmyk, "TIFF", icc_profile=icc_profiles.grey_inks())
-    picture = images.decode(data)
-    assert picture.getpixel((4, 4)) == pytest.approx((185, 185, 185), abs=2)  # L* of 75
-    assert "icc_profile" not in picture.info
+    data = encoded(cmyk, "TIFF", icc_profile=icc_profiles.gray_inks())
+    image = images.decode(data)
+    assert image.getpixel((4, 4)) == pytest.approx((185, 185, 185), abs=2)  # L* of 75
+    assert "icc_profile" not in image.info
     assert images.decode(encoded(cmyk, "TIFF")).getpixel((4, 4))[0] < 20  # cyan without profile
-    grey = encoded(Image.new("L", (8, 8), 55), icc_profile=icc_profiles.linear_grey())
-    assert images.decode(grey).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
+    gray = encoded(Image.new("L", (8, 8), 55), icc_profile=icc_profiles.linear_gray())
+    assert images.decode(gray).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
     deep = Image.fromarray(np.full((8, 8), 55 * 257, np.uint16))
-    grey = encoded(deep, "TIFF", icc_profile=icc_profiles.linear_grey())
-    assert images.decode(grey).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
+    gray = encoded(deep, "TIFF", icc_profile=icc_profiles.linear_gray())
+    assert images.decode(gray).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
     lab = encoded(Image.new("LAB", (8, 8), (135, 128, 128)), "TIFF")
     assert images.decode(lab).getpixel((0, 0)) == pytest.approx((126, 126, 126), abs=3)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_wide_gamut_photo_keeps_its_numbers_and_its_profile(format):
+def test_a_wide_gamut_photo_keeps_its_pixels_and_its_profile(format):
     profile = icc_profiles.wide_rgb()
-    picture = images.decode(encoded(Image.new("RGB", (8, 8), (200, 40, 40)), format,
+    image = images.decode(encoded(Image.new("RGB", (8, 8), (200, 40, 40)), format,
                                     icc_profile=profile))  # fmt: skip
-    assert picture.getpixel((4, 4)) == pytest.approx((200, 40, 40), abs=4)
-    assert picture.info["icc_profile"] == profile
+    assert image.getpixel((4, 4)) == pytest.approx((200, 40, 40), abs=4)
+    assert image.info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("profile", [b"", b"short", bytes(500), icc_profiles.wide_rgb()[:200]])
-def test_a_broken_profile_counts_as_none(profile):
+def test_a_broken_profile_is_ignored(profile):
     for mode in ("RGB", "L", "CMYK"):
         data = encoded(Image.new(mode, (8, 8)), "TIFF", icc_profile=profile)
         assert "icc_profile" not in images.decode(data).info
-    # a profile that is sound but made for another kind of picture
-    data = encoded(Image.new("RGB", (8, 8), "red"), icc_profile=icc_profiles.linear_grey())
-    picture = images.decode(data)
-    assert picture.getpixel((0, 0)) == (255, 0, 0) and "icc_profile" not in picture.info
+    # a valid profile of another color space
+    data = encoded(Image.new("RGB", (8, 8), "red"), icc_profile=icc_profiles.linear_gray())
+    image = images.decode(data)
+    assert image.getpixel((0, 0)) == (255, 0, 0) and "icc_profile" not in image.info
 
 
 def test_palette_with_alpha_and_sixteen_bit_colours_become_rgb():
@@ -199,19 +199,19 @@ def test_palette_with_alpha_and_sixteen_bit_colours_become_rgb():
     for format in ("PNG", "GIF", "WEBP"):
         options = {"lossless": True} if format == "WEBP" else {}
         palette = rgba.quantize(16) if format == "PNG" else rgba
-        picture = images.decode(encoded(palette, format, **options))
-        assert picture.getpixel((1, 4)) == (255, 255, 255)
-        assert picture.getpixel((6, 4)) == pytest.approx((200, 0, 0), abs=2)
+        image = images.decode(encoded(palette, format, **options))
+        assert image.getpixel((1, 4)) == (255, 255, 255)
+        assert image.getpixel((6, 4)) == pytest.approx((200, 0, 0), abs=2)
     rows = b"".join(b"\0" + struct.pack(">6H", 65535, 0, 32896, 0, 257, 65535) for _ in range(2))
     header = b"IHDR" + struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     chunks = [header, b"IDAT" + zlib.compress(rows), b"IEND"]
     parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
-    picture = images.decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    assert picture.getpixel((0, 0)) == (255, 0, 128) and picture.getpixel((1, 0)) == (0, 1, 255)
+    image = images.decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert image.getpixel((0, 0)) == (255, 0, 128) and image.getpixel((1, 0)) == (0, 1, 255)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_heic_photos_are_read_where_the_plugin_is_installed(orientation):
+def test_heic_photos_are_decoded_where_the_plugin_is_installed(orientation):
     heif = pytest.importorskip("pillow_heif")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -221,29 +221,29 @@ def test_heic_photos_are_read_where_the_plugin_is_installed(orientation):
     buffer = io.BytesIO()
     heif.from_pillow(stored).save(buffer, quality=90, exif=exif.tobytes())
     data = buffer.getvalue()
-    picture = images.decode(data)
-    assert picture.size == (160, 96) and picture.mode == "RGB" and type(picture) is Image.Image
-    pixels = np.asarray(picture)
+    image = images.decode(data)
+    assert image.size == (160, 96) and image.mode == "RGB" and type(image) is Image.Image
+    pixels = np.asarray(image)
     assert pixels[:, :70, 0].min() > 200 and pixels[:, 90:, 2].min() > 200
     with pytest.raises(ImageTruncated):
         images.decode(data[: len(data) // 2])
 
 
-def test_a_large_jpeg_comes_reduced_when_that_is_enough():
-    picture = Image.new("RGB", (1601, 803), "red")
-    data = encoded(picture, "JPEG")
-    half = images.decode(data, longest=800)
+def test_a_large_jpeg_is_decoded_reduced_if_enough_pixels_remain():
+    image = Image.new("RGB", (1601, 803), "red")
+    data = encoded(image, "JPEG")
+    half = images.decode(data, min_long_side=800)
     assert half.size == (801, 402) and half.info["full_size"] == (1601, 803)
     exif = Image.Exif()
     exif[0x0112] = 6
-    quarter = images.decode(encoded(picture, "JPEG", exif=exif), longest=400)
+    quarter = images.decode(encoded(image, "JPEG", exif=exif), min_long_side=400)
     assert quarter.size == (201, 401) and quarter.info["full_size"] == (803, 1601)
-    for whole in (
+    for full in (
         images.decode(data),
         images.decode(data, 900),
-        images.decode(encoded(picture), 9),
+        images.decode(encoded(image), 9),
     ):
-        assert whole.size == (1601, 803) and "full_size" not in whole.info
+        assert full.size == (1601, 803) and "full_size" not in full.info
 
 
 SEEDS = [encoded(Image.fromarray(LEFT_RED), format) for format in FORMATS]
@@ -251,26 +251,26 @@ SEEDS = [encoded(Image.fromarray(LEFT_RED), format) for format in FORMATS]
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(SEEDS), st.data())
-def test_damaged_files_give_a_picture_or_a_named_error(seed, data):
-    spoilt = bytearray(seed)
+def test_corrupted_files_give_an_image_or_a_named_error(seed, data):
+    corrupted = bytearray(seed)
     for _ in range(data.draw(st.integers(1, 6))):
-        spoilt[data.draw(st.integers(0, len(seed) - 1))] = data.draw(st.integers(0, 255))
+        corrupted[data.draw(st.integers(0, len(seed) - 1))] = data.draw(st.integers(0, 255))
     try:
-        picture = images.decode(bytes(spoilt[: data.draw(st.integers(1, len(seed)))]))
+        image = images.decode(bytes(corrupted[: data.draw(st.integers(1, len(seed)))]))
     except InvalidInput:
         return
-    assert picture.mode == "RGB"
+    assert image.mode == "RGB"
 
 
-def test_200_malformed_real_files_give_a_picture_or_a_named_error_in_bounded_memory(golden):
+def test_200_malformed_real_files_give_an_image_or_a_named_error_in_bounded_memory(golden):
     script = Path(__file__).parents[1] / "support/fuzzed_images.py"
     photo = golden / "align" / "astronaut.png"
     command = [sys.executable, str(script), str(photo), "200", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    report = json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    report = json.loads(process.stdout)
     assert sum(report["outcomes"].values()) == 200
-    assert set(report["outcomes"]) <= {"picture", "NotAnImage", "ImageTruncated", "ImageTooLarge"}
+    assert set(report["outcomes"]) <= {"decoded", "NotAnImage", "ImageTruncated", "ImageTooLarge"}
     assert report["peak_mib"] < 300
 
 
@@ -278,36 +278,36 @@ FIFTY_MEGAPIXELS = r"""
 import io, re, sys
 from PIL import Image
 from styleclip_server.pipeline import images
-picture = Image.new(sys.argv[1], (8000, 6250), 1)
+image = Image.new(sys.argv[1], (8000, 6250), 1)
 buffer = io.BytesIO()
-picture.save(buffer, sys.argv[2])
-before = picture.size[0] * picture.size[1] * 4 / 2**20  # Pillow's 4 bytes for a pixel
-del picture
+image.save(buffer, sys.argv[2])
+pixel_mib = image.size[0] * image.size[1] * 4 / 2**20  # Pillow's 4 bytes for a pixel
+del image
 assert images.decode(buffer.getvalue()).size == (8000, 6250)
 # Not `ru_maxrss`, which a process inherits from the one that started it.
 peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
-assert peak < 3 * before, peak
+assert peak < 3 * pixel_mib, peak
 """
 
 
 @pytest.mark.parametrize("kind", ["RGB JPEG", "CMYK JPEG", "I;16 PNG", "RGBA PNG"])
 def test_a_photo_of_50_megapixels_takes_bounded_memory(kind):
     command = [sys.executable, "-c", FIFTY_MEGAPIXELS, *kind.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
-def test_pictures_are_encoded_in_the_format_asked_for(format):
+def test_images_are_encoded_in_the_requested_format(format):
     data = images.encode(LEFT_RED, format.lower(), 90)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.format == format and picture.size == (40, 24)
-        difference = np.abs(np.asarray(picture.convert("RGB")).astype(int) - LEFT_RED)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == format and image.size == (40, 24)
+        difference = np.abs(np.asarray(image.convert("RGB")).astype(int) - LEFT_RED)
     assert difference[:, :16].max() <= (0 if format == "PNG" else 16)
 
 
 @pytest.mark.parametrize(
-    ("format", "quality", "told"),
+    ("format", "quality", "message"),
     [
         ("GIF", 90, "JPEG, PNG"),
         ("", 90, "FORMAT"),
@@ -315,11 +315,11 @@ def test_pictures_are_encoded_in_the_format_asked_for(format):
         ("PNG", 101, "1 to"),
     ],
 )
-def test_another_format_or_quality_is_refused(format, quality, told):
-    with pytest.raises(UnknownFormat, match=told):
+def test_another_format_or_quality_is_refused(format, quality, message):
+    with pytest.raises(UnknownFormat, match=message):
         images.encode(LEFT_RED, format, quality)
 
 
-def test_a_side_too_long_for_webp_is_refused_with_a_way_out():
+def test_a_side_too_long_for_webp_is_refused_with_an_alternative():
     with pytest.raises(UnknownFormat, match="PNG"):
         images.encode(np.zeros((1, 16_384, 3), np.uint8), "WEBP", 90)

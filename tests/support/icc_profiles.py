@@ -1,4 +1,4 @@
-"""ICC profiles made byte by byte (ICC.1:2001-04), since Pillow makes none but sRGB and Lab."""
+"""ICC profiles built byte by byte (ICC.1:2001-04); Pillow only creates sRGB and Lab."""
 
 import struct
 
@@ -12,7 +12,7 @@ def _curve(gamma: float) -> bytes:
 
 
 def _profile(space: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
-    name = b"made for a test\0"
+    name = b"test profile\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(12 + 67)
     white = b"XYZ \0\0\0\0" + _fixed(0.9642, 1, 0.8249)
     tags = {b"desc": text, b"cprt": b"text\0\0\0\0free\0", b"wtpt": white} | tags
@@ -40,12 +40,12 @@ def wide_rgb() -> bytes:
     return _profile(b"RGB ", b"mntr", tags)
 
 
-def linear_grey() -> bytes:
+def linear_gray() -> bytes:
     return _profile(b"GRAY", b"mntr", {b"kTRC": _curve(1)})
 
 
-def grey_inks() -> bytes:
-    """A CMYK printer whose four inks are all grey: each full ink takes a quarter of the L*."""
+def gray_inks() -> bytes:
+    """A CMYK printer with four gray inks; each full ink lowers L* by a quarter."""
     grid = b"".join(
         bytes([round(255 * (4 - bin(corner).count("1")) / 4), 128, 128]) for corner in range(16)
     )

@@ -55,7 +55,7 @@ class Editor:
             embeddings = dict(
                 zip(texts, baseline.embeddings(net.clip, texts, net.vocabulary), strict=True)
             )
-            delta, _ = directions.delta(self.statistics, [edit], embeddings.__getitem__)
+            delta, _ = directions.style_offset(self.statistics, [edit], embeddings.__getitem__)
             picture = baseline.image(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
             buffer = io.BytesIO()
             Image.fromarray(picture.numpy()).save(buffer, "JPEG", quality=95)

@@ -118,7 +118,7 @@ def computed(weights: Path, folder: Path, picture: Image.Image, edit: directions
         return found  # type: ignore[no-any-return]
 
     statistics = load_statistics(folder, load_domain(folder).style_channels)
-    delta, _ = directions.delta(statistics, [edit], embedding)
+    delta, _ = directions.style_offset(statistics, [edit], embedding)
     moved = zip(
         generator.affine(w_plus), generator.split(torch.from_numpy(delta)[None]), strict=False
     )

@@ -76,7 +76,7 @@ class Aligner:
             on_detected(len(faces))
         face = select_face(faces, face_index)
         quad = quad_from_landmarks(self._landmarks.predict(image, face.box))
-        profile = color_profiles.profile_of(image, "RGB")
+        profile = color_profiles.read_profile(image, "RGB")
         crop = color_profiles.to_srgb(crop_quad(image, quad), profile)
         return np.array(crop), quad.astype(np.float32)
 
@@ -95,7 +95,7 @@ class Aligner:
             NotAnImage, ImageTruncated, ImageTooLarge: see `images.decode`.
             NoFaceFound, FaceIndexOutOfRange, LandmarksMissing: see `align`.
         """
-        image = images.decode(data, longest=_LONG_SIDE)
+        image = images.decode(data, min_long_side=_LONG_SIDE)
         face, quad = self.align(image, face_index, on_detected)
         return face, _to_full_size(image, quad).astype(np.float32)
 
@@ -107,7 +107,7 @@ def detect_faces_in_file(data: bytes) -> NDArray[np.float32]:
         (N, 5), best score first: left, top, right, bottom in pixels of the full-size upright
         photo, and the score.
     """
-    image = images.decode(data, longest=_LONG_SIDE)
+    image = images.decode(data, min_long_side=_LONG_SIDE)
     rows = [
         (*_to_full_size(image, np.reshape(face.box, (2, 2))).ravel(), face.score)
         for face in detect_all_faces(image)
@@ -154,7 +154,7 @@ def crop_center(image: Image.Image) -> FaceCrop:
         crop = image.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.LANCZOS, box=square)
     corners = [(0, 0), (0, side), (side, side), (side, 0)]
     quad = np.array(corners, np.float32) + np.array((left - 0.5, top - 0.5), np.float32)
-    profile = color_profiles.profile_of(image, "RGB")
+    profile = color_profiles.read_profile(image, "RGB")
     return np.array(color_profiles.to_srgb(crop, profile)), quad
 
 

@@ -1,9 +1,8 @@
-"""ICC profiles: pictures that are not RGB become sRGB, RGB pictures keep their numbers.
+"""Conversion between ICC profiles and sRGB, in which the networks were trained.
 
-A photo in a wide-gamut RGB profile (phones write Display P3) keeps pixels and profile, so that
-what is not edited stays identical; only the face goes to sRGB, which the networks know, and back.
-Profiles are untrusted data that LittleCMS reads: their length is bounded, and a broken one counts
-as none.
+A photo in a wide-gamut RGB profile (phones write Display P3) keeps its pixels and its profile, so
+that unedited parts stay identical; only the face is converted to sRGB and back. Profiles are
+untrusted data: their length is bounded, and an unreadable one is ignored.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import io
 
 from PIL import Image, ImageCms
 
-_LONGEST = 2**21  # bytes; printers' CMYK profiles have up to 1.5 MB
+_MAX_BYTES = 2**21  # CMYK profiles of printers have up to 1.5 MB
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
-_SPACES = {"RGB": "RGB ", "CMYK": "CMYK", "L": "GRAY", "LAB": "Lab "}
+_COLOR_SPACES = {"RGB": "RGB ", "CMYK": "CMYK", "L": "GRAY", "LAB": "Lab "}
 
 
 @functools.cache
@@ -23,59 +22,78 @@ def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def profile_of(picture: Image.Image, mode: str) -> bytes | None:
-    """The ICC profile that an opened picture carries, if it is readable and made for `mode`."""
-    profile = picture.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not 128 <= len(profile) <= _LONGEST:
+def read_profile(image: Image.Image, mode: str) -> bytes | None:
+    """Return the image's ICC profile if it is readable and describes colors of `mode`."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not 128 <= len(profile) <= _MAX_BYTES:
         return None
-    opened = _opened(profile)
-    return profile if opened and opened.profile.xcolor_space == _SPACES.get(mode) else None
+    parsed = _parse(profile)
+    return profile if parsed and parsed.profile.xcolor_space == _COLOR_SPACES.get(mode) else None
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """A picture in mode RGB, L, CMYK or LAB as RGB in sRGB; without profile by plain arithmetic."""
-    transform = _transform(profile, picture.mode) if profile else None
-    if not transform and picture.mode == "LAB":
-        transform = _from_lab()
-    return _applied(transform, picture) if transform else picture.convert("RGB")
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert an image of mode RGB, L, CMYK or LAB to sRGB (mode RGB).
+
+    Without a profile, LAB is taken as Pillow's own LAB and other modes are converted by formula.
+    """
+    transform = _transform_to_srgb(profile, image.mode) if profile else None
+    if not transform and image.mode == "LAB":
+        transform = _transform_from_lab()
+    return _apply(transform, image) if transform else image.convert("RGB")
 
 
-def from_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The RGB `picture` in the space of the RGB `profile`; as it is without one."""
-    transform = _transform(profile, "RGB", True) if profile else None
-    return _applied(transform, picture) if transform else picture
+def from_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert an sRGB image to the RGB `profile`; without one, return it unchanged."""
+    transform = _transform_from_srgb(profile) if profile else None
+    return _apply(transform, image) if transform else image
 
 
-def _applied(transform: ImageCms.ImageCmsTransform, picture: Image.Image) -> Image.Image:
-    converted = ImageCms.applyTransform(picture, transform)
-    assert converted is not None  # None only comes from work in place
+def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # only in-place conversion returns None
     return converted
 
 
 @functools.lru_cache(32)
-def _opened(profile: bytes) -> ImageCms.ImageCmsProfile | None:
+def _parse(profile: bytes) -> ImageCms.ImageCmsProfile | None:
     try:
         return ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except Exception:  # LittleCMS and Pillow raise several kinds for broken profiles
+    except Exception:  # LittleCMS and Pillow raise several types for broken profiles
         return None
 
 
 @functools.lru_cache(32)
-def _transform(profile: bytes, mode: str, back: bool = False) -> ImageCms.ImageCmsTransform | None:
-    """From `profile` to sRGB or, with `back`, from sRGB; None if it is sRGB or unusable."""
-    opened = _opened(profile)
-    if opened is None:
+def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform of `mode` to sRGB, or None if the profile is sRGB or unusable."""
+    parsed = _parse(profile)
+    if parsed is None or (mode == "RGB" and _is_srgb(parsed)):
         return None
-    if mode == "RGB" and "sRGB" in (opened.profile.profile_description or ""):
+    return _build_transform(parsed, _srgb(), mode)
+
+
+@functools.lru_cache(32)
+def _transform_from_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """The transform of sRGB to an RGB profile, or None if the profile is sRGB or unusable."""
+    parsed = _parse(profile)
+    if parsed is None or _is_srgb(parsed):
         return None
-    ends = (_srgb(), opened) if back else (opened, _srgb())
+    return _build_transform(_srgb(), parsed, "RGB")
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    return "sRGB" in (profile.profile.profile_description or "")
+
+
+def _build_transform(
+    source: ImageCms.ImageCmsProfile, target: ImageCms.ImageCmsProfile, mode: str
+) -> ImageCms.ImageCmsTransform | None:
     try:
-        return ImageCms.buildTransform(*ends, mode, "RGB", _INTENT)
-    except Exception:  # a profile may be readable and yet lack the tables for this way
+        return ImageCms.buildTransform(source, target, mode, "RGB", _INTENT)
+    except Exception:  # a readable profile may lack the tables for this direction
         return None
 
 
 @functools.cache
-def _from_lab() -> ImageCms.ImageCmsTransform:
+def _transform_from_lab() -> ImageCms.ImageCmsTransform:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     return ImageCms.buildTransform(lab, _srgb(), "LAB", "RGB", _INTENT)

@@ -123,7 +123,7 @@ def paste_back(
 
     mask = warped(_mask(*size, whole))
     face = Image.fromarray(np.ascontiguousarray(image))
-    face = warped(color_profiles.from_srgb(face, color_profiles.profile_of(photo, "RGB")))
+    face = warped(color_profiles.from_srgb(face, color_profiles.read_profile(photo, "RGB")))
     before = warped(_as_cropped(photo, np.asarray(quad, np.float64), max(image.shape), whole))
     if match_colours:
         face = _matched(face, before, mask)

@@ -2,6 +2,8 @@
 
 Source: Patashnik et al. 2021, "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", section
 6; the official `global_directions/MapTS.py` (GetBoundary) and `manipulate.py`.
+
+In shapes, D is the width of CLIP's joint space, S the number of StyleSpace channels.
 """
 
 from __future__ import annotations
@@ -24,18 +26,23 @@ from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.style_statistics import Statistics
 from styleclip_server.pipeline.tokenizer import tokenize
 
-# Two texts whose class embeddings are closer than this mean the same to CLIP in float32.
-SAME = 1e-4
+# Class embeddings closer than this are equal within CLIP's float32 precision.
+MIN_TEXT_DISTANCE = 1e-4
 
-TextEncoder = Callable[[np.ndarray], np.ndarray]
+TextEncoder = Callable[[np.ndarray], np.ndarray]  # tokens (N, 77) int32 → text features (N, D)
 
 
-def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[float],
-          threshold: Sequence[float]) -> list[Edit]:  # fmt: skip
-    """Turns a request's rows into edits.
+def parse_edits(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[float],
+                threshold: Sequence[float]) -> list[Edit]:  # fmt: skip
+    """Convert a request's tensors, one entry for each edit, to edits.
+
+    Args:
+        neutral, target: UTF-8 texts.
+        strength: α.
+        threshold: β.
 
     Raises:
-        EditsMismatch: the numbers of entries differ, or there are too many.
+        EditsMismatch: the numbers of entries differ or exceed `limits.EDITS`.
         EmptyText, TextTooLong, SameTexts, InvalidStrength, InvalidThreshold: see `Edit`.
     """
     counts = [len(neutral), len(target), len(strength), len(threshold)]
@@ -45,18 +52,22 @@ def check(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[
             f"1 to {limits.EDITS}; they have {', '.join(map(str, counts))}"
         )
     return [
-        Edit(_decode(n, "neutral"), _decode(t, "target"), float(a), float(b))
+        Edit(_decode_text(n, "neutral"), _decode_text(t, "target"), float(a), float(b))
         for n, t, a, b in zip(neutral, target, strength, threshold, strict=True)
     ]
 
 
 def check_latent(w_plus: np.ndarray | None) -> None:
-    """Raises InvalidLatent for a W+ (L, 512) that holds NaN or infinity."""
+    """Check that a latent W+ (L, 512) is finite; None passes.
+
+    Raises:
+        InvalidLatent: it contains NaN or infinity.
+    """
     if w_plus is not None and not np.isfinite(w_plus).all():
-        raise InvalidLatent("W_PLUS holds NaN or infinity; send what `invert` gave")
+        raise InvalidLatent("W_PLUS contains NaN or infinity; send the output of `invert`")
 
 
-def _decode(raw: bytes, role: str) -> str:
+def _decode_text(raw: bytes, role: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -64,59 +75,67 @@ def _decode(raw: bytes, role: str) -> str:
 
 
 def class_embedding(features: np.ndarray) -> np.ndarray:
-    """Text features (templates, D) of one text → its class embedding (D,), of unit length."""
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    mean = unit.mean(0)
+    """Average the features (templates, D) of one text to its class embedding (D,).
+
+    Features are normalized before the mean, and the mean again.
+    """
+    normalized = features / np.linalg.norm(features, axis=1, keepdims=True)
+    mean = normalized.mean(0)
     return mean / np.linalg.norm(mean)
 
 
 def class_embeddings(texts: Sequence[str], encode: TextEncoder) -> list[np.ndarray]:
-    """The class embeddings of `texts`; `encode`: tokens (N, 77) int32 → features (N, D).
+    """Embed texts: fill every prompt template with each of them, and encode all in one batch.
+
+    Returns:
+        A class embedding (D,) of unit length for each text.
 
     Raises:
-        TextTooLong: a text does not fit into CLIP's 77 tokens in every template.
+        TextTooLong: a prompt exceeds CLIP's 77 tokens.
     """
     prompts = [template.format(text) for text in texts for template in TEMPLATES]
     features = encode(tokenize(prompts)).astype(np.float32)
-    return [class_embedding(part) for part in np.split(features, len(texts))]
+    return [class_embedding(prompt_features) for prompt_features in np.split(features, len(texts))]
 
 
 def text_direction(neutral: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Δt: (target - neutral) / its length, for two class embeddings (D,).
+    """Compute Δt (D,), the normalized difference of two class embeddings (D,).
 
     Raises:
-        SameTexts: the two hardly differ.
+        SameTexts: the embeddings are nearly equal.
     """
-    delta = target - neutral
-    length = np.linalg.norm(delta)
-    if length < SAME:
+    difference = target - neutral
+    length = np.linalg.norm(difference)
+    if length < MIN_TEXT_DISTANCE:
         raise SameTexts(
             "the neutral and the target text mean the same to CLIP, so there is no direction "
             "between them; make the target say what should change"
         )
-    return delta / length
+    return difference / length
 
 
 def style_direction(
     statistics: Statistics, direction: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, int]:
-    """Δs for α = 1: relevance = fs3 Δt; |relevance| < β is zeroed; the rest is scaled to a
-    largest magnitude of 1 and multiplied by the channel's deviation.
+    """Compute Δs for α = 1.
+
+    The relevance of each channel is fs3 Δt. Relevances below β in magnitude are set to zero, the
+    others are scaled to a maximum of 1 and multiplied by the channel's standard deviation.
 
     Args:
         direction: Δt (D,) of unit length.
         threshold: β in [0, 1], compared in float32.
 
     Returns:
-        offset (S,) float32, and the number of channels kept.
+        The offset (S,) float32, and the number of channels that it changes.
 
     Raises:
-        NoChannelLeft: β is above every relevance; says the largest β that leaves a channel.
+        NoChannelLeft: β is above every relevance; the message gives the largest β that is not.
     """
     relevance = statistics.fs3 @ direction.astype(np.float32)
     magnitude = np.abs(relevance)
     kept = magnitude >= np.float32(threshold)
-    kept &= magnitude > 0  # channels without a direction stay at β = 0 too
+    kept &= magnitude > 0  # at β = 0, channels without a direction are not counted
     if not kept.any():
         largest = math.floor(float(magnitude.max()) * 1000) / 1000
         raise NoChannelLeft(
@@ -129,15 +148,25 @@ def style_direction(
     return offset, int(kept.sum())
 
 
-def delta(
-    statistics: Statistics, edits: Sequence[Edit], embeddings: Callable[[str], np.ndarray]
+def style_offset(
+    statistics: Statistics, edits: Sequence[Edit], embed: Callable[[str], np.ndarray]
 ) -> tuple[np.ndarray, list[int]]:
-    """The sum over the edits of α Δs: offset (S,) float32, and the channels that each moves."""
+    """Sum α Δs over the edits.
+
+    Args:
+        embed: text → class embedding (D,).
+
+    Returns:
+        The offset (S,) float32, and the number of channels that each edit changes.
+
+    Raises:
+        SameTexts, NoChannelLeft: see `text_direction` and `style_direction`.
+    """
     total = np.zeros_like(statistics.style_std)
     counts = []
     for edit in edits:
-        direction = text_direction(embeddings(edit.neutral), embeddings(edit.target))
-        offset, kept = style_direction(statistics, direction, edit.threshold)
+        direction = text_direction(embed(edit.neutral), embed(edit.target))
+        offset, count = style_direction(statistics, direction, edit.threshold)
         total += np.float32(edit.strength) * offset
-        counts.append(kept)
+        counts.append(count)
     return total, counts

@@ -21,16 +21,16 @@ from styleclip_contract.errors import NotAnImage
 
 SOFTWARE = "StyleCLIP on Triton"
 DESCRIPTION = "edited with StyleCLIP (AI)"
-_SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-_LONGEST = 60_000  # bytes; a JPEG segment holds 65,533
-_LONGEST_TEXTS = 8_000  # characters, of which each may be six bytes in XML
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_MAX_EXIF_BYTES = 60_000  # a JPEG segment holds 65,533
+_MAX_TEXT_LENGTH = 8_000  # characters, each of up to six bytes in XML
 
-_SOFTWARE, _DESCRIPTION, _EXIF, _GPS = 0x0131, 0x010E, 0x8769, 0x8825
+_SOFTWARE, _DESCRIPTION, _EXIF_IFD, _GPS_IFD = 0x0131, 0x010E, 0x8769, 0x8825
 # Description, make, model, resolution (3), date, artist, copyright.
-_KEPT = (_DESCRIPTION, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0132, 0x013B, 0x8298)
-# Exposure, aperture, programme, ISO, dates with zones and fractions, measurements of light and
-# distance, flash, focal length, colour space, exposure modes, scene, lens.
-_KEPT_EXIF = (
+_ALLOWED_TAGS = (_DESCRIPTION, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0132, 0x013B, 0x8298)
+# Exposure, aperture, program, ISO, dates with zones and fractions, measurements of light and
+# distance, flash, focal length, color space, exposure modes, scene, lens.
+_ALLOWED_EXIF_TAGS = (
     *(0x829A, 0x829D, 0x8822, 0x8827, 0x9003, 0x9004, 0x9010, 0x9011, 0x9012),
     *range(0x9201, 0x920B),
     *(0x9290, 0x9291, 0x9292, 0xA001, 0xA217, 0xA402, 0xA403, 0xA405, 0xA406),
@@ -57,27 +57,31 @@ class Metadata:
     comment: str = ""  # of a PNG
 
 
-def kept_exif(picture: Image.Image, gps: bool = False) -> bytes | None:
-    """The listed EXIF fields of an opened picture, None if there are none or they are broken."""
+def filter_exif(image: Image.Image, keep_gps: bool = False) -> bytes | None:
+    """Return the allowed EXIF fields of an opened image; None if there are none or they are broken.
+
+    Args:
+        keep_gps: allow the location too.
+    """
     try:
-        given = picture.getexif()
-        exif = _listed(given, given.get_ifd(_EXIF))
-        if gps and (place := given.get_ifd(_GPS)):
-            exif[_GPS] = place
+        source = image.getexif()
+        exif = _copy_allowed(source, source.get_ifd(_EXIF_IFD))
+        if keep_gps and (location := source.get_ifd(_GPS_IFD)):
+            exif[_GPS_IFD] = location
         data = exif.tobytes() if len(exif) else None
-    except Exception:  # sound pixels with broken metadata are still a photo
+    except Exception:  # intact pixels with broken metadata are still a photo
         return None
-    return data if data and len(data) <= _LONGEST else None
+    return data if data and len(data) <= _MAX_EXIF_BYTES else None
 
 
-def _listed(given: Image.Exif, details: dict[int, Any]) -> Image.Exif:
+def _copy_allowed(source: Image.Exif, source_ifd: dict[int, Any]) -> Image.Exif:
     exif = Image.Exif()
-    for tag in _KEPT:
-        if tag in given:
-            exif[tag] = given[tag]
-    kept = {tag: details[tag] for tag in _KEPT_EXIF if tag in details}
-    if kept:
-        exif[_EXIF] = kept
+    for tag in _ALLOWED_TAGS:
+        if tag in source:
+            exif[tag] = source[tag]
+    ifd = {tag: source_ifd[tag] for tag in _ALLOWED_EXIF_TAGS if tag in source_ifd}
+    if ifd:
+        exif[_EXIF_IFD] = ifd
     return exif
 
 
@@ -86,9 +90,9 @@ def statement(model: str, texts: str, pasted: bool) -> Statement:
     # A face alone is the network's work as a whole; in a photo it is a part of it.
     kind = "compositeWithTrainedAlgorithmicMedia" if pasted else "trainedAlgorithmicMedia"
     texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
-    if len(texts) > _LONGEST_TEXTS:
-        texts = texts[:_LONGEST_TEXTS] + " …"
-    return Statement(_SOURCES + kind, f"StyleCLIP, {model}" if model else "StyleCLIP", texts)
+    if len(texts) > _MAX_TEXT_LENGTH:
+        texts = texts[:_MAX_TEXT_LENGTH] + " …"
+    return Statement(_SOURCE_TYPES + kind, f"StyleCLIP, {model}" if model else "StyleCLIP", texts)
 
 
 def of_edit(photo: Image.Image | None, said: Statement | None) -> Metadata:

@@ -1,7 +1,6 @@
-"""The prompt templates of StyleCLIP's global directions.
+"""The 79 prompt templates of StyleCLIP's global directions.
 
-They are OpenAI's ImageNet templates as StyleCLIP uses them: 79, without 'a photo of many {}.'.
-A class embedding is the mean of the normalised text features over them, normalised again.
+They are OpenAI's ImageNet templates without 'a photo of many {}.'.
 """
 
 TEMPLATES: tuple[str, ...] = (

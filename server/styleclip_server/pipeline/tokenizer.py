@@ -1,7 +1,7 @@
 """CLIP's byte-pair tokenizer, without torch.
 
-Source: openai/CLIP `simple_tokenizer.py` (the rule) and its vocabulary file (MIT licence, shipped
-beside this module); byte-pair encoding after Sennrich et al. 2016.
+Source: openai/CLIP `simple_tokenizer.py` and its vocabulary file (MIT license, shipped beside this
+module); byte-pair encoding: Sennrich et al. 2016.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import regex
 from styleclip_contract.errors import TextTooLong
 from styleclip_contract.wire import TOKENS_PER_TEXT
 
-VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
-NUM_MERGES = 49152 - 256 - 2
-END_OF_WORD = "</w>"
+_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+_NUM_MERGES = 49152 - 256 - 2
+_END_OF_WORD = "</w>"
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
@@ -31,32 +31,32 @@ _WORDS = regex.compile(
 
 @cache
 def _byte_symbols() -> dict[int, str]:
-    """A printable character for each byte: itself where it prints, else one from 256 on."""
+    """Map each byte to a printable character: its own, or one from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = {b: chr(b) for b in printable}
-    rest = [b for b in range(256) if b not in symbols]
-    return symbols | {b: chr(256 + i) for i, b in enumerate(rest)}
+    unprintable = [b for b in range(256) if b not in symbols]
+    return symbols | {b: chr(256 + i) for i, b in enumerate(unprintable)}
 
 
 @cache
-def _tables() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
-    """Merge ranks and token ids."""
-    packed = files("styleclip_server.pipeline").joinpath(VOCABULARY).read_bytes()
-    text = gzip.decompress(packed).decode()
-    merges = [tuple(line.split()) for line in text.split("\n")[1 : NUM_MERGES + 1]]
-    # Ids follow the order in which the official code lists the bytes: printable ones first.
+def _load_vocabulary() -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+    """Load the merge ranks and the token ids."""
+    compressed = files("styleclip_server.pipeline").joinpath(_VOCABULARY).read_bytes()
+    text = gzip.decompress(compressed).decode()
+    merges = [tuple(line.split()) for line in text.split("\n")[1 : _NUM_MERGES + 1]]
+    # Token ids start with the bytes in the order of the official code: printable ones first.
     letters = list(_byte_symbols().values())
-    tokens = letters + [c + END_OF_WORD for c in letters] + ["".join(m) for m in merges]
+    tokens = letters + [c + _END_OF_WORD for c in letters] + ["".join(m) for m in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     ranks = {(a, b): i for i, (a, b) in enumerate(merges)}
     return ranks, {token: i for i, token in enumerate(tokens)}
 
 
-@lru_cache(maxsize=10_000)  # bounded: the words come from users
-def _merge(word: str) -> tuple[str, ...]:
-    """Merges a word's symbols, the lowest rank first, until no known pair is left."""
-    ranks, _ = _tables()
-    symbols = [*word[:-1], word[-1] + END_OF_WORD]
+@lru_cache(maxsize=10_000)  # bounded, since the words come from users
+def _merge_symbols(word: str) -> tuple[str, ...]:
+    """Merge a word's symbols, the pair of lowest rank first, until no pair has a rank."""
+    ranks, _ = _load_vocabulary()
+    symbols = [*word[:-1], word[-1] + _END_OF_WORD]
     while len(symbols) > 1:
         pairs = list(pairwise(symbols))
         best = min(pairs, key=lambda p: ranks.get(p, len(ranks)))
@@ -76,30 +76,33 @@ def _merge(word: str) -> tuple[str, ...]:
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of `text`, without start and end."""
-    _, ids = _tables()
+    """Encode a text to token ids, without start and end tokens."""
+    _, ids = _load_vocabulary()
     clean = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     clean = " ".join(clean.split()).lower()
     symbols = _byte_symbols()
-    found: list[int] = []
+    tokens: list[int] = []
     for word in _WORDS.findall(clean):
         if word in ids and word.startswith("<|"):
-            found.append(ids[word])
+            tokens.append(ids[word])
             continue
-        found += [ids[s] for s in _merge("".join(symbols[b] for b in word.encode()))]
-    return found
+        tokens += [ids[s] for s in _merge_symbols("".join(symbols[b] for b in word.encode()))]
+    return tokens
 
 
 def tokenize(texts: Sequence[str], truncate: bool = False) -> np.ndarray:
-    """Texts → token ids int32 (N, 77): start, tokens, end, then zeros.
+    """Tokenize texts.
 
     Args:
-        truncate: cut a long text before its end token, in place of refusing it.
+        truncate: shorten a long text, keeping its end token, instead of raising TextTooLong.
+
+    Returns:
+        Token ids (N, 77) int32: start, tokens, end, then zeros.
 
     Raises:
-        TextTooLong: a text needs more than 77 tokens.
+        TextTooLong: a text has more than 77 tokens.
     """
-    _, ids = _tables()
+    _, ids = _load_vocabulary()
     start, end = ids["<|startoftext|>"], ids["<|endoftext|>"]
     tokens = np.zeros((len(texts), TOKENS_PER_TEXT), np.int32)
     for row, text in zip(tokens, texts, strict=True):

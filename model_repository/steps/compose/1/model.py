@@ -24,8 +24,8 @@ class TritonPythonModel:
         paste = bool(first(row["PASTE"], False))
         format = first(row["FORMAT"], b"JPEG").decode("utf-8", "replace")
         if paste and row["PHOTO"] is not None:
-            photo = images.decode(row["PHOTO"][0], gps=bool(first(row["KEEP_GPS"], False)))
-        edits = [] if any(text is None for text in texts) else directions.check(*texts)
+            photo = images.decode(row["PHOTO"][0], keep_gps=bool(first(row["KEEP_GPS"], False)))
+        edits = [] if any(text is None for text in texts) else directions.parse_edits(*texts)
         picture = composition.compose(
             row["IMAGE"],
             photo,
