@@ -105,8 +105,8 @@ def folder(tmp_path):
     generator = Generator(64, channels, w_dim=40, mapping_layers=3)
     shapes = shapes_of(generator)
     rule = Folder(tmp_path).rule
-    generator.load_state_dict(rule.state(shapes))
-    average = rule.state({"latent_avg": [40]})["latent_avg"]
+    generator.load_state_dict(rule.state_dict(shapes))
+    average = rule.state_dict({"latent_avg": [40]})["latent_avg"]
     (tmp_path / "keys_stylegan2_64.json").write_text(json.dumps(shapes))
     layers = [
         {"module": s.name, "styleclip_name": s.styleclip_name, "channels": s.channels}
@@ -246,7 +246,7 @@ def test_a_damaged_file_fails_its_case_alone(folder):
     (folder / "align" / "align.json").write_text("[1]")
     rows = rows_of(folder)
     assert failed(rows) == [("alignment", "the case"), ("stylegan2_64", "the case")]
-    assert any("is no npz file" in row.note for row in rows)
+    assert any("is not an npz file" in row.note for row in rows)
 
 
 def test_arrays_that_are_pickled_objects_are_not_loaded(folder, tmp_path):
@@ -284,7 +284,7 @@ def test_a_folder_without_its_rule_or_header_is_refused(folder):
     with pytest.raises(VerificationError, match="format 1"):
         Folder(folder)
     (folder / "golden.json").unlink()
-    with pytest.raises(VerificationError, match="no golden folder"):
+    with pytest.raises(VerificationError, match="not a golden folder"):
         Folder(folder)
 
 

@@ -18,11 +18,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from styleclip_export.verify.report import Row, Status
 
-COLOURS: dict[Status, str] = {
+COLORS: dict[Status, str] = {
     "pass": "green",
     "fail": "bold red",
     "missing": "yellow",
     "unknown": "yellow",
+}
+HEADINGS: dict[Status, str] = {
+    "fail": "FAILED",
+    "missing": "Described but not in the folder, so not compared",
+    "unknown": "Unknown, so not compared",
 }
 
 
@@ -38,18 +43,18 @@ COLOURS: dict[Status, str] = {
 def command(directory: Path, only: tuple[str, ...], as_json: bool, trust_fill: bool) -> int:
     """Compare the project with numbers of the official code.
 
-    DIRECTORY is a golden folder, as tests/golden: numbers that the official code computed, and the
-    rule that gives its weights. Exit status 1 if any case fails.
+    DIRECTORY is a golden folder, such as tests/golden: numbers computed by the official code, and
+    the rule that generates its weights. Exit status 1 if any case fails.
     """
     from styleclip_export.verify import verify
     from styleclip_export.verify.folder import Folder
 
-    begun = time.monotonic()
+    start = time.monotonic()
     folder = Folder(directory, trust_fill)
     errors = Console(stderr=True)
     with errors.status("finding the cases …") as status:
         rows = list(verify(folder, only, lambda case: status.update(f"{case.name} …")))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     if as_json:
         click.echo(json.dumps(_summary(directory, rows, seconds), indent=1))
     else:
@@ -61,7 +66,7 @@ def _summary(directory: Path, rows: list[Row], seconds: float) -> dict:
     counts = Counter(row.status for row in rows)
     return {
         "folder": str(directory),
-        "counts": {status: counts[status] for status in COLOURS},
+        "counts": {status: counts[status] for status in COLORS},
         "seconds": round(seconds, 1),
         "peak_mib": _peak_mib(),
         "rows": [_finite(dataclasses.asdict(row)) for row in rows],
@@ -69,7 +74,7 @@ def _summary(directory: Path, rows: list[Row], seconds: float) -> dict:
 
 
 def _finite(row: dict) -> dict:
-    """NaN is no JSON: an error that is no number becomes null (its note says NaN)."""
+    """Replace an error of NaN, which is not JSON, by null; the row's note says NaN."""
     return row | {"error": row["error"] if row["error"] == row["error"] else None}
 
 
@@ -77,6 +82,20 @@ def _print(rows: list[Row], seconds: float) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
+    console.print(_table(rows))
+    counts = Counter(row.status for row in rows)
+    console.print(
+        f"{counts['pass']} passed, {counts['fail']} failed, {counts['missing']} missing, "
+        f"{counts['unknown']} unknown; {seconds:.0f} s, peak memory {_peak_mib():,} MiB",
+        highlight=False,
+    )
+    for status, heading in HEADINGS.items():
+        names = [f"{row.case} ({row.quantity})" for row in rows if row.status == status]
+        if names:
+            console.print(escape(f"{heading}: {', '.join(names)}"), highlight=False)
+
+
+def _table(rows: list[Row]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("case", "quantity"):
         table.add_column(title, overflow="fold")
@@ -84,33 +103,18 @@ def _print(rows: list[Row], seconds: float) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
-    last = ""
+    previous_case = ""
     for row in rows:
         table.add_row(
-            escape(row.case) if row.case != last else "",
+            escape(row.case) if row.case != previous_case else "",
             escape(row.quantity),
             _number(row.error),
             _number(row.bound),
-            f"[{COLOURS[row.status]}]{row.status}[/]",
+            f"[{COLORS[row.status]}]{row.status}[/]",
             escape(row.note),
         )
-        last = row.case
-    console.print(table)
-    counts = Counter(row.status for row in rows)
-    console.print(
-        f"{counts['pass']} passed, {counts['fail']} failed, {counts['missing']} missing, "
-        f"{counts['unknown']} unknown; {seconds:.0f} s, peak memory {_peak_mib():,} MiB",
-        highlight=False,
-    )
-    ends: tuple[tuple[Status, str], ...] = (
-        ("fail", "FAILED"),
-        ("missing", "Described but not in the folder, so not compared"),
-        ("unknown", "Unknown, so not compared"),
-    )
-    for status, what in ends:
-        names = [f"{row.case} ({row.quantity})" for row in rows if row.status == status]
-        if names:
-            console.print(escape(f"{what}: {', '.join(names)}"), highlight=False)
+        previous_case = row.case
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -1,11 +1,11 @@
-"""A golden folder: its files, read so that nothing in them is executed, and what was read."""
+"""A golden folder: reads its files without executing anything, and tracks what was read."""
 
 from __future__ import annotations
 
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-MOST_WEIGHTS = 2**30  # of one network; e4e with its decoder has 0.3 * 2**30
-_PICTURES = ("PNG", "JPEG")
+MAX_WEIGHTS = 2**30  # of one network; e4e with its decoder has 0.3 * 2**30
+_IMAGE_FORMATS = ("PNG", "JPEG")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something to verify: its name, its files (relative to the folder) and the check.
+    """Something to verify.
 
-    `check` yields the rows; it may raise anything, for the data may be wrong in any way.
+    Attributes:
+        name: its name in the report.
+        files: its files, relative to the golden folder.
+        check: yields the rows; may raise anything, since golden data may be wrong in any way.
+        needs_weights: whether `check` fills networks with the folder's fill rule.
     """
 
     name: str
@@ -39,19 +43,19 @@ class Case:
     needs_weights: bool = False
 
 
-class Numbers:
-    """The arrays of an npz file; knows which of them nobody asked for."""
+class Arrays:
+    """The arrays of an npz file, and which of them are unread."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.name
         try:
-            opened = np.load(path, allow_pickle=False)
+            archive = np.load(path, allow_pickle=False)
         except (ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise VerificationError(f"{path.name} is no npz file: {error}") from None
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise VerificationError(f"{path.name} is no npz file")
-        self._arrays = opened
-        self.names = tuple(opened.files)
+            raise VerificationError(f"{path.name} is not an npz file: {error}") from None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise VerificationError(f"{path.name} is not an npz file")
+        self._archive = archive
+        self.names = tuple(archive.files)
         self.unread = set(self.names)
 
     def __contains__(self, name: str) -> bool:
@@ -61,10 +65,10 @@ class Numbers:
         if name not in self.names:
             raise VerificationError(f"{self.file} has no array {name!r}")
         self.unread.discard(name)
-        return self._arrays[name]
+        return self._archive[name]
 
     def close(self) -> None:
-        self._arrays.close()
+        self._archive.close()
 
 
 class Folder:
@@ -72,10 +76,10 @@ class Folder:
 
     Args:
         root: the folder; `golden.json` in it gives the format and the seed of its weights.
-        trust_fill: execute the folder's `fill.py` although it is not the one we know.
+        trust_fill: execute the folder's `fill.py` even if it is not the known one.
 
     Raises:
-        VerificationError: it is no golden folder, or of another format.
+        VerificationError: it is not a golden folder, or has another format.
     """
 
     def __init__(self, root: Path, trust_fill: bool = False) -> None:
@@ -83,20 +87,20 @@ class Folder:
         header = self.root / "golden.json"
         if not header.is_file():
             raise VerificationError(
-                f"{root} is no golden folder: golden.json is missing, which gives the seed of the "
-                "weights; name a folder laid out as tests/golden"
+                f"{root} is not a golden folder: golden.json, with the seed of the weights, is "
+                "missing; name a folder laid out as tests/golden"
             )
-        about = self._read_json(header)
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
+        content = self._read_json(header)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise VerificationError(f"{header} is not of format {FORMAT}, the one that is known")
-        if not isinstance(about.get("seed"), int):
+        if not isinstance(content.get("seed"), int):
             raise VerificationError(f"{header} has no whole number as 'seed'")
-        self.rule = FillRule(self.root / "fill.py", about["seed"], trust_fill)
-        self._opened: list[Numbers] = []
-        self._fields: list[str] = []
+        self.rule = FillRule(self.root / "fill.py", content["seed"], trust_fill)
+        self._open_archives: list[Arrays] = []
+        self._unknown_fields: list[str] = []
 
     def files(self) -> list[str]:
-        """Every file, relative to the folder; not what Python leaves beside a module."""
+        """All files, relative to the folder, except Python's bytecode caches."""
         return sorted(
             path.relative_to(self.root).as_posix()
             for path in self.root.rglob("*")
@@ -104,15 +108,14 @@ class Folder:
         )
 
     def stems(self, *patterns: str) -> list[str]:
-        """Names of the top folder's files that match a glob, without their suffix, once each."""
-        found = {path.stem for pattern in patterns for path in self.root.glob(pattern)}
-        return sorted(found)
+        """Unique names, without suffix, of top-level files that match a glob."""
+        return sorted({path.stem for pattern in patterns for path in self.root.glob(pattern)})
 
     def path(self, name: str) -> Path:
-        """A file of the folder.
+        """Resolve the name of a file in the folder.
 
         Raises:
-            VerificationError: it is not there, or the name leads out of the folder.
+            VerificationError: the file is missing, or the name leads out of the folder.
         """
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root):
@@ -122,59 +125,67 @@ class Folder:
         return path
 
     def has(self, name: str) -> bool:
+        """Whether the folder contains a file of this name."""
         path = (self.root / name).resolve()
         return path.is_relative_to(self.root) and path.is_file()
 
-    def numbers(self, name: str) -> Numbers:
-        """An npz file's arrays."""
-        opened = Numbers(self.path(name))
-        self._opened.append(opened)
-        return opened
+    def arrays(self, name: str) -> Arrays:
+        """Open an npz file; `close_files` closes it."""
+        arrays = Arrays(self.path(name))
+        self._open_archives.append(arrays)
+        return arrays
 
     def json(self, name: str, known: Iterable[str] | None = None) -> dict[str, Any]:
-        """A JSON object. Fields that are not in `known` are reported (None: all are known)."""
+        """Read a JSON object.
+
+        Args:
+            known: fields that are read; `close_files` reports others. None for all fields.
+        """
         content = self._read_json(self.path(name))
         if not isinstance(content, dict):
-            raise VerificationError(f"{name} is no JSON object")
+            raise VerificationError(f"{name} is not a JSON object")
         if known is not None:
-            self._fields += [f"{name}: field {key}" for key in content.keys() - set(known)]
+            self._unknown_fields += [f"{name}: field {key}" for key in content.keys() - set(known)]
         return content
 
     def shapes(self, content: Any, name: str) -> dict[str, list[int]]:
-        """`content` as names and shapes of a network's tensors, of a size that fits in memory."""
+        """Check that `content` gives the names and shapes of a network that fits in memory."""
         total = 0
         if not isinstance(content, dict) or not content:
-            raise VerificationError(f"{name} does not hold names and shapes")
+            raise VerificationError(f"{name} does not contain names and shapes")
         for key, shape in content.items():
             if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-                raise VerificationError(f"{name}: {key} has no shape but {shape!r}")
+                raise VerificationError(f"{name}: {key} is not a shape: {shape!r}")
             total += math.prod(shape)
-        if total > MOST_WEIGHTS:
+        if total > MAX_WEIGHTS:
             raise VerificationError(
-                f"{name} describes {total:,} weights; at most {MOST_WEIGHTS:,} are accepted"
+                f"{name} describes {total:,} weights; at most {MAX_WEIGHTS:,} are accepted"
             )
         return content
 
-    def state(self, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-        """The state_dict of an official checkpoint with these names, filled by the rule."""
-        return self.rule.state(shapes)
+    def state_dict(self, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+        """Fill an official state_dict of these names and shapes by the folder's rule."""
+        return self.rule.state_dict(shapes)
 
     def image(self, name: str) -> Image.Image:
-        """A PNG or JPEG as RGB, as Pillow converts it (transparency is dropped)."""
-        with Image.open(self.path(name), formats=_PICTURES) as picture:
-            check_pixels(*picture.size)
-            return picture.convert("RGB")
+        """Read a PNG or JPEG as RGB; transparency is dropped."""
+        with Image.open(self.path(name), formats=_IMAGE_FORMATS) as image:
+            check_pixels(*image.size)
+            return image.convert("RGB")
 
-    def left_over(self) -> Iterator[Row]:
-        """Closes what was opened, and reports what of it nobody read."""
-        for opened in self._opened:
-            for name in opened.names:
-                if name in opened.unread:
-                    yield Row(f"{opened.file}: array {name}", "unknown")
-            opened.close()
-        for field in sorted(self._fields):
-            yield Row(field, "unknown")
-        self._opened, self._fields = [], []
+    def close_files(self) -> list[Row]:
+        """Close all open files, and return a row for each array and field that was not read."""
+        rows = [
+            Row(f"{arrays.file}: array {name}", "unknown")
+            for arrays in self._open_archives
+            for name in arrays.names
+            if name in arrays.unread
+        ]
+        rows += [Row(field, "unknown") for field in sorted(self._unknown_fields)]
+        for arrays in self._open_archives:
+            arrays.close()
+        self._open_archives, self._unknown_fields = [], []
+        return rows
 
     @staticmethod
     def _read_json(path: Path) -> Any:

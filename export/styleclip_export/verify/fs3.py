@@ -1,4 +1,4 @@
-"""Cases of the fs3 estimation: `fs3_estimation.npz`; deviations come from `direction.npz`."""
+"""Cases of the fs3 estimation: `fs3_estimation.npz`, with deviations from `direction.npz`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from styleclip_export.statistics.fs3 import channel_direction
 from styleclip_export.verify import bounds
-from styleclip_export.verify.folder import Case, Folder, Numbers
+from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Row, compare
 
 ALPHA = 5.0
@@ -22,20 +22,20 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
-    data = folder.numbers(f"{name}.npz")
+    data = folder.arrays(f"{name}.npz")
     rows, _ = channel_direction(torch.from_numpy(data["features"].astype(np.float32)))
     yield compare(f"fs3 ({len(rows)} channels)", [("fs3", rows, data["fs3"])], bounds.DIRECTION)
     if "channel_edit_values" in data:
         yield _channel_edit(folder, name, data)
 
 
-def _channel_edit(folder: Folder, name: str, data: Numbers) -> Row:
-    """The two values of a channel that its direction is measured between."""
+def _channel_edit(folder: Folder, name: str, data: Arrays) -> Row:
+    """Compare the two values of a channel between which its direction is measured."""
     layer, channel = (int(n) for n in data["channel_edit_layer_channel"])
     mean, values = data["channel_edit_mean"], data["channel_edit_values"]
     source = name.replace("fs3_estimation", "direction") + ".npz"
     if not folder.has(source):
-        return Row("channel's ends", "missing", note=f"{source} with the deviation is not there")
+        return Row("channel's ends", "missing", note=f"{source} with the deviation is missing")
     with np.load(folder.path(source), allow_pickle=False) as deviations:
         std = deviations[f"code_std_{layer:02}"][channel]
     ends = [mean - ALPHA * std, mean + ALPHA * std]

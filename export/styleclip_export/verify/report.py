@@ -1,4 +1,4 @@
-"""Rows of the report, and how two sets of numbers become one."""
+"""Rows of the verification report, and the comparisons that produce them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import numpy as np
 
 Status = Literal["pass", "fail", "missing", "unknown"]
 
-# One comparison: what it is called, ours, the official numbers.
-Comparison = tuple[str, Any, np.ndarray]
+Comparison = tuple[str, Any, Any]  # name, our numbers, the official numbers
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of the report.
 
-    `status` "missing": the folder describes it but does not hold it. "unknown": the folder holds
-    it but nothing here compares it. `error` is the largest absolute difference.
+    Attributes:
+        quantity: what was compared.
+        status: "missing" if the golden folder describes it but does not contain it; "unknown" if
+            the folder contains it but no case compares it.
+        error: the largest absolute difference.
+        bound: the largest accepted difference.
+        note: where it fails, or why it was not compared.
+        case: the name of the case.
     """
 
     quantity: str
@@ -31,48 +36,54 @@ class Row:
     case: str = ""
 
 
-def compare(quantity: str, pairs: Iterable[Comparison], bound: float) -> Row:
-    """The largest difference over all `pairs`; the note names where it is, if it is too large.
+def compare(quantity: str, comparisons: Iterable[Comparison], bound: float) -> Row:
+    """Compare arrays by their largest absolute difference.
 
-    Another shape, NaN in either of the two, and no pair at all fail.
+    A different shape, NaN in either array, and an empty iterable fail. The note names the worst
+    comparison if it exceeds the bound.
     """
-    worst, where = -1.0, ""
-    for name, ours, official in pairs:
-        mine, golden = np.asarray(ours), np.asarray(official)
-        if mine.shape != golden.shape:
-            note = f"{name}: shape {mine.shape}, officially {golden.shape}"
+    worst, worst_name = -1.0, ""
+    for name, ours, official in comparisons:
+        actual, expected = np.asarray(ours), np.asarray(official)
+        if actual.shape != expected.shape:
+            note = f"{name}: shape {actual.shape}, officially {expected.shape}"
             return Row(quantity, "fail", None, bound, note)
-        difference = np.abs(mine.astype(np.float64) - golden.astype(np.float64))
+        difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
         error = float(difference.max()) if difference.size else 0.0
         if math.isnan(error):
             return Row(quantity, "fail", error, bound, f"{name}: NaN")
         if error > worst:
-            worst, where = error, name
+            worst, worst_name = error, name
     if worst < 0:
         return Row(quantity, "fail", None, bound, "nothing to compare")
     if worst > bound:
-        return Row(quantity, "fail", worst, bound, where)
+        return Row(quantity, "fail", worst, bound, worst_name)
     return Row(quantity, "pass", worst, bound)
 
 
 def compare_lists(quantity: str, ours: Sequence[Any], official: Sequence[Any]) -> Row:
-    """Equality of two lists, the error being the number of entries that differ."""
-    differing = [
-        f"{mine!r}, officially {golden!r}"
-        for mine, golden in zip(ours, official, strict=False)
-        if mine != golden
+    """Compare two lists for equality; the error is the number of different entries."""
+    differences = [
+        f"{actual!r}, officially {expected!r}"
+        for actual, expected in zip(ours, official, strict=False)
+        if actual != expected
     ]
     if len(ours) != len(official):
-        differing.append(f"{len(ours)} entries, officially {len(official)}")
-    note = differing[0] if differing else ""
-    return Row(quantity, "fail" if differing else "pass", float(len(differing)), 0.0, note)
+        differences.append(f"{len(ours)} entries, officially {len(official)}")
+    return count_failures(quantity, differences)
 
 
 def compare_mappings(quantity: str, ours: dict[str, Any], official: dict[str, Any]) -> Row:
-    """Equality of two mappings, the error being the number of names that differ."""
-    wrong = sorted(k for k in ours.keys() | official.keys() if ours.get(k) != official.get(k))
-    note = ""
-    if wrong:
-        first = wrong[0]
-        note = f"{first}: {ours.get(first, 'none')}, officially {official.get(first, 'none')}"
-    return Row(quantity, "fail" if wrong else "pass", float(len(wrong)), 0.0, note)
+    """Compare two mappings for equality; the error is the number of different keys."""
+    differences = [
+        f"{key}: {ours.get(key, 'none')}, officially {official.get(key, 'none')}"
+        for key in sorted(ours.keys() | official.keys())
+        if ours.get(key) != official.get(key)
+    ]
+    return count_failures(quantity, differences)
+
+
+def count_failures(quantity: str, failures: Sequence[str]) -> Row:
+    """A row that fails if there are failures, and notes the first of them."""
+    status: Status = "fail" if failures else "pass"
+    return Row(quantity, status, float(len(failures)), 0.0, failures[0] if failures else "")

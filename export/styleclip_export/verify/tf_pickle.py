@@ -1,6 +1,6 @@
-"""Cases of the TensorFlow-era generator: `tf_generator_<res>.pkl`, `.npz` and `.json`.
+"""Cases of TensorFlow-era generators: `tf_generator_<res>.pkl`, `.npz` and `.json`.
 
-The pickle is read as any official checkpoint is, so the case proves the reading too.
+The pickle is read like any official checkpoint, so the case verifies the reader too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from styleclip_export.checkpoints.generators import read_generator
 from styleclip_export.verify import bounds
-from styleclip_export.verify.folder import Case, Folder, Numbers
-from styleclip_export.verify.generator import draw
+from styleclip_export.verify.folder import Arrays, Case, Folder
+from styleclip_export.verify.generator import synthesize
 from styleclip_export.verify.report import Row, compare, compare_lists
 from styleclip_networks.stylegan2 import Generator, truncate
 
@@ -40,33 +40,33 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
     generator, average = read_generator(folder.path(f"{name}.pkl"))
-    about = folder.json(f"{name}.json", known=FIELDS)
-    yield from _compare(generator, average, about, folder.numbers(f"{name}.npz"))
+    content = folder.json(f"{name}.json", known=FIELDS)
+    yield from _compare(generator, average, content, folder.arrays(f"{name}.npz"))
 
 
 def _compare(
-    generator: Generator, average: Tensor, about: dict[str, Any], data: Numbers
+    generator: Generator, average: Tensor, content: dict[str, Any], data: Arrays
 ) -> Iterator[Row]:
     sizes = [generator.resolution, generator.w_dim, generator.w_dim, generator.num_latents]
-    official = [about[key] for key in ("resolution", "z_dim", "w_dim", "num_ws")]
+    official = [content[key] for key in ("resolution", "z_dim", "w_dim", "num_ws")]
     yield compare_lists("sizes", sizes, official)
     layers = [(layer.styleclip_name, layer.channels) for layer in generator.layers]
-    described = zip(about["style_names"], about["style_channels"], strict=True)
-    yield compare_lists("layers", layers, list(described))
+    official_layers = zip(content["style_names"], content["style_channels"], strict=True)
+    yield compare_lists("layers", layers, list(official_layers))
 
     styles = generator.affine(torch.from_numpy(data["ws"]))
     pairs = [(f"style_{i:02}", style, data[f"style_{i:02}"]) for i, style in enumerate(styles)]
     yield compare(f"styles ({len(pairs)})", pairs, bounds.STYLES)
-    image = torch.cat(list(draw(generator, styles)))
+    image = torch.cat(list(synthesize(generator, styles)))
     yield compare("image", [("image", image, data["image"])], bounds.IMAGE)
 
     w = generator.mapping(torch.from_numpy(data["z"]))
     yield compare("w of z", [("w", w, data["w"])], bounds.STYLES)
     yield compare("w_avg", [("w_avg", average, data["w_avg"])], bounds.STYLES)
-    psi, cutoff = float(about["truncation_psi"]), int(about["truncation_cutoff"])
+    psi, cutoff = float(content["truncation_psi"]), int(content["truncation_cutoff"])
     w_plus = w[:, None].expand(-1, generator.num_latents, -1)
     w_plus = truncate(w_plus, average, psi, cutoff)
     yield compare("w truncated", [("ws_trunc", w_plus, data["ws_trunc"])], bounds.STYLES)
-    image = torch.cat(list(draw(generator, generator.affine(w_plus))))
+    image = torch.cat(list(synthesize(generator, generator.affine(w_plus))))
     pair = ("image_trunc", image, data["image_trunc"])
     yield compare("image, w truncated", [pair], bounds.IMAGE)

@@ -1,8 +1,8 @@
-"""Weights for the golden cases: the folder's fill rule under the official names.
+"""Weights for the golden cases: a golden folder's fill rule.
 
-`fill.py` beside this module is the rule as it came with the golden data, kept byte for byte. A
-golden folder brings its own copy, and that is code. It is executed only where its bytes are ours
-(then ours is called) or where the caller says that the folder is to be trusted.
+`fill.py` in this package is the rule as it came with the golden data, byte for byte. A golden
+folder contains its own copy, which is code: it is executed only if the caller trusts the folder,
+and if its bytes are those of ours, ours is called instead.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Fill = Callable[..., dict[str, np.ndarray]]
-OURS = Path(__file__).with_name("fill.py")
-BLUR = (1.0, 3.0, 3.0, 1.0)
+KNOWN_RULE = Path(__file__).with_name("fill.py")
+BLUR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def sha256(data: bytes) -> str:
@@ -30,14 +30,20 @@ def sha256(data: bytes) -> str:
 
 
 class FillRule:
-    """A golden folder's rule: `path` is its fill.py, `seed` that of golden.json."""
+    """The fill rule of a golden folder.
+
+    Args:
+        path: its fill.py.
+        seed: the seed in golden.json.
+        trusted: execute fill.py even if it is not the known rule.
+    """
 
     def __init__(self, path: Path, seed: int, trusted: bool = False) -> None:
         self.path, self.seed, self.trusted = path, seed, trusted
         self._fill: Fill | None = None
 
     def load(self) -> Fill:
-        """The function `fill`.
+        """Return the rule's function `fill`.
 
         Raises:
             VerificationError: fill.py is missing, or neither known nor trusted.
@@ -50,14 +56,14 @@ class FillRule:
         if not self.path.is_file():
             raise VerificationError("fill.py is missing, the rule that gives the golden weights")
         source = self.path.read_bytes()
-        if sha256(source) == sha256(OURS.read_bytes()):
+        if sha256(source) == sha256(KNOWN_RULE.read_bytes()):
             from styleclip_export.verify.fill import fill
 
             return fill
         if not self.trusted:
             raise VerificationError(
                 f"{self.path} is not the rule that is known (SHA-256 {sha256(source)[:16]}…, "
-                f"expected {sha256(OURS.read_bytes())[:16]}…), and it is code that would be "
+                f"expected {sha256(KNOWN_RULE.read_bytes())[:16]}…), and it is code that would be "
                 "executed; read it, then allow it with --trust-fill"
             )
         module = ModuleType("golden_fill")
@@ -66,12 +72,14 @@ class FillRule:
             raise VerificationError(f"{self.path} defines no function `fill`")
         return cast(Fill, module.fill)
 
-    def state(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """A state_dict as an official checkpoint has it: the rule's tensors (float32), and what
-        the rule leaves out: blur kernels, and BatchNorm's counters at 0."""
+    def state_dict(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Fill a state_dict of these names and shapes with float32 tensors.
+
+        The rule leaves out blur kernels and BatchNorm's counters, which are added here.
+        """
         import torch
 
-        row = np.array(BLUR, np.float32)
+        row = np.array(BLUR_TAPS, np.float32)
         kernel = torch.from_numpy(np.outer(row, row) / 64 * 4)
         filled = self.load()(dict(shapes), seed=self.seed)
         state = {name: torch.from_numpy(value) for name, value in filled.items()}
