@@ -1,1 +1,1 @@
-"""Converts checkpoints into the networks of the model repository."""
+"""Converts published checkpoints into the networks of the model repository."""

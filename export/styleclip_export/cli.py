@@ -1,6 +1,6 @@
-"""The command `styleclip-export`: from published checkpoints to a served domain.
+"""The command `styleclip-export`: from published checkpoints to a domain that Triton serves.
 
-Exit status: 0 done, 1 failed (one line on standard error says why), 2 a wrong command line,
+Exit status: 0 success, 1 failure (one line on standard error says why), 2 wrong command line,
 130 interrupted.
 """
 
@@ -14,7 +14,7 @@ import click
 
 from styleclip_export.errors import ExportError
 
-# Command → what `--help` says of it; the command is `commands.<name>.command`.
+# Sub-command → its line in `--help`; the code is `styleclip_export.commands.<name>.command`.
 COMMANDS = {
     "fetch": "Fetch the published checkpoints of a domain, each checked.",
     "convert": "Convert checkpoints to ONNX and put them into the model repository.",
@@ -24,8 +24,8 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
-    """Loads a sub-command when it is called."""
+class LazyGroup(click.Group):
+    """Imports a sub-command only when it is called, so that `--help` needs no torch."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -42,17 +42,17 @@ class Commands(click.Group):
 
 
 @click.command(
-    cls=Commands,
+    cls=LazyGroup,
     help="From published checkpoints to a domain that Triton serves.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="styleclip-triton")
 def command() -> None:
-    """Only the sub-commands do something."""
+    """The group itself does nothing."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status; never a stack trace for bad input."""
+    """Run a command line and return its exit status; wrong input gives one line, no stack trace."""
     try:
         status = command.main(arguments, "styleclip-export", standalone_mode=False)
         return int(status or 0)

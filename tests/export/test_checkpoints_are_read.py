@@ -1,6 +1,6 @@
 """Checkpoints of every published layout give exactly the weights that were put into them.
 
-The golden TensorFlow pickle, which the official code wrote and drew from, is compared where the
+The golden TensorFlow pickle, which the official code wrote and ran, is compared where the golden
 folder has it; the others are written here in small sizes, filled by the golden rule.
 """
 
@@ -51,7 +51,7 @@ def w_avg():
     return average()
 
 
-def equal(one, other):
+def same_state(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in other)
 
 
@@ -63,7 +63,7 @@ def write(path, data):
 # --- generators
 
 
-def test_the_golden_tensorflow_pickle_draws_as_the_official_code(golden):
+def test_the_golden_tensorflow_pickle_gives_the_images_of_the_official_code(golden):
     cases = list(tf_pickle.cases(folder.Folder(golden)))
     if not cases:
         pytest.skip("this golden folder has no TensorFlow pickle")
@@ -83,33 +83,33 @@ def test_the_golden_tensorflow_pickle_draws_as_the_official_code(golden):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_rosinalitys_file_of_either_format_gives_its_state(state, w_avg, zipped, tmp_path):
+def test_rosinalitys_file_in_either_format_gives_its_state(state, w_avg, zipped, tmp_path):
     path = tmp_path / "g.pt"
     torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
     found = generators.read(path)
-    assert equal(found.state, state) and torch.equal(found.w_avg, w_avg)
+    assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
     assert found.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
-    assert equal(found.network().state_dict(), state)
+    assert same_state(found.network().state_dict(), state)
 
 
 def test_blur_kernels_may_be_left_out(state, tmp_path):
     torch.save({k: v for k, v in state.items() if "kernel" not in k}, tmp_path / "g.pt")
-    assert equal(generators.read(tmp_path / "g.pt").state, state)
+    assert same_state(generators.read(tmp_path / "g.pt").state, state)
 
 
-def test_an_average_that_is_not_in_the_file_is_the_same_at_each_call(state, tmp_path):
+def test_an_average_that_the_file_lacks_is_the_same_at_each_call(state, tmp_path):
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     (_, first), (_, second) = (generators.read_generator(tmp_path / "g.pt") for _ in range(2))
     assert first.shape == (W_DIM,) and torch.equal(first, second)
 
 
 @pytest.mark.parametrize("resolution", [32, 256])
-def test_other_resolutions_and_widths_are_found_in_the_file(resolution, tmp_path):
+def test_resolution_and_widths_are_read_from_the_file(resolution, tmp_path):
     widths = {2**p: 3 + p for p in range(2, int(math.log2(resolution)) + 1)}
     state = filled(Generator(resolution, widths, 8, mapping_layers=1))
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     found = generators.read(tmp_path / "g.pt")
-    assert found.sizes.channels == widths and equal(found.state, state)
+    assert found.sizes.channels == widths and same_state(found.state, state)
 
 
 def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
@@ -124,14 +124,14 @@ def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 5}, {"channels_last": True}])
 def test_an_ada_pickle_gives_its_averaged_network(state, w_avg, options, tmp_path):
     found = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
-    assert equal(found.state, state) and torch.equal(found.w_avg, w_avg)
+    assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
 
 
-def ada_picture(state, ws):
-    """The arithmetic of stylegan2-ada-pytorch, `training/networks.py`, from the parameters that
-    its pickle holds: convolutions without a gain, toRGB's gain in its style."""
-    one_three = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = torch.outer(one_three, one_three) / 64
+def ada_image(state, ws):
+    """Compute the image as stylegan2-ada-pytorch's `training/networks.py` does from the pickle's
+    parameters: convolutions without a gain, toRGB's gain in its style."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(taps, taps) / 64
 
     def blur(x, gain, padding):
         weight = (kernel * gain).expand(x.shape[1], 1, 4, 4)
@@ -158,33 +158,33 @@ def ada_picture(state, ws):
         return F.conv2d(x, modulated) + state[f"{name}.bias"]
 
     x = layer("conv1", 0, state["input.input"], ws[:, 0], up=False)
-    picture = to_rgb("to_rgb1", x, ws[:, 1])
+    image = to_rgb("to_rgb1", x, ws[:, 1])
     for i in range(len(CHANNELS) - 1):
         x = layer(f"convs.{2 * i}", 2 * i + 1, x, ws[:, 2 * i + 1], up=True)
         x = layer(f"convs.{2 * i + 1}", 2 * i + 2, x, ws[:, 2 * i + 2], up=False)
-        n, c, h, w = picture.shape
-        spread = torch.zeros(n, c, h, 2, w, 2)
-        spread[:, :, :, 0, :, 0] = picture
-        picture = blur(spread.reshape(n, c, 2 * h, 2 * w), 4, (2, 1, 2, 1))
-        picture = picture + to_rgb(f"to_rgbs.{i}", x, ws[:, 2 * i + 3])
-    return picture
+        n, c, h, w = image.shape
+        zeros_between = torch.zeros(n, c, h, 2, w, 2)
+        zeros_between[:, :, :, 0, :, 0] = image
+        image = blur(zeros_between.reshape(n, c, 2 * h, 2 * w), 4, (2, 1, 2, 1))
+        image = image + to_rgb(f"to_rgbs.{i}", x, ws[:, 2 * i + 3])
+    return image
 
 
-def test_an_ada_pickle_draws_what_its_own_arithmetic_draws(state, w_avg, tmp_path):
+def test_an_ada_pickle_gives_the_image_of_its_own_arithmetic(state, w_avg, tmp_path):
     generator = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg))).network()
     ws = torch.randn(1, generator.num_latents, W_DIM, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        torch.testing.assert_close(generator(ws), ada_picture(state, ws), rtol=0, atol=1e-4)
+        torch.testing.assert_close(generator(ws), ada_image(state, ws), rtol=0, atol=1e-4)
 
 
 def test_a_network_trained_without_noise_gets_noise_of_strength_zero(state, w_avg, tmp_path):
-    quiet = {k: v for k, v in state.items() if "noise" not in k}
-    found = generators.read(write(tmp_path / "g.pkl", ada(quiet, w_avg))).state
-    silence = {k: torch.zeros_like(v) for k, v in state.items() if "noise" in k}
-    assert equal(found, quiet | silence)
+    without_noise = {k: v for k, v in state.items() if "noise" not in k}
+    found = generators.read(write(tmp_path / "g.pkl", ada(without_noise, w_avg))).state
+    zeros = {k: torch.zeros_like(v) for k, v in state.items() if "noise" in k}
+    assert same_state(found, without_noise | zeros)
 
 
-def test_what_the_official_network_does_besides_is_noted(state, w_avg, tmp_path):
+def test_what_only_the_official_network_does_is_noted(state, w_avg, tmp_path):
     data = ada(state, w_avg, conv_clamp=256)
     assert "±256" in generators.read(write(tmp_path / "g.pkl", data)).notes[0]
 
@@ -197,7 +197,7 @@ def test_what_the_official_network_does_besides_is_noted(state, w_avg, tmp_path)
         ({"img_channels": 1}, "number of color channels"),
     ],
 )
-def test_ada_networks_of_another_arithmetic_are_refused(state, w_avg, options, reason, tmp_path):
+def test_ada_networks_with_other_arithmetic_are_refused(state, w_avg, options, reason, tmp_path):
     data = ada(state, w_avg, **options)
     with pytest.raises(CheckpointError, match=reason):
         generators.read(write(tmp_path / "g.pkl", data))
@@ -212,7 +212,7 @@ def test_ada_networks_of_another_arithmetic_are_refused(state, w_avg, options, r
         ({"resample_kernel": [1, 2, 1]}, "filter"),
     ],
 )
-def test_tensorflow_networks_of_another_arithmetic_are_refused(
+def test_tensorflow_networks_with_other_arithmetic_are_refused(
     state, w_avg, options, reason, tmp_path
 ):
     path = write(tmp_path / "g.pkl", tensorflow(state, w_avg, **options))
@@ -229,11 +229,11 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
     encoder, content = encoder_state(), e4e_content(options)
     torch.save(content, tmp_path / "e4e.pt", _use_new_zipfile_serialization=zipped)
     found = e4e.read(tmp_path / "e4e.pt")
-    assert equal(found.state, encoder) and equal(found.decoder.state, state)
-    assert equal(found.network().state_dict(), encoder)
+    assert same_state(found.state, encoder) and same_state(found.decoder.state, state)
+    assert same_state(found.network().state_dict(), encoder)
     assert torch.equal(found.w_avg, content["latent_avg"])
     assert (found.sizes.num_latents, found.options) == (10, {"device": "cuda"})
-    assert equal(generators.read(tmp_path / "e4e.pt").state, state)
+    assert same_state(generators.read(tmp_path / "e4e.pt").state, state)
 
 
 # --- CLIP
@@ -243,7 +243,7 @@ def test_a_plain_state_dict_of_clip_gives_its_state(tmp_path):
     official = small_clip().state_dict()
     torch.save(official | {"vocab_size": torch.tensor(2000)}, tmp_path / "clip.pt")
     found = clip.read(tmp_path / "clip.pt")
-    assert equal(found.state, official) and equal(found.network().state_dict(), official)
+    assert same_state(found.state, official) and same_state(found.network().state_dict(), official)
     assert found.sizes["transformer_heads"] == 2 and found.sizes["image_resolution"] == 48
 
 
@@ -252,28 +252,28 @@ def test_openais_torchscript_archive_gives_its_state_in_float32(tmp_path):
     script.save(str(tmp_path / "ViT.pt"))
     found = clip.read(tmp_path / "ViT.pt")
     official = {k: v.float() for k, v in state.items() if k in found.state}
-    assert equal(found.state, official) and len(official) == len(small_clip().state_dict())
+    assert same_state(found.state, official) and len(official) == len(small_clip().state_dict())
 
 
 # --- StyleCLIP's files and dlib's
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_styleclips_statistics_come_as_its_scripts_wrote_them(protocol, tmp_path):
+def test_styleclips_statistics_are_read_as_its_scripts_wrote_them(protocol, tmp_path):
     samples = style_samples()
     means, deviations = [s.mean(0) for s in samples], [s.std(0) for s in samples]
     write(tmp_path / "S", pickle.dumps(samples, protocol))
     write(tmp_path / "S_mean_std", pickle.dumps([means, deviations], protocol))
     found = styleclip_npy.read_s_mean_std(tmp_path / "S_mean_std")
-    for got, given in (
+    for read, written in (
         (styleclip_npy.read_s(tmp_path / "S"), samples),
         (found.means, means),
         (found.deviations, deviations),
     ):
-        assert all(np.array_equal(a, b) for a, b in zip(got, given, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(read, written, strict=True))
 
 
-def test_styleclips_arrays_come_as_float32(tmp_path):
+def test_styleclips_arrays_are_read_as_float32(tmp_path):
     fs3, w = np.arange(12.0).reshape(4, 3), np.ones((5, 1, 8), np.float32)
     np.save(tmp_path / "fs3.npy", fs3)
     np.save(tmp_path / "W.npy", w)
@@ -282,7 +282,7 @@ def test_styleclips_arrays_come_as_float32(tmp_path):
     assert styleclip_npy.read_w(tmp_path / "W.npy").shape == (5, 8)
 
 
-def test_dlibs_landmarks_are_placed_whole_from_either_form(landmarks_bz2, tmp_path):
+def test_dlibs_landmarks_are_placed_from_either_form(landmarks_bz2, tmp_path):
     official = find_landmark_model()
     placed = dlib_landmarks.place(official, tmp_path / "plain.dat")
     assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
@@ -294,13 +294,13 @@ def test_a_domain_folder_gives_all_networks(state, tmp_path):
     torch.save(e4e_content(), tmp_path / "e4e_any_encode.pt")
     torch.save(small_clip().state_dict(), tmp_path / "ViT-any.pt")
     found = domain_files.read_domain(tmp_path)
-    assert equal(found.generator.state_dict(), state)
-    assert equal(found.encoder.state_dict(), encoder_state())
-    assert equal(found.clip.state_dict(), small_clip().state_dict())
+    assert same_state(found.generator.state_dict(), state)
+    assert same_state(found.encoder.state_dict(), encoder_state())
+    assert same_state(found.clip.state_dict(), small_clip().state_dict())
     assert found.w_avg.shape == (10, W_DIM)
     assert set(found.sources) == {"e4e_any_encode.pt", "ViT-any.pt"}
 
 
-def test_what_is_missing_in_a_folder_is_said(tmp_path):
+def test_the_error_says_what_a_folder_lacks(tmp_path):
     with pytest.raises(CheckpointError, match=r"e4e_\*.*fetch"):
         domain_files.read_domain(tmp_path)

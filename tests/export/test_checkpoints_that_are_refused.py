@@ -1,7 +1,6 @@
-"""Wrong, broken and hostile files: one line each, nothing executed, little memory.
+"""Wrong, broken and hostile files get one line each; nothing is executed, little memory is used.
 
-They are read in a process of their own, which measures its memory by itself, so that a crash or a
-bomb is a failure of one test.
+They are read in a separate process that measures its own memory, so that a crash fails one test.
 """
 
 import json
@@ -16,16 +15,16 @@ from checkpoint_files import write_all
 from styleclip_export.checkpoints import e4e, generators
 from styleclip_export.errors import CheckpointError
 
-MOST_MEMORY = 200 << 20  # bytes for files of at most 33 MB
+MAX_MEMORY = 200 << 20  # bytes for files of at most 33 MB
 PROGRAM = Path(hostile_files.__file__)
 
 
 def run(*arguments):
-    """Lines that the program printed before it ended, and how it ended."""
+    """Run the program; return the JSON lines that it printed."""
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, (ended.stdout[-500:], ended.stderr[-2000:])
-    return [json.loads(line) for line in ended.stdout.splitlines()]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 0, (process.stdout[-500:], process.stderr[-2000:])
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def valid(tmp_path_factory):
 
 
 def attempts(folder, cases):
-    """(name, what reading it gave) of each case, all read in one process."""
+    """Read all cases in one process; return (name, outcome) of each."""
     index, names = [], []
     for i, (name, reader, data) in enumerate(cases):
         (folder / f"{i}.file").write_bytes(data)
@@ -46,21 +45,21 @@ def attempts(folder, cases):
     return list(zip(names, found, strict=True))
 
 
-def check(found):
-    """Every file got one line that says what was expected, at little memory."""
+def check(outcomes):
+    """Every file got one line that says what was expected, and used little memory."""
     wrong = [
         (name, case)
-        for name, case in found
+        for name, case in outcomes
         if case["error"] != "CheckpointError"
         or "\n" in case["line"]
         or "expected" not in case["line"]
         or not 40 < len(case["line"]) < 600
-        or case["rise"] > MOST_MEMORY
+        or case["rise"] > MAX_MEMORY
     ]
     assert not wrong
 
 
-def test_a_pickle_that_would_create_a_file_creates_none_and_is_named(tmp_path):
+def test_a_pickle_that_would_create_a_file_creates_none(tmp_path):
     mark = tmp_path / "executed"
     found = attempts(tmp_path, hostile_files.executing(mark))
     check(found)
@@ -69,7 +68,7 @@ def test_a_pickle_that_would_create_a_file_creates_none_and_is_named(tmp_path):
         assert "not on the list of safe names" in case["line"], name
 
 
-def test_a_file_that_asks_for_memory_or_time_gets_neither(tmp_path):
+def test_a_file_that_claims_much_memory_or_time_gets_neither(tmp_path):
     check(attempts(tmp_path, hostile_files.oversized()))
 
 
@@ -81,8 +80,8 @@ def test_arrays_that_are_not_what_they_claim_are_refused(tmp_path):
     check(attempts(tmp_path, hostile_files.untrue()))
 
 
-def test_another_or_a_broken_file_is_told_by_what_it_looks_like(valid, tmp_path):
-    found = attempts(tmp_path, hostile_files.something_else(valid))
+def test_the_error_says_what_another_or_a_broken_file_looks_like(valid, tmp_path):
+    found = attempts(tmp_path, hostile_files.other_files(valid))
     check(found)
     assert all("looks like" in case["line"] for _, case in found)
     looks = {name: case["line"].partition("looks like ")[2] for name, case in found}
@@ -101,7 +100,7 @@ def test_another_or_a_broken_file_is_told_by_what_it_looks_like(valid, tmp_path)
         assert looks[name].startswith(look), (name, looks[name])
 
 
-def test_changed_bytes_give_a_result_or_one_line(tmp_path):
+def test_changed_bytes_give_a_network_or_one_line(tmp_path):
     found = run(tmp_path, "--fuzz", 300)
     assert len(found) == 300
     assert {case["error"] for case in found} == {"CheckpointError", "read"}
@@ -115,7 +114,7 @@ def test_source_text_in_a_pickle_is_never_executed(valid):
 
 
 @pytest.mark.parametrize("read", [generators.read, e4e.read])
-def test_a_folder_or_nothing_is_said_to_be_that(read, tmp_path):
+def test_the_error_names_a_folder_or_a_missing_file(read, tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
         read(tmp_path)
     with pytest.raises(CheckpointError, match="is not there"):

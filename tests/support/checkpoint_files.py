@@ -14,7 +14,7 @@ W_DIM = 24
 
 
 def filled(network):
-    """The network's state by the golden rule; what the rule leaves out stays as it is."""
+    """Return the state filled by the golden rule; what the rule leaves out stays as it is."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     return state | {name: torch.from_numpy(value) for name, value in fill(shapes).items()}
@@ -33,13 +33,13 @@ def average():
 
 
 def rosinality(state):
-    """What rosinality's training saves."""
+    """Return what rosinality's training saves."""
     optimizer = {"state": {0: {"step": 1}}}
     return {"g": {}, "g_ema": state, "latent_avg": average(), "g_optim": optimizer}
 
 
 def e4e(options=None):
-    """What e4e's training saves."""
+    """Return what e4e's training saves."""
     state = {f"encoder.{k}": v for k, v in encoder_state().items()}
     state |= {f"decoder.{k}": v for k, v in generator_state().items()}
     latents = torch.linspace(-1, 1, 10 * W_DIM).reshape(10, W_DIM)
@@ -47,7 +47,7 @@ def e4e(options=None):
 
 
 def small_clip():
-    """A CLIP with a ViT image tower, filled."""
+    """Build a small CLIP with a ViT image tower, filled."""
     clip = CLIP(
         32, image_resolution=48, vision_patch_size=16, vision_width=64, vision_layers=2,
         vision_heads=1, context_length=12, vocab_size=2000, transformer_width=128,
@@ -58,7 +58,7 @@ def small_clip():
 
 
 def scripted_clip():
-    """As OpenAI's archive: half precision, and three numbers beside the weights."""
+    """Script a CLIP as OpenAI did: float16, and three numbers beside the weights."""
     clip = small_clip()
     for name, value in {"input_resolution": 48, "context_length": 12, "vocab_size": 2000}.items():
         clip.register_buffer(name, torch.tensor(value))
@@ -69,13 +69,13 @@ def scripted_clip():
 
 
 def style_samples():
-    """StyleCLIP's S: (N, C) for each modulation."""
+    """Return StyleCLIP's S: (N, C) for each modulation."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal((7, c)).astype(np.float32) for c in (5, 3)]
 
 
 def write_all(folder):
-    """Name of a reader (see `readers`) → valid files for it, written into `folder`."""
+    """Write valid files into `folder`; return those for each reader of `hostile_files.readers`."""
     state = generator_state()
     torch.save(rosinality(state), folder / "rosinality.pt")
     torch.save(rosinality(state), folder / "old.pt", _use_new_zipfile_serialization=False)

@@ -1,7 +1,7 @@
-"""Files that a checkpoint reader must refuse: executing, oversized, nested, broken, something else.
+"""Files that a checkpoint reader must refuse: executing, oversized, nested, broken, other files.
 
-Run as a program it reads such files in this process and prints, for each, one line of JSON: what it
-got, how long it took and how much the process's peak memory rose.
+As a program it reads such files and prints one line of JSON for each: the outcome, how long it took
+and by how much the process's peak memory rose.
 """
 
 import argparse
@@ -24,12 +24,10 @@ from checkpoint_files import average, e4e, generator_state, rosinality, small_cl
 from nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
 
 PROTOCOL = b"\x80\x04"
-START = {"old": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)}
-START["old"] += pickle.dumps({"little_endian": True}, 2)
 
 
 class Calls:
-    """Calls a function where it is unpickled."""
+    """Calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -39,7 +37,7 @@ class Calls:
 
 
 def calls(mark):
-    """Ways to create the file `mark`, or to come nearer to it."""
+    """Return calls that create the file `mark`, or that would help to."""
     return {
         "os.system": Calls(os.system, f"touch {mark}"),
         "exec": Calls(exec, f"open({str(mark)!r}, 'w')"),
@@ -54,7 +52,7 @@ def calls(mark):
 
 
 def packed(pickled, entries=(), method=zipfile.ZIP_STORED):
-    """A PyTorch archive around a pickle and further entries."""
+    """Return a PyTorch archive with a pickle and further entries."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -70,7 +68,7 @@ def saved(value, **options):
 
 
 def executing(mark):
-    """(name, reader, bytes): each kind of call in each kind of file that is a pickle."""
+    """Yield (name, reader, bytes) for each call in each kind of file with a pickle."""
     for name, value in calls(mark).items():
         yield f"{name} in NVIDIA's pickle", "generator", dumps({"G_ema": value})
         yield f"{name} in a PyTorch file", "generator", saved({"g_ema": value})
@@ -85,8 +83,8 @@ def _opcodes(*parts):
     return PROTOCOL + b"".join(parts) + b"."
 
 
-def _laughs(deepest=b"]", levels=60):
-    """A value of a few bytes whose text would have 2**levels parts."""
+def _doubled(deepest=b"]", levels=60):
+    """Return opcodes of a value whose repr would have 2**levels parts."""
     return deepest + b"2\x86" * levels
 
 
@@ -99,7 +97,7 @@ def _persistent_id(kind):
 
 
 def oversized():
-    """Pickles and archives of few bytes that ask for much memory or time."""
+    """Yield small pickles and archives that claim much memory or time."""
     yield "memo index of 4 billion", "generator", _opcodes(b"Nr\xff\xff\xff\xff")
     yield "byte string of 2**62", "generator", _opcodes(b"\x8e" + struct.pack("<Q", 1 << 62))
     yield "text of 2**62", "generator", _opcodes(b"\x8d" + struct.pack("<Q", 1 << 62))
@@ -111,13 +109,13 @@ def oversized():
     same_hash = [b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") for i in range(100_000)]
     collisions = b"}(" + b"N".join(same_hash) + b"Nu"
     yield "100,000 keys of one hash", "generator", _opcodes(collisions)
-    dtype = _named("numpy", "dtype") + _laughs() + b"\x85R"
+    dtype = _named("numpy", "dtype") + _doubled() + b"\x85R"
     yield "2**60 lists as a NumPy type", "generator", _opcodes(dtype)
-    meta = b"}(X\x0a\0\0\0class_name" + _laughs() + b"X\x05\0\0\0state}u"
+    meta = b"}(X\x0a\0\0\0class_name" + _doubled() + b"X\x05\0\0\0state}u"
     persistent = _named("torch_utils.persistence", "_reconstruct_persistent_obj")
     inner = b"}X\x05\0\0\0G_ema" + persistent + meta + b"\x85Rs"
     yield "2**60 lists as a class's name", "generator", _opcodes(inner)
-    yield "2**60 lists as a storage's type", "clip", packed(_opcodes(_persistent_id(_laughs())))
+    yield "2**60 lists as a storage's type", "clip", packed(_opcodes(_persistent_id(_doubled())))
     shared = saved(torch.zeros(2)._typed_storage(), _use_new_zipfile_serialization=False)
     load = b"B" + struct.pack("<I", len(shared)) + shared
     call = _named("torch.storage", "_load_from_bytes") + b"q\0" + load + b"\x85q\x01"
@@ -146,7 +144,7 @@ def _shape(size):
 
 
 def _long_archive(table, count):
-    """Zip64: the table of contents may have any length."""
+    """Return a Zip64 archive, whose central directory may have any length."""
     start = 4
     end = start + len(table)
     long_end = struct.pack(
@@ -158,7 +156,7 @@ def _long_archive(table, count):
 
 
 def _overlapping():
-    """1,000 names for one entry of 1 MB, whose checksum would be computed as often."""
+    """Return 1,000 names for one entry of 1 MB, whose checksum would be computed as often."""
     data = packed(b"\x80\x02N.", [("data/0", bytes(1 << 20))])
     start = data.rindex(b"PK\x01\x02")
     size, first = struct.unpack_from("<12xII", data[data.rindex(b"PK\x05\x06") :])
@@ -171,7 +169,7 @@ def _overlapping():
 
 
 def nested():
-    """What overflows a recursive reader's stack."""
+    """Yield files that would overflow a recursive reader's stack."""
     deep = 400_000
     yield "400,000 nested lists", "generator", _opcodes(b"]" * deep, b"a" * (deep - 1))
     yield "200,000 nested tuples", "generator", _opcodes(b")", b"\x85" * 200_000)
@@ -195,7 +193,7 @@ def _rosinality(**changed):
 
 
 def untrue():
-    """Whole files whose arrays are not what they claim, or are not of our networks."""
+    """Yield complete files whose arrays are not what they claim, or not those of our networks."""
     state = generator_state()
     weight = "convs.1.conv.weight"
     thin = torch.zeros(1).expand(1, 8000, 8000, 3, 3)
@@ -262,7 +260,7 @@ def _saved_npy(array):
     return buffer.getvalue()
 
 
-ELSE = {
+OTHER_FILES = {
     "empty": b"",
     "web page": b"<!DOCTYPE html><html>Quota exceeded</html>",
     "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
@@ -276,9 +274,9 @@ ELSE = {
 }
 
 
-def something_else(valid):
-    """Other files, broken files, and each valid file in the place of another kind."""
-    for name, data in ELSE.items():
+def other_files(valid):
+    """Yield other files, broken files, and each valid file in the place of another kind."""
+    for name, data in OTHER_FILES.items():
         for reader in ("generator", "encoder", "clip", "moments", "fs3", "landmarks"):
             yield f"{name} as {reader}", reader, data
     zipped = io.BytesIO()
@@ -300,7 +298,7 @@ def something_else(valid):
 
 
 def readers():
-    """Name → function of a path."""
+    """Return name → function that reads a path."""
     from styleclip_export.checkpoints import clip, dlib_landmarks, e4e, generators, styleclip_npy
 
     return {
@@ -315,13 +313,13 @@ def readers():
 
 
 def peak():
-    """The most memory that the process ever had in use, bytes."""
+    """Return the process's peak memory in bytes."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
     return int(line.split()[1]) * 1024
 
 
 def attempt(read, path):
-    """What reading gave: ("CheckpointError", its line), ("read", "") or another error."""
+    """Read a file; return ("read", "") or (the error's class, its message)."""
     from styleclip_export.errors import CheckpointError
 
     try:
@@ -334,7 +332,7 @@ def attempt(read, path):
 
 
 def fuzz(valid, count, seed):
-    """`count` files that differ from a valid one in up to eight bytes or a cut: (reader, bytes)."""
+    """Yield (reader, bytes) of valid files with up to eight changed bytes, some truncated."""
     rng = np.random.default_rng(seed)
     files = [(reader, path.read_bytes()) for reader, paths in valid.items() for path in paths]
     for i in range(count):
@@ -348,7 +346,7 @@ def fuzz(valid, count, seed):
 
 
 def main():
-    """Reads the files that `index` lists, or `--fuzz` changed ones, and prints what each got."""
+    """Read the files that the folder's index lists, or `--fuzz` changed ones."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fuzz", type=int, default=0)
@@ -368,7 +366,7 @@ def main():
         if arguments.fuzz:
             changed.write_bytes(path)
             path = changed
-        # 5: the peak begins anew; where the kernel refuses, it is that of all files so far.
+        # 5 resets the peak; where the kernel refuses, it is the peak of all files so far.
         Path("/proc/self/clear_refs").write_text("5")
         before, start = peak(), time.monotonic()
         error, line = attempt(read[reader], path)

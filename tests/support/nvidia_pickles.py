@@ -1,6 +1,6 @@
-"""Pickles in the layouts of NVIDIA's two StyleGAN2 projects, for tests; none of their code is run.
+"""Pickles in the layouts of NVIDIA's two StyleGAN2 projects; none of their code is run.
 
-The names of their classes are lent to stand-ins while a pickle is written.
+Stand-ins have the official names of their classes while a pickle is written.
 """
 
 import io
@@ -16,10 +16,10 @@ SOURCE = "raise SystemExit('the source text in the pickle was executed')"
 
 
 @contextmanager
-def lent(**classes):
-    """Modules that hold the stand-ins under their official names, for as long as pickle looks."""
+def under_official_names(*classes):
+    """Provide the modules in which pickle looks for the stand-ins."""
     before = dict(sys.modules)
-    for value in classes.values():
+    for value in classes:
         for i in range(1, value.__module__.count(".") + 2):
             name = ".".join(value.__module__.split(".")[:i])
             sys.modules.setdefault(name, ModuleType(name))
@@ -50,7 +50,7 @@ Network.__module__ = "dnnlib.tflib.network"
 
 
 class Module:
-    """A module as `torch_utils.persistence` pickles it."""
+    """A module that is pickled as by `torch_utils.persistence`."""
 
     def __init__(self, class_name, tensors=(), modules=(), **attributes):
         tensors = dict(tensors)
@@ -84,9 +84,9 @@ def _linear(weight, bias, **attributes):
 
 
 def ada(state, w_avg, protocol=4, channels_last=False, **attributes):
-    """A generator's state (our names) as stylegan2-ada-pytorch pickles it."""
-    one_three = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = {"resample_filter": torch.outer(one_three, one_three) / 64}
+    """Pickle a generator's state (our names) as stylegan2-ada-pytorch does."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = {"resample_filter": torch.outer(taps, taps) / 64}
 
     def layer(ours, noise=None):
         weight = state[f"{ours}.conv.weight"][0].clone()
@@ -145,15 +145,15 @@ def ada(state, w_avg, protocol=4, channels_last=False, **attributes):
 
 
 def dumps(content, protocol=4):
-    """A pickle in which the stand-ins bear their official names."""
-    with lent(a=_reconstruct_persistent_obj, b=EasyDict, c=Network):
+    """Pickle the content with the official names of the stand-ins."""
+    with under_official_names(_reconstruct_persistent_obj, EasyDict, Network):
         stream = io.BytesIO()
         pickle.Pickler(stream, protocol).dump(content)
         return stream.getvalue()
 
 
 def tensorflow(state, w_avg, **options):
-    """A generator's state (our names) as NVIDIA's StyleGAN2 of TensorFlow pickles it; G, the
+    """Pickle a generator's state (our names) as NVIDIA's StyleGAN2 in TensorFlow does; G, the
     network that was trained, holds zeros."""
     numbers = {name: value.numpy() for name, value in state.items()}
     synthesis = [("4x4/Const/const", numbers["input.input"])]
