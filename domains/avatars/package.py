@@ -146,7 +146,9 @@ def main(runs: Path, data: Path, target: Path, only_domain: bool) -> None:
     if not only_domain:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as files:
             for name, provenance in export_networks(runs, data, Path(files)).items():
-                written = {path.name: path for path in Path(files, name).iterdir()}
+                written: dict[str, bytes | Path] = {
+                    path.name: path for path in Path(files, name).iterdir()
+                }
                 text = json.dumps(provenance, indent=2) + "\n"
                 shutil.rmtree(folder / name / "1", ignore_errors=True)
                 written["provenance.json"] = text.encode()

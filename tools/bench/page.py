@@ -104,27 +104,29 @@ def main(server: str | None, moves: int, as_json: bool) -> None:
         raise click.ClickException(
             f"the server answered {requests} edits for {moves} moves: does another client use it?"
         )
-    part = 1000 * (seconds - seconds_before) / requests
-    results = {
-        "moves": moves,
-        "median_ms": statistics.median(latencies),
-        "p90_ms": quantile(latencies, 90),
-        "fastest_ms": min(latencies),
-        "server_edit_mean_ms": part,
-        "server_part": part / statistics.mean(latencies),
-        "page_and_browser_mean_ms": statistics.mean(latencies) - part,
-        "cores": os.cpu_count(),
-    }
+    server_mean = 1000 * (seconds - seconds_before) / requests
+    server_part = server_mean / statistics.mean(latencies)
+    page_mean = statistics.mean(latencies) - server_mean
+    median, p90, fastest = statistics.median(latencies), quantile(latencies, 90), min(latencies)
+    cores = os.cpu_count()
     if as_json:
+        results = {
+            "moves": moves,
+            "median_ms": median,
+            "p90_ms": p90,
+            "fastest_ms": fastest,
+            "server_edit_mean_ms": server_mean,
+            "server_part": server_part,
+            "page_and_browser_mean_ms": page_mean,
+            "cores": cores,
+        }
         print(json.dumps(results, indent=1))
     else:
         print(
-            f"{moves} moves of a slider, from the key to the image: median "
-            f"{results['median_ms']:.0f} ms, p90 {results['p90_ms']:.0f} ms, fastest "
-            f"{results['fastest_ms']:.0f} ms\n"
-            f"of it the server's `edit`: {part:.0f} ms ({100 * results['server_part']:.0f}%); "
-            f"page and browser {results['page_and_browser_mean_ms']:.0f} ms "
-            f"({os.cpu_count()} cores for server, page and browser)"
+            f"{moves} moves of a slider, from the key to the image: median {median:.0f} ms, "
+            f"p90 {p90:.0f} ms, fastest {fastest:.0f} ms\n"
+            f"of it the server's `edit`: {server_mean:.0f} ms ({100 * server_part:.0f}%); "
+            f"page and browser {page_mean:.0f} ms ({cores} cores for server, page and browser)"
         )
 
 

@@ -65,7 +65,9 @@ class Recording:
 
 def _screenshot(page: Page, width: int) -> Image.Image:
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
+    return image.resize(
+        (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
+    )
 
 
 def record_animation(recording: Recording) -> None:

@@ -1,0 +1,57 @@
+"""The training of the avatars domain: its recipes can be imported, and its report is up to date."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINING = ROOT / "domains/avatars"
+
+for package in ("dicebear", "onnx", "resvg_py", "torch"):
+    pytest.importorskip(package, reason=f"{package} is missing: pip install '.[avatars]'")
+
+
+def run_python(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(TRAINING)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_recipe_can_be_imported():
+    modules = sorted(path.stem for path in TRAINING.glob("*.py"))
+    assert len(modules) > 15
+    run_python(f"import {', '.join(modules)}")
+
+
+def test_the_model_card_has_the_figures_of_the_quality_report():
+    tables = run_python(
+        "import json, quality_report\n"
+        "report = json.load(open('model_repository/avatars/quality.json'))\n"
+        "print(quality_report.format_tables(report))"
+    )
+    assert tables.strip() in (ROOT / "model_repository/avatars/MODEL_CARD.md").read_text("utf-8")
+
+
+def test_a_caption_claims_no_more_than_it_says():
+    run_python(
+        "import random\n"
+        "from attributes import ATTRIBUTES, NAMES, OFFSETS\n"
+        "from captions import ALL_VALUES, PHRASES, claim_mask, neutral_text, write_sentence\n"
+        "bald = next(phrase for phrase in PHRASES if phrase.text == 'bald')\n"
+        "assert 'bald' in write_sentence([bald], random.Random(0))\n"
+        "denied = ALL_VALUES & ~claim_mask(bald)\n"
+        "top = NAMES.index('top')\n"
+        "values = range(1, len(ATTRIBUTES[top].values))\n"
+        "assert denied == sum(1 << OFFSETS[top] + value for value in values)\n"
+        "assert 'bald' not in neutral_text(random.Random(0))"
+    )
