@@ -12,7 +12,8 @@ from models import build_clip, load_generator, preprocess
 from torch import Tensor
 from training import Setup, load_weights
 
-from styleclip_export.statistics.fs3 import Fs3Rule, estimate_fs3, style_moments
+from styleclip_export.statistics.fs3 import Fs3Settings, estimate_fs3
+from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
 
 # Shorter changes of the CLIP feature count less: the generator decides for values as a whole, so
@@ -35,7 +36,7 @@ def run(setup: Setup) -> None:
         lambda images: _encode_images(clip, images),
         mean,
         std,
-        Fs3Rule(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype),
+        Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype),
         progress=_progress_printer(),
     )
     temporary = setup.out / "statistics.tmp.npz"

@@ -1,4 +1,4 @@
-"""StyleSpace statistics as a job: resumable, in parts, the same numbers however it is run."""
+"""StyleSpace statistics: what they are, and that a job gives the same numbers however it is run."""
 
 from dataclasses import replace
 
@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from styleclip_export.errors import StatisticsError
-from styleclip_export.statistics import job
 from styleclip_export.statistics.fs3 import (
-    Fs3Rule,
+    Fs3Settings,
     channel_direction,
+    fs3_channels,
     fs3_rows,
-    num_rows,
-    style_moments,
 )
+from styleclip_export.statistics.image_features import image_encoder
+from styleclip_export.statistics.job import StatisticsJob
+from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
 from styleclip_networks.stylegan2 import Generator, channels_by_base
 
-RULE = Fs3Rule(num_images=5, batch=3)
+SETTINGS = Fs3Settings(num_images=5, batch=3)
 SAMPLES = 500
 
 
@@ -51,8 +52,14 @@ def networks():
     return generator.eval(), clip.eval()
 
 
-def run(networks, work, **options):
-    return job.compute_part(*networks, work, RULE, samples=SAMPLES, **options)
+def new_job(networks, work, settings=SETTINGS, **options):
+    return StatisticsJob(*networks, work, settings, samples=SAMPLES, **options)
+
+
+def merged(job):
+    """The arrays of statistics.npz."""
+    job.merge(job.work / "statistics.npz")
+    return read(job.work / "statistics.npz")
 
 
 def read(path):
@@ -61,39 +68,42 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def whole(networks, tmp_path_factory):
-    work = tmp_path_factory.mktemp("whole")
-    job.merge(work, [run(networks, work)], work / "statistics.npz")
-    return read(work / "statistics.npz")
+def complete(networks, tmp_path_factory):
+    job = new_job(networks, tmp_path_factory.mktemp("complete"))
+    job.compute_part()
+    return merged(job)
 
 
-def test_every_row_is_what_the_definition_gives(networks, whole):
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in other)
+
+
+def test_every_row_is_what_the_definition_gives(networks, complete):
     generator, clip = networks
-    encode = job.image_encoder(clip)
-    z = torch.randn(RULE.num_images, 16, generator=torch.Generator().manual_seed(RULE.seed))
+    encode = image_encoder(clip)
+    rng = torch.Generator().manual_seed(SETTINGS.seed)
+    z = torch.randn(SETTINGS.num_images, 16, generator=rng)
+    offsets = np.cumsum([0, *generator.style_channels])
     with torch.no_grad():
         w = generator.mapping(z)
         styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
-        row = 0
-        offset = 0
-        for index, layer in enumerate(generator.layers):
-            for channel in range(layer.channels) if not layer.to_rgb else ():
-                if channel == 2:
-                    mean = whole["style_mean"][offset + channel]
-                    std = whole["style_std"][offset + channel]
-                    ends = []
-                    for sign in (-1, 1):
-                        edited = [s.clone() for s in styles]
-                        edited[index][:, channel] = float(mean + sign * RULE.alpha * std)
-                        ends.append(encode(generator.synthesis(edited).clamp(-1, 1)))
-                    expected, _ = channel_direction(torch.stack(ends, 1)[None])
-                    assert np.abs(whole["fs3"][row] - expected[0].numpy()).max() < 2e-3
-                row += 1
-            offset += layer.channels
-    assert row == len(whole["fs3"]) == num_rows(generator)
+        for row, (index, channel) in enumerate(fs3_channels(generator)):
+            if channel != 2:
+                continue
+            mean = complete["style_mean"][offsets[index] + channel]
+            std = complete["style_std"][offsets[index] + channel]
+            ends = []
+            for sign in (-1, 1):
+                edited = [s.clone() for s in styles]
+                edited[index][:, channel] = float(mean + sign * SETTINGS.alpha * std)
+                ends.append(encode(generator.synthesis(edited).clamp(-1, 1)))
+            expected, _ = channel_direction(torch.stack(ends, 1)[None])
+            assert np.abs(complete["fs3"][row] - expected[0].numpy()).max() < 2e-3
+    convolutions = [layer.channels for layer in generator.layers if not layer.to_rgb]
+    assert len(complete["fs3"]) == sum(convolutions)
 
 
-def test_an_interrupted_job_goes_on_and_gives_the_same_numbers(networks, whole, tmp_path):
+def test_an_interrupted_job_continues_and_gives_the_same_numbers(networks, complete, tmp_path):
     class Killed(Exception):
         pass
 
@@ -106,87 +116,83 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_numbers(networks, whole, 
 
     for row in (10, 11, 40):
         with pytest.raises(Killed):
-            run(networks, tmp_path, progress=kill_at(row))
+            new_job(networks, tmp_path).compute_part(progress=kill_at(row))
     seen = []
-    path = run(networks, tmp_path, progress=lambda done, total: seen.append(done))
+    job = new_job(networks, tmp_path)
+    job.compute_part(progress=lambda done, total: seen.append(done))
     assert seen[0] == 40  # nothing is computed twice
-    job.merge(tmp_path, [path], tmp_path / "statistics.npz")
-    again = read(tmp_path / "statistics.npz")
-    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+    assert same(merged(job), complete)
 
 
-def test_parts_join_to_the_same_numbers(networks, whole, tmp_path):
-    files = [run(networks, tmp_path, part=k, parts=3) for k in (2, 0, 1)]
-    done, rows = job.merge(tmp_path, files, tmp_path / "statistics.npz")
+def test_parts_join_to_the_same_numbers(networks, complete, tmp_path):
+    for part in (2, 0, 1):
+        new_job(networks, tmp_path, parts=3).compute_part(part)
+    job = new_job(networks, tmp_path, parts=3)
+    done, rows = job.merge(tmp_path / "statistics.npz")
     assert done == rows
-    joined = read(tmp_path / "statistics.npz")
-    assert all(np.array_equal(joined[name], whole[name]) for name in whole)
+    assert same(merged(job), complete)
 
 
-def test_a_ray_cluster_gives_the_same_numbers_and_goes_on_where_it_was(networks, whole, tmp_path):
+def test_a_ray_cluster_gives_the_same_numbers_and_continues_where_it_was(
+    networks, complete, tmp_path
+):
     from styleclip_export.statistics.ray_job import compute_parts
 
-    run(networks, tmp_path, part=1, parts=3)
+    job = new_job(networks, tmp_path, parts=3)
+    job.compute_part(1)
     seen = []
-    options = {"samples": SAMPLES, "parts": 3, "device": "cpu"}
-    files = compute_parts(*networks, tmp_path, RULE, **options,
-                          progress=lambda done, total: seen.append(done))  # fmt: skip
-    assert seen[0] == len(job.rows_of_part(networks[0], 1, 3)) and len(seen) == 3
-    job.merge(tmp_path, files, tmp_path / "statistics.npz")
-    joined = read(tmp_path / "statistics.npz")
-    assert all(np.array_equal(joined[name], whole[name]) for name in whole)
+    compute_parts(job, device="cpu", progress=lambda done, total: seen.append(done))
+    assert seen[0] == len(job.rows(1)) and len(seen) == 3
+    assert same(merged(job), complete)
 
 
-def test_a_trial_of_a_few_channels_leaves_the_others_still(networks, whole, tmp_path):
-    path = run(networks, tmp_path, channels=6)
-    done, rows = job.merge(tmp_path, [path], tmp_path / "statistics.npz")
-    assert (done, rows) == (6, len(whole["fs3"]))
+def test_a_trial_of_a_few_channels_leaves_the_other_rows_zero(networks, complete, tmp_path):
+    job = new_job(networks, tmp_path, channels=6)
+    job.compute_part()
+    assert job.merge(tmp_path / "statistics.npz") == (6, len(complete["fs3"]))
     trial = read(tmp_path / "statistics.npz")["fs3"]
-    assert np.array_equal(trial[:6], whole["fs3"][:6]) and not trial[6:].any()
+    assert np.array_equal(trial[:6], complete["fs3"][:6]) and not trial[6:].any()
 
 
 def test_parts_of_other_networks_are_refused(networks, tmp_path):
-    run(networks, tmp_path, channels=2)
+    job = new_job(networks, tmp_path, channels=2)
+    job.compute_part()
     other = Generator(32, channels_by_base(32, 128, 8), w_dim=16, mapping_layers=2).eval()
     with pytest.raises(StatisticsError, match="other networks"):
-        run((other, networks[1]), tmp_path, channels=2)
-    job.part_path(tmp_path, 0, 1).write_bytes(b"damaged")
+        new_job((other, networks[1]), tmp_path, channels=2).compute_part()
+    job.path(0).write_bytes(b"damaged")
     with pytest.raises(StatisticsError, match="damaged"):
-        run(networks, tmp_path, channels=2)
+        job.compute_part()
 
 
-def test_a_preview_changes_little_and_nothing_above_it(networks, whole, tmp_path):
-    rule = Fs3Rule(num_images=5, batch=3, preview=16)
-    path = job.compute_part(*networks, tmp_path, rule, samples=SAMPLES)
-    found = read(path)["fs3"]
-    above = [row for row, layer in enumerate(row_layers(networks[0])) if layer.resolution > 16]
-    below = [row for row in range(len(found)) if row not in above]
-    # The whole statistics are stored in float16.
-    assert np.abs(found[above] - whole["fs3"][above]).max() < 2e-3
-    cosines = (found[below] * whole["fs3"][below].astype(np.float32)).sum(1)
+def test_a_preview_changes_little_and_nothing_above_it(networks, complete, tmp_path):
+    generator = networks[0]
+    job = new_job(networks, tmp_path, replace(SETTINGS, preview=16))
+    job.compute_part()
+    fs3 = read(job.path(0))["fs3"]
+    resolutions = [generator.layers[index].resolution for index, _ in fs3_channels(generator)]
+    above = np.array(resolutions) > 16
+    # Complete statistics are stored in float16.
+    assert np.abs(fs3[above] - complete["fs3"][above]).max() < 2e-3
+    cosines = (fs3[~above] * complete["fs3"][~above].astype(np.float32)).sum(1)
     assert 0.7 < np.median(cosines) < 0.9999
 
 
-def row_layers(generator):
-    return [layer for layer in generator.layers if not layer.to_rgb for _ in range(layer.channels)]
-
-
-def test_a_preview_must_be_a_side_that_the_generator_has(networks, tmp_path):
-    rule = Fs3Rule(num_images=5, batch=3, preview=64)
+def test_a_preview_must_be_a_resolution_of_the_generator(networks, tmp_path):
     with pytest.raises(ValueError, match="one of 8, 16, 32"):
-        job.compute_part(*networks, tmp_path, rule, samples=SAMPLES)
+        new_job(networks, tmp_path, replace(SETTINGS, preview=64)).compute_part()
 
 
 def test_the_servers_kernels_give_the_same_directions(networks):
     """Interpreted, in float16, a row of the first and of the last layer."""
     generator, clip = networks
     mean, std, _ = style_moments(generator, SAMPLES)
-    wanted = {1, num_rows(generator) - 1}
-    plain = Fs3Rule(num_images=2, batch=4)
-    found = []
-    for rule in (plain, replace(plain, dtype=torch.float16, fused=True)):
-        encode = job.image_encoder(clip)
-        rows = list(fs3_rows(generator, encode, mean, std, rule, wanted))
-        assert [row for row, *_ in rows] == sorted(wanted)
-        found.append(np.array([direction for _, direction, _ in rows]))
-    assert ((found[0] * found[1]).sum(1) > 0.995).all()
+    requested = {1, len(fs3_channels(generator)) - 1}
+    in_pytorch = Fs3Settings(num_images=2, batch=4)
+    on_kernels = replace(in_pytorch, dtype=torch.float16, use_kernels=True)
+    directions = []
+    for settings in (in_pytorch, on_kernels):
+        rows = list(fs3_rows(generator, image_encoder(clip), mean, std, settings, requested))
+        assert [r.row for r in rows] == sorted(requested)
+        directions.append(np.array([r.direction for r in rows]))
+    assert ((directions[0] * directions[1]).sum(1) > 0.995).all()

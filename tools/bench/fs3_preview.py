@@ -1,17 +1,17 @@
-"""What a preview changes in fs3, on the trained networks of the domain avatars (256 px).
+"""How a preview changes fs3, on the trained networks of the domain avatars (256 px).
 
-A few channels of every layer are tried on held-out avatars, seen by the body of the attribute
-classifier in place of CLIP's image tower (which is not kept in this repository), at full size and
-at previews; the table has the cosines between both directions, of all these channels and of those
-that change the picture visibly (FLOOR, as in the statistics of the avatars; the direction of
-another is mostly noise). "skip alone" leaves out what the
-layers above the preview added to the unchanged picture. `python -m tools.bench.fs3_preview` needs
-the packages of the tests and some minutes on a CPU.
+It compares directions from previews with those from full images, for a few channels of every layer
+and held-out avatars. The body of the attribute classifier stands in for CLIP's image encoder, which
+is not in this repository. The table has the cosines between both directions, for all channels and
+for the visible ones, whose change is at least FLOOR: the direction of others is mostly noise. "skip
+alone" leaves out what the layers above the preview add to the unchanged image.
+`python -m tools.bench.fs3_preview` needs the packages of the tests and some minutes on a CPU.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,29 +20,85 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
 from styleclip_export.convert.float16_on_cpu import Float16OnCPU
-from styleclip_export.statistics.fs3 import Fs3Rule, Tail, channel_direction
+from styleclip_export.statistics.fs3 import channel_direction
+from styleclip_export.statistics.resynthesis import Resynthesis
+from styleclip_networks import Generator
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
-from tools.bench.networks_from_onnx import read
+from tools.bench.networks_from_onnx import Networks, read
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = ROOT / "model_repository" / "avatars"
+TRAINING = ROOT / "domains" / "avatars"
 FLOOR = 0.03
+ALPHA = 5  # standard deviations
+
+Channels = list[tuple[int, int]]
 
 
 def directions(
-    tail: Tail, wanted: list[tuple[int, int]], mean: Tensor, std: Tensor
+    resynthesis: Resynthesis, channels: Channels, mean: Tensor, std: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Directions (rows, D) of the (style, channel) in `wanted`, which is in order, and the mean
-    lengths of their changes (rows,)."""
+    """Computes directions and mean changes.
+
+    Args:
+        channels: (style index, channel), in execution order.
+        mean, std: (S,).
+
+    Returns:
+        directions (rows, D), and mean lengths of the changes (rows,).
+    """
     features = []
-    for index, channel in wanted:
-        first = sum(tail.generator.style_channels[:index])
-        m, s = float(mean[first + channel]), float(std[first + channel])
-        features.append(tail.features(index, channel, (m - 5 * s, m + 5 * s)))
+    for index, channel in channels:
+        position = resynthesis.offsets[index] + channel
+        m, s = float(mean[position]), float(std[position])
+        features.append(resynthesis.features(index, channel, (m - ALPHA * s, m + ALPHA * s)))
     return channel_direction(torch.stack(features))
+
+
+def choose_channels(generator: Generator, std: Tensor, count: int, seed: int) -> Channels:
+    """Draws up to `count` channels that change from every convolution."""
+    rng, chosen = np.random.default_rng(seed), []
+    for index, (layer, layer_std) in enumerate(
+        zip(generator.layers, std.split(generator.style_channels), strict=True)
+    ):
+        changing = torch.nonzero(layer_std > 0)[:, 0].numpy()
+        if not layer.to_rgb:
+            drawn = rng.choice(changing, min(count, len(changing)), replace=False)
+            chosen += [(index, int(channel)) for channel in sorted(drawn)]
+    return chosen
+
+
+def load_classifier_body() -> Callable[[Tensor], Tensor]:
+    """Images (N, 3, H, W) in about [-1, 1] → features (N, D) of the attribute classifier."""
+    sys.path.insert(0, str(TRAINING))
+    from classifier import Classifier
+    from training import load_weights
+
+    classifier = Classifier().eval()
+    load_weights(classifier, TRAINING / "classifier.pt")
+    classifier.float()
+
+    def encode(images: Tensor) -> Tensor:
+        images = F.interpolate(images.clamp(-1, 1), (256, 256), mode="bicubic", antialias=True)
+        return classifier.body(images).flatten(1)
+
+    return encode
+
+
+def draw_latents(networks: Networks, count: int, seed: int) -> Tensor:
+    """W+ (count, L, w_dim) of held-out avatars."""
+    sys.path.insert(0, str(TRAINING))
+    from renders import render, sample_labels
+
+    labels = sample_labels(count, torch.Generator().manual_seed(seed))
+    images = np.stack([np.asarray(render(row)) for row in labels.numpy()])
+    faces = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    w_plus = networks.encoder(faces)
+    return w_plus if networks.w_avg is None else w_plus + networks.w_avg
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -53,67 +109,42 @@ def directions(
 @torch.inference_mode()
 def main(images: int, channels: int, previews: tuple[int, ...], seed: int) -> None:
     """Compare fs3 at previews with fs3 at full size."""
-    sys.path.insert(0, str(ROOT / "demo" / "avatars"))
-    from classifier import Classifier
-    from quality import avatars
-    from training import load
-
     networks = read(DOMAIN)
-    generator, encoder = networks.generator.eval(), networks.encoder
-    judge = Classifier().eval()
-    load(judge, ROOT / "demo" / "avatars" / "classifier.pt")
-    judge.float()
+    generator = networks.generator.eval()
+    encode = load_classifier_body()
+    styles = generator.affine(draw_latents(networks, images, seed))
     statistics = load_statistics(DOMAIN, load_domain(DOMAIN).style_channels)
     mean, std = (torch.from_numpy(x) for x in (statistics.style_mean, statistics.style_std))
-    pictures, _ = avatars(images, seed)
-    faces = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    w_plus = encoder(faces)
-    if networks.w_avg is not None:
-        w_plus = w_plus + networks.w_avg
-    styles = generator.affine(w_plus)
+    chosen = choose_channels(generator, std, channels, seed)
 
-    rng, wanted, first = np.random.default_rng(seed), [], 0
-    for index, layer in enumerate(generator.layers):
-        moving = torch.nonzero(std[first : first + layer.channels] > 0)[:, 0].numpy()
-        if not layer.to_rgb:
-            chosen = rng.choice(moving, min(channels, len(moving)), replace=False)
-            wanted += [(index, int(channel)) for channel in sorted(chosen)]
-        first += layer.channels
+    def resynthesis(preview: int | None = None, dtype: torch.dtype = torch.float32) -> Resynthesis:
+        return Resynthesis(generator, encode, styles, batch=8, preview=preview, dtype=dtype)
 
-    def see(pictures: Tensor) -> Tensor:
-        small = torch.nn.functional.interpolate(
-            pictures.clamp(-1, 1), size=(256, 256), mode="bicubic", antialias=True
-        )
-        return judge.body(small).flatten(1)
-
-    def tail(preview: int | None = None, dtype: torch.dtype = torch.float32) -> Tail:
-        return Tail(generator, see, styles, Fs3Rule(images, batch=8, preview=preview, dtype=dtype))
-
-    exact, change = directions(tail(), wanted, mean, std)
+    exact, change = directions(resynthesis(), chosen, mean, std)
     console, table = Console(width=100), Table(box=None)
     for name in ("seen at", "channels", "rows", "least", "10%", "median", "mean"):
         table.add_column(name, justify="right")
 
-    def tell(name: str, found: Tensor, below: int) -> None:
-        kept = [i for i, (index, _) in enumerate(wanted)
-                if generator.layers[index].resolution <= below]  # fmt: skip
-        cosines = (found[kept] * exact[kept]).sum(1).double()
-        visible = change[kept] >= FLOOR
-        for which, c in (("all", cosines), ("visible", cosines[visible])):
+    def add_rows(name: str, result: Tensor, max_resolution: int) -> None:
+        rows = [i for i, (index, _) in enumerate(chosen)
+                if generator.layers[index].resolution <= max_resolution]  # fmt: skip
+        cosines = (result[rows] * exact[rows]).sum(1).double()
+        visible = change[rows] >= FLOOR
+        for group, c in (("all", cosines), ("visible", cosines[visible])):
             if len(c):
                 numbers = (c.min(), c.quantile(0.1), c.median(), c.mean())
-                table.add_row(name, which, str(len(c)), *(f"{x:.4f}" for x in numbers))
+                table.add_row(name, group, str(len(c)), *(f"{x:.4f}" for x in numbers))
 
     for preview in previews:
-        whole = tail(preview)
-        tell(f"{preview} px", directions(whole, wanted, mean, std)[0], preview)
-        alone = tail(preview)
-        assert alone.detail is not None
-        alone.detail.zero_()
-        tell(f"{preview} px, skip alone", directions(alone, wanted, mean, std)[0], preview)
+        at_preview = resynthesis(preview)
+        add_rows(f"{preview} px", directions(at_preview, chosen, mean, std)[0], preview)
+        skip_alone = resynthesis(preview)
+        assert skip_alone.detail is not None
+        skip_alone.detail.zero_()
+        add_rows(f"{preview} px, skip alone", directions(skip_alone, chosen, mean, std)[0], preview)
     with Float16OnCPU():
-        half, _ = directions(tail(dtype=torch.float16), wanted, mean, std)
-    tell("256 px, float16", half, 256)
+        rounded, _ = directions(resynthesis(dtype=torch.float16), chosen, mean, std)
+    add_rows("256 px, float16", rounded, 256)
     console.print(table)
 
 

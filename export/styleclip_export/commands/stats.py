@@ -6,15 +6,30 @@ import resource
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from styleclip_export.statistics.fs3 import Fs3Settings
+    from styleclip_export.statistics.job import StatisticsJob
+
+RAY_PARTS = 48  # tasks of a run with --ray
 
 _PATH = click.Path(path_type=Path)
-_FLOOR = "Least CLIP change of a channel that gets a direction; 0: StyleCLIP's rule."
-_PART = "K/N: only part K of N, for several GPUs or hosts; `--merge` joins them."
-_BATCH = "Pictures synthesised at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
+_BATCH = "Images synthesized at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
 _PREVIEW = "CLIP sees the generator's RGB of so many pixels; see docs/checkpoints.md."
+_PART = "K/N: only part K of N, for several GPUs or hosts; the last to finish joins them."
 _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` for this machine."
+
+
+def _parse_part(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
+    """Parses "K/N"."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise click.BadParameter("K/N with K from 0 to N - 1 is expected")
+    return int(part), int(parts)
 
 
 @click.command(name="stats")
@@ -23,20 +38,14 @@ _RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` 
 @click.option("--repository", type=_PATH, default=Path("model_repository"), show_default=True)
 @click.option("--work", type=_PATH, help="Where parts are kept. [default: WEIGHTS/statistics]")
 @click.option("--samples", default=100_000, show_default=True, help="For mean and deviation of S.")
-@click.option("--images", default=100, show_default=True, help="Pictures for each channel of fs3.")
+@click.option("--images", default=100, show_default=True, help="Images for each channel of fs3.")
 @click.option("--batch", type=click.IntRange(1), help=_BATCH)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--floor", default=0.0, show_default=True, help=_FLOOR)
 @click.option("--half", is_flag=True, help="float16; on a GPU with the server's kernels.")
-@click.option("--repeatable", is_flag=True,
-              help="On a GPU: the same numbers in every run and part.")  # fmt: skip
 @click.option("--preview", type=int, metavar="PIXELS", help=_PREVIEW)
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
 @click.option("--channels", type=int, help="Only the first so many channels: a trial.")
-@click.option("--part", default="0/1", show_default=True, help=_PART)
+@click.option("--part", default="0/1", show_default=True, callback=_parse_part, help=_PART)
 @click.option("--ray", "cluster", metavar="ADDRESS", help=_RAY)
-@click.option("--parts", default=48, show_default=True, help="Tasks of a run with --ray.")
-@click.option("--merge", "merging", is_flag=True, help="Compute nothing, join the parts.")
 def command(
     domain: str,
     weights: Path | None,
@@ -45,78 +54,101 @@ def command(
     samples: int,
     images: int,
     batch: int | None,
-    seed: int,
-    floor: float,
     half: bool,
-    repeatable: bool,
     preview: int | None,
     device: str | None,
     channels: int | None,
-    part: str,
+    part: tuple[int, int],
     cluster: str | None,
-    parts: int,
-    merging: bool,
 ) -> None:
     """Compute the StyleSpace statistics of DOMAIN: mean and deviation of S, and fs3.
 
-    Can be interrupted at any time; the same command goes on where it was.
+    Can be interrupted at any time; the same command continues where it was.
     """
     import torch
-    from rich.console import Console
 
     if cluster and find_spec("ray") is None:
         raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
     from styleclip_export.checkpoints.domain_files import read_domain
-    from styleclip_export.commands.progress import channel_bar
-    from styleclip_export.statistics import job
-    from styleclip_export.statistics.fs3 import Fs3Rule
+    from styleclip_export.statistics.job import StatisticsJob
 
     console = Console()
     weights = weights or Path("weights") / domain
-    work = work or weights / "statistics"
-    target = repository / domain / "statistics.npz"
-    number, _, count = part.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise click.BadParameter("K/N with K from 0 to N - 1 is expected", param_hint="--part")
-    k, n = (0, parts) if cluster else (int(number), int(count))
-    if not merging:
-        start = time.monotonic()
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        networks = read_domain(weights)
-        generator = networks.generator.eval().to(chosen)
-        generator.upsample_as("folded" if chosen.type == "cuda" else "transposed")
-        clip = networks.clip.float().eval().to(chosen)
-        dtype = torch.float16 if half else torch.float32
-        if preview and not (8 <= preview <= generator.resolution and preview.bit_count() == 1):
-            raise click.BadParameter(
-                f"a power of two from 8 to {generator.resolution} is expected",
-                param_hint="--preview",
-            )
-        if batch is None:
-            batch = 8 if chosen.type == "cpu" else 200 if preview and preview <= 256 else 50
-        rule = Fs3Rule(images, seed=seed, batch=batch, floor=floor, dtype=dtype,
-                       preview=preview, fused=half and chosen.type == "cuda",
-                       repeatable=repeatable)  # fmt: skip
-        with channel_bar(console) as progress:
-            if cluster:
-                from styleclip_export.statistics.ray_job import compute_parts
+    index, parts = (0, RAY_PARTS) if cluster else part
+    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on_gpu = target_device.type == "cuda"
+    start = time.monotonic()
+    networks = read_domain(weights)
+    generator = networks.generator.eval().to(target_device)
+    generator.upsample_as("folded" if on_gpu else "transposed")
+    _check_preview(preview, generator.resolution)
+    job = StatisticsJob(
+        generator,
+        networks.clip.float().eval().to(target_device),
+        work or weights / "statistics",
+        _settings(images, batch, half, preview, on_gpu),
+        samples=samples,
+        parts=parts,
+        channels=channels,
+    )
+    _compute(job, index, cluster, target_device.type, console)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(
+        f"{job.work if cluster else job.path(index)}: {time.monotonic() - start:.0f} s, "
+        f"peak memory {peak:.1f} GiB",
+        highlight=False,
+    )
+    _merge(job, repository / domain / "statistics.npz", console)
 
-                compute_parts(generator, clip, work, rule, samples=samples, parts=n,
-                              channels=channels, address=cluster, device=chosen.type,
-                              progress=progress)  # fmt: skip
-            else:
-                job.compute_part(generator, clip, work, rule, samples=samples, part=k, parts=n,
-                                   channels=channels, progress=progress)  # fmt: skip
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        made = work if cluster else job.part_path(work, k, n)
-        console.print(
-            f"{made}: {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB",
-            highlight=False,
+
+def _check_preview(preview: int | None, resolution: int) -> None:
+    """Raises BadParameter if the generator has no RGB of `preview` pixels."""
+    if preview and not (8 <= preview <= resolution and preview.bit_count() == 1):
+        raise click.BadParameter(
+            f"a power of two from 8 to {resolution} is expected", param_hint="--preview"
         )
-    files = [job.part_path(work, i, n) for i in range(n)]
-    missing = [path.name for path in files if not path.is_file()]
+
+
+def _settings(
+    images: int, batch: int | None, half: bool, preview: int | None, on_gpu: bool
+) -> Fs3Settings:
+    """The settings of fs3, with a batch that fits the device."""
+    import torch
+
+    from styleclip_export.statistics.fs3 import Fs3Settings
+
+    if batch is None:
+        batch = 8 if not on_gpu else 200 if preview and preview <= 256 else 50
+    return Fs3Settings(
+        num_images=images,
+        batch=batch,
+        dtype=torch.float16 if half else torch.float32,
+        preview=preview,
+        use_kernels=half and on_gpu,
+    )
+
+
+def _compute(
+    job: StatisticsJob, part: int, cluster: str | None, device: str, console: Console
+) -> None:
+    """Computes one part here, or all parts on a Ray cluster."""
+    from styleclip_export.commands.progress import channel_bar
+
+    with channel_bar(console) as progress:
+        if cluster:
+            from styleclip_export.statistics.ray_job import compute_parts
+
+            compute_parts(job, cluster, device, progress)
+        else:
+            job.compute_part(part, progress)
+
+
+def _merge(job: StatisticsJob, target: Path, console: Console) -> None:
+    """Joins the parts if all of them have a file."""
+    paths = [job.path(part) for part in range(job.parts)]
+    missing = [path.name for path in paths if not path.is_file()]
     if missing:
         console.print(f"not joined yet, still missing: {', '.join(missing)}", highlight=False)
         return
-    done, rows = job.merge(work, files, target)
+    done, rows = job.merge(target)
     console.print(f"{target}: fs3 of {done} of {rows} channels", highlight=False)

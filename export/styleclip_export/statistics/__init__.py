@@ -1,1 +1,1 @@
-"""StyleSpace statistics: mean and deviation of S, and fs3."""
+"""StyleSpace statistics of a generator: mean and standard deviation of S, and fs3."""

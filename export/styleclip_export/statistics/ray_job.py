@@ -1,105 +1,75 @@
-"""fs3 on a Ray cluster: its parts as tasks, on several GPUs or hosts.
+"""The parts of a statistics job as tasks of a Ray cluster, on several GPUs or hosts.
 
-Every part is computed by `job.compute_part`, so the numbers do not depend on the cluster. The
-networks travel through Ray's object store and the parts come back through it: the hosts share no
-file system. A task whose worker dies is run again, and a run that is killed goes on with the parts
-that are not on disk yet.
+A task runs `StatisticsJob.compute_part`, so the numbers do not depend on the cluster. Networks and
+results travel through Ray's object store: the hosts share no file system. Ray runs a task again
+whose worker dies, and a job that was killed continues with the parts that are not on disk yet.
 """
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 import torch
 
-from styleclip_export.statistics import job
-from styleclip_export.statistics.fs3 import Fs3Rule
-from styleclip_networks.clip import CLIP
-from styleclip_networks.stylegan2 import Generator
+from styleclip_export.statistics.job import MOMENTS, Progress, StatisticsJob, write_bytes
 
-LOCAL = "local"  # a cluster of this machine alone, for as long as the call lasts
+LOCAL = "local"  # a cluster of this machine alone, for the duration of the call
 
 
 def compute_parts(
-    generator: Generator,
-    clip: CLIP,
-    work: Path,
-    rule: Fs3Rule,
-    *,
-    samples: int = 100_000,
-    parts: int = 48,
-    channels: int | None = None,
+    job: StatisticsJob,
     address: str = LOCAL,
     device: str = "cuda",
-    progress: job.Progress | None = None,
-) -> list[Path]:
-    """Computes the parts of fs3 that are missing in `work`, as many at once as there is room for.
+    progress: Progress | None = None,
+) -> None:
+    """Computes the missing parts of a job, as many at once as the cluster has resources for.
 
     Args:
         address: of a Ray cluster ("auto", "ray://host:10001"), or LOCAL.
-        device: what a task computes on; "cuda" asks Ray for one GPU a task, "cpu" for one core.
-        progress: called with rows done and rows in all, after each part.
-
-    Returns:
-        The parts' files.
+        device: "cuda" requests one GPU for each task, "cpu" one core.
+        progress: called after each part with the rows done and all rows.
 
     Raises:
-        StatisticsError: see `job.Part.load`.
+        StatisticsError: see `PartFile.load`.
     """
-    key = job.fingerprint((generator, clip), rule, samples)
-    job.moments(generator, work, key, samples)
-    files = [job.part_path(work, k, parts) for k in range(parts)]
-    sizes = [len(job.rows_of_part(generator, k, parts, channels)) for k in range(parts)]
-    missing = [
-        k for k in range(parts) if not job.is_complete(files[k], key, generator, clip, sizes[k])
-    ]
-    done = sum(sizes) - sum(sizes[k] for k in missing)
+    job.moments()
+    sizes = [len(job.rows(part)) for part in range(job.parts)]
+    missing = [part for part in range(job.parts) if job.missing_rows(part)]
+    done = sum(sizes) - sum(sizes[part] for part in missing)
     if progress:
         progress(done, sum(sizes))
     if not missing:
-        return files
+        return
 
     ray.init(address=None if address == LOCAL else address, log_to_driver=False)
     try:
         gpus = int(device == "cuda")
-        task = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=3)(_part)
-        networks = ray.put((generator.cpu(), clip.cpu()))
-        moments = (work / job.MOMENTS).read_bytes()
-        waiting = {
-            task.remote(networks, moments, rule, samples, k, parts, channels, device): k
-            for k in missing
-        }
-        while waiting:
-            (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
-            k = waiting.pop(ready)
-            job.write_bytes(files[k], ray.get(ready))
-            done += sizes[k]
+        task = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=3)(_compute_part)
+        shared_job = ray.put(replace(job, generator=job.generator.cpu(), clip=job.clip.cpu()))
+        moments = (job.work / MOMENTS).read_bytes()
+        pending = {task.remote(shared_job, moments, part, device): part for part in missing}
+        while pending:
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            part = pending.pop(ready)
+            write_bytes(job.path(part), ray.get(ready))
+            done += sizes[part]
             if progress:
                 progress(done, sum(sizes))
     finally:
         ray.shutdown()
-    return files
 
 
-def _part(
-    networks: tuple[Generator, CLIP],
-    moments: bytes,
-    rule: Fs3Rule,
-    samples: int,
-    part: int,
-    parts: int,
-    channels: int | None,
-    device: str,
-) -> bytes:
-    """One part's file, made on a worker."""
-    generator, clip = networks[0].to(device), networks[1].to(device)
+def _compute_part(job: StatisticsJob, moments: bytes, part: int, device: str) -> bytes:
+    """Computes a part on a worker and returns the content of its file."""
     if device == "cpu":
         torch.set_num_threads(1)  # Ray runs one task a core
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        (work / job.MOMENTS).write_bytes(moments)
-        path = job.compute_part(generator, clip, work, rule, samples=samples, part=part,
-                                  parts=parts, channels=channels)  # fmt: skip
-        return path.read_bytes()
+        local_job = replace(
+            job, generator=job.generator.to(device), clip=job.clip.to(device), work=Path(folder)
+        )
+        (local_job.work / MOMENTS).write_bytes(moments)
+        local_job.compute_part(part)
+        return local_job.path(part).read_bytes()
