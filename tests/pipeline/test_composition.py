@@ -1,4 +1,4 @@
-"""The face goes back into the photo where it came from, and nothing else changes."""
+"""A face is pasted back where it was cropped from, and the file says what was edited."""
 
 import io
 import json
@@ -14,8 +14,9 @@ from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
 from styleclip_server.pipeline import images, metadata
 from styleclip_server.pipeline.alignment import crop_center
-from styleclip_server.pipeline.composition import compose, paste_back
+from styleclip_server.pipeline.composition import compose
 from styleclip_server.pipeline.ffhq_crop import crop_quad
+from styleclip_server.pipeline.pasting import paste_back
 
 GREEN = np.zeros((256, 256, 3), np.uint8)
 GREEN[..., 1] = 255
@@ -25,8 +26,8 @@ SQUARE = np.array([[100, 60], [100, 200], [240, 200], [240, 60]], np.float32)
 
 
 def pixels(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture)
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
 
 
 def smooth_photo(width: int = 320, height: int = 260) -> Image.Image:
@@ -35,11 +36,11 @@ def smooth_photo(width: int = 320, height: int = 260) -> Image.Image:
     return Image.fromarray(np.rint(np.stack(waves, axis=-1)).astype(np.uint8))
 
 
-def turned(degrees: float, centre=(160.0, 130.0), side: float = 120.0) -> np.ndarray:
+def turned(degrees: float, center=(160.0, 130.0), side: float = 120.0) -> np.ndarray:
     angle = np.deg2rad(degrees)
     x = np.array([np.cos(angle), np.sin(angle)]) * side / 2
     y = np.array([-x[1], x[0]])
-    c = np.array(centre)
+    c = np.array(center)
     return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
 
 
@@ -47,7 +48,7 @@ def test_without_paste_the_face_itself_is_encoded():
     np.testing.assert_array_equal(pixels(compose(GREEN, format="PNG")), GREEN)
 
 
-def test_pixels_beyond_the_quad_are_the_photos_own():
+def test_pixels_outside_the_quad_are_unchanged():
     photo = smooth_photo()
     answer = pixels(compose(GREEN, photo, SQUARE, True, "PNG"))
     outside = np.ones(answer.shape[:2], bool)
@@ -59,15 +60,15 @@ def test_pixels_beyond_the_quad_are_the_photos_own():
 @pytest.fixture(scope="module")
 def portrait() -> tuple[Image.Image, np.ndarray]:
     """The astronaut and the quad of her face."""
-    known = json.loads((GOLDEN / "align" / "align.json").read_text())
-    with Image.open(GOLDEN / "align" / "astronaut.png") as picture:
-        return picture.convert("RGB"), np.array(known["astronaut"]["faces"][0]["quad"])
+    index = json.loads((GOLDEN / "align" / "align.json").read_text())
+    with Image.open(GOLDEN / "align" / "astronaut.png") as image:
+        return image.convert("RGB"), np.array(index["astronaut"]["faces"][0]["quad"])
 
 
 def mask_of(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
-    """How much of each pixel the face covers, 0 to 255."""
+    """The weight of the face in each pixel, 0 to 255."""
     white = np.full((256, 256, 3), 255, np.uint8)
-    answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colours=False)
+    answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colors=False)
     return np.asarray(answer)[..., 0]
 
 
@@ -78,7 +79,7 @@ def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
 
 @pytest.mark.parametrize("enlarged", [1, 3])
 @pytest.mark.parametrize("size", [256, 1024])
-def test_an_ideal_inversion_gives_the_original_back(portrait, enlarged, size):
+def test_a_perfect_inversion_restores_the_photo(portrait, enlarged, size):
     photo, quad = portrait
     photo = photo.resize((512 * enlarged, 512 * enlarged), Image.Resampling.BICUBIC)
     quad = quad * enlarged
@@ -92,8 +93,8 @@ def test_an_ideal_inversion_gives_the_original_back(portrait, enlarged, size):
 def test_the_mask_has_the_shape_of_a_head(portrait):
     photo, quad = portrait
     mask = mask_of(photo, quad)
-    known = json.loads((GOLDEN / "align" / "align.json").read_text())
-    x, y = np.array(known["astronaut"]["faces"][0]["landmarks"], int).T
+    index = json.loads((GOLDEN / "align" / "align.json").read_text())
+    x, y = np.array(index["astronaut"]["faces"][0]["landmarks"], int).T
     assert (mask[y, x] == 255).all()  # jaw, brows, eyes, nose and mouth
     middle = quad.mean(axis=0)
     for corner in quad:
@@ -104,13 +105,13 @@ def test_the_mask_has_the_shape_of_a_head(portrait):
 
 
 def shifted(face: np.ndarray) -> np.ndarray:
-    """As an inversion that reproduces the face in other colours, a little softer."""
+    """Simulate an inversion that shifts the colors and softens the face."""
     soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(0.7))
     levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
     return np.rint(levels.clip(0, 255)).astype(np.uint8)
 
 
-def test_colours_that_the_inversion_shifted_are_matched(portrait):
+def test_a_color_shift_of_the_inversion_is_removed(portrait):
     photo, quad = portrait
     face = shifted(np.asarray(crop_quad(photo, quad)))
     mask = mask_of(photo, quad)
@@ -124,7 +125,7 @@ def test_colours_that_the_inversion_shifted_are_matched(portrait):
     assert off[True][1] < 1 and off[False][1] > 8  # the face's mean colour
 
 
-def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
+def test_an_edit_is_not_taken_for_a_color_shift(portrait):
     photo, quad = portrait
     face = np.asarray(crop_quad(photo, quad)).copy()
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
@@ -133,7 +134,7 @@ def test_what_the_edit_changed_is_not_taken_for_a_shift(portrait):
     np.testing.assert_array_equal(answer, np.asarray(paste_back(face, photo, quad, False)))
 
 
-def test_old_detail_does_not_show_through_an_edit(portrait):
+def test_the_photos_detail_does_not_show_through_an_edit(portrait):
     photo, quad = (portrait[0].resize((1536, 1536), Image.Resampling.BICUBIC), portrait[1] * 3)
     face = np.asarray(crop_quad(photo, quad)).copy()
     face[100:150, 60:200] = (20, 20, 25)  # dark glasses over the eyes
@@ -152,29 +153,29 @@ def test_the_seam_is_feathered():
 
 @pytest.mark.parametrize("degrees", [0, 20, -75, 160])
 @pytest.mark.parametrize("size", [256, 64])
-def test_an_unchanged_face_gives_the_photo_back(degrees, size):
+def test_an_unedited_face_restores_the_photo(degrees, size):
     photo, quad = smooth_photo(), turned(degrees)
     face = np.asarray(crop_quad(photo, quad, size))
     answer = np.asarray(paste_back(face, photo, quad)).astype(int)
     assert np.abs(answer - np.asarray(photo)).max() <= 6
 
 
-def test_an_unchanged_whole_picture_gives_the_photo_back_exactly():
+def test_an_unedited_center_crop_restores_the_photo_exactly():
     photo = smooth_photo(300, 256)
     face, quad = crop_center(photo)
     np.testing.assert_array_equal(np.asarray(paste_back(face, photo, quad)), np.asarray(photo))
 
 
-def test_a_large_face_is_filtered_before_it_is_made_small():
+def test_a_large_face_is_filtered_before_it_is_reduced():
     checker = np.indices((1024, 1024)).sum(axis=0) % 2 * 255
     checker = np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8)
     answer = np.asarray(paste_back(checker, smooth_photo(), turned(10)))
     assert np.abs(answer[110:150, 140:180].astype(int) - 127).max() <= 3
 
 
-def test_a_face_partly_beyond_the_photo_is_pasted_where_there_is_photo():
+def test_a_face_partly_outside_the_photo_is_pasted_inside_it():
     photo = Image.new("RGB", (200, 200))
-    answer = np.asarray(paste_back(GREEN, photo, turned(15, centre=(10, 100), side=180)))
+    answer = np.asarray(paste_back(GREEN, photo, turned(15, center=(10, 100), side=180)))
     assert answer.shape == (200, 200, 3)
     assert (answer[100, 0] == (0, 255, 0)).all() and (answer[:, 150:] == 0).all()
 
@@ -191,13 +192,13 @@ def test_a_face_partly_beyond_the_photo_is_pasted_where_there_is_photo():
         SQUARE[:3],
     ],
 )
-def test_a_quad_that_holds_no_face_is_refused(quad):
+def test_an_unusable_quad_is_refused(quad):
     with pytest.raises(InvalidInput, match="QUAD"):
         compose(GREEN, smooth_photo(), quad, True)
 
 
 def phone_photo(orientation: int, **options) -> bytes:
-    """A JPEG file as a phone writes it: turned, with a place, a serial number, maker notes."""
+    """A JPEG file as a phone writes it: rotated, with location, serial number and maker notes."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x010F], exif[0x8298] = "Maker", "a photographer"
@@ -218,32 +219,32 @@ def phone_photo(orientation: int, **options) -> bytes:
 
 @pytest.mark.parametrize("format", limits.FORMATS)
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_exif_and_profile_are_kept_the_place_is_not(format, orientation):
+def test_exif_and_profile_are_kept_but_not_the_location(format, orientation):
     profile = icc_profiles.wide_rgb()
     photo = images.decode(phone_photo(orientation, icc_profile=profile))
     data = compose(GREEN, photo, SQUARE, True, format)
     assert b"GPS" not in data and b"serial 123" not in data and b"notes" not in data
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.size == (320, 260)  # upright, and no reader turns it again:
-        exif = picture.getexif()
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (320, 260)  # upright, and no reader turns it again:
+        exif = image.getexif()
         assert exif.get(0x0112, 1) == 1 and not exif.get_ifd(0x8825)
         assert exif[0x010F] == "Maker" and exif[0x8298] == "a photographer"
         details = exif.get_ifd(0x8769)
         assert details[0x9003] == "2024:05:06 07:08:09" and details[0x8827] == 200
-        assert picture.info["icc_profile"] == profile
+        assert image.info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
 def test_the_file_says_that_it_was_edited_by_ai(format):
     photo = images.decode(phone_photo(6))
-    said = {"model": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
-    alone = compose(GREEN, format=format, **said)
-    pasted = compose(GREEN, photo, SQUARE, True, format, **said)
+    labels = {"model": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
+    alone = compose(GREEN, format=format, **labels)
+    pasted = compose(GREEN, photo, SQUARE, True, format, **labels)
     for data, kind in ((alone, "/trained"), (pasted, "/compositeWithTrained")):
-        with Image.open(io.BytesIO(data)) as picture:
-            exif, xmp = picture.getexif(), picture.info["xmp"]
+        with Image.open(io.BytesIO(data)) as image:
+            exif, xmp = image.getexif(), image.info["xmp"]
             if format == "PNG":
-                assert picture.text["Comment"].startswith("edited with StyleCLIP (AI): a face → ")
+                assert image.text["Comment"].startswith("edited with StyleCLIP (AI): a face → ")
         assert exif[0x0131].startswith("StyleCLIP") and exif[0x010E] == "edited with StyleCLIP (AI)"
         (about,) = ElementTree.fromstring(xmp).iter(RDF + "Description")
         assert about.get(IPTC + "DigitalSourceType").endswith(f"{kind}AlgorithmicMedia")
@@ -255,22 +256,22 @@ def test_the_file_says_that_it_was_edited_by_ai(format):
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
-def test_very_long_texts_still_fit_into_the_file(format):
+def test_very_long_texts_are_shortened_to_fit_into_the_file(format):
     data = compose(GREEN, format=format, texts="\"'" * 25_000)
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
-        assert b"&quot;' \xe2\x80\xa6" in picture.info["xmp"]
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert b"&quot;' \xe2\x80\xa6" in image.info["xmp"]
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
-def test_the_place_is_kept_only_when_asked(format):
+def test_the_location_is_kept_only_on_request(format):
     for gps in (False, True):
         data = compose(GREEN, images.decode(phone_photo(6), keep_gps=gps), SQUARE, True, format)
-        with Image.open(io.BytesIO(data)) as picture:
-            assert bool(picture.getexif().get_ifd(0x8825)) == gps
+        with Image.open(io.BytesIO(data)) as image:
+            assert bool(image.getexif().get_ifd(0x8825)) == gps
 
 
-def test_a_face_goes_back_into_a_wide_gamut_photo_in_its_colours():
+def test_a_face_is_pasted_into_a_wide_gamut_photo_in_its_color_space():
     photo = Image.new("RGB", (320, 260), (90, 140, 60))
     photo.info["icc_profile"] = icc_profiles.wide_rgb()
     face, quad = crop_center(photo)
@@ -286,7 +287,7 @@ def test_paste_needs_photo_and_quad():
         compose(GREEN, None, SQUARE, True)
 
 
-def test_unusable_requests_are_refused_by_name():
+def test_invalid_requests_raise_a_named_error():
     with pytest.raises(UnknownFormat):
         compose(GREEN, format="TIFF")
     with pytest.raises(NotAnImage):
@@ -295,19 +296,17 @@ def test_unusable_requests_are_refused_by_name():
         compose(np.broadcast_to(np.uint8(0), (10_000, 10_000, 3)))
 
 
-def test_metadata_put_into_a_bare_jpeg_are_read_as_those_that_pillow_writes():
+def test_metadata_inserted_into_a_jpeg_file_reads_like_metadata_that_pillow_writes():
     """The encoder behind the network writes none itself."""
-    grey = np.full((16, 16, 3), 90, np.uint8)
-    beside = metadata.of_edit(None, metadata.statement("avatars", "a face → a sad face", False))
-    bare = images.encode(grey, "JPEG", 95)
+    gray = np.full((16, 16, 3), 90, np.uint8)
+    extra = metadata.collect(None, metadata.describe_edit("avatars", "a face → a sad face", False))
+    bare = images.encode(gray, "JPEG", 95)
     read = []
-    for data in (metadata.into_jpeg(bare, beside), images.encode(grey, "JPEG", 95, beside)):
-        with Image.open(io.BytesIO(data)) as picture:
-            read.append(
-                (dict(picture.getexif()), picture.info["xmp"], np.asarray(picture).tolist())
-            )
+    for data in (metadata.insert_into_jpeg(bare, extra), images.encode(gray, "JPEG", 95, extra)):
+        with Image.open(io.BytesIO(data)) as image:
+            read.append((dict(image.getexif()), image.info["xmp"], np.asarray(image).tolist()))
     assert read[0] == read[1] and b"a sad face" in read[0][1]
-    assert metadata.into_jpeg(bare, None) == bare
+    assert metadata.insert_into_jpeg(bare, metadata.Metadata()) == bare
 
 
 PASTED = {"photo": smooth_photo(), "quad": SQUARE, "paste": True}
@@ -322,8 +321,8 @@ def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
     drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
     data = compose(as_image(drawn), format="jpeg", model="avatars", texts="a sad face")
     np.testing.assert_array_equal(pixels(data), pixels(drawn))
-    with Image.open(io.BytesIO(data)) as picture:
-        assert b"a sad face" in picture.info["xmp"]
+    with Image.open(io.BytesIO(data)) as image:
+        assert b"a sad face" in image.info["xmp"]
     assert compose(as_image(drawn), marked=False) == drawn
     with pytest.raises(UnknownFormat):
         compose(as_image(drawn), quality=0)

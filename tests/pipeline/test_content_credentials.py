@@ -1,4 +1,4 @@
-"""Edited pictures are signed where the operator has a certificate (C2PA)."""
+"""Edited images are signed if the operator has a certificate (C2PA)."""
 
 import io
 from datetime import datetime, timedelta, timezone
@@ -62,9 +62,9 @@ def certificate(subject, key, issuer, issuer_key):
 
 @pytest.fixture
 def files(tmp_path):
-    """Certificate and key of a signer, as two PEM files."""
+    """Creates a signer's certificate chain and key as two PEM files."""
 
-    def make(kind="P-256"):
+    def create(kind="P-256"):
         authority, key = KEYS["P-256"](), KEYS[kind]()
         chain, secret = tmp_path / "chain.pem", tmp_path / "key.pem"
         chain.write_bytes(
@@ -80,12 +80,12 @@ def files(tmp_path):
         )
         return chain, secret
 
-    return make
+    return create
 
 
-def read(picture, format):
-    """Validation state and the one action of a signed picture."""
-    reader = c2pa.Reader(f"image/{format.lower()}", io.BytesIO(picture))
+def read(image, format):
+    """The validation state and the only action of a signed image."""
+    reader = c2pa.Reader(f"image/{format.lower()}", io.BytesIO(image))
     manifest = reader.get_active_manifest()
     actions = manifest["assertions"][0]["data"]["actions"]
     assert len(actions) == 1 and "thumbnail" not in manifest
@@ -93,34 +93,34 @@ def read(picture, format):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_signed_picture_says_which_texts_edited_it_and_tells_when_it_was_changed(files, format):
+def test_a_signed_image_names_its_edits_and_reveals_changes(files, format):
     signer = Signer(*files())
-    said = {"model": "avatars", "texts": "a face → a sad face (α 5, β 0.15)", "signer": signer}
-    picture = compose(FACE, format=format, **said)
-    state, action = read(picture, format)
+    labels = {"model": "avatars", "texts": "a face → a sad face (α 5, β 0.15)", "signer": signer}
+    image = compose(FACE, format=format, **labels)
+    state, action = read(image, format)
     assert state == "Valid"
     assert action["description"] == "a face → a sad face (α 5, β 0.15)"
     assert action["digitalSourceType"].endswith("/trainedAlgorithmicMedia")
-    assert np.asarray(Image.open(io.BytesIO(picture))).shape == FACE.shape
+    assert np.asarray(Image.open(io.BytesIO(image))).shape == FACE.shape
     pasted = compose(FACE, Image.new("RGB", (64, 64)), QUAD,
-                     True, format, **said)  # fmt: skip
+                     True, format, **labels)  # fmt: skip
     assert read(pasted, format)[1]["digitalSourceType"].endswith(
         "/compositeWithTrainedAlgorithmicMedia"
     )
-    changed = bytearray(picture)
+    changed = bytearray(image)
     changed[-3] ^= 1
     if format == "JPEG":
         assert read(bytes(changed), format)[0] == "Invalid"
-    assert b"c2pa" not in compose(FACE, format=format, marked=False, **said)
+    assert b"c2pa" not in compose(FACE, format=format, marked=False, **labels)
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_every_usual_kind_of_key_signs(files, kind):
-    picture = compose(FACE, signer=Signer(*files(kind)))
-    assert read(picture, "JPEG")[0] == "Valid"
+def test_every_common_kind_of_key_signs(files, kind):
+    image = compose(FACE, signer=Signer(*files(kind)))
+    assert read(image, "JPEG")[0] == "Valid"
 
 
-def test_a_certificate_that_cannot_sign_is_named(files, monkeypatch, tmp_path):
+def test_a_certificate_that_cannot_sign_is_reported(files, monkeypatch, tmp_path):
     chain, key = files()
     with pytest.raises(CredentialsUnusable, match=r"chain\.pem"):
         Signer(tmp_path / "chain.pem", chain)  # no key
@@ -131,7 +131,7 @@ def test_a_certificate_that_cannot_sign_is_named(files, monkeypatch, tmp_path):
         Signer.from_environment()
 
 
-def test_the_server_signs_with_the_certificate_of_its_environment(files, monkeypatch, tmp_path):
+def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeypatch, tmp_path):
     chain, key = files()
     monkeypatch.setenv(credentials.CERTIFICATE_VARIABLE, str(chain))
     monkeypatch.setenv(credentials.KEY_VARIABLE, str(key))

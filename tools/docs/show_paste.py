@@ -16,10 +16,10 @@ from scipy import ndimage
 from skimage import data
 
 from styleclip_server.pipeline.alignment import LARGEST_FACE, select_face
-from styleclip_server.pipeline.composition import paste_back
 from styleclip_server.pipeline.detection import detect_large_faces
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
 from styleclip_server.pipeline.landmarks import LandmarkPredictor
+from styleclip_server.pipeline.pasting import paste_back
 
 SIZE = 1024  # pixels of the drawn face, as FFHQ's generator draws it
 TILE = 300
@@ -112,7 +112,7 @@ def main():
         pictures = [
             photo,
             paste_back(own, photo, quad),
-            paste_back(anew, photo, quad, match_colours=False),
+            paste_back(anew, photo, quad, match_colors=False),
             paste_back(anew, photo, quad),
             paste_back(smiling(anew), photo, quad),
         ]

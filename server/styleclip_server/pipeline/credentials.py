@@ -1,8 +1,8 @@
-"""Content Credentials: what `metadata` says of an edited picture, signed.
+"""Content Credentials: signed provenance of an edited image.
 
-They follow C2PA's specification 2.x (https://spec.c2pa.org, "Actions"), written by the Content
-Authenticity Initiative's library (an extra: pip install 'styleclip-triton[c2pa]'). Who signs is
-the operator of the server, who gives a certificate in two environment variables.
+They follow C2PA's specification 2.x (https://spec.c2pa.org, "Actions") and are written by the
+Content Authenticity Initiative's library (an extra: pip install 'styleclip-triton[c2pa]'). The
+server's operator signs, with a certificate named by two environment variables.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ import os
 from pathlib import Path
 
 from styleclip_server.pipeline import metadata
-from styleclip_server.pipeline.metadata import Statement
+from styleclip_server.pipeline.metadata import Provenance
 
-CERTIFICATE_VARIABLE = "STYLECLIP_C2PA_CERTIFICATE"  # PEM file: the signer's, then up to the root
-KEY_VARIABLE = "STYLECLIP_C2PA_KEY"  # PEM file, not encrypted
+CERTIFICATE_VARIABLE = "STYLECLIP_C2PA_CERTIFICATE"  # PEM file: the chain from the signer
+KEY_VARIABLE = "STYLECLIP_C2PA_KEY"  # PEM file, unencrypted
 
 
 class CredentialsUnusable(Exception):
-    """The operator's certificate or key cannot sign; the message says why."""
+    """The operator's certificate and key cannot sign; the message says why."""
 
 
 class Signer:
-    """Signs pictures with one certificate."""
+    """Signs images with the operator's certificate.
+
+    Args:
+        certificate: PEM file of the certificate chain.
+        key: PEM file of its private key.
+
+    Raises:
+        CredentialsUnusable: c2pa-python is missing, or the two files cannot sign.
+    """
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """Raises CredentialsUnusable."""
         try:
             import c2pa
         except ImportError as error:
@@ -37,20 +44,24 @@ class Signer:
             ) from error
         try:
             chain, secret = certificate.read_bytes(), key.read_bytes()
-            # No thumbnails: they would be a second copy of the face.
+            # No thumbnails, which would be a second copy of the face.
             self._context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
             info = c2pa.C2paSignerInfo(_algorithm(secret), chain, secret, None)
             self._signer = c2pa.Signer.from_info(info)
-            self.sign(_TRY, "PNG", metadata.statement("", "", False))
+            self.sign(_PIXEL, "PNG", metadata.describe_edit("", "", False))
         except (OSError, ValueError, TypeError, c2pa.C2paError) as error:
             raise CredentialsUnusable(
                 f"{certificate} and {key} ({CERTIFICATE_VARIABLE}, {KEY_VARIABLE}) cannot sign "
-                f"pictures: {error}"
+                f"images: {error}"
             ) from error
 
     @classmethod
     def from_environment(cls) -> Signer | None:
-        """The operator's, or None if there is no certificate. Raises CredentialsUnusable."""
+        """Create the operator's signer; None if the environment names no certificate.
+
+        Raises:
+            CredentialsUnusable: only one file is named, or they cannot sign.
+        """
         certificate, key = os.environ.get(CERTIFICATE_VARIABLE), os.environ.get(KEY_VARIABLE)
         if not certificate and not key:
             return None
@@ -58,15 +69,15 @@ class Signer:
             raise CredentialsUnusable(f"{CERTIFICATE_VARIABLE} and {KEY_VARIABLE} go together")
         return cls(Path(certificate), Path(key))
 
-    def sign(self, picture: bytes, format: str, said: Statement) -> bytes:
-        """`picture` (JPEG, PNG or WEBP) with credentials that say `said`."""
+    def sign(self, data: bytes, format: str, provenance: Provenance) -> bytes:
+        """Add signed credentials to an encoded image (JPEG, PNG or WEBP)."""
         import c2pa
 
         action = {
             "action": "c2pa.created",
-            "softwareAgent": {"name": said.system},
-            "digitalSourceType": said.source,
-            "description": said.texts or metadata.DESCRIPTION,
+            "softwareAgent": {"name": provenance.system},
+            "digitalSourceType": provenance.source_type,
+            "description": provenance.texts or metadata.DESCRIPTION,
         }
         manifest = {
             "claim_generator_info": [{"name": metadata.SOFTWARE}],
@@ -74,19 +85,19 @@ class Signer:
         }
         signed = io.BytesIO()
         with c2pa.Builder(json.dumps(manifest), self._context) as builder:
-            builder.sign(self._signer, f"image/{format.lower()}", io.BytesIO(picture), signed)
+            builder.sign(self._signer, f"image/{format.lower()}", io.BytesIO(data), signed)
         return signed.getvalue()
 
 
-# A PNG of one pixel, signed at start: better than to find out at the first request.
-_TRY = bytes.fromhex(
+# A PNG of one pixel, signed at start, so that unusable credentials do not fail the first request.
+_PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154"
     "789c636000000002000148afa4710000000049454e44ae426082"
 )
 
 
 def _algorithm(key: bytes) -> object:
-    """C2PA's name of the signature that a private key (PEM) makes; ValueError for another."""
+    """Return C2PA's algorithm for a private key (PEM); ValueError for an unsupported key."""
     from c2pa import C2paSigningAlg
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -97,7 +108,7 @@ def _algorithm(key: bytes) -> object:
     if isinstance(private, rsa.RSAPrivateKey):
         return C2paSigningAlg.PS256
     if isinstance(private, ec.EllipticCurvePrivateKey):
-        known = {256: C2paSigningAlg.ES256, 384: C2paSigningAlg.ES384, 521: C2paSigningAlg.ES512}
-        if private.key_size in known:
-            return known[private.key_size]
-    raise ValueError("the key is none of P-256, P-384, P-521, RSA, Ed25519")
+        curves = {256: C2paSigningAlg.ES256, 384: C2paSigningAlg.ES384, 521: C2paSigningAlg.ES512}
+        if private.key_size in curves:
+            return curves[private.key_size]
+    raise ValueError("the key is not one of P-256, P-384, P-521, RSA, Ed25519")

@@ -1,9 +1,9 @@
-"""What an edited picture says of itself: made by AI, with which model; and whose photo it was.
+"""Metadata of an edited image: that AI edited it, with which system, and the photo's own fields.
 
 XMP follows IPTC's Photo Metadata Standard 2025.1 (https://iptc.org/std/photometadata/specification,
 "Digital Source Type", "AI System Used", "AI Prompt Information"), EXIF follows CIPA DC-008. Of a
-photo's own EXIF, only listed fields are kept: serial numbers, names, maker notes, the thumbnail,
-which would show the face before the edit, and (unless asked for) the place (GPS) are not.
+photo's own EXIF only allowed fields are kept. Serial numbers, names, maker notes and the thumbnail
+(which shows the face before the edit) are dropped, and by default the location.
 """
 
 from __future__ import annotations
@@ -39,22 +39,28 @@ _ALLOWED_EXIF_TAGS = (
 
 
 @dataclass(frozen=True)
-class Statement:
-    """What is said of an edit: IPTC's digital source type, which system, what it was asked."""
+class Provenance:
+    """How an image was created.
 
-    source: str
+    Attributes:
+        source_type: URI of IPTC's digital source type.
+        system: the AI system used.
+        texts: the edits as text.
+    """
+
+    source_type: str
     system: str
     texts: str
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is written beside the pixels; None or empty is left out."""
+    """Metadata to write into a file; None or empty is omitted."""
 
-    exif: bytes | None = None  # as `Image.Exif.tobytes` gives it
+    exif: bytes | None = None  # from `Image.Exif.tobytes`
     xmp: str = ""
     icc_profile: bytes | None = None
-    comment: str = ""  # of a PNG
+    comment: str = ""  # PNG only
 
 
 def filter_exif(image: Image.Image, keep_gps: bool = False) -> bytes | None:
@@ -85,51 +91,58 @@ def _copy_allowed(source: Image.Exif, source_ifd: dict[int, Any]) -> Image.Exif:
     return exif
 
 
-def statement(model: str, texts: str, pasted: bool) -> Statement:
-    """What to say of a face that the network `model` drew for `texts`, or of one `pasted` back."""
-    # A face alone is the network's work as a whole; in a photo it is a part of it.
-    kind = "compositeWithTrainedAlgorithmicMedia" if pasted else "trainedAlgorithmicMedia"
+def describe_edit(model: str, texts: str, pasted: bool) -> Provenance:
+    """Describe a face that the network `model` synthesized for `texts`.
+
+    Args:
+        pasted: the face is a part of a photo, so IPTC's source type is composite.
+    """
+    source_type = "compositeWithTrainedAlgorithmicMedia" if pasted else "trainedAlgorithmicMedia"
     texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
     if len(texts) > _MAX_TEXT_LENGTH:
         texts = texts[:_MAX_TEXT_LENGTH] + " …"
-    return Statement(_SOURCE_TYPES + kind, f"StyleCLIP, {model}" if model else "StyleCLIP", texts)
+    system = f"StyleCLIP, {model}" if model else "StyleCLIP"
+    return Provenance(_SOURCE_TYPES + source_type, system, texts)
 
 
-def of_edit(photo: Image.Image | None, said: Statement | None) -> Metadata:
-    """The metadata of a face (`photo` None) or of a photo that a face was put back into.
+def collect(photo: Image.Image | None, provenance: Provenance | None) -> Metadata:
+    """Collect the metadata of an output file.
 
-    Without a statement only the photo's own fields are kept.
+    Args:
+        photo: the photo that the face was pasted into; None for a face alone.
+        provenance: how the face was created; None for only the photo's own fields.
     """
-    own = photo.info.get("exif") if photo is not None else None
+    photo_exif = photo.info.get("exif") if photo is not None else None
     profile = photo.info.get("icc_profile") if photo is not None else None
-    exif = _exif(own if isinstance(own, bytes) else None, said is not None)
-    if said is None:
+    exif = _exif(photo_exif if isinstance(photo_exif, bytes) else None, provenance is not None)
+    if provenance is None:
         return Metadata(exif, "", profile)
-    comment = f"{DESCRIPTION}: {said.texts}" if said.texts else DESCRIPTION
-    return Metadata(exif, _xmp(said), profile, comment)
+    comment = f"{DESCRIPTION}: {provenance.texts}" if provenance.texts else DESCRIPTION
+    return Metadata(exif, _xmp(provenance), profile, comment)
 
 
-@lru_cache(maxsize=8)  # a face has none of its own: always the same
-def _exif(own: bytes | None, edited: bool) -> bytes | None:
+@lru_cache(maxsize=8)  # always the same for a face alone
+def _exif(photo_exif: bytes | None, edited: bool) -> bytes | None:
     exif = Image.Exif()
-    if own is not None:
-        exif.load(own)
+    if photo_exif is not None:
+        exif.load(photo_exif)
     if edited:
         exif[_SOFTWARE] = _software()
         exif.setdefault(_DESCRIPTION, DESCRIPTION)
     return exif.tobytes() if len(exif) else None
 
 
-@cache  # it looks through all that is installed
+@cache  # it searches all installed packages
 def _software() -> str:
     try:
         return f"{SOFTWARE} {version('styleclip-triton')}"
-    except PackageNotFoundError:  # a container may have the sources alone
+    except PackageNotFoundError:  # not installed, only on the path
         return SOFTWARE
 
 
-def _xmp(said: Statement) -> str:
-    prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(said.texts)}" if said.texts else ""
+def _xmp(provenance: Provenance) -> str:
+    texts = provenance.texts
+    prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(texts)}" if texts else ""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -138,21 +151,21 @@ def _xmp(said: Statement) -> str:
         ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(_software())}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(said.source)}"
-        f" Iptc4xmpExt:AISystemUsed={quoteattr(said.system)}{prompt}>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(provenance.source_type)}"
+        f" Iptc4xmpExt:AISystemUsed={quoteattr(provenance.system)}{prompt}>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{DESCRIPTION}</rdf:li></rdf:Alt>'
         '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
 
 
-def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
-    """Pillow's `save` arguments that write `metadata` into JPEG, PNG or WEBP."""
+def save_options(format: str, metadata: Metadata) -> dict[str, Any]:
+    """Return the arguments of Pillow's `save` that write `metadata` into JPEG, PNG or WEBP."""
     options: dict[str, Any] = {}
     if metadata.exif is not None:
         options["exif"] = metadata.exif
     if metadata.icc_profile:
         options["icc_profile"] = metadata.icc_profile
-    if name != "PNG":
+    if format != "PNG":
         if metadata.xmp:
             options["xmp"] = metadata.xmp.encode()
         return options
@@ -165,25 +178,24 @@ def save_options(name: str, metadata: Metadata) -> dict[str, Any]:
     return options | {"pnginfo": text}
 
 
-def into_jpeg(data: bytes | memoryview, metadata: Metadata | None) -> bytes:
-    """A JPEG file without metadata, with EXIF and XMP put in front (CIPA DC-008, XMP part 3).
+def insert_into_jpeg(data: bytes | memoryview, metadata: Metadata) -> bytes:
+    """Insert EXIF and XMP segments into a JPEG file without metadata (CIPA DC-008, XMP part 3).
 
-    Raises NotAnImage for other bytes.
+    Raises:
+        NotAnImage: the bytes are not a JPEG file.
     """
     if data[:3] != b"\xff\xd8\xff" or len(data) < 6:
-        raise NotAnImage(f"the {len(data)} bytes of JPEG are no JPEG file")
-    if metadata is None:
-        return bytes(data)
+        raise NotAnImage(f"the {len(data)} bytes of IMAGE are not a JPEG file")
     segments = []
     if exif := metadata.exif:
         segments.append(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
     if metadata.xmp:
         segments.append(b"http://ns.adobe.com/xap/1.0/\0" + metadata.xmp.encode())
     if metadata.icc_profile:
-        raise ValueError("a picture with a colour profile is encoded by Pillow")
-    head = b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)
-    start = 2  # after the start of the image, and JFIF's segment if there is one
+        raise ValueError("only Pillow writes a color profile")
+    app1 = b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)
+    position = 2  # after the start-of-image marker, and JFIF's segment if there is one
     if data[2:4] == b"\xff\xe0":
-        start += 2 + struct.unpack(">H", data[4:6])[0]
-    whole = memoryview(data)
-    return b"".join((whole[:start], head, whole[start:]))  # in one copy
+        position += 2 + struct.unpack(">H", data[4:6])[0]
+    view = memoryview(data)
+    return b"".join((view[:position], app1, view[position:]))  # a single copy

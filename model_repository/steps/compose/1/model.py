@@ -1,4 +1,4 @@
-"""Triton step `compose`: face → encoded picture; see `styleclip_server.pipeline.composition`."""
+"""Triton step `compose`: face → encoded image; see `styleclip_server.pipeline.composition`."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class TritonPythonModel:
         if paste and row["PHOTO"] is not None:
             photo = images.decode(row["PHOTO"][0], keep_gps=bool(first(row["KEEP_GPS"], False)))
         edits = [] if any(text is None for text in texts) else directions.parse_edits(*texts)
-        picture = composition.compose(
+        data = composition.compose(
             row["IMAGE"],
             photo,
             row["QUAD"],
@@ -39,4 +39,4 @@ class TritonPythonModel:
             signer=self.signer,
         )
         self.metrics.picture(format)
-        return {"PICTURE": np.array([picture], np.object_)}
+        return {"PICTURE": np.array([data], np.object_)}
