@@ -52,7 +52,7 @@ def looks_like(head: bytes) -> str:
 
 
 def is_kind(head: bytes, kind: FileKind) -> bool:
-    """Tell whether a file that begins with `head` can be of a kind; a web page never is."""
+    """Return whether a file that begins with `head` can be of a kind; a web page never is."""
     if not head or looks_like(head) in (_WEB_PAGE, _LFS_POINTER):
         return False
     return kind == "any" or head.startswith(_STARTS[kind])

@@ -60,7 +60,7 @@ def read(path: Path) -> ClipCheckpoint:
 
 
 def _is_built_in(name: str) -> bool:
-    """Tell whether our network needs no such array: the sizes and the causal mask."""
+    """Return whether our network needs no such array: the sizes and the causal mask."""
     return name in ("input_resolution", "context_length", "vocab_size") or name.endswith(
         "attn_mask"
     )

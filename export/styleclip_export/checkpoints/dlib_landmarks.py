@@ -66,7 +66,9 @@ def _copy(path: Path, target: BinaryIO, compressed: bool) -> None:
                 raise UnsupportedFile("its content does not begin as dlib's model of 68 landmarks")
             written += len(block)
             if written > SIZE:
-                raise UnsupportedFile(f"it holds more than the published model's {SIZE:,} bytes")
+                raise UnsupportedFile(f"it contains more than the published model's {SIZE:,} bytes")
             target.write(block)
     if written != SIZE:
-        raise UnsupportedFile(f"it holds {written:,} bytes, and the published model has {SIZE:,}")
+        raise UnsupportedFile(
+            f"it contains {written:,} bytes, and the published model has {SIZE:,}"
+        )

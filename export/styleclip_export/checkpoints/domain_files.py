@@ -65,7 +65,7 @@ def _only_file(folder: Path, pattern: str, what: str) -> Path:
     if len(paths) != 1:
         names = ", ".join(path.name for path in paths) or "none"
         raise CheckpointError(
-            f"{folder} must hold one {pattern} ({what}), but holds {names}: run "
+            f"{folder} must contain one {pattern} ({what}), but contains {names}: run "
             "`styleclip-export fetch`"
         )
     return paths[0]

@@ -73,11 +73,11 @@ def read(path: Path) -> EncoderCheckpoint:
 
 def _from_content(content: Any, file_size: int) -> EncoderCheckpoint:
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise UnsupportedFile("it holds no 'state_dict'")
+        raise UnsupportedFile("it contains no 'state_dict'")
     arrays = state_dicts.select_arrays(content["state_dict"], _PREFIX)
     average = generators.average_latent(content)
     if average is None:
-        raise UnsupportedFile("it holds no average latent ('latent_avg')")
+        raise UnsupportedFile("it contains no average latent ('latent_avg')")
     sizes = _sizes(arrays)
     shapes = state_dicts.expected_shapes(sizes.build)
     state_dicts.check_shapes(arrays, shapes)
@@ -126,7 +126,7 @@ def _backbone_stages(arrays: state_dicts.Arrays) -> tuple[list[int], list[int]]:
 def _count(arrays: state_dicts.Arrays, pattern: str, limit: int) -> int:
     count = state_dicts.count_numbered(arrays, pattern, limit)
     if not count:
-        raise UnsupportedFile("it holds no encoder with e4e's layers")
+        raise UnsupportedFile("it contains no encoder with e4e's layers")
     return count
 
 

@@ -111,7 +111,7 @@ def from_content(content: Any, file_size: int) -> GeneratorCheckpoint:
         UnsupportedFile: there is none.
     """
     if not isinstance(content, dict):
-        raise UnsupportedFile("it holds no dictionary")
+        raise UnsupportedFile("it contains no dictionary")
     if "g_ema" in content:
         arrays, layout = state_dicts.select_arrays(content["g_ema"]), "rosinality's checkpoint"
     elif "state_dict" in content:

@@ -113,7 +113,7 @@ def _kind_of_pickle(head: bytes) -> str | None:
 
 
 def _ends_as_pickle(path: Path) -> bool:
-    """Tell whether the last byte is a pickle's STOP."""
+    """Return whether the last byte is a pickle's STOP."""
     with path.open("rb") as stream:
         stream.seek(-1, 2)
         return stream.read(1) == b"."

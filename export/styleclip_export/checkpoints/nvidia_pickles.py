@@ -27,7 +27,7 @@ def read(data: memoryview) -> PickledGenerator:
     """Read the generator with averaged weights (`Gs`, `G_ema`) of one of NVIDIA's pickles.
 
     Raises:
-        UnsupportedFile: it holds no StyleGAN2 with the arithmetic of ours.
+        UnsupportedFile: it contains no StyleGAN2 with the arithmetic of ours.
     """
     budget = PickleBudget()
     content = SafeUnpickler(data, _allowed_globals(budget), budget=budget).load()
@@ -39,7 +39,7 @@ def read(data: memoryview) -> PickledGenerator:
         content = content.get("G_ema")
     if isinstance(content, InertObject) and isinstance(content.get("_modules"), dict):
         return nvidia_pytorch.generator_in(content)
-    raise UnsupportedFile("it holds no generator with averaged weights (Gs or G_ema)")
+    raise UnsupportedFile("it contains no generator with averaged weights (Gs or G_ema)")
 
 
 def _allowed_globals(budget: PickleBudget) -> AllowedGlobals:
@@ -55,15 +55,15 @@ def _allowed_globals(budget: PickleBudget) -> AllowedGlobals:
 def _persistent_object(meta: Any) -> InertObject:
     """An object as `torch_utils.persistence` pickles it."""
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
-        raise UnsupportedFile("it holds a persistent object of an unknown form")
-    found = InertObject(short_repr(meta.get("class_name")))
-    found.state = meta["state"]
-    return found
+        raise UnsupportedFile("it contains a persistent object of an unknown form")
+    module = InertObject(short_repr(meta.get("class_name")))
+    module.state = meta["state"]
+    return module
 
 
 def _storage(data: Any, budget: PickleBudget) -> Storage:
     """The numbers of a tensor: a PyTorch file within the pickle."""
     storage = torch_file.read_legacy(data, budget) if isinstance(data, memoryview) else None
     if not isinstance(storage, Storage):
-        raise UnsupportedFile("it holds a tensor without numbers")
+        raise UnsupportedFile("it contains a tensor without numbers")
     return storage

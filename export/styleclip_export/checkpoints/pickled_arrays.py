@@ -57,9 +57,9 @@ class FileArray:
         self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
     ) -> None:
         if len(shape) > MAX_DIMENSIONS or len(shape) != len(strides):
-            raise UnsupportedFile("it holds an array without a proper shape")
+            raise UnsupportedFile("it contains an array without a proper shape")
         if not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (offset, *shape, *strides)):
-            raise UnsupportedFile("it holds an array without a proper shape")
+            raise UnsupportedFile("it contains an array without a proper shape")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     @property
@@ -91,7 +91,7 @@ class FileArray:
 def _as_shape(value: Any) -> tuple[Any, ...]:
     """Convert a pickled shape to a tuple; `FileArray` checks the items."""
     if not isinstance(value, tuple | list) or len(value) > MAX_DIMENSIONS:
-        raise UnsupportedFile("it holds an array without a proper shape")
+        raise UnsupportedFile("it contains an array without a proper shape")
     return tuple(value)
 
 
@@ -106,16 +106,16 @@ def _contiguous_strides(shape: tuple[int, ...], fortran: bool = False) -> tuple[
 
 
 class _PickledDtype:
-    """numpy.dtype(code, align, copy); BUILD brings its byte order."""
+    """numpy.dtype(code, align, copy); BUILD sets its byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or code not in _NUMPY_TYPES:
-            raise UnsupportedFile(f"it holds a NumPy array of type {short_repr(code)}")
+            raise UnsupportedFile(f"it contains a NumPy array of type {short_repr(code)}")
         self.code, self.order = code, "|" if code[1] == "1" else "<"
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise UnsupportedFile("it holds a NumPy type of an unknown form")
+            raise UnsupportedFile("it contains a NumPy type of an unknown form")
         self.order = state[1]
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ class _PickledDtype:
 
 
 class _PickledNdarray(FileArray):
-    """numpy.ndarray, empty until BUILD brings dtype, shape and numbers."""
+    """numpy.ndarray, empty until BUILD sets dtype, shape and numbers."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__(Storage("<f4"), 0, (0,), (1,))
@@ -131,10 +131,10 @@ class _PickledNdarray(FileArray):
     def build(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _PickledDtype) or not isinstance(data, memoryview):
-            raise UnsupportedFile("it holds a NumPy array of objects")
+            raise UnsupportedFile("it contains a NumPy array of objects")
         shape = _as_shape(shape)
         if not all(type(n) is int for n in shape):
-            raise UnsupportedFile("it holds an array without a proper shape")
+            raise UnsupportedFile("it contains an array without a proper shape")
         strides = _contiguous_strides(shape, bool(fortran))
         super().__init__(Storage(str(dtype), data), 0, shape, strides)
         self.check()
@@ -148,14 +148,14 @@ def _numpy_frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Pickled
 
 def _numpy_scalar(dtype: Any, data: Any) -> float | int | bool:
     if not isinstance(dtype, _PickledDtype) or not isinstance(data, memoryview):
-        raise UnsupportedFile("it holds a NumPy number of an unknown form")
+        raise UnsupportedFile("it contains a NumPy number of an unknown form")
     return np.frombuffer(data, str(dtype), 1)[0].item()  # type: ignore[no-any-return]
 
 
 def _encode(text: Any, encoding: Any) -> memoryview:
     """_codecs.encode, by which protocol 2 writes the bytes of a number."""
     if not isinstance(text, str) or len(text) > _MAX_ITEMS or encoding not in ("latin1", "latin-1"):
-        raise UnsupportedFile("it holds bytes of an unknown form")
+        raise UnsupportedFile("it contains bytes of an unknown form")
     return memoryview(text.encode("latin1"))
 
 
@@ -165,7 +165,7 @@ def _encode(text: Any, encoding: Any) -> memoryview:
 def empty_dict(*arguments: Any) -> dict[Any, Any]:
     """A subclass of dict, whose items follow in the pickle."""
     if any(arguments):
-        raise UnsupportedFile("it holds a dictionary of an unknown form")
+        raise UnsupportedFile("it contains a dictionary of an unknown form")
     return {}
 
 
@@ -176,7 +176,7 @@ def _set_of_texts(*arguments: Any) -> set[Any]:
         or len(items) > _MAX_ITEMS
         or any(type(item) is not str for item in items)
     ):
-        raise UnsupportedFile("it holds a set of an unknown form")
+        raise UnsupportedFile("it contains a set of an unknown form")
     return set(items)
 
 
@@ -186,7 +186,7 @@ def _set_of_texts(*arguments: Any) -> set[Any]:
 def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> FileArray:
     """torch._utils._rebuild_tensor and _rebuild_tensor_v2, without gradients and hooks."""
     if not isinstance(storage, Storage):
-        raise UnsupportedFile("it holds a tensor without numbers")
+        raise UnsupportedFile("it contains a tensor without numbers")
     array = FileArray(storage, offset, _as_shape(shape), _as_shape(strides))
     if storage.data is not None:
         array.check()
@@ -196,7 +196,7 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
 def dtype_of_storage(kind: Any) -> str:
     """Return NumPy's dtype for a torch storage class."""
     if not isinstance(kind, GlobalName) or kind.text not in _DTYPE_OF_STORAGE:
-        raise UnsupportedFile(f"it holds tensors of the type {short_repr(kind)}")
+        raise UnsupportedFile(f"it contains tensors of the type {short_repr(kind)}")
     return _DTYPE_OF_STORAGE[kind.text]
 
 

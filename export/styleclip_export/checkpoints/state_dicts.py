@@ -28,7 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def select_arrays(state_dict: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """Return views of the arrays whose names start with `prefix`, which is cut off."""
     if not isinstance(state_dict, dict):
-        raise UnsupportedFile("it holds no state_dict where one belongs")
+        raise UnsupportedFile("it contains no state_dict where one belongs")
     return {
         name[len(prefix) :]: array.view()
         for name, array in state_dict.items()
@@ -126,14 +126,14 @@ def to_tensor(array: np.ndarray, name: str) -> Tensor:
     """Copy an array into a tensor: float32, or int64 for BatchNorm's counters.
 
     Raises:
-        UnsupportedFile: it is of another kind of dtype, or holds an infinite number or NaN.
+        UnsupportedFile: it is of another kind of dtype, or contains an infinite number or NaN.
     """
     kinds, dtype = ("iu", np.int64) if name.endswith(_COUNTER) else ("f", np.float32)
     if array.dtype.kind not in kinds:
-        raise UnsupportedFile(f"{name!r} holds {array.dtype}, not floating-point numbers")
+        raise UnsupportedFile(f"{name!r} contains {array.dtype}, not floating-point numbers")
     values = np.array(array, dtype, order="C")
     if not np.isfinite(values).all():
-        raise UnsupportedFile(f"{name!r} holds numbers that are not finite")
+        raise UnsupportedFile(f"{name!r} contains numbers that are not finite")
     return torch.from_numpy(values)
 
 

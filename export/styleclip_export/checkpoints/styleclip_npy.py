@@ -72,7 +72,7 @@ def read_s_mean_std(path: Path) -> StyleStatistics:
     with open_checkpoint(Path(path), expected, PICKLE, _REMEDY) as data:
         content = _unpickle(data)
         if not isinstance(content, list | tuple) or len(content) != 2:
-            raise UnsupportedFile("it does not hold two lists")
+            raise UnsupportedFile("it does not contain two lists")
         means, deviations = _float_arrays(content[0], 1), _float_arrays(content[1], 1)
         if [array.shape for array in means] != [array.shape for array in deviations]:
             raise UnsupportedFile("its means and deviations have different shapes")
@@ -87,10 +87,10 @@ def _load_npy(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except _NUMPY_ERRORS as error:
         raise UnsupportedFile(
-            "it is truncated, holds objects, or claims more than it has"
+            "it is truncated, contains objects, or claims more than it has"
         ) from error
     if array.ndim not in dimensions or 0 in array.shape:
-        raise UnsupportedFile(f"it holds an array of shape {array.shape}")
+        raise UnsupportedFile(f"it contains an array of shape {array.shape}")
     return _as_float32(np.asarray(array))
 
 
@@ -104,12 +104,12 @@ def _unpickle(data: memoryview) -> Any:
 
 def _float_arrays(value: Any, dimensions: int) -> tuple[np.ndarray, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= _MAX_MODULATIONS:
-        raise UnsupportedFile("it holds no list of arrays")
+        raise UnsupportedFile("it contains no list of arrays")
     arrays = []
     for array in value:
         if not isinstance(array, FileArray) or len(array.shape) != dimensions or 0 in array.shape:
             raise UnsupportedFile(
-                f"it holds something other than arrays of {dimensions} dimensions"
+                f"it contains something other than arrays of {dimensions} dimensions"
             )
         arrays.append(_as_float32(array.view()))
     return tuple(arrays)
@@ -117,8 +117,8 @@ def _float_arrays(value: Any, dimensions: int) -> tuple[np.ndarray, ...]:
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f":
-        raise UnsupportedFile(f"it holds {array.dtype}, not floating-point numbers")
+        raise UnsupportedFile(f"it contains {array.dtype}, not floating-point numbers")
     numbers = np.asarray(array, np.float32)
     if not np.isfinite(numbers).all():
-        raise UnsupportedFile("it holds numbers that are not finite")
+        raise UnsupportedFile("it contains numbers that are not finite")
     return numbers

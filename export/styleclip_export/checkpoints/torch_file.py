@@ -75,7 +75,7 @@ def read(data: memoryview) -> Any:
 
 
 def is_legacy(data: memoryview) -> bool:
-    """Tell whether the data is in the format used before PyTorch 1.6."""
+    """Return whether the data is in the format used before PyTorch 1.6."""
     return data[2 : len(LEGACY_START)] == LEGACY_START[2:]  # any protocol
 
 
@@ -189,7 +189,7 @@ class _LegacyReader:
         self.position += 8
         if numel != claimed or size < 0 or size > len(self.data) - self.position:
             raise UnsupportedFile(
-                f"storage {key[:40]} claims {size:,} bytes, more than the file holds"
+                f"storage {key[:40]} claims {size:,} bytes, more than the file has"
             )
         storage.data = self.data[self.position : self.position + size]
         self.position += size
@@ -205,7 +205,7 @@ def _parse_storage_id(persistent_id: Any) -> tuple[str, str, int]:
         raise UnsupportedFile("it refers to tensors in an unknown way")
     _, kind, key, _, numel, *view = persistent_id
     if view not in ([], [None]):
-        raise UnsupportedFile("it holds views of storages, a form older than PyTorch 0.4")
+        raise UnsupportedFile("it contains views of storages, a form older than PyTorch 0.4")
     if type(key) is not str or type(numel) is not int or numel < 0:
         raise UnsupportedFile("it refers to tensors in an unknown way")
     return dtype_of_storage(kind), key, numel

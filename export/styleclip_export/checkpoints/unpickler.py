@@ -135,11 +135,11 @@ class SafeUnpickler:
     def text(self, length_layout: str) -> str:
         length = self.number(length_layout)
         if length > MAX_TEXT_BYTES:
-            raise UnsupportedFile(f"its pickle holds a text of {length:,} bytes")
+            raise UnsupportedFile(f"its pickle contains a text of {length:,} bytes")
         self.budget.text_bytes -= length
         if self.budget.text_bytes < 0:
             raise UnsupportedFile(
-                f"its pickle holds more than {PickleBudget.text_bytes:,} bytes of text"
+                f"its pickle contains more than {PickleBudget.text_bytes:,} bytes of text"
             )
         return bytes(self.take(length)).decode("utf-8", "surrogatepass")
 

@@ -214,7 +214,7 @@ def _complete_size(response: BaseHTTPResponse) -> int | None:
 
 
 def _left_https(response: BaseHTTPResponse) -> bool:
-    """Tell whether a redirect led to an address without encryption."""
+    """Return whether a redirect led to an address without encryption."""
     redirects = response.retries.history if response.retries else ()
     return any((hop.redirect_location or "").startswith("http:") for hop in redirects)
 

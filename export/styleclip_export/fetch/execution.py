@@ -46,7 +46,7 @@ class _Downloaded:
 def carry_out(
     plan: FetchPlan, reporter: Reporter, jobs: int = 4, downloader: Downloader | None = None
 ) -> None:
-    """Bring the files that the plan lacks.
+    """Fetch the files that are not in the folder.
 
     KeyboardInterrupt stops the downloads; what arrived stays in part files and is used later.
 
@@ -55,7 +55,7 @@ def carry_out(
         downloader: None takes the default retries and time-outs.
 
     Raises:
-        FetchError: files could not be brought; the others were.
+        FetchError: some files could not be fetched; the others were.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     _check_space(plan)

@@ -13,7 +13,7 @@ HOSTS = ("drive.google.com", "docs.google.com")
 
 
 def is_on_drive(url: str) -> bool:
-    """Tell whether an address needs this module."""
+    """Return whether an address needs this module."""
     return urlsplit(url).hostname in HOSTS
 
 

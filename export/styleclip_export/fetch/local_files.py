@@ -58,13 +58,13 @@ class LocalFileFinder:
         """
         for variant in file.variants:
             if variant.sha256:
-                found = self._by_hash(variant, variant.sha256, variant.size, _ROUNDED)
+                local = self._by_hash(variant, variant.sha256, variant.size, _ROUNDED)
             elif locked and variant is file:
-                found = self._by_hash(variant, *locked, 0)
+                local = self._by_hash(variant, *locked, 0)
             else:
-                found = self._by_name(variant) or self._by_contents(variant)
-            if found:
-                return found
+                local = self._by_name(variant) or self._by_contents(variant)
+            if local:
+                return local
         return None
 
     def _by_hash(
@@ -136,7 +136,7 @@ def list_files(sources: Iterable[Path], leave_out: Path) -> list[Path]:
                 files[path] = None
             if len(files) > MAX_FILES:
                 raise FetchError(
-                    f"{source} holds more than {MAX_FILES:,} files; give the folder of the "
+                    f"{source} contains more than {MAX_FILES:,} files; give the folder of the "
                     "weights themselves"
                 )
     return list(files)

@@ -1,6 +1,6 @@
 """Which files a domain needs, where they are published, their hashes and licenses.
 
-A manifest is a JSON file; `manifests/` holds the known ones. It gives a SHA-256 only where the
+A manifest is a JSON file; the known ones are in `manifests/`. It gives a SHA-256 only where the
 publisher or several independent sources do, else null.
 """
 
@@ -37,7 +37,7 @@ class FileVariant:
         sha256: lower-case hexadecimal, None where it is not known.
         size: in bytes, rounded where no hash is known.
         kind: judged by the first bytes.
-        marks: words in its pickle or header, which tell it from others of its kind.
+        marks: words in its pickle or header, which distinguish it from others of its kind.
     """
 
     name: str

@@ -33,7 +33,7 @@ class FetchPlan:
 
     @property
     def to_fetch(self) -> list[File]:
-        """The files to be brought, whose licenses apply."""
+        """The files to fetch, whose licenses apply."""
         return [*(file for file, _ in self.local), *self.missing]
 
 
@@ -88,7 +88,7 @@ def _select(manifest: Manifest, only: Sequence[str]) -> list[File]:
 
 
 def _is_present(folder: Path, lock: LockFile, file: File) -> bool:
-    """Tell whether a variant of the file is in the folder, and check it."""
+    """Return whether a variant of the file is in the folder, and check it."""
     for variant in file.variants:
         path = folder / variant.name
         if path.exists():
