@@ -23,12 +23,11 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A real Triton server with the avatars domain, shared by the tests that only ask it."""
-    from styleclip_server.serving.supervisor import default_repository, running_server
-    from styleclip_server.serving.triton_process import Options
+    from styleclip_server.serving.options import Options
+    from styleclip_server.serving.supervisor import running_server
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
-    with running_server(options) as running:
+    with running_server(Options(log=log)) as running:
         yield running
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 TOKENS_PER_TEXT = 77  # CLIP's context length
 W_DIM = 512  # width of W and W+
+CANARY = "canary"  # ids of the requests of health checks begin with it
 FACE_SIZE = 256  # e4e reads aligned faces of this many pixels
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from styleclip_server.engines.flavours import FLAVOURS
-from styleclip_server.serving.request_log import WHICH
+from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
+from styleclip_server.serving.request_log import SELECTIONS
 from styleclip_server.serving.server_log import FORMATS, JsonFormatter
-from styleclip_server.serving.supervisor import CANARY_SECONDS, default_repository, running_server
-from styleclip_server.serving.triton_process import Options, ServerStartFailed
+from styleclip_server.serving.supervisor import CANARY_SECONDS, RunningServer
 
 _PORT = click.IntRange(0, 65535)
 
@@ -29,71 +29,79 @@ _PORT = click.IntRange(0, 65535)
         "help_option_names": ["-h", "--help"],
         "show_default": True,
         "auto_envvar_prefix": "STYLECLIP",
+        "max_content_width": 100,
     }
 )
-@click.option("--domain", default="avatars", help="Which networks: a folder of that name.")
-@click.option("--repository", type=click.Path(path_type=Path), help="The model repository.",
-              default=default_repository, show_default="./model_repository")  # fmt: skip
+# What is served.
+@click.option("--domain", default=Options.domain, help="The domain to serve, by its folder's name.")
+@click.option("--repository", type=click.Path(path_type=Path), metavar="FOLDER",
+              default=default_repository, show_default="./model_repository",
+              help="The model repository.")  # fmt: skip
 @click.option("--domains", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-              help="Where the domains are, if not in the repository.")  # fmt: skip
-@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 opens to all.")
+              help="The folder of the domains, if not the repository.")  # fmt: skip
+@click.option("--networks", type=click.Choice(("auto", *FLAVOURS)), default=Options.networks,
+              help="What runs the networks: torch (PyTorch on a GPU, the fastest), gpu or cpu "
+              "(ONNX Runtime), openvino (on a CPU); auto: the fastest here.")  # fmt: skip
+# Where.
+@click.option("--host", default=Options.host, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--http-port", type=_PORT, default=8000, help="KServe v2 over HTTP; 0: any free.")
 @click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")
 @click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-              default=Path("out/server.log"), help="What Triton says; -: stderr.")  # fmt: skip
-@click.option("--exit-timeout", type=click.IntRange(1), default=10, metavar="SECONDS",
-              help="How long requests under way may take when it is stopped.")  # fmt: skip
-@click.option("--connection-age", type=click.IntRange(0), default=0, metavar="SECONDS",
-              help="How long a gRPC connection lives; 0: as the client wants.")  # fmt: skip
-@click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
-              help="Edit a small picture so often to see that all works; 0: never.")  # fmt: skip
-@click.option("--log-format", type=click.Choice(FORMATS), default=FORMATS[0])
-@click.option("--log-requests", type=click.Choice(WHICH), default=WHICH[0],
-              help="Requests that get a line of JSON in the log, with their ids.")  # fmt: skip
-@click.option("--log-texts", is_flag=True, help="Let these lines hold the texts of the edits.")
-@click.option("--trace-to", metavar="URL", help="An OpenTelemetry collector, as "
-              "http://localhost:4318/v1/traces, that gets the spans of requests.")  # fmt: skip
-@click.option("--trace-every", type=click.IntRange(1), default=1, metavar="N",
-              help="Trace one in so many requests.")  # fmt: skip
 @click.option("--allow-shared-memory", is_flag=True,
-              help="Let clients of this machine pass tensors in shared memory.")  # fmt: skip
-@click.option("--networks", type=click.Choice(("auto", *FLAVOURS)), default="auto",
-              help="What runs them: torch (PyTorch on a GPU, the fastest), gpu or cpu (ONNX "
-              "Runtime), openvino (on a CPU); auto: the best that this machine has.")  # fmt: skip
+              help="Let clients on this machine pass tensors in shared memory.")  # fmt: skip
+@click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
+              metavar="SECONDS",
+              help="Ask clients to connect again after so long; 0: never.")  # fmt: skip
+# How it is watched and stopped.
+@click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
+              help="Time between two edits of a small image that check the server; 0: "
+              "none.")  # fmt: skip
+@click.option("--exit-timeout", type=click.IntRange(1), default=Options.exit_timeout,
+              metavar="SECONDS",
+              help="Time for requests under way when it is stopped.")  # fmt: skip
+# What it reports.
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+              default=Options.log, help="Triton's output; moved to FILE.old at 10 MiB; -: "
+              "standard error.")  # fmt: skip
+@click.option("--log-format", type=click.Choice(FORMATS), default=Options.log_format)
+@click.option("--log-requests", type=click.Choice(SELECTIONS), default=Options.log_requests,
+              help="Requests that get a line of JSON in the log, with their ids.")  # fmt: skip
+@click.option("--log-texts", is_flag=True, help="Put the texts of the edits into these lines.")
+@click.option("--trace-to", metavar="URL", help="Send the spans of requests to an OpenTelemetry "
+              "collector, as http://localhost:4318/v1/traces.")  # fmt: skip
+@click.option("--trace-every", type=click.IntRange(1), default=Options.trace_every, metavar="N",
+              help="Trace one in N requests.")  # fmt: skip
 def command(canary: float, log: Path, **options: Any) -> None:
-    """Serve the model repository on Triton, and start it anew when a part of it dies.
+    """Serve a domain on Triton until Ctrl-C, restarting it when a part of it fails.
 
-    Each option may come from the environment instead: STYLECLIP_GRPC_PORT for --grpc-port.
+    Each option may be given in the environment: STYLECLIP_GRPC_PORT for --grpc-port.
     """
     console = Console(stderr=True)
-    tell = _log_to(console, options["log_format"])
-    asked = threading.Event()
+    report = _log_to(console, options["log_format"])
+    stop_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    wanted = Options(log=None if str(log) == "-" else log, **options)
+        signal.signal(number, lambda *_: stop_requested.set())
+    server = RunningServer(Options(log=None if str(log) == "-" else log, **options), canary)
     try:
         with console.status("starting Triton ..."):
-            server = running_server(wanted, canary=canary)
-            running = server.__enter__()
+            server.start()
+        report(
+            f"Serving {server.options.domain}: gRPC {server.grpc_url}, HTTP {server.http_url}; "
+            f"log {server.options.log_name}; Ctrl-C stops it"
+        )
+        while not stop_requested.wait(1):
+            if server.failure:  # the process manager that started us may start us again
+                raise server.failure
+        report("stopping ...")
     except ServerStartFailed as error:
         print(f"styleclip-server: {error}", file=sys.stderr)
         sys.exit(1)
-    try:
-        tell(
-            f"Serving {wanted.domain}: gRPC {running.grpc_url}, HTTP {running.http_url}; "
-            f"log {wanted.told}; Ctrl-C stops it"
-        )
-        while not asked.wait(1):
-            if running.failure:  # whoever started us may start us anew
-                raise running.failure
-        tell("stopping ...")
     finally:
-        server.__exit__(None, None, None)
+        server.stop()
 
 
 def _log_to(console: Console, format: str) -> Callable[[str], None]:
-    """Sends log messages to `console`, and returns what to say things with."""
+    """Sends log messages to `console`; returns a function that prints a message there."""
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False)
     if format == "json":
         handler = logging.StreamHandler()

@@ -1,7 +1,7 @@
 """Whether a server can edit: `python -m styleclip_server.health`, for health checks and probes.
 
-Triton's own readiness stays true when the process of a Python step has died, so a small picture
-is edited. Needs the client's packages only.
+Triton's own readiness stays true when the process of a Python step has died, so a small image is
+edited (the canary). Needs the client's packages only.
 """
 
 from __future__ import annotations
@@ -15,57 +15,58 @@ from PIL import Image
 
 from styleclip_client import Client
 from styleclip_contract.errors import DeadlineExceeded, ServerBusy, StyleclipError
+from styleclip_contract.wire import CANARY
 
-TIMEOUT = 10.0  # seconds; a small picture takes 0.1 to 0.3 on two cores
+TIMEOUT = 10.0  # seconds; the edit takes 0.1 to 0.3 on two cores
 
 
-def edit_canary(client: Client) -> None:
-    """Edits a small picture; raises a StyleclipError when it cannot be done."""
+def check(address: str, timeout: float = TIMEOUT) -> None:
+    """Edits a small image on the server. A server that is too busy to answer passes.
+
+    Raises:
+        StyleclipError: the server cannot edit.
+        ValueError: it is no address.
+    """
+    with Client(address, timeout, retries=0, name=CANARY) as client:
+        answered = _answered_requests(client)
+        try:
+            _edit_small_image(client)
+        except ServerBusy:
+            return
+        except DeadlineExceeded:
+            # A server that answered others meanwhile has a long queue; else it hangs.
+            if _answered_requests(client) == answered:
+                raise
+
+
+def _edit_small_image(client: Client) -> None:
     domain = client.domain()
     edit = domain.presets[0].edit if domain.presets else domain.edit("a smiling face")
-    client.edit_photo(_canary(), edit, align=False)
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
+    client.edit_photo(buffer.getvalue(), edit, align=False)
 
 
-def check(client: Client) -> None:
-    """Raises a StyleclipError unless the server edits; one that is too busy to answer is well."""
-    edited = _edited(client)
-    try:
-        edit_canary(client)
-    except ServerBusy:
-        return
-    except DeadlineExceeded:
-        # Behind a long queue, or hanging? Who edited for others meanwhile is busy.
-        if _edited(client) == edited:
-            raise
-
-
-def _edited(client: Client) -> int:
-    """How many requests the server has answered."""
+def _answered_requests(client: Client) -> int:
     return sum(timing.requests for timing in client.timings())
 
 
-def _canary() -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _here() -> str:
+def _local_server() -> str:
     return f"localhost:{os.environ.get('STYLECLIP_GRPC_PORT') or 8001}"
 
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
-    epilog="Exit status: 0 it can edit (or is too busy to show it), 1 it cannot.",
+    epilog="Exit status: 0 the server can edit (or is too busy to), 1 it cannot.",
 )
-@click.option("--server", default=_here, show_default="localhost:8001", help="Its address.")
+@click.option("--server", default=_local_server, show_default="localhost:8001",
+              help="Its gRPC address, or https://… for HTTP.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=TIMEOUT,
               metavar="SECONDS", help="Longest wait for the edit.")  # fmt: skip
 def command(server: str, timeout: float) -> None:
-    """Edit a small picture on the server and say by the exit status whether that works."""
+    """Edit a small image on the server; the exit status says whether that works."""
     try:
-        with Client(server, timeout, retries=0, name="canary") as client:
-            check(client)
+        check(server, timeout)
     except (StyleclipError, ValueError) as error:
         line = error.to_wire() if isinstance(error, StyleclipError) else str(error)
         print(f"styleclip-health: {line}", file=sys.stderr)

@@ -1,9 +1,10 @@
-"""A step's process that does not outlive Triton.
+"""Ends the process of a Python step when Triton is killed.
 
-Triton's stubs look whether Triton is there, but one that waits for a lock which a killed Triton
-held waits for ever, and with Python's own lock, so no thread of Python's can end it. The kernel
-can: Triton holds the only writing end of a pipe, and each stub asks for SIGKILL when that is gone.
-PR_SET_PDEATHSIG would come too soon, with the end of the thread that started the stub.
+Triton's stub processes poll whether Triton is alive, but one that waits for a lock that a killed
+Triton held waits forever, and it holds the interpreter's lock, so no Python thread can end it. The
+kernel can: Triton holds the only write end of a pipe, and each stub has the kernel send SIGKILL
+when that end is closed. PR_SET_PDEATHSIG would fire too early, at the end of the thread that
+started the stub.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-VARIABLE = "STYLECLIP_LIFELINE"  # the descriptors of the pipe's ends, as Triton has them: "5,6"
+VARIABLE = "STYLECLIP_LIFELINE"  # the pipe's descriptors in Triton, read and write end: "5,6"
 
 
 @contextmanager
-def made() -> Iterator[tuple[int, int]]:
-    """The pipe's two ends, for Triton to inherit; closed here afterwards."""
+def inheritable_pipe() -> Iterator[tuple[int, int]]:
+    """A pipe's read and write end, for Triton to inherit; closed in this process afterwards."""
     ends = os.pipe()
     try:
         yield ends
@@ -29,17 +30,20 @@ def made() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def hold() -> None:
-    """In a stub: from now on the kernel kills this process when Triton has ended."""
-    if not (told := os.environ.pop(VARIABLE, "")):
-        return  # Triton was started by somebody else
-    inherited, writing = map(int, told.split(","))
-    os.close(writing)
-    # Opened anew: what is asked of a descriptor holds for all who inherited it.
-    mine = os.open(f"/proc/self/fd/{inherited}", os.O_RDONLY | os.O_NONBLOCK)
+def die_with_triton() -> None:
+    """In a stub: has the kernel kill this process when Triton ends.
+
+    Does nothing where Triton was started without the pipe.
+    """
+    if not (descriptors := os.environ.pop(VARIABLE, "")):
+        return
+    inherited, write_end = map(int, descriptors.split(","))
+    os.close(write_end)
+    # Opened once more: the settings below belong to the open file, which the stubs share.
+    own = os.open(f"/proc/self/fd/{inherited}", os.O_RDONLY | os.O_NONBLOCK)
     os.close(inherited)
-    fcntl.fcntl(mine, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(mine, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(mine, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    if select.select([mine], [], [], 0)[0]:  # it ended before it was asked
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    if select.select([own], [], [], 0)[0]:  # Triton ended before the signal was set up
         os.kill(os.getpid(), signal.SIGKILL)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from styleclip_client import Client
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.supervisor import running_server
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"

@@ -8,7 +8,7 @@ from styleclip_export.convert.random_inputs import random_tokens
 from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks import CLIP
 from styleclip_server.engines.cuda.clip_text import TextEncoder
-from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read
 
 

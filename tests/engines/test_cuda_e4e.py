@@ -9,7 +9,7 @@ from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks import Encoder4Editing
 from styleclip_server.engines.cuda.e4e import Encoder
 from styleclip_server.engines.cuda.kernels import e4e as kernels
-from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read
 
 

@@ -32,8 +32,8 @@ from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.supervisor import running_server
 
 EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
 

@@ -12,7 +12,7 @@ import yaml
 
 from styleclip_client import Client
 from styleclip_contract.errors import NoFaceFound
-from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.options import default_repository
 
 ROOT = default_repository().parent
 FOLDER = ROOT / "docker/monitoring"

@@ -269,8 +269,8 @@ def test_nothing_of_a_session_is_ever_written_to_disk(page, running_page, tmp_pa
 
 
 def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path):
-    from styleclip_server.serving.supervisor import default_repository, running_server
-    from styleclip_server.serving.triton_process import Options
+    from styleclip_server.serving.options import Options, default_repository
+    from styleclip_server.serving.supervisor import running_server
     from tools.browser import running_page
 
     ports = {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}

@@ -15,8 +15,8 @@ from styleclip_client import Client
 from styleclip_server.pipeline import credentials
 from styleclip_server.pipeline.composition import compose
 from styleclip_server.pipeline.credentials import CredentialsUnusable, Signer
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.supervisor import running_server
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python is missing: make test")
 FACE = np.full((64, 64, 3), 90, np.uint8)

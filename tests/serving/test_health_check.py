@@ -6,8 +6,10 @@ import sys
 
 import psutil
 
-from styleclip_server.serving.supervisor import default_repository
-from styleclip_server.serving.triton_process import Options, Triton, bind
+from styleclip_server.serving.options import Options
+from styleclip_server.serving.preflight import choose_ports
+from styleclip_server.serving.triton_command import lay_out
+from styleclip_server.serving.triton_process import TritonProcess
 
 
 def health(address, *arguments):
@@ -22,11 +24,12 @@ def test_a_server_that_edits_is_well_and_nothing_is_said(server):
 
 def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     log = tmp_path / "server.log"
-    options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0, log=log)
-    server = Triton(options, bind(options), tmp_path)  # without the supervisor, which would heal it
+    options = Options(log=log)
+    # Without the supervisor, which would restart it.
+    server = TritonProcess(options, choose_ports(options), lay_out(options, tmp_path))
     try:
         server.wait_until_ready()
-        address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.process.pid)
+        address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.pid)
         triton.send_signal(signal.SIGSTOP)
         hanging = health(address, "--timeout", "1")
         triton.send_signal(signal.SIGCONT)

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from PIL import Image
 from styleclip_client import Client
 from styleclip_contract.errors import NoChannelLeft, NoFaceFound, NotAnImage
 from styleclip_server.serving import request_log
-from styleclip_server.serving.server_log import Log
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.server_log import ServerLog
+from styleclip_server.serving.supervisor import running_server
 
 PHOTO = default_repository().parent / "demo/samples/avatar-1.png"
 
@@ -49,15 +50,7 @@ def spans():
 def observed(tmp_path_factory, spans):
     """A server of its own, whose counters nobody else moves: (client, scrape, log)."""
     log = tmp_path_factory.mktemp("observed") / "log"
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    options = Options(
-        default_repository(),
-        log=log,
-        log_format="json",
-        log_requests="all",
-        trace_to=spans[0],
-        **ports,
-    )
+    options = Options(log=log, log_format="json", log_requests="all", trace_to=spans[0])
     with (
         running_server(options, canary=0) as server,
         Client(server.grpc_url, name="shop") as client,
@@ -181,33 +174,51 @@ def test_texts_are_in_a_line_only_where_asked_for(monkeypatch):
     import numpy as np
 
     inputs = {"NEUTRAL": np.array([[b"a face"]], object), "PHOTO": np.array([[b"1234"]], object)}
-    silent = request_log.line("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
+    silent = request_log.entry("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
     assert "a face" not in json.dumps(silent) and silent["photo_bytes"] == [4]
     monkeypatch.setenv(request_log.TEXTS_VARIABLE, "1")
-    told = request_log.line("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
-    assert told["neutral"] == ["a face"] and told["message"] == "a face is wrong"
+    full = request_log.entry("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
+    assert full["neutral"] == ["a face"] and full["message"] == "a face is wrong"
+
+
+@contextmanager
+def followed(log):
+    """A pipe whose lines go to the log; all are written when the block ends."""
+    read, write = os.pipe()
+    log.follow(os.fdopen(read, "rb"))
+    with os.fdopen(write, "wb") as pipe:
+        yield pipe
+    log.finish()
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
-    log = Log(Path("/dev/full"), "text")
-    read, write = os.pipe()
-    log.follow(os.fdopen(read, "rb"))
-    os.write(write, b"lost\n" * 10_000)  # more than a pipe holds
-    os.close(write)
-    log.finish()
+    log = ServerLog(Path("/dev/full"), "text")
+    with followed(log) as pipe:
+        pipe.write(b"lost\n" * 10_000)  # more than a pipe holds
+    assert log.last_lines[-1] == "lost"
+
+
+def test_a_log_is_written_again_when_it_can_be(tmp_path):
+    folder = tmp_path / "full"
+    folder.touch()  # no folder: the log cannot be opened
+    log = ServerLog(folder / "log", "text")
+    with followed(log) as pipe:
+        pipe.write(b"left out\n")
+        pipe.flush()
+        assert soon(lambda: log.last_lines)
+        folder.unlink()
+        folder.mkdir()
+        pipe.write(b"written\n")
+    assert (folder / "log").read_text() == "written\n"
 
 
 def test_a_long_log_is_moved_aside(tmp_path):
     path = tmp_path / "log"
-    log = Log(path, "text")
-    read, write = os.pipe()
-    log.follow(os.fdopen(read, "rb"))
-    line = b"x" * 999 + b"\n"
-    with os.fdopen(write, "wb") as pipe:
+    with followed(ServerLog(path, "text")) as pipe:
         for _ in range(25_000):
-            pipe.write(line)
-    log.finish()
+            pipe.write(b"x" * 999 + b"\n")
     assert path.stat().st_size < 11e6 and (tmp_path / "log.old").stat().st_size < 11e6
+    assert {file.name for file in tmp_path.iterdir()} == {"log", "log.old"}
 
 
 def lines(log):

@@ -5,8 +5,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options, ServerStartFailed
+from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.supervisor import running_server
 
 CALLS = {
     "a shared memory region": lambda c: c.register_system_shared_memory("a", "/x", 16),
@@ -46,15 +46,14 @@ def test_over_http_is_closed(server, path):
 
 
 def test_shared_memory_is_for_clients_of_this_machine_and_opened_on_demand(tmp_path):
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    options = dict(log=tmp_path / "log", allow_shared_memory=True, **ports)
+    options = {"log": tmp_path / "log", "allow_shared_memory": True}
     with (
         pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),
-        running_server(Options(default_repository(), host="0.0.0.0", **options)),
+        running_server(Options(host="0.0.0.0", **options)),
     ):
         pass
     with (
-        running_server(Options(default_repository(), **options), canary=0) as server,
+        running_server(Options(**options), canary=0) as server,
         triton.InferenceServerClient(server.grpc_url) as connection,
     ):
         connection.get_system_shared_memory_status()

@@ -16,18 +16,16 @@ import pytest
 
 from styleclip_client import Client
 from styleclip_contract.errors import StyleclipError
-from styleclip_server.serving.installation import installed
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options, ServerStartFailed, StepLost, Triton
+from styleclip_server.serving.installation import find_installation
+from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
+from styleclip_server.serving.supervisor import running_server
+from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 
 
 def options(tmp_path, **changes):
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    return Options(
-        **{"repository": default_repository(), "log": tmp_path / "log", **ports, **changes}
-    )
+    return Options(**{"log": tmp_path / "log", **changes})
 
 
 def family(pid):
@@ -69,16 +67,16 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
         works(server)
 
 
-def test_a_step_that_is_lost_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
-    starts, wait = [], Triton.wait_until_ready
+def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
+    starts, wait = [], TritonProcess.wait_until_ready
 
-    def lose_the_first(self):
-        starts.append(self.process.pid)
+    def fail_the_first(self):
+        starts.append(self.pid)
         if len(starts) == 1:
-            raise StepLost("the process 1 of a Python step died")
+            raise StepProcessDied("the process 1 of a Python step died")
         wait(self)
 
-    monkeypatch.setattr(Triton, "wait_until_ready", lose_the_first)
+    monkeypatch.setattr(TritonProcess, "wait_until_ready", fail_the_first)
     with running_server(options(tmp_path), canary=0) as server:
         assert len(starts) == 2 and not psutil.pid_exists(starts[0])
         works(server)
@@ -141,17 +139,17 @@ def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
         pass
 
 
-def test_a_whole_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatch):
+def test_a_complete_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatch):
     # As NVIDIA's container has it: its backends in one folder, its libraries where they are found.
-    wheel = installed()
-    whole = tmp_path / "tritonserver"
-    wheel.backends(whole)
-    (whole / "bin").mkdir()
-    (whole / "bin/tritonserver").symlink_to(wheel.binary)
+    wheel = find_installation()
+    complete = tmp_path / "tritonserver"
+    wheel.backends(complete / "backends")
+    (complete / "bin").mkdir()
+    (complete / "bin/tritonserver").symlink_to(wheel.binary)
     monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(wheel.libraries))
-    monkeypatch.setenv("STYLECLIP_TRITON", str(whole))
+    monkeypatch.setenv("STYLECLIP_TRITON", str(complete))
     with running_server(options(tmp_path), canary=0) as server:
-        assert str(whole) in " ".join(psutil.Process(server.pid).cmdline())
+        assert str(complete) in " ".join(psutil.Process(server.pid).cmdline())
         works(server)
     monkeypatch.setenv("STYLECLIP_TRITON", str(tmp_path))
     with (

@@ -31,7 +31,7 @@ from styleclip_export.convert.random_inputs import random_faces, random_latents
 from styleclip_networks import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
-from styleclip_server.serving.supervisor import default_repository
+from styleclip_server.serving.options import default_repository
 from tools.bench.cpu_networks import build
 
 NETWORKS = {model.name: model for model in wire.NETWORKS}

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from styleclip_client import Client, StyleclipError
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.supervisor import running_server
 from tools.bench import growth, measure, plots
 from tools.bench.inputs import MODELS, build_inputs
 from tools.bench.perf_analyzer import BenchmarkFailed, find_perf_analyzer

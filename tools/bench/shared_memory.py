@@ -27,8 +27,8 @@ from rich.table import Table
 
 from styleclip_client import Client, requests
 from styleclip_contract import wire
-from styleclip_server.serving.supervisor import default_repository, running_server
-from styleclip_server.serving.triton_process import Options
+from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.supervisor import running_server
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 

@@ -1,9 +1,9 @@
-"""The Triton that is installed: the one of the wheel nvidia-pytriton, or a whole one.
+"""Which Triton is installed, and what this machine can run the networks with.
 
-The wheel holds the binary and the Python backend, but no backend of ONNX Runtime or OpenVINO:
-`backends` lays out a folder in which `backends/onnxruntime/model.py` of this package takes its
-place, and so on. A whole Triton, as NVIDIA's container has it in /opt/tritonserver, has native
-ones; STYLECLIP_TRITON names it.
+The wheel nvidia-pytriton holds Triton and its Python backend, but no backend of ONNX Runtime or
+OpenVINO: `engines/onnxruntime/model.py` and `engines/openvino/model.py` take their place. A
+complete Triton, as NVIDIA's container has it in /opt/tritonserver, has native ones;
+STYLECLIP_TRITON names it.
 """
 
 from __future__ import annotations
@@ -28,53 +28,55 @@ _BACKENDS = ("onnxruntime", "openvino")  # engines that are Triton backends too
 
 
 @dataclass(frozen=True)
-class Installed:
-    """A Triton below `root`; `libraries` are the folders that its parts need to be found in."""
+class Installation:
+    """An installed Triton.
+
+    Args:
+        root: its folder.
+        libraries: folders in which the loader finds its libraries.
+        complete: whether it has its own backends.
+    """
 
     root: Path
     libraries: tuple[str, ...] = ()
-    whole: bool = True
+    complete: bool = True
 
     @property
     def binary(self) -> Path:
         return self.root / "bin" / "tritonserver"
 
     def backends(self, folder: Path) -> Path:
-        """The folder of backends; made below `folder`, once, unless this Triton has one."""
-        if self.whole:
+        """The folder of its backends: its own, or else `folder`, where they are laid out."""
+        if self.complete:
             return self.root / "backends"
-        made = folder / "backends"
-        if made.is_dir():
-            return made
-        python = made / "python"
+        python = folder / "python"
         # Copies, not links: Triton refuses a backend library outside its folder.
         shutil.copytree(self.root / "backends" / "python", python, symlinks=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         (python / STUB).symlink_to(self.root / "python_backend_stubs" / version / STUB)
         for backend in _BACKENDS:
-            (made / backend).mkdir()
-            shutil.copy(_ENGINES / backend / "model.py", made / backend)
-        return made
+            (folder / backend).mkdir()
+            shutil.copy(_ENGINES / backend / "model.py", folder / backend)
+        return folder
 
 
-def installed() -> Installed | None:
-    """The Triton to start, or None where there is none."""
-    named = os.environ.get(TRITON_VARIABLE)
-    if named:
-        found = Installed(Path(named))
-        return found if found.binary.is_file() else None
+def find_installation() -> Installation | None:
+    """The Triton to start: that of STYLECLIP_TRITON, else the wheel's; None where there is none."""
+    if named := os.environ.get(TRITON_VARIABLE):
+        complete = Installation(Path(named))
+        return complete if complete.binary.is_file() else None
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         return None
     package = Path(spec.submodule_search_locations[0])
     # The stub links libpython.
     libraries = (package.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
-    return Installed(
-        package / "tritonserver", tuple(str(each) for each in libraries if each), whole=False
+    return Installation(
+        package / "tritonserver", tuple(str(each) for each in libraries if each), complete=False
     )
 
 
-def installed_flavour(domain: Path) -> Flavour:
+def fastest_flavour(domain: Path) -> Flavour:
     """The fastest flavour that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
         openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_form(domain)

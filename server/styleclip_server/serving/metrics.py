@@ -1,7 +1,7 @@
-"""What the Python steps count, on Triton's own Prometheus port beside Triton's metrics.
+"""The metrics of the Python steps, on Triton's own Prometheus port beside Triton's metrics.
 
 Labels are bounded: a domain, a step, the name of an error, a format, a cache. Nothing of a photo
-or a text goes in. Every process of a step makes the same families; Triton adds them up.
+or a text goes in. Every process of a step registers the same families; Triton adds them up.
 
 Imported by the `model.py` files, inside Triton only.
 """
@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
+from styleclip_contract.wire import CANARY
 
 FACES = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 STRENGTHS = (-10.0, -5.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0)
 THRESHOLDS = (0.0, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5)
-
-_CANARY = "canary"  # ids of requests that only see whether the server works begin so
 
 
 class _Edit(Protocol):
@@ -38,32 +37,32 @@ class _CacheInfo(Protocol):
 
 
 class Metrics:
-    """What one step counts, for the domain that is served."""
+    """The counters and histograms of one step, for the domain that is served."""
 
     def __init__(self, step: str, domain: str) -> None:
         self._step, self._domain = step, domain
         self._counts = True
-        self._seen: dict[str, _CacheInfo] = {}
-        # From 0 on: Prometheus cannot tell a rate of what it has not seen before its first event.
+        self._previous: dict[str, _CacheInfo] = {}
+        # Registered at 0: Prometheus cannot compute a rate over the first event of a new series.
         for error in (*InvalidInput.__subclasses__(), ServerError):
             self._refusals(error.__name__)
 
-    def about(self, request_id: str) -> None:
-        """What follows belongs to the request of that id; a canary is not counted."""
-        self._counts = not request_id.startswith(_CANARY)
+    def begin_request(self, request_id: str) -> None:
+        """What is counted next belongs to this request; a canary's is not counted."""
+        self._counts = not request_id.startswith(CANARY)
 
-    def faces(self, found: int) -> None:
-        """A photo in which that many faces were found."""
+    def count_faces(self, faces: int) -> None:
+        """Counts a photo in which that many faces were found."""
         if self._counts:
             _histogram(
                 "styleclip_faces_found",
                 "Faces found in a photo; those beside the largest only as far as it took to find",
                 FACES,
                 domain=self._domain,
-            ).observe(found)
+            ).observe(faces)
 
-    def edits(self, edits: Iterable[_Edit]) -> None:
-        """Edits whose direction was found."""
+    def count_edits(self, edits: Iterable[_Edit]) -> None:
+        """Counts edits whose direction was computed."""
         if not self._counts:
             return
         for edit in edits:
@@ -75,11 +74,11 @@ class Metrics:
                 "styleclip_threshold", "Threshold β of edits", THRESHOLDS, domain=self._domain
             ).observe(round(edit.threshold, 4))  # it came as float32
 
-    def caches(self, infos: Mapping[str, _CacheInfo]) -> None:
-        """What `functools.lru_cache` says of the step's caches now."""
-        for name, info in infos.items():
-            before = self._seen.get(name)
-            self._seen[name] = info
+    def count_lookups(self, caches: Mapping[str, _CacheInfo]) -> None:
+        """Counts the look-ups since the last call, from the `cache_info()` of each cache."""
+        for name, info in caches.items():
+            before = self._previous.get(name)
+            self._previous[name] = info
             for result, now, then in (
                 ("hit", info.hits, before.hits if before else 0),
                 ("miss", info.misses, before.misses if before else 0),
@@ -92,8 +91,8 @@ class Metrics:
                         result=result,
                     ).increment(now - then)
 
-    def picture(self, format: str) -> None:
-        """A picture that was encoded."""
+    def count_image(self, format: str) -> None:
+        """Counts an encoded image."""
         if self._counts:
             _counter(
                 "styleclip_pictures_total",
@@ -102,8 +101,8 @@ class Metrics:
                 format=format.upper(),
             ).increment(1)
 
-    def refused(self, error: BaseException) -> None:
-        """A request that was refused, or failed."""
+    def count_refusal(self, error: BaseException) -> None:
+        """Counts a request that was refused, or failed."""
         if self._counts:
             named = error if isinstance(error, StyleclipError) else ServerError()
             self._refusals(type(named).__name__).increment(1)
@@ -117,7 +116,7 @@ class Metrics:
         )
 
 
-# Families and metrics are made once a process: each is a message to Triton, and lives with it.
+# Families and metrics are created once a process: each is a message to Triton.
 @cache
 def _family(name: str, description: str, kind: Any) -> Any:
     return triton.MetricFamily(name=name, description=description, kind=kind)

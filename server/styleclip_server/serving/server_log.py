@@ -1,4 +1,4 @@
-"""Where what Triton says goes: to a file of bounded size or standard error, as text or as JSON."""
+"""Triton's output: to a file of bounded size or standard error, as text or as JSON lines."""
 
 from __future__ import annotations
 
@@ -7,80 +7,95 @@ import logging
 import re
 import sys
 import threading
+from collections import deque
 from contextlib import suppress
 from datetime import datetime, timezone
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import BinaryIO
 
 FORMATS = ("text", "json")
 
-_LONGEST = 10 * 2**20  # bytes; a longer file is moved aside, in place of the one moved before
+_MAX_BYTES = 10 * 2**20
+_LAST_LINES = 300  # enough to find why Triton ended
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error"}
 # As Triton writes by default: I1124 14:48:06.069883 17352 grpc_server.cc:2558] "Started …"
-_TRITONS = re.compile(r"([IWEF])\d{4} [\d:.]+ \d+ ([\w./-]+:\d+)\] (.*)", re.DOTALL)
+_TRITON_LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ \d+ ([\w./-]+:\d+)\] (.*)", re.DOTALL)
 
 
-class Log:
-    """Takes the lines of a process. What cannot be written (a full disk) is left out."""
+class ServerLog:
+    """Copies the output of a process to the log, line by line.
+
+    Args:
+        path: the log file, which is moved to PATH.old at 10 MiB; None: standard error.
+        format: one of FORMATS.
+    """
 
     def __init__(self, path: Path | None, format: str) -> None:
-        self._path, self._json = path, format == "json"
-        self._file: BinaryIO | None = None
+        self._handler = logging.StreamHandler(sys.stderr) if path is None else _LogFile(path)
+        self._format = as_json if format == "json" else str
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._thread: threading.Thread | None = None
 
+    @property
+    def last_lines(self) -> list[str]:
+        """The newest lines of the process, as it wrote them."""
+        return list(self._last_lines)
+
     def follow(self, pipe: BinaryIO) -> None:
-        """Begin to write what comes out of `pipe`, until it ends."""
+        """Starts to copy what comes out of `pipe`, until it ends."""
         self._thread = threading.Thread(target=self._copy, args=(pipe,), name="log", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Return when all is written; every process that holds the pipe has ended."""
+        """Returns when all is written; every process that writes to the pipe has ended."""
         if self._thread:
             self._thread.join(timeout=5)
 
     def _copy(self, pipe: BinaryIO) -> None:
         with pipe:
-            for line in pipe:
-                with suppress(OSError):
-                    self._write(as_json(line) if self._json else line)
-        if self._file and self._path:
-            self._file.close()
-
-    def _write(self, line: bytes) -> None:
-        if self._path is None:
-            # Standard output is left to whoever reads results there.
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
-            return
-        if self._file and self._file.tell() > _LONGEST:
-            self._file.close()
-            self._file = None
-        if self._file is None:
-            if self._path.is_file() and self._path.stat().st_size > _LONGEST:
-                self._path.replace(self._path.with_suffix(self._path.suffix + ".old"))
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
-        self._file.write(line)
+            for data in pipe:
+                line = data.decode("utf-8", "replace").rstrip("\n")
+                self._last_lines.append(line)
+                self._handler.handle(logging.makeLogRecord({"msg": self._format(line)}))
+        self._handler.close()
 
 
-def as_json(line: bytes) -> bytes:
+class _LogFile(RotatingFileHandler):
+    """A log file of bounded size. A line that cannot be written (a full disk) is left out."""
+
+    def __init__(self, path: Path) -> None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, maxBytes=_MAX_BYTES, backupCount=1, encoding="utf-8", delay=True)
+
+    def rotation_filename(self, default_name: str) -> str:
+        return f"{self.baseFilename}.old"
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        stream, self.stream = self.stream, None  # type: ignore[assignment]
+        with suppress(OSError, ValueError):
+            if stream:  # the next line opens the file again
+                stream.close()
+
+
+def as_json(line: str) -> str:
     """A line of Triton as one of JSON; those of the Python steps are JSON already."""
-    text = line.decode("utf-8", "replace").rstrip("\n")
-    if text.startswith("{"):
+    if line.startswith("{"):
         return line
-    entry = {"time": _now(), "level": "info", "message": text}
-    if match := _TRITONS.fullmatch(text):
-        entry |= {"level": _LEVELS[match[1]], "place": match[2], "message": match[3].strip('"')}
-    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    if match := _TRITON_LINE.fullmatch(line):
+        return _json_line(_LEVELS[match[1]], match[3].strip('"'), place=match[2])
+    return _json_line("info", line)
 
 
 class JsonFormatter(logging.Formatter):
     """The launcher's own messages, in the same form."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = {"time": _now(), "level": record.levelname.lower(), "message": record.getMessage()}
-        return json.dumps(entry, ensure_ascii=False)
+        return _json_line(record.levelname.lower(), record.getMessage())
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def _json_line(level: str, message: str, **more: str) -> str:
+    time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    entry = {"time": time, "level": level, "message": message, **more}
+    return json.dumps(entry, ensure_ascii=False)

@@ -18,69 +18,72 @@ from styleclip_server import parent_watch
 from styleclip_server.serving import request_log
 from styleclip_server.serving.metrics import Metrics
 
-parent_watch.hold()
+parent_watch.die_with_triton()
 
 Row = dict[str, Any]
+Answer = Callable[[Row], Row]
 
 
-def respond(
-    model: Model, requests: Sequence[Any], answer: Callable[[Row], Row], metrics: Metrics
-) -> list[Any]:
+def respond(model: Model, requests: Sequence[Any], answer: Answer, metrics: Metrics) -> list[Any]:
     """Answers each request of `execute` row by row.
 
-    `answer` gets a row's inputs by name (None for an optional one that was not sent) and returns
-    its outputs; one that is a function is called only when the request asks for that output. An
-    `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
+    An `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
+
+    Args:
+        answer: takes a row's inputs by name (None for an optional one that was not sent) and
+            returns its outputs; one that is a function is called only when the request asks for
+            that output.
     """
     return [_respond(model, request, answer, metrics) for request in requests]
 
 
-def _respond(model: Model, request: Any, answer: Callable[[Row], Row], metrics: Metrics) -> Any:
-    began, name, inputs = time.monotonic(), request.request_id(), {}
-    metrics.about(name)
+def _respond(model: Model, request: Any, answer: Answer, metrics: Metrics) -> Any:
+    start, request_id = time.monotonic(), request.request_id()
+    inputs: Row = {}
+    metrics.begin_request(request_id)
     try:
         for tensor in model.inputs:
-            found = triton.get_input_tensor_by_name(request, tensor.name)
-            inputs[tensor.name] = None if found is None else found.as_numpy()
-        asked = set(request.requested_output_names())
-        response = triton.InferenceResponse(_answers(model, inputs, answer, asked))
-        request_log.note(model.name, name, time.monotonic() - began, inputs)
+            value = triton.get_input_tensor_by_name(request, tensor.name)
+            inputs[tensor.name] = None if value is None else value.as_numpy()
+        requested = set(request.requested_output_names())
+        response = triton.InferenceResponse(_outputs(model, inputs, answer, requested))
+        request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
     except Exception as error:
-        response = triton.InferenceResponse(error=_refusal(model, error))
-        metrics.refused(error)
-        request_log.note(model.name, name, time.monotonic() - began, inputs, error)
+        response = triton.InferenceResponse(error=_triton_error(model, error))
+        metrics.count_refusal(error)
+        request_log.log_request(model.name, request_id, time.monotonic() - start, inputs, error)
     return response
 
 
-def _answers(model: Model, inputs: Row, answer: Callable[[Row], Row], asked: set[str]) -> list[Any]:
+def _outputs(model: Model, inputs: Row, answer: Answer, requested: set[str]) -> list[Any]:
     batch = max(len(array) for array in inputs.values() if array is not None)
     rows = [
         answer({name: None if array is None else array[i] for name, array in inputs.items()})
         for i in range(batch)
     ]
     return [
-        triton.Tensor(tensor.name, _stacked([_value(row[tensor.name]) for row in rows]))
+        triton.Tensor(tensor.name, _stack([_value(row[tensor.name]) for row in rows]))
         for tensor in model.outputs
-        if tensor.name in asked
+        if tensor.name in requested
     ]
 
 
-def _refusal(model: Model, error: Exception) -> Any:
+def _triton_error(model: Model, error: Exception) -> Any:
     if not isinstance(error, StyleclipError):
         return triton.TritonError(f"ServerError: {model.name} failed: {error}")
-    theirs = isinstance(error, InvalidInput)
-    code = triton.TritonError.INVALID_ARG if theirs else triton.TritonError.INTERNAL
+    invalid = isinstance(error, InvalidInput)
+    code = triton.TritonError.INVALID_ARG if invalid else triton.TritonError.INTERNAL
     return triton.TritonError(error.to_wire(), code)
 
 
-def _stacked(arrays: Sequence[Any]) -> Any:
-    """The arrays of a batch as one; shorter ones are filled up with NaN."""
+def _stack(arrays: Sequence[Any]) -> Any:
+    """The arrays of a batch as one; shorter ones are padded with NaN."""
     longest = max(map(len, arrays))
-    fill = [((0, longest - len(array)), *[(0, 0)] * (np.ndim(array) - 1)) for array in arrays]
+    padding = [((0, longest - len(array)), *[(0, 0)] * (np.ndim(array) - 1)) for array in arrays]
     return np.stack(
         [
             np.pad(array, margin, constant_values=np.nan) if margin[0][1] else array
-            for array, margin in zip(arrays, fill, strict=True)
+            for array, margin in zip(arrays, padding, strict=True)
         ]
     )
 

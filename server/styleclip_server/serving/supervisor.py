@@ -1,8 +1,8 @@
-"""The supervised server: started, watched, healed, stopped.
+"""The supervised server: started, watched, restarted when a part of it fails, stopped.
 
-Triton does not notice when the process of a Python step dies (its readiness stays true and every
-request fails), so a supervisor watches the processes and edits a small picture now and then (a
-canary); when something is wrong, the server is started anew on the same ports.
+Triton does not notice when the process of a Python step dies: its readiness stays true and every
+request fails. So a supervisor watches the processes and edits a small image now and then (the
+canary), and restarts the server on the same ports when something is wrong.
 """
 
 from __future__ import annotations
@@ -12,153 +12,144 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from styleclip_client import Client
 from styleclip_contract.errors import StyleclipError
-from styleclip_server.health import check
-from styleclip_server.serving import triton_process
-from styleclip_server.serving.triton_process import Options, ServerStartFailed, StepLost, Triton
+from styleclip_server import health
+from styleclip_server.serving import preflight, triton_command
+from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
-WATCH_SECONDS = 0.25  # between looks at the processes
-CANARY_SECONDS = 15.0  # between two edits of the canary picture
+WATCH_SECONDS = 0.25  # between checks of the processes
+CANARY_SECONDS = 15.0  # between two canary edits
 CANARY_TIMEOUT = 30.0
-CANARY_FAILURES = 2  # in a row, before the server is started anew
+CANARY_FAILURES = 2  # in a row, before the server is restarted
 RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0)  # seconds, longer after each failed start
-CALM_SECONDS = 10.0  # a server that ran so long counts as healed
+STABLE_SECONDS = 10.0  # a server that ran so long starts again at the shortest delay
 
 _log = logging.getLogger("styleclip_server")
-_PROJECT = Path(__file__).resolve().parents[3] / "model_repository"
-
-
-def default_repository() -> Path:
-    """The model repository of the current folder, else of the source tree."""
-    here = Path("model_repository").resolve()
-    return here if here.is_dir() else _PROJECT
 
 
 class RunningServer:
-    """A supervised server; made by `running_server`.
+    """A supervised server. Its addresses stay the same through restarts.
 
-    `grpc_url` and `http_url` are "host:port" and stay the same through restarts; `restarts`
-    counts them.
+    Args:
+        canary: seconds between two canary edits; 0: only the one of each start.
+
+    Attributes:
+        restarts: how often it was restarted.
+        failure: why nothing is served, when the supervisor itself failed.
     """
 
     def __init__(self, options: Options, canary: float = CANARY_SECONDS) -> None:
         self.options = options
         self.restarts = 0
+        self.failure: BaseException | None = None
         self._canary_seconds = canary
         self._ports = (0, 0, 0)
-        self._stop = threading.Event()
-        self._up = threading.Event()
-        self._failure: BaseException | None = None
-        self._server: Triton | None = None
-        # One thread starts and stops every Triton: the kernel kills a Triton whose thread is gone.
+        self._stopping = threading.Event()
+        self._started = threading.Event()
+        self._triton: TritonProcess | None = None
+        # One thread starts and stops every Triton: the kernel kills a Triton when the thread that
+        # started it ends.
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
     @property
-    def grpc_url(self) -> str:
-        return self._url(self._ports[1])
+    def http_url(self) -> str:
+        """host:port"""
+        return self.options.address(self._ports[0])
 
     @property
-    def http_url(self) -> str:
-        return self._url(self._ports[0])
+    def grpc_url(self) -> str:
+        """host:port"""
+        return self.options.address(self._ports[1])
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus reads the metrics."""
-        return f"http://{self._url(self._ports[2])}/metrics"
+        return f"http://{self.options.address(self._ports[2])}/metrics"
 
     @property
     def pid(self) -> int | None:
         """The process of Triton itself, while there is one."""
-        return self._server.process.pid if self._server else None
-
-    def _url(self, port: int) -> str:
-        host = self.options.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self._triton.pid if self._triton else None
 
     def start(self) -> None:
-        """Returns when the server is ready and has edited the canary picture.
+        """Returns when the server is ready and has done the canary edit.
 
         Raises:
-            ServerStartFailed: with the reason.
+            ServerStartFailed: with the reason and the remedy.
         """
-        triton_process.check(self.options)
-        self._ports = triton_process.bind(self.options)
-        # Made once: a restart must not depend on there being room for it.
+        preflight.check(self.options)
+        self._ports = preflight.choose_ports(self.options)
         self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._thread.start()
-        self._up.wait()
-        if self._failure:
+        self._started.wait()
+        if self.failure:
             self.stop()
-            raise self._failure
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why nothing is served any more, if the supervisor itself failed."""
-        return self._failure
+            raise self.failure
 
     def stop(self) -> None:
-        """Ends the server and waits until nothing of it is left."""
-        self._stop.set()
+        """Ends the server and waits until none of its processes is left."""
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _supervise(self) -> None:
         try:
-            self._serve_first()
-            self._up.set()
-            failed = 0
-            while not self._stop.is_set():
+            self._layout = triton_command.lay_out(self.options, self._folder)
+            self._start_first()
+            self._started.set()
+            failures = 0
+            while not self._stopping.is_set():
                 since = time.monotonic()
                 reason = self._watch()
                 if reason is None:
                     return
-                failed = 0 if time.monotonic() - since > CALM_SECONDS else failed + 1
-                self._restart(reason, failed)
+                stable = time.monotonic() - since > STABLE_SECONDS
+                failures = 0 if stable else failures + 1
+                self._restart(reason, failures)
         except BaseException as error:
-            self._failure = error
+            self.failure = error
         finally:
-            if self._server:
-                self._server.stop()
-                self._server = None
+            self._stop_triton()
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._up.set()
+            self._started.set()
 
-    def _serve_first(self) -> None:
-        """`_serve`, and once more where the process of a step was lost as it started."""
+    def _start_first(self) -> None:
+        """Starts Triton, with a second try where the process of a step died."""
         try:
-            self._serve()
-        except StepLost as error:
+            self._start_triton()
+        except StepProcessDied as error:
             _log.warning("%s; starting once more", error)
-            if self._server:
-                self._server.stop()
-            self._serve()
+            self._stop_triton()
+            self._start_triton()
 
-    def _serve(self) -> None:
-        self._server = Triton(self.options, self._ports, self._folder)
-        self._server.wait_until_ready()
+    def _start_triton(self) -> None:
+        self._triton = TritonProcess(self.options, self._ports, self._layout)
+        self._triton.wait_until_ready()
         try:
             self._edit_canary()
         except StyleclipError as error:
             raise ServerStartFailed(
-                f"the server is up but cannot edit a picture ({error.to_wire()}); "
-                f"what it did is in {self.options.told}"
+                f"the server is up but cannot edit an image ({error.to_wire()}); "
+                f"its log is in {self.options.log_name}"
             ) from error
 
+    def _stop_triton(self) -> None:
+        if self._triton:
+            self._triton.stop()
+            self._triton = None
+
     def _watch(self) -> str | None:
-        """Waits for something to go wrong and says what; None when `stop` was called."""
-        assert self._server
+        """Waits until something fails and returns what; None when `stop` was called."""
+        assert self._triton
         failures, next_canary = 0, time.monotonic() + self._canary_seconds
-        while not self._stop.wait(WATCH_SECONDS):
-            broken = self._server.broken()
-            if broken:
-                return broken
+        while not self._stopping.wait(WATCH_SECONDS):
+            if failure := self._triton.failure():
+                return failure
             if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
                     self._edit_canary()
@@ -171,53 +162,39 @@ class RunningServer:
                 next_canary = time.monotonic() + self._canary_seconds
         return None
 
-    def _restart(self, reason: str, failed: int) -> None:
-        while not self._stop.is_set():
-            _log.warning("%s; starting the server anew", reason)
-            assert self._server
-            self._server.stop()
-            if self._stop.wait(RESTART_DELAYS[min(failed, len(RESTART_DELAYS) - 1)]):
+    def _restart(self, reason: str, failures: int) -> None:
+        """Restarts Triton, however often that takes."""
+        while not self._stopping.is_set():
+            _log.warning("%s; restarting the server", reason)
+            self._stop_triton()
+            if self._stopping.wait(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]):
                 return
             start = time.monotonic()
             try:
-                self._serve()
+                self._start_triton()
             except (ServerStartFailed, OSError) as error:  # a full disk, too many processes
-                reason, failed = str(error), failed + 1
+                reason, failures = str(error), failures + 1
                 continue
             self.restarts += 1
             _log.warning("the server is back after %.1f s", time.monotonic() - start)
             return
 
     def _edit_canary(self) -> None:
-        with Client(self.grpc_url, CANARY_TIMEOUT, retries=0, name="canary") as client:
-            check(client)
+        health.check(self.grpc_url, CANARY_TIMEOUT)
 
 
 @contextmanager
 def running_server(
-    options: Options | None = None,
-    *,
-    canary: float = CANARY_SECONDS,
-    told: Callable[[RunningServer], None] | None = None,
+    options: Options | None = None, *, canary: float = CANARY_SECONDS
 ) -> Iterator[RunningServer]:
-    """A supervised server for the time of a `with` block; on free ports unless `options` say.
+    """A supervised server for the time of a `with` block, on free ports unless `options` say.
 
     Raises:
-        ServerStartFailed: with the reason and what to do.
+        ServerStartFailed: with the reason and the remedy.
     """
-    if options is None:
-        options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0)
-    options = replace(
-        options,
-        repository=options.repository.resolve(),
-        domains=options.domains and options.domains.resolve(),
-        log=options.log and options.log.resolve(),
-    )
-    server = RunningServer(options, canary)
+    server = RunningServer(options or Options(), canary)
     try:
         server.start()
-        if told:
-            told(server)
         yield server
     finally:
         server.stop()

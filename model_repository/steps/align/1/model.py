@@ -32,7 +32,7 @@ class TritonPythonModel:
         data = row["PHOTO"][0]
         if first(row["ALIGN"], self.align):
             index = int(first(row["FACE"], LARGEST_FACE))
-            face, quad = self.aligner.align_file(data, index, self.metrics.faces)
+            face, quad = self.aligner.align_file(data, index, self.metrics.count_faces)
         else:
             face, quad = crop_center(images.decode(data))
         crop = face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)

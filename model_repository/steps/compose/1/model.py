@@ -38,5 +38,5 @@ class TritonPythonModel:
             marked=bool(first(row["MARK"], True)),
             signer=self.signer,
         )
-        self.metrics.picture(format)
+        self.metrics.count_image(format)
         return {"PICTURE": np.array([data], np.object_)}

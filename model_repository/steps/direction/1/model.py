@@ -40,10 +40,10 @@ class TritonPythonModel:
         try:
             delta, channels = self.offset(tuple(edits))
         finally:
-            self.metrics.caches(
+            self.metrics.count_lookups(
                 {"texts": self.embedding.cache_info(), "offsets": self.offset.cache_info()}
             )
-        self.metrics.edits(edits)
+        self.metrics.count_edits(edits)
         return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
 
     def style_offset(self, edits):

@@ -23,7 +23,7 @@ from styleclip_server.engines.cuda import jpeg
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
 from styleclip_server.engines.flavours import MODEL_FILE
 
-parent_watch.hold()
+parent_watch.die_with_triton()
 
 RENDER = wire.RENDER.name
 

@@ -17,7 +17,7 @@ from styleclip_server import parent_watch
 from styleclip_server.engines.cpu import core_quota
 from styleclip_server.engines.flavours import MODEL_FILE
 
-parent_watch.hold()
+parent_watch.die_with_triton()
 
 
 class TritonPythonModel:

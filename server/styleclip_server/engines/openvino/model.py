@@ -13,7 +13,7 @@ from styleclip_server import parent_watch
 from styleclip_server.engines.cpu import core_quota
 from styleclip_server.engines.openvino.network import Network
 
-parent_watch.hold()
+parent_watch.die_with_triton()
 
 
 class TritonPythonModel:

@@ -1,0 +1,108 @@
+"""Checks before Triton is started, each with the reason and the remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+import tempfile
+from contextlib import ExitStack
+from importlib.util import find_spec
+
+from styleclip_server.serving import model_repository
+from styleclip_server.serving.installation import TRITON_VARIABLE, find_installation
+from styleclip_server.serving.options import Options, ServerStartFailed
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def check(options: Options) -> None:
+    """Checks the options, the model repository and what is installed.
+
+    Raises:
+        ServerStartFailed: the server could not work.
+    """
+    _check_repository(options)
+    _check_networks(options)
+    _check_installation()
+    if options.allow_shared_memory and options.host not in _LOOPBACK:
+        raise ServerStartFailed(
+            f"--allow-shared-memory is for clients of this machine, but --host is {options.host}: "
+            f"leave one of them out, or listen on {_LOOPBACK[0]}"
+        )
+
+
+def _check_repository(options: Options) -> None:
+    if not (options.repository / "steps").is_dir():
+        raise ServerStartFailed(
+            f"{options.repository} is no model repository (it has no folder `steps`): give the "
+            "project's with --repository"
+        )
+    domains = model_repository.domains(options.domains_folder)
+    if options.domain not in domains:
+        raise ServerStartFailed(
+            f"{options.domains_folder} has no domain {options.domain!r}, only "
+            f"{', '.join(domains) or 'none'}: fetch and export its weights first"
+        )
+
+
+def _check_networks(options: Options) -> None:
+    if options.networks == "openvino" and not (
+        find_spec("openvino") and model_repository.has_openvino_form(options.domain_folder)
+    ):
+        raise ServerStartFailed(
+            "--networks openvino needs the package (pip install openvino) and a domain that was "
+            "converted where it was installed: convert it again, or use --networks cpu"
+        )
+
+
+def _check_installation() -> None:
+    triton = find_installation()
+    if triton is None:
+        raise ServerStartFailed(
+            "the Triton server is not installed: run `make setup`, or "
+            "pip install 'styleclip-triton[server]' on Python 3.10 to 3.12; a complete Triton is "
+            f"named by {TRITON_VARIABLE}=/opt/tritonserver"
+        )
+    if triton.complete:
+        return
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.partition(".")[0]) >= 2:  # arrays would come in with no strides
+        raise ServerStartFailed(
+            f"NumPy {numpy} is installed, but the Python backend of Triton from PyPI was built for "
+            "NumPy 1 and would misread every tensor: pip install 'numpy<2'"
+        )
+    temporary = tempfile.gettempdir()
+    if os.statvfs(temporary).f_flag & os.ST_NOEXEC:
+        raise ServerStartFailed(
+            f"{temporary} is mounted `noexec`, but Triton loads its Python backend from there: "
+            "mount it with `exec` (Docker: --tmpfs /tmp:exec), or name another folder in TMPDIR"
+        )
+
+
+def choose_ports(options: Options) -> tuple[int, int, int]:
+    """The ports for HTTP, gRPC and metrics, each checked to be free.
+
+    Raises:
+        ServerStartFailed: one is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with ExitStack() as stack:
+
+        def bind(port: int, option: str) -> int:
+            probe = stack.enter_context(socket.socket(family))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, port))
+            except OSError as error:
+                raise ServerStartFailed(
+                    f"port {port} of {options.host} cannot be used ({error.strerror}): stop what "
+                    f"listens there, or choose another with {option}"
+                ) from error
+            return int(probe.getsockname()[1])
+
+        return (
+            bind(options.http_port, "--http-port"),
+            bind(options.grpc_port, "--grpc-port"),
+            bind(options.metrics_port, "--metrics-port"),
+        )

@@ -1,0 +1,133 @@
+"""How Triton is started: its command line and its environment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from styleclip_server.engines.flavours import Flavour
+from styleclip_server.pipeline.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
+from styleclip_server.serving import model_repository, request_log
+from styleclip_server.serving.installation import Installation, fastest_flavour, find_installation
+from styleclip_server.serving.options import Options
+
+# Protocols that trace others' requests, redirect the log, or map this machine's shared memory.
+_RESTRICTED = ("trace", "logging")
+_SHARED_MEMORY = "shared-memory"
+
+# Beside a GPU, giving an image's pages back when it is freed and faulting them in for the next one
+# is a fifth of `compose`. With these glibc keeps blocks up to 16 MB, up to 64 MB a process.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one server runs, and the folders laid out for it."""
+
+    installation: Installation
+    flavour: Flavour
+    models: Path
+    backends: Path
+
+
+def lay_out(options: Options, folder: Path) -> Layout:
+    """Lays out in `folder` the models and backends that Triton loads.
+
+    It is done once for a server: a restart must not depend on there being room for it.
+    """
+    installation = find_installation()
+    assert installation, "preflight.check finds one"
+    flavour = options.networks
+    if flavour == "auto":
+        flavour = fastest_flavour(options.domain_folder)
+    models = folder / "models"
+    model_repository.lay_out(models, options.repository / "steps", options.domain_folder, flavour)
+    return Layout(installation, flavour, models, installation.backends(folder / "backends"))
+
+
+def command_line(
+    options: Options, ports: tuple[int, int, int], layout: Layout, shared_memory_prefix: str
+) -> list[str]:
+    """Triton and its arguments; `ports` are those of HTTP, gRPC and metrics."""
+    http, grpc, metrics = ports
+    return [
+        str(layout.installation.binary),
+        f"--model-repository={layout.models}",
+        f"--backend-directory={layout.backends}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={options.exit_timeout}",
+        "--log-verbose=0",
+        f"--http-address={options.host}",
+        f"--grpc-address={options.host}",
+        f"--metrics-address={options.host}",
+        f"--http-port={http}",
+        f"--grpc-port={grpc}",
+        f"--metrics-port={metrics}",
+        "--metrics-config=summary_latencies=true",
+        *_restrictions(options.allow_shared_memory),
+        *_keepalive(options.connection_age),
+        *_tracing(options.trace_to, options.trace_every),
+    ]
+
+
+def environment(options: Options, layout: Layout) -> dict[str, str]:
+    """The environment of Triton and its steps."""
+    # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
+    # (those of a virtual environment too) by the first `python3` on PATH.
+    interpreter = Path(sys.executable).parent
+    return {
+        **(_MALLOC if layout.flavour == "torch" else {}),
+        **os.environ,
+        "LD_LIBRARY_PATH": _search_path(
+            *layout.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
+        ),
+        "PATH": _search_path(interpreter, os.environ.get("PATH")),
+        DOMAIN_VARIABLE: options.domain,
+        DOMAINS_VARIABLE: str(options.domains_folder.resolve()),
+        request_log.SELECTION_VARIABLE: options.log_requests,
+        request_log.TEXTS_VARIABLE: "1" if options.log_texts else "0",
+    }
+
+
+def _search_path(*folders: object) -> str:
+    return os.pathsep.join(str(folder) for folder in folders if folder)
+
+
+def _restrictions(allow_shared_memory: bool) -> list[str]:
+    """No client can make the restricted calls: their key is drawn at random and not kept."""
+    names = ",".join(_RESTRICTED if allow_shared_memory else (*_RESTRICTED, _SHARED_MEMORY))
+    key = f"closed={secrets.token_hex(32)}"
+    return [
+        "--model-control-mode=none",
+        f"--http-restricted-api={names}:{key}",
+        f"--grpc-restricted-protocol={names}:{key}",
+    ]
+
+
+def _keepalive(connection_age: int) -> list[str]:
+    """A gRPC client that vanished is noticed within a minute, not two hours."""
+    return [
+        "--grpc-keepalive-time=30000",
+        "--grpc-keepalive-timeout=20000",
+        "--grpc-keepalive-permit-without-calls=1",
+        # Our client pings every 20 s, also while it waits for an edit.
+        "--grpc-http2-min-recv-ping-interval-without-data=10000",
+        *([f"--grpc-max-connection-age={connection_age * 1000}"] if connection_age else ()),
+    ]
+
+
+def _tracing(url: str | None, every: int) -> list[str]:
+    """Spans of one in `every` requests go to `url`, by OpenTelemetry's protocol over HTTP."""
+    if not url:
+        return []
+    return [
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={every}",
+        f"--trace-config=opentelemetry,url={url}",
+        "--trace-config=opentelemetry,resource=service.name=styleclip",
+    ]
