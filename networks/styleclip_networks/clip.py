@@ -209,7 +209,7 @@ class CLIP(nn.Module):
         """Tokens (N, T) int → features (N, embed_dim), not normalized.
 
         The feature is read at the end-of-text token, the largest id. Attention is causal, so the
-        tokens behind it have no influence: `trim` drops those behind the longest text of the batch.
+        tokens after it have no influence: `trim` drops those after the longest text of the batch.
         """
         end = tokens.argmax(-1)
         if trim:

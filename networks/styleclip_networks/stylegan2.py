@@ -109,7 +109,7 @@ class PixelNorm(nn.Module):
 
 
 class Blur(nn.Module):
-    """The resample filter behind a transposed convolution: (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W)."""
+    """Resample filter after a transposed convolution: (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W)."""
 
     kernel: Tensor
 

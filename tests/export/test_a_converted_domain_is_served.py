@@ -1,6 +1,6 @@
-"""The whole path on small networks of official layout: convert, stats, serve, edit a photo.
+"""Small networks of official layout are converted, get statistics, are served and edit a photo.
 
-What the server answers must be what the PyTorch networks compute."""
+The server's outputs must be what the PyTorch networks compute."""
 
 import io
 import json
@@ -134,8 +134,8 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
         generator = networks.generator.eval()
         delta = generator.split(torch.from_numpy(offset)[None])
         styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
-        picture = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
-    expected = ((picture + 1) * 127.5).round().numpy()
+        image = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
+    expected = ((image + 1) * 127.5).round().numpy()
     assert edited.image().size == (32, 32)
     off = np.abs(np.asarray(edited.image(), np.float32) - expected)
     assert off.max() <= (1 if flavour == "cpu" else 8)
@@ -147,15 +147,15 @@ def w_plus():
     return np.random.default_rng(3).standard_normal((8, 512)).astype(np.float32)
 
 
-def ask(url, model, outputs=None, **values):
-    """Calls a model with rows of values, as a stranger does; returns the outputs by name."""
+def infer(url, model, outputs=None, **values):
+    """Calls a model without the client library; returns the outputs by name."""
     connection, inputs = triton.InferenceServerClient(url), []
     for name, value in values.items():
         array = np.asarray(value)
         inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
         inputs[-1].set_data_from_numpy(array)
-    wanted = outputs and [triton.InferRequestedOutput(name) for name in outputs]
-    answer = connection.infer(model, inputs, outputs=wanted)
+    requested = outputs and [triton.InferRequestedOutput(name) for name in outputs]
+    answer = connection.infer(model, inputs, outputs=requested)
     connection.close()
     return {out.name: answer.as_numpy(out.name) for out in answer.get_response().outputs}
 
@@ -173,24 +173,24 @@ def edits(w_plus):
 
 
 def decoded(data):
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"), np.float32)
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), np.float32)
 
 
-def test_a_jpeg_is_the_picture_in_the_quality_that_was_asked_for(served, w_plus):
+def test_a_jpeg_has_the_requested_quality(served, w_plus):
     with Client(served.url) as client:
-        whole = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
+        lossless = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
         fine, coarse = (client.edit(w_plus, EDIT, quality=q).picture for q in (95, 50))
-    assert whole.std() > 10
-    assert psnr(decoded(fine)[None], whole[None]) > 30
+    assert lossless.std() > 10
+    assert psnr(decoded(fine)[None], lossless[None]) > 30
     assert len(coarse) < len(fine)
     for data in (fine, coarse):
-        with Image.open(io.BytesIO(data)) as picture:
-            assert picture.format == "JPEG"
-            assert EDIT.target in picture.info["xmp"].decode()
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "JPEG"
+            assert EDIT.target in image.info["xmp"].decode()
 
 
-def test_every_other_format_holds_the_picture(served, w_plus):
+def test_every_other_format_has_the_same_image(served, w_plus):
     with Client(served.url) as client:
         png = client.edit(w_plus, EDIT, format="PNG").picture
         webp = client.edit(w_plus, EDIT, format="WEBP").picture
@@ -211,8 +211,8 @@ def test_a_photo_gets_its_face_back_as_jpeg(served):
 def test_rows_of_one_request_may_differ(served, w_plus):
     given = edits(np.stack([w_plus, -w_plus]))
     formats = np.array([[b"jpeg"], [b"PNG"]], np.object_)
-    jpeg, png = ask(served.url, "edit", FORMAT=formats, **given)["PICTURE"][:, 0]
-    default = ask(served.url, "edit", **given)["PICTURE"][:, 0]
+    jpeg, png = infer(served.url, "edit", FORMAT=formats, **given)["PICTURE"][:, 0]
+    default = infer(served.url, "edit", **given)["PICTURE"][:, 0]
     assert jpeg == default[0] and default[1].startswith(b"\xff\xd8")
     assert psnr(decoded(png)[None], decoded(default[1])[None]) > 30
 
@@ -222,7 +222,7 @@ def test_an_unknown_format_or_quality_is_refused_by_name(served, w_plus, wrong):
     dtypes = {"FORMAT": np.object_, "QUALITY": np.int32}
     given = {name: np.array(value, dtypes[name]) for name, value in wrong.items()}
     with pytest.raises(InferenceServerException, match="UnknownFormat"):
-        ask(served.url, "edit", **edits(w_plus[None]), **given)
+        infer(served.url, "edit", **edits(w_plus[None]), **given)
 
 
 @pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
@@ -231,7 +231,7 @@ def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
         drawn = client.draw(w_plus)
         styles = sum(client.domain().style_channels)
     given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
-    answer = ask(served.url, "stylegan2", outputs, **given)
+    answer = infer(served.url, "stylegan2", outputs, **given)
     np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
     if served.flavour == "torch" and outputs is None:
         assert psnr(decoded(answer["RENDER"].tobytes())[None], drawn[None]) > 30
@@ -253,8 +253,8 @@ def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path)
             Client(server.grpc_url) as client,
         ):
             inverted = client.invert(buffer.getvalue())
-            picture = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
-        answers.append((inverted.w_plus, np.asarray(picture, np.float32)))
+            image = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
+        answers.append((inverted.w_plus, np.asarray(image, np.float32)))
     (exact_w, exact), (half_w, rough) = answers
     assert 0 < np.abs(exact_w - half_w).max() < 1e-3
     assert psnr(rough[None], exact[None]) > 45

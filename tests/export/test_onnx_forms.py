@@ -133,7 +133,7 @@ def test_the_image_is_the_generators(noise):
 @torch.inference_mode()
 def test_the_latents_are_the_encoders(steepest):
     e = encoder()
-    e.body[0].res_layer[2].weight[3] = steepest  # above 1 the fused form does not hold
+    e.body[0].res_layer[2].weight[3] = steepest  # the form is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
     near(onnx_forms.encode(e, face), e(face))
 

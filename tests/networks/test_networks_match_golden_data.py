@@ -1,8 +1,8 @@
-"""The project computes what the official code computes; `verify` notices where it does not.
+"""The project computes what the official code computes, and `verify` reports where it does not.
 
-The first test runs every case of the golden folder, with the weights under the official names:
-the parity of the networks, the tokenizer, the directions and the alignment. STYLECLIP_GOLDEN
-names another folder, the full one too.
+The first test runs every case of the golden folder, with weights under the official names:
+networks, tokenizer, directions and alignment. STYLECLIP_GOLDEN names another folder, such as the
+full one.
 """
 
 import importlib.util
@@ -63,12 +63,12 @@ def test_the_bounds_are_those_of_the_golden_readme():
     assert (bounds.JPEG_MEAN, bounds.JPEG_LARGEST) == (1, 16)
 
 
-# A folder of another seed, resolution, width and number of pictures than the golden one. The
-# numbers are the project's own: what is tested is that everything is found, and what is noticed.
+# A folder of another seed, resolution, width and batch than the golden one, with numbers of the
+# project itself: it tests which files `verify` finds and which differences it reports.
 
 
 def numbers_of(generator, average):
-    """What a golden file says of `generator`, for three pictures."""
+    """The content of a golden file for `generator` and three images."""
     rng = torch.Generator().manual_seed(3)
     w_plus = torch.randn(3, generator.num_latents, generator.w_dim, generator=rng)
     styles = generator.affine(w_plus)
@@ -76,12 +76,12 @@ def numbers_of(generator, average):
     data = {f"style_{i:02}": style.clone() for i, style in enumerate(styles)}
     data |= {"w_plus": w_plus, "edits": edits, "corners": np.array([[0, 0], [20, 32]], np.int32)}
 
-    def add(prefix, picture):
-        data[f"{prefix}image64"] = F.adaptive_avg_pool2d(picture, 16)
-        data[f"{prefix}crop0"] = picture[:, :, :24, :24]
-        data[f"{prefix}crop1"] = picture[:, :, 20:44, 32:56]
-        data[f"{prefix}mean"] = picture.mean((2, 3))
-        data[f"{prefix}std"] = picture.std((2, 3), correction=0)
+    def add(prefix, image):
+        data[f"{prefix}image64"] = F.adaptive_avg_pool2d(image, 16)
+        data[f"{prefix}crop0"] = image[:, :, :24, :24]
+        data[f"{prefix}crop1"] = image[:, :, 20:44, 32:56]
+        data[f"{prefix}mean"] = image.mean((2, 3))
+        data[f"{prefix}std"] = image.std((2, 3), correction=0)
 
     add("", generator.synthesis(styles))
     for index, channel, delta in edits:
@@ -121,10 +121,10 @@ def folder(tmp_path):
 
 
 def change(path, **arrays):
-    """Writes an npz file again with some arrays changed; None leaves one out."""
+    """Changes arrays of an npz file; None removes one."""
     with np.load(path) as data:
-        kept = dict(data) | arrays
-    np.savez(path, **{name: array for name, array in kept.items() if array is not None})
+        changed = dict(data) | arrays
+    np.savez(path, **{name: array for name, array in changed.items() if array is not None})
 
 
 def array(path, name):
@@ -265,9 +265,9 @@ def test_a_changed_fill_rule_is_not_executed_unless_it_is_trusted(folder, capsys
     source = (folder / "fill.py").read_text("utf-8")
     (folder / "fill.py").write_text(f"{source}\nopen({str(marker)!r}, 'w').close()\n", "utf-8")
     assert run(["verify", str(folder)]) == 1
-    told = capsys.readouterr()
-    assert "fill.py is not the rule that is known" in told.err and "--trust-fill" in told.err
-    assert told.out == "" and not marker.exists()
+    printed = capsys.readouterr()
+    assert "fill.py is not the rule that is known" in printed.err and "--trust-fill" in printed.err
+    assert printed.out == "" and not marker.exists()
 
     assert run(["verify", str(folder), "--only", "align/*"]) == 0  # needs no weights
     assert not marker.exists()

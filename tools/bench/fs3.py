@@ -9,6 +9,7 @@ program without a GPU.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -230,6 +231,80 @@ def compute_all_rows(
     return {"processes": parts, "rows": done, "seconds": seconds, "off": off}
 
 
+@dataclass(frozen=True)
+class Bench:
+    """The networks to measure, and how.
+
+    Attributes:
+        moments: mean and standard deviation of S.
+        settings: of fs3 with full images; see `at`.
+        peak: TFLOP/s of the card.
+    """
+
+    generator: Generator
+    clip: CLIP
+    moments: tuple[np.ndarray, np.ndarray]
+    settings: Fs3Settings
+    batch: int | None
+    peak: float
+    console: Console
+
+    def at(self, preview: int) -> Fs3Settings:
+        """The settings with a preview (0 means full images), and a batch that fits."""
+        batch = self.batch or (200 if 0 < preview <= 256 else 50)
+        return replace(self.settings, preview=preview or None, batch=batch)
+
+    def print_floor(self, preview: int) -> None:
+        """Prints the arithmetic and its time at the card's peak."""
+        images = self.settings.num_images
+        synthesis, features = arithmetic(self.generator, self.clip, images, preview)
+        self.console.print(
+            f"floor, {f'preview {preview} px' if preview else 'full images'}: "
+            f"{synthesis / 1e15:.2f} PFLOP of synthesis "
+            f"({synthesis / self.peak / 1e12:.0f} s at {self.peak:g} TFLOP/s) + "
+            f"{features / 1e15:.2f} of CLIP ({features / self.peak / 1e12:.0f} s)",
+            highlight=False,
+        )
+
+    def measure_all(
+        self, previews: tuple[int, ...], forms: tuple[str, ...], channels: int
+    ) -> list[Measured]:
+        """Measures every preview in every form, and prints a table."""
+        table = Table("preview", "form", "batch", "s", "images/s", "floor s", "of peak", "GiB",
+                      "preparing s", box=None)  # fmt: skip
+        results: list[Measured] = []
+        for preview, form in itertools.product(previews, forms):
+            try:
+                m = measure(self.generator, self.clip, self.moments, self.at(preview), form,
+                            channels, self.peak)  # fmt: skip
+            except (RuntimeError, torch.OutOfMemoryError) as error:
+                self.console.print(f"{preview} {form}: {str(error).splitlines()[0]}")
+                continue
+            results.append(m)
+            cells = (f"{preview or 'none'}", form, str(m.batch), f"{m.seconds:.0f}",
+                     f"{m.images_per_second:.0f}", f"{m.floor:.0f}", f"{m.floor / m.seconds:.0%}",
+                     f"{m.gib:.1f}", f"{m.preparing:.0f}")  # fmt: skip
+            table.add_row(*cells)
+            self.console.print(" ".join(cells), style="dim", highlight=False)
+        self.console.print(table)
+        return results
+
+    def check_all(self, previews: tuple[int, ...], form: str) -> dict[int, tuple[float, float]]:
+        """Compares rows of every preview with the official rule; see `check`."""
+        cosines = {}
+        for preview in dict.fromkeys((0, *previews)):
+            few = replace(self.at(preview), num_images=8, batch=16, use_kernels=form == "kernels")
+            cosines[preview] = check(self.generator, self.clip, self.moments, few)
+            least, median = cosines[preview]
+            self.console.print(
+                f"one row of each layer, 8 images, {few.dtype}, preview {preview or 'none'}, "
+                f"against the official rule in float32: cosine at least {least:.4f}, median "
+                f"{median:.4f}",
+                highlight=False,
+            )
+        return cosines
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
 @click.option("--small", is_flag=True, help="Tiny networks, to try the program.")
@@ -263,70 +338,29 @@ def main(
     console.print(f"{name}, torch {torch.__version__}; moments of S: {elapsed:.1f} s; {rows} rows, "
                   f"{2 * images * rows} images", highlight=False)  # fmt: skip
 
-    def settings(preview: int) -> Fs3Settings:
-        return Fs3Settings(
-            num_images=images,
-            batch=batch or (200 if 0 < preview <= 256 else 50),
-            dtype=torch.float16 if half else torch.float32,
-            preview=preview or None,
-        )
-
+    settings = Fs3Settings(images, dtype=torch.float16 if half else torch.float32)
+    bench = Bench(generator, clip, (mean, std), settings, batch, peak, console)
     for preview in previews:
-        synthesis, features = arithmetic(generator, clip, images, preview)
-        console.print(
-            f"floor, {f'preview {preview} px' if preview else 'full images'}: "
-            f"{synthesis / 1e15:.2f} PFLOP of synthesis ({synthesis / peak / 1e12:.0f} s at "
-            f"{peak:g} TFLOP/s) + {features / 1e15:.2f} of CLIP ({features / peak / 1e12:.0f} s)",
-            highlight=False,
-        )  # fmt: skip
-    table = Table("preview", "form", "batch", "s", "images/s", "floor s", "of peak", "GiB",
-                  "preparing s", box=None)  # fmt: skip
-    results: list[Measured] = []
-    for preview in previews:
-        for form in forms:
-            try:
-                moments = mean, std
-                m = measure(generator, clip, moments, settings(preview), form, channels, peak)
-            except (RuntimeError, torch.OutOfMemoryError) as error:
-                console.print(f"{preview} {form}: {str(error).splitlines()[0]}", style="yellow")
-                continue
-            results.append(m)
-            cells = (f"{preview or 'none'}", form, str(m.batch), f"{m.seconds:.0f}",
-                     f"{m.images_per_second:.0f}", f"{m.floor:.0f}", f"{m.floor / m.seconds:.0%}",
-                     f"{m.gib:.1f}", f"{m.preparing:.0f}")  # fmt: skip
-            table.add_row(*cells)
-            console.print(" ".join(cells), style="dim", highlight=False)
-    console.print(table)
-    cosines = {}
-    if checked:
-        for preview in dict.fromkeys((0, *previews)):
-            few = replace(
-                settings(preview), num_images=8, batch=16, use_kernels=forms[0] == "kernels"
-            )
-            cosines[preview] = check(generator, clip, (mean, std), few)
-            least, median = cosines[preview]
-            console.print(
-                f"one row of each layer, 8 images, {'float16' if half else 'float32'}, preview "
-                f"{preview or 'none'}, against the official rule in float32: cosine at least "
-                f"{least:.4f}, median {median:.4f}", highlight=False,
-            )  # fmt: skip
-    about: dict[str, object] = {"device": name, "torch": torch.__version__, "small": small,
-                                "images": images, "cosines": cosines}  # fmt: skip
+        bench.print_floor(preview)
+    results = bench.measure_all(previews, forms, channels)
+    cosines = bench.check_all(previews, forms[0]) if checked else {}
+    report: dict[str, object] = {"device": name, "torch": torch.__version__, "small": small,
+                                 "images": images, "cosines": cosines}  # fmt: skip
     if whole and results:
         best = min(results, key=lambda m: m.seconds)
-        del generator, clip
-        fastest = replace(settings(best.preview), batch=best.batch)
-        whole_run = compute_all_rows(device, small, fastest, best.form)
-        about["whole"] = {**asdict(best), **whole_run}
+        fastest = replace(bench.at(best.preview), batch=best.batch)
+        del generator, clip, bench  # their memory, for the processes
+        run = compute_all_rows(device, small, fastest, best.form)
+        report["whole"] = {**asdict(best), **run}
         console.print(
-            f"all {whole_run['rows']} rows, preview {best.preview or 'none'}, {best.form}: "
-            f"{whole_run['seconds']:.0f} s in all, in {whole_run['processes']} processes; some "
-            f"rows differ by {whole_run['off']:.1e} at most from those of a single process",
+            f"all {run['rows']} rows, preview {best.preview or 'none'}, {best.form}: "
+            f"{run['seconds']:.0f} s in all, in {run['processes']} processes; some rows differ by "
+            f"{run['off']:.1e} at most from those of a single process",
             highlight=False,
-        )  # fmt: skip
+        )
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({**about, "rows": [asdict(m) for m in results]}, indent=1) + "\n")
+    path.write_text(json.dumps({**report, "rows": [asdict(m) for m in results]}, indent=1) + "\n")
     print(f"written: {path}")
 
 

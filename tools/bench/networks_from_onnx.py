@@ -1,7 +1,7 @@
-"""The PyTorch networks of a served domain, read back from its ONNX files.
+"""The PyTorch networks of a served domain, rebuilt from its ONNX files.
 
-The exported graphs keep every parameter under its PyTorch name, so that the baseline runs with the
-same weights as the server.
+The files have every parameter under its PyTorch name, so the baseline runs with the same weights as
+the server.
 """
 
 from __future__ import annotations
@@ -21,51 +21,59 @@ from styleclip_server.engines.weights import read_parameters
 
 @dataclass(frozen=True)
 class Networks:
-    """A domain's networks, in float32."""
+    """The networks of a domain in float32.
+
+    Attributes:
+        w_avg: (L, w_dim), or None if the encoder's output includes it.
+        vocabulary: (49408,) CLIP's token ids → rows of a smaller token embedding, or None.
+    """
 
     generator: Generator
     encoder: Encoder4Editing
     w_avg: Tensor | None
     clip: CLIP
-    vocabulary: Tensor | None  # CLIP's token ids → rows of a smaller embedding
+    vocabulary: Tensor | None
 
 
 def read(folder: Path) -> Networks:
-    """The newest version of the networks of the domain in `folder`."""
+    """Reads the newest version of the networks of the domain in `folder`."""
     domain = json.loads((folder / "domain.json").read_text("utf-8"))
-    tensors = {name: _tensors(folder / name) for name in ("stylegan2", "e4e", "clip_text")}
-    state = _below(tensors["stylegan2"], "generator.")
+    tensors = {name: _read_newest(folder / name) for name in ("stylegan2", "e4e", "clip_text")}
+    state = _strip_prefix(tensors["stylegan2"], "generator.")
     generator = Generator(
         domain["resolution"],
-        _widths(state, domain["resolution"]),
+        _channels(state, domain["resolution"]),
         domain["w_dim"],
         use_noise=any(key.startswith("noises.") for key in state),
     )
-    _load(generator, state, missing=("style.", "noises.", "noise.weight", ".kernel"))
-    clip, table = _clip(tensors["clip_text"])
-    encoder = _encoder(_below(tensors["e4e"], "encoder."), domain)
+    _load_weights(generator, state, missing=("style.", "noises.", "noise.weight", ".kernel"))
+    clip, table = _build_clip(tensors["clip_text"])
+    encoder = _build_encoder(_strip_prefix(tensors["e4e"], "encoder."), domain)
     return Networks(generator, encoder, tensors["e4e"].get("w_avg"), clip, table)
 
 
-def _tensors(model: Path) -> dict[str, Tensor]:
-    """The parameters of the newest version of `model`, by name."""
+def _read_newest(model: Path) -> dict[str, Tensor]:
+    """Reads the parameters of the newest version of a model, by name."""
     newest = max((p for p in model.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
     parameters = read_parameters(newest / "model.onnx")
     return {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, without it."""
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _widths(state: dict[str, Tensor], resolution: int) -> dict[int, int]:
-    widths, r, i = {4: state["conv1.conv.weight"].shape[1]}, 8, 0
-    while r <= resolution:
-        widths[r], r, i = state[f"convs.{i}.conv.weight"].shape[1], 2 * r, i + 2
-    return widths
+def _channels(state: dict[str, Tensor], resolution: int) -> dict[int, int]:
+    """Feature channels by resolution."""
+    channels, block = {4: state["conv1.conv.weight"].shape[1]}, 0
+    while 8 << block <= resolution:
+        channels[8 << block] = state[f"convs.{2 * block}.conv.weight"].shape[1]
+        block += 1
+    return channels
 
 
-def _encoder(state: dict[str, Tensor], domain: dict[str, Any]) -> Encoder4Editing:
+def _build_encoder(state: dict[str, Tensor], domain: dict[str, Any]) -> Encoder4Editing:
     units = sorted({int(key.split(".")[1]) for key in state if key.startswith("body.")})
     out = [state[f"body.{i}.res_layer.3.weight"].shape[0] for i in units]
     widths = sorted(set(out))
@@ -76,12 +84,12 @@ def _encoder(state: dict[str, Tensor], domain: dict[str, Any]) -> Encoder4Editin
         state["styles.0.convs.0.weight"].shape[0],
         domain["w_dim"],
     )
-    _load(encoder, state, missing=("num_batches_tracked",))
+    _load_weights(encoder, state, missing=("num_batches_tracked",))
     return encoder.eval()
 
 
-def _clip(tensors: dict[str, Tensor]) -> tuple[CLIP, Tensor | None]:
-    state = _below(tensors, "clip.")
+def _build_clip(tensors: dict[str, Tensor]) -> tuple[CLIP, Tensor | None]:
+    state = _strip_prefix(tensors, "clip.")
     width, embed_dim = state["text_projection"].shape
     blocks = {key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}
     clip = CLIP(
@@ -95,13 +103,18 @@ def _clip(tensors: dict[str, Tensor]) -> tuple[CLIP, Tensor | None]:
         transformer_layers=len(blocks),
         transformer_heads=width // 64,
     )
-    _load(clip, state, missing=("visual.", "logit_scale"))
+    _load_weights(clip, state, missing=("visual.", "logit_scale"))
     return clip.eval(), tensors.get("table")
 
 
-def _load(module: nn.Module, state: dict[str, Tensor], missing: tuple[str, ...]) -> None:
+def _load_weights(module: nn.Module, state: dict[str, Tensor], missing: tuple[str, ...]) -> None:
+    """Loads `state`; names that contain one of `missing` may be absent.
+
+    Raises:
+        ValueError: another parameter is absent.
+    """
     names = module.state_dict().keys()
     result = module.load_state_dict({k: state[k] for k in names if k in state}, strict=False)
-    lost = [key for key in result.missing_keys if not any(part in key for part in missing)]
-    if lost:
-        raise ValueError(f"the ONNX file holds no {lost[0]} (and {len(lost) - 1} more)")
+    unexpected = [key for key in result.missing_keys if not any(part in key for part in missing)]
+    if unexpected:
+        raise ValueError(f"the ONNX file lacks {unexpected[0]} (and {len(unexpected) - 1} more)")

@@ -280,14 +280,14 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     """`CLIP.encode_text`: (N, 77) int → (N, embed_dim).
 
     Attention is causal, so the features at a position follow from the tokens up to it. Each
-    distinct prefix of the texts is one row of `x`, (T, width); only attention sees whole texts.
+    distinct prefix of the texts is one row of `x`, (T, width); only attention sees complete texts.
     """
     end = tokens.argmax(-1)
     tokens = tokens[:, : end.max() + 1]
     texts, positions = torch.arange(tokens.shape[0]), torch.arange(tokens.shape[1])
     needed = positions <= end[:, None]
     differs = (tokens[:, None] != tokens).int().cumsum(-1)  # (N, N, L)
-    # The first text with the same prefix; positions behind a text's end are never read.
+    # The first text with the same prefix; positions after a text's end are never read.
     first = ((differs == 0) & needed).int().argmax(1)
     is_new = needed & (first == texts[:, None])
     row = (is_new.flatten().int().cumsum(0) - 1).reshape(tokens.shape).gather(0, first)  # (N, L)

@@ -6,7 +6,7 @@ network and not that of `onnx_forms`. Its file has no large weights: they are ex
 
 bfloat16 has three bits less than float16. It is used for as much of a network as the required
 accuracy allows (`accuracy`), measured with the weights at hand. In e4e nine tenths of the error
-come from the part behind the second convolution of each head, where a tenth of the arithmetic is;
+come from what follows the second convolution of each head, a tenth of the arithmetic;
 in StyleGAN2 most of it comes from the low resolutions.
 """
 

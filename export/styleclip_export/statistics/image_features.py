@@ -1,4 +1,4 @@
-"""CLIP's image encoder behind its own preprocessing, for images on the GPU."""
+"""CLIP's image encoder and its preprocessing, on the device of the images."""
 
 from __future__ import annotations
 

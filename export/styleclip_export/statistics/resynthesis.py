@@ -1,4 +1,4 @@
-"""CLIP features of images with one style channel changed, without computing whole images again."""
+"""CLIP features of images with one style channel changed, reusing the layers before the change."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Resynthesis:
         return tuple(map(torch.cat, zip(*batches, strict=True)))
 
     def _compute_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and RGB of unchanged images behind the current block."""
+        """Features and RGB of unchanged images after the current block."""
         styles = self.generator.split(self.styles[images])
         if self.block < 0:
             return self.generator.first_block(styles, self.dtype)
@@ -137,7 +137,7 @@ class Resynthesis:
         return Graphed(encode_changed, self.styles.device)
 
     def _synthesize(self, flat_styles: Tensor, images: Tensor, last: int) -> Tensor:
-        """RGB of changed images behind block `last`, in PyTorch."""
+        """RGB of changed images after block `last`, in PyTorch."""
         styles = self.generator.split(flat_styles)
         if self.block < 0:
             x, rgb = self.generator.first_block(styles, self.dtype)
