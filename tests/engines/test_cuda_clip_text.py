@@ -1,4 +1,4 @@
-"""The GPU form of CLIP's text encoder answers as the exported network, here on the CPU."""
+"""The GPU text encoder of CLIP against the reference network, here on the CPU."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def weights_of(module):
     return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
-def relative_error(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
+def relative_error(output, expected):
+    return ((output - expected).norm() / expected.norm()).item()
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_features_are_those_of_the_network(small, length):
 @torch.inference_mode()
 def test_float16_loses_little(small):
     tokens = texts(9, 16)
-    found = TextEncoder(weights_of(small), "cpu")(tokens)
-    assert found.dtype == torch.float32
-    assert relative_error(found, small(tokens)) < 2e-3
+    features = TextEncoder(weights_of(small), "cpu")(tokens)
+    assert features.dtype == torch.float32
+    assert relative_error(features, small(tokens)) < 2e-3
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.float16, 3e-3)])
@@ -77,8 +77,8 @@ def test_float16_loses_little(small):
 def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
     (tokens,) = random_tokens(5)
     expected = avatars(tokens)
-    found = TextEncoder(weights_of(avatars), "cpu", dtype)(tokens[:, :24])
-    assert relative_error(found, expected) < bound
+    features = TextEncoder(weights_of(avatars), "cpu", dtype)(tokens[:, :24])
+    assert relative_error(features, expected) < bound
 
 
 @torch.inference_mode()
@@ -89,7 +89,7 @@ def test_ids_outside_the_vocabulary_do_no_harm(small):
     assert encoder(tokens).isfinite().all()
 
 
-def test_a_missing_weight_is_told(small):
+def test_a_missing_weight_is_named(small):
     weights = weights_of(small)
     del weights["clip.ln_final.weight"]
     with pytest.raises(KeyError, match=r"clip\.ln_final\.weight"):

@@ -1,4 +1,4 @@
-"""The GPU form of e4e answers as the exported network: here on the CPU, its kernels interpreted."""
+"""The GPU encoder against the reference network; Triton interprets its kernels on the CPU."""
 
 import pytest
 import torch
@@ -8,21 +8,21 @@ from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks import Encoder4Editing
 from styleclip_server.engines.cuda.e4e import Encoder
-from styleclip_server.engines.cuda.kernels import e4e as kernels
+from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read
 
 
 @pytest.fixture
 def interpreter():
-    """Kernels are run, not the formulas beside them."""
-    assert kernels.triton is not None and kernels.INTERPRETED, "conftest.py sets TRITON_INTERPRET"
+    """Kernels run, not their formulas."""
+    assert launch.INTERPRETED, "conftest.py sets TRITON_INTERPRET"
 
 
 @pytest.fixture
 def formulas(monkeypatch):
-    """The steps as formulas: a whole network is slow in the interpreter."""
-    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    """Formulas run, not the kernels: a complete network is slow in the interpreter."""
+    monkeypatch.setattr(launch, "INTERPRETED", False)
 
 
 def small(num_latents=8, w_avg=None):
@@ -49,8 +49,8 @@ def weights_of(module):
     return weights
 
 
-def relative_error(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
+def relative_error(output, expected):
+    return ((output - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("num_latents", [8, 14])
@@ -58,33 +58,33 @@ def relative_error(found, expected):
 def test_rows_are_those_of_the_network(formulas, num_latents):
     network = small(num_latents, torch.randn(num_latents, 40))
     face = torch.rand(2, 3, 256, 256) * 2 - 1
-    found = Encoder(weights_of(network), "cpu", torch.float32)(face)
-    torch.testing.assert_close(found, network(face), rtol=1e-4, atol=1e-4)
+    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_one_average_serves_all_rows(formulas):
     network = small(w_avg=torch.randn(40))
     (face,) = random_faces(1)
-    found = Encoder(weights_of(network), "cpu", torch.float32)(face)
-    torch.testing.assert_close(found, network(face), rtol=1e-4, atol=1e-4)
+    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_the_kernels_make_the_same_network(interpreter):
+def test_the_kernels_compute_the_same_network(interpreter):
     network = small()
     (face,) = random_faces(1)
-    found = Encoder(weights_of(network), "cpu", torch.float32)(face)
-    torch.testing.assert_close(found, network(face), rtol=1e-4, atol=1e-4)
+    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_float16_loses_little(formulas):
     network = small()
     (face,) = random_faces(1)
-    found = Encoder(weights_of(network), "cpu")(face)
-    assert found.dtype == torch.float32
-    assert relative_error(found, network(face)) < 2e-3
+    output = Encoder(weights_of(network), "cpu")(face)
+    assert output.dtype == torch.float32
+    assert relative_error(output, network(face)) < 2e-3
 
 
 @torch.inference_mode()
@@ -92,11 +92,11 @@ def test_the_avatars_encoder_in_float16(formulas):
     networks = read(default_repository() / "avatars")
     network = FaceToLatent(networks.encoder, networks.w_avg)
     (face,) = random_faces(1)
-    found = Encoder(weights_of(network), "cpu")(face)
-    assert relative_error(found, network(face)) < 2e-3
+    output = Encoder(weights_of(network), "cpu")(face)
+    assert relative_error(output, network(face)) < 2e-3
 
 
-def test_a_missing_weight_is_told():
+def test_a_missing_weight_is_named():
     weights = weights_of(small())
     del weights["encoder.latlayer1.bias"]
     with pytest.raises(KeyError, match=r"encoder\.latlayer1\.bias"):
@@ -105,19 +105,19 @@ def test_a_missing_weight_is_told():
 
 def test_a_backbone_of_three_stages_is_refused():
     weights = weights_of(small())
-    kept = {k: v for k, v in weights.items() if not k.startswith("encoder.body.5.")}
+    fewer = {k: v for k, v in weights.items() if not k.startswith("encoder.body.5.")}
     with pytest.raises(ValueError, match="3 stages in place of four"):
-        Encoder(kept, "cpu")
+        Encoder(fewer, "cpu")
 
 
 def both(monkeypatch, call):
-    """What `call` returns by the kernels and by the formulas."""
+    """The results of `call` by the kernels and by the formulas."""
     by_kernels = call()
-    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr(launch, "INTERPRETED", False)
     return by_kernels, call()
 
 
-def picture(*shape):
+def image(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
@@ -126,9 +126,9 @@ def picture(*shape):
 def test_elementwise_kernels(interpreter, monkeypatch, channels):
     torch.manual_seed(0)
     x, y, small = (
-        picture(2, channels, 12, 20),
-        picture(2, channels, 6, 10),
-        picture(2, channels, 3, 5),
+        image(2, channels, 12, 20),
+        image(2, channels, 6, 10),
+        image(2, channels, 3, 5),
     )
     bias, slope, gate = torch.randn(channels), torch.rand(channels), torch.rand(2, channels)
     border, other = torch.randn(3, 3, channels), torch.randn(channels)
@@ -137,20 +137,20 @@ def test_elementwise_kernels(interpreter, monkeypatch, channels):
 
     def call():
         joined = torch.zeros(2, 12, 20, 3, channels // 2)
-        kernels.leaky_relu_into(joined[:, :, :, 1:], x, bias)
+        heads.activate_into(joined[:, :, :, 1:], x, bias)
         return (
-            kernels.stem(face, weight, bias, slope, torch.float32),
-            kernels.prelu_(x.clone(), border, slope),
-            kernels.squeeze(x, bias, fc1, fc2),
-            kernels.residual_(y.clone(), bias, gate, x[:, :, ::2, ::2], other),
-            kernels.upsample_add_(y.clone(), bias, small),
+            backbone.convolve_stem(face, weight, bias, slope, torch.float32),
+            backbone.apply_prelu_(x.clone(), border, slope),
+            backbone.compute_gates(x, bias, fc1, fc2),
+            backbone.add_residual_(y.clone(), bias, gate, x[:, :, ::2, ::2], other),
+            pyramid.upsample_add_(y.clone(), bias, small),
             joined,
         )
 
     torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-4)
 
 
-# Output pixels of a head: 1 (of which only four taps see anything), few, and more than one tile.
+# Output pixels of a head: 1 (which only four taps reach), few, and more than one tile.
 @pytest.mark.parametrize("n, size", [(1, 2), (3, 2), (1, 4), (2, 8), (2, 16), (5, 16)])
 @pytest.mark.parametrize("channels", [16, 80])
 def test_the_heads_kernels(interpreter, monkeypatch, n, size, channels):
@@ -162,7 +162,7 @@ def test_the_heads_kernels(interpreter, monkeypatch, n, size, channels):
 
     def call():
         joined = torch.zeros(n, size // 2, size // 2, 4, channels)
-        kernels.head_convolutions_into(joined[:, :, :, 1:], x, weight, bias)
-        return joined, kernels.rows(codes, linear, linear_bias)
+        heads.convolve_heads_into(joined[:, :, :, 1:], x, weight, bias)
+        return joined, heads.project_codes(codes, linear, linear_bias)
 
     torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-3)

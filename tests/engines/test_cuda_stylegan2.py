@@ -1,11 +1,11 @@
-"""StyleGAN2's GPU form against the exported network; its kernels run interpreted, on the CPU."""
+"""The GPU generator against the reference network; Triton interprets its kernels on the CPU."""
 
 import pytest
 import torch
 
 from styleclip_networks.stylegan2 import Generator, channels_by_base
-from styleclip_server.engines.cuda import stylegan2
-from styleclip_server.engines.cuda.kernels import stylegan2 as stylegan2_kernels
+from styleclip_server.engines.cuda import convolutions, stylegan2
+from styleclip_server.engines.cuda.kernels.stylegan2 import epilogue
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["noise", "no noise"])
@@ -13,7 +13,7 @@ def case(request):
     """(generator, its parameters under the exported names, W_PLUS, DELTA, expected pixels)."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
-        # Widths that are no powers of two and steps of the batch that fill no tile.
+        # Channels that are no powers of two, and batches that do not fill a tile.
         widths = channels_by_base(32, 192, 24) if request.param else channels_by_base(32, 256, 16)
         generator = Generator(32, widths, mapping_layers=1, use_noise=request.param).eval()
         for name, parameter in generator.named_parameters():
@@ -22,10 +22,10 @@ def case(request):
         z = torch.randn(2 * generator.num_latents, generator.w_dim)
         w_plus = generator.mapping(z).unflatten(0, (2, -1))
         delta = 0.3 * torch.randn(2, sum(generator.style_channels))
-        delta[0] *= 30  # far beyond what is natural: styles are normalised before half precision
+        delta[0] *= 30  # far from natural: styles are normalized before half precision
         pairs = zip(generator.affine(w_plus), generator.split(delta), strict=True)
-        picture = generator.synthesis([s + d for s, d in pairs])
-        expected = ((picture.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1)
+        image = generator.synthesis([s + d for s, d in pairs])
+        expected = ((image.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1)
     weights = {
         f"generator.{name}": value.numpy()
         for name, value in generator.state_dict().items()
@@ -34,26 +34,27 @@ def case(request):
     return weights, w_plus, delta, expected
 
 
-@pytest.mark.parametrize("many", [0, 2**30], ids=["large pictures", "small pictures"])
-def test_the_picture_is_that_of_the_exported_network(case, many, monkeypatch):
+@pytest.mark.parametrize("many", [0, 2**30], ids=["large images", "small images"])
+def test_the_image_is_that_of_the_reference_network(case, many, monkeypatch):
     weights, w_plus, delta, expected = case
-    monkeypatch.setattr(stylegan2_kernels, "MANY_PIXELS", many)
-    if not many:  # each form of the convolutions, which else are those of wide layers
-        monkeypatch.setattr(stylegan2, "APART_FROM", 24)
-        monkeypatch.setattr(stylegan2, "ROWS_APART_FROM", 12)
-        monkeypatch.setattr(stylegan2, "PIXELS_APART_FROM", 0)
-        monkeypatch.setattr(stylegan2, "PAIRS_UP_TO", 6)
+    monkeypatch.setattr(epilogue, "MANY_PIXELS", many)
+    if not many:  # every form of the convolutions; without this, only layers with many channels
+        monkeypatch.setattr(convolutions, "SPLIT_PHASES_FROM", 24)
+        monkeypatch.setattr(convolutions, "SPLIT_ROWS_FROM", 12)
+        monkeypatch.setattr(convolutions, "SPLIT_FROM_PIXELS", 0)
+        monkeypatch.setattr(convolutions, "PAIR_UP_TO", 6)
     generator = stylegan2.Generator(weights, "cpu", torch.float32)
     with torch.inference_mode():
-        found = generator(w_plus, delta)
-    assert found.dtype == torch.uint8 and found.shape == expected.shape
-    off = (found.float() - expected).abs()
-    assert off.max() <= 1 and off.mean() < 1e-3  # a sum in another order may round the other way
+        pixels = generator(w_plus, delta)
+    assert pixels.dtype == torch.uint8 and pixels.shape == expected.shape
+    difference = (pixels.float() - expected).abs()
+    # A sum in another order may round the other way.
+    assert difference.max() <= 1 and difference.mean() < 1e-3
 
 
-def test_half_precision_holds_the_bound(case):
+def test_half_precision_is_within_its_bound(case):
     weights, w_plus, delta, expected = case
     with torch.inference_mode():
-        found = stylegan2.Generator(weights, "cpu", torch.float16)(w_plus, delta).float()
-    error = (found - expected).square().mean()
+        pixels = stylegan2.Generator(weights, "cpu", torch.float16)(w_plus, delta).float()
+    error = (pixels - expected).square().mean()
     assert 10 * torch.log10(255**2 / error) > 45

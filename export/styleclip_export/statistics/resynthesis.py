@@ -156,12 +156,12 @@ class Resynthesis:
             inputs = x.permute(0, 2, 3, 1).contiguous(), rgb.float().contiguous()
 
         def synthesize(styles: Tensor, images: Tensor, last: int) -> Tensor:
-            picture = self.dtype if last == self.last_block else torch.float32
+            dtype = self.dtype if last == self.last_block else torch.float32
             if block < 0:
-                return kernels.synthesis(styles, last=last, picture=picture)
+                return kernels.synthesis(styles, last=last, image_dtype=dtype)
             features, skip = (entering.index_select(0, images) for entering in inputs)
             return kernels.synthesis(
-                styles, first=block, last=last, features=features, skip=skip, picture=picture
+                styles, first=block, last=last, features=features, skip=skip, image_dtype=dtype
             )
 
         return synthesize

@@ -1,9 +1,8 @@
 """CLIP's text encoder on a GPU: the exported `clip_text`, in float16.
 
-Radford et al. 2021, section 2.4; the same numbers as `styleclip_networks.clip`, but for
-float16. Plain PyTorch: its matrix products, attention and layer norm leave little to gain at the
-few thousand tokens of an edit's prompts. For a fixed shape nothing waits for the GPU, so that a
-CUDA graph can hold a call.
+Radford et al. 2021, section 2.4, as `styleclip_networks.clip` has it. Plain PyTorch: its matmuls,
+attention and layer norm leave little to gain at the few thousand tokens of an edit's prompts. For a
+given shape nothing waits for the GPU, so that a CUDA graph can capture a call.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Block:
-    """A pre-norm transformer block; `norm_2` and `hidden` hold GELU's factor."""
+    """A pre-norm transformer block; `norm_2` and the bias of `hidden` are multiplied by `GELU`."""
 
     norm_1: Affine
     qkv: Affine
@@ -41,16 +40,16 @@ class Block:
 
 
 class TextEncoder:
-    """TOKENS (N, T) int32, T up to 77, → TEXT_FEATURES (N, D) float32, not normalised.
+    """TOKENS (N, T) int32, T up to 77, → TEXT_FEATURES (N, D) float32, not normalized.
 
-    A text ends at its largest id, and attention is causal: T has to reach as far as the longest
-    text, what is behind a text's end counts for nothing. Ids outside the vocabulary are read as
-    the nearest one (an index out of range would end the process's use of the GPU).
+    A text ends at its largest id, and attention is causal: T has to cover the longest text, and
+    what follows a text's end has no effect. Ids outside the vocabulary are clamped to it: an index
+    out of range would end the process's use of the GPU.
 
     Args:
-        weights: the initialisers of `clip_text`'s ONNX file by name, float32; `table`, int32,
-            where the vocabulary is a part of CLIP's.
-        dtype: of the weights and activations.
+        weights: parameters by the names in `clip_text`'s `model.onnx`, float32. `table`, int32, is
+            there if the vocabulary is a part of CLIP's.
+        dtype: of the weights and features.
 
     Raises:
         KeyError: a weight is missing.
@@ -76,7 +75,7 @@ class TextEncoder:
                 affine(f"{name}ln_1"),
                 affine(f"{name}attn.in_proj", separator="_"),
                 affine(f"{name}attn.out_proj"),
-                # GELU's factor goes where it rounds no weight matrix anew.
+                # Multiplied in here, GELU's constant does not round the weight matrices again.
                 affine(f"{name}ln_2", GELU),
                 Affine(hidden.weight, tensor(f"{name}mlp.c_fc.bias", GELU)),
                 affine(f"{name}mlp.c_proj"),
@@ -97,11 +96,11 @@ class TextEncoder:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         if self.table is not None:
-            kept = tokens.clamp(0, len(self.table) - 1)
-            tokens = self.table.index_select(0, kept.flatten()).view(tokens.shape)
+            ids = tokens.clamp(0, len(self.table) - 1)
+            tokens = self.table.index_select(0, ids.flatten()).view(tokens.shape)
         end = tokens.argmax(1)
-        kept = tokens.clamp(0, len(self.embedding) - 1)
-        x = F.embedding(kept, self.embedding) + self.positions[: tokens.shape[1]]
+        ids = tokens.clamp(0, len(self.embedding) - 1)
+        x = F.embedding(ids, self.embedding) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
             x = self._block(block, x)
         x = x.take_along_dim(end[:, None, None], 1)[:, 0]

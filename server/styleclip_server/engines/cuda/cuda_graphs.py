@@ -1,4 +1,4 @@
-"""Calls captured once for each shape as CUDA graphs, so that launching costs nothing."""
+"""Calls captured as CUDA graphs, one for each shape, so that launching costs next to nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ WARM_UP = 3  # calls before the capture, in which cuDNN chooses its algorithms
 
 
 class Graphed:
-    """`call` for tensors of fixed shapes; what it returns is overwritten by the next call.
+    """Run `call`, captured once for each shape of its inputs.
 
-    `call` must not wait for the device. On a device without graphs it is just called.
+    The result is overwritten by the next call. `call` must not wait for the device. On a device
+    without graphs it is called as it is.
     """
 
     def __init__(self, call: Callable[..., Tensor], device: torch.device) -> None:
@@ -25,27 +26,27 @@ class Graphed:
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Inputs of any device → the result, on `device`; a new shape is captured first."""
+        """Inputs on any device → the result on `self.device`. A new shape is captured first."""
         if self.device.type != "cuda":
             return self.call(*(tensor.to(self.device) for tensor in inputs))
         key = tuple(tensor.shape for tensor in inputs)
         if key not in self._captured:
             self._captured[key] = self._capture(inputs)
-        graph, held, result = self._captured[key]
-        for mine, given in zip(held, inputs, strict=True):
-            mine.copy_(given, non_blocking=True)
+        graph, buffers, result = self._captured[key]
+        for buffer, tensor in zip(buffers, inputs, strict=True):
+            buffer.copy_(tensor, non_blocking=True)
         graph.replay()
         return result
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Tensor]:
-        held = tuple(tensor.to(self.device, copy=True) for tensor in inputs)
+        buffers = tuple(tensor.to(self.device, copy=True) for tensor in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self.call(*held)
+                self.call(*buffers)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            result = self.call(*held)
-        return graph, held, result
+            result = self.call(*buffers)
+        return graph, buffers, result

@@ -1,39 +1,144 @@
 """StyleGAN2 from W_PLUS and DELTA to pixels, for a GPU.
 
-The arithmetic of `styleclip_networks.stylegan2` in another order. The style scales the
-activations before the convolution and demodulation its result, so that the weights are constants
-of the whole batch. The up-sampling convolution is a plain 2x2 convolution to the four phases of
-the transposed one (16 taps, of which 7 are zero; both filters folded into one 3x3 would take 36),
-or, where each alone has channels enough to fill the device, one for each row of phases (12 taps)
-or for each phase (9). cuDNN runs the convolutions; everything between two of them is one kernel.
-On a Hopper the last block's convolutions are one with what follows them, too.
+The arithmetic of `styleclip_networks.stylegan2` in another order: the style scales the activations
+in front of a convolution and demodulation its output, so that one set of weights serves the batch.
+cuDNN runs the convolutions, and one kernel all that lies between two of them. On a Hopper GPU the
+last block's convolutions are one kernel with their epilogues, too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from styleclip_networks.stylegan2 import LEAKY_RELU_GAIN
+from styleclip_networks.stylespace import StyleLayer, style_layers
+from styleclip_server.engines.cuda.convolutions import Convolution, TransposedConvolution
 from styleclip_server.engines.cuda.kernels import hopper
-from styleclip_server.engines.cuda.kernels import stylegan2 as kernels
+from styleclip_server.engines.cuda.kernels.stylegan2 import modulation
+from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
+    ConvEpilogue,
+    ToRGB,
+    apply_epilogue,
+)
+from styleclip_server.engines.cuda.kernels.stylegan2.upsample import blur_and_apply_epilogue
 
-GAIN = math.sqrt(2.0)  # of the leaky ReLU
-# The up-sampling convolution's phases are computed apart from so many output channels and pixels.
-APART_FROM, ROWS_APART_FROM, PIXELS_APART_FROM = 256, 64, 4096
-PAIRS_UP_TO = 32  # output channels up to which a convolution gives two pixels at once
+
+@dataclass(frozen=True)
+class Modulation:
+    """The styles of a batch, (N, S), as given and normalized, and its dcoefs, (N, outputs)."""
+
+    styles: Tensor
+    normalized: Tensor
+    dcoefs: Tensor
+
+
+@dataclass(frozen=True)
+class UpLayer:
+    """An upsampling convolution and what follows it; where its style begins in S."""
+
+    style_start: int
+    conv: TransposedConvolution
+    epilogue: ConvEpilogue
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A convolution and what follows it; where its style begins in S."""
+
+    style_start: int
+    conv: Convolution
+    epilogue: ConvEpilogue
+
+
+@dataclass(frozen=True)
+class Block:
+    """The layers of one resolution. Only the 4x4 block has no upsampling layer."""
+
+    up: UpLayer | None
+    conv: ConvLayer
+    to_rgb: ToRGB
+
+    @property
+    def style_start(self) -> int:
+        return (self.up or self.conv).style_start
+
+    def __call__(
+        self,
+        x: Tensor,
+        skip: Tensor | None,
+        batch: Modulation,
+        next_style: Tensor | None,
+        image_dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """Features times the block's first style, and the skip → features times the next style,
+        and RGB; see `apply_epilogue`."""
+        if self.up is not None:
+            size = x.shape[1], x.shape[2]
+            style = batch.normalized[:, self.conv.style_start :]
+            x = blur_and_apply_epilogue(
+                self.up.conv(x), size, self.up.epilogue, batch.dcoefs, style,
+                padding=self.conv.conv.pairs,
+            )  # fmt: skip
+        return apply_epilogue(
+            self.conv.conv(x), self.conv.epilogue, self.to_rgb, batch.dcoefs, batch.styles,
+            next_style, skip, image_dtype,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HopperBlock:
+    """The last block on a Hopper GPU: each convolution is one kernel with its epilogue.
+
+    Attributes:
+        style_start, conv_style_start: where the two convolutions' styles begin in S.
+        up_taps, conv_taps: their filters, as the kernels take them.
+    """
+
+    style_start: int
+    conv_style_start: int
+    up_taps: Tensor
+    up_epilogue: ConvEpilogue
+    conv_taps: Tensor
+    conv_epilogue: ConvEpilogue
+    to_rgb: ToRGB
+
+    def __call__(
+        self,
+        x: Tensor,
+        skip: Tensor | None,
+        batch: Modulation,
+        next_style: Tensor | None,
+        image_dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Block`'s, for the last block: there is no next style, and `x` returns unchanged."""
+        assert skip is not None and next_style is None
+        features = hopper.up_convolution.upsample_convolve(
+            x, self.up_taps, self.up_epilogue, batch.dcoefs,
+            batch.normalized[:, self.conv_style_start :],
+        )  # fmt: skip
+        rgb = hopper.last_convolution.convolve_to_rgb(
+            features, self.conv_taps, self.conv_epilogue, self.to_rgb, batch.dcoefs, batch.styles,
+            skip, image_dtype,
+        )  # fmt: skip
+        return x, rgb
 
 
 class Generator:
-    """W_PLUS (N, L, W) float32, DELTA (N, S) float32 → IMAGE (N, H, W, 3) uint8.
+    """W_PLUS (N, L, w_dim) float32, DELTA (N, S) float32 → IMAGE (N, H, W, 3) uint8.
 
-    `weights` are the parameters of `model.onnx`; sizes are read off them. Nothing waits for the
-    device, so a call can be captured in a CUDA graph.
+    Nothing waits for the device, so that a CUDA graph can capture a call.
+
+    Args:
+        weights: parameters by the names in `model.onnx`; sizes are read from them.
+        dtype: of filters and features.
     """
 
     def __init__(
@@ -43,115 +148,17 @@ class Generator:
         dtype: torch.dtype = torch.float16,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
-        self._weights = {k.removeprefix("generator."): v for k, v in weights.items()}
-        self.blocks = 0
-        while f"to_rgbs.{self.blocks}.bias" in self._weights:
-            self.blocks += 1
-        self._styles()
-        self._convolutions()
-        self.last_block: tuple[Tensor, Tensor] | None = None
-        if dtype == torch.float16 and hopper.is_available(self.device):
-            self.last_block = self._last_block()
-        del self._weights
-
-    def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
-
-    def _layers(self) -> list[tuple[str, int]]:
-        """(module, row of W_PLUS) of every modulation, in the order of S."""
-        layers = [("conv1", 0), ("to_rgb1", 1)]
-        for i in range(self.blocks):
-            layers += [(f"convs.{2 * i}", 2 * i + 1), (f"convs.{2 * i + 1}", 2 * i + 2)]
-            layers.append((f"to_rgbs.{i}", 2 * i + 3))
-        return layers
-
-    def _styles(self) -> None:
-        """The affine layers as one matrix, and where each layer's style begins in S."""
-        rows, biases, latents = [], [], []
-        self.starts: dict[str, int] = {}
-        begin = 0
-        for name, latent in self._layers():
-            weight = self._weights[f"{name}.conv.modulation.weight"]
-            self.starts[name] = begin
-            begin += len(weight)
-            rows.append(weight / math.sqrt(weight.shape[1]))
-            biases.append(self._weights[f"{name}.conv.modulation.bias"])
-            latents.append(np.full(len(weight), latent))
-        self.affine = self._constant(np.concatenate(rows))
-        self.affine_bias = self._constant(np.concatenate(biases))
-        self.latent = self._constant(np.concatenate(latents), torch.int32)
-
-    def _convolutions(self) -> None:
-        energies: list[np.ndarray] = []
-        table = []
-        self.outputs = self.widest = 0
-        self.convs: dict[str, tuple[list[Tensor], kernels.Finish]] = {}
-        self.to_rgbs: dict[str, kernels.ToRGB] = {}
-        for number, (name, _) in enumerate(n for n in self._layers() if "rgb" not in n[0]):
-            weight = self._filters(name)
-            out, channels = weight.shape[:2]
-            energy = np.square(weight).sum((2, 3))
-            begin = sum(e.size for e in energies)
-            for first in range(0, out, kernels.ROWS):
-                rows = min(kernels.ROWS, out - first)
-                at = self.outputs + first, rows, begin + first * channels
-                table.append((self.starts[name], channels, *at))
-            energies.append(energy)
-            finish = kernels.Finish(
-                self.outputs,
-                self._constant(self._weights[f"{name}.activate.bias"] * GAIN),
-                self._noise(name, number),
-            )
-            if name == "conv1":
-                forms = [weight]
-            elif int(name.removeprefix("convs.")) % 2 == 0:
-                forms = _phases(weight)
-            else:
-                forms = [_pair(weight) if out <= PAIRS_UP_TO else weight]
-            filters = [
-                self._constant(taps, self.dtype).to(memory_format=torch.channels_last)
-                for taps in forms
-            ]
-            self.convs[name] = filters, finish
-            self.outputs += out
-            self.widest = max(self.widest, channels)
-        for name, _ in self._layers():
-            if "rgb" in name:
-                weight = self._weights[f"{name}.conv.weight"][0, :, :, 0, 0]
-                self.to_rgbs[name] = kernels.ToRGB(
-                    self._constant(weight / math.sqrt(weight.shape[1])),
-                    self._constant(self._weights[f"{name}.bias"].reshape(3)),
-                    self.starts[name],
-                )
-        self.energy = self._constant(np.concatenate([e.reshape(-1) for e in energies]))
-        self.table = self._constant(np.array(table), torch.int32)
-        self.input = self._constant(self._weights["input.input"]).permute(0, 2, 3, 1).contiguous()
-
-    def _filters(self, name: str) -> np.ndarray:
-        """(out, in, k, k), scaled as StyleGAN2 does at run time."""
-        weight = self._weights[f"{name}.conv.weight"][0]
-        return weight / math.sqrt(weight[0].size)
-
-    def _last_block(self) -> tuple[Tensor, Tensor] | None:
-        """The filters of the last block's convolutions for the kernels in `hopper`; None if they
-        are not of the size that those were written for."""
-        last = 2 * self.blocks - 1
-        up, conv = (self._constant(self._filters(f"convs.{i}")) for i in (last - 1, last))
-        if up.shape[:2] != (hopper.up_convolution.OUTPUTS, hopper.up_convolution.INPUTS):
-            return None
-        taps = hopper.up_convolution.taps_of(up), hopper.last_convolution.taps_of(conv)
-        return taps[0].to(self.dtype), taps[1].to(self.dtype)
-
-    def _noise(self, name: str, number: int) -> Tensor | None:
-        noise = self._weights.get(f"noises.noise_{number}")
-        if noise is None:
-            return None
-        strength = float(self._weights[f"{name}.noise.weight"].reshape(()))
-        return self._constant(noise[0, 0] * (strength * GAIN), self.dtype)
+        builder = _Builder(weights, self.device, dtype)
+        self.affine_weight, self.affine_bias, self.latent = builder.affine_layers()
+        self.demodulation = builder.demodulation()
+        self.blocks = builder.blocks()
+        self.input = builder.input()
 
     def __call__(self, w_plus: Tensor, delta: Tensor) -> Tensor:
-        styles = kernels.styles(w_plus, delta, self.affine, self.affine_bias, self.latent)
-        return self.synthesis(styles, picture=torch.uint8)
+        styles = modulation.compute_styles(
+            w_plus, delta, self.affine_weight, self.affine_bias, self.latent
+        )
+        return self.synthesis(styles, image_dtype=torch.uint8)
 
     def synthesis(
         self,
@@ -161,129 +168,162 @@ class Generator:
         last: int | None = None,
         features: Tensor | None = None,
         skip: Tensor | None = None,
-        picture: torch.dtype = torch.float32,
+        image_dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """S (N, S) float32 → RGB (N, 3, r, r) float32, or another type, see `kernels.finish`.
+        """Run the blocks from `first` to `last`.
 
         Args:
-            first, last: blocks, each a doubling of the resolution from 0 (8 px) on; -1 is the 4x4
-                layers, None the last of all.
-            features, skip: what enters block `first` from 0 on, (N, r, r, C) and (N, 3, r, r)
+            styles: S, (N, S) float32.
+            first, last: blocks: -1 is 4 px, 0 is 8 px, and so on; `last` None is the last of all.
+            features, skip: the input of block `first` from 0 on, (N, r, r, C) and (N, 3, r, r)
                 float32.
+            image_dtype: dtype of the result, see `apply_epilogue`.
+
+        Returns:
+            RGB of block `last`, (N, 3, r, r), or (N, r, r, 3) as uint8.
         """
-        last = self.blocks - 1 if last is None else last
-        names = [f"convs.{i}" for i in range(2 * max(first, 0), 2 * last + 2)]
-        if first < 0:
-            names.insert(0, "conv1")
-        scaled, factors = kernels.demodulation(
-            styles, self.energy, self.table, self.outputs, self.widest, GAIN
+        batch = Modulation(
+            styles, *modulation.compute_dcoefs(styles, self.demodulation, LEAKY_RELU_GAIN)
         )
+        blocks = self.blocks[first + 1 : None if last is None else last + 2]
         x = self.input if features is None else features
-        begin = self.starts[names[0]]
-        x = (x * scaled[:, None, None, begin : begin + x.shape[3]].to(x.dtype)).to(self.dtype)
-        for name, following in zip(names, [*names[1:], None], strict=True):
-            filters, finish = self.convs[name]
-            number = -1 if name == "conv1" else int(name.removeprefix("convs."))
-            after = None if following is None else scaled[:, self.starts[following] :]
-            on_hopper = self.last_block if number // 2 == self.blocks - 1 else None
-            if number >= 0 and number % 2 == 0:
-                assert after is not None
-                if on_hopper:
-                    x = hopper.up_convolution.up_convolve(x, on_hopper[0], finish, factors, after)
-                    continue
-                phases = _up_conv(x, filters)
-                pairs = following is not None and _is_of_pairs(self.convs[following][0][0])
-                size = x.shape[1], x.shape[2]
-                x = kernels.blur_and_finish(phases, size, finish, factors, after, pairs)
-                continue
-            to_rgb = self.to_rgbs["to_rgb1" if number < 0 else f"to_rgbs.{number // 2}"]
-            if on_hopper:
-                assert skip is not None
-                return hopper.last_convolution.convolve_to_rgb(
-                    x, on_hopper[1], finish, factors, to_rgb, styles, skip, picture
-                )
-            x, skip = kernels.finish(
-                _conv(x, filters[0]),
-                finish,
-                factors,
-                scaled=after,
-                to_rgb=to_rgb,
-                styles=styles,
-                skip=skip,
-                picture=picture if following is None else torch.float32,
-            )
-        assert skip is not None
-        return skip
+        begin = blocks[0].style_start
+        style = batch.normalized[:, None, None, begin : begin + x.shape[3]]
+        x = (x * style.to(x.dtype)).to(self.dtype)
+        for block, following in pairwise(blocks):
+            next_style = batch.normalized[:, following.style_start :]
+            x, skip = block(x, skip, batch, next_style, torch.float32)
+        _, image = blocks[-1](x, skip, batch, None, image_dtype)
+        return image
 
 
-def _conv(x: Tensor, weight: Tensor) -> Tensor:
-    """3x3 filters (out, in, 3, 3), or those of `_pair` and an edge of zeros at each end of a row,
-    (N, H, W or W + 2, in) → (N, H, W, out)."""
-    n, height, width, channels = x.shape
-    if not _is_of_pairs(weight):
-        return _convolve(x, weight, (1, 1))
-    pairs = x.view(n, height, width // 2, 2 * channels)
-    return _convolve(pairs, weight, (1, 0)).view(n, height, width - 2, -1)
+class _Builder:
+    """Builds the layers from the parameters of `model.onnx`."""
+
+    def __init__(
+        self, weights: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.weights = {name.removeprefix("generator."): array for name, array in weights.items()}
+        self.device, self.dtype = device, dtype
+        channels = {4: self._style_channels("conv1")}
+        while f"to_rgbs.{len(channels) - 1}.bias" in self.weights:
+            number = len(channels)
+            channels[4 << number] = self._style_channels(f"convs.{2 * number - 1}")
+        self.layers = style_layers(channels)
+        self.convs = [layer for layer in self.layers if not layer.to_rgb]
+        self.style_starts = _starts(self.layers, [layer.channels for layer in self.layers])
+        outputs = [self.weights[f"{layer.name}.conv.weight"].shape[1] for layer in self.convs]
+        self.num_dcoefs = sum(outputs)
+        self.dcoef_starts = _starts(self.convs, outputs)
+
+    def affine_layers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All affine layers as one: weight (S, w_dim), bias (S,), row of W_PLUS (S,) int32."""
+        names = [f"{layer.name}.conv.modulation" for layer in self.layers]
+        weights = [self.weights[f"{name}.weight"] for name in names]
+        latents = [np.full(layer.channels, layer.latent) for layer in self.layers]
+        return (
+            self._constant(np.concatenate([w / math.sqrt(w.shape[1]) for w in weights])),
+            self._constant(np.concatenate([self.weights[f"{name}.bias"] for name in names])),
+            self._constant(np.concatenate(latents), torch.int32),
+        )
+
+    def demodulation(self) -> modulation.Demodulation:
+        squared_weight, tiles, weight_start = [], [], 0
+        for layer in self.convs:
+            squares = np.square(self._filters(layer)).sum((2, 3))
+            outputs = len(squares)
+            for first in range(0, outputs, modulation.BLOCK_ROWS):
+                tiles.append((
+                    self.style_starts[layer.name],
+                    layer.channels,
+                    self.dcoef_starts[layer.name] + first,
+                    min(modulation.BLOCK_ROWS, outputs - first),
+                    weight_start + first * layer.channels,
+                ))  # fmt: skip
+            squared_weight.append(squares.reshape(-1))
+            weight_start += squares.size
+        return modulation.Demodulation(
+            self._constant(np.concatenate(squared_weight)),
+            self._constant(np.array(tiles), torch.int32),
+            self.num_dcoefs,
+            max(layer.channels for layer in self.convs),
+        )
+
+    def blocks(self) -> list[Block | HopperBlock]:
+        conv1, to_rgb1, *others = self.layers
+        blocks: list[Block | HopperBlock] = [Block(None, self._conv(conv1), self._to_rgb(to_rgb1))]
+        triples = list(zip(others[::3], others[1::3], others[2::3], strict=True))
+        for up, conv, to_rgb in triples:
+            if (up, conv, to_rgb) == triples[-1] and self._fits_hopper(up):
+                blocks.append(self._hopper_block(up, conv, to_rgb))
+            else:
+                blocks.append(Block(self._up(up), self._conv(conv), self._to_rgb(to_rgb)))
+        return blocks
+
+    def input(self) -> Tensor:
+        """The learned constant, (1, 4, 4, C)."""
+        return self._constant(self.weights["input.input"]).permute(0, 2, 3, 1).contiguous()
+
+    def _up(self, layer: StyleLayer) -> UpLayer:
+        conv = TransposedConvolution(self._filters(layer), self.device, self.dtype)
+        return UpLayer(self.style_starts[layer.name], conv, self._epilogue(layer))
+
+    def _conv(self, layer: StyleLayer) -> ConvLayer:
+        # The 4x4 layer reads the constant, which has no columns of zeros.
+        conv = Convolution(
+            self._filters(layer), self.device, self.dtype, allow_pairs=layer.resolution > 4
+        )
+        return ConvLayer(self.style_starts[layer.name], conv, self._epilogue(layer))
+
+    def _to_rgb(self, layer: StyleLayer) -> ToRGB:
+        weight = self.weights[f"{layer.name}.conv.weight"][0, :, :, 0, 0]
+        return ToRGB(
+            self._constant(weight / math.sqrt(weight.shape[1])),
+            self._constant(self.weights[f"{layer.name}.bias"].reshape(3)),
+            self.style_starts[layer.name],
+        )
+
+    def _fits_hopper(self, up: StyleLayer) -> bool:
+        """Whether the kernels of `hopper` run on this device, with layers of these sizes."""
+        if self.dtype != torch.float16 or not hopper.is_available(self.device):
+            return False
+        sizes = hopper.up_convolution.OUT_CHANNELS, hopper.up_convolution.IN_CHANNELS
+        return self._filters(up).shape[:2] == sizes
+
+    def _hopper_block(self, up: StyleLayer, conv: StyleLayer, to_rgb: StyleLayer) -> HopperBlock:
+        up_weight, conv_weight = (self._constant(self._filters(layer)) for layer in (up, conv))
+        return HopperBlock(
+            self.style_starts[up.name],
+            self.style_starts[conv.name],
+            hopper.up_convolution.arrange_taps(up_weight).to(self.dtype),
+            self._epilogue(up),
+            hopper.last_convolution.arrange_taps(conv_weight).to(self.dtype),
+            self._epilogue(conv),
+            self._to_rgb(to_rgb),
+        )
+
+    def _epilogue(self, layer: StyleLayer) -> ConvEpilogue:
+        bias = self._constant(self.weights[f"{layer.name}.activate.bias"] * LEAKY_RELU_GAIN)
+        noise = self.weights.get(f"noises.noise_{self.convs.index(layer)}")
+        scaled_noise = None
+        if noise is not None:
+            strength = float(self.weights[f"{layer.name}.noise.weight"].reshape(()))
+            scaled_noise = self._constant(noise[0, 0] * (strength * LEAKY_RELU_GAIN), self.dtype)
+        return ConvEpilogue(self.dcoef_starts[layer.name], bias, scaled_noise)
+
+    def _filters(self, layer: StyleLayer) -> np.ndarray:
+        """(out, in, 3, 3), scaled by the equalized learning rate."""
+        weight = self.weights[f"{layer.name}.conv.weight"][0]
+        return weight / math.sqrt(weight[0].size)
+
+    def _style_channels(self, name: str) -> int:
+        return len(self.weights[f"{name}.conv.modulation.weight"])
+
+    def _constant(self, array: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
 
 
-def _convolve(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
-    """A plain convolution of (N, H, W, C), contiguous."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=padding)
-    return y.permute(0, 2, 3, 1).contiguous()
-
-
-def _pair(weight: np.ndarray) -> np.ndarray:
-    """3x3 filters (out, in, 3, 3) as those of two neighbouring pixels at once, (2 * out, 2 * in, 3,
-    2). A third more arithmetic, but few channels alone leave most of the matrix units idle.
-
-    With an edge of one pixel, pair k has pixels 2k - 1 and 2k. Pixel 2j + b sees by tap t pixel
-    2j + b + t - 1, which is number b + t from the first of pair j.
-    """
-    out, channels = weight.shape[:2]
-    result = np.zeros((2, out, 2, channels, 3, 2), weight.dtype)
-    for b in range(2):
-        for t in range(3):
-            result[b, :, (b + t) % 2, :, :, (b + t) // 2] = weight[..., t]
-    return result.reshape(2 * out, 2 * channels, 3, 2)
-
-
-def _is_of_pairs(weight: Tensor) -> bool:
-    return weight.shape[2:] == (3, 2)
-
-
-def _up_conv(x: Tensor, filters: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four phases of the transposed convolution, as `kernels.blur_and_finish` takes them."""
-    many = x.shape[0] * x.shape[1] * x.shape[2] >= PIXELS_APART_FROM
-    if not many or len(filters) == 1:
-        a, b, c, d = _convolve(x, filters[0], (1, 1)).chunk(4, 3)
-        return a, b, c, d
-    parts = [
-        _convolve(x, weight, (weight.shape[2] - 1, weight.shape[3] - 1)) for weight in filters[1:]
-    ]
-    if len(parts) == 2:
-        parts = [*parts[0].chunk(2, 3), *parts[1].chunk(2, 3)]
-    a, b, c, d = parts
-    return a, b, c, d
-
-
-def _phases(weight: np.ndarray) -> list[np.ndarray]:
-    """The stride-2 transposed convolution's filters (out, in, 3, 3) as plain convolutions'.
-
-    The first has all four phases, (4 * out, in, 2, 2); those that follow, if any, are its rows'
-    (2 * out, in, 2 or 1, 2) or its phases' own. Along one side, output 2i sees x[i - 1] by tap 2
-    and x[i] by tap 0; output 2i + 1 sees x[i] by tap 1 alone.
-    """
-    out, channels = weight.shape[:2]
-    result = np.zeros((2, 2, out, channels, 2, 2), weight.dtype)
-    reads = {0: ((0, 2), (1, 0)), 1: ((1, 1),)}  # phase → (place, tap)
-    for a, rows in reads.items():
-        for b, columns in reads.items():
-            for i, row in rows:
-                for k, column in columns:
-                    result[a, b, :, :, i, k] = weight[:, :, row, column]
-    forms = [result.reshape(4 * out, channels, 2, 2)]
-    if out >= APART_FROM:
-        forms += [result[a, b][:, :, a:, b:] for a in (0, 1) for b in (0, 1)]
-    elif out >= ROWS_APART_FROM:
-        forms += [result[a].reshape(2 * out, channels, 2, 2)[:, :, a:] for a in (0, 1)]
-    return forms
+def _starts(layers: Any, sizes: list[int]) -> dict[str, int]:
+    """Where each layer begins, by its name, if `sizes` lie one behind the other."""
+    starts = accumulate(sizes[:-1], initial=0)
+    return {layer.name: start for layer, start in zip(layers, starts, strict=True)}

@@ -1,1 +1,1 @@
-"""The Triton-language kernels of the CUDA engine."""
+"""The GPU kernels, each above its launcher: in the language Triton, and for Hopper in Gluon."""

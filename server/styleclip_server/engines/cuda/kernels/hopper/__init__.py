@@ -1,10 +1,13 @@
-"""StyleGAN2's largest layers on NVIDIA's Hopper, convolution and all that follows it in one kernel.
+"""StyleGAN2's largest layers on NVIDIA's Hopper: a convolution and its epilogue in one kernel.
 
-What cuDNN's convolutions write, 67 MB for each picture of 1024 px, is read only to be reduced: here
-it stays in registers. Written in Gluon, Triton's lower level, because Triton itself waits for each
-product of matrices before it begins the next. Gluon may change with any release of Triton: with
-another than this was written for its modules are not imported. There, and on other devices,
-`is_available` says no, and cuDNN and `stylegan2_kernels` do the work.
+- `up_convolution`: the last upsampling convolution
+- `last_convolution`: the last convolution, up to the image
+
+The output of cuDNN's convolutions, 67 MB per image of 1024 px, is read only to be reduced: here it
+stays in registers. The kernels are in Gluon, Triton's lower level, since Triton waits for each
+matmul before it starts the next. Gluon may change with any release of Triton: with a release other
+than the one these kernels were written for, and on other devices, `is_available` is False, and
+cuDNN and `kernels.stylegan2` run these layers.
 """
 
 from __future__ import annotations
@@ -12,14 +15,14 @@ from __future__ import annotations
 import torch
 import triton
 
-_OF_THIS_TRITON = triton.__version__.startswith("3.6.")
-if _OF_THIS_TRITON:
+_SUPPORTED_TRITON = triton.__version__.startswith("3.6.")
+if _SUPPORTED_TRITON:
     from styleclip_server.engines.cuda.kernels.hopper import last_convolution as last_convolution
     from styleclip_server.engines.cuda.kernels.hopper import up_convolution as up_convolution
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether `device` is a Hopper and Triton the release that the kernels were written for."""
-    if device.type != "cuda" or not _OF_THIS_TRITON:
+    """Whether `device` is a Hopper GPU and Triton is the release of these kernels."""
+    if device.type != "cuda" or not _SUPPORTED_TRITON:
         return False
     return torch.cuda.get_device_capability(device) == (9, 0)
