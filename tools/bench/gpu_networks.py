@@ -1,8 +1,8 @@
-"""What `make bench-gpu` runs: the networks at full size, eager PyTorch as published against ours.
+"""`make bench-gpu`: the networks at full size, eager PyTorch as published against this project's.
 
-Every row is a network in one variant, precision and batch size: the median over different inputs,
-by CUDA events, warm, and how far the answer is from the published form in float32. Weights are
-random, speed does not depend on them. `--device cpu --small` tries all of it without a GPU.
+A row is one network in one variant, dtype and batch size: the median time over different inputs,
+by CUDA events after a warm-up, and the PSNR against the published form in float32. Weights are
+random: speed does not depend on them. `--device cpu --small` tries the program without a GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ OUT = Path(__file__).resolve().parents[2] / "out" / "bench-gpu"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = ("published", "eager", "graph", "compile", "compile+graph", "served")
 PROMPTS = 79
-EXAMPLES = 4  # different inputs, taken in turn
-# Milliseconds a picture (a call for clip_text) that the project aims at, on one H200.
+EXAMPLES = 4  # different inputs, used in turn
+# Milliseconds per image (per call for clip_text) that the project aims at, on one H200.
 TARGETS = {("stylegan2", 1): 1.0, ("stylegan2", 8): 0.5, ("e4e", 1): 2.5, ("e4e", 8): 0.5,
            ("clip_text", 2): 3.0}  # fmt: skip
 
@@ -41,7 +41,7 @@ Call = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A network: how to call it in each form, and its inputs."""
+    """A network in each of its forms, and its inputs for a batch size."""
 
     name: str
     published: Call
@@ -91,7 +91,8 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
 
         return call
 
-    published = lambda w_plus, delta: baseline.image(generator, w_plus, delta)  # noqa: E731
+    def published(w_plus: Tensor, delta: Tensor) -> Tensor:
+        return baseline.image(generator, w_plus, delta)
 
     def served() -> Call:
         from styleclip_server.engines.cuda.stylegan2 import Generator as Served
@@ -149,21 +150,21 @@ def _clip(device: str, small: bool) -> Case:
 
     def ours(dtype: torch.dtype) -> Call:
         module = clip().to(dtype)
-        longest = 18  # as the longest text of the example; a served graph finds it itself
+        longest = 18  # as the longest text of the example; the engine finds it itself
         return lambda tokens: module.encode_text(tokens[:, :longest]).float()
 
     def served() -> Call:
         from styleclip_server.engines.cuda.clip_text import TextEncoder as Served
 
         encoder = Served(_weights(clip(), "clip."), device)
-        return lambda tokens: encoder(tokens[:, :24].int())  # trimmed, as a served request is
+        return lambda tokens: encoder(tokens[:, :24].int())  # cut as a request to the server is
 
     return Case("clip_text", clip().encode_text, ours, served, example, (2,))
 
 
 @torch.inference_mode()
 def measure(case: Case, variant: str, dtype: str, batch: int, repeat: int, device: str) -> Row:
-    """One row. Raises what PyTorch raises where a variant cannot run."""
+    """Measure one row. Raises PyTorch's error if the variant cannot run."""
     examples = [case.example(batch) for _ in range(EXAMPLES)]
     if variant == "published":
         call = case.published
@@ -198,10 +199,10 @@ def _wall_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _psnr(found: Tensor, expected: Tensor) -> float:
-    """dB, of 255 for pixels, of the largest magnitude for features; capped at 120 (equal)."""
+def _psnr(output: Tensor, expected: Tensor) -> float:
+    """dB; the peak is 255 for pixels, the largest magnitude for features. At most 120 (equal)."""
     peak = 255.0 if expected.dtype == torch.uint8 else expected.abs().max().item()
-    error = (found.double() - expected.double()).square().mean().item()
+    error = (output.double() - expected.double()).square().mean().item()
     return min(120.0, 10 * torch.log10(torch.tensor(peak**2 / max(error, 1e-30))).item())
 
 
@@ -213,36 +214,46 @@ def _psnr(found: Tensor, expected: Tensor) -> float:
 @click.option("--dtypes", default=",".join(DTYPES))
 @click.option("--repeat", default=30, type=click.IntRange(1), help="Timed calls of each row.")
 def main(device: str, small: bool, batches: str, variants: str, dtypes: str, repeat: int) -> None:
-    """Measure the networks in PyTorch: as published, and ours in every form that the device has."""
+    """Measure the networks in PyTorch: as published, and in every form that the device can run."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("PyTorch sees no GPU here; `--device cpu --small` tries it")
-    if unknown := [v for v in variants.split(",") if v not in VARIANTS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(VARIANTS)}")
-    if unknown := [d for d in dtypes.split(",") if d not in DTYPES]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(DTYPES)}")
+    forms = list(_forms(_choices(variants, VARIANTS), _choices(dtypes, DTYPES), device))
     console = Console()
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows: list[Row] = []
     with torch.inference_mode():
         for case in cases(tuple(map(int, batches.split(","))), device, small):
-            for variant in variants.split(","):
-                if device == "cpu" and ("graph" in variant or variant == "served"):
-                    continue
-                fixed = {"published": ("fp32",), "served": ("fp16",)}
-                for dtype in fixed.get(variant, dtypes.split(",")):
-                    for batch in case.batches:
-                        try:
-                            rows.append(measure(case, variant, dtype, batch, repeat, device))
-                        except (RuntimeError, torch.OutOfMemoryError) as error:
-                            why = str(error).strip().splitlines()[0][:100]
-                            told = f"{case.name} {variant} {dtype}, batch {batch}: {why}"
-                            console.print(told, style="yellow", highlight=False)
-    _tell(console, rows)
+            for variant, dtype in forms:
+                for batch in case.batches:
+                    try:
+                        rows.append(measure(case, variant, dtype, batch, repeat, device))
+                    except (RuntimeError, torch.OutOfMemoryError) as error:
+                        reason = str(error).strip().splitlines()[0][:100]
+                        message = f"{case.name} {variant} {dtype}, batch {batch}: {reason}"
+                        console.print(message, style="yellow", highlight=False)
+    _print_table(console, rows)
     _write(rows, torch.cuda.get_device_name() if device == "cuda" else "CPU", small)
 
 
-def _tell(console: Console, rows: list[Row]) -> None:
+def _choices(text: str, allowed: Collection[str]) -> list[str]:
+    """The values of a comma-separated option."""
+    values = text.split(",")
+    if unknown := [value for value in values if value not in allowed]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(allowed)}")
+    return values
+
+
+def _forms(variants: list[str], dtypes: list[str], device: str) -> Iterator[tuple[str, str]]:
+    """The variants that `device` can run, each with its dtypes."""
+    fixed = {"published": ["fp32"], "served": ["fp16"]}
+    for variant in variants:
+        if device == "cuda" or not ("graph" in variant or variant == "served"):
+            for dtype in fixed.get(variant, dtypes):
+                yield variant, dtype
+
+
+def _print_table(console: Console, rows: list[Row]) -> None:
     published = {(r.network, r.batch): r.ms for r in rows if r.variant == "published"}
     table = Table(box=None)
     for name in ("network", "variant", "dtype", "batch", "ms", "ms each", "faster", "target", "dB"):

@@ -1,0 +1,1 @@
+"""OpenVINO on a CPU: `model` is its Triton backend, `network` runs one ONNX file."""
