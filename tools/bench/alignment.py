@@ -1,18 +1,19 @@
-"""Alignment beside the official function: time, quads, and the faces that each finds.
+"""Alignment compared with the official function: speed, quads, and the faces that each detects.
 
     python -m tools.bench.alignment [--sizes 160 512 ...] [--photos 120] [--repeat 3]
 
 The official function is e4e's (`utils/alignment.py` of encoder4editing, called as its inference
-notebook calls it): for each photo it loads the landmark model, makes the detector, searches the
-photo enlarged twice, keeps the last detection, reads the file a second time and crops. It is
-written anew here from that description, on the same dlib and Pillow. Photos are derived from
-scikit-image's astronaut, a public-domain portrait.
+notebook does): for each photo it loads the landmark model, creates the detector, searches the photo
+upsampled by two, takes the last detection, reads the file a second time and crops. It is
+reimplemented here on the same dlib and Pillow. Photos are derived from scikit-image's astronaut, a
+public-domain portrait.
 """
 
 import argparse
 import io
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -21,59 +22,72 @@ from skimage import data
 
 from styleclip_contract.errors import NoFaceFound
 from styleclip_server.pipeline import images
-from styleclip_server.pipeline.alignment import LARGEST_FACE, Aligner, select_face
-from styleclip_server.pipeline.detection import detect_all_faces, detect_large_faces
+from styleclip_server.pipeline.alignment import (
+    LARGEST_FACE,
+    Aligner,
+    detect_faces_in_file,
+    select_face,
+)
+from styleclip_server.pipeline.detection import detect_large_faces
 from styleclip_server.pipeline.dlib_detector import import_dlib
 from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
 
-ALIGNER, LANDMARKS = Aligner(), LandmarkPredictor()
 FACE = (175, 76, 265, 166)  # the astronaut's, in the photo of 512 pixels
+LANDMARKS = LandmarkPredictor()
 
 
-def jpeg(picture):
+def encode_jpeg(image):
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92)
+    image.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
-def official(data, clock):
-    """The official steps; `clock` keeps the least seconds of those that need not be repeated."""
+def align_officially(data, setup_seconds):
+    """Run the official steps, and return the boxes of all faces, None if there is no face.
+
+    `setup_seconds` collects the shortest times of loading the predictor and the detector, which
+    need not be repeated for each photo.
+    """
     dlib = import_dlib()
-    begin = time.perf_counter()
+    start = time.perf_counter()
     predictor = dlib.shape_predictor(str(find_landmark_model()))
-    clock["predictor"] = min(time.perf_counter() - begin, clock.get("predictor", 9))
-    begin = time.perf_counter()
+    seconds = time.perf_counter() - start
+    setup_seconds["predictor"] = min(seconds, setup_seconds.get("predictor", seconds))
+    start = time.perf_counter()
     detector = dlib.get_frontal_face_detector()
-    clock["detector"] = min(time.perf_counter() - begin, clock.get("detector", 9))
+    seconds = time.perf_counter() - start
+    setup_seconds["detector"] = min(seconds, setup_seconds.get("detector", seconds))
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    found = detector(pixels, 1)
-    if not found:
+    rectangles = detector(pixels, 1)
+    if not rectangles:
         return None
-    shape = predictor(pixels, found[-1])
+    shape = predictor(pixels, rectangles[-1])
     quad = quad_from_landmarks(np.array([(p.x, p.y) for p in shape.parts()], np.float64))
     official_crop(Image.open(io.BytesIO(data)).convert("RGB"), quad)
-    return [(r.left(), r.top(), r.right(), r.bottom()) for r in found]
+    return to_boxes(rectangles)
 
 
-def official_crop(picture, quad, size=256):
-    """FFHQ's crop with the whole photo reduced and padded, as the official code does it."""
+def to_boxes(rectangles):
+    return [(r.left(), r.top(), r.right(), r.bottom()) for r in rectangles]
+
+
+def official_crop(image, quad, size=256):
+    """FFHQ's crop as the official code does it: the entire photo is reduced and padded."""
     side = np.hypot(*(quad[3] - quad[0]))
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
-        reduced = [int(np.rint(pixels / shrink)) for pixels in picture.size]
-        picture, quad, side = picture.resize(reduced, Image.LANCZOS), quad / shrink, side / shrink
+        reduced = [int(np.rint(pixels / shrink)) for pixels in image.size]
+        image, quad, side = image.resize(reduced, Image.LANCZOS), quad / shrink, side / shrink
     border = max(int(np.rint(side * 0.1)), 3)
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
-    box = (*np.maximum(low - border, 0), *np.minimum(high + border, picture.size))
-    picture, quad = picture.crop([int(x) for x in box]), quad - box[:2]
+    box = (*np.maximum(low - border, 0), *np.minimum(high + border, image.size))
+    image, quad = image.crop([int(x) for x in box]), quad - box[:2]
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
-    pad = np.maximum([*(border - low), *(high + border - picture.size)], 0)
+    pad = np.maximum([*(border - low), *(high + border - image.size)], 0)
     if pad.max() > border - 4:
         pad = np.maximum(pad, int(np.rint(side * 0.3)))
-        pixels = np.pad(
-            np.float32(picture), ((pad[1], pad[3]), (pad[0], pad[2]), (0, 0)), "reflect"
-        )
+        pixels = np.pad(np.float32(image), ((pad[1], pad[3]), (pad[0], pad[2]), (0, 0)), "reflect")
         height, width = pixels.shape[:2]
         y, x = np.ogrid[:height, :width]
         near_x = np.minimum(x / pad[0], (width - 1 - x) / pad[2])
@@ -82,149 +96,170 @@ def official_crop(picture, quad, size=256):
         blurred = ndimage.gaussian_filter(pixels, [side * 0.02, side * 0.02, 0])
         pixels += (blurred - pixels) * np.clip(depth * 3 + 1, 0, 1)
         pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(depth, 0, 1)
-        picture = Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255)), "RGB")
+        image = Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255)), "RGB")
         quad = quad + pad[:2]
-    return picture.transform((size, size), Image.QUAD, (quad + 0.5).ravel(), Image.BILINEAR)
+    return image.transform((size, size), Image.QUAD, (quad + 0.5).ravel(), Image.BILINEAR)
 
 
-def ours(data):
-    return ALIGNER.align_file(data)
-
-
-def best_of(repeat, function, *arguments):
+def fastest(repeat, function, *arguments):
+    """The function's last result, and its shortest time in seconds."""
     times = []
     for _ in range(repeat):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         result = function(*arguments)
-        times.append(time.perf_counter() - begin)
+        times.append(time.perf_counter() - start)
     return result, min(times)
 
 
-def speed(sizes, repeat):
-    """A row for each size: the astronaut, one clear face, as a JPEG file."""
+def print_speed(sizes, repeat):
+    """Print a row for each size of the astronaut, one clear face, as a JPEG file."""
     astronaut = Image.fromarray(data.astronaut())
-    ALIGNER.align(astronaut)  # dlib and its models are loaded once, not for each photo
-    print("decode, find, landmarks, quad and crop of a JPEG file; milliseconds, best of", repeat)
-    print("  pixels  official   ours   times  | without predictor / any set-up | quad differs")
+    aligner = Aligner()
+    aligner.preload()
+    print("decode, detect, landmarks, quad and crop of a JPEG file; milliseconds, best of", repeat)
+    print("  pixels  official   ours  faster  | without predictor / any setup | quad differs by")
     for size in sizes:
-        photo = jpeg(astronaut.resize((size, size), Image.Resampling.BICUBIC))
-        clock = {}
-        theirs, official_time = best_of(repeat, official, photo, clock)
+        photo = encode_jpeg(astronaut.resize((size, size), Image.Resampling.BICUBIC))
+        setup_seconds = {}
+        boxes, official_seconds = fastest(repeat, align_officially, photo, setup_seconds)
         try:
-            mine, time_ours = best_of(repeat, ours, photo)
+            (_, quad), seconds = fastest(repeat, aligner.align_file, photo)
         except NoFaceFound:
-            mine = None
-            time_ours = best_of(repeat, count, photo)[1]
-        bare = official_time - clock["predictor"]
-        barest = bare - clock["detector"]
-        note = "no face, both" if theirs is None and mine is None else ""
-        if theirs is not None and mine is not None:
-            picture = images.decode(photo)
-            quads = [quad_in(picture, box) for box in theirs]  # of the same face, last or not
-            note = f"{min(differing(quad, mine[1]) for quad in quads):.2%} of the face"
+            quad = None
+            _, seconds = fastest(repeat, detect_faces_in_file, photo)
+        without_predictor = official_seconds - setup_seconds["predictor"]
+        without_setup = without_predictor - setup_seconds["detector"]
         print(
-            f"  {size:6} {official_time * 1e3:9.0f} {time_ours * 1e3:6.0f} "
-            f"{official_time / time_ours:7.1f}  |        {bare / time_ours:5.1f} / "
-            f"{barest / time_ours:4.1f}             | {note}"
+            f"  {size:6} {official_seconds * 1e3:9.0f} {seconds * 1e3:6.0f} "
+            f"{official_seconds / seconds:7.1f}  |        {without_predictor / seconds:5.1f} / "
+            f"{without_setup / seconds:4.1f}            | {compare_quads(photo, boxes, quad)}"
         )
 
 
-def quad_in(picture, box):
-    return quad_from_landmarks(LANDMARKS.predict(picture, box))
+def compare_quads(photo, official_boxes, quad):
+    """How far our quad is from that of the nearest official face, as text."""
+    if official_boxes is None or quad is None:
+        return "no face, both" if official_boxes is None and quad is None else ""
+    image = images.decode(photo)
+    distances = [quad_distance(quad_of_box(image, box), quad) for box in official_boxes]
+    return f"{min(distances):.2%} of the face"
 
 
-def count(photo):
-    return len(detect_all_faces(images.decode(photo)))
+def quad_of_box(image, box):
+    return quad_from_landmarks(LANDMARKS.predict(image, box))
 
 
-def differing(official_quad, quad):
-    """The largest corner distance, of the quad's side over 2: about the width of the face."""
+def quad_distance(official_quad, quad):
+    """The largest distance of two corners, relative to half the quad's side: the face's width."""
     side = np.hypot(*(official_quad[3] - official_quad[0]))
     return np.hypot(*(official_quad - quad).T).max() / (side / 2)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A photo derived from the astronaut, and where her face is in it."""
+
+    kind: str
+    image: Image.Image
+    center: np.ndarray
+    width: float
+
+    def contains(self, box):
+        """Whether `box` is a detection of her face."""
+        center = np.array([box[0] + box[2], box[1] + box[3]]) / 2
+        near = np.hypot(*(center - self.center)) < 0.5 * self.width
+        return bool(near and 0.5 < (box[2] - box[0]) / self.width < 2)
+
+
 def variants(count):
-    """`count` photos (kind, picture, centre of the true face, its width)."""
+    """Yield `count` photos, of each kind in turn."""
     rng = np.random.default_rng(0)
     astronaut = Image.fromarray(data.astronaut())
-    centre = np.array([FACE[0] + FACE[2], FACE[1] + FACE[3]]) / 2
+    face_center = np.array([FACE[0] + FACE[2], FACE[1] + FACE[3]]) / 2
     kinds = ["rotated", "small face", "cropped", "brightness", "large photo"]
     for i in range(count):
         kind = kinds[i % len(kinds)]
-        picture, at, width = astronaut, centre, 90.0
+        image, center, width = astronaut, face_center, 90.0
         if kind == "rotated":
-            degrees = rng.uniform(-40, 40)
-            picture = picture.rotate(degrees, Image.Resampling.BICUBIC)
-            turn = np.deg2rad(degrees)
-            x, y = at - 255.5
-            at = 255.5 + np.array([x * np.cos(turn) + y * np.sin(turn),
-                                   y * np.cos(turn) - x * np.sin(turn)])  # fmt: skip
+            image, center = rotate(image, center, rng.uniform(-40, 40))
         if kind == "cropped":
             left, top = rng.uniform(0, (170, 70)).astype(int)
             right, bottom = (rng.uniform((270, 172), (512, 512))).astype(int)
-            picture, at = picture.crop((left, top, right, bottom)), at - (left, top)
+            image, center = image.crop((left, top, right, bottom)), center - (left, top)
         if kind == "brightness":
-            picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.1, 2.5))
-            picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.2, 1.5))
+            image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.1, 2.5))
+            image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.2, 1.5))
         scale = rng.uniform(0.6, 3)
         if kind == "small face":
             scale = rng.uniform(0.4, 1.1)
         if kind == "large photo":
             scale = rng.uniform(2, 4)
-        sides = [max(1, round(side * scale)) for side in picture.size]
-        picture, at, width = picture.resize(sides, Image.BICUBIC), at * scale, width * scale
-        if kind == "small face":  # in a large photo
-            canvas = Image.new("RGB", (1400, 1100), (90, 110, 100))
-            grain = rng.integers(0, 60, (1100, 1400, 3)).astype(np.uint8)
-            canvas = Image.fromarray(np.asarray(canvas) + grain)
-            corner = tuple(
-                int(rng.integers(0, c - p)) for c, p in zip(canvas.size, sides, strict=True)
-            )
-            canvas.paste(picture, corner)
-            picture, at = canvas, at + corner
-        yield kind, picture, at, width
+        size = [max(1, round(side * scale)) for side in image.size]
+        image, center, width = image.resize(size, Image.BICUBIC), center * scale, width * scale
+        if kind == "small face":
+            image, corner = paste_into_noise(image, rng)
+            center = center + corner
+        yield Variant(kind, image, center, width)
 
 
-def recall(photos):
-    """Official rule beside ours: is a face found, is the one taken the astronaut's, same quad?"""
-    rows, apart = {}, []
+def rotate(image, point, degrees):
+    """Rotate the photo of 512 pixels and a point in it."""
+    angle = np.deg2rad(degrees)
+    x, y = point - 255.5
+    rotated = (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle))
+    return image.rotate(degrees, Image.Resampling.BICUBIC), 255.5 + np.array(rotated)
+
+
+def paste_into_noise(image, rng):
+    """Paste the image at a random place of a large noisy photo, and return that place too."""
+    canvas = Image.new("RGB", (1400, 1100), (90, 110, 100))
+    noise = rng.integers(0, 60, (1100, 1400, 3)).astype(np.uint8)
+    canvas = Image.fromarray(np.asarray(canvas) + noise)
+    corner = tuple(
+        int(rng.integers(0, c - p)) for c, p in zip(canvas.size, image.size, strict=True)
+    )
+    canvas.paste(image, corner)
+    return canvas, corner
+
+
+def print_recall(photos):
+    """Print whether each rule detects a face, selects the astronaut's, and gives the same quad."""
+    counters, distances = {}, []
     detector = import_dlib().get_frontal_face_detector()
-    for kind, picture, at, width in variants(photos):
-        row = rows.setdefault(kind, Counter())
-        row["photos"] += 1
-        rectangles = detector(np.asarray(picture), 1)
-        boxes = [(r.left(), r.top(), r.right(), r.bottom()) for r in rectangles]
-        row["official: any"] += bool(boxes)
-        row["official: the last is hers"] += bool(boxes) and hers(boxes[-1], at, width)
-        row["official: hers is among them"] += any(hers(box, at, width) for box in boxes)
-        found = detect_large_faces(picture)
-        row["ours: any"] += bool(found)
-        if not found:
+    for variant in variants(photos):
+        counter = counters.setdefault(variant.kind, Counter())
+        counter["photos"] += 1
+        official = to_boxes(detector(np.asarray(variant.image), 1))
+        hers = [box for box in official if variant.contains(box)]
+        counter["official: any face"] += bool(official)
+        counter["official: selects hers"] += bool(official) and variant.contains(official[-1])
+        counter["official: detects hers"] += bool(hers)
+        faces = detect_large_faces(variant.image)
+        counter["ours: any face"] += bool(faces)
+        if not faces:
             continue
-        taken = select_face(found, LARGEST_FACE).box
-        row["ours: taken is hers"] += hers(taken, at, width)
-        same = [box for box in boxes if hers(box, at, width)]
-        if same and hers(taken, at, width):
-            row["both hers"] += 1
-            row["box identical"] += taken in same
-            apart.append(differing(*[quad_in(picture, box) for box in (same[0], taken)]))
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    total = sum(rows.values(), Counter())
-    print(f"\n{'':30}" + "".join(f"{kind:>13}" for kind in [*rows, "all"]))
-    for name in names:
-        cells = [row[name] for row in [*rows.values(), total]]
-        print(f"{name:30}" + "".join(f"{cell:13}" for cell in cells))
-    apart = np.array(apart)
+        selected = select_face(faces, LARGEST_FACE).box
+        counter["ours: selects hers"] += variant.contains(selected)
+        if hers and variant.contains(selected):
+            counter["both detect hers"] += 1
+            counter["identical box"] += selected in hers
+            quads = [quad_of_box(variant.image, box) for box in (hers[0], selected)]
+            distances.append(quad_distance(*quads))
+    print_counters(counters)
+    distances = np.array(distances)
     print(
-        f"quads of the same face: {np.mean(apart == 0):.1%} identical, "
-        f"{np.mean(apart <= 0.01):.1%} within 1% of the face, largest {apart.max():.2%}"
+        f"quads of the same face: {np.mean(distances == 0):.1%} identical, "
+        f"{np.mean(distances <= 0.01):.1%} within 1% of the face, largest {distances.max():.2%}"
     )
 
 
-def hers(box, at, width):
-    centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2
-    size = box[2] - box[0]
-    return bool(np.hypot(*(centre - at)) < 0.5 * width and 0.5 < size / width < 2)
+def print_counters(counters):
+    total = sum(counters.values(), Counter())
+    names = dict.fromkeys(name for counter in counters.values() for name in counter)
+    print(f"\n{'':30}" + "".join(f"{kind:>13}" for kind in [*counters, "all"]))
+    for name in names:
+        cells = [counter[name] for counter in [*counters.values(), total]]
+        print(f"{name:30}" + "".join(f"{cell:13}" for cell in cells))
 
 
 def main():
@@ -234,9 +269,9 @@ def main():
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    speed(options.sizes, options.repeat)
+    print_speed(options.sizes, options.repeat)
     if options.photos:
-        recall(options.photos)
+        print_recall(options.photos)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How well a face goes back into its photo: a table of numbers and docs/paste-back.jpg.
+"""How well a face is pasted back into its photo: a table and docs/paste-back.jpg.
 
     python -m tools.docs.show_paste [--out docs/paste-back.jpg]
 
-Photos are scikit-image's astronaut, a public-domain portrait, as it is, turned, enlarged and dark.
-Faces are her own crop (the ideal inversion), the crop in other colours and softer (as a real
-inversion is), and that crop with the corners of the mouth drawn up (as an edit does).
+Photos are scikit-image's astronaut, a public-domain portrait: as it is, rotated, enlarged and dark.
+Faces are her own crop (a perfect inversion), the crop with shifted colors and softer (like a real
+inversion), and that crop with the corners of the mouth raised (like an edit).
 """
 
 import argparse
@@ -21,12 +21,12 @@ from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
 from styleclip_server.pipeline.landmarks import LandmarkPredictor
 from styleclip_server.pipeline.pasting import paste_back
 
-SIZE = 1024  # pixels of the drawn face, as FFHQ's generator draws it
+SIZE = 1024  # pixels of the face, as FFHQ's generator synthesizes it
 TILE = 300
 
 
 def photos():
-    """Name → photo."""
+    """The photos by name."""
     astronaut = Image.fromarray(data.astronaut())
     sides = {scale: (512 * scale, 512 * scale) for scale in (3, 6)}
     return {
@@ -37,15 +37,15 @@ def photos():
     }
 
 
-def redrawn(face):
-    """As an inversion gives the face back: in slightly other colours, a little softer."""
+def reconstruct(face):
+    """Simulate an inversion: slightly shifted colors, a little softer."""
     soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(SIZE / 350))
     levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
     return np.rint(levels.clip(0, 255)).astype(np.uint8)
 
 
-def smiling(face):
-    """The corners of the mouth drawn up and apart."""
+def smile(face):
+    """Warp the corners of the mouth up and apart."""
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     move = np.zeros((2, SIZE, SIZE))
     for side in (-1, 1):
@@ -59,7 +59,7 @@ def smiling(face):
 
 
 def mask_of(photo, quad):
-    """How much of each pixel the face covers, 0 to 255."""
+    """The weight of the face in each pixel, 0 to 255."""
     white = np.full((64, 64, 3), 255, np.uint8)
     return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
 
@@ -70,9 +70,9 @@ def psnr(one, other, where):
 
 
 def seam(answer, photo, mask):
-    """Mean step (levels) that the face adds between neighbours in the seam: 0 where none shows.
+    """Mean step in levels that pasting adds between neighbors in the seam; 0 if it is invisible.
 
-    The photo is smooth against its own change: differences of low frequency count, not detail.
+    The difference from the photo is blurred first, so that detail does not count.
     """
     off = np.asarray(answer, float) - np.asarray(photo, float)
     wide = max(1.0, np.sqrt((mask > 0).sum()) / 60)
@@ -81,11 +81,11 @@ def seam(answer, photo, mask):
     return float(steps[(mask > 0) & (mask < 255)].mean() * wide)
 
 
-def tile(picture, quad):
-    """What is around the face, TILE pixels a side."""
+def tile(image, quad):
+    """Crop the surroundings of the face to TILE pixels a side."""
     middle, half = quad.mean(axis=0), np.hypot(*(quad[3] - quad[0])) * 0.75
     box = (*(middle - half), *(middle + half))
-    part = picture.transform(
+    part = image.transform(
         (int(2 * half), int(2 * half)), Image.Transform.EXTENT, box, Image.BICUBIC
     )
     return part.resize((TILE, TILE), Image.LANCZOS)
@@ -95,37 +95,35 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/paste-back.jpg"))
     options = parser.parse_args()
-    names = ("photo", "own face put back", "redrawn, as it is", "redrawn, matched", "smile")
+    names = ("photo", "own face put back", "reconstructed", "colors matched", "smile")
     rows, landmarks = photos(), LandmarkPredictor()
     sheet = Image.new("RGB", (TILE * len(names), (TILE + 4) * len(rows) + 20), "white")
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
         pen.text((column * TILE + 6, 4), name, "black")
-    print(
-        "photo          own face: PSNR  changed outside | redrawn: plain  matched | smile  (seam)"
-    )
+    print("photo          own face: PSNR  changed outside | seam: not matched  matched |    smile")
     for row, (name, photo) in enumerate(rows.items()):
         box = select_face(detect_large_faces(photo), LARGEST_FACE).box
         quad = quad_from_landmarks(landmarks.predict(photo, box))
         own = np.asarray(crop_quad(photo, quad, SIZE))
-        anew, mask = redrawn(own), mask_of(photo, quad)
-        pictures = [
+        face, mask = reconstruct(own), mask_of(photo, quad)
+        results = [
             photo,
             paste_back(own, photo, quad),
-            paste_back(anew, photo, quad, match_colors=False),
-            paste_back(anew, photo, quad),
-            paste_back(smiling(anew), photo, quad),
+            paste_back(face, photo, quad, match_colors=False),
+            paste_back(face, photo, quad),
+            paste_back(smile(face), photo, quad),
         ]
         outside = sum(
-            int((np.asarray(p) != np.asarray(photo))[mask == 0].sum()) for p in pictures[1:]
+            int((np.asarray(p) != np.asarray(photo))[mask == 0].sum()) for p in results[1:]
         )
-        seams = [seam(picture, photo, mask) for picture in pictures[2:]]
+        seams = [seam(result, photo, mask) for result in results[2:]]
         print(
-            f"{name:14} {psnr(pictures[1], photo, mask > 127):14.1f} dB {outside:16}"
+            f"{name:14} {psnr(results[1], photo, mask > 127):14.1f} dB {outside:16}"
             f" | {seams[0]:19.2f} {seams[1]:8.2f} | {seams[2]:10.2f}"
         )
-        for column, picture in enumerate(pictures):
-            sheet.paste(tile(picture, quad), (column * TILE, 20 + row * (TILE + 4)))
+        for column, result in enumerate(results):
+            sheet.paste(tile(result, quad), (column * TILE, 20 + row * (TILE + 4)))
     sheet.thumbnail((1000, 1000))
     sheet.save(options.out, quality=82)
     print("written:", options.out)

@@ -1,1 +1,1 @@
-"""Checks a served domain of full size against PyTorch."""
+"""Comparison of a running server of full size with PyTorch."""

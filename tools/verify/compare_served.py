@@ -1,11 +1,11 @@
-"""Compares what a running server answers with the PyTorch networks of the same checkpoints.
+"""Compares a running server with the PyTorch networks of the same checkpoints.
 
-    make serve DOMAIN=ffhq ARGS="--networks cpu"    # in float32; the others round
+    make serve DOMAIN=ffhq ARGS="--networks cpu"    # float32; other engines round
     python -m tools.verify.compare_served ffhq
 
 One photo (a public-domain one of scikit-image by default) goes through the server's `invert`,
 `direction` and `stylegan2`, and through alignment, encoder, CLIP and generator in PyTorch: the
-largest and the mean error of W_PLUS, DELTA and IMAGE. Exit status 1 if one is beyond its bound.
+largest and the mean error of W_PLUS, DELTA and IMAGE. Exit status 1 if one exceeds its bound.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
 
-# W+ and DELTA have deviations of about 1; pixel levels. For networks in float32.
+# Largest absolute errors of float32; W+ and DELTA have standard deviations of about 1, IMAGE has
+# levels from 0 to 255.
 BOUNDS = {"W_PLUS": 2e-4, "DELTA": 1e-4, "IMAGE": 1.0}
-SECONDS = 300
+TIMEOUT = 300  # seconds
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,19 +54,17 @@ def main(
     neutral: str, target: str, strength: float, threshold: float,
 ) -> None:  # fmt: skip
     """Compare a running server of DOMAIN with PyTorch."""
-    picture = (
-        Image.open(photo).convert("RGB") if photo else Image.fromarray(skimage.data.astronaut())
-    )
+    image = Image.open(photo).convert("RGB") if photo else Image.fromarray(skimage.data.astronaut())
     edit = directions.Edit(neutral, target, strength, threshold)
     try:
-        found = served(server, picture, edit)
+        served = run_served(server, image, edit)
     except InferenceServerException as error:
         raise click.ClickException(f"{server}: {error.message()}") from None
-    expected = computed(weights or Path("weights") / domain, repository / domain, picture, edit)
+    expected = run_pytorch(weights or Path("weights") / domain, repository / domain, image, edit)
     table = Table("tensor", "largest error", "mean error", "bound", "", box=None)
     failed = False
     for name, bound in BOUNDS.items():
-        error = np.abs(found[name].astype(np.float64) - expected[name])
+        error = np.abs(served[name].astype(np.float64) - expected[name])
         bad = not error.max() <= bound
         failed |= bad
         numbers = (f"{error.max():.3g}", f"{error.mean():.3g}", f"{bound:g}")
@@ -75,55 +74,63 @@ def main(
         raise SystemExit(1)
 
 
-def served(server: str, picture: Image.Image, edit: directions.Edit) -> Arrays:
-    """W_PLUS (L, 512), DELTA (S,) and IMAGE (H, W, 3) of the server, each step fed with the
-    answer of the one before."""
+def run_served(server: str, image: Image.Image, edit: directions.Edit) -> Arrays:
+    """Run the server's steps one after the other.
+
+    Returns:
+        W_PLUS (L, 512) float32, DELTA (S,) float32 and IMAGE (H, W, 3) uint8.
+    """
     client = triton.InferenceServerClient(server)
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    found = {"PHOTO": np.array([[buffer.getvalue()]], object)}
-    found["NEUTRAL"] = np.array([[edit.neutral]], object)
-    found["TARGET"] = np.array([[edit.target]], object)
-    found["STRENGTH"] = np.array([[edit.strength]], np.float32)
-    found["THRESHOLD"] = np.array([[edit.threshold]], np.float32)
+    image.convert("RGB").save(buffer, "PNG")
+    tensors = {"PHOTO": np.array([[buffer.getvalue()]], object)}
+    tensors["NEUTRAL"] = np.array([[edit.neutral]], object)
+    tensors["TARGET"] = np.array([[edit.target]], object)
+    tensors["STRENGTH"] = np.array([[edit.strength]], np.float32)
+    tensors["THRESHOLD"] = np.array([[edit.threshold]], np.float32)
     for model in (wire.MODELS["invert"], wire.DIRECTION, wire.STYLEGAN2):
-        found |= _ask(client, model, found)
-    return {name: found[name][0] for name in BOUNDS}
+        tensors |= _infer(client, model, tensors)
+    return {name: tensors[name][0] for name in BOUNDS}
 
 
-def _ask(client: triton.InferenceServerClient, model: Model, given: Arrays) -> Arrays:
+def _infer(client: triton.InferenceServerClient, model: Model, tensors: Arrays) -> Arrays:
     inputs = []
     for tensor in model.inputs:
-        if tensor.name in given and not (tensor.optional and model is wire.DIRECTION):
-            array = given[tensor.name]
+        if tensor.name in tensors and not (tensor.optional and model is wire.DIRECTION):
+            array = tensors[tensor.name]
             inputs.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
             inputs[-1].set_data_from_numpy(array)
-    answer = client.infer(model.name, inputs, client_timeout=SECONDS)
-    return {tensor.name: answer.as_numpy(tensor.name) for tensor in model.outputs}
+    response = client.infer(model.name, inputs, client_timeout=TIMEOUT)
+    return {tensor.name: response.as_numpy(tensor.name) for tensor in model.outputs}
 
 
 @torch.no_grad()
-def computed(weights: Path, folder: Path, picture: Image.Image, edit: directions.Edit) -> Arrays:
-    """The same in PyTorch, from the checkpoints in `weights` and the statistics in `folder`."""
+def run_pytorch(weights: Path, folder: Path, image: Image.Image, edit: directions.Edit) -> Arrays:
+    """Compute the same in PyTorch.
+
+    Args:
+        weights: folder of the checkpoints.
+        folder: the domain's folder, for its statistics.
+    """
     networks = read_domain(weights)
     generator = networks.generator.eval()
-    face, _ = Aligner(folder).align(picture.convert("RGB"))
+    face, _ = Aligner(folder).align(image.convert("RGB"))
     crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
     w_plus = networks.encoder.eval()(crop) + networks.w_avg
 
     def embedding(text: str) -> np.ndarray:
-        (found,) = directions.class_embeddings(
+        (class_embedding,) = directions.class_embeddings(
             [text], lambda tokens: networks.clip.encode_text(torch.from_numpy(tokens)).numpy()
         )
-        return found  # type: ignore[no-any-return]
+        return class_embedding  # type: ignore[no-any-return]
 
     statistics = load_statistics(folder, load_domain(folder).style_channels)
     delta, _ = directions.style_offset(statistics, [edit], embedding)
-    moved = zip(
-        generator.affine(w_plus), generator.split(torch.from_numpy(delta)[None]), strict=False
-    )
-    image = generator.synthesis([s + d for s, d in moved]).clamp(-1, 1)[0].permute(1, 2, 0)
-    pixels = ((image + 1) * 127.5).round().numpy()
+    offsets = generator.split(torch.from_numpy(delta)[None])
+    pairs = zip(generator.affine(w_plus), offsets, strict=False)
+    image_tensor = generator.synthesis([style + offset for style, offset in pairs])
+    output = image_tensor.clamp(-1, 1)[0].permute(1, 2, 0)
+    pixels = ((output + 1) * 127.5).round().numpy()
     return {"W_PLUS": w_plus[0].numpy(), "DELTA": delta, "IMAGE": pixels}
 
 

@@ -1,8 +1,8 @@
-"""Writes checkpoints of full size and official layout, filled with numbers in place of weights.
+"""Writes checkpoints of full size and official layout, filled by a rule in place of weights.
 
-For trying the whole path (fetch, convert, stats, serve, edit) where the published files cannot be
-had: their networks draw no face, but names, shapes, sizes and speed are the true ones. The rule and
-the names come from a golden folder (see `styleclip-export verify`).
+They exercise fetch, convert, stats, serve and edit without the published files: the images show no
+face, but names, shapes, sizes and speed are those of the official networks. Rule and names come
+from a golden folder (see `styleclip-export verify`).
 """
 
 from __future__ import annotations
