@@ -166,7 +166,7 @@ def test_a_very_large_photo_gives_the_quad_of_a_small_one(golden, aligner):
     small = derived(golden, 800)
     expected = aligner.align(small)[1] * 5
     _, quad = aligner.align(small.resize((4000, small.height * 5), Image.Resampling.BICUBIC))
-    np.testing.assert_allclose(quad, expected, atol=0.02 * 700)  # landmarks are whole pixels
+    np.testing.assert_allclose(quad, expected, atol=0.02 * 700)  # landmarks are integer pixels
 
 
 def test_a_small_face_in_a_large_photo_is_found_as_the_official_search_finds_it(golden):

@@ -122,7 +122,7 @@ def test_a_color_shift_of_the_inversion_is_removed(portrait):
         seam = (mask > 0) & (mask < 255)
         off[matched] = np.abs(answer[seam]).mean(), np.abs(answer[mask == 255].mean(axis=0)).max()
     assert off[True][0] < 2 < off[False][0]  # levels, over the seam
-    assert off[True][1] < 1 and off[False][1] > 8  # the face's mean colour
+    assert off[True][1] < 1 and off[False][1] > 8  # the face's mean color
 
 
 def test_an_edit_is_not_taken_for_a_color_shift(portrait):

@@ -94,7 +94,7 @@ class Folder:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise VerificationError(f"{header} is not of format {FORMAT}, the one that is known")
         if not isinstance(content.get("seed"), int):
-            raise VerificationError(f"{header} has no whole number as 'seed'")
+            raise VerificationError(f"{header} has no integer 'seed'")
         self.rule = FillRule(self.root / "fill.py", content["seed"], trust_fill)
         self._open_archives: list[Arrays] = []
         self._unknown_fields: list[str] = []

@@ -1,6 +1,6 @@
 """Face detection with dlib's frontal detector, from the largest faces down.
 
-The official alignment upsamples the photo by two and runs dlib's detector over the whole image
+The official alignment upsamples the photo by two and runs dlib's detector over the entire image
 pyramid. Most of that time goes into the first, largest levels, which can only show the smallest
 faces. A search that starts at a later level runs the same windows on the same pixels, so it finds
 what the full search finds from that level on. `detect_large_faces` starts at a small level and adds
@@ -39,7 +39,7 @@ from styleclip_server.pipeline.image_pyramid import (
 _STAGES = {400: 0.5, 640: 0.3, 1280: 0.3, 2560: 0.3}
 _CLEAR_FACE = 0.25  # of the best score in the photo
 OFFICIAL_SEARCH_UP_TO = 3000  # long side; dlib needs 50 bytes a pixel, so larger photos are tiled
-_LARGE_FACES_LEVEL = 4096  # long side of the level in which a tiled photo's large faces are found
+_LARGE_FACES_LEVEL = 4096  # long side of the level that shows a tiled photo's large faces
 _TILE = 1024
 _MIN_PHOTO = 20  # pixels of the short side; dlib misses a face of which it sees less than half
 _BOX = 72  # right - left of every box at the pyramid level where it was detected
@@ -141,11 +141,11 @@ def _search(pyramid: ImagePyramid, start: int, end: int) -> list[Detection]:
     # from it by the workers, so that the search of the largest level starts at once.
     pyramid.level(start)
     levels = range(start, end)
-    hits = worker_pool().map(lambda level: run_on_level(pyramid.level(level)), levels)
+    hits_by_level = worker_pool().map(lambda level: run_on_level(pyramid.level(level)), levels)
     return [
         _to_detection(hit, level)
-        for level, found in zip(levels, hits, strict=True)
-        for hit in found
+        for level, hits in zip(levels, hits_by_level, strict=True)
+        for hit in hits
     ]
 
 

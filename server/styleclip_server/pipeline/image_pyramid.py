@@ -66,7 +66,7 @@ def map_to_level(box: Box, level: int) -> tuple[float, float, float, float]:
 
 
 def map_to_smaller_level(rectangle: Any, levels: int) -> Any:
-    """Map dlib's `rectangle` to the level that is `levels` levels smaller, in whole pixels."""
+    """Map dlib's `rectangle` to the level that is `levels` levels smaller, in integer pixels."""
     dlib = import_dlib()
     return dlib.rectangle(_factor_6_5().rect_down(dlib.drectangle(rectangle), levels))
 

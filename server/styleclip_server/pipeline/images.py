@@ -223,7 +223,7 @@ def encode(
     name = check_encoding(format, quality)
     max_side = _MAX_SIDE.get(name, 0)
     if max_side and max(image.size) > max_side:
-        raise UnknownFormat(f"{name} holds sides of at most {max_side} pixels; ask for PNG")
+        raise UnknownFormat(f"{name} supports sides of up to {max_side} pixels; request PNG")
     options: dict[str, Any] = {"quality": quality}
     if name == "PNG":
         options = {"compress_level": 1}  # the default, 6, takes several times longer

@@ -1,4 +1,4 @@
-"""dlib's 68 facial landmarks: where their model is found, and the landmarks of a detected face."""
+"""dlib's 68 facial landmarks: where their model is, and the landmarks of a detected face."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_landmark_model(domain_folder: Path | None = None) -> Path:
             return path
     raise LandmarksMissing(
         f"the 68-landmark model is not installed, so photos cannot be aligned: {INSTALL_HINT} "
-        "(its licence excludes commercial use), or send an aligned face crop with ALIGN false"
+        "(its license excludes commercial use), or send an aligned face crop with ALIGN false"
     )
 
 
@@ -67,12 +67,12 @@ class LandmarkPredictor:
         """Predict the landmarks of the face in `box` of an RGB image.
 
         Returns:
-            (68, 2): (x, y) in whole pixels of the image.
+            (68, 2): (x, y) in integer pixels of the image.
 
         Raises:
             LandmarksMissing: dlib or the model is not installed.
         """
-        # dlib reads pixels in and near the box; copying a whole photo can take 0.5 s.
+        # dlib reads pixels in and near the box; copying a large photo can take 0.5 s.
         left, top, right, bottom = box
         margin = max(right - left, bottom - top)
         x, y = max(left - margin, 0), max(top - margin, 0)

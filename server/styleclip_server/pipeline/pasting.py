@@ -159,7 +159,7 @@ def _perspective(corners: NDArray[np.float64], width: int, height: int) -> tuple
     x, y = center / scale
     matrix = homography @ np.array([[1 / scale, 0, -x], [0, 1 / scale, -y], [0, 0, 1]])
     if abs(matrix[2, 2]) < 1e-9:  # the horizon runs through the region's first pixel
-        raise InvalidInput("QUAD is too slanted to hold a face: send the QUAD that align gave")
+        raise InvalidInput("QUAD is too slanted for a face: send the QUAD of `align`")
     return tuple((matrix / matrix[2, 2]).ravel()[:8].tolist())
 
 
