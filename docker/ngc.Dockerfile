@@ -36,7 +36,7 @@ RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 
 FROM ${BASE} AS ngc
-# tini reaps the processes that Triton leaves when it dies; the supervisor starts it anew.
+# tini reaps the processes that Triton leaves when it dies; the supervisor restarts it.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*

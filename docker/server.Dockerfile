@@ -53,7 +53,7 @@ RUN grep -E '^(onnxruntime|openvino.*)==' requirements/server.txt > networks.txt
 
 # --- What runs ---
 FROM ${BASE} AS runtime
-# tini reaps the processes that Triton leaves when it dies; the supervisor starts it anew.
+# tini reaps the processes that Triton leaves when it dies; the supervisor restarts it.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache \

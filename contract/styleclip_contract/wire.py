@@ -37,9 +37,9 @@ class Model:
     outputs: tuple[Tensor, ...]
 
 
-PHOTO = Tensor("PHOTO", "BYTES", (1,), "an encoded picture (JPEG, PNG, WebP, …)")
+PHOTO = Tensor("PHOTO", "BYTES", (1,), "an encoded image (JPEG, PNG, WebP, …)")
 ALIGN = Tensor(
-    "ALIGN", "BOOL", (1,), "find and align a face; false: the picture is a face crop already", True
+    "ALIGN", "BOOL", (1,), "find and align a face; false: the photo is a face crop already", True
 )
 FACE = Tensor("FACE", "INT32", (1,), "which face, best first; -1: the largest", True)
 FACE_CROP = Tensor(
@@ -57,13 +57,13 @@ FACES = Tensor(
     "FP32",
     (-1, 5),
     "every face, best first: left, top, right, bottom in pixels of the upright photo, and the "
-    "detector's score; computed only when asked for",
+    "detector's score; computed only when requested",
 )
-W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row a layer")
+W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row per layer")
 TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-padded")
-TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalised")
-NEUTRAL = Tensor("NEUTRAL", "BYTES", (-1,), "what the picture shows, one text an edit")
-TARGET = Tensor("TARGET", "BYTES", (-1,), "what it should show, one text an edit")
+TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalized")
+NEUTRAL = Tensor("NEUTRAL", "BYTES", (-1,), "what the photo shows, one text per edit")
+TARGET = Tensor("TARGET", "BYTES", (-1,), "what it should show, one text per edit")
 STRENGTH = Tensor("STRENGTH", "FP32", (-1,), "α, in units of channel standard deviations")
 THRESHOLD = Tensor("THRESHOLD", "FP32", (-1,), "β, relevance below which a channel stays")
 DELTA = Tensor("DELTA", "FP32", (-1,), "offset in StyleSpace, the sum over the edits")
@@ -88,7 +88,7 @@ MARK = Tensor("MARK", "BOOL", (1,), "write into the file that AI edited it (defa
 KEEP_GPS = Tensor(
     "KEEP_GPS", "BOOL", (1,), "with PASTE: keep where PHOTO was taken (default false)", True
 )
-PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded answer")
+PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded image")
 
 TEXTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
 
@@ -100,8 +100,8 @@ def _optional(tensor: Tensor) -> Tensor:
 ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD, FACES))
 E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
-# W_PLUS is only checked, DELTA does not depend on it. It makes the ensembles one chain: Triton 2.51
-# never frees a request of which one step fails while another is at work beside it.
+# W_PLUS is only checked, DELTA does not depend on it. It makes each ensemble one chain: Triton 2.51
+# never frees a request of which one step fails while another runs.
 DIRECTION = Model("direction", "python", (*TEXTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 # The same where PyTorch runs it. It encodes JPEG behind the network: processes that share a GPU
@@ -116,7 +116,7 @@ COMPOSE = Model(
     (
         *(IMAGE, _optional(PHOTO), _optional(QUAD)),
         *(PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
-        *map(_optional, TEXTS),  # to be named in the file
+        *map(_optional, TEXTS),  # for the metadata of the file
     ),
     (PICTURE,),
 )

@@ -16,27 +16,26 @@ from styleclip_contract import wire
 from styleclip_contract.wire import Model, Tensor
 from styleclip_server.engines.flavours import FLOAT16_FILE, ON_CPU, OPENVINO_FILE, Flavour
 
-# Rows that one execution takes at most. A text is 79 prompts, so two texts fit into 256.
+# The most rows of one execution. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
 MAX_PROMPTS = 256
-# A request waits for its turn at most so long, and no more than so many wait for a model; what is
-# beyond gets UNAVAILABLE at once, which a client tries again. A long queue answers nobody sooner:
-# on a GPU a few batches wait, on a CPU the requests of four clients that never pause, and the
-# canary's (Triton counts those it holds ready). A bound on all requests together is the gateway's
-# part (REQUESTS_INSIDE): below these numbers, so that what it lets in is not refused.
+# How long a request waits for a model, and how many wait; more get UNAVAILABLE at once, and clients
+# retry. On a GPU a few batches wait; on a CPU the requests of four busy clients and the canary's
+# (Triton counts those it has dequeued too). The gateway bounds all requests together
+# (REQUESTS_INSIDE), below these numbers, so that what it lets in is not refused.
 QUEUE_SECONDS = 20
 QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
-# On a GPU a short wait fills batches; on a CPU a batch costs as much as its pictures one by one,
-# and the first would wait for the last.
+# On a GPU a short wait fills batches. On a CPU a batch costs as much as its images one by one, and
+# the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
-# `align` is the slowest step and holds Python's lock only in part; two keep two cores busy.
+# `align` is the slowest step; two keep two cores busy.
 INSTANCES = {"align": 2, "compose": 2}
 TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
-# A request that comes while the only instance is busy may be forgotten for half a second by
-# Triton 2.51, whose batcher misses the end of the one before; seldom where there are two.
+# With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
+# one wait for half a second; with two that is rare.
 CPU_INSTANCES = {"e4e": 2, "clip_text": 2, "stylegan2": 2}
 
-# Which step feeds which, by tensor name; see `_passed_on`.
+# The chain of each ensemble; steps are connected by the names of their tensors.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
     "invert": (wire.ALIGN_MODEL, wire.E4E),
     "edit": (wire.DIRECTION, wire.STYLEGAN2, wire.COMPOSE),
@@ -62,7 +61,7 @@ def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
             for tensor in step.inputs:
                 if tensor.name in known:
                     entry.input_map[tensor.name] = tensor.name
-            for tensor, name in _passed_on(step).items():
+            for tensor, name in _ensemble_names(step).items():
                 entry.output_map[tensor.name] = name
                 known.add(name)
         return config
@@ -90,11 +89,7 @@ def network_config(
         "IMAGE": (domain["resolution"], domain["resolution"], 3),
     }
     config = _interface(_of_flavour(model, flavour), dims)
-    config.backend = "python" if flavour == "torch" else model.kind
-    if flavour == "gpu" and FLOAT16_FILE in files:
-        config.default_model_filename = FLOAT16_FILE
-    if flavour == "openvino" and OPENVINO_FILE in files:
-        config.backend, config.default_model_filename = "openvino", OPENVINO_FILE
+    config.backend, config.default_model_filename = _backend_and_file(model, flavour, files)
     if flavour == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is wire.CLIP_TEXT:
@@ -103,13 +98,8 @@ def network_config(
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
     _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
-    if flavour != "torch":  # which captures its graphs before it is ready
-        warm = config.model_warmup.add(name="one", batch_size=1)
-        for tensor in model.inputs:
-            shape = dims.get(tensor.name, tensor.shape)
-            entry = warm.inputs[tensor.name]
-            entry.data_type, entry.zero_data = _type(tensor), True
-            entry.dims.extend(shape)
+    if flavour != "torch":  # PyTorch captures its graphs before it is ready
+        _warm_up(config, model, dims)
     if model is wire.STYLEGAN2:
         config.parameters["domain"].string_value = json.dumps(
             domain, ensure_ascii=False, sort_keys=True
@@ -117,12 +107,32 @@ def network_config(
     return config
 
 
+def _backend_and_file(model: Model, flavour: Flavour, files: Collection[str]) -> tuple[str, str]:
+    """The Triton backend of a network and the file that it reads; "": the backend's default."""
+    if flavour == "torch":
+        return "python", ""
+    if flavour == "openvino" and OPENVINO_FILE in files:
+        return "openvino", OPENVINO_FILE
+    if flavour == "gpu" and FLOAT16_FILE in files:
+        return model.kind, FLOAT16_FILE
+    return model.kind, ""
+
+
+def _warm_up(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[int, ...]]) -> None:
+    """Runs the model on zeros once before it is ready."""
+    request = config.model_warmup.add(name="one", batch_size=1)
+    for tensor in model.inputs:
+        entry = request.inputs[tensor.name]
+        entry.data_type, entry.zero_data = _type(tensor), True
+        entry.dims.extend(dims.get(tensor.name, tensor.shape))
+
+
 def _of_flavour(model: Model, flavour: Flavour) -> Model:
     torch = flavour == "torch" and model is wire.STYLEGAN2
     return wire.TORCH_STYLEGAN2 if torch else model
 
 
-def _passed_on(step: Model) -> dict[Tensor, str]:
+def _ensemble_names(step: Model) -> dict[Tensor, str]:
     """The outputs that an ensemble requests of a step, and their names within the ensemble."""
     if step is wire.TORCH_STYLEGAN2:
         return {wire.RENDER: wire.IMAGE.name}

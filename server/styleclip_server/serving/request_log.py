@@ -65,20 +65,28 @@ def entry(
     photos = inputs.get("PHOTO")
     if photos is not None:
         fields["photo_bytes"] = [len(photo) for photo in photos.flat]
-    if os.environ.get(TEXTS_VARIABLE) == "1":
-        for name in ("NEUTRAL", "TARGET"):
-            if (texts := inputs.get(name)) is not None:
-                fields[name.lower()] = [text.decode("utf-8", "replace") for text in texts.flat]
-        if error is not None:
-            fields["message"] = str(error)
-    elif error is not None and not isinstance(error, StyleclipError):
-        # A library's message may quote its input: of an unforeseen error only the place is logged.
-        fields["place"] = _place(error)
-    return fields
+    return fields | (_texts(inputs, error) if _texts_allowed() else _error_place(error))
 
 
-def _place(error: BaseException) -> str:
+def _texts_allowed() -> bool:
+    return os.environ.get(TEXTS_VARIABLE) == "1"
+
+
+def _texts(inputs: Mapping[str, Any], error: BaseException | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        name.lower(): [text.decode("utf-8", "replace") for text in texts.flat]
+        for name in ("NEUTRAL", "TARGET")
+        if (texts := inputs.get(name)) is not None
+    }
+    return fields if error is None else fields | {"message": str(error)}
+
+
+def _error_place(error: BaseException | None) -> dict[str, Any]:
+    """Of an unforeseen error only the place: a library's message may quote its input."""
+    if error is None or isinstance(error, StyleclipError):
+        return {}
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    return {"place": place}
