@@ -1,4 +1,4 @@
-"""`python -m styleclip_server.health`: what a container's health check and probes ask."""
+"""`python -m styleclip_server.health`: what a container's health check and probes run."""
 
 import signal
 import subprocess
@@ -17,9 +17,9 @@ def health(address, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_server_that_edits_is_well_and_nothing_is_said(server):
-    asked = health(server.grpc_url)
-    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
+def test_a_server_that_edits_passes_without_output(server):
+    result = health(server.grpc_url)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
@@ -50,7 +50,7 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
         server.stop()
 
 
-def test_nobody_at_the_address_is_told_in_one_line():
-    asked = health("localhost:1", "--timeout", "5")
-    assert asked.returncode == 1
-    assert asked.stderr.startswith("styleclip-health: ServerUnavailable:")
+def test_an_address_without_a_server_is_reported_in_one_line():
+    result = health("localhost:1", "--timeout", "5")
+    assert result.returncode == 1
+    assert result.stderr.startswith("styleclip-health: ServerUnavailable:")

@@ -25,14 +25,14 @@ PHOTO = default_repository().parent / "demo/samples/avatar-1.png"
 
 @pytest.fixture(scope="module")
 def spans():
-    """A collector of OpenTelemetry's protocol: (its URL, the spans that it got)."""
-    got = []
+    """A collector of OpenTelemetry's protocol: (its URL, the spans it received)."""
+    received = []
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             for resource in body["resourceSpans"]:
-                got.extend(span for scope in resource["scopeSpans"] for span in scope["spans"])
+                received.extend(span for scope in resource["scopeSpans"] for span in scope["spans"])
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -42,13 +42,13 @@ def spans():
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{collector.server_port}/v1/traces", got
+        yield f"http://127.0.0.1:{collector.server_port}/v1/traces", received
         collector.shutdown()
 
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory, spans):
-    """A server of its own, whose counters nobody else moves: (client, scrape, log)."""
+    """A server that no other test uses, so that its counters are known: (client, scrape, log)."""
     log = tmp_path_factory.mktemp("observed") / "log"
     options = Options(log=log, log_format="json", log_requests="all", trace_to=spans[0])
     with (
@@ -59,7 +59,7 @@ def observed(tmp_path_factory, spans):
 
 
 def scrape(url):
-    """name{labels} → value of every line of ours."""
+    """name{labels} → value of each of our metrics."""
     text = urllib.request.urlopen(url).read().decode()
     return {
         series: float(value)
@@ -77,7 +77,7 @@ def grown(scrape, act):
     }
 
 
-def test_the_canary_of_the_start_was_not_counted(observed):
+def test_the_canary_at_the_start_is_not_counted(observed):
     _, look, _ = observed
     assert not any(look().values())
 
@@ -170,7 +170,7 @@ def test_every_line_of_the_json_log_is_json(observed):
     assert len(lines(log)) == len(log.read_text().splitlines())
 
 
-def test_texts_are_in_a_line_only_where_asked_for(monkeypatch):
+def test_texts_are_in_a_line_only_where_the_option_says_so(monkeypatch):
     import numpy as np
 
     inputs = {"NEUTRAL": np.array([[b"a face"]], object), "PHOTO": np.array([[b"1234"]], object)}
@@ -226,16 +226,16 @@ def lines(log):
 
 
 def values(span):
-    """The attributes of a span, those that are texts."""
-    found = {}
+    """The string attributes of a span."""
+    strings = {}
     for entry in span.get("attributes", ()):
-        found[entry["key"]] = entry["value"].get("stringValue")
-    return found
+        strings[entry["key"]] = entry["value"].get("stringValue")
+    return strings
 
 
 def soon(look, seconds=15):
-    """What `look` gives once it gives something: lines and spans come after the answer."""
+    """The first true result of `look`: lines and spans come after the answer."""
     end = time.monotonic() + seconds
-    while not (found := look()) and time.monotonic() < end:
+    while not (result := look()) and time.monotonic() < end:
         time.sleep(0.1)
-    return found
+    return result

@@ -27,8 +27,8 @@ def test_every_config_is_as_the_contract_generates_it(domain):
 
 def test_the_repository_holds_every_model_of_the_contract():
     for folder, models in (("steps", wire.STEPS), ("avatars", wire.NETWORKS)):
-        found = {path.parent.name for path in (REPOSITORY / folder).glob("*/config.pbtxt")}
-        assert found == {model.name for model in models}
+        names = {path.parent.name for path in (REPOSITORY / folder).glob("*/config.pbtxt")}
+        assert names == {model.name for model in models}
 
 
 def test_no_ensemble_output_feeds_a_later_step():
@@ -42,8 +42,8 @@ def test_every_ensemble_is_one_chain():
     """Triton 2.51 never frees a request of which one step fails while another runs beside it."""
     for name, steps in configs.ENSEMBLES.items():
         for before, after in pairwise(steps):
-            made = {tensor.name for tensor in before.outputs}
-            assert made & {tensor.name for tensor in after.inputs}, (name, after.name)
+            outputs = {tensor.name for tensor in before.outputs}
+            assert outputs & {tensor.name for tensor in after.inputs}, (name, after.name)
 
 
 @pytest.mark.parametrize("name", ["edit", "edit_photo"])

@@ -1,4 +1,4 @@
-"""Which of Triton's own calls a stranger may make: none that changes or reveals the machine."""
+"""Triton's calls that change or reveal the machine are restricted."""
 
 import httpx
 import pytest
@@ -30,7 +30,7 @@ PATHS = (
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_over_grpc_is_closed(server, call):
+def test_a_call_over_grpc_is_refused(server, call):
     with (
         triton.InferenceServerClient(server.grpc_url) as connection,
         pytest.raises(InferenceServerException, match=r"restricted|not allowed"),
@@ -39,13 +39,13 @@ def test_over_grpc_is_closed(server, call):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_over_http_is_closed(server, path):
+def test_a_call_over_http_is_refused(server, path):
     answer = httpx.post(f"http://{server.http_url}/{path}", content="{}")
     assert answer.status_code in (403, 503)
     assert "restricted" in answer.text or "not allowed" in answer.text
 
 
-def test_shared_memory_is_for_clients_of_this_machine_and_opened_on_demand(tmp_path):
+def test_shared_memory_is_for_clients_of_this_machine_and_allowed_by_an_option(tmp_path):
     options = {"log": tmp_path / "log", "allow_shared_memory": True}
     with (
         pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),

@@ -1,4 +1,4 @@
-"""The embedded server: starts, heals, refuses taken ports, leaves nothing behind."""
+"""The supervised server starts, restarts, refuses taken ports and leaves nothing behind."""
 
 import importlib.metadata
 import os
@@ -28,7 +28,7 @@ def options(tmp_path, **changes):
     return Options(**{"log": tmp_path / "log", **changes})
 
 
-def family(pid):
+def children_of(pid):
     return psutil.Process(pid).children(recursive=True)
 
 
@@ -43,13 +43,13 @@ def wait_for(condition, seconds=60):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition was never met")
 
 
-def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_end(tmp_path):
+def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_left(tmp_path):
     with running_server(options(tmp_path), canary=0) as server:
         address, first = server.grpc_url, server.pid
-        before = family(first)
+        before = children_of(first)
         stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
         assert len(stubs) == 11
         stubs[0].kill()
@@ -60,7 +60,7 @@ def test_a_killed_step_is_healed_on_the_same_ports_and_nothing_is_left_at_the_en
         os.kill(server.pid, signal.SIGKILL)  # the server itself
         wait_for(lambda: server.restarts == 2)
         works(server)
-        after = family(server.pid)
+        after = children_of(server.pid)
     _, alive = psutil.wait_procs([*before, *after], timeout=5)
     assert not alive
     with pytest.raises(StyleclipError):
@@ -113,7 +113,7 @@ def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
             pass
 
 
-def test_an_unknown_domain_or_repository_is_refused_with_what_there_is(tmp_path):
+def test_an_unknown_domain_or_repository_is_refused_with_the_known_ones(tmp_path):
     for change, reason in (
         ({"domain": "horses"}, "no domain 'horses', only avatars"),
         ({"repository": tmp_path}, "no model repository"),
@@ -181,7 +181,7 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
     (address,) = re.findall(r"gRPC (\S+),", line)
     with Client(address) as client:
         assert client.status().ready
-    children = family(process.pid)
+    children = children_of(process.pid)
     assert children
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
@@ -195,7 +195,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
     command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     process.stderr.readline()
-    children = family(process.pid)
+    children = children_of(process.pid)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)

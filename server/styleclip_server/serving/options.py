@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from styleclip_server.engines.flavours import Flavour
+from styleclip_server.pipeline.domain_folder import DEFAULT_DOMAIN
 from styleclip_server.serving import request_log, server_log
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
@@ -46,7 +47,7 @@ class Options:
     """
 
     repository: Path = field(default_factory=default_repository)
-    domain: str = "avatars"
+    domain: str = DEFAULT_DOMAIN
     domains: Path | None = None
     host: str = "127.0.0.1"
     http_port: int = 0
