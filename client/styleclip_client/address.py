@@ -1,4 +1,4 @@
-"""Where the server is and how it is reached: an address, and what goes along with each request."""
+"""A server's address, and the settings of a connection to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Compression: TypeAlias = Literal["gzip", "deflate"]
 
 # Triton's own ports; with TLS a gateway answers, and gateways use the web's.
 _PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
-_EXAMPLES = "give host:port, as localhost:8001, or http://host:port"
+_EXAMPLES = "give host:port, such as localhost:8001, or http://host:port"
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,25 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """From "host", "host:port" (gRPC) or "scheme://host:port"; ValueError for the rest."""
+        """Read "host", "host:port" (gRPC) or "scheme://host:port".
+
+        Raises:
+            ValueError: `url` is no such address.
+        """
         scheme, separator, rest = url.rpartition("://")
         scheme = scheme.lower() if separator else "grpc"
         if scheme not in _PORTS:
             raise ValueError(
                 f"{url!r} is no server address: {scheme!r} is none of {', '.join(_PORTS)}"
             )
-        try:
-            parts = urlsplit(f"//{rest}")
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"{url!r} is no server address: {_EXAMPLES}") from error
-        path = parts.path.rstrip("/")
-        if not host or port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is no server address: {_EXAMPLES}")
+        host, port, path = _split(url, rest)
         if path and not scheme.startswith("http"):
             raise ValueError(f"{url!r} is no gRPC address, which has no path: {_EXAMPLES}")
         return cls(scheme, f"[{host}]" if ":" in host else host, port or _PORTS[scheme], path)
 
     @property
     def grpc(self) -> bool:
-        """Whether gRPC is spoken there, else HTTP."""
+        """Whether the protocol is gRPC; otherwise it is HTTP."""
         return self.scheme.startswith("grpc")
 
     @property
@@ -57,12 +54,12 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine, so that no proxy of the environment may be asked."""
+        """Whether it is this machine, which no proxy of the environment can reach."""
         return self.host in ("localhost", "[::1]") or self.host.startswith("127.")
 
     @property
     def target(self) -> str:
-        """ "host:port", as gRPC wants it."""
+        """The address as gRPC takes it, "host:port"."""
         return f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
@@ -73,12 +70,15 @@ class Address:
 
 @dataclass(frozen=True)
 class Connection:
-    """How to talk to `address`.
+    """The settings of a connection.
 
-    `headers` (gRPC: metadata) go along with each request. `ca` is a PEM file with the authorities
-    to trust in place of the usual ones; `certificate` and `key` are PEM files that prove who the
-    client is. `compression` packs requests, and answers where the server agrees. `name` is
-    what the ids of requests begin with.
+    Args:
+        address: where the server is.
+        headers: sent with each request (gRPC: metadata).
+        ca: PEM file with the authorities to trust in place of the system's.
+        certificate, key: PEM files that prove who the client is.
+        compression: of requests, and of answers where the server agrees.
+        name: prefix of request ids.
     """
 
     address: Address
@@ -92,7 +92,7 @@ class Connection:
     def __post_init__(self) -> None:
         if not self.address.tls and (self.ca or self.certificate or self.key):
             raise ValueError(
-                f"{self.address} has no TLS, so certificates mean nothing: use grpcs:// or https://"
+                f"{self.address} has no TLS, so certificates have no use: take grpcs:// or https://"
             )
         if (self.certificate is None) != (self.key is None):
             raise ValueError("a client certificate and its key are given together")
@@ -100,5 +100,17 @@ class Connection:
             raise ValueError(f"compression is {self.compression!r}; gzip and deflate are known")
 
     def request_id(self, id: str) -> str:
-        """What the server gets to know of the request `id`."""
+        """Return the id that the server gets for the request `id`."""
         return f"{self.name}-{id}" if self.name else id
+
+
+def _split(url: str, rest: str) -> tuple[str, int | None, str]:
+    """Return host, port and path of `rest`, the part of `url` behind the scheme."""
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no server address: {_EXAMPLES}") from error
+    if not host or port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is no server address: {_EXAMPLES}")
+    return host, port, parts.path.rstrip("/")

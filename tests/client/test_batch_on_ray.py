@@ -1,4 +1,4 @@
-"""A batch through a Ray cluster: each photo once, whatever dies meanwhile."""
+"""A batch on a Ray cluster: each photo once, whatever is killed meanwhile."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from PIL import Image
 
 import gateways
 from styleclip_client.batch.job import Task
-from styleclip_client.batch.schedule import CHANCES, Scheduler
-from styleclip_client.batch.workers import Outcome
+from styleclip_client.batch.scheduler import MAX_FAILURES, Scheduler
+from styleclip_client.batch.workers import ServerFault, TaskResult
 from styleclip_client.cli import DONE, SERVER_FAILED, WRONG_USAGE, run
 from styleclip_contract.errors import ServerUnavailable
 
@@ -23,11 +23,11 @@ COMMAND = Path(sys.executable).with_name("styleclip")
 SAD = ["--target", "a sad face"]
 
 
-def pictures(out):
+def images(out):
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
 
 
-def test_a_killed_batch_on_a_cluster_leaves_each_picture_once(server, tmp_path):
+def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(14):
@@ -39,18 +39,18 @@ def test_a_killed_batch_on_a_cluster_leaves_each_picture_once(server, tmp_path):
             command += ["--server", url]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while len(pictures(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        while len(images(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = settled(out)
         assert 3 <= len(before) < 14
-        told = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    content = json.loads(told.stdout)
-    assert (told.returncode, told.stderr) == (DONE, "")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    content = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (DONE, "")
     assert len(content["done_before"]) == len(before) and content["failed"] == []
     assert {entry["server"] for entry in content["edited"]} == set(urls)
-    after = pictures(out)
+    after = images(out)
     assert len(after) == 14 and all(after[name] == before[name] for name in before)
     assert not list(out.glob(".*.part"))
     for name in after:
@@ -58,17 +58,17 @@ def test_a_killed_batch_on_a_cluster_leaves_each_picture_once(server, tmp_path):
 
 
 def settled(out):
-    """The pictures, once the cluster that lost its driver has ended what it was at."""
-    before, since = pictures(out), time.monotonic()
+    """The images, once the cluster whose driver was killed has ended its tasks."""
+    before, since = images(out), time.monotonic()
     while time.monotonic() < since + 3:
         time.sleep(0.2)
-        now = pictures(out)
+        now = images(out)
         if now != before:
             before, since = now, time.monotonic()
     return before
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(server, tmp_path, capsys):
+def test_a_missing_cluster_is_reported_at_once(server, tmp_path, capsys):
     shutil.copy(SAMPLES[0], tmp_path)
     command = ["batch", tmp_path, *SAD, "-o", tmp_path / "out", "--server", server.grpc_url]
     start = time.monotonic()
@@ -85,15 +85,15 @@ def test_an_object_store_needs_pyarrow_and_a_known_scheme(server, tmp_path, caps
 
 
 class Server:
-    """A lane whose answers a test decides, `told` being what it was given."""
+    """A worker whose results a test decides; `tasks` are those that it was given."""
 
     def __init__(self, url, answer):
-        self.url, self.answer, self.told = url, answer, []
+        self.url, self.answer, self.tasks = url, answer, []
 
     def submit(self, task):
         from concurrent.futures import Future
 
-        self.told.append(task)
+        self.tasks.append(task)
         future = Future()
         future.set_result(self.answer(task))
         return future
@@ -107,32 +107,35 @@ TASKS = [Task(f"{number}.png", f"{number}.png", "PNG") for number in range(20)]
 
 def test_a_photo_that_brings_servers_down_is_given_up_and_no_other():
     def answer(task):
-        poison = task.photo == "7.png"
-        return Outcome(
-            task, "a", error="it died" if poison else "", trouble="failed" if poison else ""
-        )
+        if task.photo == "7.png":
+            return TaskResult(task, "a", error="it died", fault=ServerFault.FAILED)
+        return TaskResult(task, "a")
 
-    lane = Server("a", answer)
-    outcomes = list(Scheduler([lane], 4).run(TASKS))
-    assert [o.task.photo for o in outcomes if o.error] == ["7.png"]
-    assert sorted(o.task.photo for o in outcomes) == sorted(task.photo for task in TASKS)
-    assert [task.photo for task in lane.told].count("7.png") == CHANCES
+    server = Server("a", answer)
+    results = list(Scheduler([server], 4).run(TASKS))
+    assert [r.task.photo for r in results if r.error] == ["7.png"]
+    assert sorted(r.task.photo for r in results) == sorted(task.photo for task in TASKS)
+    assert [task.photo for task in server.tasks].count("7.png") == MAX_FAILURES
 
 
 def test_without_any_server_it_ends_and_says_why():
-    lane = Server("a", lambda task: Outcome(task, "a", error="gone", trouble="lost"))
+    def answer(task):
+        return TaskResult(task, "a", error="gone", fault=ServerFault.UNREACHABLE)
+
+    server = Server("a", answer)
     with pytest.raises(ServerUnavailable, match="gone"):
-        list(Scheduler([lane], 4, patience=0.5).run(TASKS))
-    assert len(lane.told) < 10  # it rests in between
+        list(Scheduler([server], 4, stall_timeout=0.5).run(TASKS))
+    assert len(server.tasks) < 10  # it pauses in between
 
 
-def test_a_busy_server_costs_a_photo_no_chance():
-    left = dict.fromkeys(TASKS[:1], CHANCES + 1)
+def test_a_busy_server_is_no_failure_of_a_photo():
+    left = dict.fromkeys(TASKS[:1], MAX_FAILURES + 1)
 
     def answer(task):
         left[task] -= 1
-        busy = "busy" if left[task] > 0 else ""
-        return Outcome(task, "a", error=busy, trouble=busy)
+        if left[task] > 0:
+            return TaskResult(task, "a", error="busy", fault=ServerFault.BUSY)
+        return TaskResult(task, "a")
 
-    (outcome,) = Scheduler([Server("a", answer)], 1).run(TASKS[:1])
-    assert outcome.error == ""
+    (result,) = Scheduler([Server("a", answer)], 1).run(TASKS[:1])
+    assert result.error == ""

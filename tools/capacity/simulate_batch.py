@@ -1,17 +1,18 @@
-"""How a batch grows with its servers: the real scheduler, with servers that only take time.
+"""Throughput of a batch over its servers: the real scheduler with simulated servers.
 
     .venv/bin/python -m tools.capacity.simulate_batch --server localhost:8001
 
-Measures how long the server takes for a photo, one at a time; then lets
-`styleclip_client.batch.schedule` hand photos to 1 to 64 servers, each of which does one after the
-other in times drawn from those. Nothing but the servers is simulated, and time runs as it does.
-`--ray` measures besides how many photos a second pass through Ray actors that do nothing.
+Measures how long a real server takes for one photo at a time. Then
+`styleclip_client.batch.scheduler` hands photos to 1 to 64 simulated servers, each of which does one
+after the other in times drawn from the measured ones, in real time. `--ray` also measures how many
+photos per second pass through Ray actors that do nothing.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 import threading
 import time
@@ -25,9 +26,9 @@ from rich.table import Table
 
 from styleclip_client import Client
 from styleclip_client.batch.job import Job, Task
-from styleclip_client.batch.schedule import Scheduler
+from styleclip_client.batch.scheduler import Scheduler
 from styleclip_client.batch.stores import Folder
-from styleclip_client.batch.workers import Outcome, Reach, Work
+from styleclip_client.batch.workers import ConnectionOptions, PhotoEditor, TaskResult
 
 SAMPLES = Path(__file__).resolve().parents[2] / "demo/samples"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -37,12 +38,12 @@ class Clock:
     """Completes futures at their times, in one thread."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Future[Outcome], Outcome]] = []
+        self._due: list[tuple[float, int, Future[TaskResult], TaskResult]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def at(self, moment: float, future: Future[Outcome], outcome: Outcome) -> None:
+    def at(self, moment: float, future: Future[TaskResult], outcome: TaskResult) -> None:
         with self._changed:
             heapq.heappush(self._due, (moment, next(self._order), future, outcome))
             self._changed.notify()
@@ -58,25 +59,25 @@ class Clock:
 
 
 class Server:
-    """A lane to a server that does photos one after the other."""
+    """A worker whose server does one photo after the other."""
 
     def __init__(self, url: str, clock: Clock, seconds: Sequence[float], seed: int) -> None:
         self.url, self._clock, self._seconds = url, clock, seconds
         self._random, self._free_at = random.Random(seed), 0.0
 
-    def submit(self, task: Task) -> Future[Outcome]:
-        future: Future[Outcome] = Future()
+    def submit(self, task: Task) -> Future[TaskResult]:
+        future: Future[TaskResult] = Future()
         begin = max(time.monotonic(), self._free_at)
         self._free_at = begin + self._random.choice(self._seconds)
-        self._clock.at(self._free_at, future, Outcome(task, self.url))
+        self._clock.at(self._free_at, future, TaskResult(task, self.url))
         return future
 
     def close(self) -> None:
         pass
 
 
-def measured(url: str, photos: int) -> list[float]:
-    """Seconds of `edit_photo`, one at a time, the first not counted."""
+def measure_seconds(url: str, photos: int) -> list[float]:
+    """Return the seconds of each `edit_photo`, one at a time, without the first."""
     samples = sorted(SAMPLES.glob("avatar-*.png"))
     seconds = []
     with Client(url) as client:
@@ -88,31 +89,32 @@ def measured(url: str, photos: int) -> list[float]:
     return seconds[1:]
 
 
-def simulated(seconds: Sequence[float], servers: int, each: int, concurrency: int) -> float:
-    """Photos a second of `servers`, with `each` photos for every one of them."""
+def simulate(seconds: Sequence[float], servers: int, each: int, concurrency: int) -> float:
+    """Return the photos per second of `servers`, with `each` photos for every one of them."""
     clock = Clock()
-    lanes = [Server(f"server-{n}", clock, seconds, n) for n in range(servers)]
+    workers = [Server(f"server-{n}", clock, seconds, n) for n in range(servers)]
     tasks = [Task(f"{n}.jpg", f"{n}.jpg", "JPEG") for n in range(each * servers)]
     start = time.perf_counter()
-    done = [outcome.task for outcome in Scheduler(lanes, concurrency).run(tasks)]
+    done = [result.task for result in Scheduler(workers, concurrency).run(tasks)]
     assert sorted(task.photo for task in done) == sorted(task.photo for task in tasks)
     return len(tasks) / (time.perf_counter() - start)
 
 
-class _Nothing(Work):
-    def done_by(self, client: Client, task: Task) -> Outcome:
-        return Outcome(task, client.url)
+class _NoEditor(PhotoEditor):
+    def edit(self, client: Client, task: Task) -> TaskResult:
+        return TaskResult(task, client.url)
 
 
-def through_ray(lanes: int, photos: int) -> float:
-    """Photos a second through actors that do nothing."""
-    from styleclip_client.batch import on_ray
+def measure_ray(workers: int, photos: int) -> float:
+    """Return the photos per second through actors that do nothing."""
+    from styleclip_client.batch import ray_workers
 
     here = Folder(Path())
-    work = _Nothing(Job("", "", "", ()), here, here, False)
+    editor = _NoEditor(Job("", "", "", ()), here, here, False)
     tasks = [Task(f"{n}.jpg", f"{n}.jpg", "JPEG") for n in range(photos)]
-    urls = [f"localhost:{n + 1}" for n in range(lanes)]
-    with on_ray.lanes(on_ray.LOCAL, urls, Reach(1, 0), work, 4) as actors:
+    urls = [f"localhost:{n + 1}" for n in range(workers)]
+    connection = ConnectionOptions(1, 0)
+    with ray_workers.start_workers(ray_workers.LOCAL, urls, connection, editor, 4) as actors:
         list(Scheduler(actors, 4).run(tasks[:50]))
         start = time.perf_counter()
         list(Scheduler(actors, 4).run(tasks))
@@ -120,12 +122,11 @@ def through_ray(lanes: int, photos: int) -> float:
 
 
 def plot(path: Path, rows: Sequence[tuple[int, float]], one: float) -> None:
-    """Photos a second over servers, both doubling, beside a straight line, as SVG."""
+    """Draw photos per second over servers, both axes doubling, as SVG."""
     width, height, left, low = 560, 360, 60, 310
     step = (width - left - 30) / (len(rows) - 1)
     across = {servers: left + step * n for n, (servers, _) in enumerate(rows)}
     unit = (low - 30) / (len(rows) - 1)
-    import math
 
     def up(rate: float) -> float:
         return low - unit * math.log2(rate / one)
@@ -145,7 +146,7 @@ def plot(path: Path, rows: Sequence[tuple[int, float]], one: float) -> None:
         f'<polyline points="{ideal}" fill="none" stroke="#bbb" stroke-dasharray="5 4"/>'
         f'<polyline points="{points}" fill="none" stroke="#5b4bc4" stroke-width="2"/>{marks}'
         f'<text x="{(left + width) / 2:.0f}" y="{height - 6}">servers (both axes double)</text>'
-        f'<text transform="translate(18 {height / 2:.0f}) rotate(-90)">photos a second</text>'
+        f'<text transform="translate(18 {height / 2:.0f}) rotate(-90)">photos per second</text>'
         f'<text x="{left + 90}" y="24">dashed: one server, times their number</text></svg>\n'
     )
 
@@ -156,7 +157,7 @@ def plot(path: Path, rows: Sequence[tuple[int, float]], one: float) -> None:
 @click.option("--each", default=30, show_default=True, help="Simulated photos for each server.")
 @click.option("--concurrency", default=4, show_default=True)
 @click.option("--quicker", default=1.0, show_default=True, help="Divide the times by this.")
-@click.option("--ray", is_flag=True, help="Measure Ray besides.")
+@click.option("--ray", is_flag=True, help="Measure Ray as well.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to draw (SVG).")
 def main(
     server: str,
@@ -167,19 +168,19 @@ def main(
     ray: bool,
     out: Path | None,
 ) -> None:
-    seconds = [second / quicker for second in measured(server, photos)]
+    seconds = [second / quicker for second in measure_seconds(server, photos)]
     mean = sum(seconds) / len(seconds)
     table = Table("servers", "photos/s", "of a straight line", box=None)
     rows = []
     for count in COUNTS:
-        rate = simulated(seconds, count, each, concurrency)
+        rate = simulate(seconds, count, each, concurrency)
         rows.append((count, rate))
         table.add_row(str(count), f"{rate:.4g}", f"{rate * mean / count:.0%}")
     console = Console()
     console.print(f"a photo takes {1000 * mean:.0f} ms ({photos} measured)", highlight=False)
     console.print(table)
     if ray:
-        console.print(f"through 4 idle Ray actors: {through_ray(4, 2000):.0f} photos/s")
+        console.print(f"through 4 idle Ray actors: {measure_ray(4, 2000):.0f} photos/s")
     if out:
         plot(out, rows, 1 / mean)
 

@@ -1,6 +1,5 @@
-"""Many photos of a folder or an object store: each edited once, by one server or many.
+"""Many photos of a folder or an object store, each edited once, by one server or several.
 
-`stores` holds photos and pictures, `job` says what is to be done and what is done already,
-`lanes` carries it to the servers, `schedule` keeps them all at work; `on_ray` is the lanes of a
-Ray cluster.
+`stores` reads photos and writes images, `job` says what to do and what is done already, `workers`
+and `ray_workers` edit photos on servers, and `scheduler` hands them out.
 """

@@ -1,8 +1,8 @@
 """What a batch does with each photo, and which photos it has done already.
 
-The state is one small file beside the pictures, written before the first of them. A picture that
-is newer than this file is done, an older one is somebody's own: so a run that is killed at any
-moment goes on where it was, and nothing needs to be written twice.
+The state is one small file beside the images, written before the first of them. An image that is
+newer than this file is done, an older one belongs to the user. So a batch that is killed at any
+moment can be resumed, and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -20,14 +20,23 @@ from styleclip_contract.errors import BatchMismatch
 STATE = "styleclip-batch.json"
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-# What the server may be able to read; other files of the folder are no photos.
+# What the server may be able to read; other files of the folder are ignored.
 PHOTOS = (*FORMATS, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
-_STATE_BYTES = 2**20
+_MAX_STATE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Job:
-    """What makes one picture of one photo. `face` may be `faces.ALL`; no `format`: the photo's."""
+    """The settings of a batch, the same for each photo.
+
+    Args:
+        source: where the photos are.
+        domain, model_version: what the servers' generator draws, and its version.
+        edits: the edits, which are summed.
+        face: which face, best first; -1 is the largest, `faces.ALL` all of them.
+        format: of all images; None keeps each photo's own.
+        align, paste, quality, mark, keep_gps: as in `Client.edit_photo`.
+    """
 
     source: str
     domain: str
@@ -42,18 +51,20 @@ class Job:
     keep_gps: bool = False
 
     def task(self, photo: str) -> Task:
-        """`photo` and where its picture goes: its own name, with the format's suffix added when
-        it has another, so that no two photos meet."""
+        """Return the task for `photo`.
+
+        The image has the name of its photo, with the format's suffix added where the photo's suffix
+        is another, so that no two photos get the same name.
+        """
         suffix = PurePosixPath(photo).suffix.lower()
-        own = FORMATS.get(suffix, "JPEG")
-        format = self.format or own
+        format = self.format or FORMATS.get(suffix, "JPEG")
         fits = FORMATS.get(suffix) == format
         return Task(photo, photo if fits else photo + SUFFIXES[format], format)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One photo, and its picture's name and format."""
+    """One photo, and the name and format of its image."""
 
     photo: str
     out: str
@@ -61,68 +72,98 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The photos by what is left to do. `taken`: their picture's name is somebody's file."""
+class BatchPlan:
+    """The tasks of a batch by their state.
+
+    Args:
+        todo: to be done.
+        done: done by an earlier run.
+        blocked: their image's name belongs to another file.
+        replace: `todo` may replace files.
+    """
 
     todo: tuple[Task, ...]
     done: tuple[Task, ...]
-    taken: tuple[Task, ...]
-    replace: bool  # `todo` may replace files
+    blocked: tuple[Task, ...]
+    replace: bool
 
 
-def plan(job: Job, source: Store, out: Store, *, overwrite: bool) -> Plan:
-    """Begin `job`, or go on with it. `overwrite`: begin anew, and replace what is there.
+def plan_batch(job: Job, source: Store, out: Store, *, overwrite: bool) -> BatchPlan:
+    """Start or resume `job`; `overwrite` starts over and replaces files.
 
     Raises:
-        BatchMismatch: other edits, or another server's, made the pictures that are there.
+        BatchMismatch: `out` has the images of another batch.
     """
-    begun = None if overwrite else _begun(out)
-    if begun is None:
-        state = json.dumps({**_content(job), "overwrite": overwrite}, indent=2, ensure_ascii=False)
-        out.write(STATE, state.encode(), overwrite=True)
-        replace = overwrite
-    else:
-        replace = bool(begun.pop("overwrite", False))
-        differing = [key for key, value in _content(job).items() if begun.get(key) != value]
-        if differing:
-            raise BatchMismatch(
-                f"{out} holds the pictures of a batch with other {' and '.join(differing)}: "
-                "choose another place, or --overwrite"
-            )
+    replace = _start_or_resume(job, out, overwrite)
     times = dict(out.files())
-    since = times.get(STATE, float("inf"))
+    started = times.get(STATE, float("inf"))
     todo: list[Task] = []
     done: list[Task] = []
-    taken: list[Task] = []
-    for photo in photos(source, out):
+    blocked: list[Task] = []
+    for photo in list_photos(source, out):
         task = job.task(photo)
-        time = times.get(task.out)
-        if time is None or (replace and time < since):
+        written = times.get(task.out)
+        if written is None or (replace and written < started):
             todo.append(task)
+        elif written >= started:
+            done.append(task)
         else:
-            (done if time >= since else taken).append(task)
-    return Plan(tuple(todo), tuple(done), tuple(taken), replace)
+            blocked.append(task)
+    return BatchPlan(tuple(todo), tuple(done), tuple(blocked), replace)
 
 
-def photos(source: Store, out: Store) -> list[str]:
-    """The names of the photos, in order; pictures in a folder below are no photos."""
-    below = ""
+def _start_or_resume(job: Job, out: Store, overwrite: bool) -> bool:
+    """Check the state of an earlier run or write a new one; returns whether files are replaced."""
+    settings = _settings(job)
+    state = None if overwrite else _read_state(out)
+    if state is None:
+        text = json.dumps({**settings, "overwrite": overwrite}, indent=2, ensure_ascii=False)
+        out.write(STATE, text.encode(), overwrite=True)
+        return overwrite
+    differing = [key for key, value in settings.items() if state.get(key) != value]
+    if differing:
+        raise BatchMismatch(
+            f"{out} has the images of a batch with other {' and '.join(differing)}: "
+            "choose another place, or --overwrite"
+        )
+    return bool(state.get("overwrite", False))
+
+
+def _settings(job: Job) -> dict[str, object]:
+    return {**asdict(job), "edits": [asdict(edit) for edit in job.edits]}
+
+
+def _read_state(out: Store) -> dict[str, object] | None:
+    try:
+        state = json.loads(out.read(STATE, _MAX_STATE_BYTES))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise BatchMismatch(f"{STATE} in {out} is damaged: remove it, or --overwrite") from error
+    if not isinstance(state, dict):
+        raise BatchMismatch(f"{STATE} in {out} is damaged: remove it, or --overwrite")
+    return state
+
+
+def list_photos(source: Store, out: Store) -> list[str]:
+    """Return the names of the photos, sorted, without the images of an `out` inside `source`."""
+    excluded = ""
     if isinstance(source, Folder) and isinstance(out, Folder):
         with contextlib.suppress(ValueError):
-            below = out.path.resolve().relative_to(source.path.resolve()).as_posix() + "/"
+            excluded = out.path.resolve().relative_to(source.path.resolve()).as_posix() + "/"
     return sorted(
         name
         for name, _ in source.files()
-        if name.lower().endswith(PHOTOS) and not (below and name.startswith(below))
+        if name.lower().endswith(PHOTOS) and not (excluded and name.startswith(excluded))
     )
 
 
 @contextlib.contextmanager
-def alone(out: Store) -> Iterator[None]:
-    """Keep a second run out of a folder; the kernel lets go when this one dies.
+def lock_output(out: Store) -> Iterator[None]:
+    """Keep other batches out of a folder; the kernel releases the lock when this process dies.
 
     Raises:
-        BatchMismatch: another one is at work there.
+        BatchMismatch: another batch is at work there.
     """
     if not isinstance(out, Folder):
         yield
@@ -143,19 +184,3 @@ def alone(out: Store) -> Iterator[None]:
         else:
             out.remove_partial()
         yield
-
-
-def _content(job: Job) -> dict[str, object]:
-    return {**asdict(job), "edits": [asdict(edit) for edit in job.edits]}
-
-
-def _begun(out: Store) -> dict[str, object] | None:
-    try:
-        content = json.loads(out.read(STATE, _STATE_BYTES))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise BatchMismatch(f"{STATE} in {out} is damaged: remove it, or --overwrite") from error
-    if not isinstance(content, dict):
-        raise BatchMismatch(f"{STATE} in {out} is damaged: remove it, or --overwrite")
-    return content

@@ -1,4 +1,4 @@
-"""Where photos come from and pictures go: a folder, or whatever pyarrow reaches by a URI."""
+"""Where photos are read and images are written: a folder, or what pyarrow reaches by a URI."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from styleclip_client.images import PARTIAL, write_file
 
 
 class Store(Protocol):
-    """Files by their names, "/" between folders; it can be sent to another process."""
+    """Files by name, with "/" between folders; can be sent to another process."""
 
     def files(self) -> Iterator[tuple[str, float]]:
-        """Name and time of change, in seconds, of each file that is not hidden."""
+        """Yield name and modification time, in seconds, of each file that is not hidden."""
 
-    def read(self, name: str, most: int) -> bytes:
-        """The file's bytes, no more than `most`; FileNotFoundError when it is not there."""
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the first `limit` bytes of a file; FileNotFoundError if there is none."""
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> None:
-        """Write a file, whole or not at all; FileExistsError when it must not be replaced."""
+        """Write a file atomically; FileExistsError when it must not be replaced."""
 
 
 class Folder:
-    """A folder of this machine, or one that the machines of a cluster share."""
+    """A folder of this machine, or one that all machines of a cluster mount."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -42,9 +42,9 @@ class Folder:
                 if not name.startswith(".") and path.is_file():
                     yield path.relative_to(self.path).as_posix(), path.stat().st_mtime
 
-    def read(self, name: str, most: int) -> bytes:
+    def read(self, name: str, limit: int) -> bytes:
         with (self.path / name).open("rb") as file:
-            return file.read(most)
+            return file.read(limit)
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> None:
         path = self.path / name
@@ -52,19 +52,22 @@ class Folder:
         write_file(path, data, overwrite=overwrite)
 
     def remove_partial(self) -> None:
-        """Remove what a killed run was writing."""
+        """Remove the partial files of a killed run."""
         for path in self.path.rglob(f".*{PARTIAL}"):
             path.unlink(missing_ok=True)
 
 
 class Bucket:
-    """An object store by its URI, as "s3://bucket/photos"; keys are those of its own tools."""
+    """An object store by its URI, such as "s3://bucket/photos".
+
+    Credentials are found as its own tools find them.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
     def __str__(self) -> str:
-        """Where it is, without what may be secret in the URI."""
+        """The URI without credentials and options."""
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
@@ -72,7 +75,7 @@ class Bucket:
         return {"uri": self.uri}
 
     @cached_property
-    def _place(self) -> tuple[Any, str]:
+    def _file_system(self) -> tuple[Any, str]:
         from pyarrow import fs
 
         files, root = fs.FileSystem.from_uri(self.uri)
@@ -81,32 +84,33 @@ class Bucket:
     def files(self) -> Iterator[tuple[str, float]]:
         from pyarrow import fs
 
-        files, root = self._place
+        files, root = self._file_system
         listing = fs.FileSelector(root, recursive=True, allow_not_found=True)
         for entry in files.get_file_info(listing):
             name = entry.path[len(root) + 1 :]
             if entry.type == fs.FileType.File and not f"/{name}".count("/."):
                 yield name, entry.mtime_ns / 1e9
 
-    def read(self, name: str, most: int) -> bytes:
-        files, root = self._place
+    def read(self, name: str, limit: int) -> bytes:
+        files, root = self._file_system
         with files.open_input_stream(f"{root}/{name}") as file:
-            return bytes(file.read(most))
+            return bytes(file.read(limit))
 
     def write(self, name: str, data: bytes, *, overwrite: bool) -> None:
-        files, root = self._place
+        files, root = self._file_system
         path = f"{root}/{name}"
         if not overwrite and files.get_file_info(path).is_file:
             raise FileExistsError(f"{self}/{name} exists")
-        # An object appears when its stream is closed, so whole.
+        # An object appears when its stream is closed, so it is complete.
         with files.open_output_stream(path) as file:
             file.write(data)
 
 
-def store_of(place: str) -> Folder | Bucket:
-    """The store at a path or a URI.
+def open_store(place: str) -> Folder | Bucket:
+    """Return the store at a path or a URI.
 
-    Raises ValueError for a URI that cannot be reached from here.
+    Raises:
+        ValueError: the URI cannot be reached from here.
     """
     if "://" not in place:
         return Folder(Path(place))
@@ -114,7 +118,7 @@ def store_of(place: str) -> Folder | Bucket:
         return Folder(Path(place.removeprefix("file://")))
     bucket = Bucket(place)
     try:
-        bucket._place  # noqa: B018 - to fail early
+        bucket._file_system  # noqa: B018 - fails early
     except ImportError as error:
         raise ValueError(
             f"{bucket} needs pyarrow, which is not installed: pip install 'styleclip-triton[ray]'"

@@ -1,11 +1,11 @@
-"""A lane takes photos to one server: here by threads of this process."""
+"""Workers: each edits photos on one server, here with threads of this process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 from styleclip_client import faces
@@ -24,12 +24,25 @@ from styleclip_contract.errors import (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a photo. `error` is empty when its picture is there.
+class ServerFault(Enum):
+    """Why a task failed that may succeed later, or on another server."""
 
-    `trouble` is there when another moment or another server may do it: the server "failed" at it,
-    was "lost", or "busy".
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of a task.
+
+    Args:
+        task: the task.
+        server: address of the server.
+        milliseconds: time for the task.
+        channels: number of StyleSpace channels that each edit moved.
+        error: named error in one line; empty when the image was written.
+        fault: the server's fault, if the error is one; None if it would be the same everywhere.
     """
 
     task: Task
@@ -37,24 +50,24 @@ class Outcome:
     milliseconds: int = 0
     channels: tuple[int, ...] = ()
     error: str = ""
-    trouble: str = ""
+    fault: ServerFault | None = None
 
 
-class Lane(Protocol):
-    """A way to one server for several photos at once."""
+class Worker(Protocol):
+    """Edits photos on the server at `url`, several at once."""
 
     url: str
 
-    def submit(self, task: Task) -> Future[Outcome]:
-        """Begin with a photo."""
+    def submit(self, task: Task) -> Future[TaskResult]:
+        """Start a task."""
 
     def close(self) -> None:
-        """End what is under way: those photos are left as they were."""
+        """Abandon running tasks: their images are not written."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How a server is reached, but for its address; it can be sent to another process."""
+class ConnectionOptions:
+    """How to connect to any server; can be sent to another process."""
 
     timeout: float
     retries: int
@@ -62,37 +75,44 @@ class Reach:
     ca: str | None = None
 
     def client(self, url: str) -> Client:
+        """Return a client of the server at `url`."""
         return Client(url, self.timeout, retries=self.retries, token=self.token, ca=self.ca)
 
 
 @dataclass(frozen=True)
-class Work:
-    """A job with its places."""
+class PhotoEditor:
+    """Does the tasks of `job`; can be sent to another process.
+
+    Args:
+        job: settings of the batch.
+        source: where photos are read.
+        out: where images are written.
+        replace: files of `out` may be replaced.
+    """
 
     job: Job
     source: Store
     out: Store
     replace: bool
 
-    def done_by(self, client: Client, task: Task) -> Outcome:
-        """Edit one photo and write its picture; every failure is told, not raised."""
+    def edit(self, client: Client, task: Task) -> TaskResult:
+        """Edit one photo and write its image; failures are returned, not raised."""
         start = time.perf_counter()
-        error = trouble = ""
+        error, fault = "", None
         channels: list[int] = []
         try:
             photo = self.source.read(task.photo, limits.PHOTO_BYTES + 1)
-            edited = self._edited(client, photo, task.format)
+            edited = self._edit(client, photo, task.format)
             self.out.write(task.out, edited.picture, overwrite=self.replace)
             channels = edited.channels
         except StyleclipError as failure:
-            error = failure.to_wire()
-            trouble = _trouble(failure)
+            error, fault = failure.to_wire(), _server_fault(failure)
         except OSError as failure:
             error = f"{type(failure).__name__}: {failure}"
         milliseconds = round(1000 * (time.perf_counter() - start))
-        return Outcome(task, client.url, milliseconds, tuple(channels), error, trouble)
+        return TaskResult(task, client.url, milliseconds, tuple(channels), error, fault)
 
-    def _edited(self, client: Client, photo: bytes, format: str) -> Edited:
+    def _edit(self, client: Client, photo: bytes, format: str) -> Edited:
         job = self.job
         settings: dict[str, Any] = {
             "align": job.align,
@@ -106,26 +126,32 @@ class Work:
         return client.edit_photo(photo, job.edits, face=job.face, paste=job.paste, **settings)
 
 
-def _trouble(failure: StyleclipError) -> str:
+def _server_fault(failure: StyleclipError) -> ServerFault | None:
     if isinstance(failure, (InvalidInput, AccessRefused, LandmarksMissing)):
-        return ""  # the same everywhere and at any time
+        return None
     if isinstance(failure, ServerBusy):
-        return "busy"
-    return "lost" if isinstance(failure, ServerUnavailable) else "failed"
+        return ServerFault.BUSY
+    if isinstance(failure, ServerUnavailable):
+        return ServerFault.UNREACHABLE
+    return ServerFault.FAILED
 
 
-class Threads:
-    """The lane of this process."""
+class ThreadWorker:
+    """Edits photos with threads of this process."""
 
-    def __init__(self, url: str, reach: Reach, work: Work, concurrency: int) -> None:
+    def __init__(
+        self, url: str, connection: ConnectionOptions, editor: PhotoEditor, concurrency: int
+    ) -> None:
         self.url = url
-        self._client = reach.client(url)
-        self._edit: Callable[[Client, Task], Outcome] = work.done_by
+        self._editor = editor
+        self._client = connection.client(url)
         self._pool = ThreadPoolExecutor(concurrency, "styleclip-batch")
 
-    def submit(self, task: Task) -> Future[Outcome]:
-        return self._pool.submit(self._edit, self._client, task)
+    def submit(self, task: Task) -> Future[TaskResult]:
+        """Start a task."""
+        return self._pool.submit(self._editor.edit, self._client, task)
 
     def close(self) -> None:
+        """Abandon running tasks: their images are not written."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()  # calls under way fail at once
+        self._client.close()  # running calls fail at once

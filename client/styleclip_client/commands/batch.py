@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
@@ -15,14 +15,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from styleclip_client import faces
-from styleclip_client.batch import job as jobs
-from styleclip_client.batch.job import Job, Plan
-from styleclip_client.batch.schedule import Scheduler
-from styleclip_client.batch.stores import Bucket, Folder, store_of
-from styleclip_client.batch.workers import Lane, Outcome, Reach, Threads, Work
+from styleclip_client.batch.job import PHOTOS, BatchPlan, Job, lock_output, plan_batch
+from styleclip_client.batch.scheduler import Scheduler
+from styleclip_client.batch.stores import Bucket, Folder, open_store
+from styleclip_client.batch.workers import (
+    ConnectionOptions,
+    PhotoEditor,
+    TaskResult,
+    ThreadWorker,
+    Worker,
+)
 from styleclip_client.commands import options
-from styleclip_client.commands.edit_options import Wanted, edit_options
-from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
+from styleclip_client.commands.edit_options import EditOptions, edit_options
+from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED, PhotoOptions
 from styleclip_client.results import Status
 from styleclip_contract import wire
 from styleclip_contract.domain import Domain
@@ -30,21 +35,20 @@ from styleclip_contract.errors import ServerError, ServerUnavailable
 from styleclip_contract.limits import FORMATS
 
 CONCURRENCY = 4
-_REASONS, _NAMES = 10, 5  # shown to people; --json tells all
+_MAX_REASONS, _MAX_NAMES = 10, 5  # printed; --json has all
 
 
 @click.command(epilog=EXIT_STATUS)
 @click.argument("photos", metavar="PHOTOS")
 @edit_options
-@options.face_options(several=True)
-@options.picture_options
+@options.photo_options
 @click.option(
     "--format",
     type=click.Choice(FORMATS, case_sensitive=False),
-    help="Of all pictures. [default: each photo's own, JPEG if that cannot be written]",
+    help="Of all images. [default: each photo's own, JPEG if that cannot be written]",
 )
-@click.option("-o", "--out", required=True, metavar="PLACE", help="Where the pictures go.")
-@click.option("--overwrite", is_flag=True, help="Begin anew, and replace what is there.")
+@click.option("-o", "--out", required=True, metavar="PLACE", help="Where the images go.")
+@click.option("--overwrite", is_flag=True, help="Start over, and replace what is there.")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 256),
@@ -58,18 +62,13 @@ _REASONS, _NAMES = 10, 5  # shown to people; --json tells all
     help="Let a Ray cluster do it: auto, HOST:PORT, ray://HOST:10001, or local.",
 )
 @options.json_option
-@options.servers_options(several=True)
+@options.servers_option(several=True)
 def batch(
-    reach: Reach,
+    connection: ConnectionOptions,
     urls: list[str],
     photos: str,
-    wanted: Wanted,
-    align: bool | None,
-    face: int,
-    paste: bool,
-    quality: int,
-    mark: bool,
-    keep_gps: bool,
+    edit_options: EditOptions,
+    photo_options: PhotoOptions,
     format: str | None,
     out: str,
     overwrite: bool,
@@ -77,20 +76,20 @@ def batch(
     ray: str | None,
     as_json: bool,
 ) -> int:
-    """Edit all photos of PHOTOS, a folder with those below it, into the folder PLACE.
+    """Edit all photos of PHOTOS, a folder with its subfolders, into the folder PLACE.
 
-    Each picture has its photo's name; where the format is another, its suffix is added. The
+    Each image has its photo's name; where the format is another, its suffix is added. The
     edits are given as for `styleclip edit`.
 
-    A batch that was interrupted, or killed, goes on where it was when the same command is given
-    again, and tries those again that failed. Nothing is replaced without --overwrite: where a
-    file of a picture's name was there before the batch, that photo counts as failed. The file
-    styleclip-batch.json in PLACE says what the batch is.
+    The same command again resumes a batch that was interrupted or killed, and retries what
+    failed. Nothing is replaced without --overwrite: where a file with an image's name was there
+    before the batch, that photo counts as failed. The file styleclip-batch.json in PLACE says
+    what the batch is.
 
-    With several servers each gets photos as quickly as it takes them, and what one could not
-    do, because it was lost or restarted, goes to another. With --ray the machines of a cluster
+    With several servers each gets photos as fast as it takes them, and what one could not do,
+    because it was unreachable or restarted, goes to another. With --ray the machines of a cluster
     read, send and write the photos: PHOTOS and PLACE must be reachable from all of them, and may
-    be URIs of an object store, as s3://bucket/photos.
+    be URIs of an object store, such as s3://bucket/photos.
 
     \b
     Examples:
@@ -99,34 +98,51 @@ def batch(
       styleclip batch s3://here/photos --preset smile -o s3://here/smiling --ray auto \\
           --server gpu1:8001 --server gpu2:8001
     """
-    settings = {
-        "align": align,
-        "face": face,
-        "paste": paste,
-        "quality": quality,
-        "mark": mark,
-        "keep_gps": keep_gps,
-        "format": format,
-    }
     return edit_all(
-        reach, urls, photos, out, wanted, settings, overwrite, as_json, concurrency, ray
-    )
+        connection, urls, photos, out, edit_options, photo_options, format,
+        overwrite=overwrite, as_json=as_json, concurrency=concurrency, ray=ray,
+    )  # fmt: skip
 
 
 def edit_all(
-    reach: Reach,
+    connection: ConnectionOptions,
     urls: Sequence[str],
     photos: str,
     out: str,
-    wanted: Wanted,
-    settings: dict[str, Any],
+    edit_options: EditOptions,
+    photo_options: PhotoOptions,
+    format: str | None = None,
+    *,
     overwrite: bool,
     as_json: bool,
     concurrency: int = CONCURRENCY,
     ray: str | None = None,
 ) -> int:
-    """Edit what is at `photos` into `out` and tell about it; returns the exit status."""
-    source, target = _place(photos, "PHOTOS"), _place(out, "--out")
+    """Edit the photos of `photos` into `out` and report; returns the exit status."""
+    source, target = _open_places(photos, out)
+    if photo_options.face == faces.ALL and not photo_options.paste:
+        raise click.UsageError("--face all needs --paste where each photo gives one image")
+    with options.spinner("asking the servers"):
+        ready, domain, version = _ready_servers(connection, urls)
+    edits = tuple(edit_options.resolve(domain))
+    job = Job(str(source), domain.name, version, edits, format=format, **asdict(photo_options))
+    with lock_output(target):
+        with options.spinner("listing the photos"):
+            plan = plan_batch(job, source, target, overwrite=overwrite)
+        editor = PhotoEditor(job, source, target, plan.replace)
+        report = _Report(plan)
+        with contextlib.ExitStack() as stack:
+            stack.callback(report.print, target, as_json)  # also when it is interrupted
+            if plan.todo:
+                workers = stack.enter_context(
+                    _start_workers(ray, ready, connection, editor, concurrency)
+                )
+                _run(Scheduler(workers, concurrency), report)
+    return SOME_FAILED if report.failed else DONE
+
+
+def _open_places(photos: str, out: str) -> tuple[Folder | Bucket, Folder | Bucket]:
+    source, target = _open_place(photos, "PHOTOS"), _open_place(out, "--out")
     if isinstance(source, Folder):
         if not source.path.is_dir():
             raise click.BadParameter(f"there is no folder {photos}", param_hint="PHOTOS")
@@ -134,55 +150,40 @@ def edit_all(
             raise click.BadParameter("it is the photos' own folder", param_hint="--out")
     if isinstance(target, Folder) and target.path.exists() and not target.path.is_dir():
         raise click.BadParameter(f"{out} is no folder", param_hint="--out")
-    if settings["face"] == faces.ALL and not settings["paste"]:
-        raise click.UsageError("--face all needs --paste where each photo gives one picture")
-
-    with options.spinner("looking at the servers"):
-        ready, domain, version = _ready(reach, urls)
-    job = Job(str(source), domain.name, version, tuple(wanted.edits(domain)), **settings)
-    with jobs.alone(target):
-        with options.spinner("looking at the photos"):
-            plan = jobs.plan(job, source, target, overwrite=overwrite)
-        work = Work(job, source, target, plan.replace)
-        report = _Report(plan)
-        with contextlib.ExitStack() as stack:
-            stack.callback(report.tell, target, as_json)
-            if plan.todo:
-                lanes = stack.enter_context(_lanes(ray, ready, reach, work, concurrency))
-                _carry_out(Scheduler(lanes, concurrency), report)
-    return SOME_FAILED if report.failed else DONE
+    return source, target
 
 
-def _place(text: str, hint: str) -> Folder | Bucket:
+def _open_place(place: str, hint: str) -> Folder | Bucket:
     try:
-        return store_of(text)
+        return open_store(place)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=hint) from error
 
 
-def _ready(reach: Reach, urls: Sequence[str]) -> tuple[list[str], Domain, str]:
-    """The servers that answer, what they all draw, and the version of their generator."""
-    found: dict[str, tuple[Domain, str]] = {}
+def _ready_servers(
+    connection: ConnectionOptions, urls: Sequence[str]
+) -> tuple[list[str], Domain, str]:
+    """Return the servers that answer, their common domain, and their generator's version."""
+    servers: dict[str, tuple[Domain, str]] = {}
     for url in urls:
         try:
-            with reach.client(url) as client:
-                client.domain()  # waits for a server that is being started
-                found[url] = _serves(client.status())
+            with connection.client(url) as client:
+                client.domain()  # waits for a server that is starting
+                servers[url] = _domain_and_version(client.status())
         except ServerUnavailable as error:
             if len(urls) == 1:
                 raise
             click.echo(f"styleclip: goes on without {url}: {error}", err=True)
-    if not found:
+    if not servers:
         raise ServerUnavailable(f"none of {', '.join(urls)} answers: see `styleclip status`")
-    kinds = {(domain.name, version) for domain, version in found.values()}
-    if len(kinds) > 1:
-        each = ", ".join(f"{url} has {d.name} version {v}" for url, (d, v) in found.items())
-        raise ServerError(f"the servers differ ({each}): the pictures would, too")
-    domain, version = next(iter(found.values()))
-    return list(found), domain, version
+    if len({(domain.name, version) for domain, version in servers.values()}) > 1:
+        each = ", ".join(f"{url} has {d.name} version {v}" for url, (d, v) in servers.items())
+        raise ServerError(f"the servers differ ({each}): so would the images")
+    domain, version = next(iter(servers.values()))
+    return list(servers), domain, version
 
 
-def _serves(status: Status) -> tuple[Domain, str]:
+def _domain_and_version(status: Status) -> tuple[Domain, str]:
     if status.domain is None or not status.ready:
         raise ServerUnavailable(f"{status.url} is not ready: see `styleclip status`")
     name = wire.STYLEGAN2.name
@@ -191,28 +192,33 @@ def _serves(status: Status) -> tuple[Domain, str]:
 
 
 @contextlib.contextmanager
-def _lanes(
-    ray: str | None, urls: Sequence[str], reach: Reach, work: Work, concurrency: int
-) -> Iterator[Sequence[Lane]]:
+def _start_workers(
+    ray: str | None,
+    urls: Sequence[str],
+    connection: ConnectionOptions,
+    editor: PhotoEditor,
+    concurrency: int,
+) -> Iterator[Sequence[Worker]]:
     if ray is None:
-        threads = [Threads(url, reach, work, concurrency) for url in urls]
+        workers = [ThreadWorker(url, connection, editor, concurrency) for url in urls]
         try:
-            yield threads
+            yield workers
         finally:
-            for lane in threads:
-                lane.close()
+            for worker in workers:
+                worker.close()
         return
     try:
-        from styleclip_client.batch import on_ray
+        from styleclip_client.batch import ray_workers
     except ImportError as error:
         raise click.UsageError(
             "--ray needs Ray, which is not installed: pip install 'styleclip-triton[ray]'"
         ) from error
-    with on_ray.lanes(ray, urls, reach, work, concurrency) as lanes:
-        yield lanes
+    with ray_workers.start_workers(ray, urls, connection, editor, concurrency) as actors:
+        yield actors
 
 
-def _carry_out(scheduler: Scheduler, report: _Report) -> None:
+def _run(scheduler: Scheduler, report: _Report) -> None:
+    """Run the tasks of the plan, with a progress bar on a terminal."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -224,86 +230,95 @@ def _carry_out(scheduler: Scheduler, report: _Report) -> None:
         transient=True,
     )
     plan, report.start = report.plan, time.perf_counter()
-    before = len(plan.done) + len(plan.taken)
+    completed = len(plan.done) + len(plan.blocked)
+    total = completed + len(plan.todo)
     with progress:
-        bar = progress.add_task(
-            "editing", total=before + len(plan.todo), completed=before, failed=""
-        )
-        for outcome in scheduler.run(plan.todo):
-            report.outcomes.append(outcome)
+        bar = progress.add_task("editing", total=total, completed=completed, failed="")
+        for result in scheduler.run(plan.todo):
+            report.results.append(result)
             failed = f"[red]{len(report.failed)} failed" if report.failed else ""
             progress.update(bar, advance=1, failed=failed)
 
 
 @dataclass
 class _Report:
-    """What came of a batch, told even when it is interrupted."""
+    """The results of a batch so far."""
 
-    plan: Plan
-    outcomes: list[Outcome] = field(default_factory=list)
+    plan: BatchPlan
+    results: list[TaskResult] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
 
     @property
-    def edited(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if not outcome.error]
+    def edited(self) -> list[TaskResult]:
+        return [result for result in self.results if not result.error]
 
     @property
     def failed(self) -> list[tuple[str, str]]:
-        """Photos and why."""
-        taken = [
+        """Photos and the errors that they failed with."""
+        blocked = [
             (task.photo, f"FileExistsError: {task.out} was there before; --overwrite replaces it")
-            for task in self.plan.taken
+            for task in self.plan.blocked
         ]
-        return taken + [(o.task.photo, o.error) for o in self.outcomes if o.error]
+        return blocked + [(r.task.photo, r.error) for r in self.results if r.error]
 
-    def tell(self, out: Folder | Bucket, as_json: bool) -> None:
-        edited, failed, plan = self.edited, self.failed, self.plan
-        left = len(plan.todo) - len(self.outcomes)
+    @property
+    def left(self) -> int:
+        return len(self.plan.todo) - len(self.results)
+
+    def print(self, out: Folder | Bucket, as_json: bool) -> None:
         seconds = time.perf_counter() - self.start
-        content = {
+        lines = [self._summary(out, seconds), *_reasons(self.failed)]
+        options.print_result(as_json, self._content(out, seconds), "\n".join(lines))
+
+    def _content(self, out: Folder | Bucket, seconds: float) -> dict[str, Any]:
+        return {
             "out": str(out),
             "edited": [
                 {
-                    "photo": o.task.photo,
-                    "picture": o.task.out,
-                    "server": o.server,
-                    "milliseconds": o.milliseconds,
-                    "channels": o.channels,
+                    "photo": result.task.photo,
+                    "picture": result.task.out,
+                    "server": result.server,
+                    "milliseconds": result.milliseconds,
+                    "channels": result.channels,
                 }
-                for o in edited
+                for result in self.edited
             ],
-            "done_before": [task.photo for task in plan.done],
+            "done_before": [task.photo for task in self.plan.done],
             "failed": [
                 {"photo": photo, "error": reason.partition(": ")[0], "message": reason}
-                for photo, reason in failed
+                for photo, reason in self.failed
             ],
-            "left": left,
+            "left": self.left,
             "seconds": round(seconds, 3),
         }
-        lines = [f"{out}: {len(edited)} edited"]
+
+    def _summary(self, out: Folder | Bucket, seconds: float) -> str:
+        plan, edited, failed = self.plan, len(self.edited), len(self.failed)
+        parts = [f"{out}: {edited} edited"]
         if plan.done:
-            lines[0] += f", {len(plan.done)} done before"
+            parts.append(f"{len(plan.done)} done before")
         if failed:
-            lines[0] += f", {len(failed)} failed"
-        if left:
-            lines[0] += f", {left} left: give the same command again to go on"
+            parts.append(f"{failed} failed")
+        if self.left:
+            parts.append(f"{self.left} left: give the same command again to go on")
+        text = ", ".join(parts)
         if edited:
-            lines[0] += f" ({seconds:.1f} s, {len(edited) / seconds:.1f} photos/s)"
-        if not (plan.todo or plan.done or plan.taken):
-            lines[0] += f": no photos there ({', '.join(jobs.PHOTOS)})"
-        options.tell(as_json, content, "\n".join(lines + _reasons(failed)))
+            text += f" ({seconds:.1f} s, {edited / seconds:.1f} photos/s)"
+        if not (plan.todo or plan.done or plan.blocked):
+            text += f": no photos there ({', '.join(PHOTOS)})"
+        return text
 
 
 def _reasons(failed: Sequence[tuple[str, str]]) -> list[str]:
-    """Why photos failed, the same reasons together."""
+    """Return lines with each error and the photos that failed with it, the most frequent first."""
     photos = defaultdict(list)
     for photo, reason in failed:
         photos[reason.replace(photo, "PHOTO")].append(photo)
     ordered = sorted(photos.items(), key=lambda item: -len(item[1]))
     lines = []
-    for reason, names in ordered[:_REASONS]:
-        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        lines += [f"  {reason}", f"    {', '.join(names[:_NAMES])}{more}"]
-    if len(ordered) > _REASONS:
-        lines.append(f"  and {len(ordered) - _REASONS} other reasons: --json tells all")
+    for reason, names in ordered[:_MAX_REASONS]:
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        lines += [f"  {reason}", f"    {', '.join(names[:_MAX_NAMES])}{more}"]
+    if len(ordered) > _MAX_REASONS:
+        lines.append(f"  and {len(ordered) - _MAX_REASONS} other errors: --json has all")
     return lines

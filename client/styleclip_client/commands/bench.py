@@ -1,4 +1,4 @@
-"""`styleclip bench`: how long calls take, as a client sees it."""
+"""`styleclip bench`: latency and throughput of calls as a client sees them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _SAMPLES = Path("demo/samples")  # of a source tree
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One call at one concurrency. Milliseconds of the answered; `per_second` counts them all."""
+class Measurement:
+    """One call at one concurrency; percentiles are milliseconds of answered calls."""
 
     call: str
     concurrency: int
@@ -66,9 +66,9 @@ class Measured:
     show_default=True,
     help="For each measurement.",
 )
-@options.face_options()
+@options.face_options
 @options.json_option
-@options.server_options
+@options.server_option
 def bench(
     client: Client,
     photos: tuple[Path, ...],
@@ -79,13 +79,12 @@ def bench(
     face: int,
     as_json: bool,
 ) -> int:
-    """Measure the server from here: latency and throughput of each call.
+    """Measure latency and throughput of each call from here.
 
-    The calls go round over PHOTOS (without any, the sample pictures of a source tree) and over
-    the domain's presets. `edit` is what a slider does: the photo is inverted before. What is
-    measured is the whole call, with the way there and back, after one call of each kind that
-    does not count; pictures are JPEG and are not decoded. `make bench` measures more, on the
-    server's machine.
+    The calls rotate over PHOTOS (default: the sample images of a source tree) and over the domain's
+    presets. `edit` is what a slider does: its photos are inverted before. The whole call is
+    measured, with the way there and back, after one call of each kind that does not count; images
+    are JPEG and are not decoded. `make bench` measures more, on the server's machine.
     """
     files = photos or tuple(sorted(_SAMPLES.glob("*.png")))
     if not files:
@@ -95,19 +94,19 @@ def bench(
     data = [file.read_bytes() for file in files]
     settings = {"align": align, "face": face}
     console = Console(stderr=True)
-    found = []
+    measurements = []
     for name in calls:
         with console.status(f"preparing {name}"):
-            makers = _calls(client, name, data, edits, settings)
-            makers[0]()
+            functions = _calls(client, name, data, edits, settings)
+            functions[0]()
         for count in concurrency:
             with console.status(f"{name}, {count} at once, {seconds:g} s"):
-                found.append(_measured(name, makers, count, seconds))
+                measurements.append(_measure(name, functions, count, seconds))
     if as_json:
-        options.tell(True, _content(client, domain, files, seconds, found), "")
+        options.print_result(True, _content(client, domain, files, seconds, measurements), "")
     else:
-        _show(client, domain, files, found)
-    return SOME_FAILED if any(each.failed for each in found) else DONE
+        _print_table(client, domain, files, measurements)
+    return SOME_FAILED if any(each.failed for each in measurements) else DONE
 
 
 def _calls(
@@ -117,7 +116,7 @@ def _calls(
     edits: Sequence[Edit],
     settings: dict[str, Any],
 ) -> list[Callable[[], object]]:
-    """Every photo with every edit, or every photo for `invert`."""
+    """Return a call for every photo with every edit, or for every photo with `invert`."""
     if name == "invert":
         return [partial(client.invert, photo, **settings) for photo in photos]
     if name == "edit":
@@ -128,39 +127,39 @@ def _calls(
     ]
 
 
-def _measured(
+def _measure(
     name: str, calls: Sequence[Callable[[], object]], concurrency: int, seconds: float
-) -> Measured:
-    """Call for `seconds`, `concurrency` at once, each as soon as the one before has ended."""
+) -> Measurement:
+    """Call for `seconds` from `concurrency` threads, each without a pause."""
     rounds = itertools.cycle(calls)
     start = time.perf_counter()
     end = start + seconds
 
     def work(_: int) -> tuple[list[float], list[str]]:
         times, failures = [], []
-        while (begun := time.perf_counter()) < end:
+        while (begin := time.perf_counter()) < end:
             try:
                 next(rounds)()
             except StyleclipError as error:
                 failures.append(error.to_wire())
             else:
-                times.append(1000 * (time.perf_counter() - begun))
+                times.append(1000 * (time.perf_counter() - begin))
         return times, failures
 
     with ThreadPoolExecutor(concurrency) as pool:
         parts = list(pool.map(work, range(concurrency)))
-    spent = time.perf_counter() - start
+    elapsed = time.perf_counter() - start
     times = sorted(time for part, _ in parts for time in part)
     failures = [failure for _, part in parts for failure in part]
     # Doubled, so that a single time has quantiles too.
     cuts = statistics.quantiles(times * 2, n=100, method="inclusive") if times else [0.0] * 99
     p50, p95, p99 = (round(cuts[at - 1], 1) for at in (50, 95, 99))
-    return Measured(
+    return Measurement(
         call=name,
         concurrency=concurrency,
         answered=len(times),
         failed=len(failures),
-        per_second=round(len(times) / spent, 2),
+        per_second=round(len(times) / elapsed, 2),
         p50=p50,
         p95=p95,
         p99=p99,
@@ -174,7 +173,7 @@ def _content(
     domain: Domain,
     files: Sequence[Path],
     seconds: float,
-    found: Sequence[Measured],
+    measurements: Sequence[Measurement],
 ) -> dict[str, Any]:
     return {
         "server": client.url,
@@ -182,11 +181,13 @@ def _content(
         "client": {"python": platform.python_version(), "cores": os.cpu_count()},
         "photos": len(files),
         "seconds": seconds,
-        "measured": [asdict(each) for each in found],
+        "measured": [asdict(each) for each in measurements],
     }
 
 
-def _show(client: Client, domain: Domain, files: Sequence[Path], found: Sequence[Measured]) -> None:
+def _print_table(
+    client: Client, domain: Domain, files: Sequence[Path], measurements: Sequence[Measurement]
+) -> None:
     console = Console()
     console.print(
         f"{client.url}, domain {domain.name}, {len(files)} photos; milliseconds a call",
@@ -195,7 +196,7 @@ def _show(client: Client, domain: Domain, files: Sequence[Path], found: Sequence
     table = Table("call", box=None, pad_edge=False)
     for title in ("at once", "answered", "failed", "a second", "p50", "p95", "p99", "longest"):
         table.add_column(title, justify="right")
-    for each in found:
+    for each in measurements:
         numbers = (each.per_second, each.p50, each.p95, each.p99, each.longest)
         table.add_row(
             each.call,
@@ -205,6 +206,6 @@ def _show(client: Client, domain: Domain, files: Sequence[Path], found: Sequence
             *(f"{number:.1f}" for number in numbers),
         )
     console.print(table)
-    for each in found:
+    for each in measurements:
         if each.failure:
             console.print(f"{each.call}: {each.failure}", highlight=False, markup=False)

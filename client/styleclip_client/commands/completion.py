@@ -1,4 +1,4 @@
-"""`styleclip completion`: what makes the shell complete commands, options and presets."""
+"""`styleclip completion`: a script that completes commands, options and presets in a shell."""
 
 from __future__ import annotations
 

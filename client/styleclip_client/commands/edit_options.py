@@ -1,4 +1,4 @@
-"""The edits that a command line describes: presets, texts and numbers, or a recipe."""
+"""The edits of a command line: presets, texts and numbers, or a recipe."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from styleclip_client.batch.workers import Reach
-from styleclip_client.commands.options import Command, add
+from styleclip_client.batch.workers import ConnectionOptions
+from styleclip_client.commands.options import Command, add_options
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
@@ -23,8 +23,8 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The edits that the options describe; `edits` completes them with the domain's defaults."""
+class EditOptions:
+    """The options that describe edits; `resolve` completes them with the domain's defaults."""
 
     targets: Sequence[str]
     neutrals: Sequence[str]
@@ -34,7 +34,7 @@ class Wanted:
     recipe: Recipe | None
 
     def check(self) -> None:
-        """UsageError when there is nothing to do, or options that do not fit together."""
+        """Raise UsageError if there is no edit, or if options do not fit together."""
         if self.recipe:
             if self.targets or self.neutrals or self.presets or self.strengths or self.thresholds:
                 raise click.UsageError("--recipe stands alone: it says all of the edits")
@@ -47,25 +47,24 @@ class Wanted:
         _each("--strength", self.strengths, count, "edit")
         _each("--threshold", self.thresholds, count, "edit")
 
-    def edits(self, domain: Domain) -> list[Edit]:
-        """Presets first, then targets; or those of the recipe."""
+    def resolve(self, domain: Domain) -> list[Edit]:
+        """Return the edits: presets first, then targets; or those of the recipe."""
         if self.recipe:
             if self.recipe.domain != domain.name:
                 click.echo(
-                    f"styleclip: the recipe was made with domain {self.recipe.domain}, the server "
+                    f"styleclip: the recipe is for domain {self.recipe.domain}, the server "
                     f"has {domain.name}: its strengths may not fit",
                     err=True,
                 )
             return list(self.recipe.edits)
-        count = len(self.presets) + len(self.targets)
         neutrals = _each("--neutral", self.neutrals, len(self.targets), "--target")
         edits = [domain.preset(title) for title in self.presets]
         edits += [
             domain.edit(target, neutral=neutral)
             for target, neutral in zip(self.targets, neutrals, strict=True)
         ]
-        strengths = _each("--strength", self.strengths, count, "edit")
-        thresholds = _each("--threshold", self.thresholds, count, "edit")
+        strengths = _each("--strength", self.strengths, len(edits), "edit")
+        thresholds = _each("--threshold", self.thresholds, len(edits), "edit")
         return [
             replace(
                 edit,
@@ -76,27 +75,29 @@ class Wanted:
         ]
 
 
-def _presets(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The presets of the server that the command line names, if it answers soon."""
+def _complete_preset(
+    context: click.Context, _: click.Parameter, prefix: str
+) -> list[CompletionItem]:
+    """Complete presets of the server that the command line names, if it answers within a second."""
     named = context.params.get("server") or os.environ.get("STYLECLIP_SERVER")
     url = named if isinstance(named, str) else "localhost:8001"
     token = context.params.get("token") or os.environ.get("STYLECLIP_TOKEN")
-    with contextlib.suppress(Exception), Reach(1.0, 0, token).client(url) as client:
+    with contextlib.suppress(Exception), ConnectionOptions(1.0, 0, token).client(url) as client:
         return [
             CompletionItem(preset.title, help=preset.edit.target)
             for preset in client.domain().presets
-            if preset.title.lower().startswith(begun.lower())
+            if preset.title.lower().startswith(prefix.lower())
         ]
     return []
 
 
 def edit_options(command: Command) -> Command:
-    """Adds the texts and numbers of the edits, and hands the command a `wanted` in their place."""
+    """Add the texts and numbers of the edits; the command gets `edit_options`."""
     options = (
         click.option(
             "--target", multiple=True, metavar="TEXT", help="What it should show. Repeatable."
         ),
-        click.option("--neutral", multiple=True, metavar="TEXT", help="What the picture shows."),
+        click.option("--neutral", multiple=True, metavar="TEXT", help="What the photo shows."),
         click.option(
             "--strength",
             multiple=True,
@@ -116,7 +117,7 @@ def edit_options(command: Command) -> Command:
             multiple=True,
             metavar="NAME",
             help="An edit that the server knows.",
-            shell_complete=_presets,
+            shell_complete=_complete_preset,
         ),
         click.option(
             "--recipe",
@@ -135,16 +136,16 @@ def edit_options(command: Command) -> Command:
         recipe: Path | None,
         **others: Any,
     ) -> Any:
-        read = Recipe.from_json(_start_of(recipe)) if recipe else None
-        wanted = Wanted(target, neutral, strength, threshold, preset, read)
-        wanted.check()
-        return command(wanted=wanted, **others)
+        loaded = _load_recipe(recipe) if recipe else None
+        edit_options = EditOptions(target, neutral, strength, threshold, preset, loaded)
+        edit_options.check()
+        return command(edit_options=edit_options, **others)
 
-    return add(options, with_edits)  # type: ignore[return-value]
+    return add_options(options, with_edits)  # type: ignore[return-value]
 
 
 def _each(option: str, values: Sequence[Value], count: int, what: str) -> Sequence[Value | None]:
-    """One value for each of `count`: given for each, given once for all, or None."""
+    """Return one value for each of `count`: given for each, given once for all, or None."""
     if len(values) == count:
         return values
     if not values:
@@ -154,7 +155,6 @@ def _each(option: str, values: Sequence[Value], count: int, what: str) -> Sequen
     raise click.UsageError(f"{option} is given {len(values)} times: once, or once a {what}")
 
 
-def _start_of(path: Path) -> bytes:
-    """No more of a file than tells that it is too long for a recipe."""
+def _load_recipe(path: Path) -> Recipe:
     with path.open("rb") as file:
-        return file.read(RECIPE_BYTES + 1)
+        return Recipe.from_json(file.read(RECIPE_BYTES + 1))  # one more is refused as too long

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and what commands print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from styleclip_client import faces
 from styleclip_client.batch.job import FORMATS
-from styleclip_client.batch.workers import Reach
+from styleclip_client.batch.workers import ConnectionOptions
 from styleclip_client.client import Client
 from styleclip_client.client_base import RETRIES, TIMEOUT
 from styleclip_client.results import Edited
@@ -25,36 +26,58 @@ EXIT_STATUS = """\b
 Exit status: 0 done, 1 the server or writing failed, 2 wrong command line,
 3 photo or texts refused, 4 some photos of a folder failed, 130 interrupted."""
 
+LATENT = ".npz"  # suffix of a latent, which some commands take in place of a photo
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def server_options(command: Command) -> Command:
-    """Adds how to reach the server, and hands the command a `client` in their place."""
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How photos are edited, as in `Client.edit_photo`; `face` may be `faces.ALL`."""
+
+    face: int
+    align: bool | None
+    paste: bool
+    quality: int
+    mark: bool
+    keep_gps: bool
+
+
+def add_options(options: Sequence[Callable[[Any], Any]], command: Command) -> Command:
+    """Return `command` with `options`, which `--help` shows in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def server_option(command: Command) -> Command:
+    """Add how to connect to one server; the command gets a connected `client`."""
 
     @functools.wraps(command)
     def with_client(server: str, **others: Any) -> Any:
-        reach, others = _reach(**others)
-        with _checked(reach, server) as client:
+        connection, others = _connection(**others)
+        with _checked_client(connection, server) as client:
             return command(client=client, **others)
 
-    return add((_server(), *_reaching()), with_client)  # type: ignore[return-value]
+    return add_options((_server(), *_connection_options()), with_client)  # type: ignore[return-value]
 
 
-def servers_options(several: bool) -> Callable[[Command], Command]:
-    """The same without a connection: the command gets `reach` and `urls`, one or `several`."""
+def servers_option(several: bool) -> Callable[[Command], Command]:
+    """Add how to connect to one server or `several`; the command gets `connection` and `urls`."""
 
-    def added(command: Command) -> Command:
+    def add(command: Command) -> Command:
         @functools.wraps(command)
-        def with_reach(server: str | Sequence[str], **others: Any) -> Any:
-            reach, others = _reach(**others)
+        def with_connection(server: str | Sequence[str], **others: Any) -> Any:
+            connection, others = _connection(**others)
             urls = [server] if isinstance(server, str) else list(dict.fromkeys(server))
             for url in urls:
-                _checked(reach, url).close()
-            return command(reach=reach, urls=urls, **others)
+                _checked_client(connection, url).close()
+            return command(connection=connection, urls=urls, **others)
 
-        return add((_server(several), *_reaching()), with_reach)  # type: ignore[return-value]
+        options = (_server(several), *_connection_options())
+        return add_options(options, with_connection)  # type: ignore[return-value]
 
-    return added
+    return add
 
 
 def _server(several: bool = False) -> Callable[[Any], Any]:
@@ -72,7 +95,7 @@ def _server(several: bool = False) -> Callable[[Any], Any]:
     )
 
 
-def _reaching() -> Sequence[Callable[[Any], Any]]:
+def _connection_options() -> Sequence[Callable[[Any], Any]]:
     file = click.Path(exists=True, dir_okay=False)
     return (
         click.option(
@@ -88,39 +111,39 @@ def _reaching() -> Sequence[Callable[[Any], Any]]:
             type=click.IntRange(0, 100),
             default=RETRIES,
             show_default=True,
-            help="Attempts more when no server answers, or it is busy.",
+            help="Further attempts when no server answers, or it is busy.",
         ),
         click.option(
             "--token",
             envvar="STYLECLIP_TOKEN",
             show_envvar=True,
-            help="Sent as “authorization: Bearer …”; others can read a command line, so rather "
-            "use the variable.",
+            help="Sent as “authorization: Bearer …”. Prefer the variable: other users can read a "
+            "command line.",
         ),
         click.option("--ca", type=file, help="PEM file with the authorities to trust for TLS."),
     )
 
 
-def _reach(
+def _connection(
     timeout: float, retries: int, token: str | None, ca: str | None, **others: Any
-) -> tuple[Reach, dict[str, Any]]:
-    return Reach(timeout, retries, token, ca), others
+) -> tuple[ConnectionOptions, dict[str, Any]]:
+    return ConnectionOptions(timeout, retries, token, ca), others
 
 
-def _checked(reach: Reach, url: str) -> Client:
+def _checked_client(connection: ConnectionOptions, url: str) -> Client:
     try:
-        return reach.client(url)
+        return connection.client(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
 
 
 def json_option(command: Command) -> Command:
-    """Adds --json."""
-    return click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-class FaceChoice(click.ParamType):
-    """A face's index, or "all" where `several`."""
+class FaceIndex(click.ParamType):
+    """The index of a face, or "all" where `several` are possible."""
 
     name = "face"
 
@@ -140,33 +163,35 @@ class FaceChoice(click.ParamType):
         return face
 
 
-def face_options(several: bool = False) -> Callable[[Command], Command]:
-    """Adds --face and --align."""
-    help = "Which face, best first; -1: the largest" + ("; all: each of them." if several else ".")
-    return functools.partial(
-        add,
-        (
-            click.option(
-                "--face",
-                type=FaceChoice(several),
-                default=-1,
-                metavar="N",
-                show_default=True,
-                help=help,
-            ),
-            click.option(
-                "--align/--no-align",
-                default=None,
-                help="Find and align a face, or take the photo as a face crop. "
-                "[default: as the domain needs]",
-            ),
+def _face_options(several: bool) -> Sequence[Callable[[Any], Any]]:
+    return (
+        click.option(
+            "--face",
+            type=FaceIndex(several),
+            default=-1,
+            metavar="N",
+            show_default=True,
+            help="Which face, best first; -1: the largest"
+            + ("; all: each of them." if several else "."),
+        ),
+        click.option(
+            "--align/--no-align",
+            default=None,
+            help="Find and align a face, or take the photo as a face crop. "
+            "[default: as the domain needs]",
         ),
     )
 
 
-def picture_options(command: Command) -> Command:
-    """Adds --paste and --quality, and what is written into the file beside the picture."""
+def face_options(command: Command) -> Command:
+    """Add --face, of one face, and --align."""
+    return add_options(_face_options(several=False), command)
+
+
+def photo_options(command: Command) -> Command:
+    """Add how photos are edited; the command gets `photo_options`."""
     options = (
+        *_face_options(several=True),
         click.option("--paste", is_flag=True, help="Put the edited face back into the photo."),
         click.option(
             "--quality",
@@ -185,14 +210,28 @@ def picture_options(command: Command) -> Command:
             "--keep-gps", is_flag=True, help="With --paste: keep where the photo was taken."
         ),
     )
-    return add(options, command)
+
+    @functools.wraps(command)
+    def with_photo_options(
+        face: int,
+        align: bool | None,
+        paste: bool,
+        quality: int,
+        mark: bool,
+        keep_gps: bool,
+        **others: Any,
+    ) -> Any:
+        photo_options = PhotoOptions(face, align, paste, quality, mark, keep_gps)
+        return command(photo_options=photo_options, **others)
+
+    return add_options(options, with_photo_options)  # type: ignore[return-value]
 
 
 def out_options(text: str, *, folder: bool = False) -> Callable[[Command], Command]:
-    """Adds --out, described by `text`, and --overwrite."""
+    """Add --out, described by `text`, and --overwrite."""
     path = click.Path(dir_okay=folder, path_type=Path)
     return functools.partial(
-        add,
+        add_options,
         (
             click.option("-o", "--out", required=True, type=path, help=text),
             click.option("--overwrite", is_flag=True, help="Replace what exists."),
@@ -200,8 +239,14 @@ def out_options(text: str, *, folder: bool = False) -> Callable[[Command], Comma
     )
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse a bad OUT before the server works for it."""
+def check_latent(photo: Path, *, align: bool | None, face: int, paste: bool = False) -> None:
+    """Raise UsageError for options that need a photo, if `photo` is a latent."""
+    if photo.suffix == LATENT and (paste or align is not None or face != -1):
+        raise click.UsageError("--paste, --align and --face need the photo, not a latent")
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise BadParameter if OUT cannot be written, before the server works for it."""
     if out.is_dir():
         raise click.BadParameter(f"{out} is a folder", param_hint="--out")
     if out.exists() and not overwrite:
@@ -210,31 +255,31 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
 
 
-def format_of(out: Path, *others: str) -> str:
-    """The format that the name asks for; `others` are suffixes that the caller knows as well."""
+def image_format(out: Path, *other_suffixes: str) -> str:
+    """Return the format for the suffix of `out`; a message names `other_suffixes` as well."""
     format = FORMATS.get(out.suffix.lower())
     if format is None:
         raise click.BadParameter(
-            f"{out.name!r} should end in one of {', '.join((*FORMATS, *others))}",
+            f"{out.name!r} should end in one of {', '.join((*FORMATS, *other_suffixes))}",
             param_hint="--out",
         )
     return format
 
 
 def spinner(text: str) -> Any:
-    """A spinner on standard error; nothing when that is no terminal."""
+    """Show a spinner on standard error; nothing if that is no terminal."""
     return Console(stderr=True).status(text)
 
 
-def tell(as_json: bool, content: dict[str, Any], text: str) -> None:
-    """The result on standard output: `content` for programs, `text` for people."""
+def print_result(as_json: bool, content: dict[str, Any], text: str) -> None:
+    """Print `content` as JSON, or `text`."""
     if as_json:
         text = json.dumps(content, ensure_ascii=False, indent=2, default=os.fspath)
     click.echo(text)
 
 
-def description(edited: Edited) -> dict[str, Any]:
-    """What there is to say of an edited picture."""
+def image_content(edited: Edited) -> dict[str, Any]:
+    """Return the JSON description of an edited image."""
     image = edited.image()
     return {
         "width": image.width,
@@ -244,15 +289,8 @@ def description(edited: Edited) -> dict[str, Any]:
     }
 
 
-def summary(edited: Edited) -> str:
-    """The same in words."""
+def image_text(edited: Edited) -> str:
+    """Return the description of an edited image in words."""
     image = edited.image()
     moved = " + ".join(str(count) for count in edited.channels)
     return f"{image.width} x {image.height} {image.format}, channels moved: {moved}"
-
-
-def add(options: Sequence[Callable[[Any], Any]], command: Command) -> Command:
-    """`command` with `options`, which `--help` shows in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from styleclip_client import faces
-from styleclip_client.batch.workers import Reach
+from styleclip_client.batch.workers import ConnectionOptions
 from styleclip_client.client import Client
 from styleclip_client.commands import options
 from styleclip_client.commands.batch import edit_all
-from styleclip_client.commands.edit_options import Wanted, edit_options
-from styleclip_client.commands.options import EXIT_STATUS
-from styleclip_client.results import Inverted
+from styleclip_client.commands.edit_options import EditOptions, edit_options
+from styleclip_client.commands.options import EXIT_STATUS, LATENT, PhotoOptions
+from styleclip_client.results import Edited, Inverted
+from styleclip_contract.edits import Edit
 
 _PHOTO = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PHOTO_OR_FOLDER = click.Path(exists=True, path_type=Path)
@@ -24,37 +26,31 @@ _PHOTO_OR_FOLDER = click.Path(exists=True, path_type=Path)
 @click.command(epilog=EXIT_STATUS)
 @click.argument("photo", type=_PHOTO_OR_FOLDER)
 @edit_options
-@options.face_options(several=True)
-@options.picture_options
+@options.photo_options
 @options.out_options("Where to write: .jpg, .png or .webp decides the format.", folder=True)
 @options.json_option
-@options.servers_options(several=False)
+@options.servers_option(several=False)
 def edit(
-    reach: Reach,
+    connection: ConnectionOptions,
     urls: list[str],
     photo: Path,
-    wanted: Wanted,
-    align: bool | None,
-    face: int,
-    paste: bool,
-    quality: int,
-    mark: bool,
-    keep_gps: bool,
+    edit_options: EditOptions,
+    photo_options: PhotoOptions,
     overwrite: bool,
     out: Path,
     as_json: bool,
 ) -> int | None:
     """Edit the face in PHOTO and write OUT.
 
-    PHOTO is a picture, or a latent that `styleclip invert` wrote (.npz), which is quicker; or a
+    PHOTO is an image, or a latent that `styleclip invert` wrote (.npz), which is faster; or a
     folder, whose photos are edited into the folder OUT as `styleclip batch` does.
 
     Several edits are summed: repeat --target or --preset. --neutral goes with the targets,
     --strength and --threshold with the presets and then the targets; give each of them once
-    for all, or once an edit in the same order. What is left out has the server's default.
+    for all, or once per edit in the same order. The server has defaults for what is left out.
 
     `--face all` writes each face to a file of its own, OUT with -0, -1, … in its name; with
-    --paste it edits all of them in the one picture OUT.
+    --paste it edits all of them in the one image OUT.
 
     \b
     Examples:
@@ -65,51 +61,56 @@ def edit(
       styleclip edit us.jpg --target "a smiling face" --face all --paste -o smiling.jpg
       styleclip edit photos/ --target "a smiling face" -o smiling/
     """
-    settings: dict[str, Any] = {
-        "align": align,
-        "quality": quality,
-        "mark": mark,
-        "keep_gps": keep_gps,
-    }
     if photo.is_dir():
-        settings |= {"face": face, "paste": paste}
-        return edit_all(reach, urls, str(photo), str(out), wanted, settings, overwrite, as_json)
-    settings["format"] = options.format_of(out)
-    latent = photo.suffix == ".npz"
-    if latent and (paste or align is not None or face != -1):
-        raise click.UsageError("--paste, --align and --face need the photo, not a latent")
-    apart = face == faces.ALL and not paste
-    options.check_free(_numbered(out, 0) if apart else out, overwrite)
+        return edit_all(
+            connection, urls, str(photo), str(out), edit_options, photo_options,
+            overwrite=overwrite, as_json=as_json,
+        )  # fmt: skip
+    format = options.image_format(out)
+    options.check_latent(
+        photo, align=photo_options.align, face=photo_options.face, paste=photo_options.paste
+    )
+    numbered = photo_options.face == faces.ALL and not photo_options.paste
+    options.check_out(_numbered(out, 0) if numbered else out, overwrite)
 
-    with reach.client(urls[0]) as client, options.spinner(f"editing {photo.name}"):
-        edits = wanted.edits(client.domain())
+    with connection.client(urls[0]) as client, options.spinner(f"editing {photo.name}"):
+        edits = edit_options.resolve(client.domain())
         start = time.perf_counter()
-        if latent:
-            del settings["align"], settings["keep_gps"]
-            pictures = [client.edit(Inverted.load(photo).w_plus, edits, **settings)]
-        elif apart:
-            pictures = faces.edit_each(client, photo, edits, **settings)
-        elif face == faces.ALL:
-            pictures = [faces.edit_together(client, photo, edits, **settings)]
-        else:
-            pictures = [client.edit_photo(photo, edits, face=face, paste=paste, **settings)]
+        images = _edit_file(client, photo, edits, photo_options, format)
         milliseconds = round(1000 * (time.perf_counter() - start))
-    files, words = [], []
-    for index, edited in enumerate(pictures):
-        file = _numbered(out, index) if apart else out
+    files, lines = [], []
+    for index, edited in enumerate(images):
+        file = _numbered(out, index) if numbered else out
         edited.save(file, overwrite=overwrite)
-        files.append({"out": file, **options.description(edited)})
-        words.append(f"{file}: {options.summary(edited)}, {milliseconds} ms")
-    options.tell(as_json, {"files": files, "milliseconds": milliseconds}, "\n".join(words))
+        files.append({"out": file, **options.image_content(edited)})
+        lines.append(f"{file}: {options.image_text(edited)}, {milliseconds} ms")
+    content = {"files": files, "milliseconds": milliseconds}
+    options.print_result(as_json, content, "\n".join(lines))
     return None
+
+
+def _edit_file(
+    client: Client, photo: Path, edits: list[Edit], photo_options: PhotoOptions, format: str
+) -> list[Edited]:
+    """Edit a photo, all faces of a photo, or a latent."""
+    settings: dict[str, Any] = {"format": format, **asdict(photo_options)}
+    face, paste = settings.pop("face"), settings.pop("paste")
+    if photo.suffix == LATENT:
+        del settings["align"], settings["keep_gps"]
+        return [client.edit(Inverted.load(photo).w_plus, edits, **settings)]
+    if face != faces.ALL:
+        return [client.edit_photo(photo, edits, face=face, paste=paste, **settings)]
+    if paste:
+        return [faces.edit_together(client, photo, edits, **settings)]
+    return faces.edit_each(client, photo, edits, **settings)
 
 
 @click.command(epilog=EXIT_STATUS)
 @click.argument("photo", type=_PHOTO)
-@options.face_options()
+@options.face_options
 @options.out_options("Where to write the latent (.npz).")
 @options.json_option
-@options.server_options
+@options.server_option
 def invert(
     client: Client,
     photo: Path,
@@ -124,9 +125,9 @@ def invert(
     OUT is a NumPy .npz file with w_plus (float32 [L, 512]) and quad (float32 [4, 2], the
     corners of the face in the upright photo). `styleclip edit OUT …` edits it.
     """
-    if out.suffix != ".npz":
-        raise click.BadParameter(f"{out.name!r} should end in .npz", param_hint="--out")
-    options.check_free(out, overwrite)
+    if out.suffix != LATENT:
+        raise click.BadParameter(f"{out.name!r} should end in {LATENT}", param_hint="--out")
+    options.check_out(out, overwrite)
     with options.spinner(f"inverting {photo.name}"):
         start = time.perf_counter()
         inverted = client.invert(photo, align=align, face=face)
@@ -139,27 +140,27 @@ def invert(
         "quad": inverted.quad.tolist(),
         "milliseconds": milliseconds,
     }
-    options.tell(as_json, content, f"{out}: W+ of {rows} x {width}, {milliseconds} ms")
+    options.print_result(as_json, content, f"{out}: W+ of {rows} x {width}, {milliseconds} ms")
 
 
 @click.command("faces", epilog=EXIT_STATUS)
 @click.argument("photo", type=_PHOTO)
 @options.json_option
-@options.server_options
+@options.server_option
 def list_faces(client: Client, photo: Path, as_json: bool) -> None:
-    """Tell which faces the server finds in PHOTO, best first.
+    """List the faces that the server finds in PHOTO, best first.
 
-    Their numbers are what --face means. The box is in pixels of the upright photo; a higher
-    score is surer: below 0.3 it may be no face.
+    --face takes their numbers. The box is in pixels of the upright photo; a higher score is more
+    certain: below 0.3 it may be no face.
     """
     with options.spinner(f"looking for faces in {photo.name}"):
-        found = client.faces(photo)
-    content = [{"face": i, "box": f.box, "score": f.score} for i, f in enumerate(found)]
+        detected = client.faces(photo)
+    content = [{"face": i, "box": f.box, "score": f.score} for i, f in enumerate(detected)]
     lines = [
         "{}: ({:.0f}, {:.0f}) to ({:.0f}, {:.0f}), score {:.2f}".format(i, *f.box, f.score)
-        for i, f in enumerate(found)
+        for i, f in enumerate(detected)
     ]
-    options.tell(as_json, {"faces": content}, "\n".join(lines))
+    options.print_result(as_json, {"faces": content}, "\n".join(lines))
 
 
 def _numbered(out: Path, index: int) -> Path:

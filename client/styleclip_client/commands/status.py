@@ -16,24 +16,24 @@ from styleclip_client.results import Status
 
 @click.command(epilog=EXIT_STATUS)
 @options.json_option
-@options.server_options
+@options.server_option
 def status(client: Client, as_json: bool) -> int:
     """Show whether the server is ready, its models, defaults and presets.
 
     Exit status 0 when it can edit photos, 1 when it cannot.
     """
-    found = client.status()
+    server_status = client.status()
     if as_json:
-        options.tell(True, asdict(found), "")
+        options.print_result(True, asdict(server_status), "")
     else:
-        _show(found)
-    return DONE if found.ready else SERVER_FAILED
+        _print_status(server_status)
+    return DONE if server_status.ready else SERVER_FAILED
 
 
-def _show(status: Status) -> None:
+def _print_status(status: Status) -> None:
     console = Console()
-    word = "[green]ready[/]" if status.ready else "[red]not ready[/]"
-    console.print(f"{status.url}: Triton {status.version}, {word}", highlight=False)
+    ready = "[green]ready[/]" if status.ready else "[red]not ready[/]"
+    console.print(f"{status.url}: Triton {status.version}, {ready}", highlight=False)
     table = Table("model", "version", "state", "reason", box=None, pad_edge=False)
     for model in status.models:
         table.add_row(model.name, model.version, model.state, model.reason)

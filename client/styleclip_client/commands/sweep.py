@@ -1,34 +1,44 @@
-"""`styleclip sweep`: one edit at many strengths in one picture, or moving."""
+"""`styleclip sweep`: one edit at many strengths, as one image or as a GIF."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from styleclip_client import sweeps
 from styleclip_client.client import Client
 from styleclip_client.commands import options
-from styleclip_client.commands.edit_options import Wanted, edit_options
-from styleclip_client.commands.options import EXIT_STATUS
+from styleclip_client.commands.edit_options import EditOptions, edit_options
+from styleclip_client.commands.options import EXIT_STATUS, LATENT
 from styleclip_client.images import write_file
 from styleclip_client.results import Inverted
 from styleclip_contract import limits
+from styleclip_contract.edits import Edit
 
 _STRENGTH = click.FloatRange(-limits.STRENGTH, limits.STRENGTH)
-_STEPS = {".gif": 13}
-_DEFAULT_STEPS = 7
-_SIDES = {".gif": 384}
-_DEFAULT_SIDE = 256
+_GIF = ".gif"
+_QUALITY = 92
+
+
+class _Defaults(NamedTuple):
+    steps: int
+    size: int  # pixels
+
+
+_SHEET_DEFAULTS = _Defaults(steps=7, size=256)
+_GIF_DEFAULTS = _Defaults(steps=13, size=384)
 
 
 class _Thresholds(click.ParamType):
-    """Numbers from 0 to 1 with commas between."""
+    """Numbers from 0 to 1, separated by commas."""
 
     name = "list"
 
@@ -47,10 +57,10 @@ class _Thresholds(click.ParamType):
 @click.command(epilog=EXIT_STATUS)
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @edit_options
-@click.option("--from", "low", type=_STRENGTH, metavar="A", help="α of the first picture.")
+@click.option("--from", "low", type=_STRENGTH, metavar="A", help="α of the first image.")
 @click.option("--to", "high", type=_STRENGTH, metavar="A", help="α of the last one.")
 @click.option(
-    "--steps", type=click.IntRange(2, 100), help="Pictures between them, both included. "
+    "--steps", type=click.IntRange(2, 100), help="Images from first to last, both included. "
     "[default: 7, of a GIF 13]"
 )  # fmt: skip
 @click.option(
@@ -58,7 +68,7 @@ class _Thresholds(click.ParamType):
 )
 @click.option(
     "--size", type=click.IntRange(16, 2048), metavar="PIXELS",
-    help="Side of each picture. [default: 256, of a GIF 384]",
+    help="Side of each image. [default: 256, of a GIF 384]",
 )  # fmt: skip
 @click.option(
     "--delay",
@@ -66,16 +76,16 @@ class _Thresholds(click.ParamType):
     default=80,
     metavar="MS",
     show_default=True,
-    help="Between the pictures of a GIF.",
+    help="Between the images of a GIF.",
 )
-@options.face_options()
+@options.face_options
 @options.out_options("Where to write: .png, .jpg or .webp, or .gif to see it move.")
 @options.json_option
-@options.server_options
+@options.server_option
 def sweep(
     client: Client,
     photo: Path,
-    wanted: Wanted,
+    edit_options: EditOptions,
     low: float | None,
     high: float | None,
     steps: int | None,
@@ -90,10 +100,10 @@ def sweep(
 ) -> None:
     """Show an edit of the face in PHOTO at many strengths.
 
-    OUT is a strip from left to right, with --thresholds a grid, and as .gif the same moving
-    forth and back. PHOTO may be a latent (.npz). The edits are given as for `styleclip edit`; of
-    several the last is swept, the others stay as they are. Without --from and --to it goes from
-    the edit's opposite to twice its strength.
+    OUT is a strip from left to right, a grid with --thresholds, or a .gif that plays it forth and
+    back. PHOTO may be a latent (.npz). The edits are given as for `styleclip edit`; of several the
+    last one is swept, the others stay as they are. Without --from and --to it goes from the
+    opposite of the edit to twice its strength.
 
     \b
     Examples:
@@ -101,28 +111,57 @@ def sweep(
       styleclip sweep me.jpg --preset smile --from 0 --to 8 -o smile.gif
       styleclip sweep me.jpg --preset beard --thresholds 0.1,0.15,0.2 -o grid.jpg
     """
-    suffix = out.suffix.lower()
-    moving = suffix == ".gif"
-    format = "GIF" if moving else options.format_of(out, ".gif")
-    if moving and thresholds:
+    is_gif = out.suffix.lower() == _GIF
+    format = "GIF" if is_gif else options.image_format(out, _GIF)
+    if is_gif and thresholds:
         raise click.UsageError("a GIF has no rows: --thresholds needs .png, .jpg or .webp")
-    latent = photo.suffix == ".npz"
-    if latent and (align is not None or face != -1):
-        raise click.UsageError("--align and --face need the photo, not a latent")
-    options.check_free(out, overwrite)
+    options.check_latent(photo, align=align, face=face)
+    options.check_out(out, overwrite)
+    defaults = _GIF_DEFAULTS if is_gif else _SHEET_DEFAULTS
     with options.spinner(f"inverting {photo.name}"):
-        edits = wanted.edits(client.domain())
+        edits = edit_options.resolve(client.domain())
         start = time.perf_counter()
-        inverted = Inverted.load(photo) if latent else client.invert(photo, align=align, face=face)
-    least, most = sweeps.bounds(edits[-1])
-    strengths = sweeps.evenly(
-        least if low is None else low,
-        most if high is None else high,
-        steps or _STEPS.get(suffix, _DEFAULT_STEPS),
-    )
+        inverted = _inverted(client, photo, align, face)
+    strengths = _strengths(edits[-1], low, high, steps or defaults.steps)
     rows = thresholds or (edits[-1].threshold,)
     values = [(strength, threshold) for threshold in rows for strength in strengths]
-    pictures = list(
+    images = _draw(client, inverted, edits, values)
+    if is_gif:
+        data = _encode_gif(images, delay, size or defaults.size)
+    else:
+        labels = [f"beta {threshold:g}" for threshold in thresholds or ()] or [""]
+        data = _encode_sheet(images, strengths, labels, size or defaults.size, format)
+    write_file(out, data, overwrite=overwrite)
+    milliseconds = round(1000 * (time.perf_counter() - start))
+    content = {
+        "out": out,
+        "strengths": strengths,
+        "thresholds": list(rows),
+        "nothing_left": [v for v, image in zip(values, images, strict=True) if image is None],
+        "milliseconds": milliseconds,
+    }
+    text = f"{out}: {len(images)} images, α {strengths[0]:g} to {strengths[-1]:g}"
+    options.print_result(as_json, content, f"{text}, {milliseconds} ms")
+
+
+def _inverted(client: Client, photo: Path, align: bool | None, face: int) -> Inverted:
+    if photo.suffix == LATENT:
+        return Inverted.load(photo)
+    return client.invert(photo, align=align, face=face)
+
+
+def _strengths(edit: Edit, low: float | None, high: float | None, steps: int) -> list[float]:
+    default_low, default_high = sweeps.bounds(edit)
+    return sweeps.evenly(
+        default_low if low is None else low, default_high if high is None else high, steps
+    )
+
+
+def _draw(
+    client: Client, inverted: Inverted, edits: list[Edit], values: Sequence[tuple[float, float]]
+) -> list[Image.Image | None]:
+    """Draw the last edit at each (α, β), with a progress bar on a terminal."""
+    return list(
         track(
             sweeps.draw(client, inverted.w_plus, edits, values),
             "drawing",
@@ -132,24 +171,22 @@ def sweep(
             disable=not sys.stderr.isatty(),
         )
     )
-    side = size or _SIDES.get(suffix, _DEFAULT_SIDE)
-    if moving:
-        frames = [picture for picture in pictures if picture is not None]
-        if not frames:
-            raise click.UsageError("this threshold leaves nothing to change: give a lower one")
-        data = sweeps.animation(frames, delay, side)
-    else:
-        columns = [f"alpha {strength:g}" for strength in strengths]  # the font has no Greek
-        names = [f"beta {threshold:g}" for threshold in rows] if thresholds else [""]
-        data = sweeps.encode(sweeps.sheet(pictures, columns, names, side=side), format, 92)
-    write_file(out, data, overwrite=overwrite)
-    milliseconds = round(1000 * (time.perf_counter() - start))
-    content = {
-        "out": out,
-        "strengths": strengths,
-        "thresholds": list(rows),
-        "nothing_left": [v for v, p in zip(values, pictures, strict=True) if p is None],
-        "milliseconds": milliseconds,
-    }
-    words = f"{out}: {len(pictures)} pictures, α {strengths[0]:g} to {strengths[-1]:g}"
-    options.tell(as_json, content, f"{words}, {milliseconds} ms")
+
+
+def _encode_gif(images: Sequence[Image.Image | None], delay: int, size: int) -> bytes:
+    frames = [image for image in images if image is not None]
+    if not frames:
+        raise click.UsageError("this threshold leaves nothing to change: give a lower one")
+    return sweeps.animation(frames, delay, size)
+
+
+def _encode_sheet(
+    images: Sequence[Image.Image | None],
+    strengths: Sequence[float],
+    labels: Sequence[str],
+    size: int,
+    format: str,
+) -> bytes:
+    columns = [f"alpha {strength:g}" for strength in strengths]  # the font has no Greek
+    sheet = sweeps.sheet(images, columns, labels, side=size)
+    return sweeps.encode(sheet, format, _QUALITY)
