@@ -1,4 +1,4 @@
-"""NumPy in, NumPy out, nothing encoded on the way back; shared memory where the server allows it.
+"""NumPy in, NumPy out, without an encoded image; shared memory where the server allows it.
 
     python examples/arrays.py out/
 
@@ -31,7 +31,7 @@ with Client(SERVER) as client:
     print(f"{after.shape} {after.dtype}; {moved.mean():.0%} of the pixels changed")
     Image.fromarray(np.hstack([pixels, before, after])).save(out / "before-and-after.png")
 
-# %% The same pixels without sending them: they lie in memory that both can see.
+# %% The same pixels in memory that client and server share, so that they are not sent.
 try:
     with Client(SERVER, shared_memory=True) as client:
         print("shared memory, the same:", np.array_equal(client.draw(face.w_plus, hat), after))

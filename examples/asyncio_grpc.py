@@ -1,4 +1,4 @@
-"""The same calls in an event loop: many edits of one face at once, no threads of one's own.
+"""The same calls with asyncio: many edits of one face at once, without threads.
 
 python examples/asyncio_grpc.py out/
 """
@@ -18,22 +18,22 @@ PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-2.png"
 async def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     async with AsyncClient(SERVER) as client:
-        # %% Both at once: what the server draws, and where the photo's face is in its space.
+        # %% At once: the domain of the server, and the latent of the photo's face.
         domain, face = await asyncio.gather(client.domain(), client.invert(PHOTO))
 
-        # %% Every preset of the domain; the server batches what arrives together.
+        # %% Several presets of the domain; the server batches requests that arrive together.
         presets = domain.presets[:4]
-        pictures = await asyncio.gather(
+        results = await asyncio.gather(
             *(client.edit(face.w_plus, preset.edit) for preset in presets)
         )
-        for preset, edited in zip(presets, pictures, strict=True):
+        for preset, edited in zip(presets, results, strict=True):
             edited.save(out / f"{preset.title.lower().replace(' ', '-')}.jpg", overwrite=True)
             print(f"{preset.title}: {len(edited.picture)} bytes")
 
-        # %% A user who waits no longer than a second gets the error, not the wait.
-        quick = client.within(1.0, retries=0)
+        # %% With a time-out of one second, a slower answer is an error.
+        impatient = client.within(1.0, retries=0)
         try:
-            await quick.edit(face.w_plus, domain.presets[0].edit)
+            await impatient.edit(face.w_plus, domain.presets[0].edit)
             print("done within a second")
         except errors.DeadlineExceeded as error:
             print(f"not within a second: {error}")

@@ -1,8 +1,8 @@
-"""Many photos: several at once, in their order, and one bad photo costs no other.
+"""Many photos: several at once, results in order, and a bad photo fails alone.
 
     python examples/many_photos.py out/
 
-For folders there is a command that can be interrupted and goes on: styleclip batch --help
+For folders there is a command that can be interrupted and resumed: styleclip batch --help
 """
 
 import os
@@ -20,10 +20,10 @@ photos = [*sorted(SAMPLES.glob("*.png"))[:4], Path(__file__), SAMPLES / "missing
 
 with Client(SERVER) as client:
     smile = client.domain().preset("Smile")
-    # Photos are drawn only as there is room, so this may as well be a generator without an end.
+    # Photos are read as they are needed, so they may come from an endless generator.
     for photo, answer in zip(photos, client.edit_many(photos, smile, concurrency=4), strict=True):
         if isinstance(answer, Edited):
             answer.save(out / f"{photo.stem}.jpg", overwrite=True)
             print(f"{photo.name}: {len(answer.picture)} bytes")
-        else:  # the error that kept this one from it
+        else:  # the error that this photo failed with
             print(f"{photo.name}: {type(answer).__name__}: {answer}")

@@ -1,4 +1,4 @@
-"""HTTP in place of gRPC, through a gateway if need be, and what goes wrong by its name.
+"""HTTP in place of gRPC, through a gateway if need be, and errors by name.
 
 python examples/over_http.py out/
 """
@@ -15,7 +15,7 @@ PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-3.png"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 
-# %% Only the address differs. "https://…" is TLS; a token and headers go along with each request.
+# %% Only the address differs. "https://…" is TLS; the token is sent with each request.
 client = Client(SERVER, timeout=30, retries=5, token=os.environ.get("STYLECLIP_TOKEN"))
 
 # %% What does it serve, and is it ready?
@@ -29,9 +29,9 @@ red = client.domain().edit("a face with red hair")
 edited = client.edit_photo(PHOTO.read_bytes(), red, format="WEBP", quality=90)
 (out / "red-hair.webp").write_bytes(edited.picture)
 
-# %% Errors have names, the same as on the server. InvalidInput is the caller's to mend.
+# %% Errors have names, the same as on the server. InvalidInput is an error of the caller.
 try:
-    client.edit_photo(b"this is no picture", red)
+    client.edit_photo(b"this is no image", red)
 except errors.NotAnImage as error:
     print(f"not an image: {error}")
 try:
@@ -39,7 +39,7 @@ try:
 except errors.InvalidInput as error:
     print(f"{type(error).__name__}: {error}")
 
-# %% A server that is not there was asked again, ever later; then it is said.
+# %% A server that does not answer is retried, with growing pauses, before the error.
 try:
     Client("http://localhost:9", timeout=2).domain()
 except errors.ServerUnavailable as error:

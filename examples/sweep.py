@@ -23,11 +23,11 @@ with Client(SERVER) as client:
     # %% From the opposite of the edit to twice its strength.
     strengths = sweeps.evenly(*sweeps.bounds(edit), 5)
     values = [(strength, edit.threshold) for strength in strengths]
-    pictures = list(sweeps.draw(client, face.w_plus, [edit], values))
-    strip = sweeps.sheet(pictures, [f"alpha {strength:g}" for strength in strengths])
+    images = list(sweeps.draw(client, face.w_plus, [edit], values))
+    strip = sweeps.sheet(images, [f"alpha {strength:g}" for strength in strengths])
     (out / "strip.png").write_bytes(sweeps.encode(strip, "PNG", 0))
 
-    # %% The same moving; pictures without one (a β that is too high) are left out.
-    frames = [picture for picture in pictures if picture is not None]
+    # %% The same as a GIF, without the values where β leaves nothing to change.
+    frames = [image for image in images if image is not None]
     (out / "sweep.gif").write_bytes(sweeps.animation(frames, milliseconds=120, side=256))
-    print(f"{len(frames)} pictures, alpha {strengths[0]:g} to {strengths[-1]:g}")
+    print(f"{len(frames)} images, alpha {strengths[0]:g} to {strengths[-1]:g}")

@@ -1,4 +1,4 @@
-"""A photo and two texts in, a picture out: the client as most programs use it.
+"""A photo and two texts in, an image out: the client as most programs use it.
 
 python examples/sync_grpc.py out/
 """
@@ -22,14 +22,14 @@ with Client(SERVER) as client:
     edited.save(out / "sunglasses.jpg", overwrite=True)
     print(f"sunglasses: {edited.channels[0]} channels moved")
 
-    # %% Inverting is the slow part. Once done, every edit of the same face is quick.
+    # %% Inversion is the slow part. Once done, every edit of the same face is fast.
     face = client.invert(PHOTO)
     for strength in (2, 4, 6):
         sad = domain.edit("a sad face", strength=strength)
         client.edit(face.w_plus, sad).save(out / f"sad-{strength}.jpg", overwrite=True)
 
-    # %% Edits add up; an `Edit` says all of it, or comes from the domain's defaults or presets.
+    # %% Several edits are summed. An `Edit` is complete, or comes from a default or a preset.
     both = [Edit("a face", "a sad face", strength=4, threshold=0.15), domain.preset("Beard")]
-    picture = client.edit(face.w_plus, both, format="PNG").image()  # a PIL image
-    print(f"both: {picture.width} x {picture.height} pixels")
-    picture.save(out / "both.png")
+    image = client.edit(face.w_plus, both, format="PNG").image()  # a PIL image
+    print(f"both: {image.width} x {image.height} pixels")
+    image.save(out / "both.png")

@@ -1,4 +1,4 @@
-"""Typed client of the StyleCLIP server: photos and texts in, edited pictures out.
+"""Typed client of the StyleCLIP server: photos and texts in, edited images out.
 
     from styleclip_client import Client, Edit
 
@@ -7,12 +7,12 @@
         edited = client.edit_photo("me.jpg", smile, format="PNG")
         edited.image().save("smiling.png")
 
-        face = client.invert("me.jpg")  # once; then every edit of it is quick
+        face = client.invert("me.jpg")  # once; every edit of it is fast
         for strength in (1, 2, 4):
             client.edit(face.w_plus, Edit("a face", "a smiling face", strength, 0.1))
 
-`AsyncClient` is the same for asyncio, and "http://localhost:8000" the same over HTTP. It needs
-neither the server nor PyTorch. The same from a shell: `styleclip --help`.
+`AsyncClient` is the same for asyncio; "http://localhost:8000" is the same over HTTP. The package
+needs neither the server nor PyTorch. The command line is `styleclip --help`.
 """
 
 import importlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from styleclip_contract.edits import Edit
     from styleclip_contract.errors import StyleclipError
 
-# Loaded on first use, so that a part of the package loads no more than it needs.
+# Imported on first use: a part of the package imports no more than it needs.
 _MODULES = {
     "AsyncClient": "styleclip_client.async_client",
     "Client": "styleclip_client.client",

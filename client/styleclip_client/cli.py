@@ -1,9 +1,8 @@
 """The command `styleclip`: edit, invert, faces, sweep, batch, status, bench, completion.
 
-One line on standard error tells what went wrong, and the exit status says of which kind it is:
-0 done, 1 the server (unreachable, too slow, failing) or a file that cannot be written,
-2 a wrong command line, 3 input that was refused (photo, texts, numbers), 4 some photos of many
-failed, 130 interrupted.
+A failure is one line on standard error and an exit status: 0 done, 1 the server (unreachable, too
+slow, failing) or a file that cannot be written, 2 a wrong command line, 3 refused input (photo,
+texts, numbers), 4 some photos of many failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ for _command in (edit, invert, list_faces, sweep, batch, status, bench, completi
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; every failure is one line."""
+    """Run the command line and return its exit status; a failure is printed as one line."""
     try:
         result = cli.main(
             args=None if arguments is None else list(arguments),
@@ -80,11 +79,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """`message` as one line on standard error."""
+    """Print `message` as one line on standard error; returns the exit status `code`."""
     click.echo(f"styleclip: {' '.join(message.split())}", err=True)
     return code
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command."""
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""Several faces of one photo."""
+"""Edits of all faces of one photo."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def edit_each(
     mark: bool = True,
     keep_gps: bool = False,
 ) -> list[Edited]:
-    """Each face of `photo` as a picture of its own, best first."""
-    data, align = photo_bytes(photo), _aligned(client, align)
+    """Edit each face of `photo` into an image of its own, best first.
 
-    def edited(face: int) -> Edited:
+    Parameters are those of `Client.edit_photo`.
+    """
+    data, align = photo_bytes(photo), _resolve_align(client, align)
+
+    def edit_face(face: int) -> Edited:
         return client.edit_photo(
             data,
             edits,
@@ -41,7 +44,7 @@ def edit_each(
             keep_gps=keep_gps,
         )
 
-    return _each(edited, align)
+    return _each(edit_face, align)
 
 
 def edit_together(
@@ -55,14 +58,20 @@ def edit_together(
     mark: bool = True,
     keep_gps: bool = False,
 ) -> Edited:
-    """`photo` with all its faces edited: they are found before the first is changed."""
-    data, align = photo_bytes(photo), _aligned(client, align)
-    found: list[Inverted] = _each(lambda face: client.invert(data, align=align, face=face), align)
+    """Edit all faces of `photo` into one image.
+
+    All faces are inverted before the first one is pasted. Parameters are those of
+    `Client.edit_photo`.
+    """
+    data, align = photo_bytes(photo), _resolve_align(client, align)
+    inversions: list[Inverted] = _each(
+        lambda face: client.invert(data, align=align, face=face), align
+    )
     channels: list[int] = []
-    # In between nothing may be lost, but a large photo as PNG can be too large to send.
+    # Intermediate images should be lossless, but a large photo as PNG may be too large to send.
     between = ("PNG", 95) if format.upper() == "PNG" else ("JPEG", 100)
-    for index, inverted in enumerate(found, 1):
-        name, level = (format, quality) if index == len(found) else between
+    for index, inverted in enumerate(inversions, 1):
+        name, level = (format, quality) if index == len(inversions) else between
         edited = client.paste(
             data, inverted, edits, format=name, quality=level, mark=mark, keep_gps=keep_gps
         )
@@ -70,19 +79,19 @@ def edit_together(
     return Edited(data, channels)
 
 
-def _aligned(client: Client, align: bool | None) -> bool:
+def _resolve_align(client: Client, align: bool | None) -> bool:
     return client.domain().align if align is None else align
 
 
 def _each(call: Callable[[int], _T], align: bool) -> list[_T]:
-    """What `call` gives for each face, whose number only the server knows."""
-    answers: list[_T] = []
+    """Return the results of `call` for each face; only the server knows how many there are."""
+    results: list[_T] = []
     while True:
         try:
-            answers.append(call(len(answers)))
+            results.append(call(len(results)))
         except FaceIndexOutOfRange:
-            if not answers:
+            if not results:
                 raise
-            return answers
-        if not align:  # a crop is one face, whatever its number
-            return answers
+            return results
+        if not align:  # a crop has one face, whatever its index
+            return results

@@ -1,4 +1,4 @@
-"""Pictures in (path, bytes, PIL or NumPy), pictures and latents out, files never half-written."""
+"""Photos from paths, bytes, PIL images or arrays, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ PARTIAL = ".part"  # ends the name of a file that is being written
 
 
 def photo_bytes(photo: Photo) -> bytes:
-    """The encoded photo to send, at most `limits.PHOTO_BYTES` long.
+    """Return the encoded photo to send.
 
-    Files and bytes travel as they are (the server decodes them and turns them upright). A PIL
-    picture is turned upright as its EXIF orientation says and packed as PNG, so nothing is lost.
-    An array is uint8: grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4].
-    Raises NotAnImage, ImageTooLarge, or OSError for a file that cannot be read.
+    Args:
+        photo: a path or the bytes of a file, which are sent as they are; a PIL image, which is
+            turned upright by its EXIF orientation and encoded as PNG; or a uint8 array, gray
+            [H, W], RGB [H, W, 3] or RGBA [H, W, 4], which is encoded as PNG.
+
+    Raises:
+        NotAnImage: the photo is empty, or the array has another shape or dtype.
+        ImageTooLarge: it has more than `limits.PHOTO_BYTES` or `limits.PHOTO_PIXELS`.
+        OSError: the file cannot be read.
     """
     if isinstance(photo, np.ndarray):
         photo = _from_array(photo)
@@ -39,11 +44,11 @@ def photo_bytes(photo: Photo) -> bytes:
     else:
         path = Path(photo)
         size = path.stat().st_size
-        if size > limits.PHOTO_BYTES:  # before reading it all
+        if size > limits.PHOTO_BYTES:  # before it is read
             raise _too_large(str(path), size)
         data = path.read_bytes()
     if not data:
-        raise NotAnImage("the photo is empty; a JPEG, PNG or WebP picture is expected")
+        raise NotAnImage("the photo is empty; a JPEG, PNG or WebP image is expected")
     if len(data) > limits.PHOTO_BYTES:
         raise _too_large("the photo", len(data))
     return data
@@ -82,9 +87,10 @@ def _too_large(name: str, size: int) -> ImageTooLarge:
 
 
 def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write `data` under a temporary name beside `path`, then rename it: whole or not at all.
+    """Write a file atomically: under a temporary name beside `path`, which is then renamed.
 
-    Raises FileExistsError when `path` exists and `overwrite` is false.
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is false.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -93,13 +99,13 @@ def write_file(path: Path, data: bytes, *, overwrite: bool) -> None:
         if overwrite:
             partial.replace(path)
         else:
-            _place(partial, path)
+            _rename_to_free(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _place(partial: Path, path: Path) -> None:
-    """Give a file its name unless that is taken, even by somebody who came in between."""
+def _rename_to_free(partial: Path, path: Path) -> None:
+    """Rename a file unless `path` exists, even if another process has just created it."""
     try:
         path.hardlink_to(partial)
     except FileExistsError as error:

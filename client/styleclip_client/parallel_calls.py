@@ -1,4 +1,4 @@
-"""Many calls at once, their number bounded, their order kept, their failures kept apart."""
+"""Parallel calls of bounded number, with results in order and failures as results."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ T = TypeVar("T")
 Failure: TypeAlias = "StyleclipError | OSError"  # OSError: a file that cannot be read
 
 _FAILURES = (StyleclipError, OSError)
-_AHEAD = 2  # finished calls wait for a slow one before them: so many for each that may run
+_AHEAD = 2  # submitted calls per running one, so that a slow one does not stop those behind it
 
 
 def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T | Failure]:
-    """What each call returns, or the failure it raised; at most `concurrency` run at once.
+    """Yield the result of each call, or its failure; at most `concurrency` run at once.
 
-    `calls` is drawn from as there is room. Left early, it starts no more and waits for those
-    that run.
+    `calls` is read as there is room. When the iteration ends early, no more calls are started, and
+    it waits for running ones.
     """
-    _check(concurrency)
+    _check_concurrency(concurrency)
     pool = ThreadPoolExecutor(concurrency, "styleclip")
     try:
         running: deque[Future[T | Failure]] = deque()
         for call in calls:
-            running.append(pool.submit(_kept, call))
+            running.append(pool.submit(_result_or_failure, call))
             if len(running) >= _AHEAD * concurrency:
                 yield running.popleft().result()
         while running:
@@ -40,11 +40,11 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T |
 async def in_order_async(
     calls: Iterable[Callable[[], Awaitable[T]]], concurrency: int
 ) -> AsyncIterator[T | Failure]:
-    """The same with asyncio; left early, it cancels those that run."""
-    _check(concurrency)
+    """Do the same with asyncio; when the iteration ends early, running calls are cancelled."""
+    _check_concurrency(concurrency)
     room = asyncio.Semaphore(concurrency)
 
-    async def kept(call: Callable[[], Awaitable[T]]) -> T | Failure:
+    async def result_or_failure(call: Callable[[], Awaitable[T]]) -> T | Failure:
         async with room:
             try:
                 return await call()
@@ -54,7 +54,7 @@ async def in_order_async(
     running: deque[asyncio.Task[T | Failure]] = deque()
     try:
         for call in calls:
-            running.append(asyncio.create_task(kept(call)))
+            running.append(asyncio.create_task(result_or_failure(call)))
             if len(running) >= _AHEAD * concurrency:
                 yield await running[0]
                 running.popleft()
@@ -67,13 +67,13 @@ async def in_order_async(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def _kept(call: Callable[[], T]) -> T | Failure:
+def _result_or_failure(call: Callable[[], T]) -> T | Failure:
     try:
         return call()
     except _FAILURES as error:
         return error
 
 
-def _check(concurrency: int) -> None:
+def _check_concurrency(concurrency: int) -> None:
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; 1 or more is expected")

@@ -1,6 +1,6 @@
-"""A recipe: edits that can be kept as JSON, shared, and done again on another picture.
+"""Recipes: edits as JSON, to be shared and applied to other photos.
 
-It holds texts and numbers only, never a picture or a latent.
+A recipe has texts and numbers only, never an image or a latent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KIND, _VERSION = "styleclip-recipe", 1
 
 @dataclass(frozen=True)
 class Step:
-    """One edit of a recipe; `on` is false when it is kept but not done."""
+    """One edit of a recipe; it is applied if it is `on`."""
 
     edit: Edit
     on: bool = True
@@ -27,9 +27,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Edits to sum, and the domain and generator version that they were made with.
+    """Edits to sum, and the domain and generator version that they are for.
 
-    α and β depend on both: with others the same recipe gives another strength of change.
+    α and β depend on both: with others the same recipe changes more or less.
     """
 
     domain: str
@@ -42,7 +42,7 @@ class Recipe:
         return tuple(step.edit for step in self.steps if step.on)
 
     def to_json(self) -> str:
-        """The recipe as JSON text, for people to read and for `from_json`."""
+        """Return the recipe as indented JSON."""
         content = {
             "kind": _KIND,
             "version": _VERSION,
@@ -63,9 +63,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Recipe:
-        """The recipe that `to_json` wrote; InvalidRecipe says what is wrong with anything else.
+        """Read a recipe that `to_json` wrote.
 
-        An edit that is out of bounds raises its own error, as `Edit` does.
+        Raises:
+            InvalidRecipe: it is no recipe; the message says why.
+            InvalidInput: an edit is out of bounds, as `Edit` raises it.
         """
         if len(text) > RECIPE_BYTES:
             raise InvalidRecipe(

@@ -1,4 +1,4 @@
-"""What the server answers, typed."""
+"""Typed results of calls."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from styleclip_contract.wire import W_DIM
 
 @dataclass(frozen=True)
 class Edited:
-    """An edited picture, encoded, and how many StyleSpace channels each edit moved."""
+    """An edited image, encoded, and the number of StyleSpace channels that each edit moved."""
 
     picture: bytes
     channels: list[int]
 
     def image(self) -> Image.Image:
-        """The picture, decoded."""
+        """Return the decoded image."""
         image = Image.open(io.BytesIO(self.picture))
         image.load()
         return image
 
     def array(self) -> NDArray[np.uint8]:
-        """The picture as RGB, uint8 [H, W, 3]."""
+        """Return the image as RGB, uint8 [H, W, 3]."""
         return np.asarray(self.image().convert("RGB"))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the picture as it came, in the format that was asked for."""
+        """Write the encoded image as it is, atomically."""
         write_file(Path(path), self.picture, overwrite=overwrite)
 
 
@@ -43,7 +43,8 @@ class Edited:
 class Face:
     """A face that the detector found in a photo.
 
-    `box` is left, top, right, bottom in pixels of the upright photo; a higher `score` is surer.
+    `box` is left, top, right, bottom in pixels of the upright photo; a higher `score` is more
+    certain.
     """
 
     box: tuple[float, float, float, float]
@@ -52,34 +53,40 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
-    """A photo as the generator sees it.
+    """The latent of a face, and where the face is in its photo.
 
-    `w_plus` is float32 [L, 512]; `quad` is float32 [4, 2], the (x, y) corners of the face crop
-    in pixels of the upright photo: top-left, bottom-left, bottom-right, top-right.
+    Args:
+        w_plus: float32 [L, 512].
+        quad: float32 [4, 2], the (x, y) corners of the face crop in pixels of the upright photo:
+            top-left, bottom-left, bottom-right, top-right.
     """
 
     w_plus: NDArray[np.float32]
     quad: NDArray[np.float32]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Keep it as an .npz file for `load`."""
+        """Write an .npz file for `load`."""
         buffer = io.BytesIO()
         np.savez(buffer, w_plus=self.w_plus, quad=self.quad)
         write_file(Path(path), buffer.getvalue(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inverted:
-        """Read what `save` wrote; InvalidLatent for anything else. Executes nothing."""
+        """Read a file that `save` wrote; nothing in it is executed.
+
+        Raises:
+            InvalidLatent: it is another file, or damaged.
+        """
         try:
             with np.load(path, allow_pickle=False) as file:
                 w_plus, quad = file["w_plus"], file["quad"]
         except OSError:
             raise
-        except Exception as error:  # zipfile, zlib and numpy each have their own
+        except Exception as error:  # zipfile, zlib and NumPy raise their own
             raise InvalidLatent(f"{path} is no file that `styleclip invert` wrote") from error
         if w_plus.ndim != 2 or w_plus.shape[1] != W_DIM or quad.shape != (4, 2):
             raise InvalidLatent(
-                f"{path} holds W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
+                f"{path} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
                 f"[L, {W_DIM}] and [4, 2] are expected"
             )
         return cls(w_plus.astype(np.float32), quad.astype(np.float32))
@@ -87,7 +94,7 @@ class Inverted:
 
 @dataclass(frozen=True)
 class ModelState:
-    """One version of one model. `state` is Triton's word (READY, UNAVAILABLE, …)."""
+    """One version of one model; `state` is Triton's (READY, UNAVAILABLE, …)."""
 
     name: str
     version: str
@@ -97,7 +104,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class ModelTiming:
-    """What one model did since it was loaded: `seconds` in all, `waiting` of them in its queue."""
+    """The requests of one model since it was loaded: `seconds` in all, `waiting` in its queue."""
 
     name: str
     requests: int

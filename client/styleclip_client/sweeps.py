@@ -1,4 +1,4 @@
-"""One edit at many strengths: as a strip, as an α × β grid, as an animation."""
+"""One edit at many strengths, as a strip, an α × β grid or a GIF."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoChannelLeft
 
-_GAP = 6  # pixels between pictures
-_INK, _PAPER = (40, 40, 40), (255, 255, 255)
+_GAP = 6  # pixels between images
+_TEXT_COLOR, _BACKGROUND = (40, 40, 40), (255, 255, 255)
 _EMPTY = (235, 235, 235)
 
 
 def bounds(edit: Edit) -> tuple[float, float]:
-    """A range that shows what `edit` does: from its opposite to twice its strength."""
+    """Return a range of strengths: from the opposite of `edit` to twice its strength."""
     unit = edit.strength or 5.0
     return _bounded(-unit), _bounded(2 * unit)
 
 
 def evenly(low: float, high: float, steps: int) -> list[float]:
-    """`steps` strengths from `low` to `high`."""
+    """Return `steps` evenly spaced strengths from `low` to `high`."""
     return [round(low + (high - low) * step / (steps - 1), 3) for step in range(steps)]
 
 
@@ -41,9 +41,16 @@ def draw(
     *,
     concurrency: int = 4,
 ) -> Iterator[Image.Image | None]:
-    """The last of `edits` at each (α, β) of `values`, the others as they are.
+    """Draw an inverted face with the last of `edits` at each (α, β), the others as they are.
 
-    None where β is so high that nothing is left to change.
+    Args:
+        client: the connection to the server.
+        w_plus: the inverted face, float32 [L, 512].
+        edits: the edits, which are summed.
+        values: strength α and threshold β of each image.
+        concurrency: requests at once.
+
+    Yields the images, None where β leaves no channel to change.
     """
     *others, swept = edits
     calls = (
@@ -65,52 +72,47 @@ def draw(
 
 
 def sheet(
-    pictures: Sequence[Image.Image | None],
+    images: Sequence[Image.Image | None],
     columns: Sequence[str],
     rows: Sequence[str] = ("",),
     *,
     side: int = 256,
 ) -> Image.Image:
-    """`pictures`, row by row, with `columns` above them and `rows` beside them.
+    """Arrange `images` row by row, with the labels `columns` above and `rows` on the left.
 
-    Its info has what the pictures say of their making.
+    Each image is resized to `side` x `side` pixels. The sheet has the metadata of the images.
     """
-    letters = max(11, side // 14)
-    font = ImageFont.load_default(letters)
-    high = round(letters * 1.8)
-    wide = max(round(font.getlength(row)) for row in rows)
-    wide += 2 * _GAP if wide else 0
+    font_size = max(11, side // 14)
+    font = ImageFont.load_default(font_size)
+    top = round(font_size * 1.8)
+    left = max(round(font.getlength(row)) for row in rows)
+    left += 2 * _GAP if left else 0
     step = side + _GAP
-    size = (wide + step * len(columns) + _GAP, high + step * len(rows))
-    whole = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(whole)
+    size = (left + step * len(columns) + _GAP, top + step * len(rows))
+    canvas = Image.new("RGB", size, _BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
     for index, text in enumerate(columns):
-        middle = wide + _GAP + step * index + side // 2
-        pen.text((middle, high // 2), text, _INK, font, anchor="mm")
+        middle = left + _GAP + step * index + side // 2
+        pen.text((middle, top // 2), text, _TEXT_COLOR, font, anchor="mm")
     for index, text in enumerate(rows):
-        pen.text((_GAP, high + step * index + side // 2), text, _INK, font, anchor="lm")
-    for index, picture in enumerate(pictures):
+        pen.text((_GAP, top + step * index + side // 2), text, _TEXT_COLOR, font, anchor="lm")
+    for index, image in enumerate(images):
         row, column = divmod(index, len(columns))
-        corner = (wide + _GAP + step * column, high + step * row)
-        if picture is None:
+        corner = (left + _GAP + step * column, top + step * row)
+        if image is None:
             pen.rectangle((corner, (corner[0] + side - 1, corner[1] + side - 1)), _EMPTY)
-            centre = (corner[0] + side // 2, corner[1] + side // 2)
-            pen.text(centre, "nothing left\nto change", _INK, font, anchor="mm", align="center")
+            center = (corner[0] + side // 2, corner[1] + side // 2)
+            pen.text(
+                center, "nothing left\nto change", _TEXT_COLOR, font, anchor="mm", align="center"
+            )
             continue
-        whole.info.update(picture.info)
-        whole.paste(fitted(picture, side), corner)
-    return whole
-
-
-def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """RGB of `side` pixels."""
-    resized = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-    resized.info = picture.info
-    return resized
+        canvas.info.update(image.info)
+        canvas.paste(_resized(image, side), corner)
+    return canvas
 
 
 def encode(image: Image.Image, format: str, quality: int) -> bytes:
-    """A sheet as a file that says of itself what its pictures said: made by AI, with what."""
+    """Encode a sheet with the metadata of its images, which says that AI edited them and how."""
     options: dict[str, Any] = {} if format == "PNG" else {"quality": quality}
     exif, xmp = image.info.get("exif"), image.info.get("XML:com.adobe.xmp")
     if exif:
@@ -131,23 +133,29 @@ def encode(image: Image.Image, format: str, quality: int) -> bytes:
 
 
 def animation(frames: Sequence[Image.Image], milliseconds: int, side: int) -> bytes:
-    """`frames` forth and back as an endless GIF, with its making in the comment."""
-    ready = [
-        fitted(frame, side).quantize(dither=Image.Dither.FLOYDSTEINBERG)
+    """Encode `frames` as an endless GIF that plays forth and back, with their comment."""
+    palette_frames = [
+        _resized(frame, side).quantize(dither=Image.Dither.FLOYDSTEINBERG)
         for frame in (*frames, *frames[-2:0:-1])
     ]
     buffer = io.BytesIO()
-    ready[0].save(
+    palette_frames[0].save(
         buffer,
         "GIF",
         save_all=True,
-        append_images=ready[1:],
+        append_images=palette_frames[1:],
         duration=milliseconds,
         loop=0,
         disposal=1,
         comment=frames[-1].info.get("Comment", "").encode(),
     )
     return buffer.getvalue()
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    resized = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    resized.info = image.info
+    return resized
 
 
 def _bounded(strength: float) -> float:

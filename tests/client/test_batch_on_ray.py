@@ -74,8 +74,8 @@ def test_a_missing_cluster_is_reported_at_once(server, tmp_path, capsys):
     start = time.monotonic()
     assert run([str(part) for part in [*command, "--ray", "127.0.0.1:9"]]) == SERVER_FAILED
     assert time.monotonic() < start + 60
-    complaint = capsys.readouterr().err
-    assert "ClusterUnavailable" in complaint and "ray start" in complaint
+    stderr = capsys.readouterr().err
+    assert "ClusterUnavailable" in stderr and "ray start" in stderr
 
 
 def test_an_object_store_needs_pyarrow_and_a_known_scheme(server, tmp_path, capsys):

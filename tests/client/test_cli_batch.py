@@ -1,4 +1,4 @@
-"""A folder of photos into another: all of them, once, whatever happens meanwhile."""
+"""Batches of a folder: each photo is edited once, whatever happens meanwhile."""
 
 import json
 import os
@@ -33,102 +33,102 @@ def photos(tmp_path):
     return folder
 
 
-def pictures(out):
+def images(out):
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".json"
                   and p.is_file() and not p.name.startswith("."))  # fmt: skip
 
 
 def times(out):
-    return {name: (out / name).stat().st_mtime_ns for name in pictures(out)}
+    return {name: (out / name).stat().st_mtime_ns for name in images(out)}
 
 
-def test_each_photo_becomes_a_picture_of_its_name(styleclip, photos, tmp_path):
+def test_each_photo_becomes_an_image_of_its_name(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    code, told, complaint = styleclip("batch", photos, *SAD, "-o", out)
-    assert (code, complaint) == (DONE, "")
-    assert told.startswith(f"{out}: 4 edited (") and told.count("\n") == 1
-    assert pictures(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
-    formats = [Image.open(out / name).format for name in pictures(out)]
+    code, stdout, stderr = styleclip("batch", photos, *SAD, "-o", out)
+    assert (code, stderr) == (DONE, "")
+    assert stdout.startswith(f"{out}: 4 edited (") and stdout.count("\n") == 1
+    assert images(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
+    formats = [Image.open(out / name).format for name in images(out)]
     assert formats == ["PNG", "PNG", "JPEG", "JPEG"]
 
 
 def test_edit_takes_a_folder_as_well(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    code, told, _ = styleclip("edit", photos, *SAD, "-o", out, "--json")
+    code, stdout, _ = styleclip("edit", photos, *SAD, "-o", out, "--json")
     assert code == DONE
-    content = json.loads(told)
+    content = json.loads(stdout)
     assert len(content["edited"]) == 4 and content["failed"] == [] and content["left"] == 0
-    assert {entry["picture"] for entry in content["edited"]} == set(pictures(out))
+    assert {entry["picture"] for entry in content["edited"]} == set(images(out))
 
 
 def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     command = ("batch", photos, *SAD, "--format", "webp", "-o", out)
     styleclip(*command)
-    assert pictures(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
+    assert images(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
     before = times(out)
     (out / "one.png.webp").unlink()
     shutil.copy(SAMPLES[4], photos / "five.png")
-    code, told, _ = styleclip(*command)
-    assert code == DONE and "2 edited, 3 done before" in told
+    code, stdout, _ = styleclip(*command)
+    assert code == DONE and "2 edited, 3 done before" in stdout
     after = times(out)
     assert len(after) == 5
     assert all(after[name] == before[name] for name in before if name != "one.png.webp")
     assert "0 edited, 5 done before" in styleclip(*command)[1]
 
 
-def test_bad_photos_cost_no_other_and_their_reasons_are_told(styleclip, photos, tmp_path):
+def test_bad_photos_fail_alone_and_their_errors_are_printed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    (photos / "bad.jpg").write_bytes(b"no picture")
+    (photos / "bad.jpg").write_bytes(b"no image")
     (photos / "cut.png").write_bytes(SAMPLES[0].read_bytes()[:2000])
     (photos / "empty.webp").touch()
-    code, told, _ = styleclip("batch", photos, *SAD, "-o", out)
+    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out)
     assert code == SOME_FAILED
-    assert "4 edited, 3 failed" in told
+    assert "4 edited, 3 failed" in stdout
     for reason in ("NotAnImage: ", "ImageTruncated: "):
-        assert f"\n  {reason}" in told
-    assert "bad.jpg" in told and len(pictures(out)) == 4
-    code, told, _ = styleclip("batch", photos, *SAD, "-o", out, "--json")
-    content = json.loads(told)
+        assert f"\n  {reason}" in stdout
+    assert "bad.jpg" in stdout and len(images(out)) == 4
+    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out, "--json")
+    content = json.loads(stdout)
     assert code == SOME_FAILED and len(content["done_before"]) == 4
     assert {f["photo"]: f["error"] for f in content["failed"]} == {
         "bad.jpg": "NotAnImage", "cut.png": "ImageTruncated", "empty.webp": "NotAnImage",
     }  # fmt: skip
 
 
-def test_what_was_there_before_is_kept_unless_overwrite_is_said(styleclip, photos, tmp_path):
+def test_existing_files_are_kept_without_overwrite(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "one.png").write_text("mine")
-    code, told, _ = styleclip("batch", photos, *SAD, "-o", out)
-    assert code == SOME_FAILED and "3 edited, 1 failed" in told and "--overwrite" in told
+    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == SOME_FAILED and "3 edited, 1 failed" in stdout and "--overwrite" in stdout
     assert (out / "one.png").read_text() == "mine"
-    code, told, _ = styleclip("batch", photos, *SAD, "-o", out, "--overwrite")
-    assert code == DONE and "4 edited" in told
+    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out, "--overwrite")
+    assert code == DONE and "4 edited" in stdout
     assert Image.open(out / "one.png").format == "PNG"
 
 
-def test_pictures_of_other_edits_are_not_mixed(styleclip, photos, tmp_path):
+def test_images_of_other_edits_are_not_mixed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     styleclip("batch", photos, *SAD, "-o", out)
     before = times(out)
-    code, _, complaint = styleclip("batch", photos, *SAD, "--quality", 50, "-o", out)
-    assert code == BAD_INPUT and "BatchMismatch" in complaint and "other quality" in complaint
+    code, _, stderr = styleclip("batch", photos, *SAD, "--quality", 50, "-o", out)
+    assert code == BAD_INPUT and "BatchMismatch" in stderr and "other quality" in stderr
     assert times(out) == before
     (out / "styleclip-batch.json").write_text("[")
-    code, _, complaint = styleclip("batch", photos, *SAD, "-o", out)
-    assert code == BAD_INPUT and "damaged" in complaint
+    code, _, stderr = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == BAD_INPUT and "damaged" in stderr
 
 
-def test_pictures_in_the_photos_folder_are_no_photos(styleclip, photos):
+def test_images_in_the_photos_folder_are_no_photos(styleclip, photos):
     for _ in range(2):
-        code, told, _ = styleclip("batch", photos, *SAD, "-o", photos / "out", "--json")
-        content = json.loads(told)
+        code, stdout, _ = styleclip("batch", photos, *SAD, "-o", photos / "out", "--json")
+        content = json.loads(stdout)
         assert code == DONE and len(content["edited"]) + len(content["done_before"]) == 4
-    assert len(pictures(photos / "out")) == 4
+    assert len(images(photos / "out")) == 4
 
 
-def test_a_killed_batch_goes_on_where_it_was(server, styleclip, tmp_path):
+def test_a_killed_batch_can_be_resumed(server, styleclip, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(12):
@@ -140,17 +140,17 @@ def test_a_killed_batch_goes_on_where_it_was(server, styleclip, tmp_path):
     )
     try:
         deadline = time.monotonic() + 60
-        while len(pictures(out)) < 3 and time.monotonic() < deadline:
+        while len(images(out)) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     before = times(out)
     assert 3 <= len(before) < 12
-    (out / ".00.png.0123abcd.part").write_bytes(b"half a picture")  # as a kill may leave it
-    code, told, _ = styleclip(*command)
+    (out / ".00.png.0123abcd.part").write_bytes(b"half an image")  # as a kill may leave it
+    code, stdout, _ = styleclip(*command)
     assert code == DONE
-    assert f"{12 - len(before)} edited, {len(before)} done before" in told
+    assert f"{12 - len(before)} edited, {len(before)} done before" in stdout
     after = times(out)
     assert len(after) == 12 and all(after[name] == before[name] for name in before)
     assert not list(out.glob(".*.part"))
@@ -158,7 +158,7 @@ def test_a_killed_batch_goes_on_where_it_was(server, styleclip, tmp_path):
         Image.open(out / name).load()
 
 
-def test_ctrl_c_says_how_to_go_on(server, styleclip, tmp_path):
+def test_an_interrupted_batch_says_how_to_resume_it(server, styleclip, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(12):
@@ -173,29 +173,29 @@ def test_ctrl_c_says_how_to_go_on(server, styleclip, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
-    while not pictures(out) and time.monotonic() < deadline:
+    while not images(out) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    told, complaint = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "left: give the same command again to go on" in told
-    assert complaint.strip() == "styleclip: interrupted"
-    assert styleclip(*command)[0] == DONE and len(pictures(out)) == 12
+    assert "left: give the same command again to go on" in stdout
+    assert stderr.strip() == "styleclip: interrupted"
+    assert styleclip(*command)[0] == DONE and len(images(out)) == 12
 
 
-def test_two_batches_do_not_meet_in_one_folder(server, styleclip, photos, tmp_path):
+def test_two_batches_cannot_share_a_folder(server, styleclip, photos, tmp_path):
     import fcntl
 
     out = tmp_path / "out"
     out.mkdir()
     with (out / ".styleclip-batch.json.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code, _, complaint = styleclip("batch", photos, *SAD, "-o", out)
-    assert code == BAD_INPUT and "at work" in complaint
-    assert pictures(out) == []
+        code, _, stderr = styleclip("batch", photos, *SAD, "-o", out)
+    assert code == BAD_INPUT and "at work" in stderr
+    assert images(out) == []
 
 
-def test_a_server_that_is_lost_leaves_its_photos_to_another(server, styleclip, tmp_path):
+def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(10):
@@ -209,28 +209,28 @@ def test_a_server_that_is_lost_leaves_its_photos_to_another(server, styleclip, t
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 60
-        while len(pictures(out)) < 2 and time.monotonic() < deadline:
+        while len(images(out)) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-    told, _ = process.communicate(timeout=60)
-    content = json.loads(told)
+    stdout, _ = process.communicate(timeout=60)
+    content = json.loads(stdout)
     assert process.returncode == DONE and content["failed"] == []
     assert sorted(entry["photo"] for entry in content["edited"]) == [
         f"{n:02}.png" for n in range(10)
     ]
-    assert len(pictures(out)) == 10
+    assert len(images(out)) == 10
     assert {entry["server"] for entry in content["edited"]} >= {server.grpc_url}
 
 
-def test_a_server_that_does_not_answer_is_left_out(server, styleclip, photos, tmp_path):
+def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp_path):
     with gateways.forwarder(server.grpc_url) as port:
         pass  # now nobody listens there
     out = tmp_path / "out"
     both = ["--server", f"localhost:{port}", "--server", server.grpc_url, "--retries", 0]
-    code, told, complaint = styleclip("batch", photos, *SAD, "-o", out, *both)
-    assert code == DONE and "4 edited" in told
-    assert f"goes on without localhost:{port}" in complaint
-    code, _, complaint = styleclip("batch", photos, *SAD, "-o", out, *both[:2], "--retries", 0)
-    assert code == SERVER_FAILED and complaint.count("\n") == 1
+    code, stdout, stderr = styleclip("batch", photos, *SAD, "-o", out, *both)
+    assert code == DONE and "4 edited" in stdout
+    assert f"goes on without localhost:{port}" in stderr
+    code, _, stderr = styleclip("batch", photos, *SAD, "-o", out, *both[:2], "--retries", 0)
+    assert code == SERVER_FAILED and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def test_a_server_that_does_not_answer_is_left_out(server, styleclip, photos, tm
         (["photos", "-o", "ftp2://there/out"], "cannot be opened"),
     ],
 )
-def test_wrong_places_are_told_before_any_work(
+def test_wrong_places_are_refused_before_any_work(
     styleclip, photos, tmp_path, monkeypatch, arguments, word
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(os.walk(tmp_path))
-    code, _, complaint = styleclip("batch", *arguments, *SAD)
-    assert code == WRONG_USAGE and word in complaint
+    code, _, stderr = styleclip("batch", *arguments, *SAD)
+    assert code == WRONG_USAGE and word in stderr
     assert sorted(os.walk(tmp_path)) == before

@@ -20,7 +20,7 @@ SAD = ["--target", "a sad face"]
 
 @pytest.fixture(scope="module")
 def couple(tmp_path_factory):
-    """A photo with two faces: the astronaut, and she again smaller."""
+    """A photo with two faces: the astronaut, twice, the second smaller."""
     path = tmp_path_factory.mktemp("couple") / "couple.jpg"
     with Image.open(GOLDEN / "align" / "astronaut.png") as astronaut:
         astronaut = astronaut.convert("RGB")
@@ -31,18 +31,20 @@ def couple(tmp_path_factory):
     return path
 
 
-def test_all_faces_become_files_of_their_own(styleclip, couple, tmp_path):
+def test_each_face_becomes_a_file(styleclip, couple, tmp_path):
     out = tmp_path / "edited.png"
-    code, told, _ = styleclip("edit", couple, *SAD, "--align", "--face", "all", "-o", out, "--json")
+    code, stdout, _ = styleclip(
+        "edit", couple, *SAD, "--align", "--face", "all", "-o", out, "--json"
+    )
     assert code == DONE
-    files = [Path(file["out"]) for file in json.loads(told)["files"]]
+    files = [Path(file["out"]) for file in json.loads(stdout)["files"]]
     assert files[:2] == [tmp_path / "edited-0.png", tmp_path / "edited-1.png"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     first, second = (np.asarray(Image.open(file)) for file in files[:2])
     assert first.shape == (256, 256, 3) and not np.array_equal(first, second)
 
 
-def test_all_faces_are_pasted_into_one_picture(server, couple):
+def test_all_faces_are_pasted_into_one_image(server, couple):
     before = np.asarray(Image.open(couple), np.int16)
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a face with sunglasses")
@@ -65,7 +67,7 @@ def test_a_face_that_is_already_cut_out_is_the_only_one(server):
         assert len(faces.edit_each(client, PHOTO, edit)) == 1
 
 
-def test_a_recipe_says_the_edits(server, styleclip, tmp_path):
+def test_a_recipe_describes_the_edits(server, styleclip, tmp_path):
     with Client(server.grpc_url) as client:
         domain = client.domain()
         edits = [domain.edit("a sad face", strength=3), domain.edit("a face with a beard")]
@@ -76,29 +78,29 @@ def test_a_recipe_says_the_edits(server, styleclip, tmp_path):
     out = tmp_path / "out.png"
     assert styleclip("edit", PHOTO, "--recipe", recipe, "-o", out)[0] == DONE
     assert out.read_bytes() == expected.picture
-    code, _, complaint = styleclip("edit", PHOTO, "--recipe", recipe, *SAD, "-o", out)
-    assert code == WRONG_USAGE and "stands alone" in complaint
+    code, _, stderr = styleclip("edit", PHOTO, "--recipe", recipe, *SAD, "-o", out)
+    assert code == WRONG_USAGE and "stands alone" in stderr
     recipe.write_text("{")
-    code, _, complaint = styleclip("edit", PHOTO, "--recipe", recipe, "-o", tmp_path / "other.png")
-    assert code == BAD_INPUT and "InvalidRecipe" in complaint
+    code, _, stderr = styleclip("edit", PHOTO, "--recipe", recipe, "-o", tmp_path / "other.png")
+    assert code == BAD_INPUT and "InvalidRecipe" in stderr
 
 
 def test_edit_and_invert_are_json_for_programs(styleclip, tmp_path):
     out, latent = tmp_path / "out.png", tmp_path / "w.npz"
-    code, told, _ = styleclip("edit", PHOTO, *SAD, "-o", out, "--json")
-    (file,) = json.loads(told)["files"]
+    code, stdout, _ = styleclip("edit", PHOTO, *SAD, "-o", out, "--json")
+    (file,) = json.loads(stdout)["files"]
     assert code == DONE and file["out"] == str(out)
     assert (file["width"], file["height"], file["format"]) == (256, 256, "PNG")
     assert file["channels"][0] > 0
-    code, told, _ = styleclip("invert", PHOTO, "-o", latent, "--json")
-    content = json.loads(told)
+    code, stdout, _ = styleclip("invert", PHOTO, "-o", latent, "--json")
+    content = json.loads(stdout)
     assert code == DONE and content["latents"] == 14 and np.shape(content["quad"]) == (4, 2)
     assert Inverted.load(latent).w_plus.shape == (14, 512)
 
 
-def test_a_sweep_is_a_strip_of_pictures(styleclip, tmp_path):
+def test_a_sweep_is_a_strip_of_images(styleclip, tmp_path):
     out = tmp_path / "strip.png"
-    code, told, _ = styleclip(
+    code, stdout, _ = styleclip(
         "sweep",
         PHOTO,
         *SAD,
@@ -114,7 +116,7 @@ def test_a_sweep_is_a_strip_of_pictures(styleclip, tmp_path):
         out,
         "--json",
     )
-    assert code == DONE and json.loads(told)["strengths"] == [0, 2.5, 5]
+    assert code == DONE and json.loads(stdout)["strengths"] == [0, 2.5, 5]
     strip = Image.open(out)
     assert strip.width > 3 * 64 and 64 < strip.height < 128
     assert "trainedAlgorithmicMedia" in strip.info["XML:com.adobe.xmp"]  # made by AI, as its parts
@@ -122,7 +124,7 @@ def test_a_sweep_is_a_strip_of_pictures(styleclip, tmp_path):
 
 def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
     out = tmp_path / "grid.jpg"
-    code, told, _ = styleclip(
+    code, stdout, _ = styleclip(
         "sweep",
         PHOTO,
         *SAD,
@@ -136,7 +138,7 @@ def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
         out,
         "--json",
     )
-    content = json.loads(told)
+    content = json.loads(stdout)
     assert code == DONE and content["thresholds"] == [0.1, 1]
     assert {threshold for _, threshold in content["nothing_left"]} == {1}
     grid = Image.open(out)
@@ -162,15 +164,15 @@ def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
         (["-o", "out.png", "--from", "50"], "--from"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_wrong_usage(styleclip, options, word):
-    code, _, complaint = styleclip("sweep", PHOTO, *SAD, *options)
-    assert code == WRONG_USAGE and word in complaint
+def test_an_impossible_sweep_is_wrong_usage(styleclip, options, word):
+    code, _, stderr = styleclip("sweep", PHOTO, *SAD, *options)
+    assert code == WRONG_USAGE and word in stderr
 
 
 def test_bench_measures_each_call(styleclip):
     options = ["--seconds", 0.5, "--concurrency", 1, "--concurrency", 2]
-    code, told, _ = styleclip("bench", PHOTO, *options, "--json")
-    measured = json.loads(told)["measured"]
+    code, stdout, _ = styleclip("bench", PHOTO, *options, "--json")
+    measured = json.loads(stdout)["measured"]
     assert code == DONE
     assert [(m["call"], m["concurrency"]) for m in measured] == [
         (call, count) for call in ("invert", "edit", "edit_photo") for count in (1, 2)
@@ -178,14 +180,14 @@ def test_bench_measures_each_call(styleclip):
     for each in measured:
         assert each["answered"] > 0 and each["failed"] == 0 and each["per_second"] > 0
         assert 0 < each["p50"] <= each["p95"] <= each["p99"] <= each["longest"]
-    code, told, _ = styleclip("bench", PHOTO, "--call", "edit", "--seconds", 0.2)
-    assert code == DONE and "edit" in told and "p95" in told
+    code, stdout, _ = styleclip("bench", PHOTO, "--call", "edit", "--seconds", 0.2)
+    assert code == DONE and "edit" in stdout and "p95" in stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(styleclip, shell):
-    code, told, _ = styleclip("completion", shell)
-    assert code == DONE and "_STYLECLIP_COMPLETE" in told
+    code, stdout, _ = styleclip("completion", shell)
+    assert code == DONE and "_STYLECLIP_COMPLETE" in stdout
 
 
 def test_bash_completes_commands_options_and_presets(server):
@@ -202,6 +204,6 @@ def test_bash_completes_commands_options_and_presets(server):
         complete_line edit --server {server.grpc_url} --preset sung
         complete_line edit --server localhost:1 --preset sung
     """
-    told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
-    assert told.stderr == ""
-    assert told.stdout.split() == ["sweep", "--overwrite", "Sunglasses"]
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["sweep", "--overwrite", "Sunglasses"]

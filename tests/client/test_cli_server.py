@@ -14,25 +14,25 @@ SUNGLASSES = "a face with sunglasses"
 
 
 @pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])
-def test_edit_writes_the_picture_in_the_format_of_its_name(styleclip, tmp_path, suffix, format):
+def test_edit_writes_the_image_in_the_format_of_its_name(styleclip, tmp_path, suffix, format):
     out = tmp_path / f"edited{suffix}"
-    code, told, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out)
+    code, stdout, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out)
     assert code == DONE
-    assert str(out) in told and format in told and "channels" in told
+    assert str(out) in stdout and format in stdout and "channels" in stdout
     assert Image.open(out).format == format
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_edit_takes_several_targets_with_strengths_of_their_own(styleclip, tmp_path):
     texts = ["--target", SUNGLASSES, "--target", "a sad face", "--strength", 4, "--strength", 2]
-    code, told, _ = styleclip("edit", PHOTO, *texts, "-o", tmp_path / "both.png")
+    code, stdout, _ = styleclip("edit", PHOTO, *texts, "-o", tmp_path / "both.png")
     assert code == DONE
-    assert " + " in told
+    assert " + " in stdout
 
 
 def test_edit_takes_presets_of_the_domain(styleclip, tmp_path):
-    _, told, _ = styleclip("status", "--json")
-    title = json.loads(told)["domain"]["presets"][0]["title"]
+    _, stdout, _ = styleclip("status", "--json")
+    title = json.loads(stdout)["domain"]["presets"][0]["title"]
     assert styleclip("edit", PHOTO, "--preset", title, "-o", tmp_path / "out.png")[0] == DONE
 
 
@@ -44,7 +44,7 @@ def test_an_inverted_latent_can_be_edited(styleclip, tmp_path):
     assert Image.open(out).format == "PNG"
 
 
-def test_overwrite_replaces_a_picture(styleclip, tmp_path):
+def test_overwrite_replaces_a_file(styleclip, tmp_path):
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
     code, _, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out, "--overwrite")
@@ -67,53 +67,51 @@ def test_overwrite_replaces_a_picture(styleclip, tmp_path):
 def test_refused_texts_and_numbers_are_one_line_and_write_nothing(
     styleclip, tmp_path, name, options
 ):
-    code, told, complaint = styleclip("edit", PHOTO, *options, "-o", tmp_path / "out.png")
+    code, stdout, stderr = styleclip("edit", PHOTO, *options, "-o", tmp_path / "out.png")
     assert code == BAD_INPUT
-    assert told == ""
-    assert complaint.startswith(f"styleclip: {name}: ") and complaint.count("\n") == 1
+    assert stdout == ""
+    assert stderr.startswith(f"styleclip: {name}: ") and stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name, content", [("NotAnImage", b"no picture"), ("NotAnImage", b"")])
-def test_a_file_that_is_no_picture_is_one_line(styleclip, tmp_path, name, content):
+@pytest.mark.parametrize("name, content", [("NotAnImage", b"no image"), ("NotAnImage", b"")])
+def test_a_file_that_is_no_image_is_one_line(styleclip, tmp_path, name, content):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(content)
-    code, _, complaint = styleclip(
-        "edit", photo, "--target", SUNGLASSES, "-o", tmp_path / "out.png"
-    )
+    code, _, stderr = styleclip("edit", photo, "--target", SUNGLASSES, "-o", tmp_path / "out.png")
     assert code == BAD_INPUT
-    assert complaint.startswith(f"styleclip: {name}: ") and complaint.count("\n") == 1
+    assert stderr.startswith(f"styleclip: {name}: ") and stderr.count("\n") == 1
 
 
-def test_status_tells_models_and_defaults(styleclip):
-    code, told, _ = styleclip("status")
+def test_status_prints_models_and_defaults(styleclip):
+    code, stdout, _ = styleclip("status")
     assert code == DONE
-    assert "edit_photo" in told and "READY" in told and "avatars" in told
+    assert "edit_photo" in stdout and "READY" in stdout and "avatars" in stdout
 
 
-def test_status_is_json_for_programs(styleclip):
-    code, told, _ = styleclip("status", "--json")
+def test_status_prints_json(styleclip):
+    code, stdout, _ = styleclip("status", "--json")
     assert code == DONE
-    found = json.loads(told)
-    assert found["ready"] is True
-    assert found["domain"]["name"] == "avatars"
-    assert {"name", "version", "state", "reason"} == set(found["models"][0])
+    content = json.loads(stdout)
+    assert content["ready"] is True
+    assert content["domain"]["name"] == "avatars"
+    assert {"name", "version", "state", "reason"} == set(content["models"][0])
 
 
-def test_faces_tells_boxes_and_scores_whose_numbers_pick_a_face(styleclip, golden, tmp_path):
+def test_faces_lists_boxes_and_scores_under_the_numbers_of_faces(styleclip, golden, tmp_path):
     photo = golden / "align/astronaut.png"
-    code, told, _ = styleclip("faces", photo)
-    assert code == DONE and told.splitlines()[0] == "0: (175, 76) to (265, 166), score 1.16"
-    found = json.loads(styleclip("faces", photo, "--json")[1])["faces"]
-    assert [face["face"] for face in found] == [0, 1]
+    code, stdout, _ = styleclip("faces", photo)
+    assert code == DONE and stdout.splitlines()[0] == "0: (175, 76) to (265, 166), score 1.16"
+    content = json.loads(styleclip("faces", photo, "--json")[1])["faces"]
+    assert [face["face"] for face in content] == [0, 1]
     texts = ["--target", "a sad face", "--align"]
     assert styleclip("edit", photo, *texts, "--face", 1, "-o", tmp_path / "1.png")[0] == DONE
-    code, _, said = styleclip("edit", photo, *texts, "--face", 2, "-o", tmp_path / "2.png")
-    assert code == BAD_INPUT and "found 2 face(s)" in said
+    code, _, stderr = styleclip("edit", photo, *texts, "--face", 2, "-o", tmp_path / "2.png")
+    assert code == BAD_INPUT and "found 2 face(s)" in stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--paste"], ["--paste", "--face", "all"]])
-def test_no_mark_leaves_the_file_without_a_word_of_the_edit(styleclip, tmp_path, more):
+def test_no_mark_leaves_the_edit_out_of_the_file(styleclip, tmp_path, more):
     for option, marked in (("--mark", True), ("--no-mark", False)):
         out = tmp_path / f"{option}.png"
         texts = ["--target", "a sad face", "-o", out]

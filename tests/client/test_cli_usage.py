@@ -25,7 +25,7 @@ def photo(tmp_path):
 
 @pytest.fixture
 def fails(capsys):
-    """Runs the command, which must fail with `code`, and returns its one line of complaint."""
+    """Runs the command, which must fail with `code`, and returns its one line on standard error."""
 
     def fails_with(code, *arguments):
         assert run([str(argument) for argument in arguments]) == code
@@ -39,7 +39,7 @@ def fails(capsys):
 
 
 @pytest.mark.parametrize("command", [[], ["edit"], ["invert"], ["status"]])
-def test_help_tells_the_exit_statuses(capsys, command):
+def test_help_lists_the_exit_statuses(capsys, command):
     assert run([*command, "--help"]) == DONE
     assert "Exit status: 0 done, 1 the server" in capsys.readouterr().out
 
@@ -101,7 +101,7 @@ def test_what_is_no_server_address_is_wrong_usage(fails):
     assert "is no server address" in fails(WRONG_USAGE, "status", "--server", "ftp://localhost")
 
 
-def test_a_server_that_is_not_there_is_said_in_one_line(fails, photo, tmp_path, free_port):
+def test_a_missing_server_is_reported_in_one_line(fails, photo, tmp_path, free_port):
     server = f"localhost:{free_port}"
     out = tmp_path / "out.jpg"
     for arguments in (

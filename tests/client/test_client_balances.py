@@ -1,4 +1,4 @@
-"""One name, several servers, as a headless service of Kubernetes has it: each gets its share.
+"""One name for several servers, as of a headless service of Kubernetes: each gets its share.
 
 Two real servers listen on the same port of two loopback addresses. The client runs in a mount
 namespace of its own, in which /etc/hosts gives one name to both.
@@ -21,7 +21,7 @@ PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 NAME = "styleclip-server.test"
 
-# Edits as often as each line of standard input says, four at once, and then says what came of it.
+# Edits as often as each line of standard input says, four at once, and prints the failures.
 CLIENT = """
 import sys
 from pathlib import Path
@@ -64,7 +64,7 @@ class Names:
         self.path = path
 
     def give(self, *addresses):
-        """NAME stands for `addresses` from now on."""
+        """Let NAME stand for `addresses`."""
         lines = [f"{address} {name}" for address, name in [(FIRST, "localhost")]]
         lines += [f"{address} {NAME}" for address in addresses]
         self.path.write_text("\n".join(lines) + "\n")
@@ -80,13 +80,13 @@ def names(tmp_path):
     except FileNotFoundError:
         pytest.skip("unshare (util-linux) is not installed")
     if tried.returncode:
-        pytest.skip("this machine lets nobody make a mount namespace")
+        pytest.skip("this machine does not allow mount namespaces")
     return names
 
 
 @contextmanager
 def client(names, server):
-    """A function that lets a client of NAME edit so many pictures, and does `meanwhile`."""
+    """Yield a function by which a client of NAME edits some photos, and calls `meanwhile`."""
     port = server.grpc_url.rpartition(":")[2]
     command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(PHOTO)]
     inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts && exec {shlex.join(command)}"
@@ -99,8 +99,8 @@ def client(names, server):
             process.stdin.write(f"{times}\n")
             process.stdin.flush()
             meanwhile()
-            told = process.stdout.readline()
-            assert told == "done\n", told or process.communicate()[1]
+            line = process.stdout.readline()
+            assert line == "done\n", line or process.communicate()[1]
 
         try:
             yield edit
@@ -110,7 +110,7 @@ def client(names, server):
 
 
 def edited(server):
-    """How many pictures `server` has edited."""
+    """How many photos `server` has edited."""
     with Client(server.grpc_url) as client:
         return {timing.name: timing.requests for timing in client.timings()}["edit_photo"]
 
@@ -121,27 +121,27 @@ def repeat(do, until):
         do()
         if until():
             return
-    raise AssertionError("it never came to that")
+    raise AssertionError("it did not happen within a minute")
 
 
-def test_servers_of_one_name_take_turns_also_when_one_came_later_and_one_goes(names, first, second):
-    unasked = edited(second)  # but for its own canary
+def test_servers_of_one_name_take_turns_while_they_come_and_go(names, first, second):
+    unused = edited(second)  # by its own canary
     with client(names, first) as edit:
         edit(2)
-        assert edited(second) == unasked
+        assert edited(second) == unused
         names.give(FIRST, SECOND)
-        repeat(lambda: edit(2), until=lambda: edited(second) > unasked)
+        repeat(lambda: edit(2), until=lambda: edited(second) > unused)
         before = edited(first), edited(second)
         edit(12)
         shares = edited(first) - before[0], edited(second) - before[1]
         assert sum(shares) == 12 and min(shares) >= 3, shares
-        # As Kubernetes does it: the address goes first, and the server once nobody asks it.
+        # As in Kubernetes: the address goes first, and the server once it gets no requests.
         names.give(FIRST)
-        asked = [0]
+        counts = [0]
 
         def edit_and_count():
             edit(4)
-            asked.append(edited(second))
+            counts.append(edited(second))
 
-        repeat(edit_and_count, until=lambda: asked[-1] == asked[-2])
+        repeat(edit_and_count, until=lambda: counts[-1] == counts[-2])
         edit(8, meanwhile=second.stop)

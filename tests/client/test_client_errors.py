@@ -36,7 +36,7 @@ def test_every_named_error_arrives_as_itself(cls):
     assert str(back) == "what was wrong: what to do"
 
 
-def test_the_name_is_found_behind_words_that_triton_puts_in_front():
+def test_the_name_is_read_behind_the_words_that_triton_puts_first():
     line = "in ensemble 'edit_photo', Failed to run: NoFaceFound: there is no face in the photo"
     back = from_triton(line, "INVALID_ARGUMENT")
     assert type(back) is errors.NoFaceFound
@@ -170,7 +170,7 @@ def test_certificates_without_tls_are_refused():
         (errors.InvalidLatent, lambda client: client.edit(np.full((14, 512), np.nan), EDIT)),
     ],
 )
-def test_what_cannot_be_right_is_refused_without_asking_the_server(free_port, error, call):
+def test_invalid_arguments_are_refused_without_a_request(free_port, error, call):
     with Client(f"localhost:{free_port}") as client, pytest.raises(error):
         call(client)
 

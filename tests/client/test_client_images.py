@@ -1,4 +1,4 @@
-"""Photos on their way to the server, pictures and latents on their way to disk."""
+"""Photos as they are sent, images and latents as they are saved."""
 
 import io
 
@@ -12,30 +12,30 @@ from styleclip_contract import errors, limits
 
 
 @pytest.fixture
-def picture():
+def image():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def test_a_file_and_bytes_travel_unchanged(tmp_path, picture):
+def test_a_file_and_bytes_are_sent_unchanged(tmp_path, image):
     path = tmp_path / "photo.jpg"
-    picture.save(path)
+    image.save(path)
     assert photo_bytes(path) == photo_bytes(str(path)) == path.read_bytes()
     assert photo_bytes(path.read_bytes()) == path.read_bytes()
 
 
-def test_a_pil_picture_travels_without_loss(picture):
-    sent = Image.open(io.BytesIO(photo_bytes(picture)))
-    assert np.array_equal(np.asarray(sent), np.asarray(picture))
+def test_a_pil_image_is_sent_losslessly(image):
+    sent = Image.open(io.BytesIO(photo_bytes(image)))
+    assert np.array_equal(np.asarray(sent), np.asarray(image))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_a_pil_picture_of_any_mode_can_be_sent(picture, mode):
-    assert Image.open(io.BytesIO(photo_bytes(picture.convert(mode)))).size == picture.size
+def test_a_pil_image_of_any_mode_can_be_sent(image, mode):
+    assert Image.open(io.BytesIO(photo_bytes(image.convert(mode)))).size == image.size
 
 
 @pytest.mark.parametrize("channels", [None, 3, 4])
-def test_an_array_travels_without_loss(channels):
+def test_an_array_is_sent_losslessly(channels):
     shape = (8, 6) if channels is None else (8, 6, channels)
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     sent = Image.open(io.BytesIO(photo_bytes(pixels[:, ::-1])))
@@ -52,17 +52,17 @@ def test_an_array_travels_without_loss(channels):
         np.zeros(3, np.uint8),
     ],
 )
-def test_an_array_that_is_no_picture_is_told_what_is_expected(pixels):
+def test_an_array_that_is_no_image_is_refused_with_what_is_expected(pixels):
     with pytest.raises(errors.NotAnImage, match=r"uint8 of \[height, width\]"):
         photo_bytes(pixels)
 
 
-def test_a_pil_picture_is_turned_upright(tmp_path, picture):
+def test_a_pil_image_is_turned_upright(tmp_path, image):
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turned by 90 degrees
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     sent = Image.open(io.BytesIO(photo_bytes(Image.open(tmp_path / "turned.png"))))
-    assert sent.size == (picture.height, picture.width)
+    assert sent.size == (image.height, image.width)
     assert sent.getexif().get(0x0112, 1) == 1
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_appears_meanwhile_is_kept_even_without_links(tmp_path, monk
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_file_is_not_overwritten_unless_asked(tmp_path):
+def test_a_file_is_overwritten_on_request_only(tmp_path):
     path = tmp_path / "out.bin"
     write_file(path, b"first", overwrite=False)
     with pytest.raises(FileExistsError):
@@ -114,17 +114,17 @@ def test_a_file_is_not_overwritten_unless_asked(tmp_path):
     assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
 
 
-def test_an_edited_picture_decodes_and_saves_as_it_came(tmp_path, picture):
+def test_an_edited_image_is_decoded_and_saved_unchanged(tmp_path, image):
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     edited = Edited(buffer.getvalue(), [3])
-    assert np.array_equal(np.asarray(edited.image()), np.asarray(picture))
-    assert np.array_equal(edited.array(), np.asarray(picture))
+    assert np.array_equal(np.asarray(edited.image()), np.asarray(image))
+    assert np.array_equal(edited.array(), np.asarray(image))
     edited.save(tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes() == edited.picture
 
 
-def test_a_latent_is_read_back_as_it_was_saved(tmp_path):
+def test_a_latent_is_loaded_as_it_was_saved(tmp_path):
     rng = np.random.default_rng(0)
     inverted = Inverted(
         rng.standard_normal((14, 512), np.float32), rng.standard_normal((4, 2), np.float32)

@@ -1,4 +1,4 @@
-"""The client without the server: installed into an environment of its own, it edits a picture."""
+"""The client without the server, installed into a fresh environment."""
 
 import ast
 import json
@@ -38,8 +38,8 @@ def alone(tmp_path_factory):
     return python.parent
 
 
-def _no_network(complaint):
-    return "Could not find a version" in complaint or "Connection" in complaint
+def _no_network(stderr):
+    return "Could not find a version" in stderr or "Connection" in stderr
 
 
 def test_it_brings_nothing_heavy(alone):
@@ -54,7 +54,7 @@ def test_it_brings_nothing_heavy(alone):
     assert not names & {*HEAVY, "dlib_bin", "nvidia_pytriton", "face_recognition_models"}
 
 
-def test_it_edits_a_picture(alone, server, tmp_path):
+def test_it_edits_a_photo(alone, server, tmp_path):
     out = tmp_path / "out.png"
     photo = ROOT / "demo/samples/avatar-1.png"
     done = subprocess.run(
@@ -87,7 +87,7 @@ def test_batch_says_what_ray_needs(alone, server, tmp_path):
 @pytest.mark.parametrize("module", ["styleclip_client", "styleclip_client.client",
                                     "styleclip_client.cli"])  # fmt: skip
 def test_importing_it_loads_nothing_heavy(module):
-    """In this environment, which has it all."""
+    """This environment has all of them installed."""
     code = f"import sys, {module}; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert not HEAVY & set(loaded.split())

@@ -29,7 +29,7 @@ def pixels(edited):
     return np.asarray(edited.image().convert("RGB"), np.int16)
 
 
-def test_the_status_tells_that_the_server_is_ready_and_what_it_draws(client):
+def test_the_status_has_readiness_models_and_domain(client):
     status = client.status()
     assert status.live and status.ready
     serving = {model.name for model in status.models if model.state == "READY"}
@@ -38,7 +38,7 @@ def test_the_status_tells_that_the_server_is_ready_and_what_it_draws(client):
     assert status.domain.name == "avatars"
 
 
-def test_a_photo_and_two_texts_give_an_edited_picture(client):
+def test_a_photo_and_two_texts_give_an_edited_image(client):
     edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format="PNG")
     assert edited.image().format == "PNG"
     assert len(edited.channels) == 1 and edited.channels[0] > 0
@@ -54,7 +54,7 @@ def test_a_stronger_edit_changes_more(client):
     assert 0 < abs(some - none).mean() < abs(more - none).mean()
 
 
-def test_editing_the_kept_latent_gives_what_editing_the_photo_gives(client):
+def test_editing_the_latent_gives_what_editing_the_photo_gives(client):
     edit = client.domain().edit(SUNGLASSES)
     inverted = client.invert(PHOTO)
     assert inverted.w_plus.dtype == np.float32 and inverted.w_plus.shape[1] == 512
@@ -74,12 +74,12 @@ def test_several_edits_are_counted_one_by_one(client):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_the_picture_comes_in_the_format_asked_for(client, format):
+def test_the_image_has_the_requested_format(client, format):
     edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format=format)
     assert edited.image().format == format
 
 
-def test_path_bytes_and_pil_pictures_are_edited_alike(client):
+def test_path_bytes_and_pil_images_are_edited_alike(client):
     edit = client.domain().edit(SUNGLASSES)
     answers = {
         client.edit_photo(photo, edit, format="PNG").picture
@@ -98,7 +98,7 @@ def bad_photos():
     header = bytearray(whole[:64])
     header[16:24] = (40_000).to_bytes(4, "big") * 2
     return {
-        errors.NotAnImage: b"this is no picture",
+        errors.NotAnImage: b"this is no image",
         errors.ImageTruncated: whole[: len(whole) // 2],
         errors.ImageTooLarge: repaired_header(bytes(header), whole),
     }
@@ -137,7 +137,7 @@ def test_every_face_is_reported_best_first_and_its_number_picks_it(client, golde
 
 
 @pytest.mark.parametrize("paste", [False, True])
-def test_the_file_names_the_texts_unless_told_not_to(client, paste):
+def test_the_file_names_the_texts_without_mark_false(client, paste):
     edits = client.domain().edit("a sad face"), client.domain().edit("a face with a hat")
     marked = client.edit_photo(PHOTO, edits, paste=paste).image().info["xmp"].decode()
     assert "a face → a sad face (α 5, β 0.15); a face → a face with a hat" in marked
@@ -147,7 +147,7 @@ def test_the_file_names_the_texts_unless_told_not_to(client, paste):
     assert b"StyleCLIP" not in client.edit(latent, edits, mark=False).picture
 
 
-def test_the_place_of_a_photo_is_kept_only_when_asked(client):
+def test_the_gps_position_of_a_photo_is_kept_on_request_only(client):
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
     Image.open(PHOTO).save(buffer, "PNG", exif=exif)
@@ -174,11 +174,11 @@ def test_one_client_serves_several_threads(client):
     ]
     latent = client.invert(PHOTO).w_plus
 
-    def picture(edit: Edit):
+    def edit_image(edit: Edit):
         return client.edit(latent, edit, format="PNG").picture
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(picture, edits)) == [picture(edit) for edit in edits]
+        assert list(pool.map(edit_image, edits)) == [edit_image(edit) for edit in edits]
 
 
 def test_the_direction_of_an_edit_moves_the_channels_that_the_edit_reports(client):

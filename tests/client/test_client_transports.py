@@ -1,4 +1,4 @@
-"""The same calls by threads and asyncio, over gRPC and HTTP, plain and with TLS."""
+"""The same calls with threads and asyncio, over gRPC and HTTP, plain and with TLS."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ def run(url, work, **options):
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_every_way_gives_the_same_answers(server, url, compression):
+def test_every_transport_gives_the_same_answers(server, url, compression):
     with Client(server.grpc_url) as reference:
         edit = reference.domain().edit(SUNGLASSES)
         expected = reference.edit_photo(PHOTO, edit, format="PNG")
@@ -67,19 +67,19 @@ def test_every_way_gives_the_same_answers(server, url, compression):
         assert again.channels == expected.channels
 
 
-def test_every_way_tells_the_same_of_the_server(server, url):
+def test_every_transport_gives_the_same_status(server, url):
     with Client(server.grpc_url) as reference:
         expected = reference.status()
     with Client(url) as client:
-        found, timings = client.status(), client.timings()
+        status, timings = client.status(), client.timings()
     by_asyncio = run(url, lambda client: client.status())
-    assert found == by_asyncio
-    assert (found.live, found.ready, found.version) == (True, True, expected.version)
-    assert (found.models, found.domain) == (expected.models, expected.domain)
-    assert {timing.name for timing in timings} == {model.name for model in found.models}
+    assert status == by_asyncio
+    assert (status.live, status.ready, status.version) == (True, True, expected.version)
+    assert (status.models, status.domain) == (expected.models, expected.domain)
+    assert {timing.name for timing in timings} == {model.name for model in status.models}
 
 
-def test_every_way_names_the_error(url):
+def test_every_transport_names_the_error(url):
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES, threshold=1)
         await client.edit_photo(PHOTO, edit)
@@ -90,7 +90,7 @@ def test_every_way_names_the_error(url):
         with pytest.raises(errors.NoChannelLeft, match="at most 0"):
             client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES, threshold=1))
         with pytest.raises(errors.NotAnImage):
-            client.invert(b"no picture")
+            client.invert(b"no image")
 
 
 def test_one_client_serves_many_threads(url):
@@ -100,8 +100,8 @@ def test_one_client_serves_many_threads(url):
     assert len(answers) == 12 and len({answer.picture for answer in answers}) == 1
 
 
-def test_many_photos_keep_their_order_and_one_failure_loses_no_other(url, tmp_path):
-    photos = [PHOTO, b"no picture", PHOTO.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
+def test_many_photos_keep_their_order_and_failures_stay_alone(url, tmp_path):
+    photos = [PHOTO, b"no image", PHOTO.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
 
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES)
@@ -117,12 +117,12 @@ def test_many_photos_keep_their_order_and_one_failure_loses_no_other(url, tmp_pa
         assert isinstance(answers[3], FileNotFoundError)
 
 
-def test_photos_are_drawn_only_as_there_is_room(server):
-    drawn = []
+def test_photos_are_read_only_as_there_is_room(server):
+    taken = []
 
     def endless():
         while True:
-            drawn.append(1)
+            taken.append(1)
             yield PHOTO
 
     async def work(client):
@@ -137,7 +137,7 @@ def test_photos_are_drawn_only_as_there_is_room(server):
         answers = client.edit_many(endless(), client.domain().edit(SUNGLASSES), concurrency=2)
         assert isinstance(next(answers), Edited)
         answers.close()
-    assert len(drawn) <= 2 * 2 * 2
+    assert len(taken) <= 2 * 2 * 2
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ def certificate(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["grpcs", "https"])
-def test_tls_is_spoken_when_the_authority_is_trusted(server, certificate, scheme):
+def test_tls_works_with_a_trusted_authority(server, certificate, scheme):
     target = server.grpc_url if scheme == "grpcs" else server.http_url
-    with gateways.tls_before(target, *certificate) as port:
+    with gateways.tls_gateway(target, *certificate) as port:
         url = f"{scheme}://localhost:{port}"
         with Client(url, ca=certificate[0]) as client:
             assert client.invert(PHOTO).w_plus.shape == (14, 512)
@@ -161,8 +161,8 @@ def test_tls_is_spoken_when_the_authority_is_trusted(server, certificate, scheme
             client.invert(PHOTO)
 
 
-def test_a_token_goes_along_and_its_lack_is_named(server):
-    with gateways.guard_before(server.http_url, "secret") as guard:
+def test_a_token_is_sent_and_its_lack_is_named(server):
+    with gateways.guarded_gateway(server.http_url, "secret") as guard:
         with Client(guard.url, token="secret") as client:
             assert client.status().ready
         with (
@@ -173,19 +173,19 @@ def test_a_token_goes_along_and_its_lack_is_named(server):
         assert guard.answered[-1:] == [401] and guard.answered.count(401) == 1
 
 
-def test_a_busy_gateway_is_asked_again_and_a_refused_photo_is_not(server):
+def test_a_busy_gateway_is_retried_and_a_refused_photo_is_not(server):
     with (
-        gateways.guard_before(server.http_url, "secret", busy=2) as guard,
+        gateways.guarded_gateway(server.http_url, "secret", busy=2) as guard,
         Client(guard.url, token="secret") as client,
     ):
         client.domain()
         assert guard.answered == [503, 503, 200]
         with pytest.raises(errors.NotAnImage):
-            client.invert(b"no picture")
+            client.invert(b"no image")
         assert guard.answered == [503, 503, 200, 400]
 
 
-def test_more_requests_at_once_than_the_server_lets_wait_are_all_answered_in_the_end(server):
+def test_more_requests_than_the_queue_holds_are_all_answered_in_the_end(server):
     with Client(server.grpc_url, retries=1) as client:
         latent, edit = client.invert(PHOTO).w_plus, client.domain().edit("a sad face")
 
@@ -203,7 +203,7 @@ def test_more_requests_at_once_than_the_server_lets_wait_are_all_answered_in_the
 
 
 def test_retries_can_be_switched_off(server):
-    with gateways.guard_before(server.http_url, "secret", busy=2) as guard:
+    with gateways.guarded_gateway(server.http_url, "secret", busy=2) as guard:
         with (
             Client(guard.url, token="secret", retries=0) as client,
             pytest.raises(errors.ServerUnavailable),
@@ -213,7 +213,7 @@ def test_retries_can_be_switched_off(server):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_server_that_comes_back_meanwhile_is_reached(server, kind):
+def test_a_server_that_returns_within_the_time_out_is_reached(server, kind):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     target = server.grpc_url if kind == "grpc" else server.http_url

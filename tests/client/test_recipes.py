@@ -1,4 +1,4 @@
-"""Recipes: what is written is read again, anything else is refused in words."""
+"""Recipes are read as they were written, and anything else is refused by name."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_a_recipe_survives_being_written_and_read():
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
-def test_what_is_no_recipe_is_refused_by_name(text):
+def test_anything_else_is_refused_by_name(text):
     with pytest.raises(errors.InvalidRecipe):
         Recipe.from_json(text)
 

@@ -29,7 +29,7 @@ EXPECTED = {
         r"many_photos\.py: NotAnImage: .*\nmissing\.jpg: FileNotFoundError: .*\n",
         ["avatar-1.jpg", "avatar-2.jpg", "avatar-3.jpg", "avatar-4.jpg"],
     ),
-    "sweep.py": (r"5 pictures, alpha -5 to 10\n", ["strip.png", "sweep.gif"]),
+    "sweep.py": (r"5 images, alpha -5 to 10\n", ["strip.png", "sweep.gif"]),
     "arrays.py": (
         r"\(256, 256, 3\) uint8; [1-9]\d?% of the pixels changed\nno shared memory: .*\n",
         ["before-and-after.png"],

@@ -1,6 +1,6 @@
-"""Small gateways before the real server, as companies put them there.
+"""Small gateways in front of the real server.
 
-They listen on loopback, and end with the `with` block.
+They listen on loopback and end with the `with` block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate of "localhost" that is its own authority, and its key, as PEM files."""
+    """Return a self-signed certificate of "localhost" and its key, as PEM files."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 "
@@ -31,8 +31,8 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def tls_before(target: str, certificate: Path, key: Path) -> Iterator[int]:
-    """A port where TLS is spoken and passed on in plain to `target`, "host:port"."""
+def tls_gateway(target: str, certificate: Path, key: Path) -> Iterator[int]:
+    """Yield a port that decrypts TLS and forwards to `target`, "host:port"."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC is HTTP/2
@@ -42,58 +42,58 @@ def tls_before(target: str, certificate: Path, key: Path) -> Iterator[int]:
 
 @contextmanager
 def forwarder(target: str, tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[int]:
-    """A port whose connections are passed on to `target`."""
+    """Yield a port whose connections are forwarded to `target`."""
     host, _, to = target.rpartition(":")
-    opened: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", port)) as listener:
         threading.Thread(
-            target=_accept, args=(listener, (host, int(to)), tls, opened), daemon=True
+            target=_accept, args=(listener, (host, int(to)), tls, sockets), daemon=True
         ).start()
         try:
             yield listener.getsockname()[1]
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            for each in opened:
-                _end(each)
+            for each in sockets:
+                _shut_down(each)
 
 
-def _accept(listener, address, tls, opened) -> None:
+def _accept(listener, address, tls, sockets) -> None:
     while True:
         try:
             near, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_join, args=(near, address, tls, opened), daemon=True).start()
+        threading.Thread(target=_forward, args=(near, address, tls, sockets), daemon=True).start()
 
 
-def _join(near, address, tls, opened) -> None:
+def _forward(near, address, tls, sockets) -> None:
     try:
         near = tls.wrap_socket(near, server_side=True) if tls else near
         far = socket.create_connection(address)
     except OSError:  # a client that does not trust the certificate
         near.close()
         return
-    opened += [near, far]
-    other = threading.Thread(target=_pass_on, args=(far, near), daemon=True)
+    sockets += [near, far]
+    other = threading.Thread(target=_copy, args=(far, near), daemon=True)
     other.start()
-    _pass_on(near, far)
+    _copy(near, far)
     other.join()
 
 
-def _pass_on(source, sink) -> None:
+def _copy(source, sink) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-    _end(sink)
+    _shut_down(sink)
 
 
-def _end(each: socket.socket) -> None:
+def _shut_down(each: socket.socket) -> None:
     with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
 
 
-class Guard:
-    """What a guarded gateway saw: the answers it gave, the newest last."""
+class GuardedGateway:
+    """The URL of a gateway, and the HTTP statuses that it answered with, the newest last."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -101,9 +101,9 @@ class Guard:
 
 
 @contextmanager
-def guard_before(target: str, token: str, busy: int = 0) -> Iterator[Guard]:
-    """An HTTP gateway that asks for a bearer token and refuses the first `busy` requests."""
-    guard = Guard()
+def guarded_gateway(target: str, token: str, busy: int = 0) -> Iterator[GuardedGateway]:
+    """Yield an HTTP gateway that requires a bearer token and is busy for the first requests."""
+    gateway = GuardedGateway()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -118,7 +118,7 @@ def guard_before(target: str, token: str, busy: int = 0) -> Iterator[Guard]:
         def _handle(self, body: bytes | None) -> None:
             if self.headers["authorization"] != f"Bearer {token}":
                 return self._answer(401, {}, b"who are you?")
-            if guard.answered.count(503) < busy:
+            if gateway.answered.count(503) < busy:
                 return self._answer(503, {}, b"too many requests")
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() != "host"
@@ -133,7 +133,7 @@ def guard_before(target: str, token: str, busy: int = 0) -> Iterator[Guard]:
                 self._answer(error.code, dict(error.headers), error.read())
 
         def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            guard.answered.append(status)
+            gateway.answered.append(status)
             self.send_response(status)
             for name, value in headers.items():
                 if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -142,12 +142,12 @@ def guard_before(target: str, token: str, busy: int = 0) -> Iterator[Guard]:
             self.end_headers()
             self.wfile.write(body)
 
-    gateway = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    guard.url = f"http://127.0.0.1:{gateway.server_port}"
-    thread = threading.Thread(target=gateway.serve_forever, args=(0.05,), daemon=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    gateway.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield guard
+        yield gateway
     finally:
-        gateway.shutdown()
-        gateway.server_close()
+        server.shutdown()
+        server.server_close()

@@ -122,39 +122,61 @@ def sweep(
         edits = edit_options.resolve(client.domain())
         start = time.perf_counter()
         inverted = _inverted(client, photo, align, face)
-    strengths = _strengths(edits[-1], low, high, steps or defaults.steps)
-    rows = thresholds or (edits[-1].threshold,)
-    values = [(strength, threshold) for threshold in rows for strength in strengths]
-    images = _draw(client, inverted, edits, values)
-    if is_gif:
-        data = _encode_gif(images, delay, size or defaults.size)
-    else:
-        labels = [f"beta {threshold:g}" for threshold in thresholds or ()] or [""]
-        data = _encode_sheet(images, strengths, labels, size or defaults.size, format)
+    grid = _grid(edits[-1], low, high, steps or defaults.steps, thresholds)
+    images = _draw(client, inverted, edits, grid.values)
+    size = size or defaults.size
+    data = _encode_gif(images, delay, size) if is_gif else _encode_sheet(images, grid, size, format)
     write_file(out, data, overwrite=overwrite)
     milliseconds = round(1000 * (time.perf_counter() - start))
     content = {
         "out": out,
-        "strengths": strengths,
-        "thresholds": list(rows),
-        "nothing_left": [v for v, image in zip(values, images, strict=True) if image is None],
+        "strengths": grid.strengths,
+        "thresholds": grid.thresholds,
+        "nothing_left": [v for v, image in zip(grid.values, images, strict=True) if image is None],
         "milliseconds": milliseconds,
     }
-    text = f"{out}: {len(images)} images, α {strengths[0]:g} to {strengths[-1]:g}"
-    options.print_result(as_json, content, f"{text}, {milliseconds} ms")
+    text = (
+        f"{out}: {len(images)} pictures, α {grid.strengths[0]:g} to {grid.strengths[-1]:g}, "
+        f"{milliseconds} ms"
+    )
+    options.print_result(as_json, content, text)
+
+
+class _Grid(NamedTuple):
+    """Columns of strengths and rows of thresholds, whose labels are empty without --thresholds."""
+
+    strengths: list[float]
+    thresholds: list[float]
+    row_labels: list[str]
+
+    @property
+    def values(self) -> list[tuple[float, float]]:
+        """(α, β) row by row."""
+        return [
+            (strength, threshold) for threshold in self.thresholds for strength in self.strengths
+        ]
+
+
+def _grid(
+    edit: Edit,
+    low: float | None,
+    high: float | None,
+    steps: int,
+    thresholds: Sequence[float] | None,
+) -> _Grid:
+    default_low, default_high = sweeps.bounds(edit)
+    strengths = sweeps.evenly(
+        default_low if low is None else low, default_high if high is None else high, steps
+    )
+    if thresholds is None:
+        return _Grid(strengths, [edit.threshold], [""])
+    return _Grid(strengths, list(thresholds), [f"beta {threshold:g}" for threshold in thresholds])
 
 
 def _inverted(client: Client, photo: Path, align: bool | None, face: int) -> Inverted:
     if photo.suffix == LATENT:
         return Inverted.load(photo)
     return client.invert(photo, align=align, face=face)
-
-
-def _strengths(edit: Edit, low: float | None, high: float | None, steps: int) -> list[float]:
-    default_low, default_high = sweeps.bounds(edit)
-    return sweeps.evenly(
-        default_low if low is None else low, default_high if high is None else high, steps
-    )
 
 
 def _draw(
@@ -181,12 +203,8 @@ def _encode_gif(images: Sequence[Image.Image | None], delay: int, size: int) -> 
 
 
 def _encode_sheet(
-    images: Sequence[Image.Image | None],
-    strengths: Sequence[float],
-    labels: Sequence[str],
-    size: int,
-    format: str,
+    images: Sequence[Image.Image | None], grid: _Grid, size: int, format: str
 ) -> bytes:
-    columns = [f"alpha {strength:g}" for strength in strengths]  # the font has no Greek
-    sheet = sweeps.sheet(images, columns, labels, side=size)
+    columns = [f"alpha {strength:g}" for strength in grid.strengths]  # the font has no Greek
+    sheet = sweeps.sheet(images, columns, grid.row_labels, side=size)
     return sweeps.encode(sheet, format, _QUALITY)
