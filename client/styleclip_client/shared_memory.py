@@ -48,7 +48,7 @@ class Region:
     def destroy(self) -> None:
         """Remove the name; the memory is freed with this object."""
         # Not closed here: NumPy would not notice that the memory of an array is gone. The finalizer
-        # of such an array keeps this object.
+        # of such an array keeps this object alive.
         self._memory.unlink()
 
 
@@ -75,7 +75,7 @@ class Placement:
     def unregister_if_unknown(self, error: StyleclipError) -> bool:
         """Mark all regions as unregistered if `error` says that the server does not know them.
 
-        So it is after a restart of the server. Returns whether that was the error.
+        This happens after a restart of the server. Returns whether that was the error.
         """
         unknown = "shared memory region" in str(error)
         if unknown:

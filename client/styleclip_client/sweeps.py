@@ -50,7 +50,8 @@ def draw(
         values: strength α and threshold β of each image.
         concurrency: requests at once.
 
-    Yields the images, None where β leaves no channel to change.
+    Yields:
+        The images, None where β leaves no channel to change.
     """
     *others, swept = edits
     calls = (

@@ -241,8 +241,10 @@ def out_options(text: str, *, folder: bool = False) -> Callable[[Command], Comma
 
 def check_latent(photo: Path, *, align: bool | None, face: int, paste: bool = False) -> None:
     """Raise UsageError for options that need a photo, if `photo` is a latent."""
-    if photo.suffix == LATENT and (paste or align is not None or face != -1):
-        raise click.UsageError("--paste, --align and --face need the photo, not a latent")
+    given = {"--paste": paste, "--align": align is not None, "--face": face != -1}
+    names = [name for name, is_given in given.items() if is_given]
+    if photo.suffix == LATENT and names:
+        raise click.UsageError(f"these options need the photo, not a latent: {', '.join(names)}")
 
 
 def check_out(out: Path, overwrite: bool) -> None:

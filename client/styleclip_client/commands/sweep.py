@@ -60,7 +60,7 @@ class _Thresholds(click.ParamType):
 @click.option("--from", "low", type=_STRENGTH, metavar="A", help="α of the first image.")
 @click.option("--to", "high", type=_STRENGTH, metavar="A", help="α of the last one.")
 @click.option(
-    "--steps", type=click.IntRange(2, 100), help="Images from first to last, both included. "
+    "--steps", type=click.IntRange(2, 100), help="Number of images, with first and last. "
     "[default: 7, of a GIF 13]"
 )  # fmt: skip
 @click.option(
