@@ -66,7 +66,7 @@ class Metrics:
         if not self._counts:
             return
         for edit in edits:
-            _counter("styleclip_edits_total", "Edits asked for", domain=self._domain).increment(1)
+            _counter("styleclip_edits_total", "Edits requested", domain=self._domain).increment(1)
             _histogram(
                 "styleclip_strength", "Strength α of edits", STRENGTHS, domain=self._domain
             ).observe(edit.strength)
@@ -96,7 +96,7 @@ class Metrics:
         if self._counts:
             _counter(
                 "styleclip_pictures_total",
-                "Pictures made",
+                "Images encoded",
                 domain=self._domain,
                 format=format.upper(),
             ).increment(1)

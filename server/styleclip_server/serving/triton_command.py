@@ -98,7 +98,7 @@ def _search_path(*folders: object) -> str:
 
 
 def _restrictions(allow_shared_memory: bool) -> list[str]:
-    """No client can make the restricted calls: their key is drawn at random and not kept."""
+    """No client can make the restricted calls: their key is random and stored nowhere."""
     names = ",".join(_RESTRICTED if allow_shared_memory else (*_RESTRICTED, _SHARED_MEMORY))
     key = f"closed={secrets.token_hex(32)}"
     return [
