@@ -1,4 +1,4 @@
-"""The networks in OpenVINO: cut, shared weights, and when they are used."""
+"""The networks in OpenVINO: precision plans, shared weights, and when this engine is used."""
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ def networks():
     }
 
 
-def written(folder, network, accuracy=None, stored=onnx_export.no_weights, bound=1.0):
+def write_files(folder, network, accuracy=None, stored=onnx_export.no_weights, bound=1.0):
     """Writes both files; returns the provenance of OpenVINO's."""
     module, model, random_inputs = network
     data = onnx_export.to_onnx(module, model, random_inputs(2), stored)
@@ -49,7 +49,7 @@ def written(folder, network, accuracy=None, stored=onnx_export.no_weights, bound
     )
 
 
-def ask(path, network, batch, plan=None):
+def run(path, network, batch, plan=None):
     _, model, example = network
     compiled = Network(path, plan=plan)
     values = dict(zip((t.name for t in model.inputs), example(batch), strict=True))
@@ -58,74 +58,74 @@ def ask(path, network, batch, plan=None):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stored", [onnx_export.no_weights, onnx_export.all_weights])
-def test_the_large_weights_lie_in_the_other_file_alone(networks, name, stored, tmp_path):
-    written(tmp_path, networks[name], stored=stored)
+def test_the_large_weights_are_stored_in_the_other_file_alone(networks, name, stored, tmp_path):
+    write_files(tmp_path, networks[name], stored=stored)
     path = tmp_path / "model.openvino.onnx"
-    own = onnx.load(path, load_external_data=False).graph.initializer
-    outside = [t for t in own if t.data_location == TensorProto.EXTERNAL]
-    assert outside and max(len(t.raw_data) for t in own) < 50_000
+    stored_here = onnx.load(path, load_external_data=False).graph.initializer
+    outside = [t for t in stored_here if t.data_location == TensorProto.EXTERNAL]
+    assert outside and max(len(t.raw_data) for t in stored_here) < 50_000
     read = {t.name: t.raw_data for t in onnx.load(path).graph.initializer}
-    other = onnx.load(tmp_path / "model.onnx").graph.initializer
-    whole = {t.name: t.raw_data for t in other}
-    assert all(read[t.name] == whole[t.name] for t in outside)
+    shared = {t.name: t.raw_data for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert all(read[t.name] == shared[t.name] for t in outside)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_is_its_rows_and_what_pytorch_computes(networks, name, tmp_path):
-    written(tmp_path, networks[name])
+def test_a_batch_of_rows_is_what_pytorch_computes(networks, name, tmp_path):
+    write_files(tmp_path, networks[name])
     module, _, example = networks[name]
     path = tmp_path / "model.openvino.onnx"
-    found = ask(path, networks[name], 3, [("f32", ())])
+    output = run(path, networks[name], 3, [("f32", ())])
     with torch.no_grad():
         expected = module(*example(3)).numpy()
-    assert np.abs(found.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
+    assert np.abs(output.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_plan_cuts_the_network_into_parts_that_give_the_whole(networks, name, tmp_path):
-    """All parts in float32: what a cut forgets or mixes up would show."""
-    written(tmp_path, networks[name])
+def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks, name, tmp_path):
+    """All parts in float32, so that a part with wrong inputs is seen."""
+    write_files(tmp_path, networks[name])
     path = tmp_path / "model.openvino.onnx"
-    whole = ask(path, networks[name], 2, [("f32", ())]).astype(float)
+    expected = run(path, networks[name], 2, [("f32", ())]).astype(float)
     graph = onnx.load(path, load_external_data=False)
     plans = list(openvino_export.bfloat16_plans(graph, name))
     assert len(plans) == {"stylegan2": 4, "e4e": 3}[name]
     for where, plan in plans:
-        exact = [("f32", until) for _, until in plan]
-        off = np.abs(ask(path, networks[name], 2, exact) - whole).max()
-        assert off <= (1 if name == "stylegan2" else 1e-5), where
+        exact = [("f32", ends) for _, ends in plan]
+        difference = np.abs(run(path, networks[name], 2, exact) - expected).max()
+        assert difference <= (1 if name == "stylegan2" else 1e-5), where
 
 
 @pytest.mark.skipif(not supports_bfloat16(), reason="needs a CPU with bfloat16")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_plan_that_holds_the_bound_is_the_one_that_runs(networks, name, tmp_path):
+def test_the_first_plan_within_the_bound_is_the_one_that_runs(networks, name, tmp_path):
     values = iter((50, 10, 30))
-    picky = Accuracy("value", lambda *_: next(values), 20, lower_is_better=True)
-    made = written(tmp_path, networks[name], picky)
-    assert [trial["used"] for trial in made["tried"]] == [False, True]
+    accuracy = Accuracy("value", lambda *_: next(values), 20, lower_is_better=True)
+    provenance = write_files(tmp_path, networks[name], accuracy)
+    assert [trial["used"] for trial in provenance["tried"]] == [False, True]
     path = tmp_path / "model.openvino.onnx"
-    assert np.array_equal(ask(path, networks[name], 1), ask(path, networks[name], 1, made["plan"]))
-    exact = ask(path, networks[name], 1, [("f32", ())])
-    assert not np.array_equal(ask(path, networks[name], 1), exact)
+    by_plan = run(path, networks[name], 1, provenance["plan"])
+    assert np.array_equal(run(path, networks[name], 1), by_plan)
+    exact = run(path, networks[name], 1, [("f32", ())])
+    assert not np.array_equal(run(path, networks[name], 1), exact)
 
-    never = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
-    assert not written(tmp_path, networks[name], never)["plan"]
-    assert np.array_equal(ask(path, networks[name], 1), exact)
+    unreachable = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
+    assert not write_files(tmp_path, networks[name], unreachable)["plan"]
+    assert np.array_equal(run(path, networks[name], 1), exact)
 
 
-def test_a_form_that_misses_its_bound_is_not_written(networks, tmp_path):
+def test_a_file_that_misses_its_bound_is_not_written(networks, tmp_path):
     with pytest.raises(ConversionError, match="OpenVINO differs from PyTorch"):
-        written(tmp_path, networks["e4e"], bound=0.0)
+        write_files(tmp_path, networks["e4e"], bound=0.0)
     assert not (tmp_path / "model.openvino.onnx").exists()
 
 
-def test_a_tensor_that_is_not_there_is_named(networks, tmp_path):
-    written(tmp_path, networks["e4e"])
+def test_a_missing_tensor_is_named(networks, tmp_path):
+    write_files(tmp_path, networks["e4e"])
     with pytest.raises(RuntimeError, match="no tensor nowhere"):
         Network(tmp_path / "model.openvino.onnx", plan=[("bf16", ["nowhere"]), ("f32", ())])
 
 
-def test_a_domain_without_the_form_is_served_by_onnx_runtime(monkeypatch, tmp_path):
+def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, tmp_path):
     monkeypatch.setattr(installation, "supports_bfloat16", lambda: True)
     avatars = default_repository() / "avatars"
     if not installation.Path("/dev/nvidiactl").exists():

@@ -110,7 +110,7 @@ def _convolve_to_rgb_kernel(
     BLOCK_PAIRS: gl.constexpr, BLOCK_ROWS: gl.constexpr, NUM_STAGES: gl.constexpr,
     HAS_NOISE: gl.constexpr, SLOPE: gl.constexpr, UNROLL: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """The formula of `epilogue._apply_epilogue_kernel`, of (weight ∗ x) and without a next style.
+    """rgb of `epilogue._apply_epilogue_kernel` for weight ∗ x in place of x, not clamped.
 
     A program computes BLOCK_ROWS rows of 2 * BLOCK_PAIRS pixels, row after row: the even and the
     odd pixels are a matmul each, of (BLOCK_PAIRS, C) and (C, C) per tap."""
