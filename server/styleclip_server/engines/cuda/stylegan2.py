@@ -9,7 +9,7 @@ last block's convolutions are one kernel with their epilogues, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -323,7 +323,7 @@ class _Builder:
         return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=self.device)
 
 
-def _starts(layers: Any, sizes: list[int]) -> dict[str, int]:
-    """Where each layer begins, by its name, if `sizes` lie one behind the other."""
+def _starts(layers: Sequence[StyleLayer], sizes: Sequence[int]) -> dict[str, int]:
+    """Where each layer begins, by its name, if the sizes are stored one after the other."""
     starts = accumulate(sizes[:-1], initial=0)
     return {layer.name: start for layer, start in zip(layers, starts, strict=True)}
