@@ -13,21 +13,19 @@ import csv
 import io
 import json
 import os
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from styleclip_client import Client, StyleclipError
-from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving import configs
 from styleclip_server.serving.supervisor import running_server
 from tools.bench import growth, measure, plots
 from tools.bench.inputs import MODELS, build_inputs
@@ -125,15 +123,9 @@ def _start_server() -> Iterator[str]:
 
     perf_analyzer stops at the first refusal, and the default queues are short.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        repository = Path(folder) / "model_repository"
-        shutil.copytree(default_repository(), repository)
-        for path in repository.rglob("*.pbtxt"):
-            text = re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE_SIZE}", path.read_text())
-            path.write_text(text)
-        options = Options(repository, http_port=0, grpc_port=0, metrics_port=0)
-        with running_server(options, canary=0) as server:
-            yield server.grpc_url
+    long_queues = dict.fromkeys(configs.QUEUE_LENGTH, QUEUE_SIZE)
+    with mock.patch.dict(configs.QUEUE_LENGTH, long_queues), running_server(canary=0) as server:
+        yield server.grpc_url
 
 
 def _baseline_bodies(client: Client, photos: list[Path]) -> list[bytes]:

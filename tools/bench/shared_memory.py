@@ -9,6 +9,7 @@ round, so that a busy machine is equally busy for all of them.
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 import tempfile
@@ -54,13 +55,12 @@ def without_networks(target: Path, side: int) -> Path:
             helper.make_node("Expand", ["PICTURE", "SHAPE"], [wire.IMAGE.name]),
         ]
     )
-    before = [dim.dim_value for dim in graph.output[0].type.tensor_type.shape.dim][1:]
     for dim, value in zip(graph.output[0].type.tensor_type.shape.dim[1:], image.shape, strict=True):
         dim.dim_value = value
     onnx.save(model, folder / "1" / "model.onnx")
-    for config in folder.rglob("*.pbtxt"):
-        dims = ["".join(f"  dims: {value}\n" for value in shape) for shape in (before, image.shape)]
-        config.write_text(config.read_text().replace(*dims))
+    description = repository / "avatars" / "domain.json"
+    content = json.loads(description.read_text("utf-8")) | {"resolution": side}
+    description.write_text(json.dumps(content), "utf-8")
     return repository
 
 
@@ -91,8 +91,8 @@ def main(rounds: int, side: int) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = Options(
-            without_networks(folder, side), http_port=0, grpc_port=0, metrics_port=0,
-            log=folder / "log", allow_shared_memory=True,
+            without_networks(folder, side), log=folder / "log", allow_shared_memory=True,
+            networks="cpu",
         )  # fmt: skip
         server = stack.enter_context(running_server(options))
         http = f"http://{server.http_url}"
