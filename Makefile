@@ -16,7 +16,7 @@ help:
 
 setup: .venv/.server  ## install the server and the client into .venv
 
-demo: .venv/.server  ## edit a picture on a real Triton server, end to end
+demo: .venv/.server  ## edit a sample image on a real Triton server
 	@$(BIN)/python demo/run_demo.py $(ARGS)
 
 serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
@@ -28,7 +28,7 @@ ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C
 weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
 	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
 
-export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq and compute its statistics
+export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX and compute the channel statistics
 	@$(BIN)/styleclip-export convert $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
 	@$(BIN)/styleclip-export stats $(or $(filter-out avatars,$(DOMAIN)),ffhq)
 
@@ -46,14 +46,14 @@ bench: .venv/.dev  ## measure the server with perf_analyzer
 bench-gpu: .venv/.dev  ## measure the networks in PyTorch on a GPU
 	@$(BIN)/python -m tools.bench.gpu_networks $(ARGS)
 
-chaos: .venv/.dev  ## hurt a server of its own under load, tell what its clients saw
+chaos: .venv/.dev  ## inject faults into a server under load and report what its clients see
 	@$(BIN)/python -m tools.chaos $(ARGS)
 
-clean:  ## remove what the other commands wrote, except .venv
+clean:  ## remove the output of the other commands, except .venv
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# The stamps .venv/.server, .venv/.ui and .venv/.dev say what is installed, so that a second call is quick.
+# The stamps .venv/.server, .venv/.ui and .venv/.dev record what is installed, so that a second call is quick.
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed" >&2; exit 1; }
 	@$(PYTHON) tools/setup/check_host.py

@@ -1,7 +1,7 @@
-"""Writes an image's bill of materials: `python describe.py ENVIRONMENT FOLDER`, during the build.
+"""Write an image's bill of materials: `python describe.py ENVIRONMENT FOLDER`, during the build.
 
-FOLDER gets `sbom.cdx.json` (CycloneDX: the Python packages of ENVIRONMENT and Debian's) and
-`licences.txt` (the Python packages' licences; Debian's are in /usr/share/doc/*/copyright).
+Writes `sbom.cdx.json` (CycloneDX: the Python packages of ENVIRONMENT and Debian's) and
+`licences.txt` (licenses of the Python packages; Debian's are in /usr/share/doc/*/copyright).
 """
 
 import json
@@ -16,7 +16,7 @@ from packageurl import PackageURL
 
 
 def python_packages(environment: Path) -> Bom:
-    """Lists the packages of `environment` with licences and dependencies."""
+    """Return the packages of `environment` with licenses and dependencies."""
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
     command += ["--spec-version", "1.6", environment / "bin/python3"]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
@@ -24,7 +24,7 @@ def python_packages(environment: Path) -> Bom:
 
 
 def system_packages() -> list[Component]:
-    """Lists Debian's packages from dpkg."""
+    """Return Debian's packages, from dpkg."""
     command = [
         "dpkg-query",
         "--show",
@@ -44,8 +44,8 @@ def system_packages() -> list[Component]:
     return components
 
 
-def licences(environment: Path) -> str:
-    """Lists name, version, licence and its text for each Python package."""
+def license_texts(environment: Path) -> str:
+    """Return name, version, license and license text of each Python package."""
     command = [sys.executable, "-m", "piplicenses", f"--python={environment / 'bin/python3'}"]
     command += ["--from=mixed", "--with-license-file", "--no-license-path", "--with-urls"]
     command += ["--with-system", "--format=plain-vertical"]
@@ -57,7 +57,7 @@ def main(environment: Path, folder: Path) -> None:
     bom.components.update(system_packages())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sbom.cdx.json").write_text(JsonV1Dot6(bom).output_as_string(indent=1) + "\n")
-    (folder / "licences.txt").write_text(licences(environment))
+    (folder / "licences.txt").write_text(license_texts(environment))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Edits on the page in a browser: `edit_on_page.py URL NAME PHOTO SCREENSHOT`, for verify.sh.
+"""Edit on the page in a browser: `edit_on_page.py URL NAME PHOTO SCREENSHOT`, for verify.sh.
 
-Logs in with NAME and the environment's PASSWORD, uploads PHOTO, moves the strength, waits for each
-edited image and takes a screenshot.
+Logs in with NAME and the environment variable PASSWORD, uploads PHOTO, moves the strength, waits
+for each edited image and takes a screenshot.
 """
 
 import os

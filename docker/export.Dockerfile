@@ -2,8 +2,8 @@
 #   docker build -f docker/export.Dockerfile -t styleclip-export .
 #   docker run --rm -it -u "$(id -u):$(id -g)" -v ./weights:/data/weights \
 #       -v ./model_repository:/data/model_repository styleclip-export fetch ffhq
-# It also carries the avatars domain, which a volume can be filled from. BASE is as in
-# server.Dockerfile; TORCH_INDEX is an index to take PyTorch from, as one without CUDA.
+# It also contains the avatars domain, to fill a volume with. BASE is as in server.Dockerfile;
+# TORCH_INDEX is a package index for PyTorch, for example one of CPU builds.
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -44,6 +44,6 @@ LABEL org.opencontainers.image.title="styleclip-export" \
       org.opencontainers.image.licenses="MIT"
 USER 1000:1000
 WORKDIR /data
-# A command that ends: nothing to look after.
+# Runs once; no health check.
 HEALTHCHECK NONE
 ENTRYPOINT ["styleclip-export"]

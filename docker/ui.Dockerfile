@@ -1,6 +1,6 @@
 # The web page, from the repository's root:
 #   docker build -f docker/ui.Dockerfile -t styleclip-ui .
-# STYLECLIP_SERVER says where the server is. BASE is as in server.Dockerfile.
+# STYLECLIP_SERVER is the server's address. BASE is as in server.Dockerfile.
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -11,7 +11,7 @@ RUN python3 -m venv tools && tools/bin/pip install --no-cache-dir -r requirement
 ENV PATH=/build/tools/bin:$PATH PIP_PYTHON=/opt/styleclip/bin/python3 PIP_NO_CACHE_DIR=1
 COPY requirements/ui.txt requirements/
 RUN pip install -r requirements/ui.txt \
-    # The tests of pandas and pyarrow, and pyarrow's headers.
+    # Removes the tests of pandas and pyarrow, and pyarrow's headers.
     && find /opt/styleclip/lib -type d \( -name tests -o -path '*/pyarrow/include' \) \
         -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE NOTICE.md ./
@@ -40,7 +40,7 @@ ENV PATH=/opt/styleclip/bin:$PATH \
 LABEL org.opencontainers.image.title="styleclip-ui" \
       org.opencontainers.image.licenses="MIT"
 USER 1000:1000
-# Streamlit reads .streamlit/config.toml where it is started.
+# Streamlit reads .streamlit/config.toml from the current folder.
 WORKDIR /opt/styleclip/streamlit-ui
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=2 \

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds the images and runs them, on a Debian machine without a Docker engine:
 #   make .venv/.dev && docker/verify.sh            (as root; some minutes; 4 GB of disk)
-#   docker/verify.sh gpu export ngc                also builds these, and runs what can be
+#   docker/verify.sh gpu export ngc                also builds these, and runs export and ngc
 #
-# debootstrap makes a base image, which takes BASE's place; buildah builds the Dockerfiles; the real
-# `docker compose` starts docker/compose.yaml on podman. Then a picture is edited through the
-# server's ports, through the gateway and on the page in a browser; a step is killed; all is
-# stopped. The gateway's and Prometheus's images come from registries, so Debian's packages of both
-# stand in for them, with compose's own configuration. Grafana is not in Debian: it is left out.
+# debootstrap creates a base image, used as BASE; buildah builds the Dockerfiles; the real
+# `docker compose` starts docker/compose.yaml on podman. The script then edits an image through the
+# server's ports, through the gateway and on the page in a browser, kills a step and stops all
+# services. The gateway's and Prometheus's images come from registries; Debian's packages with
+# compose's configuration replace them. Grafana is not in Debian and is skipped.
 #
-# What it measured is in out/verify/summary.md. KEEP=1 keeps the images, in VERIFY_FOLDER.
+# The results are in out/verify/summary.md. KEEP=1 keeps the images, in VERIFY_FOLDER.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,14 +18,14 @@ bin=$project/.venv/bin
 folder=${VERIFY_FOLDER:-/var/tmp/styleclip-verify}
 out=$project/out/verify
 debian=bookworm
-began=$SECONDS
+started=$SECONDS
 
-say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - began)); }
+log() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 fail() { echo "verify.sh: $*" >&2; exit 1; }
 row() { printf '| %s | %s |\n' "$1" "$2" | tee -a "$out/summary.md"; }
 
-# --- What it needs ---
-[ "$(id -u)" = 0 ] || fail "run it as root: images are made with chroot and mounts"
+# --- Requirements ---
+[ "$(id -u)" = 0 ] || fail "run it as root: it builds images with chroot and mounts"
 [ -x "$bin/docker-compose" ] || fail "$bin/docker-compose is missing: make .venv/.dev"
 needed=(buildah podman runc debootstrap iptables containernetworking-plugins
     golang-github-containernetworking-plugin-dnsname openssl)
@@ -37,10 +37,10 @@ for package in "${needed[@]}"; do
     fi
 done
 
-# --- Its own store of images, its own engine, and their end ---
+# --- Image store and engine, removed at the end ---
 mkdir -p "$folder" "$out"
 exec 9> "$folder/lock"
-flock -n 9 || fail "another one is running in $folder"
+flock -n 9 || fail "another verify.sh is running in $folder"
 : > "$out/summary.md"
 grep -qw overlay /proc/filesystems && driver=overlay || driver=vfs  # vfs copies every layer
 cat > "$folder/storage.conf" <<END
@@ -49,7 +49,7 @@ driver = "$driver"
 graphroot = "$folder/storage"
 runroot = "$folder/run"
 END
-# Without systemd; limits as far as this machine allows them.
+# Without systemd; limits as high as this machine allows.
 limit=$(ulimit -Hn)
 cat > "$folder/containers.conf" <<END
 [engine]
@@ -97,7 +97,7 @@ rm -rf "$folder/secrets"
 
 # --- The base image ---
 if [ ! -s "$folder/base.tar" ]; then
-    say "making the base image from Debian $debian"
+    log "creating the base image from Debian $debian"
     debootstrap --variant=minbase --include=python3,python3-venv,libpython3-stdlib,libpython3.11,ca-certificates \
         "$debian" "$folder/rootfs" > "$out/debootstrap.log"
     rm -rf "$folder"/rootfs/var/cache/apt/archives/*.deb "$folder"/rootfs/var/lib/apt/lists/*
@@ -112,15 +112,15 @@ if ! podman image exists localhost/base; then
     buildah commit -q --rm "$new" localhost/base > /dev/null
 fi
 
-# How pip reaches its index here (a mirror, an authority of the house), while building only.
+# pip's configuration and CA certificates, mounted during builds only.
 mounts=(-v /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro)
 [ ! -f /etc/pip.conf ] || mounts+=(-v /etc/pip.conf:/etc/pip.conf:ro)
 
 build() {  # NAME DOCKERFILE TARGET [BASE]: the image localhost/NAME
-    say "building $1"
+    log "building $1"
     local start=$SECONDS
     buildah build --format docker --layers -f "$2" --target "$3" --build-arg "BASE=${4:-localhost/base}" \
-        "${mounts[@]}" -t "localhost/$1" . > "$out/$1.log" 2>&1 || { tail -n 30 "$out/$1.log" >&2; fail "$1 was not built"; }
+        "${mounts[@]}" -t "localhost/$1" . > "$out/$1.log" 2>&1 || { tail -n 30 "$out/$1.log" >&2; fail "building $1 failed"; }
     local took=$((SECONDS - start)) mounted size
     size=$(podman image inspect --format '{{.Size}}' "localhost/$1")
     row "$1: unpacked size, time to build" "$((size / 1000000)) MB, $took s"
@@ -143,10 +143,10 @@ END
 build styleclip-server docker/server.Dockerfile cpu
 build styleclip-ui docker/ui.Dockerfile ui
 
-say "building what stands in for the gateway's and Prometheus's images"
+log "building substitutes for the gateway's and Prometheus's images"
 for name in gateway prometheus; do
     case $name in
-        gateway) package=nginx-light start= owned=/run ;;  # compose says how to start it
+        gateway) package=nginx-light start= owned=/run ;;  # compose.yaml has its command
         prometheus) package=prometheus start='ENTRYPOINT ["prometheus"]' owned=/prometheus ;;
     esac
     buildah build --format docker -t "localhost/$name" - > "$out/$name.log" 2>&1 <<END
@@ -157,35 +157,35 @@ $start
 END
 done
 
-# --- What runs ---
-say "docker compose up: server, ui, gateway, prometheus"
+# --- Run ---
+log "docker compose up: server, ui, gateway, prometheus"
 podman system service --time 0 "$DOCKER_HOST" > "$out/engine.log" 2>&1 &
 service=$!
 until podman --remote --url "$DOCKER_HOST" info > /dev/null 2>&1; do sleep 0.2; done
-said=$(docker/gateway/secrets.sh localhost verify)
+output=$(docker/gateway/secrets.sh localhost verify)
 chown -R 1000:1000 "$folder/secrets"
-token=$(sed -n 's/^Token .*: \([0-9a-f]*\)$/\1/p' <<< "$said")
-password=$(sed -n 's/^Page: .* password //p' <<< "$said")
+token=$(sed -n 's/^Token .*: \([0-9a-f]*\)$/\1/p' <<< "$output")
+password=$(sed -n 's/^Page: .* password //p' <<< "$output")
 start=$SECONDS
 compose up -d --no-build --pull never --scale grafana=0
 healthy() { podman healthcheck run "$(container "$1")" > /dev/null 2>&1; }
-wait_for() { for _ in $(seq 240); do "$@" && return; sleep 0.5; done; fail "waited in vain for: $*"; }
+wait_for() { for _ in $(seq 240); do "$@" && return; sleep 0.5; done; fail "timed out waiting for: $*"; }
 wait_for healthy server
 wait_for healthy ui
 row "from compose up until server and page are healthy" "$((SECONDS - start)) s"
 
 for name in server ui; do
     podman exec "$(container $name)" sh -c 'test "$(id -u)" = 1000 && ! touch /new 2> /dev/null && ! touch /opt/styleclip/new 2> /dev/null' \
-        || fail "$name is root, or can write its own files"
+        || fail "$name runs as root or can write to its root file system"
 done
 row "server and page: not root, root file system read-only, no capabilities" "yes"
 
-say "editing through the containers"
+log "editing through the containers"
 photo=demo/samples/avatar-1.png
-edit() {  # PICTURE OPTION...: edits, and says what came out and how long it took
-    local said
-    said=$("$bin/styleclip" edit $photo --target "a face with sunglasses" --overwrite -o "$out/$1" "${@:2}") || return
-    echo "${said#*: }"
+edit() {  # FILE OPTION...: edits the photo and prints size and time
+    local output
+    output=$("$bin/styleclip" edit $photo --target "a face with sunglasses" --overwrite -o "$out/$1" "${@:2}") || return
+    echo "${output#*: }"
 }
 edited=$(edit grpc.png --server "localhost:$GRPC_PORT")
 row "edit by gRPC" "$edited"
@@ -197,46 +197,46 @@ row "edit by gRPC through the gateway (TLS, token)" "$edited"
 edited=$(edit https.png --server "https://localhost:$GATEWAY_PORT" "${trust[@]}")
 row "edit by HTTP through the gateway (TLS, token)" "$edited"
 refused=$(edit no.png --server "grpcs://localhost:$GATEWAY_PORT" --ca "$folder/secrets/certificate.pem" 2>&1 || true)
-grep -q AccessRefused <<< "$refused" || fail "the gateway let somebody in: $refused"
-cmp "$out/grpc.png" "$out/https.png" || fail "the pictures differ"
+grep -q AccessRefused <<< "$refused" || fail "the gateway accepted a request without a token: $refused"
+cmp "$out/grpc.png" "$out/https.png" || fail "the images differ"
 if "$bin/python" -c 'import playwright' 2> /dev/null && command -v chromium > /dev/null; then
     PASSWORD=$password "$bin/python" docker/edit_on_page.py "https://localhost:$GATEWAY_PORT" verify \
         demo/samples/avatar-3.png "$out/page.png"
     row "upload and edit on the page, in Chromium, through the gateway (TLS, login)" "done, out/verify/page.png"
 else
-    row "edit on the page" "not done: no playwright or chromium here"
+    row "edit on the page" "skipped: no playwright or chromium"
 fi
-up() { python3 -c "
+request_count() { python3 -c "
 import json, urllib.request as r
 url = 'http://localhost:$PROMETHEUS_PORT/api/v1/query?query=sum(nv_inference_request_success)'
 result = json.load(r.urlopen(url))['data']['result']
 print(result[0]['value'][1] if result else '')" 2> /dev/null | grep .; }
-wait_for up > /dev/null
-row "requests that Prometheus has counted" "$(up)"
+wait_for request_count > /dev/null
+row "requests that Prometheus has counted" "$(request_count)"
 
-say "killing a step"
+log "killing a step"
 supervisor=$(pgrep -P "$(podman inspect --format '{{.State.Pid}}' "$(container server)")")
-kill -STOP "$supervisor"  # it would heal the server before anybody could look
+kill -STOP "$supervisor"  # or it restarts the server before the check
 pgrep -g "$(pgrep -P "$supervisor")" -f models/align/ | xargs kill -9
-if healthy server; then fail "the health check did not notice a dead step"; fi
+if healthy server; then fail "the health check missed a dead step"; fi
 ready=$(python3 -c "import urllib.request as r; print(r.urlopen('http://localhost:$HTTP_PORT/v2/health/ready').status)")
-row "a step's processes killed, the supervisor halted" "health check: unhealthy; Triton's own readiness: $ready"
+row "a step's processes killed, the supervisor paused" "health check: unhealthy; Triton's own readiness: $ready"
 kill -CONT "$supervisor"
 start=$SECONDS
 wait_for healthy server
-row "the supervisor goes on: healthy again after" "$((SECONDS - start)) s"
+row "the supervisor resumed: healthy again after" "$((SECONDS - start)) s"
 
-say "stopping"
+log "stopping"
 start=$SECONDS
 server=$(container server)
 compose stop server
 row "docker compose stop server: time, exit status" "$((SECONDS - start)) s, $(podman inspect --format '{{.State.ExitCode}}' "$server")"
 compose down -v -t 5
 
-# --- What is built on request ---
-# NVIDIA's image cannot be had here. What stands in for it has what ours relies on: a whole Triton
-# in /opt/tritonserver (the wheel's; its ONNX Runtime backend is ours) and the system's Python.
-stand_in_for_ngc() {
+# --- Optional images ---
+# A substitute for NVIDIA's image: a complete Triton in /opt/tritonserver (from the wheel, with the
+# project's ONNX Runtime backend) and the system's Python.
+build_ngc_base() {
     buildah build --format docker "${mounts[@]}" -t localhost/ngc-base -f - . > "$out/ngc-base.log" 2>&1 <<'END'
 FROM localhost/base
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip
@@ -259,24 +259,24 @@ run_ngc() {
         -v "$project/model_repository:/models:ro" -p "127.0.0.1:$GRPC_PORT:8001" localhost/styleclip-server-ngc 2> /dev/null)
     wait_for podman healthcheck run "$id" > /dev/null 2>&1
     edited=$(edit ngc.png --server "localhost:$GRPC_PORT")
-    row "styleclip-server-ngc, on a stand-in for its base: edit" "$edited"
+    row "styleclip-server-ngc, on a substitute for its base: edit" "$edited"
     podman rm -f -t 30 "$id" > /dev/null 2>&1
 }
-for also in "$@"; do
-    case $also in
+for image in "$@"; do
+    case $image in
         gpu) build styleclip-server-gpu docker/server.Dockerfile gpu ;;
         export)
             build styleclip-export docker/export.Dockerfile export
             row "styleclip-export" "$(podman run --rm --network none --read-only --tmpfs /tmp localhost/styleclip-export --version)"
             ;;
         ngc)
-            stand_in_for_ngc
+            build_ngc_base
             build styleclip-server-ngc docker/ngc.Dockerfile ngc localhost/ngc-base
             run_ngc
             ;;
-        *) fail "$also is none of gpu, export, ngc" ;;
+        *) fail "unknown image: $image (gpu, export, ngc)" ;;
     esac
 done
 
-say "done"
-row "in all" "$((SECONDS - began)) s"
+log "done"
+row "total" "$((SECONDS - started)) s"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the locks: versions that work together on CPython 3.10 to 3.12 (gpu.txt: 3.11, 3.12).
-# Needs uv (`pip install uv`). Without options it keeps the versions that are there and adds what
-# pyproject.toml has more; `--upgrade` moves all to the newest. Then `make test`.
+# Needs uv (`pip install uv`). Without options it keeps the locked versions and adds new packages of
+# pyproject.toml; `--upgrade` updates all. Then run `make test`.
 set -eu
 cd "$(dirname "$0")/.."
 upgrade=${1:-}
@@ -9,13 +9,13 @@ compile() {
     out=$1
     shift
     cp "$out" "$out.new"
-    # shellcheck disable=SC2086 # no option is no word
+    # shellcheck disable=SC2086 # an empty option must vanish
     uv pip compile pyproject.toml --quiet $upgrade --universal --python-version "${oldest:-3.10}" \
         --no-annotate --no-header "$@" --output-file "$out.new"
     {
         echo "# Exact versions that work together, written by requirements/lock.sh: do not edit."
-        # pyproject.toml limits the lock to this platform; repeating it in each line only hides
-        # which lines depend on the Python version.
+        # pyproject.toml limits the lock to this platform. Without it in each line one sees which
+        # lines depend on the Python version.
         sed -E -e "/implementation_name == 'pypy'/d" \
             -e "s/ and platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'//" \
             -e "s/ ; python_full_version < '3.13'$//" -e "s/ and python_full_version < '3.13'$//" \
@@ -28,8 +28,8 @@ compile requirements/server.txt --extra server --extra landmarks
 compile requirements/dev.txt --extra dev --constraint requirements/server.txt
 compile requirements/ui.txt --extra ui --constraint requirements/server.txt \
     --constraint requirements/dev.txt
-# For the images, beside server.txt and ui.txt: what NVIDIA's Triton lacks for the steps, what takes
-# onnxruntime's place on a GPU, and the converter.
+# For the images, besides server.txt and ui.txt: the steps' packages for NVIDIA's Triton, what
+# replaces onnxruntime on a GPU, and the converter.
 compile requirements/steps.txt --extra steps --constraint requirements/server.txt
 oldest=3.11 compile requirements/gpu.txt --extra gpu --constraint requirements/server.txt
 compile requirements/export.txt --extra export --constraint requirements/dev.txt

@@ -29,7 +29,7 @@ from tools.chaos.soak import send_random_request
 
 MONITORING = Path(__file__).resolve().parents[2] / "docker" / "monitoring"
 MINUTES = 3.5
-PANELS = ("Answers a second", "Duration of a request", "Refusals and failures a second",
+PANELS = ("Answers per second", "Duration of a request", "Refusals and failures per second",
           "Where the time goes", "Requests waiting", "Cache hits")  # fmt: skip
 
 
