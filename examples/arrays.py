@@ -1,6 +1,6 @@
 """NumPy in, NumPy out, without an encoded image; shared memory where the server allows it.
 
-    python examples/arrays.py out/
+Usage: python examples/arrays.py out/
 
 Shared memory needs the server on the same host: make serve ARGS=--allow-shared-memory
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from styleclip_client import Client
-from styleclip_contract import errors
+from styleclip_client import Client, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-5.png"

@@ -1,6 +1,6 @@
 """The same calls with asyncio: many edits of one face at once, without threads.
 
-python examples/asyncio_grpc.py out/
+Usage: python examples/asyncio_grpc.py out/
 """
 
 import asyncio
@@ -8,8 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from styleclip_client import AsyncClient
-from styleclip_contract import errors
+from styleclip_client import AsyncClient, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-2.png"

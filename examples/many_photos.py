@@ -1,6 +1,6 @@
 """Many photos: several at once, results in order, and a bad photo fails alone.
 
-    python examples/many_photos.py out/
+Usage: python examples/many_photos.py out/
 
 For folders there is a command that can be interrupted and resumed: styleclip batch --help
 """

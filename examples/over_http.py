@@ -1,14 +1,13 @@
 """HTTP in place of gRPC, through a gateway if need be, and errors by name.
 
-python examples/over_http.py out/
+Usage: python examples/over_http.py out/
 """
 
 import os
 import sys
 from pathlib import Path
 
-from styleclip_client import Client
-from styleclip_contract import errors
+from styleclip_client import Client, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "http://localhost:8000")
 PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-3.png"

@@ -1,6 +1,6 @@
 """One edit at many strengths: a strip to choose from, and a GIF.
 
-    python examples/sweep.py out/
+Usage: python examples/sweep.py out/
 
 From a shell: styleclip sweep --help
 """

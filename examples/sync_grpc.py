@@ -1,6 +1,6 @@
 """A photo and two texts in, an image out: the client as most programs use it.
 
-python examples/sync_grpc.py out/
+Usage: python examples/sync_grpc.py out/
 """
 
 import os

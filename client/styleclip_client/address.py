@@ -72,7 +72,7 @@ class Address:
 class Connection:
     """The settings of a connection.
 
-    Args:
+    Attributes:
         address: where the server is.
         headers: sent with each request (gRPC: metadata).
         ca: PEM file with the authorities to trust in place of the system's.

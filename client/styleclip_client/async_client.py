@@ -1,9 +1,11 @@
 """The client for asyncio: the calls of `Client` as coroutines, over the same requests.
 
-from styleclip_client import AsyncClient
+    from styleclip_client import AsyncClient
 
-async with AsyncClient("http://localhost:8000") as client:
-    edited = await client.edit_photo("me.jpg", edit)
+    async with AsyncClient("http://localhost:8000") as client:
+        edited = await client.edit_photo("me.jpg", edit)
+
+The docstrings of `Client` describe the arguments.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class AsyncClient(ClientBase):
     """A connection to one server for one event loop, closed by `async with`."""
 
     def _connect(self) -> None:
-        # Empty until the first request: both libraries bind to the event loop that runs then.
+        # A list, so that clients returned by `within` share the transport. It is empty until the
+        # first request, because both libraries bind to the event loop that runs then.
         self._transports: list[AsyncTransport] = []
 
     def _transport(self) -> AsyncTransport:
@@ -251,7 +254,7 @@ class AsyncClient(ClientBase):
                     raise
                 await self._register(shared, placement, deadline)
                 answer = await self._send(placement.request, deadline)
-            return shared.keep(placement, answer)
+            return shared.reserve_outputs(placement, answer)
 
     async def _register(self, shared: SharedMemory, placement: Placement, deadline: float) -> None:
         for region in placement.unregistered():
@@ -261,7 +264,7 @@ class AsyncClient(ClientBase):
     async def _close_shared_memory(self, shared: SharedMemory) -> None:
         once = self.within(CLOSE_TIMEOUT, retries=0)
         deadline = once._deadline()
-        while region := shared.pop():
+        while region := shared.pop_registered():
             with contextlib.suppress(StyleclipError):
                 await once._send(protocol.unregister_region(region), deadline)
             region.destroy()

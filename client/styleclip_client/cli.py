@@ -1,8 +1,6 @@
 """The command `styleclip`: edit, invert, faces, sweep, batch, status, bench, completion.
 
-A failure is one line on standard error and an exit status: 0 done, 1 the server (unreachable, too
-slow, failing) or a file that cannot be written, 2 a wrong command line, 3 refused input (photo,
-texts, numbers), 4 some photos of many failed, 130 interrupted.
+A failure is one line on standard error and an exit status, see `commands.options.EXIT_STATUS`.
 """
 
 from __future__ import annotations
@@ -21,25 +19,12 @@ from styleclip_client.commands.options import (
     EXIT_STATUS,
     INTERRUPTED,
     SERVER_FAILED,
-    SOME_FAILED,
     WRONG_USAGE,
 )
 from styleclip_client.commands.photo import edit, invert, list_faces
 from styleclip_client.commands.status import status
 from styleclip_client.commands.sweep import sweep
 from styleclip_contract.errors import InvalidInput, StyleclipError
-
-__all__ = [
-    "BAD_INPUT",
-    "DONE",
-    "INTERRUPTED",
-    "SERVER_FAILED",
-    "SOME_FAILED",
-    "WRONG_USAGE",
-    "cli",
-    "main",
-    "run",
-]
 
 
 @click.group(

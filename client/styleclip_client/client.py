@@ -48,7 +48,12 @@ class Transport(Protocol):
 
 
 class Client(ClientBase):
-    """A connection to one server; safe to share between threads, closed by `with`."""
+    """A connection to one server; safe to share between threads, closed by `with`.
+
+    Raises:
+        StyleclipError: from every method that calls the server; a subclass of
+            `styleclip_client.errors` names the failure.
+    """
 
     def _connect(self) -> None:
         self._transport: Transport
@@ -258,7 +263,7 @@ class Client(ClientBase):
                     raise
                 self._register(shared, placement, deadline)
                 answer = self._send(placement.request, deadline)
-            return shared.keep(placement, answer)
+            return shared.reserve_outputs(placement, answer)
 
     def _register(self, shared: SharedMemory, placement: Placement, deadline: float) -> None:
         for region in placement.unregistered():
@@ -268,7 +273,7 @@ class Client(ClientBase):
     def _close_shared_memory(self, shared: SharedMemory) -> None:
         once = self.within(CLOSE_TIMEOUT, retries=0)
         deadline = once._deadline()
-        while region := shared.pop():
+        while region := shared.pop_registered():
             with contextlib.suppress(StyleclipError):
                 once._send(protocol.unregister_region(region), deadline)
             region.destroy()

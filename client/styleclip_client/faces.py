@@ -11,7 +11,7 @@ from styleclip_client.results import Edited, Inverted
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import FaceIndexOutOfRange
 
-ALL = -2  # in place of a face's number
+ALL = -2  # in place of a face's index: all faces
 _T = TypeVar("_T")
 
 
@@ -44,7 +44,7 @@ def edit_each(
             keep_gps=keep_gps,
         )
 
-    return _each(edit_face, align)
+    return _for_each_face(edit_face, align)
 
 
 def edit_together(
@@ -64,7 +64,7 @@ def edit_together(
     `Client.edit_photo`.
     """
     data, align = photo_bytes(photo), _resolve_align(client, align)
-    inversions: list[Inverted] = _each(
+    inversions: list[Inverted] = _for_each_face(
         lambda face: client.invert(data, align=align, face=face), align
     )
     channels: list[int] = []
@@ -83,7 +83,7 @@ def _resolve_align(client: Client, align: bool | None) -> bool:
     return client.domain().align if align is None else align
 
 
-def _each(call: Callable[[int], _T], align: bool) -> list[_T]:
+def _for_each_face(call: Callable[[int], _T], align: bool) -> list[_T]:
     """Return the results of `call` for each face; only the server knows how many there are."""
     results: list[_T] = []
     while True:

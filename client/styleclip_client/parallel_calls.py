@@ -14,7 +14,7 @@ T = TypeVar("T")
 Failure: TypeAlias = "StyleclipError | OSError"  # OSError: a file that cannot be read
 
 _FAILURES = (StyleclipError, OSError)
-_AHEAD = 2  # submitted calls per running one, so that a slow one does not stop those behind it
+_SUBMITTED_PER_WORKER = 2  # calls, so that a slow one does not stop those behind it
 
 
 def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T | Failure]:
@@ -29,7 +29,7 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T |
         running: deque[Future[T | Failure]] = deque()
         for call in calls:
             running.append(pool.submit(_result_or_failure, call))
-            if len(running) >= _AHEAD * concurrency:
+            if len(running) >= _SUBMITTED_PER_WORKER * concurrency:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
@@ -40,12 +40,12 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T |
 async def in_order_async(
     calls: Iterable[Callable[[], Awaitable[T]]], concurrency: int
 ) -> AsyncIterator[T | Failure]:
-    """Do the same with asyncio; when the iteration ends early, running calls are cancelled."""
+    """Like `in_order`, with asyncio; an early end of the iteration cancels running calls."""
     _check_concurrency(concurrency)
-    room = asyncio.Semaphore(concurrency)
+    semaphore = asyncio.Semaphore(concurrency)
 
     async def result_or_failure(call: Callable[[], Awaitable[T]]) -> T | Failure:
-        async with room:
+        async with semaphore:
             try:
                 return await call()
             except _FAILURES as error:
@@ -55,7 +55,7 @@ async def in_order_async(
     try:
         for call in calls:
             running.append(asyncio.create_task(result_or_failure(call)))
-            if len(running) >= _AHEAD * concurrency:
+            if len(running) >= _SUBMITTED_PER_WORKER * concurrency:
                 yield await running[0]
                 running.popleft()
         while running:

@@ -34,7 +34,7 @@ class MemoryRegion(Protocol):
 class InferRequest:
     """Run `model` on `tensors`; the answer is all of its outputs as `Tensors`.
 
-    Args:
+    Attributes:
         model: the model to run.
         tensors: its inputs.
         regions: inputs and outputs, by name, that are passed in shared memory.
@@ -51,7 +51,7 @@ class InferRequest:
 class AdminRequest:
     """A request about the server itself, such as its health or a model's configuration.
 
-    Args:
+    Attributes:
         method: method of tritonclient's gRPC client.
         path: path over HTTP.
         verb: HTTP method.

@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleclip_client.images import write_file
+from styleclip_contract import wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import InvalidLatent
-from styleclip_contract.wire import W_DIM
 
 
 @dataclass(frozen=True)
 class Edited:
-    """An edited image, encoded, and the number of StyleSpace channels that each edit moved."""
+    """An edited image.
+
+    Attributes:
+        picture: the encoded file: JPEG, PNG or WebP.
+        channels: number of StyleSpace channels that each edit moved.
+    """
 
     picture: bytes
     channels: list[int]
@@ -43,8 +48,9 @@ class Edited:
 class Face:
     """A face that the detector found in a photo.
 
-    `box` is left, top, right, bottom in pixels of the upright photo; a higher `score` is more
-    certain.
+    Attributes:
+        box: left, top, right, bottom in pixels of the upright photo.
+        score: the detector's score; a higher one is more certain.
     """
 
     box: tuple[float, float, float, float]
@@ -55,7 +61,7 @@ class Face:
 class Inverted:
     """The latent of a face, and where the face is in its photo.
 
-    Args:
+    Attributes:
         w_plus: float32 [L, 512].
         quad: float32 [4, 2], the (x, y) corners of the face crop in pixels of the upright photo:
             top-left, bottom-left, bottom-right, top-right.
@@ -84,10 +90,10 @@ class Inverted:
             raise
         except Exception as error:  # zipfile, zlib and NumPy raise their own
             raise InvalidLatent(f"{path} is no file that `styleclip invert` wrote") from error
-        if w_plus.ndim != 2 or w_plus.shape[1] != W_DIM or quad.shape != (4, 2):
+        if w_plus.ndim != 2 or w_plus.shape[1] != wire.W_DIM or quad.shape != (4, 2):
             raise InvalidLatent(
                 f"{path} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
-                f"[L, {W_DIM}] and [4, 2] are expected"
+                f"[L, {wire.W_DIM}] and [4, 2] are expected"
             )
         return cls(w_plus.astype(np.float32), quad.astype(np.float32))
 
@@ -127,3 +133,10 @@ class Status:
     version: str
     models: tuple[ModelState, ...]
     domain: Domain | None
+
+    @property
+    def generator_version(self) -> str:
+        """The newest loaded version of the generator; empty while none is loaded."""
+        name = wire.STYLEGAN2.name
+        versions = [m.version for m in self.models if m.name == name and m.state == "READY"]
+        return versions[-1] if versions else ""

@@ -26,9 +26,9 @@ from styleclip_contract import wire
 from styleclip_contract.errors import AccessRefused, InvalidInput, ServerError, StyleclipError
 
 PREFIX = "styleclip-client-"  # of the names in /dev/shm
-SMALLEST = 64 * 2**10  # bytes; a smaller tensor is sent faster in the request
+MIN_TENSOR_BYTES = 64 * 2**10  # a smaller tensor is sent faster in the request
 _REGION_SIZE = 4 * 2**20  # bytes; an image of 1024 x 1024 has 3 MiB
-_OUTPUTS = (wire.IMAGE,)  # outputs that are large
+_LARGE_OUTPUTS = (wire.IMAGE,)
 
 
 class Region:
@@ -56,7 +56,7 @@ class Region:
 class Placement:
     """One request with its large tensors in regions.
 
-    Args:
+    Attributes:
         request: the request with the regions of its tensors.
         regions: all of these regions.
         copies: those of inputs that were copied into shared memory.
@@ -96,7 +96,8 @@ class SharedMemory:
     def place(self, request: InferRequest) -> Iterator[Placement]:
         """Put the large tensors of `request` into regions, and release these at the end.
 
-        Regions of outputs are not released after success: `keep` gives them to the answer.
+        Regions of outputs are not released after success: `reserve_outputs` gives them to
+        the answer.
         """
         placement = self._place(request)
         try:
@@ -131,30 +132,30 @@ class SharedMemory:
             self._registered.append(region)
         region.registered = True
 
-    def keep(self, placement: Placement, answer: Tensors) -> Tensors:
+    def reserve_outputs(self, placement: Placement, answer: Tensors) -> Tensors:
         """Reserve the regions of the outputs for as long as the arrays of `answer` exist."""
         for name, region in placement.outputs.items():
             array = answer[name]
             self._reserved[id(array)] = region
-            weakref.finalize(array, self._array_is_gone, id(array), region).atexit = False
+            weakref.finalize(array, self._on_array_freed, id(array), region).atexit = False
         return answer
 
-    def pop(self) -> Region | None:
-        """Give up a region that the server may have open; None when there is none left."""
+    def pop_registered(self) -> Region | None:
+        """Remove and return a region that the server may have open; None if there is none left."""
         if self._registered:
             return self._registered.pop()
-        self._free.clear()
+        self._free.clear()  # `_registered` had all of these
         return None
 
-    def _array_is_gone(self, number: int, region: Region) -> None:
-        self._reserved.pop(number, None)
+    def _on_array_freed(self, array_id: int, region: Region) -> None:
+        self._reserved.pop(array_id, None)
         self._release(region)
 
     def _place(self, request: InferRequest) -> Placement:
         inputs: dict[str, Region] = {}
         copies: list[Region] = []
         for name, array in request.tensors.items():
-            if array.nbytes < SMALLEST or array.dtype == np.object_:
+            if array.nbytes < MIN_TENSOR_BYTES or array.dtype == np.object_:
                 continue
             region = self._region_of(array)
             if region is None:
@@ -165,7 +166,7 @@ class SharedMemory:
         outputs = {
             tensor.name: self._take(_REGION_SIZE)
             for tensor in request.model.outputs
-            if tensor in _OUTPUTS
+            if tensor in _LARGE_OUTPUTS
         }
         regions = {**inputs, **outputs}
         placed = replace(request, regions=regions)

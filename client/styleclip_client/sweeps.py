@@ -25,11 +25,11 @@ _EMPTY = (235, 235, 235)
 def bounds(edit: Edit) -> tuple[float, float]:
     """Return a range of strengths: from the opposite of `edit` to twice its strength."""
     unit = edit.strength or 5.0
-    return _bounded(-unit), _bounded(2 * unit)
+    return _clamp(-unit), _clamp(2 * unit)
 
 
 def evenly(low: float, high: float, steps: int) -> list[float]:
-    """Return `steps` evenly spaced strengths from `low` to `high`."""
+    """Return `steps` evenly spaced strengths from `low` to `high`, rounded to 3 decimals."""
     return [round(low + (high - low) * step / (steps - 1), 3) for step in range(steps)]
 
 
@@ -159,5 +159,5 @@ def _resized(image: Image.Image, side: int) -> Image.Image:
     return resized
 
 
-def _bounded(strength: float) -> float:
+def _clamp(strength: float) -> float:
     return max(-limits.STRENGTH, min(limits.STRENGTH, strength))

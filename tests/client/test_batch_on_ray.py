@@ -15,7 +15,8 @@ import gateways
 from styleclip_client.batch.job import Task
 from styleclip_client.batch.scheduler import MAX_FAILURES, Scheduler
 from styleclip_client.batch.workers import ServerFault, TaskResult
-from styleclip_client.cli import DONE, SERVER_FAILED, WRONG_USAGE, run
+from styleclip_client.cli import run
+from styleclip_client.commands.options import DONE, SERVER_FAILED, WRONG_USAGE
 from styleclip_contract.errors import ServerUnavailable
 
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("avatar-*.png"))

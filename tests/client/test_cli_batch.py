@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 
 import gateways
-from styleclip_client.cli import BAD_INPUT, DONE, SERVER_FAILED, SOME_FAILED, WRONG_USAGE
+from styleclip_client.commands.options import (
+    BAD_INPUT,
+    DONE,
+    SERVER_FAILED,
+    SOME_FAILED,
+    WRONG_USAGE,
+)
 
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
@@ -178,7 +184,7 @@ def test_an_interrupted_batch_says_how_to_resume_it(server, styleclip, tmp_path)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "left: give the same command again to go on" in stdout
+    assert "left: run the same command again to resume" in stdout
     assert stderr.strip() == "styleclip: interrupted"
     assert styleclip(*command)[0] == DONE and len(images(out)) == 12
 
@@ -191,7 +197,7 @@ def test_two_batches_cannot_share_a_folder(server, styleclip, photos, tmp_path):
     with (out / ".styleclip-batch.json.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, stderr = styleclip("batch", photos, *SAD, "-o", out)
-    assert code == BAD_INPUT and "at work" in stderr
+    assert code == BAD_INPUT and "another batch is running" in stderr
     assert images(out) == []
 
 
@@ -237,7 +243,7 @@ def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp
     "arguments, word",
     [
         (["none", "-o", "out"], "no folder"),
-        (["photos", "-o", "photos"], "own folder"),
+        (["photos", "-o", "photos"], "folder of the photos"),
         (["photos", "-o", "photos/one.png"], "no folder"),
         (["photos", "-o", "out", "--face", "all"], "--paste"),
         (["photos", "-o", "out", "--face", "-2"], "no face"),

@@ -11,7 +11,7 @@ from conftest import GOLDEN
 from PIL import Image
 
 from styleclip_client import Client, Inverted, Recipe, faces
-from styleclip_client.cli import BAD_INPUT, DONE, WRONG_USAGE
+from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
 from styleclip_client.recipe import Step
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from styleclip_client import Inverted
-from styleclip_client.cli import BAD_INPUT, DONE
+from styleclip_client.commands.options import BAD_INPUT, DONE
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 SUNGLASSES = "a face with sunglasses"

@@ -5,7 +5,8 @@ import socket
 import pytest
 from PIL import Image
 
-from styleclip_client.cli import BAD_INPUT, DONE, SERVER_FAILED, WRONG_USAGE, run
+from styleclip_client.cli import run
+from styleclip_client.commands.options import BAD_INPUT, DONE, SERVER_FAILED, WRONG_USAGE
 from styleclip_contract import limits
 
 

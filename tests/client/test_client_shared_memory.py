@@ -138,7 +138,7 @@ def test_a_region_is_reused_and_not_before_its_pixels_are_gone(sharing, known):
 
 def test_a_large_array_of_the_caller_is_passed_in_shared_memory(sharing):
     image = np.random.default_rng(3).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
-    assert image.nbytes > shared_memory.SMALLEST
+    assert image.nbytes > shared_memory.MIN_TENSOR_BYTES
 
     def encode(client):
         answer = infer(client, wire.COMPOSE, {wire.IMAGE: image, wire.FORMAT: [b"PNG"]})

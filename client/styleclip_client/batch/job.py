@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
+from styleclip_client.images import FORMAT_BY_SUFFIX, SUFFIX_BY_FORMAT
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import BatchMismatch
 
 STATE = "styleclip-batch.json"
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 # What the server may be able to read; other files of the folder are ignored.
-PHOTOS = (*FORMATS, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
+PHOTOS = (*FORMAT_BY_SUFFIX, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 _MAX_STATE_BYTES = 2**20
 
 
@@ -29,7 +28,7 @@ _MAX_STATE_BYTES = 2**20
 class Job:
     """The settings of a batch, the same for each photo.
 
-    Args:
+    Attributes:
         source: where the photos are.
         domain, model_version: what the servers' generator draws, and its version.
         edits: the edits, which are summed.
@@ -57,9 +56,9 @@ class Job:
         is another, so that no two photos get the same name.
         """
         suffix = PurePosixPath(photo).suffix.lower()
-        format = self.format or FORMATS.get(suffix, "JPEG")
-        fits = FORMATS.get(suffix) == format
-        return Task(photo, photo if fits else photo + SUFFIXES[format], format)
+        format = self.format or FORMAT_BY_SUFFIX.get(suffix, "JPEG")
+        fits = FORMAT_BY_SUFFIX.get(suffix) == format
+        return Task(photo, photo if fits else photo + SUFFIX_BY_FORMAT[format], format)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Task:
 class BatchPlan:
     """The tasks of a batch by their state.
 
-    Args:
+    Attributes:
         todo: to be done.
         done: done by an earlier run.
         blocked: their image's name belongs to another file.
@@ -163,7 +162,7 @@ def lock_output(out: Store) -> Iterator[None]:
     """Keep other batches out of a folder; the kernel releases the lock when this process dies.
 
     Raises:
-        BatchMismatch: another batch is at work there.
+        BatchMismatch: another batch is running there.
     """
     if not isinstance(out, Folder):
         yield
@@ -178,7 +177,7 @@ def lock_output(out: Store) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BatchMismatch(f"another batch is at work in {out}: wait for its end") from error
+            raise BatchMismatch(f"another batch is running in {out}: wait for its end") from error
         except OSError:  # a file system without locks
             pass
         else:

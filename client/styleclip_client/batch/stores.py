@@ -74,6 +74,15 @@ class Bucket:
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
 
+    def connect(self) -> None:
+        """Find the file system of the URI.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            OSError, ValueError: the URI names no file system that can be reached.
+        """
+        _ = self._file_system
+
     @cached_property
     def _file_system(self) -> tuple[Any, str]:
         from pyarrow import fs
@@ -118,7 +127,7 @@ def open_store(place: str) -> Folder | Bucket:
         return Folder(Path(place.removeprefix("file://")))
     bucket = Bucket(place)
     try:
-        bucket._file_system  # noqa: B018 - fails early
+        bucket.connect()
     except ImportError as error:
         raise ValueError(
             f"{bucket} needs pyarrow, which is not installed: pip install 'styleclip-triton[ray]'"

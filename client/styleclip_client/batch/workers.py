@@ -36,7 +36,7 @@ class ServerFault(Enum):
 class TaskResult:
     """What became of a task.
 
-    Args:
+    Attributes:
         task: the task.
         server: address of the server.
         milliseconds: time for the task.
@@ -83,7 +83,7 @@ class ConnectionOptions:
 class PhotoEditor:
     """Does the tasks of `job`; can be sent to another process.
 
-    Args:
+    Attributes:
         job: settings of the batch.
         source: where photos are read.
         out: where images are written.

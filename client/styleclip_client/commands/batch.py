@@ -29,7 +29,6 @@ from styleclip_client.commands import options
 from styleclip_client.commands.edit_options import EditOptions, edit_options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED, PhotoOptions
 from styleclip_client.results import Status
-from styleclip_contract import wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerError, ServerUnavailable
 from styleclip_contract.limits import FORMATS
@@ -86,10 +85,10 @@ def batch(
     before the batch, that photo counts as failed. The file styleclip-batch.json in PLACE says
     what the batch is.
 
-    With several servers each gets photos as fast as it takes them, and what one could not do,
-    because it was unreachable or restarted, goes to another. With --ray the machines of a cluster
-    read, send and write the photos: PHOTOS and PLACE must be reachable from all of them, and may
-    be URIs of an object store, such as s3://bucket/photos.
+    Several servers get photos as fast as each edits them; a photo that fails on an unreachable or
+    restarting server moves to another. With --ray the machines of a cluster read, send and write
+    the photos: PHOTOS and PLACE must be reachable from all of them, and may be URIs of an object
+    store, such as s3://bucket/photos.
 
     \b
     Examples:
@@ -147,7 +146,7 @@ def _open_places(photos: str, out: str) -> tuple[Folder | Bucket, Folder | Bucke
         if not source.path.is_dir():
             raise click.BadParameter(f"there is no folder {photos}", param_hint="PHOTOS")
         if isinstance(target, Folder) and target.path.resolve() == source.path.resolve():
-            raise click.BadParameter("it is the photos' own folder", param_hint="--out")
+            raise click.BadParameter("it is the folder of the photos", param_hint="--out")
     if isinstance(target, Folder) and target.path.exists() and not target.path.is_dir():
         raise click.BadParameter(f"{out} is no folder", param_hint="--out")
     return source, target
@@ -186,9 +185,7 @@ def _ready_servers(
 def _domain_and_version(status: Status) -> tuple[Domain, str]:
     if status.domain is None or not status.ready:
         raise ServerUnavailable(f"{status.url} is not ready: see `styleclip status`")
-    name = wire.STYLEGAN2.name
-    versions = [m.version for m in status.models if m.name == name and m.state == "READY"]
-    return status.domain, versions[-1]
+    return status.domain, status.generator_version
 
 
 @contextlib.contextmanager
@@ -256,7 +253,7 @@ class _Report:
     def failed(self) -> list[tuple[str, str]]:
         """Photos and the errors that they failed with."""
         blocked = [
-            (task.photo, f"FileExistsError: {task.out} was there before; --overwrite replaces it")
+            (task.photo, f"FileExistsError: {task.out} already exists; --overwrite replaces it")
             for task in self.plan.blocked
         ]
         return blocked + [(r.task.photo, r.error) for r in self.results if r.error]
@@ -300,7 +297,7 @@ class _Report:
         if failed:
             parts.append(f"{failed} failed")
         if self.left:
-            parts.append(f"{self.left} left: give the same command again to go on")
+            parts.append(f"{self.left} left: run the same command again to resume")
         text = ", ".join(parts)
         if edited:
             text += f" ({seconds:.1f} s, {edited / seconds:.1f} photos/s)"

@@ -82,9 +82,9 @@ def bench(
     """Measure latency and throughput of each call from here.
 
     The calls rotate over PHOTOS (default: the sample images of a source tree) and over the domain's
-    presets. `edit` is what a slider does: its photos are inverted before. The whole call is
-    measured, with the way there and back, after one call of each kind that does not count; images
-    are JPEG and are not decoded. `make bench` measures more, on the server's machine.
+    presets. `edit` is what a slider does: its photos are inverted before. Times are of complete
+    calls, the network included, after one warm-up call of each kind; images are JPEG and are not
+    decoded. `make bench` measures more, on the server's machine.
     """
     files = photos or tuple(sorted(_SAMPLES.glob("*.png")))
     if not files:
@@ -190,11 +190,11 @@ def _print_table(
 ) -> None:
     console = Console()
     console.print(
-        f"{client.url}, domain {domain.name}, {len(files)} photos; milliseconds a call",
+        f"{client.url}, domain {domain.name}, {len(files)} photos; milliseconds per call",
         highlight=False,
     )
     table = Table("call", box=None, pad_edge=False)
-    for title in ("at once", "answered", "failed", "a second", "p50", "p95", "p99", "longest"):
+    for title in ("at once", "answered", "failed", "per second", "p50", "p95", "p99", "longest"):
         table.add_column(title, justify="right")
     for each in measurements:
         numbers = (each.per_second, each.p50, each.p95, each.p99, each.longest)

@@ -43,9 +43,9 @@ class EditOptions:
         elif not self.targets and not self.presets:
             raise click.UsageError("say what to change: --target TEXT, --preset NAME or --recipe")
         count = len(self.presets) + len(self.targets)
-        _each("--neutral", self.neutrals, len(self.targets), "--target")
-        _each("--strength", self.strengths, count, "edit")
-        _each("--threshold", self.thresholds, count, "edit")
+        _broadcast("--neutral", self.neutrals, len(self.targets), "--target")
+        _broadcast("--strength", self.strengths, count, "edit")
+        _broadcast("--threshold", self.thresholds, count, "edit")
 
     def resolve(self, domain: Domain) -> list[Edit]:
         """Return the edits: presets first, then targets; or those of the recipe."""
@@ -57,14 +57,14 @@ class EditOptions:
                     err=True,
                 )
             return list(self.recipe.edits)
-        neutrals = _each("--neutral", self.neutrals, len(self.targets), "--target")
+        neutrals = _broadcast("--neutral", self.neutrals, len(self.targets), "--target")
         edits = [domain.preset(title) for title in self.presets]
         edits += [
             domain.edit(target, neutral=neutral)
             for target, neutral in zip(self.targets, neutrals, strict=True)
         ]
-        strengths = _each("--strength", self.strengths, len(edits), "edit")
-        thresholds = _each("--threshold", self.thresholds, len(edits), "edit")
+        strengths = _broadcast("--strength", self.strengths, len(edits), "edit")
+        thresholds = _broadcast("--threshold", self.thresholds, len(edits), "edit")
         return [
             replace(
                 edit,
@@ -141,10 +141,12 @@ def edit_options(command: Command) -> Command:
         edit_options.check()
         return command(edit_options=edit_options, **others)
 
-    return add_options(options, with_edits)  # type: ignore[return-value]
+    return add_options(options, with_edits)
 
 
-def _each(option: str, values: Sequence[Value], count: int, what: str) -> Sequence[Value | None]:
+def _broadcast(
+    option: str, values: Sequence[Value], count: int, what: str
+) -> Sequence[Value | None]:
     """Return one value for each of `count`: given for each, given once for all, or None."""
     if len(values) == count:
         return values
@@ -152,7 +154,7 @@ def _each(option: str, values: Sequence[Value], count: int, what: str) -> Sequen
         return [None] * count
     if len(values) == 1 and count:
         return list(values) * count
-    raise click.UsageError(f"{option} is given {len(values)} times: once, or once a {what}")
+    raise click.UsageError(f"{option} is given {len(values)} times: once, or once per {what}")
 
 
 def _load_recipe(path: Path) -> Recipe:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import click
 from rich.console import Console
 
 from styleclip_client import faces
-from styleclip_client.batch.job import FORMATS
 from styleclip_client.batch.workers import ConnectionOptions
 from styleclip_client.client import Client
 from styleclip_client.client_base import RETRIES, TIMEOUT
+from styleclip_client.images import FORMAT_BY_SUFFIX
 from styleclip_client.results import Edited
 from styleclip_contract.limits import QUALITY
 
@@ -28,7 +29,7 @@ Exit status: 0 done, 1 the server or writing failed, 2 wrong command line,
 
 LATENT = ".npz"  # suffix of a latent, which some commands take in place of a photo
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command: TypeAlias = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def server_option(command: Command) -> Command:
         with _checked_client(connection, server) as client:
             return command(client=client, **others)
 
-    return add_options((_server(), *_connection_options()), with_client)  # type: ignore[return-value]
+    return add_options((_server(), *_connection_options()), with_client)
 
 
 def servers_option(several: bool) -> Callable[[Command], Command]:
@@ -75,7 +76,7 @@ def servers_option(several: bool) -> Callable[[Command], Command]:
             return command(connection=connection, urls=urls, **others)
 
         options = (_server(several), *_connection_options())
-        return add_options(options, with_connection)  # type: ignore[return-value]
+        return add_options(options, with_connection)
 
     return add
 
@@ -153,14 +154,11 @@ class FaceIndex(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         if self.several and value == "all":
             return faces.ALL
-        try:
-            face = int(value)
-        except ValueError:
-            face = -3
-        if face < -1:
-            known = "0 or more, -1: the largest" + (", or all" if self.several else "")
-            self.fail(f"{value!r} is no face: {known}", param, ctx)
-        return face
+        with contextlib.suppress(ValueError):
+            if (face := int(value)) >= -1:
+                return face
+        known = "0 or more, -1: the largest" + (", or all" if self.several else "")
+        self.fail(f"{value!r} is no face: {known}", param, ctx)
 
 
 def _face_options(several: bool) -> Sequence[Callable[[Any], Any]]:
@@ -224,7 +222,7 @@ def photo_options(command: Command) -> Command:
         photo_options = PhotoOptions(face, align, paste, quality, mark, keep_gps)
         return command(photo_options=photo_options, **others)
 
-    return add_options(options, with_photo_options)  # type: ignore[return-value]
+    return add_options(options, with_photo_options)
 
 
 def out_options(text: str, *, folder: bool = False) -> Callable[[Command], Command]:
@@ -259,10 +257,10 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 def image_format(out: Path, *other_suffixes: str) -> str:
     """Return the format for the suffix of `out`; a message names `other_suffixes` as well."""
-    format = FORMATS.get(out.suffix.lower())
+    format = FORMAT_BY_SUFFIX.get(out.suffix.lower())
     if format is None:
         raise click.BadParameter(
-            f"{out.name!r} should end in one of {', '.join((*FORMATS, *other_suffixes))}",
+            f"{out.name!r} should end in one of {', '.join((*FORMAT_BY_SUFFIX, *other_suffixes))}",
             param_hint="--out",
         )
     return format

@@ -136,7 +136,7 @@ def sweep(
         "milliseconds": milliseconds,
     }
     text = (
-        f"{out}: {len(images)} pictures, α {grid.strengths[0]:g} to {grid.strengths[-1]:g}, "
+        f"{out}: {len(images)} images, α {grid.strengths[0]:g} to {grid.strengths[-1]:g}, "
         f"{milliseconds} ms"
     )
     options.print_result(as_json, content, text)
