@@ -50,9 +50,9 @@ def main() -> None:
         st.title("Edit a face with words", anchor=False, width="content")
         show_status_badge(session, session_status(session))
     # Always there, so that what appears in them does not move, and thus recreate, what is below.
-    warning_place, notice_place = st.empty(), st.empty()
+    warning_placeholder, notice_placeholder = st.empty(), st.empty()
     if not session.server_ready:
-        warning_place.warning(
+        warning_placeholder.warning(
             f"No server answers at **{address}**, or it is still starting. Start one with "
             "`make serve`; the page continues by itself as soon as it answers."
             + (" Your photo and edits are kept." if session.photo else "")
@@ -61,7 +61,7 @@ def main() -> None:
         return
     fill_defaults(session, session.domain)
     if session.notice:
-        notice_place.info(session.notice)
+        notice_placeholder.info(session.notice)
     show_editor(session, session.domain)
 
 

@@ -12,7 +12,10 @@ _LIMIT_BYTES = 64 * 2**20
 
 
 class SessionCache:
-    """Least-recently-used values up to 64 MiB. Safe for threads: downloads run in their own."""
+    """Least-recently-used values up to `_LIMIT_BYTES`.
+
+    Safe for threads: downloads run in threads of their own.
+    """
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # value and bytes

@@ -6,14 +6,14 @@ from typing import Any
 
 import streamlit as st
 from error_messages import describe_error
-from session import Session
+from session import RenderedGif, Session
 from sweeps import render_gif
 from views import render_result
 
 from styleclip_client import Domain, Edit, StyleclipError
+from styleclip_client.images import SUFFIX_BY_FORMAT
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
-
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+from styleclip_contract import limits
 
 
 def show_downloads(session: Session, domain: Domain) -> None:
@@ -23,7 +23,8 @@ def show_downloads(session: Session, domain: Domain) -> None:
     except StyleclipError:
         return  # edit_controls reports it beside the edit
     st.header("Download")
-    row, progress_place = st.container(horizontal=True, vertical_alignment="center"), st.container()
+    row = st.container(horizontal=True, vertical_alignment="center")
+    progress_container = st.container()
     with row:
         _show_image_download(session, domain, edits)
         st.download_button(
@@ -37,7 +38,7 @@ def show_downloads(session: Session, domain: Domain) -> None:
             help="The texts and numbers, without your photo: to load again or to share.",
             key="download-recipe",
         )
-        _show_gif_download(session, edits, progress_place)
+        _show_gif_download(session, edits, progress_container)
     with st.expander("Load a recipe"):
         file = st.file_uploader(
             "A recipe that this page or the command line wrote (JSON)",
@@ -51,7 +52,7 @@ def show_downloads(session: Session, domain: Domain) -> None:
 def _show_image_download(session: Session, domain: Domain, edits: list[Edit]) -> None:
     format = st.segmented_control(
         "Image format",
-        list(_EXTENSIONS),
+        limits.FORMATS,
         default="JPEG",
         required=True,
         key="format",
@@ -62,7 +63,7 @@ def _show_image_download(session: Session, domain: Domain, edits: list[Edit]) ->
         "Image",
         # Rendered at the click: moving a slider must not render this format too.
         lambda: render_result(session, domain, edits, paste, format).picture,
-        f"styleclip.{_EXTENSIONS[format]}",
+        f"styleclip{SUFFIX_BY_FORMAT[format]}",
         f"image/{format.lower()}",
         icon=":material/download:",
         on_click="ignore",
@@ -72,13 +73,13 @@ def _show_image_download(session: Session, domain: Domain, edits: list[Edit]) ->
     )
 
 
-def _show_gif_download(session: Session, edits: list[Edit], progress_place: Any) -> None:
+def _show_gif_download(session: Session, edits: list[Edit], progress_container: Any) -> None:
     inverted = session.inverted
     source = (inverted.w_plus.tobytes() if inverted else b"", tuple(edits))
-    if session.gif and session.gif[0] == source:
+    if session.gif and session.gif.source == source:
         st.download_button(
             "GIF",
-            session.gif[1],
+            session.gif.data,
             "styleclip.gif",
             "image/gif",
             icon=":material/download:",
@@ -94,14 +95,15 @@ def _show_gif_download(session: Session, edits: list[Edit], progress_place: Any)
     ):
         return
     assert inverted
-    bar = progress_place.progress(0.0, "Making the GIF")
+    bar = progress_container.progress(0.0, "Making the GIF")
     # A click ends this run of the script, and with it the work.
-    progress_place.button("Cancel", icon=":material/close:", key="cancel-gif")
+    progress_container.button("Cancel", icon=":material/close:", key="cancel-gif")
     try:
-        session.gif = (source, render_gif(session.server, inverted.w_plus, edits, bar.progress))
+        data = render_gif(session.server, inverted.w_plus, edits, bar.progress)
     except StyleclipError as error:
         st.error(describe_error(error))
         return
+    session.gif = RenderedGif(source, data)
     st.rerun()
 
 

@@ -92,7 +92,7 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
         help="To the right: only what matters most for the text changes. "
         "To the left: more changes along with it.",
     )
-    if not row.complete:
+    if not row.is_complete:
         st.caption("Say what the result should show, or choose a ready-made edit.")
         return
     try:

@@ -29,6 +29,7 @@ def describe_error(error: StyleclipError) -> str:
     remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "")
     message = str(error).strip().rstrip(".")
     message = message[:1].upper() + message[1:] + "."
+    # The server's pipeline.alignment names its tensor; the page has a switch.
     message = message.replace("with ALIGN false", "with “Find the face first” switched off")
     return escape_markdown(message) + (" " + remedy if remedy else "")
 

@@ -81,15 +81,15 @@ def show_face_chooser(
         data={
             "photo": data_uri(photo),
             "label": "Faces in your photo: choose the one to edit",
-            "faces": [_place_button(quad, size) for quad in quads],
+            "faces": [_button_box(quad, size) for quad in quads],
             "chosen": chosen,
         },
         on_face_change=handle_click,
     )
 
 
-def _place_button(quad: NDArray[np.floating], size: tuple[int, int]) -> dict[str, float]:
-    """Return the face's place within a crop, in percent of the photo's sides."""
+def _button_box(quad: NDArray[np.floating], size: tuple[int, int]) -> dict[str, float]:
+    """Return the box of the face within its crop, in percent of the photo's sides."""
     center = quad.mean(axis=0)
     reach = _FACE_PART * (quad.max(axis=0) - quad.min(axis=0)) / 2
     low = np.clip((center - reach) / size, 0, 0.97)

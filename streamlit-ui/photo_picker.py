@@ -16,9 +16,11 @@ from session import Session
 from thumbnails import encode_thumbnail, show_thumbnail
 
 from styleclip_client import Domain, Inverted, StyleclipError
+from styleclip_client.images import FORMAT_BY_SUFFIX
 from styleclip_contract import limits
 
-_EXTENSIONS = ["jpg", "jpeg", "png", "webp"]
+_EXTENSIONS = [suffix[1:] for suffix in FORMAT_BY_SUFFIX]
+_PHOTO_MIB = limits.PHOTO_BYTES // 2**20
 _SAMPLE_WIDTH = 46  # pixels
 
 
@@ -40,9 +42,9 @@ def show_photo_picker(session: Session, domain: Domain) -> Any:
         _show_samples(session, domain)
     elif source == "Upload":
         file = st.file_uploader(
-            "A photo of a face: JPEG, PNG or WebP, 32 MB at most",
+            f"A photo of a face: JPEG, PNG or WebP, at most {_PHOTO_MIB} MiB",
             type=_EXTENSIONS,
-            max_upload_size=limits.PHOTO_BYTES // 2**20,
+            max_upload_size=_PHOTO_MIB,
             key="upload",
         )
         _handle_upload(session, file, "Your photo", domain.align)

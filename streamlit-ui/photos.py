@@ -22,7 +22,6 @@ from styleclip_contract import errors, limits
 
 _SAMPLES = Path(__file__).resolve().parent.parent / "demo" / "samples"
 _DISPLAY_SIDE = 1024  # pixels of the longer side
-_FORMATS = ("JPEG", "PNG", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -65,7 +64,7 @@ def decode(data: bytes) -> Image.Image:
             f"{limits.PHOTO_BYTES / 2**20:g} MiB"
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=limits.FORMATS)
     except Exception as error:  # Pillow's readers raise many kinds for invalid files
         raise errors.NotAnImage("this file is not an image that can be read") from error
     if image.width * image.height > limits.PHOTO_PIXELS:
@@ -87,7 +86,7 @@ def decode(data: bytes) -> Image.Image:
 
 def read_size(data: bytes) -> tuple[int, int]:
     """Read width and height of the upright photo from its header."""
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=limits.FORMATS) as image:
         rotated = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # these swap width and height
         return (image.height, image.width) if rotated else image.size
 

@@ -24,7 +24,6 @@ from styleclip_client import Client, Domain, Edit, Edited, Inverted, Status
 from styleclip_contract import errors
 
 T = TypeVar("T")
-_CACHE_BYTES = 64 * 2**20  # for each session
 _TIMEOUT = 60.0  # seconds
 _STATUS_TIMEOUT = 3.0  # seconds; a server that takes longer counts as unavailable
 _MAX_FACES = 8

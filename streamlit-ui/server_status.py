@@ -33,7 +33,7 @@ def refresh_status(session: Session) -> None:
         session.status_time = time.monotonic()
     session.server_ready = status.ready and status.domain is not None
     if status.domain:
-        version = next((m.version for m in status.models if m.name == "stylegan2"), "")
+        version = status.generator_version
         if (session.domain, session.model_version) != (status.domain, version):
             session.cache.clear()
         session.domain, session.model_version = status.domain, version

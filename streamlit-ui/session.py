@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import streamlit as st
 from cache import SessionCache
@@ -38,7 +37,7 @@ class EditRow:
     on: bool = True
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return bool(self.target.strip())
 
     def to_edit(self) -> Edit:
@@ -53,6 +52,14 @@ class HistoryEntry:
     recipe: Recipe
     photo: Photo
     thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class RenderedGif:
+    """A GIF and what it was rendered from: the latent's bytes and the edits."""
+
+    source: tuple[bytes, tuple[Edit, ...]]
+    data: bytes
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Session:
     rows: list[EditRow] = field(default_factory=list)
     # Results.
     comparison: Comparison | None = None  # the last before and after
-    gif: tuple[Any, bytes] | None = None  # what it was rendered from, and the file
+    gif: RenderedGif | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     pinned: bool = False  # the next result does not replace the newest entry of the history
     notice: str = ""  # Markdown, about the recipe that was loaded
@@ -105,12 +112,12 @@ class Session:
 
     def active_edits(self) -> list[Edit]:
         """Return the edits that are on and complete. Raises what is wrong with their texts."""
-        return [row.to_edit() for row in self.rows if row.on and row.complete]
+        return [row.to_edit() for row in self.rows if row.on and row.is_complete]
 
     def to_recipe(self) -> Recipe | None:
         """Return the complete rows as a recipe, or None without any."""
         assert self.domain
-        steps = tuple(Step(row.to_edit(), row.on) for row in self.rows if row.complete)
+        steps = tuple(Step(row.to_edit(), row.on) for row in self.rows if row.is_complete)
         return Recipe(self.domain.name, self.model_version, steps) if steps else None
 
     def load_recipe(self, recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ finished images stay cached.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
@@ -60,19 +61,16 @@ def show_grid(
     """Show strengths times thresholds of `edits[varied]`, with the other edits unchanged."""
     edit = edits[varied]
     strengths, thresholds = _grid_values(edit)
-    variants = [
-        _replace_edit(edits, varied, strength, threshold)
-        for strength in strengths
-        for threshold in thresholds
-    ]
-    images = iter(_render_thumbnails(server, w_plus, variants))
+    values = list(itertools.product(strengths, thresholds))
+    variants = [_replace_edit(edits, varied, *value) for value in values]
+    images = dict(zip(values, _render_thumbnails(server, w_plus, variants), strict=True))
     head = "".join(f'<th scope="col">β {threshold:g}</th>' for threshold in thresholds)
     body = ""
     for strength in strengths:
         cells = ""
         for threshold in thresholds:
             current = (strength, threshold) == (edit.strength, edit.threshold)
-            cell = _image_cell(next(images), f"α {strength:g}, β {threshold:g}")
+            cell = _image_cell(images[strength, threshold], f"α {strength:g}, β {threshold:g}")
             cells += f'<td class="{"current" if current else ""}">{cell}</td>'
         body += f'<tr><th scope="row">{_format_strength(strength)}</th>{cells}</tr>'
     st.html(
@@ -123,16 +121,16 @@ def _render_thumbnails(
     server: ServerSession, w_plus: NDArray[np.float32], variants: Sequence[Sequence[Edit]]
 ) -> list[bytes | None]:
     """Render a thumbnail for each variant; None where no channel passes the threshold."""
-    place = st.empty()
+    placeholder = st.empty()
     images: list[bytes | None] = []
     for done, edits in enumerate(variants):
         if not server.has_cached_edit(w_plus, edits):
-            place.progress(done / len(variants), f"Image {done + 1} of {len(variants)}")
+            placeholder.progress(done / len(variants), f"Image {done + 1} of {len(variants)}")
         try:
             images.append(encode_thumbnail(server.edit(w_plus, edits).picture))
         except errors.NoChannelLeft:
             images.append(None)
-    place.empty()
+    placeholder.empty()
     return images
 
 

@@ -34,25 +34,26 @@ def show_view(session: Session, domain: Domain) -> None:
         label_visibility="collapsed",
     )
     # Containers that are always there, so that the browser keeps the image while others change.
-    error_place, image_place, status_place = st.empty(), st.container(), st.empty()
+    error_placeholder, image_container = st.empty(), st.container()
+    status_placeholder = st.empty()
     session.inverted = None  # stays so if this photo cannot be inverted
     try:
-        with status_place, st.spinner("Reading the photo", show_time=True):
+        with status_placeholder, st.spinner("Reading the photo", show_time=True):
             session.inverted = session.server.invert(domain, session.photo)
         edits = session.active_edits()
         if view == _BEFORE_AFTER or not edits:
             if view != _BEFORE_AFTER:
                 st.info("Switch an edit on, or say what the result should show.")
-            _show_before_after(session, domain, edits, image_place, status_place)
+            _show_before_after(session, domain, edits, image_container, status_placeholder)
         else:
-            with image_place:
+            with image_container:
                 _show_analysis(session, domain, edits, view)
     except StyleclipError as error:
         if isinstance(error, errors.ServerUnavailable):
             session.retry = True
-        error_place.error(describe_error(error))
+        error_placeholder.error(describe_error(error))
         if session.comparison:
-            with image_place:
+            with image_container:
                 show_divider(session.comparison, "Last result")
 
 
@@ -93,29 +94,36 @@ def show_inversion(session: Session, domain: Domain) -> None:
 
 
 def _identity_edits(domain: Domain) -> list[Edit]:
-    """Return an edit of strength 0, for which the generator draws the latent unchanged."""
+    """Return an edit of strength 0, which leaves the latent unchanged.
+
+    `edit` encodes and caches the image like any other result; `Client.draw` returns raw pixels.
+    """
     return [Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)]
 
 
 def _show_before_after(
-    session: Session, domain: Domain, edits: list[Edit], image_place: Any, status_place: Any
+    session: Session,
+    domain: Domain,
+    edits: list[Edit],
+    image_container: Any,
+    status_placeholder: Any,
 ) -> None:
     assert session.photo
-    with image_place:
+    with image_container:
         paste = session.photo.align and st.toggle(
             "Paste back into the photo",
             key="paste",
             help="The complete photo, with the edited face in its place.",
         )
-    with status_place, st.spinner("Editing", show_time=True):
+    with status_placeholder, st.spinner("Editing", show_time=True):
         edited = render_result(session, domain, edits, paste)
     session.comparison = _compare(session, domain, edited.picture, edits, paste)
     session.retry = False
-    with image_place:
+    with image_container:
         show_divider(session.comparison)
     if edits:
         counts = " + ".join(str(count) for count in edited.channels)
-        status_place.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
+        status_placeholder.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
     recipe = session.to_recipe()
     if edits and recipe:
         session.record_result(recipe, encode_thumbnail(edited.picture, _HISTORY_SIDE))
@@ -165,10 +173,10 @@ def _select_edit(edits: list[Edit]) -> int:
 
 def _run_cancellable(work: Callable[[], None]) -> None:
     """Run long work below a Cancel button: any interaction with the page interrupts the script."""
-    place = st.empty()
-    place.button("Cancel", icon=":material/close:", on_click=_select_before_after)
+    placeholder = st.empty()
+    placeholder.button("Cancel", icon=":material/close:", on_click=_select_before_after)
     work()
-    place.empty()
+    placeholder.empty()
 
 
 def _select_before_after() -> None:
