@@ -11,10 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attributes import SIZES
-from captions import PHRASES, PHRASES_BY_CLAIM, Claim, draw_caption, neutral_text, write_sentence
 from torch import Tensor
 
+from domains.avatars.attributes import SIZES
+from domains.avatars.captions import (
+    PHRASES,
+    PHRASES_BY_CLAIM,
+    Claim,
+    draw_caption,
+    neutral_text,
+    write_sentence,
+)
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 

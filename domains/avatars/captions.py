@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from attributes import ATTRIBUTES, NAMES, NUM_VALUES, OFFSETS, SIZES
+from domains.avatars.attributes import ATTRIBUTES, NAMES, NUM_VALUES, OFFSETS, SIZES
 
 NOUNS = (
     "face",

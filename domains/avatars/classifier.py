@@ -6,9 +6,10 @@ It is trained on renders only, and no other network is trained with it.
 from __future__ import annotations
 
 import torch
-from attributes import SIZES
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from domains.avatars.attributes import SIZES
 
 WIDTHS = (24, 48, 72, 96, 128, 160)
 

@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from caption_data import local_vocabulary_size, read_vocabulary
-from models import build_clip, load_generator, preprocess
 from torch import Tensor
-from training import Setup, load_weights
 
+from domains.avatars.caption_data import local_vocabulary_size, read_vocabulary
+from domains.avatars.models import build_clip, load_generator, preprocess
+from domains.avatars.training import Setup, load_weights
 from styleclip_export.statistics.fs3 import Fs3Settings, estimate_fs3
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
 
-# Shorter changes of the CLIP feature count less: the generator decides for values as a whole, so
-# many channels change nothing at all in most images.
+# Shorter changes of the CLIP feature count less: the generator switches between whole values,
+# so most channels leave most images unchanged.
 FLOOR = 0.03
 NUM_IMAGES = 100  # for each channel
 
@@ -30,7 +30,7 @@ def run(setup: Setup) -> None:
         raise SystemExit("The statistics need clip.pt: run the stage `clip` first.")
     clip = clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, 100_000)
-    generator.upsample_as("folded" if setup.compile else "transposed")
+    generator.upsample_as("folded" if setup.on_gpu else "transposed")
     fs3, change = estimate_fs3(
         generator,
         lambda images: _encode_images(clip, images),

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from attributes import NAMES, SIZES
-from classifier import Classifier, predict
 from numpy.typing import NDArray
-from renders import Composer, build_layers, render, sample_labels
-from text_pairs import TEXT_PAIRS, TextPair
 from torch import Tensor
 from torch.nn import functional as F
-from training import load_weights
 
+from domains.avatars.attributes import NAMES, SIZES
+from domains.avatars.classifier import Classifier, predict
+from domains.avatars.renders import Composer, build_layers, render, sample_labels
+from domains.avatars.text_pairs import TEXT_PAIRS, TextPair
+from domains.avatars.training import load_weights
 from styleclip_contract.edits import Edit
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.domain_folder import load_domain
@@ -142,7 +142,7 @@ class AttributeReader:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class EvaluationSet:
     """Avatars that training never drew, rendered completely, and their latents."""
 
     images: Images
@@ -174,17 +174,17 @@ class EditAccuracy:
 
 def draw_test_set(
     count: int, seed: int, networks: ServedNetworks, reader: AttributeReader
-) -> TestSet:
+) -> EvaluationSet:
     """Render and invert `count` avatars."""
     labels = sample_labels(count, torch.Generator().manual_seed(seed))
     images = np.stack([np.asarray(render(row)) for row in labels.numpy()])
-    return TestSet(images, labels, reader.find_visible(labels), networks.invert(images))
+    return EvaluationSet(images, labels, reader.find_visible(labels), networks.invert(images))
 
 
 def measure_accuracy(
     networks: ServedNetworks,
     reader: AttributeReader,
-    test: TestSet,
+    test: EvaluationSet,
     pair: TextPair,
     strength: float,
     threshold: float,
@@ -218,7 +218,7 @@ def measure_accuracy(
 def evaluate_edit(
     networks: ServedNetworks,
     reader: AttributeReader,
-    test: TestSet,
+    test: EvaluationSet,
     pair: TextPair,
     strength: float,
     threshold: float,
@@ -243,7 +243,7 @@ def evaluate_edit(
 
 
 def evaluate_inversion(
-    networks: ServedNetworks, reader: AttributeReader, test: TestSet
+    networks: ServedNetworks, reader: AttributeReader, test: EvaluationSet
 ) -> dict[str, object]:
     """Evaluate the inversion: which attributes it keeps, and its PSNR."""
     images = networks.reconstruct(test.w_plus)
@@ -267,7 +267,7 @@ def evaluate_inversion(
 
 
 def choose_parameters(
-    networks: ServedNetworks, reader: AttributeReader, test: TestSet
+    networks: ServedNetworks, reader: AttributeReader, test: EvaluationSet
 ) -> tuple[float, float]:
     """Return the strength and threshold for which most text pairs reach both goals."""
     pairs = [pair for pair in TEXT_PAIRS if pair.in_captions]

@@ -8,9 +8,10 @@ signs u_v. `models.py` connects each StyleSpace channel to one block.
 from __future__ import annotations
 
 import torch
-from attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
 from torch import Tensor
 from torch.nn import functional as F
+
+from domains.avatars.attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
 
 W_DIM = 512
 BLOCK = W_DIM // NUM_VALUES  # 8 dimensions of W for each value

@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
-from latent_codes import BLOCK, W_DIM, value_basis
-from renders import RESOLUTION
 from torch import Tensor
 from torch.nn import functional as F
-from training import load_weights
 
+from domains.avatars.attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
+from domains.avatars.latent_codes import BLOCK, W_DIM, value_basis
+from domains.avatars.renders import RESOLUTION
+from domains.avatars.training import load_weights
 from styleclip_networks.clip import CLIP, normalize
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base

@@ -1,6 +1,6 @@
 """Write the served domain: from trained networks to model_repository/avatars.
 
-    PYTHONPATH=domains/avatars python domains/avatars/package.py
+    python -m domains.avatars.package
 
 Weights are stored in float16, as training saved them, and computed in float32. Every ONNX file is
 compared with PyTorch before it is written.
@@ -17,13 +17,13 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from caption_data import local_ids, local_vocabulary_size, read_vocabulary
-from models import build_clip, build_encoder, load_generator
 from PIL import Image
-from presets import LICENSE, PRESETS, STRENGTH, THRESHOLD
 from torch import nn
-from training import load_weights
 
+from domains.avatars.caption_data import local_ids, local_vocabulary_size, read_vocabulary
+from domains.avatars.models import build_clip, build_encoder, load_generator
+from domains.avatars.presets import LICENSE, PRESETS, STRENGTH, THRESHOLD
+from domains.avatars.training import load_weights
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export, onnx_forms, openvino_export
 from styleclip_export.convert.accuracy import accuracies
@@ -42,7 +42,7 @@ from styleclip_server.serving import model_repository
 NAME = "avatars"
 # Largest differences from PyTorch: pixel levels; W+ and features, of deviation about 1.
 BOUNDS = {"stylegan2": 1.0, "e4e": 1e-4, "clip_text": 1e-4}
-SAMPLES = sorted(Path("demo/samples").glob("avatar-*.png"))
+SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("avatar-*.png"))
 
 
 def draw_samples(batch: int) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,6 @@
 """Write the quality report of the served avatars: quality.json, model card, grid of edits.
 
-PYTHONPATH=domains/avatars python domains/avatars/quality.py            # on a CPU
-PYTHONPATH=domains/avatars python domains/avatars/quality.py --choose   # first choose α and β
+Usage: `python -m domains.avatars.quality`, on a CPU; with `--choose` it first chooses α and β.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import click
 import torch
-from evaluation import (
+
+from domains.avatars.evaluation import (
     AttributeReader,
     ServedNetworks,
     choose_parameters,
@@ -20,27 +20,26 @@ from evaluation import (
     evaluate_edit,
     evaluate_inversion,
 )
-from quality_report import save_grid, write_card
-from text_pairs import TEXT_PAIRS
-
+from domains.avatars.quality_report import save_grid, write_card
+from domains.avatars.text_pairs import TEXT_PAIRS
 from styleclip_server.pipeline.domain_folder import load_domain
 
 HERE = Path(__file__).parent
-DOMAIN = HERE.parent.parent / "model_repository" / "avatars"
+DOMAIN = HERE.parents[1] / "model_repository/avatars"
 LAYERS = Path("build/avatars/layers.npz")
 TEST_SEED, CHOICE_SEED = 20_261, 20_262
 CHOICE_COUNT = 24
 
 
 @click.command()
-@click.option("--choose", "choosing", is_flag=True, help="Choose α and β, then stop.")
+@click.option("--choose", is_flag=True, help="Choose α and β, then stop.")
 @click.option("--count", default=500, show_default=True, help="Test avatars.")
 @click.option("--out", type=click.Path(path_type=Path), default=DOMAIN / "quality.json")
-def main(choosing: bool, count: int, out: Path) -> None:
+def main(choose: bool, count: int, out: Path) -> None:
     """Write the quality report of the served avatars."""
     torch.manual_seed(0)
     networks, reader = ServedNetworks(DOMAIN), AttributeReader(HERE / "classifier.pt", LAYERS)
-    if choosing:
+    if choose:
         test = draw_test_set(min(count, CHOICE_COUNT), CHOICE_SEED, networks, reader)
         strength, threshold = choose_parameters(networks, reader, test)
         print(f"chosen: α {strength:g}, β {threshold:g}; put them into presets.py")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluation import GOALS, ServedNetworks, TestSet
 from PIL import Image, ImageDraw, ImageFont
-from text_pairs import TEXT_PAIRS
+
+from domains.avatars.evaluation import GOALS, EvaluationSet, ServedNetworks
+from domains.avatars.text_pairs import TEXT_PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = ROOT / "model_repository" / "avatars" / "MODEL_CARD.md"
@@ -73,7 +74,9 @@ def _format_goal(value: float, goal: float) -> str:
     return f"{value:.1%}" if value >= goal else f"**{value:.1%}**"
 
 
-def save_grid(networks: ServedNetworks, test: TestSet, strength: float, threshold: float) -> None:
+def save_grid(
+    networks: ServedNetworks, test: EvaluationSet, strength: float, threshold: float
+) -> None:
     """Save a row of images, a row of reconstructions, and a row for each text pair."""
     images, w_plus = test.images[:COLUMNS], test.w_plus[:COLUMNS]
     rows: list[tuple[str, np.ndarray]] = [

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attributes import ATTRIBUTES, NAMES, SIZES
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from domains.avatars.attributes import ATTRIBUTES, NAMES, SIZES
 
 RESOLUTION = 256
 # Drawing order of the style's canvas: each slot with the attributes it depends on.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from attributes import ATTRIBUTES, NAMES
 from torch import Tensor
+
+from domains.avatars.attributes import ATTRIBUTES, NAMES
 
 
 @dataclass(frozen=True)

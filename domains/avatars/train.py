@@ -1,7 +1,7 @@
 """Train the avatars domain stage by stage, each for a given time.
 
-    PYTHONPATH=domains/avatars python domains/avatars/train.py            # all stages
-    PYTHONPATH=domains/avatars python domains/avatars/train.py clip encoder
+    python -m domains.avatars.train                # all stages
+    python -m domains.avatars.train clip encoder
 
 A stage that finds its own checkpoint continues from it. README.md describes the stages.
 """
@@ -13,15 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import compute_statistics
 import torch
-import train_classifier
-import train_clip
-import train_encoder
-import train_generator
-from caption_data import build_captions
-from renders import build_layers
-from training import Setup
+
+from domains.avatars import (
+    compute_statistics,
+    train_classifier,
+    train_clip,
+    train_encoder,
+    train_generator,
+)
+from domains.avatars.caption_data import build_captions
+from domains.avatars.renders import build_layers
+from domains.avatars.training import Setup
 
 
 def prepare_layers(setup: Setup) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from augmentations import augment_as_uploads
-from classifier import Classifier, classification_loss, predict
-from renders import Composer, sample_labels
 from torch import Tensor
-from training import SEED, Setup, save_weights, set_learning_rate
+
+from domains.avatars.augmentations import augment_as_uploads
+from domains.avatars.classifier import Classifier, classification_loss, predict
+from domains.avatars.renders import Composer, sample_labels
+from domains.avatars.training import SEED, Setup, save_weights, set_learning_rate
 
 LEARNING_RATE = 2e-3
 
@@ -28,7 +29,7 @@ def run(setup: Setup) -> None:
             logits = model(images)
         return classification_loss(logits, labels)
 
-    if setup.compile:
+    if setup.on_gpu:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget.fraction, warmup=0.05)

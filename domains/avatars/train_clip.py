@@ -12,17 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from attributes import ATTRIBUTES, OFFSETS, SIZES
-from augmentations import augment_lightly
-from caption_data import CaptionData, drop_words
-from captions import ALL_VALUES
-from latent_codes import one_hot, perturb_amplitudes, value_basis
-from models import CLIP_RESOLUTION, build_clip, downsample, load_generator, preprocess
-from renders import Composer, sample_labels
 from torch import Tensor
 from torch.nn import functional as F
-from training import SEED, Ema, Setup, load_weights, save_weights, set_learning_rate
 
+from domains.avatars.attributes import ATTRIBUTES, OFFSETS, SIZES
+from domains.avatars.augmentations import augment_lightly
+from domains.avatars.caption_data import CaptionData, drop_words
+from domains.avatars.captions import ALL_VALUES
+from domains.avatars.latent_codes import one_hot, perturb_amplitudes, value_basis
+from domains.avatars.models import (
+    CLIP_RESOLUTION,
+    build_clip,
+    downsample,
+    load_generator,
+    preprocess,
+)
+from domains.avatars.renders import Composer, sample_labels
+from domains.avatars.training import SEED, Ema, Setup, load_weights, save_weights, set_learning_rate
 from styleclip_networks.clip import CLIP
 
 LEARNING_RATE = 1e-3
@@ -49,7 +55,7 @@ def run(setup: Setup) -> None:
     def encode(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         return _unit(clip.encode_image(images)), _unit(clip.encode_text(texts))
 
-    if setup.compile:
+    if setup.on_gpu:
         encode = torch.compile(encode)  # type: ignore[assignment]
 
     for step in budget:
@@ -101,7 +107,7 @@ def _image_source(setup: Setup, composer: Composer) -> Callable[[Tensor], Tensor
     def generate(p: Tensor) -> Tensor:
         return generator.synthesis(generator.affine(p @ u), setup.dtype)
 
-    if setup.compile:
+    if setup.on_gpu:
         generate = torch.compile(generate)  # type: ignore[assignment]
 
     def draw_images(labels: Tensor) -> Tensor:

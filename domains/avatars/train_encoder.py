@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from augmentations import augment_as_uploads
-from latent_codes import one_hot, strongest_values, value_basis
-from models import NUM_LATENTS, build_encoder, load_generator
-from renders import Composer, sample_labels
 from torch import Tensor
 from torch.nn import functional as F
-from training import (
+
+from domains.avatars.augmentations import augment_as_uploads
+from domains.avatars.latent_codes import one_hot, strongest_values, value_basis
+from domains.avatars.models import NUM_LATENTS, build_encoder, load_generator
+from domains.avatars.renders import Composer, sample_labels
+from domains.avatars.training import (
     SEED,
     Ema,
     Setup,
@@ -25,7 +26,6 @@ from training import (
     save_weights,
     set_learning_rate,
 )
-
 from styleclip_networks.e4e import Encoder4Editing
 
 LEARNING_RATE = 1e-3
@@ -51,7 +51,7 @@ def run(setup: Setup) -> None:
             w_plus = encoder(images)
         return F.mse_loss(w_plus.float(), w[:, None].expand(-1, NUM_LATENTS, -1)) * 10
 
-    if setup.compile:
+    if setup.on_gpu:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     encoder.train()
     for step in budget:
@@ -72,7 +72,7 @@ def run(setup: Setup) -> None:
     ema.copy_to(encoder)
     batches = (
         augment_as_uploads(composer(sample_labels(setup.batch, rng, device)))
-        for _ in range(30 if setup.compile else 2)
+        for _ in range(30 if setup.on_gpu else 2)
     )
     with autocast:
         recompute_batch_norm(encoder, batches)

@@ -6,7 +6,10 @@ There is no discriminator: the image of every latent code is known, so the loss 
 from __future__ import annotations
 
 import torch
-from latent_codes import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from domains.avatars.latent_codes import (
     BLOCK,
     W_DIM,
     one_hot,
@@ -15,12 +18,17 @@ from latent_codes import (
     target_of_z,
     value_basis,
 )
-from models import affine_masks, load_generator
-from renders import Composer, sample_labels
-from torch import Tensor
-from torch.nn import functional as F
-from training import SEED, Ema, Setup, format_psnr, save_grid, save_weights, set_learning_rate
-
+from domains.avatars.models import affine_masks, load_generator
+from domains.avatars.renders import Composer, sample_labels
+from domains.avatars.training import (
+    SEED,
+    Ema,
+    Setup,
+    format_psnr,
+    save_grid,
+    save_weights,
+    set_learning_rate,
+)
 from styleclip_networks.stylegan2 import Generator
 
 MAPPING_LEARNING_RATE = 0.3  # for weights stored as N(0, 1) / 0.01
@@ -39,10 +47,10 @@ def run_mapping(setup: Setup) -> None:
     optimizer = torch.optim.Adam(
         generator.style.parameters(), lr=MAPPING_LEARNING_RATE, betas=(0.9, 0.99)
     )
-    mapping = torch.compile(generator.style) if setup.compile else generator.style
+    mapping = torch.compile(generator.style) if setup.on_gpu else generator.style
     for step in budget:
         set_learning_rate(optimizer, MAPPING_LEARNING_RATE, budget.fraction, warmup=0.02)
-        z = torch.randn(4096 if setup.compile else 64, W_DIM, device=device)
+        z = torch.randn(4096 if setup.on_gpu else 64, W_DIM, device=device)
         with setup.autocast():
             w = mapping(z)
         loss = F.mse_loss(w.float(), target_of_z(z) @ u) * 10
@@ -75,7 +83,7 @@ def run_synthesis(setup: Setup) -> None:
     rng = torch.Generator().manual_seed(SEED)
     ema = Ema(generator, 0.999)
     trained = [p for name, p in generator.named_parameters() if not name.startswith("style.")]
-    optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=setup.compile)
+    optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=setup.on_gpu)
 
     def compute_loss(p: Tensor, labels: Tensor, other: Tensor, blend: Tensor) -> Tensor:
         images = generator.synthesis(generator.affine(p @ u), setup.dtype)
@@ -83,7 +91,7 @@ def run_synthesis(setup: Setup) -> None:
             targets = torch.lerp(composer(labels), composer(other), blend[:, None, None, None])
         return image_loss(images, targets, weights)
 
-    if setup.compile:
+    if setup.on_gpu:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget.fraction, warmup=0.02)

@@ -44,16 +44,16 @@ class Setup:
         return self.data / "captions.npz"
 
     @property
-    def compile(self) -> bool:
-        """Whether to train compiled and in bfloat16; on a CPU, neither."""
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU; only there, training is compiled and in bfloat16."""
         return self.device.type == "cuda"
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.compile else torch.float32
+        return torch.bfloat16 if self.on_gpu else torch.float32
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.compile)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
 
     def budget(self, stage: str) -> TimeBudget:
         return TimeBudget(stage, self.seconds[stage], self.max_steps)

@@ -1,0 +1,1 @@
+"""Recipes of the domains that this project trains."""

@@ -1,0 +1,1 @@
+"""Training, packaging and evaluation of the avatars domain; see README.md."""
