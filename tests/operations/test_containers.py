@@ -1,4 +1,4 @@
-"""What a test cannot build is read: Dockerfiles by hadolint and by rules, compose by itself."""
+"""Static checks of the images: Dockerfiles by hadolint and our rules, compose by its own parser."""
 
 import json
 import os
@@ -28,40 +28,40 @@ OIDC = dict.fromkeys(
 names = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 
 
-def tool(name):
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    return found or pytest.skip(f"{name} is missing: make test")
+def find_tool(name):
+    path = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return path or pytest.skip(f"{name} is missing: make test")
 
 
 def instructions(path):
-    """Pairs (instruction, rest) of a Dockerfile, continued lines joined, comments left out."""
+    """Return pairs (instruction, rest) of a Dockerfile without comments, continued lines joined."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", " ", "\n".join(lines))
     return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 
 
 def stages(path):
-    """The instructions of each stage by its name; a stage begins with its parent's."""
-    found, arguments = {}, []
+    """Return each stage's instructions, its parent's first, by its name; and the global ARGs."""
+    by_name, arguments = {}, []
     for word, rest in instructions(path):
         if word == "FROM":
             parent, _, name = rest.partition(" AS ")
             assert name, f"{path.name}: a stage without a name"
-            found[name] = current = [*found.get(parent, [("FROM", parent)])]
-        elif not found:
+            by_name[name] = current = [*by_name.get(parent, [("FROM", parent)])]
+        elif not by_name:
             arguments.append((word, rest))
         else:
             current.append((word, rest))
-    return found, arguments
+    return by_name, arguments
 
 
 @names
-def test_hadolint_finds_nothing(path):
-    checked = subprocess.run([tool("hadolint"), path], capture_output=True, text=True)
+def test_hadolint_has_no_complaints(path):
+    checked = subprocess.run([find_tool("hadolint"), path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_every_dockerfile_is_looked_at_here():
+def test_every_dockerfile_is_covered():
     assert {path.stem for path in DOCKERFILES} == set(FINAL)
 
 
@@ -73,10 +73,10 @@ def test_the_base_can_be_swapped_and_is_pinned_to_a_version(path):
 
 
 @names
-def test_what_runs_is_not_root_has_a_health_check_and_no_tools_of_the_build(path):
-    found, _ = stages(path)
+def test_runtime_images_are_unprivileged_have_a_health_check_and_no_build_tools(path):
+    by_name, _ = stages(path)
     for name in FINAL[path.stem]:
-        stage = found[name]
+        stage = by_name[name]
         assert stage[0] == ("FROM", "${BASE}")
         users = [rest for word, rest in stage if word == "USER"]
         assert users == ["1000:1000"]
@@ -91,7 +91,7 @@ def test_what_runs_is_not_root_has_a_health_check_and_no_tools_of_the_build(path
 
 
 @names
-def test_networks_are_in_no_image_that_serves(path):
+def test_serving_images_contain_no_networks(path):
     for word, rest in instructions(path):
         assert word != "ADD"
         for source in rest.split()[:-1] if word == "COPY" else ():
@@ -106,8 +106,8 @@ def test_each_image_has_its_bill_of_materials_and_licences(path):
 
 
 @names
-def test_each_file_that_is_copied_exists_and_is_let_through(path):
-    passed = [
+def test_every_copied_file_exists_and_is_not_ignored(path):
+    included = [
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
@@ -116,10 +116,10 @@ def test_each_file_that_is_copied_exists_and_is_let_through(path):
         if word == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), source
-                assert any(source == each or source.startswith(f"{each}/") for each in passed)
+                assert any(source == each or source.startswith(f"{each}/") for each in included)
 
 
-def test_the_locks_of_the_images_name_what_the_others_name():
+def test_the_image_locks_agree_with_the_other_locks():
     def versions(name):
         lines = (ROOT / f"requirements/{name}.txt").read_text().splitlines()
         found = {}
@@ -138,20 +138,20 @@ def test_the_locks_of_the_images_name_what_the_others_name():
 
 
 def composed(overlays="", profiles="*", **variables):
-    """What `docker compose config` makes of the files; it checks them too."""
-    command = [tool("docker-compose"), "--env-file", os.devnull, "--profile", profiles]
+    """Return the services as `docker compose config` resolves them; it validates the files too."""
+    command = [find_tool("docker-compose"), "--env-file", os.devnull, "--profile", profiles]
     for name in ("compose.yaml", *overlays.split()):
         command += ["-f", DOCKER / name]
     oidc = {f"OIDC_{name}": value for name, value in OIDC.items()}
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | oidc
-    asked = subprocess.run(
+    result = subprocess.run(
         [*command, "config", "--format", "json"],
         env=environment | variables,
         capture_output=True,
         text=True,
     )
-    assert asked.returncode == 0, asked.stderr
-    return json.loads(asked.stdout)["services"]
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["services"]
 
 
 @pytest.mark.parametrize("overlays", OVERLAYS, ids=lambda each: each or "alone")
@@ -168,14 +168,14 @@ def test_compose_accepts_its_files_and_every_file_that_they_name_exists(overlays
                 assert Path(volume["source"]).exists(), volume["source"]
 
 
-def test_compose_alone_starts_server_and_page_for_this_machine_only():
+def test_compose_publishes_server_and_page_on_loopback():
     services = composed(profiles="")
     assert set(services) == {"server", "ui"}
     for service in services.values():
         assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"])
 
 
-def test_every_service_is_locked_and_the_server_has_shared_memory():
+def test_every_service_is_hardened_and_the_server_has_shared_memory():
     services = composed()
     assert set(services) == {"server", "ui", "prometheus", "grafana", "gateway"}
     for service in services.values():
@@ -189,21 +189,21 @@ def test_every_service_is_locked_and_the_server_has_shared_memory():
 
 
 def test_ports_bases_and_domain_are_variables_that_the_example_lists():
-    shown = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.M))
+    defaults = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (DOCKER / ".env.example").read_text(), re.M))
     used = {}
     for path in DOCKER.glob("compose*.yaml"):
         used |= dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", path.read_text()))
-    assert set(shown) == set(used) | {f"OIDC_{name}" for name in OIDC}
-    # An overlay may have another default for the name of the image, and for what a GPU can do.
+    assert set(defaults) == set(used) | {f"OIDC_{name}" for name in OIDC}
+    # An overlay may have another default for the image's name and for the load a GPU bears.
     for name in set(used) - {"SERVER_IMAGE", "REQUESTS_INSIDE"}:
-        assert shown[name] == used[name]
+        assert defaults[name] == used[name]
     server = composed(BASE="base:1", GRPC_PORT="7", DOMAIN="ffhq")["server"]
     assert server["build"]["args"]["BASE"] == "base:1"
     assert "7" in [port["published"] for port in server["ports"]]
     assert server["environment"]["STYLECLIP_DOMAIN"] == "ffhq"
 
 
-def test_with_a_provider_the_gateway_asks_nobody_for_a_password_and_the_login_stands_between():
+def test_with_oidc_the_gateway_has_no_passwords_and_oauth2_proxy_is_in_front_of_the_page():
     services = composed("compose.oidc.yaml")
     (upstreams,) = [
         volume
@@ -215,14 +215,14 @@ def test_with_a_provider_the_gateway_asks_nobody_for_a_password_and_the_login_st
     assert services["login"]["environment"]["OAUTH2_PROXY_UPSTREAMS"] == "http://ui:8501/"
 
 
-def test_what_the_gateway_lets_in_no_models_queue_refuses():
+def test_the_gateway_admits_fewer_requests_than_a_queue_holds():
     for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
         gateway = composed(overlay)["gateway"]
         assert 0 < int(gateway["environment"]["INSIDE"]) < QUEUE_LENGTH[kind]
         assert composed(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"] == "7"
 
 
-def test_the_gpu_is_asked_for_by_its_overlay_only():
+def test_only_the_gpu_overlay_requests_a_gpu():
     def devices(overlays):
         deploy = composed(overlays)["server"].get("deploy", {})
         return deploy.get("resources", {}).get("reservations", {}).get("devices", [])

@@ -1,15 +1,13 @@
-"""The gateway of docker/compose.yaml: its own nginx.conf, run by nginx before the real server."""
+"""The gateway of docker/compose.yaml: nginx with its configuration in front of the real server."""
 
 import base64
-import os
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,40 +23,23 @@ SCHEMES = ("grpcs", "https")
 pytestmark = pytest.mark.skipif(not compose.NGINX, reason="no nginx: apt-get install nginx-light")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for_port(process, port, log):
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
 class Gateway(compose.Gateway):
-    """The gateway, and what asks it."""
+    """The gateway and calls to it."""
 
     def client(self, scheme, token=None, **options):
         url = f"{scheme}://localhost:{self.port}"
         return Client(url, token=token or self.tokens["tester"], ca=self.ca, **options)
 
-    def asked(self, path, *headers):
-        """The status of a GET over TLS."""
+    def get_status(self, path, *headers):
+        """Return the status of a GET over TLS."""
         context = ssl.create_default_context(cafile=self.ca)
         lines = [f"GET {path} HTTP/1.1", f"Host: localhost:{self.port}", *headers, "", ""]
         with (
-            socket.create_connection(("127.0.0.1", self.port)) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as secure,
+            socket.create_connection(("127.0.0.1", self.port)) as connection,
+            context.wrap_socket(connection, server_hostname="localhost") as tls,
         ):
-            secure.sendall("\r\n".join(lines).encode())
-            return int(secure.recv(4096).split()[1])
+            tls.sendall("\r\n".join(lines).encode())
+            return int(tls.recv(4096).split()[1])
 
     def login(self, password=None):
         pair = base64.b64encode(f"tester:{password or self.passwords['tester']}".encode()).decode()
@@ -66,33 +47,12 @@ class Gateway(compose.Gateway):
 
 
 @pytest.fixture(scope="module")
-def page_port(server, tmp_path_factory):
-    pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
-    port, log = free_port(), tmp_path_factory.mktemp("page") / "log"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT / "streamlit-ui",
-            env=os.environ | {"STYLECLIP_SERVER": server.grpc_url},
-            stdout=said,
-            stderr=said,
-        )
-    try:
-        wait_for_port(process, port, log)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def gateway(server, page_port, tmp_path_factory):
+def gateway(server, running_page, tmp_path_factory):
     gateway = Gateway(
         tmp_path_factory.mktemp("gateway"),
         grpc=server.grpc_url,
         http=server.http_url,
-        page=f"127.0.0.1:{page_port}",
+        page=urlsplit(running_page.url).netloc,
     )
     try:
         yield gateway
@@ -100,8 +60,14 @@ def gateway(server, page_port, tmp_path_factory):
         gateway.stop()
 
 
+@pytest.fixture
+def refilled_rate():
+    """Wait until the gateway's rate limit has refilled after the tests before."""
+    time.sleep(2)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_who_has_a_token_edits_through_tls(gateway, scheme):
+def test_a_client_with_a_token_edits_through_tls(gateway, scheme):
     with gateway.client(scheme) as client:
         edited = client.edit_photo(PHOTO, client.domain().edit("a sad face"))
         assert edited.image().size == (256, 256)
@@ -110,7 +76,7 @@ def test_who_has_a_token_edits_through_tls(gateway, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_who_has_another_token_is_refused(gateway, scheme):
+def test_an_unknown_token_is_refused(gateway, scheme):
     with gateway.client(scheme, token="0" * 48) as client:
         for call in (client.domain, lambda: client.invert(PHOTO)):
             with pytest.raises(AccessRefused, match="no valid token"):
@@ -118,7 +84,7 @@ def test_who_has_another_token_is_refused(gateway, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_who_does_not_trust_the_certificate_sends_nothing(gateway, scheme):
+def test_a_client_that_does_not_trust_the_certificate_fails(gateway, scheme):
     url = f"{scheme}://localhost:{gateway.port}"
     with (
         Client(url, token=gateway.tokens["tester"], retries=0, timeout=5) as client,
@@ -128,16 +94,16 @@ def test_who_does_not_trust_the_certificate_sends_nothing(gateway, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_request_beyond_the_size_is_refused_by_its_name(gateway, scheme):
+def test_a_request_over_the_size_limit_is_image_too_large(gateway, scheme):
     with gateway.client(scheme) as client:
         edit = client.domain().edit("a sad face")
         with pytest.raises(ImageTooLarge):
             client.edit_photo(bytes(limits.PHOTO_BYTES + 2**21), edit)
-        assert client.edit_photo(PHOTO, edit).image()  # the connection is as good as before
+        assert client.edit_photo(PHOTO, edit).image()  # the connection still works
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_who_asks_too_often_is_told_to_wait(gateway, scheme):
+def test_a_client_over_the_rate_limit_gets_server_busy(gateway, scheme):
     with gateway.client(scheme, retries=0) as client:
         refused = 0
         for _ in range(150):
@@ -147,32 +113,32 @@ def test_who_asks_too_often_is_told_to_wait(gateway, scheme):
                 refused += 1
         assert refused
     with gateway.client(scheme, retries=5) as client:
-        assert client.domain()  # by waiting
+        assert client.domain()  # after waiting
 
 
+@pytest.mark.usefixtures("refilled_rate")
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_one_request_at_a_time_is_inside_and_the_others_are_told_to_come_again(gateway, scheme):
-    time.sleep(2)  # the test before used up the rate
-    faces = sorted(PHOTO.parent.glob("*.png"))
+def test_only_one_inference_runs_at_a_time_and_others_get_server_busy(gateway, scheme):
+    photos = sorted(PHOTO.parent.glob("*.png"))
 
-    def ask(face, retries):
+    def invert(photo, retries):
         with gateway.client(scheme, retries=retries) as client:
             try:
-                return client.invert(face).w_plus.shape[0] > 0
+                return client.invert(photo).w_plus.shape[0] > 0
             except ServerBusy:
                 return False
 
-    with ThreadPoolExecutor(4) as four:
-        once = list(four.map(ask, faces[:4], [0] * 4))
+    with ThreadPoolExecutor(4) as pool:
+        once = list(pool.map(invert, photos[:4], [0] * 4))
         assert True in once and False in once
-        assert all(four.map(ask, faces[:4], [30] * 4))
+        assert all(pool.map(invert, photos[:4], [30] * 4))
 
 
-def test_what_reaches_into_the_server_does_not_pass(gateway):
+@pytest.mark.usefixtures("refilled_rate")
+def test_administrative_calls_are_denied(gateway):
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
 
-    time.sleep(2)  # the test before used up the rate
     token = {"authorization": f"Bearer {gateway.tokens['tester']}"}
     with closing(
         InferenceServerClient(
@@ -188,7 +154,7 @@ def test_what_reaches_into_the_server_does_not_pass(gateway):
             with pytest.raises(InferenceServerException, match="does not pass"):
                 call(headers=token)
     bearer = f"Authorization: Bearer {gateway.tokens['tester']}"
-    assert gateway.asked("/v2/health/ready", bearer) == 200
+    assert gateway.get_status("/v2/health/ready", bearer) == 200
     for path in (
         "/v2/logging",
         "/v2/trace/setting",
@@ -197,14 +163,14 @@ def test_what_reaches_into_the_server_does_not_pass(gateway):
         "/v2/repository/models/edit/load",
         "/v2/../v2/logging",
     ):
-        assert gateway.asked(path, bearer) == 403, path
+        assert gateway.get_status(path, bearer) == 403, path
 
 
-def test_the_page_asks_for_name_and_password_and_keeps_its_connection(gateway):
-    assert gateway.asked("/") == 401
-    assert gateway.asked("/", gateway.login("guessed")) == 401
-    assert gateway.asked("/", f"Authorization: Bearer {gateway.tokens['tester']}") == 401
-    assert gateway.asked("/", gateway.login()) == 200
+def test_the_page_requires_a_login_and_its_websocket_passes(gateway):
+    assert gateway.get_status("/") == 401
+    assert gateway.get_status("/", gateway.login("guessed")) == 401
+    assert gateway.get_status("/", f"Authorization: Bearer {gateway.tokens['tester']}") == 401
+    assert gateway.get_status("/", gateway.login()) == 200
     web_socket = (
         "Connection: Upgrade",
         "Upgrade: websocket",
@@ -212,8 +178,8 @@ def test_the_page_asks_for_name_and_password_and_keeps_its_connection(gateway):
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         f"Origin: https://localhost:{gateway.port}",
     )
-    assert gateway.asked("/_stcore/stream", *web_socket) == 401
-    assert gateway.asked("/_stcore/stream", *web_socket, gateway.login()) == 101
+    assert gateway.get_status("/_stcore/stream", *web_socket) == 401
+    assert gateway.get_status("/_stcore/stream", *web_socket, gateway.login()) == 101
 
 
 def test_the_gateways_log_has_names_and_no_secrets(gateway):

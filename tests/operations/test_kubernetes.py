@@ -1,7 +1,7 @@
 """The manifests of docker/kubernetes, as kubectl renders them.
 
-Checked by Kubernetes' own schemas, by the rules of a locked-down cluster, and against what they
-name: ports, options of the server, commands, metrics. No cluster runs here.
+They are checked against Kubernetes' schemas, the restricted pod security standard, and what they
+refer to: ports, options of the server, commands, metrics. No cluster runs here.
 """
 
 import functools
@@ -36,43 +36,43 @@ pytestmark = [
 
 @functools.cache
 def rendered(overlay):
-    done = subprocess.run(
+    result = subprocess.run(
         [KUBECTL, "kustomize", FOLDER / "overlays" / overlay], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "kubectl warned"
-    return tuple(yaml.safe_load_all(done.stdout))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "kubectl warned"
+    return tuple(yaml.safe_load_all(result.stdout))
 
 
 def objects(overlay, *kinds):
-    return [each for each in rendered(overlay) if each["kind"] in kinds]
+    return [manifest for manifest in rendered(overlay) if manifest["kind"] in kinds]
 
 
-def the(overlay, kind, name):
-    (found,) = (each for each in objects(overlay, kind) if each["metadata"]["name"] == name)
-    return found
+def get_object(overlay, kind, name):
+    (manifest,) = (m for m in objects(overlay, kind) if m["metadata"]["name"] == name)
+    return manifest
 
 
-def split(predictor):
-    """KServe's own part of a predictor, and the pod's."""
-    own = {key: value for key, value in predictor.items() if key in PREDICTOR["properties"]}
-    return own, {key: value for key, value in predictor.items() if key not in own}
+def split_predictor(predictor):
+    """Return KServe's fields of a predictor, and the pod's."""
+    kserve_fields = {k: v for k, v in predictor.items() if k in PREDICTOR["properties"]}
+    return kserve_fields, {k: v for k, v in predictor.items() if k not in kserve_fields}
 
 
 def pods(overlay):
-    """Name of its owner → (labels, pod spec)."""
-    found = {}
-    for each in objects(overlay, "Deployment", "Job"):
-        template = each["spec"]["template"]
-        found[each["metadata"]["name"]] = (template["metadata"]["labels"], template["spec"])
-    for each in objects(overlay, "InferenceService"):
-        own, spec = split(each["spec"]["predictor"])
-        found[each["metadata"]["name"]] = (own["labels"], spec)
-    return found
+    """Return each pod's (labels, spec) by the name of its owner."""
+    owners = {}
+    for manifest in objects(overlay, "Deployment", "Job"):
+        template = manifest["spec"]["template"]
+        owners[manifest["metadata"]["name"]] = (template["metadata"]["labels"], template["spec"])
+    for manifest in objects(overlay, "InferenceService"):
+        kserve_fields, spec = split_predictor(manifest["spec"]["predictor"])
+        owners[manifest["metadata"]["name"]] = (kserve_fields["labels"], spec)
+    return owners
 
 
 def containers(overlay):
-    """(owner, container, whether it serves until it is told to stop)."""
+    """Yield (owner, container, whether it runs until it is stopped)."""
     for owner, (_, spec) in pods(overlay).items():
         for container in spec.get("initContainers", ()):
             yield owner, container, False
@@ -90,10 +90,10 @@ def environment(container):
     return {entry["name"]: entry["value"] for entry in container.get("env", ())}
 
 
-def selected(overlay, selector):
-    """Pods that a selector means."""
-    wanted = selector.get("matchLabels", selector).items()
-    return {n: spec for n, (labels, spec) in pods(overlay).items() if wanted <= labels.items()}
+def select_pods(overlay, selector):
+    """Return the pods that a selector matches, by the name of their owner."""
+    labels = selector.get("matchLabels", selector).items()
+    return {name: spec for name, (own, spec) in pods(overlay).items() if labels <= own.items()}
 
 
 def port_names(spec):
@@ -102,37 +102,37 @@ def port_names(spec):
 
 class TestSchemas:
     @pytest.mark.parametrize("version", VERSIONS)
-    def test_kubernetes_knows_every_field(self, overlay, version):
-        for each in rendered(overlay):
-            if each["kind"] not in ("InferenceService", "ScaledObject"):
-                kubernetes_validate.validate(each, version, strict=True)
+    def test_every_field_is_in_the_schema_of_kubernetes(self, overlay, version):
+        for manifest in rendered(overlay):
+            if manifest["kind"] not in ("InferenceService", "ScaledObject"):
+                kubernetes_validate.validate(manifest, version, strict=True)
 
-    def test_all_is_in_one_namespace_and_part_of_one_whole(self, overlay):
-        for each in rendered(overlay):
-            space = {} if each["kind"] == "Namespace" else {"namespace": "styleclip"}
-            assert {k: v for k, v in each["metadata"].items() if k == "namespace"} == space
-            assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "styleclip"
+    def test_every_object_is_in_the_namespace_and_has_the_part_of_label(self, overlay):
+        for manifest in rendered(overlay):
+            space = {} if manifest["kind"] == "Namespace" else {"namespace": "styleclip"}
+            assert {k: v for k, v in manifest["metadata"].items() if k == "namespace"} == space
+            assert manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] == "styleclip"
 
-    def test_a_misspelt_field_would_be_found(self, overlay):
+    def test_a_misspelled_field_is_an_error(self, overlay):
         wrong = {**objects(overlay, "Ingress")[0], "specs": {}}
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
-    def test_what_keda_and_kserve_get_is_theirs_or_a_pod(self, overlay):
-        for each in objects(overlay, "ScaledObject"):
-            jsonschema.validate(each, SCALED_OBJECT)
-        for each in objects(overlay, "InferenceService"):
-            jsonschema.validate(each, closed({**HEADER, "spec": closed({"predictor": {}})}))
-            own, spec = split(each["spec"]["predictor"])
-            jsonschema.validate(own, PREDICTOR)
+    def test_keda_and_kserve_objects_match_their_schemas(self, overlay):
+        for manifest in objects(overlay, "ScaledObject"):
+            jsonschema.validate(manifest, SCALED_OBJECT)
+        for manifest in objects(overlay, "InferenceService"):
+            jsonschema.validate(manifest, closed({**HEADER, "spec": closed({"predictor": {}})}))
+            kserve_fields, spec = split_predictor(manifest["spec"]["predictor"])
+            jsonschema.validate(kserve_fields, PREDICTOR)
             assert spec["containers"][0]["name"] == "kserve-container"
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}}
             for version in VERSIONS:
                 kubernetes_validate.validate({**pod, "spec": spec}, version, strict=True)
 
 
-class TestLockedDown:
-    def test_every_pod_satisfies_the_restricted_standard_and_knows_no_cluster(self, overlay):
+class TestSecurity:
+    def test_every_pod_meets_the_restricted_standard_and_has_no_service_account(self, overlay):
         for owner, (_, spec) in pods(overlay).items():
             context = spec["securityContext"]
             assert context["runAsNonRoot"] is True and context["runAsUser"] > 0, owner
@@ -142,7 +142,7 @@ class TestLockedDown:
             kinds = {key for volume in spec["volumes"] for key in volume} - {"name"}
             assert kinds <= {"emptyDir", "persistentVolumeClaim"}, owner
 
-    def test_every_container_is_read_only_powerless_and_bounded(self, overlay):
+    def test_every_container_is_read_only_unprivileged_and_has_limits(self, overlay):
         for owner, container, _ in containers(overlay):
             where = f"{owner}/{container['name']}"
             assert container["securityContext"] == {
@@ -153,39 +153,39 @@ class TestLockedDown:
             for what in ("requests", "limits"):
                 assert container["resources"][what].keys() >= {"cpu", "memory"}, where
 
-    def test_every_image_has_a_tag_that_does_not_move(self, overlay):
+    def test_every_image_is_pinned_to_a_version_or_digest(self, overlay):
         for owner, container, _ in containers(overlay):
             assert re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", container["image"]), owner
 
-    def test_memory_and_disk_that_pods_take_is_bounded(self, overlay):
+    def test_every_empty_dir_has_a_size_limit(self, overlay):
         for owner, (_, spec) in pods(overlay).items():
             for volume in spec["volumes"]:
                 if "emptyDir" in volume:
                     assert "sizeLimit" in volume["emptyDir"], owner
 
-    def test_nobody_talks_to_anybody_but_as_it_is_said(self, overlay):
-        deny = the(overlay, "NetworkPolicy", "default-deny")["spec"]
+    def test_network_policies_deny_by_default_and_select_existing_pods_and_ports(self, overlay):
+        deny = get_object(overlay, "NetworkPolicy", "default-deny")["spec"]
         assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
         for policy in objects(overlay, "NetworkPolicy"):
             spec = policy["spec"]
-            chosen = selected(overlay, spec["podSelector"])
-            assert chosen, policy["metadata"]["name"]
+            selected = select_pods(overlay, spec["podSelector"])
+            assert selected, policy["metadata"]["name"]
             for rule in (*spec.get("ingress", ()), *spec.get("egress", ())):
                 assert rule["ports"] and (rule.get("from") or rule.get("to"))
             for rule in spec.get("ingress", ()):
                 for port in rule["ports"]:
-                    assert all(port["port"] in port_names(pod) for pod in chosen.values())
+                    assert all(port["port"] in port_names(pod) for pod in selected.values())
 
-    def test_the_server_hears_its_clients_and_prometheus_alone(self, overlay):
-        rules = the(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
-        heard = {port["port"]: rule["from"] for rule in rules for port in rule["ports"]}
-        assert heard.keys() == {"grpc", "metrics"}
-        (clients,) = heard["grpc"]
-        assert selected(overlay, clients["podSelector"]).keys() == {"styleclip-ui"}
+    def test_only_clients_and_prometheus_reach_the_server(self, overlay):
+        rules = get_object(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
+        allowed = {port["port"]: rule["from"] for rule in rules for port in rule["ports"]}
+        assert allowed.keys() == {"grpc", "metrics"}
+        (clients,) = allowed["grpc"]
+        assert select_pods(overlay, clients["podSelector"]).keys() == {"styleclip-ui"}
 
 
 class TestServing:
-    def test_what_serves_is_probed_and_the_server_by_an_edit(self, overlay):
+    def test_every_serving_container_has_probes_and_the_server_is_probed_by_an_edit(self, overlay):
         for owner, container, serves in containers(overlay):
             probes = {"startupProbe", "readinessProbe", "livenessProbe"}
             assert (probes <= container.keys()) == serves, owner
@@ -193,7 +193,7 @@ class TestServing:
             probe = server_pod(overlay)[2][name]
             assert probe["exec"]["command"] == ["python3", "-m", "styleclip_server.health"]
 
-    def test_shared_memory_is_memory_and_counts_below_the_limit(self, overlay):
+    def test_shared_memory_is_in_memory_and_fits_the_memory_limit(self, overlay):
         _, spec, container = server_pod(overlay)
         (name,) = (m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")
         (volume,) = (volume for volume in spec["volumes"] if volume["name"] == name)
@@ -205,9 +205,9 @@ class TestServing:
         _, _, container = server_pod(overlay)
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
         assert mounts["models"]["readOnly"] is True
-        for owner, each, _ in containers(overlay):
-            known = {volume["name"] for volume in pods(overlay)[owner][1]["volumes"]}
-            assert {mount["name"] for mount in each.get("volumeMounts", ())} <= known
+        for owner, other, _ in containers(overlay):
+            volumes = {volume["name"] for volume in pods(overlay)[owner][1]["volumes"]}
+            assert {mount["name"] for mount in other.get("volumeMounts", ())} <= volumes
 
     def test_each_setting_is_an_option_of_the_server(self, overlay):
         options = {f"STYLECLIP_{p.name.upper()}": p for p in server_command.params}
@@ -220,42 +220,42 @@ class TestServing:
         assert drain > QUEUE_SECONDS
         sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         age = int(environment(container)["STYLECLIP_CONNECTION_AGE"])
-        assert 0 < 1.1 * age < sleep - 30  # until name servers and clients have heard of it
+        assert 0 < 1.1 * age < sleep - 30  # until DNS and clients have noticed
         assert spec["terminationGracePeriodSeconds"] >= sleep + drain + 5  # before Triton's SIGKILL
 
-    def test_the_page_finds_all_servers_by_one_name_and_takes_turns(self, overlay):
-        service = the(overlay, "Service", "styleclip-server")["spec"]
-        assert service["clusterIP"] == "None"  # the name stands for the pods themselves
+    def test_the_page_reaches_all_servers_through_a_headless_service(self, overlay):
+        service = get_object(overlay, "Service", "styleclip-server")["spec"]
+        assert service["clusterIP"] == "None"  # the name resolves to the pods
         _, ui = pods(overlay)["styleclip-ui"]
         host, _, port = environment(ui["containers"][0])["STYLECLIP_SERVER"].partition(":")
         assert host == "styleclip-server"
         assert int(port) in [entry["port"] for entry in service["ports"]]
 
-    def test_services_disruption_budgets_and_the_ingress_name_what_is_there(self, overlay):
+    def test_services_budgets_and_the_ingress_refer_to_existing_objects(self, overlay):
         for service in objects(overlay, "Service"):
-            chosen = selected(overlay, service["spec"]["selector"])
-            assert chosen
+            selected = select_pods(overlay, service["spec"]["selector"])
+            assert selected
             for port in service["spec"]["ports"]:
-                assert all(port["targetPort"] in port_names(spec) for spec in chosen.values())
+                assert all(port["targetPort"] in port_names(spec) for spec in selected.values())
         for budget in objects(overlay, "PodDisruptionBudget"):
-            assert selected(overlay, budget["spec"]["selector"])
+            assert select_pods(overlay, budget["spec"]["selector"])
         (ingress,) = objects(overlay, "Ingress")
         hosts = {host for entry in ingress["spec"]["tls"] for host in entry["hosts"]}
         for rule in ingress["spec"]["rules"]:
             assert rule["host"] in hosts
             backend = rule["http"]["paths"][0]["backend"]["service"]
-            ports = the(overlay, "Service", backend["name"])["spec"]["ports"]
+            ports = get_object(overlay, "Service", backend["name"])["spec"]["ports"]
             assert backend["port"]["name"] in [port["name"] for port in ports]
 
-    def test_servers_stand_apart(self, overlay):
+    def test_servers_are_spread_over_nodes(self, overlay):
         labels, spec, _ = server_pod(overlay)
         (term,) = spec["affinity"]["podAntiAffinity"][
             "preferredDuringSchedulingIgnoredDuringExecution"
         ]
-        for each in (term["podAffinityTerm"], *spec["topologySpreadConstraints"]):
-            assert each["labelSelector"]["matchLabels"].items() <= labels.items()
+        for rule in (term["podAffinityTerm"], *spec["topologySpreadConstraints"]):
+            assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
 
-    def test_the_job_calls_commands_that_exist_and_waits_for_a_word_on_licences(self, overlay):
+    def test_the_job_is_suspended_and_calls_existing_commands(self, overlay):
         for job in objects(overlay, "Job"):
             assert job["spec"]["suspend"] is True
             spec = job["spec"]["template"]["spec"]
@@ -263,16 +263,16 @@ class TestServing:
                 line = shlex.split(shlex.join(container["command"]).replace("'", ""))
                 name, *arguments = line[line.index("styleclip-export") + 1 :]
                 module = importlib.import_module(f"styleclip_export.commands.{name}")
-                module.command.make_context(name, arguments)  # refuses what it does not know
+                module.command.make_context(name, arguments)  # raises for unknown arguments
 
 
 class TestScaling:
-    def test_the_wait_of_an_edit_is_asked_of_metrics_that_the_server_has(self, overlay, server):
-        with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
-            there = set(re.findall(r"^(\w+)\{", answer.read().decode(), re.MULTILINE))
+    def test_the_scaling_query_uses_metrics_of_the_server(self, overlay, server):
+        with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+            existing = set(re.findall(r"^(\w+)\{", response.read().decode(), re.MULTILINE))
         query, _ = scaling(overlay)
-        asked = set(re.findall(r"\bnv_\w+", query))
-        assert len(asked) == 2 and asked <= there
+        used = set(re.findall(r"\bnv_\w+", query))
+        assert len(used) == 2 and used <= existing
         target = scaling(overlay)[1][0]
         assert query.startswith("clamp_max(") and query.rstrip().endswith(f" {2 * target})")
         (models,) = re.findall(r'model=~"(.*?)"', query)
@@ -288,7 +288,7 @@ def gibibytes(quantity):
 
 
 def scaling(overlay):
-    """The query, and (target in seconds, fewest, most servers)."""
+    """Return the query, and (target in seconds, minimum, maximum of servers)."""
     for scaled in objects(overlay, "ScaledObject"):
         spec = scaled["spec"]
         assert spec["scaleTargetRef"]["name"] in pods(overlay)
@@ -304,7 +304,7 @@ def scaling(overlay):
         return metric["external"]["metric"]["query"], (
             target, predictor["minReplicas"], predictor["maxReplicas"],
         )  # fmt: skip
-    spec = the(overlay, "HorizontalPodAutoscaler", "styleclip-server")["spec"]
+    spec = get_object(overlay, "HorizontalPodAutoscaler", "styleclip-server")["spec"]
     assert spec["scaleTargetRef"]["name"] in pods(overlay)
     (metric,) = spec["metrics"]
     adapter = yaml.safe_load((FOLDER / "components/autoscaling/prometheus-adapter.yaml").open())

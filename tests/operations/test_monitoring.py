@@ -1,4 +1,4 @@
-"""What compose's Prometheus and Grafana are given: it is sound, and asks for what there is."""
+"""The configuration of Prometheus and Grafana is valid and uses existing metrics."""
 
 import json
 import re
@@ -16,28 +16,28 @@ from styleclip_server.serving.options import default_repository
 
 ROOT = default_repository().parent
 FOLDER = ROOT / "docker/monitoring"
-# Only a server with a GPU has these.
-ELSEWHERE = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "up"}
+# Metrics that only a server with a GPU has, and Prometheus's own.
+GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "up"}
 
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool comes with Debian's package prometheus"
 )
 
 
-def told(*arguments):
-    done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_promtool(*arguments):
+    result = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @promtool
-def test_the_configuration_and_the_rules_are_sound():
-    told("check", "config", "prometheus.yml")
-    told("check", "rules", "alerts.yml")
+def test_the_configuration_and_the_rules_are_valid():
+    run_promtool("check", "config", "prometheus.yml")
+    run_promtool("check", "rules", "alerts.yml")
 
 
 @promtool
-def test_each_alert_rings_for_its_cause_and_not_without():
-    told("test", "rules", "alerts_test.yml")
+def test_each_alert_fires_only_for_its_cause():
+    run_promtool("test", "rules", "alerts_test.yml")
 
 
 def test_each_alert_is_tested_and_explained():
@@ -51,21 +51,21 @@ def test_each_alert_is_tested_and_explained():
         assert re.search(rf"alertname: {name}\n +exp_alerts", tested)
 
 
-def test_rules_and_dashboard_ask_only_for_metrics_that_the_server_has(server):
+def test_rules_and_dashboard_use_only_existing_metrics(server):
     with Client(server.grpc_url) as client:
         photo = ROOT / "demo/samples/avatar-1.png"
         client.edit_photo(photo, client.domain().edit("a sad face"))
         with pytest.raises(NoFaceFound):
             client.invert(photo, align=True)
     page = urllib.request.urlopen(server.metrics_url).read().decode()
-    there = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE)) | ELSEWHERE
-    there |= {rule["record"] for rule in rules() if "record" in rule}
+    existing = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE)) | GPU_METRICS
+    existing |= {rule["record"] for rule in rules() if "record" in rule}
     dashboard = json.loads((FOLDER / "grafana/dashboards/styleclip.json").read_text())
-    asked = [rule["expr"] for rule in rules()]
-    asked += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    for expression in asked:
+    expressions = [rule["expr"] for rule in rules()]
+    expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    for expression in expressions:
         names = set(re.findall(r"\b(?:nv_|styleclip[_:]|up\b)[\w:]*", without_labels(expression)))
-        assert names and names <= there
+        assert names and names <= existing
 
 
 def test_triton_counts_a_failed_ensemble_twice(server):
@@ -78,8 +78,8 @@ def test_triton_counts_a_failed_ensemble_twice(server):
     before = failures()
     with Client(server.grpc_url) as client, pytest.raises(NoFaceFound):
         client.invert(ROOT / "demo/samples/avatar-1.png", align=True)
-    until = time.monotonic() + 10  # the second may be counted after the answer
-    while failures() - before < 2 and time.monotonic() < until:
+    deadline = time.monotonic() + 10  # the second may be counted after the answer
+    while failures() - before < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert failures() - before == 2
 
