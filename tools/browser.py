@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
+
+from tools.ports import find_free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,20 +29,13 @@ def chromium() -> str | None:
     return shutil.which(os.environ.get("CHROMIUM") or "chromium")
 
 
-def free_port() -> int:
-    """Return a TCP port that is free on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running_page(server: str, log: Path, home: Path | None = None) -> Iterator[str]:
     """Run the page for the server at gRPC address `server`; yield the page's URL.
 
     `home`, if given, is its home folder and its folder for temporary files.
     """
-    port = free_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from paths import SAMPLES
 from styleclip_client.batch.job import Task
 from styleclip_client.batch.scheduler import MAX_FAILURES, Scheduler
 from styleclip_client.batch.workers import ServerFault, TaskResult
@@ -19,7 +20,7 @@ from styleclip_client.cli import run
 from styleclip_client.commands.options import DONE, SERVER_FAILED, WRONG_USAGE
 from styleclip_contract.errors import ServerUnavailable
 
-SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("avatar-*.png"))
+PHOTOS = sorted(SAMPLES.glob("avatar-*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
 SAD = ["--target", "a sad face"]
 
@@ -32,7 +33,7 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(14):
-        shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:02}.png")
+        shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     with gateways.forwarder(server.grpc_url) as port:  # the same server by another name
         urls = [server.grpc_url, f"127.0.0.1:{port}"]
         command = [COMMAND, "batch", folder, *SAD, "-o", out, "--ray", "local", "--json"]
@@ -70,7 +71,7 @@ def settled(out):
 
 
 def test_a_missing_cluster_is_reported_at_once(server, tmp_path, capsys):
-    shutil.copy(SAMPLES[0], tmp_path)
+    shutil.copy(PHOTOS[0], tmp_path)
     command = ["batch", tmp_path, *SAD, "-o", tmp_path / "out", "--server", server.grpc_url]
     start = time.monotonic()
     assert run([str(part) for part in [*command, "--ray", "127.0.0.1:9"]]) == SERVER_FAILED
@@ -119,7 +120,7 @@ def test_a_photo_that_brings_servers_down_is_given_up_and_no_other():
     assert [task.photo for task in server.tasks].count("7.png") == MAX_FAILURES
 
 
-def test_without_any_server_it_ends_and_says_why():
+def test_a_batch_without_servers_fails_with_a_reason():
     def answer(task):
         return TaskResult(task, "a", error="gone", fault=ServerFault.UNREACHABLE)
 

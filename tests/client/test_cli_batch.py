@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from paths import SAMPLES
 from styleclip_client.commands.options import (
     BAD_INPUT,
     DONE,
@@ -21,7 +22,7 @@ from styleclip_client.commands.options import (
     WRONG_USAGE,
 )
 
-SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("*.png"))
+PHOTOS = sorted(SAMPLES.glob("*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
 SAD = ["--target", "a sad face"]
 
@@ -31,10 +32,10 @@ def photos(tmp_path):
     """Four photos, in a folder with another in it."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
-    shutil.copy(SAMPLES[0], folder / "one.png")
-    Image.open(SAMPLES[1]).convert("RGB").save(folder / "two.JPG", "JPEG")
-    Image.open(SAMPLES[2]).convert("RGB").save(folder / "three.bmp")
-    shutil.copy(SAMPLES[3], folder / "more" / "four.png")
+    shutil.copy(PHOTOS[0], folder / "one.png")
+    Image.open(PHOTOS[1]).convert("RGB").save(folder / "two.JPG", "JPEG")
+    Image.open(PHOTOS[2]).convert("RGB").save(folder / "three.bmp")
+    shutil.copy(PHOTOS[3], folder / "more" / "four.png")
     (folder / "notes.txt").write_text("no photo")
     return folder
 
@@ -74,7 +75,7 @@ def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp
     assert images(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
     before = times(out)
     (out / "one.png.webp").unlink()
-    shutil.copy(SAMPLES[4], photos / "five.png")
+    shutil.copy(PHOTOS[4], photos / "five.png")
     code, stdout, _ = styleclip(*command)
     assert code == DONE and "2 edited, 3 done before" in stdout
     after = times(out)
@@ -86,7 +87,7 @@ def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp
 def test_bad_photos_fail_alone_and_their_errors_are_printed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     (photos / "bad.jpg").write_bytes(b"no image")
-    (photos / "cut.png").write_bytes(SAMPLES[0].read_bytes()[:2000])
+    (photos / "cut.png").write_bytes(PHOTOS[0].read_bytes()[:2000])
     (photos / "empty.webp").touch()
     code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out)
     assert code == SOME_FAILED
@@ -138,7 +139,7 @@ def test_a_killed_batch_can_be_resumed(server, styleclip, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(12):
-        shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:02}.png")
+        shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
     process = subprocess.Popen(
         [COMMAND, *command],
@@ -168,7 +169,7 @@ def test_an_interrupted_batch_says_how_to_resume_it(server, styleclip, tmp_path)
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(12):
-        shutil.copy(SAMPLES[0], folder / f"{number:02}.png")
+        shutil.copy(PHOTOS[0], folder / f"{number:02}.png")
     command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
     process = subprocess.Popen(
         [COMMAND, *command],
@@ -205,7 +206,7 @@ def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_pa
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(10):
-        shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:02}.png")
+        shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     arguments = ["batch", folder, *SAD, "-o", out, "--retries", 0, "--json"]
     with gateways.forwarder(server.grpc_url) as port:
         other = f"localhost:{port}"
@@ -250,7 +251,7 @@ def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp
         (["photos", "-o", "ftp2://there/out"], "cannot be opened"),
     ],
 )
-def test_wrong_places_are_refused_before_any_work(
+def test_invalid_folders_are_refused_before_any_request(
     styleclip, photos, tmp_path, monkeypatch, arguments, word
 ):
     monkeypatch.chdir(tmp_path)

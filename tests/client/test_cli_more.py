@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
 from PIL import Image
 
+from paths import AVATAR, GOLDEN
 from styleclip_client import Client, Inverted, Recipe, faces
 from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
 from styleclip_client.recipe import Step
 
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 SAD = ["--target", "a sad face"]
 
 
@@ -64,35 +63,35 @@ def test_all_faces_are_pasted_into_one_image(server, couple):
 def test_a_face_that_is_already_cut_out_is_the_only_one(server):
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a sad face")
-        assert len(faces.edit_each(client, PHOTO, edit)) == 1
+        assert len(faces.edit_each(client, AVATAR, edit)) == 1
 
 
 def test_a_recipe_describes_the_edits(server, styleclip, tmp_path):
     with Client(server.grpc_url) as client:
         domain = client.domain()
         edits = [domain.edit("a sad face", strength=3), domain.edit("a face with a beard")]
-        expected = client.edit_photo(PHOTO, edits[0], format="PNG")
+        expected = client.edit_photo(AVATAR, edits[0], format="PNG")
     recipe = tmp_path / "recipe.json"
     steps = (Step(edits[0]), Step(edits[1], on=False))
     recipe.write_text(Recipe(domain.name, "1", steps).to_json())
     out = tmp_path / "out.png"
-    assert styleclip("edit", PHOTO, "--recipe", recipe, "-o", out)[0] == DONE
+    assert styleclip("edit", AVATAR, "--recipe", recipe, "-o", out)[0] == DONE
     assert out.read_bytes() == expected.picture
-    code, _, stderr = styleclip("edit", PHOTO, "--recipe", recipe, *SAD, "-o", out)
+    code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, *SAD, "-o", out)
     assert code == WRONG_USAGE and "stands alone" in stderr
     recipe.write_text("{")
-    code, _, stderr = styleclip("edit", PHOTO, "--recipe", recipe, "-o", tmp_path / "other.png")
+    code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, "-o", tmp_path / "other.png")
     assert code == BAD_INPUT and "InvalidRecipe" in stderr
 
 
 def test_edit_and_invert_are_json_for_programs(styleclip, tmp_path):
     out, latent = tmp_path / "out.png", tmp_path / "w.npz"
-    code, stdout, _ = styleclip("edit", PHOTO, *SAD, "-o", out, "--json")
+    code, stdout, _ = styleclip("edit", AVATAR, *SAD, "-o", out, "--json")
     (file,) = json.loads(stdout)["files"]
     assert code == DONE and file["out"] == str(out)
     assert (file["width"], file["height"], file["format"]) == (256, 256, "PNG")
     assert file["channels"][0] > 0
-    code, stdout, _ = styleclip("invert", PHOTO, "-o", latent, "--json")
+    code, stdout, _ = styleclip("invert", AVATAR, "-o", latent, "--json")
     content = json.loads(stdout)
     assert code == DONE and content["latents"] == 14 and np.shape(content["quad"]) == (4, 2)
     assert Inverted.load(latent).w_plus.shape == (14, 512)
@@ -102,7 +101,7 @@ def test_a_sweep_is_a_strip_of_images(styleclip, tmp_path):
     out = tmp_path / "strip.png"
     code, stdout, _ = styleclip(
         "sweep",
-        PHOTO,
+        AVATAR,
         *SAD,
         "--from",
         0,
@@ -126,7 +125,7 @@ def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
     out = tmp_path / "grid.jpg"
     code, stdout, _ = styleclip(
         "sweep",
-        PHOTO,
+        AVATAR,
         *SAD,
         "--steps",
         2,
@@ -147,7 +146,7 @@ def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
 
 def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
     latent, out = tmp_path / "w.npz", tmp_path / "sweep.gif"
-    styleclip("invert", PHOTO, "-o", latent)
+    styleclip("invert", AVATAR, "-o", latent)
     code, _, _ = styleclip("sweep", latent, *SAD, "--steps", 3, "--size", 64, "-o", out)
     gif = Image.open(out)
     assert code == DONE and gif.n_frames == 4 and gif.size == (64, 64)
@@ -165,13 +164,13 @@ def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
     ],
 )
 def test_an_impossible_sweep_is_wrong_usage(styleclip, options, word):
-    code, _, stderr = styleclip("sweep", PHOTO, *SAD, *options)
+    code, _, stderr = styleclip("sweep", AVATAR, *SAD, *options)
     assert code == WRONG_USAGE and word in stderr
 
 
 def test_bench_measures_each_call(styleclip):
     options = ["--seconds", 0.5, "--concurrency", 1, "--concurrency", 2]
-    code, stdout, _ = styleclip("bench", PHOTO, *options, "--json")
+    code, stdout, _ = styleclip("bench", AVATAR, *options, "--json")
     measured = json.loads(stdout)["measured"]
     assert code == DONE
     assert [(m["call"], m["concurrency"]) for m in measured] == [
@@ -180,7 +179,7 @@ def test_bench_measures_each_call(styleclip):
     for each in measured:
         assert each["answered"] > 0 and each["failed"] == 0 and each["per_second"] > 0
         assert 0 < each["p50"] <= each["p95"] <= each["p99"] <= each["longest"]
-    code, stdout, _ = styleclip("bench", PHOTO, "--call", "edit", "--seconds", 0.2)
+    code, stdout, _ = styleclip("bench", AVATAR, "--call", "edit", "--seconds", 0.2)
     assert code == DONE and "edit" in stdout and "p95" in stdout
 
 

@@ -1,22 +1,21 @@
 """The command against the real server with the avatars domain."""
 
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from paths import AVATAR
 from styleclip_client import Inverted
 from styleclip_client.commands.options import BAD_INPUT, DONE
 
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 SUNGLASSES = "a face with sunglasses"
 
 
 @pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])
 def test_edit_writes_the_image_in_the_format_of_its_name(styleclip, tmp_path, suffix, format):
     out = tmp_path / f"edited{suffix}"
-    code, stdout, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out)
+    code, stdout, _ = styleclip("edit", AVATAR, "--target", SUNGLASSES, "-o", out)
     assert code == DONE
     assert str(out) in stdout and format in stdout and "channels" in stdout
     assert Image.open(out).format == format
@@ -25,7 +24,7 @@ def test_edit_writes_the_image_in_the_format_of_its_name(styleclip, tmp_path, su
 
 def test_edit_takes_several_targets_with_strengths_of_their_own(styleclip, tmp_path):
     texts = ["--target", SUNGLASSES, "--target", "a sad face", "--strength", 4, "--strength", 2]
-    code, stdout, _ = styleclip("edit", PHOTO, *texts, "-o", tmp_path / "both.png")
+    code, stdout, _ = styleclip("edit", AVATAR, *texts, "-o", tmp_path / "both.png")
     assert code == DONE
     assert " + " in stdout
 
@@ -33,12 +32,12 @@ def test_edit_takes_several_targets_with_strengths_of_their_own(styleclip, tmp_p
 def test_edit_takes_presets_of_the_domain(styleclip, tmp_path):
     _, stdout, _ = styleclip("status", "--json")
     title = json.loads(stdout)["domain"]["presets"][0]["title"]
-    assert styleclip("edit", PHOTO, "--preset", title, "-o", tmp_path / "out.png")[0] == DONE
+    assert styleclip("edit", AVATAR, "--preset", title, "-o", tmp_path / "out.png")[0] == DONE
 
 
 def test_an_inverted_latent_can_be_edited(styleclip, tmp_path):
     latent, out = tmp_path / "w.npz", tmp_path / "out.png"
-    assert styleclip("invert", PHOTO, "-o", latent)[0] == DONE
+    assert styleclip("invert", AVATAR, "-o", latent)[0] == DONE
     assert Inverted.load(latent).w_plus.shape[1] == 512
     assert styleclip("edit", latent, "--target", SUNGLASSES, "-o", out)[0] == DONE
     assert Image.open(out).format == "PNG"
@@ -47,7 +46,7 @@ def test_an_inverted_latent_can_be_edited(styleclip, tmp_path):
 def test_overwrite_replaces_a_file(styleclip, tmp_path):
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
-    code, _, _ = styleclip("edit", PHOTO, "--target", SUNGLASSES, "-o", out, "--overwrite")
+    code, _, _ = styleclip("edit", AVATAR, "--target", SUNGLASSES, "-o", out, "--overwrite")
     assert code == DONE
     assert Image.open(out).format == "PNG"
 
@@ -67,7 +66,7 @@ def test_overwrite_replaces_a_file(styleclip, tmp_path):
 def test_refused_texts_and_numbers_are_one_line_and_write_nothing(
     styleclip, tmp_path, name, options
 ):
-    code, stdout, stderr = styleclip("edit", PHOTO, *options, "-o", tmp_path / "out.png")
+    code, stdout, stderr = styleclip("edit", AVATAR, *options, "-o", tmp_path / "out.png")
     assert code == BAD_INPUT
     assert stdout == ""
     assert stderr.startswith(f"styleclip: {name}: ") and stderr.count("\n") == 1
@@ -115,5 +114,5 @@ def test_no_mark_leaves_the_edit_out_of_the_file(styleclip, tmp_path, more):
     for option, marked in (("--mark", True), ("--no-mark", False)):
         out = tmp_path / f"{option}.png"
         texts = ["--target", "a sad face", "-o", out]
-        assert styleclip("edit", PHOTO, *texts, option, *more)[0] == DONE
+        assert styleclip("edit", AVATAR, *texts, option, *more)[0] == DONE
         assert (b"a sad face" in out.read_bytes()) == marked

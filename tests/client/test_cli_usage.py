@@ -1,20 +1,11 @@
 """The command without a server: help, one line for each mistake, exit codes."""
 
-import socket
-
 import pytest
 from PIL import Image
 
 from styleclip_client.cli import run
 from styleclip_client.commands.options import BAD_INPUT, DONE, SERVER_FAILED, WRONG_USAGE
 from styleclip_contract import limits
-
-
-@pytest.fixture
-def free_port():
-    """A port of loopback at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def test_an_output_in_no_folder_is_wrong_usage(fails, photo, tmp_path):
     assert "no folder" in fails(WRONG_USAGE, "edit", photo, "--target", "sad", "-o", out)
 
 
-def test_numbers_that_pair_with_no_edit_are_wrong_usage(fails, photo, tmp_path):
+def test_strengths_that_match_no_edit_are_wrong_usage(fails, photo, tmp_path):
     arguments = ["edit", photo, "--target", "a", "--target", "b", "-o", tmp_path / "out.jpg"]
     for option in ("--strength", "--threshold"):
         line = fails(WRONG_USAGE, *arguments, *[option, "0.1"] * 3)
@@ -98,7 +89,7 @@ def test_a_latent_takes_no_options_of_photos(fails, tmp_path):
     assert "need the photo" in line
 
 
-def test_what_is_no_server_address_is_wrong_usage(fails):
+def test_an_invalid_server_address_is_wrong_usage(fails):
     assert "is no server address" in fails(WRONG_USAGE, "status", "--server", "ftp://localhost")
 
 

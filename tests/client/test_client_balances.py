@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
+from paths import AVATAR
 from styleclip_client import Client
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
 
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 NAME = "styleclip-server.test"
 
@@ -88,7 +87,7 @@ def names(tmp_path):
 def client(names, server):
     """Yield a function by which a client of NAME edits some photos, and calls `meanwhile`."""
     port = server.grpc_url.rpartition(":")[2]
-    command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(PHOTO)]
+    command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(AVATAR)]
     inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts && exec {shlex.join(command)}"
     with subprocess.Popen(
         ["unshare", "-rm", "env", f"no_proxy={NAME}", "sh", "-c", inside],

@@ -14,13 +14,6 @@ from styleclip_contract import errors
 EDIT = Edit("a face", "a sad face", 1.0, 0.1)
 
 
-@pytest.fixture
-def free_port():
-    """A port of loopback at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 def every_error(cls=errors.StyleclipError):
     return [cls, *(error for sub in cls.__subclasses__() for error in every_error(sub))]
 
@@ -36,7 +29,7 @@ def test_every_named_error_arrives_as_itself(cls):
     assert str(back) == "what was wrong: what to do"
 
 
-def test_the_name_is_read_behind_the_words_that_triton_puts_first():
+def test_an_error_name_is_found_after_tritons_prefix():
     line = "in ensemble 'edit_photo', Failed to run: NoFaceFound: there is no face in the photo"
     back = from_triton(line, "INVALID_ARGUMENT")
     assert type(back) is errors.NoFaceFound
@@ -67,14 +60,14 @@ STEP_DIED = "Stub process 'align_0_0' is not healthy."
         ("CANCELLED", "", errors.ServerUnavailable, "stopping"),
     ],
 )
-def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
+def test_an_unnamed_failure_maps_to_the_closest_error_class(code, message, cls, says):
     error = from_triton(message, code)
     assert type(error) is cls
     assert says in str(error)
 
 
 @pytest.mark.parametrize(
-    "code, message, again",
+    "code, message, transient",
     [
         ("UNAVAILABLE", "failed to connect", True),
         ("UNAVAILABLE", "Exceeds maximum queue size", True),
@@ -90,8 +83,8 @@ def test_an_unnamed_failure_becomes_the_nearest_name(code, message, cls, says):
         ("INTERNAL", "it broke", False),
     ],
 )
-def test_only_a_failure_that_may_pass_is_retried(code, message, again):
-    assert CallFailed(code, message).is_transient is again
+def test_only_transient_failures_are_retried(code, message, transient):
+    assert CallFailed(code, message).is_transient is transient
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
@@ -145,7 +138,7 @@ def test_an_address_may_leave_out_port_and_scheme(given, used):
         "http://host?x=1",
     ],
 )
-def test_what_is_no_address_is_refused(url):
+def test_an_invalid_address_is_refused(url):
     with pytest.raises(ValueError, match="is no"):
         Client(url)
 
@@ -183,6 +176,6 @@ def test_invalid_arguments_are_refused_without_a_request(free_port, error, call)
         ("from styleclip_client import Client; Client('http://localhost')", ("grpc", "torch")),
     ],
 )
-def test_only_what_is_needed_is_loaded(code, unused):
+def test_only_the_needed_modules_are_loaded(code, unused):
     code += f"; import sys; sys.exit(any(name in sys.modules for name in {unused!r}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

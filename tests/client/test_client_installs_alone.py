@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import venv
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import AVATAR, ROOT
+
 CLIENT = ROOT / "client" / "styleclip_client"
 HEAVY = {"torch", "dlib", "pytriton", "tritonserver", "onnxruntime", "onnx", "ray", "pyarrow",
          "streamlit", "cv2", "scipy"}  # fmt: skip
@@ -56,9 +56,8 @@ def test_it_brings_nothing_heavy(alone):
 
 def test_it_edits_a_photo(alone, server, tmp_path):
     out = tmp_path / "out.png"
-    photo = ROOT / "demo/samples/avatar-1.png"
     done = subprocess.run(
-        [alone / "styleclip", "edit", photo, "--target", "a sad face", "-o", out],
+        [alone / "styleclip", "edit", AVATAR, "--target", "a sad face", "-o", out],
         env={"PATH": os.environ["PATH"], "STYLECLIP_SERVER": server.grpc_url},
         cwd=tmp_path,
         capture_output=True,
@@ -71,7 +70,7 @@ def test_it_edits_a_photo(alone, server, tmp_path):
 
 def test_batch_says_what_ray_needs(alone, server, tmp_path):
     (tmp_path / "photos").mkdir()
-    shutil.copy(ROOT / "demo/samples/avatar-1.png", tmp_path / "photos")
+    shutil.copy(AVATAR, tmp_path / "photos")
     command = [alone / "styleclip", "batch", "photos", "--target", "a sad face", "-o", "out"]
     done = subprocess.run(
         [*command, "--ray", "local", "--server", server.grpc_url],

@@ -5,17 +5,15 @@ import json
 import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from paths import AVATAR, ROOT
 from styleclip_client import Client, Edit
 from styleclip_contract import errors
 
-ROOT = Path(__file__).resolve().parents[2]
-PHOTO = ROOT / "demo/samples/avatar-1.png"
 SUNGLASSES = "a face with sunglasses"
 
 
@@ -39,14 +37,14 @@ def test_the_status_has_readiness_models_and_domain(client):
 
 
 def test_a_photo_and_two_texts_give_an_edited_image(client):
-    edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format="PNG")
+    edited = client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES), format="PNG")
     assert edited.image().format == "PNG"
     assert len(edited.channels) == 1 and edited.channels[0] > 0
 
 
 def test_a_stronger_edit_changes_more(client):
     edit = client.domain().edit
-    latent = client.invert(PHOTO).w_plus
+    latent = client.invert(AVATAR).w_plus
     none, some, more = (
         pixels(client.edit(latent, edit(SUNGLASSES, strength=strength), format="PNG"))
         for strength in (0, 1, 4)
@@ -56,26 +54,26 @@ def test_a_stronger_edit_changes_more(client):
 
 def test_editing_the_latent_gives_what_editing_the_photo_gives(client):
     edit = client.domain().edit(SUNGLASSES)
-    inverted = client.invert(PHOTO)
+    inverted = client.invert(AVATAR)
     assert inverted.w_plus.dtype == np.float32 and inverted.w_plus.shape[1] == 512
     assert inverted.quad.shape == (4, 2)
     from_latent = client.edit(inverted.w_plus, edit, format="PNG")
-    from_photo = client.edit_photo(PHOTO, edit, format="PNG")
+    from_photo = client.edit_photo(AVATAR, edit, format="PNG")
     assert from_latent.channels == from_photo.channels
     assert abs(pixels(from_latent) - pixels(from_photo)).max() <= 1
 
 
 def test_several_edits_are_counted_one_by_one(client):
     edit = client.domain().edit
-    alone = client.edit_photo(PHOTO, edit(SUNGLASSES))
-    both = client.edit_photo(PHOTO, [edit(SUNGLASSES), edit("a face with a beard")])
+    alone = client.edit_photo(AVATAR, edit(SUNGLASSES))
+    both = client.edit_photo(AVATAR, [edit(SUNGLASSES), edit("a face with a beard")])
     assert len(both.channels) == 2
     assert both.channels[0] == alone.channels[0]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_the_image_has_the_requested_format(client, format):
-    edited = client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES), format=format)
+    edited = client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES), format=format)
     assert edited.image().format == format
 
 
@@ -83,18 +81,18 @@ def test_path_bytes_and_pil_images_are_edited_alike(client):
     edit = client.domain().edit(SUNGLASSES)
     answers = {
         client.edit_photo(photo, edit, format="PNG").picture
-        for photo in (PHOTO, PHOTO.read_bytes(), Image.open(PHOTO))
+        for photo in (AVATAR, AVATAR.read_bytes(), Image.open(AVATAR))
     }
     assert len(answers) == 1
 
 
-def test_a_threshold_that_leaves_no_channel_is_named(client):
+def test_a_threshold_that_leaves_no_channel_raises_no_channel_left(client):
     with pytest.raises(errors.NoChannelLeft, match=r"0\.\d"):
-        client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES, threshold=1))
+        client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES, threshold=1))
 
 
 def bad_photos():
-    whole = PHOTO.read_bytes()
+    whole = AVATAR.read_bytes()
     header = bytearray(whole[:64])
     header[16:24] = (40_000).to_bytes(4, "big") * 2
     return {
@@ -111,20 +109,20 @@ def repaired_header(header, whole):
 
 
 @pytest.mark.parametrize("error, photo", bad_photos().items(), ids=lambda value: str(value)[:40])
-def test_a_bad_photo_is_named_and_the_server_goes_on(client, error, photo):
+def test_a_bad_photo_raises_a_named_error_and_the_server_keeps_serving(client, error, photo):
     with pytest.raises(error):
         client.invert(photo)
     assert client.status().ready
 
 
-def test_a_photo_without_a_face_is_named(client):
+def test_a_photo_without_a_face_raises_no_face_found(client):
     buffer = io.BytesIO()
     Image.new("RGB", (320, 240), "white").save(buffer, "PNG")
     with pytest.raises(errors.NoFaceFound):
         client.invert(buffer.getvalue(), align=True)
 
 
-def test_every_face_is_reported_best_first_and_its_number_picks_it(client, golden):
+def test_faces_are_reported_best_first_and_chosen_by_their_index(client, golden):
     case = json.loads((golden / "align/align.json").read_text("utf-8"))["astronaut"]
     photo = golden / "align/astronaut.png"
     faces = client.faces(photo)
@@ -139,10 +137,10 @@ def test_every_face_is_reported_best_first_and_its_number_picks_it(client, golde
 @pytest.mark.parametrize("paste", [False, True])
 def test_the_file_names_the_texts_without_mark_false(client, paste):
     edits = client.domain().edit("a sad face"), client.domain().edit("a face with a hat")
-    marked = client.edit_photo(PHOTO, edits, paste=paste).image().info["xmp"].decode()
+    marked = client.edit_photo(AVATAR, edits, paste=paste).image().info["xmp"].decode()
     assert "a face → a sad face (α 5, β 0.15); a face → a face with a hat" in marked
-    assert b"StyleCLIP" not in client.edit_photo(PHOTO, edits, paste=paste, mark=False).picture
-    latent = client.invert(PHOTO).w_plus
+    assert b"StyleCLIP" not in client.edit_photo(AVATAR, edits, paste=paste, mark=False).picture
+    latent = client.invert(AVATAR).w_plus
     assert "a sad face" in client.edit(latent, edits).image().info["xmp"].decode()
     assert b"StyleCLIP" not in client.edit(latent, edits, mark=False).picture
 
@@ -150,7 +148,7 @@ def test_the_file_names_the_texts_without_mark_false(client, paste):
 def test_the_gps_position_of_a_photo_is_kept_on_request_only(client):
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
-    Image.open(PHOTO).save(buffer, "PNG", exif=exif)
+    Image.open(AVATAR).save(buffer, "PNG", exif=exif)
     for keep in (False, True):
         edited = client.edit_photo(
             buffer.getvalue(), client.domain().edit("a sad face"), paste=True, keep_gps=keep
@@ -172,7 +170,7 @@ def test_one_client_serves_several_threads(client):
         client.domain().edit(target)
         for target in (SUNGLASSES, "a sad face", "a face with a beard", "a face with red hair")
     ]
-    latent = client.invert(PHOTO).w_plus
+    latent = client.invert(AVATAR).w_plus
 
     def edit_image(edit: Edit):
         return client.edit(latent, edit, format="PNG").picture
@@ -186,12 +184,12 @@ def test_the_direction_of_an_edit_moves_the_channels_that_the_edit_reports(clien
     edit = domain.edit(SUNGLASSES)
     delta = client.direction(edit)
     assert delta.shape == (sum(domain.style_channels),)
-    inverted = client.invert(PHOTO)
+    inverted = client.invert(AVATAR)
     assert np.count_nonzero(delta) == client.edit(inverted.w_plus, edit).channels[0]
 
 
 def test_the_timings_count_the_requests_of_each_model(client):
-    client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES))
+    client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES))
     timings = {timing.name: timing for timing in client.timings()}
     assert timings["stylegan2"].requests >= 1
     assert timings["edit_photo"].seconds >= timings["edit_photo"].waiting >= 0

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paths import AVATAR
 from styleclip_client import AsyncClient, Client, requests, shared_memory
 from styleclip_contract import errors, wire
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
-
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,8 @@ def known(sharing):
     """A latent, an edit, and its results without shared memory."""
     with Client(sharing.grpc_url) as client:
         edit = client.domain().edit("a sad face")
-        face = client.invert(PHOTO)
-        return face, edit, client.draw(face.w_plus, edit), client.paste(PHOTO, face, edit)
+        face = client.invert(AVATAR)
+        return face, edit, client.draw(face.w_plus, edit), client.paste(AVATAR, face, edit)
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -64,7 +63,7 @@ def test_pixels_are_the_same_either_way(url, known):
     with Client(url, shared_memory=True) as client:
         drawn = client.draw(face.w_plus, edit)
         assert np.array_equal(drawn, pixels) and drawn.dtype == np.uint8
-        assert client.paste(PHOTO, face, edit).picture == pasted.picture
+        assert client.paste(AVATAR, face, edit).picture == pasted.picture
         assert client.edit(face.w_plus, edit).channels == pasted.channels
         plain = client.draw(face.w_plus)
         drawn[:] = 0  # a copy: no other image changes
@@ -78,7 +77,7 @@ def test_asyncio_uses_shared_memory_as_well(url, known):
     async def work():
         async with AsyncClient(url, shared_memory=True) as client:
             drawn = await asyncio.gather(*(client.draw(face.w_plus, edit) for _ in range(4)))
-            return drawn, await client.paste(PHOTO, face, edit)
+            return drawn, await client.paste(AVATAR, face, edit)
 
     drawn, edited = asyncio.run(work())
     assert all(np.array_equal(each, pixels) for each in drawn)

@@ -5,16 +5,15 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gateways
+from paths import AVATAR
 from styleclip_client import AsyncClient, Client, Edited
 from styleclip_contract import errors
 
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 SUNGLASSES = "a face with sunglasses"
 
 
@@ -38,15 +37,15 @@ def run(url, work, **options):
 def test_every_transport_gives_the_same_answers(server, url, compression):
     with Client(server.grpc_url) as reference:
         edit = reference.domain().edit(SUNGLASSES)
-        expected = reference.edit_photo(PHOTO, edit, format="PNG")
-        latent = reference.invert(PHOTO)
+        expected = reference.edit_photo(AVATAR, edit, format="PNG")
+        latent = reference.invert(AVATAR)
         delta = reference.direction(edit)
 
     async def work(client):
         assert (await client.domain()).edit(SUNGLASSES) == edit
         return (
-            await client.edit_photo(PHOTO, edit, format="PNG"),
-            await client.invert(PHOTO),
+            await client.edit_photo(AVATAR, edit, format="PNG"),
+            await client.invert(AVATAR),
             await client.direction(edit),
             await client.edit(latent.w_plus, edit, format="PNG"),
         )
@@ -54,8 +53,8 @@ def test_every_transport_gives_the_same_answers(server, url, compression):
     with Client(url, compression=compression) as client:
         assert client.domain().edit(SUNGLASSES) == edit
         by_threads = (
-            client.edit_photo(PHOTO, edit, format="PNG"),
-            client.invert(PHOTO),
+            client.edit_photo(AVATAR, edit, format="PNG"),
+            client.invert(AVATAR),
             client.direction(edit),
             client.edit(latent.w_plus, edit, format="PNG"),
         )
@@ -82,13 +81,13 @@ def test_every_transport_gives_the_same_status(server, url):
 def test_every_transport_names_the_error(url):
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES, threshold=1)
-        await client.edit_photo(PHOTO, edit)
+        await client.edit_photo(AVATAR, edit)
 
     with pytest.raises(errors.NoChannelLeft, match="at most 0"):
         run(url, work)
     with Client(url) as client:
         with pytest.raises(errors.NoChannelLeft, match="at most 0"):
-            client.edit_photo(PHOTO, client.domain().edit(SUNGLASSES, threshold=1))
+            client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES, threshold=1))
         with pytest.raises(errors.NotAnImage):
             client.invert(b"no image")
 
@@ -96,12 +95,12 @@ def test_every_transport_names_the_error(url):
 def test_one_client_serves_many_threads(url):
     with Client(url) as client:
         edit = client.domain().edit(SUNGLASSES)
-        answers = list(client.edit_many([PHOTO] * 12, edit, concurrency=6))
+        answers = list(client.edit_many([AVATAR] * 12, edit, concurrency=6))
     assert len(answers) == 12 and len({answer.picture for answer in answers}) == 1
 
 
 def test_many_photos_keep_their_order_and_failures_stay_alone(url, tmp_path):
-    photos = [PHOTO, b"no image", PHOTO.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
+    photos = [AVATAR, b"no image", AVATAR.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
 
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES)
@@ -123,7 +122,7 @@ def test_photos_are_read_only_as_there_is_room(server):
     def endless():
         while True:
             taken.append(1)
-            yield PHOTO
+            yield AVATAR
 
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES)
@@ -151,14 +150,14 @@ def test_tls_works_with_a_trusted_authority(server, certificate, scheme):
     with gateways.tls_gateway(target, *certificate) as port:
         url = f"{scheme}://localhost:{port}"
         with Client(url, ca=certificate[0]) as client:
-            assert client.invert(PHOTO).w_plus.shape == (14, 512)
-        latent = run(url, lambda client: client.invert(PHOTO), ca=certificate[0])
+            assert client.invert(AVATAR).w_plus.shape == (14, 512)
+        latent = run(url, lambda client: client.invert(AVATAR), ca=certificate[0])
         assert latent.w_plus.shape == (14, 512)
         with (
             Client(url, timeout=5, retries=0) as client,
             pytest.raises(errors.ServerUnavailable, match=r"(?i)certificate"),
         ):
-            client.invert(PHOTO)
+            client.invert(AVATAR)
 
 
 def test_a_token_is_sent_and_its_lack_is_named(server):
@@ -187,7 +186,7 @@ def test_a_busy_gateway_is_retried_and_a_refused_photo_is_not(server):
 
 def test_more_requests_than_the_queue_holds_are_all_answered_in_the_end(server):
     with Client(server.grpc_url, retries=1) as client:
-        latent, edit = client.invert(PHOTO).w_plus, client.domain().edit("a sad face")
+        latent, edit = client.invert(AVATAR).w_plus, client.domain().edit("a sad face")
 
         def outcome(one):
             try:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks import Encoder4Editing
@@ -43,14 +44,10 @@ def small(num_latents=8, w_avg=None):
 
 
 def weights_of(module):
-    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    weights = to_weights(module)
     if module.w_avg is not None:
         weights["w_avg"] = module.w_avg.numpy()
     return weights
-
-
-def relative_error(output, expected):
-    return ((output - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("num_latents", [8, 14])
@@ -123,7 +120,7 @@ def image(*shape):
 
 # Channels: a power of two, none, and more than one program takes.
 @pytest.mark.parametrize("channels", [16, 24, 112])
-def test_elementwise_kernels(interpreter, monkeypatch, channels):
+def test_elementwise_kernels_match_the_formulas(interpreter, monkeypatch, channels):
     torch.manual_seed(0)
     x, y, small = (
         image(2, channels, 12, 20),
@@ -153,7 +150,7 @@ def test_elementwise_kernels(interpreter, monkeypatch, channels):
 # Output pixels of a head: 1 (which only four taps reach), few, and more than one tile.
 @pytest.mark.parametrize("n, size", [(1, 2), (3, 2), (1, 4), (2, 8), (2, 16), (5, 16)])
 @pytest.mark.parametrize("channels", [16, 80])
-def test_the_heads_kernels(interpreter, monkeypatch, n, size, channels):
+def test_the_head_kernels_match_the_formulas(interpreter, monkeypatch, n, size, channels):
     torch.manual_seed(0)
     x = torch.randn(n, size, size, 3, channels)
     weight, bias = torch.randn(3, channels, 3, 3, channels), torch.randn(3, channels)

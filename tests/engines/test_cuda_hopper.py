@@ -31,7 +31,7 @@ def upsampled(x, weight):
 
 
 @supported_triton
-def test_the_blur_in_the_filters_and_the_one_along_columns_are_the_upsampling_convolution():
+def test_blurred_filters_and_a_blur_along_columns_give_the_upsampling_convolution():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 5, 7), torch.randn(4, 6, 3, 3)
     taps = hopper.up_convolution.arrange_taps(weight).view(
@@ -53,7 +53,7 @@ def test_the_blur_in_the_filters_and_the_one_along_columns_are_the_upsampling_co
 
 
 @supported_triton
-def test_filters_of_the_last_convolution():
+def test_the_rearranged_filters_of_the_last_convolution_give_the_same_output():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 5, 7), torch.randn(4, 6, 3, 3)
     taps = hopper.last_convolution.arrange_taps(weight)
@@ -65,7 +65,7 @@ def test_filters_of_the_last_convolution():
 @on_hopper
 @pytest.mark.parametrize("batch", [1, 5])  # programs of few rows and of many
 @pytest.mark.parametrize("noise", [True, False])
-def test_the_upsampling_convolution(batch, noise):
+def test_the_upsampling_kernel_matches_the_formula(batch, noise):
     torch.manual_seed(0)
     x = torch.randn(batch, 200, 136, 64, device="cuda").half()  # no multiple of a program
     weight = torch.randn(32, 64, 3, 3, device="cuda") / math.sqrt(9 * 64)
@@ -88,7 +88,7 @@ def test_the_upsampling_convolution(batch, noise):
 @on_hopper
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
-def test_the_last_block_draws_the_image_of_the_other_kernels(batch, dtype, monkeypatch):
+def test_the_last_block_matches_the_general_kernels(batch, dtype, monkeypatch):
     from styleclip_networks.stylegan2 import Generator
 
     torch.manual_seed(0)

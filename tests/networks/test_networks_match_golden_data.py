@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
 from torch.nn import functional as F
 
+from paths import GOLDEN
 from styleclip_export.cli import run
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds, find_cases, run_case, unknown_files, verify

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from paths import ROOT
 from styleclip_server.serving.configs import QUEUE_LENGTH
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 FINAL = {

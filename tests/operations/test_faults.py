@@ -26,7 +26,7 @@ def short_faults(monkeypatch):
     monkeypatch.setattr(faults, "SECONDS", 1.0)
 
 
-def assert_it_edits(server):
+def assert_edits(server):
     with Client(server.grpc, retries=12) as client:
         client.edit_photo(PHOTOS[0], client.domain().edit("a sad face"))
 
@@ -35,7 +35,7 @@ def assert_it_edits(server):
 def test_a_bad_client_disturbs_no_other_client(target, fault):
     before = [process.pid for process in target.list_processes()]
     fault.inject(target)
-    assert_it_edits(target)
+    assert_edits(target)
     assert [process.pid for process in target.list_processes()] == before
 
 
@@ -44,7 +44,7 @@ def test_malformed_requests_crash_nothing(target):
     fuzzer = Fuzzer(target, seed=11)
     for _ in range(200):
         assert fuzzer.draw()()
-    assert_it_edits(target)
+    assert_edits(target)
     assert [process.pid for process in target.list_processes()] == before
 
 
@@ -52,14 +52,14 @@ def test_malformed_requests_crash_nothing(target):
 @pytest.mark.parametrize("inject", [faults.fill_shared_memory, faults.fill_disk_and_kill_step])
 def test_the_server_heals_after_full_memory_and_disks(target, inject):
     inject(target)
-    assert_it_edits(target)
+    assert_edits(target)
 
 
 def test_overload_is_refused_with_a_named_error_that_can_be_retried(target):
     with Load(target.grpc, rate=50, retries=0) as load:
         time.sleep(3)
     assert set(count_outcomes(load.outcomes)) == {ANSWERED, "ServerBusy"}
-    assert_it_edits(target)
+    assert_edits(target)
 
 
 def test_a_killed_step_gives_a_named_error_that_can_be_retried(target):
@@ -67,7 +67,7 @@ def test_a_killed_step_gives_a_named_error_that_can_be_retried(target):
     with Client(target.grpc, retries=0) as client, pytest.raises(StyleclipError) as caught:
         client.edit_photo(PHOTOS[0], client.within(60).domain().edit("a sad face"))
     assert isinstance(caught.value, ServerUnavailable)
-    assert_it_edits(target)
+    assert_edits(target)
 
 
 def test_killing_the_launcher_and_triton_leaves_no_process():

@@ -6,18 +6,16 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from paths import AVATAR, SAMPLES
 from styleclip_client import Client
 from styleclip_contract import limits
 from styleclip_contract.errors import AccessRefused, ImageTooLarge, ServerBusy, ServerUnavailable
 from tools.chaos import gateway as compose
 
-ROOT = Path(__file__).resolve().parents[2]
-PHOTO = ROOT / "demo/samples/avatar-1.png"
 SCHEMES = ("grpcs", "https")
 
 pytestmark = pytest.mark.skipif(not compose.NGINX, reason="no nginx: apt-get install nginx-light")
@@ -69,7 +67,7 @@ def refilled_rate():
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_client_with_a_token_edits_through_tls(gateway, scheme):
     with gateway.client(scheme) as client:
-        edited = client.edit_photo(PHOTO, client.domain().edit("a sad face"))
+        edited = client.edit_photo(AVATAR, client.domain().edit("a sad face"))
         assert edited.image().size == (256, 256)
         assert client.status().ready
         assert client.timings()
@@ -78,7 +76,7 @@ def test_a_client_with_a_token_edits_through_tls(gateway, scheme):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_unknown_token_is_refused(gateway, scheme):
     with gateway.client(scheme, token="0" * 48) as client:
-        for call in (client.domain, lambda: client.invert(PHOTO)):
+        for call in (client.domain, lambda: client.invert(AVATAR)):
             with pytest.raises(AccessRefused, match="no valid token"):
                 call()
 
@@ -99,7 +97,7 @@ def test_a_request_over_the_size_limit_is_image_too_large(gateway, scheme):
         edit = client.domain().edit("a sad face")
         with pytest.raises(ImageTooLarge):
             client.edit_photo(bytes(limits.PHOTO_BYTES + 2**21), edit)
-        assert client.edit_photo(PHOTO, edit).image()  # the connection still works
+        assert client.edit_photo(AVATAR, edit).image()  # the connection still works
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -119,7 +117,7 @@ def test_a_client_over_the_rate_limit_gets_server_busy(gateway, scheme):
 @pytest.mark.usefixtures("refilled_rate")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_only_one_inference_runs_at_a_time_and_others_get_server_busy(gateway, scheme):
-    photos = sorted(PHOTO.parent.glob("*.png"))
+    photos = sorted(SAMPLES.glob("*.png"))
 
     def invert(photo, retries):
         with gateway.client(scheme, retries=retries) as client:

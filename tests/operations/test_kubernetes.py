@@ -20,10 +20,11 @@ import pytest
 import yaml
 
 from kubernetes_schemas import HEADER, PREDICTOR, SCALED_OBJECT, closed
+from paths import ROOT
 from styleclip_server.__main__ import command as server_command
 from styleclip_server.serving.configs import ENSEMBLES, QUEUE_SECONDS
 
-FOLDER = Path(__file__).resolve().parents[2] / "docker/kubernetes"
+FOLDER = ROOT / "docker/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
 VERSIONS = ("1.30", "1.37")  # of Kubernetes: the first with preStop's sleep, and the newest known
 KUBECTL = shutil.which("kubectl", path=Path(sys.executable).parent) or shutil.which("kubectl")

@@ -10,11 +10,10 @@ import urllib.request
 import pytest
 import yaml
 
+from paths import AVATAR, ROOT
 from styleclip_client import Client
 from styleclip_contract.errors import NoFaceFound
-from styleclip_server.serving.options import default_repository
 
-ROOT = default_repository().parent
 FOLDER = ROOT / "docker/monitoring"
 # Metrics that only a server with a GPU has, and Prometheus's own.
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "up"}
@@ -53,10 +52,9 @@ def test_each_alert_is_tested_and_explained():
 
 def test_rules_and_dashboard_use_only_existing_metrics(server):
     with Client(server.grpc_url) as client:
-        photo = ROOT / "demo/samples/avatar-1.png"
-        client.edit_photo(photo, client.domain().edit("a sad face"))
+        client.edit_photo(AVATAR, client.domain().edit("a sad face"))
         with pytest.raises(NoFaceFound):
-            client.invert(photo, align=True)
+            client.invert(AVATAR, align=True)
     page = urllib.request.urlopen(server.metrics_url).read().decode()
     existing = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE)) | GPU_METRICS
     existing |= {rule["record"] for rule in rules() if "record" in rule}
@@ -77,7 +75,7 @@ def test_triton_counts_a_failed_ensemble_twice(server):
 
     before = failures()
     with Client(server.grpc_url) as client, pytest.raises(NoFaceFound):
-        client.invert(ROOT / "demo/samples/avatar-1.png", align=True)
+        client.invert(AVATAR, align=True)
     deadline = time.monotonic() + 10  # the second may be counted after the answer
     while failures() - before < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from paths import AVATAR, SAMPLES
+
 pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
 pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
 import numpy as np
@@ -29,12 +31,12 @@ from page_state import (
     wait_for_image,
 )
 from styleclip_client import Client, Recipe
-from tools.browser import WAIT, free_port, press_slider_key, wait_until_idle
+from tools.browser import WAIT, press_slider_key, wait_until_idle
+from tools.ports import find_free_port
 
-ROOT = Path(__file__).resolve().parents[2]
-FIRST = ROOT / "demo/samples/avatar-1.png"  # what the page opens with
-SAMPLE = ROOT / "demo/samples/avatar-3.png"
-PHOTO = ROOT / "demo/samples/photo-1.jpg"
+FIRST = AVATAR  # what the page opens with
+SAMPLE = SAMPLES / "avatar-3.png"
+PHOTO = SAMPLES / "photo-1.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +275,7 @@ def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path)
     from styleclip_server.serving.supervisor import running_server
     from tools.browser import running_page
 
-    ports = {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
+    ports = {f"{kind}_port": find_free_port() for kind in ("http", "grpc", "metrics")}
     options = Options(default_repository(), log=tmp_path / "server.log")
     options = replace(options, **ports)
     address = f"127.0.0.1:{ports['grpc_port']}"

@@ -1,8 +1,8 @@
 """The page with a keyboard, a screen reader, a phone, and ten people at once."""
 
-from pathlib import Path
-
 import pytest
+
+from paths import SAMPLES
 
 pytest.importorskip("streamlit", reason="the page's packages are missing: make ui")
 pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
@@ -22,7 +22,6 @@ from page_state import (
 from styleclip_client import Client
 from tools.browser import WAIT, press_slider_key, wait_until_idle
 
-ROOT = Path(__file__).resolve().parents[2]
 USERS = 10
 
 # The accessible name of the focused element, also inside components.
@@ -63,7 +62,7 @@ def test_axe_finds_nothing_serious(visit, scheme, views):
     wait_until_idle(page)
     old = edited_digest(page)
     choose_option(page, "Upload")
-    upload_file(page, ROOT / "demo/samples/photo-1.jpg")
+    upload_file(page, SAMPLES / "photo-1.jpg")
     complete = wait_for_change(page, old)
     page.get_by_text("Find the face first", exact=True).click()
     wait_for_change(page, complete)
@@ -115,7 +114,7 @@ def test_the_first_view_fits_the_screen(visit, size):
 def test_ten_people_at_once_see_their_own_images_and_no_error(visit, server):
     with Client(server.grpc_url) as client:
         presets = client.domain().presets[:USERS]
-        samples = sorted((ROOT / "demo/samples").glob("avatar-*.png"))
+        samples = sorted(SAMPLES.glob("avatar-*.png"))
         latents = [client.invert(sample).w_plus for sample in samples]
         choices = [(user % len(samples), preset_) for user, preset_ in enumerate(presets)]
         expected = [decode_pixels(client.edit(latents[sample], preset_.edit).picture)

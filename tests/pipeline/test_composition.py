@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
 from PIL import Image, ImageFilter
 
 import icc_profiles
+from paths import GOLDEN
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
 from styleclip_server.pipeline import images, metadata

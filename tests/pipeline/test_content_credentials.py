@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+from paths import AVATAR
 from styleclip_client import Client
 from styleclip_server.pipeline import credentials
 from styleclip_server.pipeline.composition import compose
@@ -139,7 +140,7 @@ def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeyp
                       log=tmp_path / "log")  # fmt: skip
     with running_server(options) as server, Client(server.grpc_url) as client:
         edited = client.edit_photo(
-            default_repository().parent / "demo/samples/avatar-1.png",
+            AVATAR,
             client.domain().edit("a sad face"),
         )
     state, action = read(edited.picture, "JPEG")

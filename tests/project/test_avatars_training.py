@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 TRAINING = ROOT / "domains/avatars"
 
 for package in ("dicebear", "onnx", "resvg_py", "torch"):

@@ -4,19 +4,17 @@ import base64
 import io
 import json
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from paths import AVATAR, ROOT
 from styleclip_client import Client
 from styleclip_networks import Generator
 from styleclip_networks.stylegan2 import channels_by_base
 from tools.bench import baseline, baseline_server, networks_from_onnx
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @torch.inference_mode()
@@ -52,7 +50,7 @@ def test_class_embeddings_at_77_tokens_are_those_of_trimmed_texts(networks):
 
 
 def test_the_baseline_server_draws_what_triton_draws(server):
-    photo = (ROOT / "demo/samples/avatar-1.png").read_bytes()
+    photo = AVATAR.read_bytes()
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a sad face")
         ours = client.edit_photo(photo, edit, format="JPEG").image()

@@ -1,15 +1,13 @@
 """The benchmarks run, write their results, and refuse wrong options."""
 
 import json
-from pathlib import Path
 
 import yaml
 from click.testing import CliRunner
 
+from paths import ROOT
 from styleclip_contract import wire
 from tools.bench import fs3, gpu_networks, plots, server
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):

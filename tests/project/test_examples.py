@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-# What each prints, and the pictures that it leaves.
+from paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+# What each example prints, and the images that it writes.
 EXPECTED = {
     "sync_grpc.py": (
         r"sunglasses: \d+ channels moved\nboth: 256 x 256 pixels\n",
@@ -55,8 +56,8 @@ def test_an_example_runs(server, tmp_path, name):
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    pattern, pictures = EXPECTED[name]
+    pattern, images = EXPECTED[name]
     assert re.search(pattern, done.stdout), done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
-    for picture in pictures:
-        Image.open(tmp_path / picture).load()
+    assert sorted(path.name for path in tmp_path.iterdir()) == images
+    for image in images:
+        Image.open(tmp_path / image).load()

@@ -3,12 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
+from paths import AVATAR, ROOT
 from styleclip_client import Client
 from styleclip_contract import errors, wire
 
-ROOT = Path(__file__).resolve().parents[2]
 WIRE = (ROOT / "docs/wire.md").read_text("utf-8")
 # Errors that only the client raises.
 CLIENT_ERRORS = {
@@ -82,15 +81,14 @@ def test_raw_http_requests_give_the_same_images_as_the_client(server, tmp_path):
     (code,) = blocks(WIRE, "python")
     code = code.replace("localhost:8000", server.http_url) + EDIT_THE_LATENT
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
-    photo = ROOT / "demo/samples/avatar-1.png"
     with Client(server.grpc_url) as client:
         domain = client.domain()
         sunglasses = domain.edit("a face with sunglasses", strength=5, threshold=0.15)
-        expected = client.edit_photo(photo, sunglasses).picture
+        expected = client.edit_photo(AVATAR, sunglasses).picture
         assert (tmp_path / "sunglasses.jpg").read_bytes() == expected
         both = [
             domain.edit("a sad face", strength=4, threshold=0.15),
             domain.edit("a face with a beard", strength=5, threshold=0.15),
         ]
-        expected = client.edit(client.invert(photo).w_plus, both, format="PNG").picture
+        expected = client.edit(client.invert(AVATAR).w_plus, both, format="PNG").picture
         assert (tmp_path / "two-edits.png").read_bytes() == expected

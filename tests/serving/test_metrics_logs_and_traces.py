@@ -1,10 +1,9 @@
-"""What an operator sees: metrics on Triton's port, log lines and traces by the ids of requests."""
+"""Metrics on Triton's port, and log lines and traces with the ids of requests."""
 
 import json
 import os
 import re
 import threading
-import time
 import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,14 +12,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from paths import AVATAR
+from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import NoChannelLeft, NoFaceFound, NotAnImage
 from styleclip_server.serving import request_log
-from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.server_log import ServerLog
 from styleclip_server.serving.supervisor import running_server
-
-PHOTO = default_repository().parent / "demo/samples/avatar-1.png"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +54,10 @@ def observed(tmp_path_factory, spans):
         running_server(options, canary=0) as server,
         Client(server.grpc_url, name="shop") as client,
     ):
-        yield client, lambda: scrape(server.metrics_url), log
+        yield client, lambda: read_metrics(server.metrics_url), log
 
 
-def scrape(url):
+def read_metrics(url):
     """name{labels} → value of each of our metrics."""
     text = urllib.request.urlopen(url).read().decode()
     return {
@@ -67,9 +66,10 @@ def scrape(url):
     }
 
 
-def grown(scrape, act):
+def metric_changes(scrape, action):
+    """Return how much each metric changed by calling `action`."""
     before = scrape()
-    act()
+    action()
     return {
         series: value - before.get(series, 0)
         for series, value in scrape().items()
@@ -78,36 +78,38 @@ def grown(scrape, act):
 
 
 def test_the_canary_at_the_start_is_not_counted(observed):
-    _, look, _ = observed
-    assert not any(look().values())
+    _, scrape, _ = observed
+    assert not any(scrape().values())
 
 
 def test_an_edit_is_counted_with_its_strength_threshold_cache_and_format(observed):
-    client, look, _ = observed
+    client, scrape, _ = observed
     edit = client.domain().edit("a sad face", strength=4, threshold=0.12)
-    seen = grown(look, lambda: [client.edit_photo(PHOTO, edit, format="PNG") for _ in range(3)])
-    assert seen['styleclip_edits_total{domain="avatars"}'] == 3
-    assert seen['styleclip_pictures_total{domain="avatars",format="PNG"}'] == 3
-    assert seen['styleclip_cache_requests_total{cache="offsets",result="miss"}'] == 1
-    assert seen['styleclip_cache_requests_total{cache="offsets",result="hit"}'] == 2
-    # The edit's texts are the first that this server sees, but for the canary's neutral one.
-    assert seen['styleclip_cache_requests_total{cache="texts",result="miss"}'] == 1
-    assert seen['styleclip_strength_bucket{domain="avatars",le="4"}'] == 3
-    assert 'styleclip_strength_bucket{domain="avatars",le="3"}' not in seen
-    assert seen['styleclip_threshold_bucket{domain="avatars",le="0.12"}'] == 3
-    assert 'styleclip_threshold_bucket{domain="avatars",le="0.1"}' not in seen
+    changes = metric_changes(
+        scrape, lambda: [client.edit_photo(AVATAR, edit, format="PNG") for _ in range(3)]
+    )
+    assert changes['styleclip_edits_total{domain="avatars"}'] == 3
+    assert changes['styleclip_pictures_total{domain="avatars",format="PNG"}'] == 3
+    assert changes['styleclip_cache_requests_total{cache="offsets",result="miss"}'] == 1
+    assert changes['styleclip_cache_requests_total{cache="offsets",result="hit"}'] == 2
+    # The edit's texts are the first of this server, except the canary's neutral text.
+    assert changes['styleclip_cache_requests_total{cache="texts",result="miss"}'] == 1
+    assert changes['styleclip_strength_bucket{domain="avatars",le="4"}'] == 3
+    assert 'styleclip_strength_bucket{domain="avatars",le="3"}' not in changes
+    assert changes['styleclip_threshold_bucket{domain="avatars",le="0.12"}'] == 3
+    assert 'styleclip_threshold_bucket{domain="avatars",le="0.1"}' not in changes
 
 
 def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_the_error(observed):
-    client, look, _ = observed
+    client, scrape, _ = observed
 
-    def act():
+    def invert_bad_photos():
         with pytest.raises(NoFaceFound):
-            client.invert(PHOTO, align=True)
+            client.invert(AVATAR, align=True)
         with pytest.raises(NotAnImage):
-            client.invert(b"no picture")
+            client.invert(b"not an image")
 
-    assert grown(look, act) == {
+    assert metric_changes(scrape, invert_bad_photos) == {
         'styleclip_refusals_total{error="NoFaceFound",step="align"}': 1,
         'styleclip_refusals_total{error="NotAnImage",step="align"}': 1,
         **{
@@ -119,16 +121,16 @@ def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_th
 
 
 def test_the_faces_of_a_photo_are_counted(observed, golden):
-    client, look, _ = observed
+    client, scrape, _ = observed
     photo = Image.open(golden / "align/astronaut.png")
-    seen = grown(look, lambda: client.invert(photo, align=True, face=0))
-    assert seen['styleclip_faces_found_count{domain="avatars"}'] == 1
-    assert seen['styleclip_faces_found_sum{domain="avatars"}'] == 2
+    changes = metric_changes(scrape, lambda: client.invert(photo, align=True, face=0))
+    assert changes['styleclip_faces_found_count{domain="avatars"}'] == 1
+    assert changes['styleclip_faces_found_sum{domain="avatars"}'] == 2
 
 
 def test_labels_are_bounded(observed):
-    _, look, _ = observed
-    labels = {label for series in look() for label in re.findall(r'(\w+)="', series)}
+    _, scrape, _ = observed
+    labels = {label for series in scrape() for label in re.findall(r'(\w+)="', series)}
     assert labels == {"domain", "step", "error", "format", "cache", "result", "le"}
 
 
@@ -138,7 +140,7 @@ def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed)
     with pytest.raises(NoChannelLeft) as caught:
         client.direction(client.domain().edit(secret, threshold=1))
     assert re.fullmatch("shop-[0-9a-f]{32}", caught.value.request_id)
-    (entry,) = soon(
+    (entry,) = wait_until(
         lambda: [e for e in lines(log) if e.get("request_id") == caught.value.request_id]
     )
     assert entry["step"] == "direction" and entry["outcome"] == "NoChannelLeft"
@@ -147,8 +149,9 @@ def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed)
 
 def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, spans):
     client, _, log = observed
-    client.edit_photo(PHOTO, client.domain().edit("a face with sunglasses"))
-    newest = soon(lambda: [e for e in lines(log) if e.get("step") == "compose"])[-1]["request_id"]
+    client.edit_photo(AVATAR, client.domain().edit("a face with sunglasses"))
+    composed = wait_until(lambda: [e for e in lines(log) if e.get("step") == "compose"])
+    newest = composed[-1]["request_id"]
     steps = [entry["step"] for entry in lines(log) if entry.get("request_id") == newest]
     assert steps == ["align", "direction", "compose"]
     assert "sunglasses" not in log.read_text()
@@ -161,7 +164,7 @@ def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, span
         }
 
     expected = {"edit_photo", "align", "e4e", "direction", "stylegan2", "compose"}
-    assert soon(lambda: traced() == expected)
+    assert wait_until(lambda: traced() == expected)
 
 
 def test_every_line_of_the_json_log_is_json(observed):
@@ -205,7 +208,7 @@ def test_a_log_is_written_again_when_it_can_be(tmp_path):
     with followed(log) as pipe:
         pipe.write(b"left out\n")
         pipe.flush()
-        assert soon(lambda: log.last_lines)
+        assert wait_until(lambda: log.last_lines)
         folder.unlink()
         folder.mkdir()
         pipe.write(b"written\n")
@@ -231,11 +234,3 @@ def values(span):
     for entry in span.get("attributes", ()):
         strings[entry["key"]] = entry["value"].get("stringValue")
     return strings
-
-
-def soon(look, seconds=15):
-    """The first true result of `look`: lines and spans come after the answer."""
-    end = time.monotonic() + seconds
-    while not (result := look()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return result

@@ -4,11 +4,11 @@ import hashlib
 import json
 import shutil
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from paths import ROOT
 from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_server.engines.flavours import FLAVOURS, OVERLAYS
@@ -16,7 +16,7 @@ from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs, model_repository
 
-REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+REPOSITORY = ROOT / "model_repository"
 
 
 @pytest.mark.parametrize("domain", [None, *model_repository.domains(REPOSITORY)])

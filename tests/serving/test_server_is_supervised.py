@@ -8,20 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from paths import AVATAR
+from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.serving.installation import find_installation
 from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
 from styleclip_server.serving.supervisor import running_server
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
-
-PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 
 
 def options(tmp_path, **changes):
@@ -32,18 +30,9 @@ def children_of(pid):
     return psutil.Process(pid).children(recursive=True)
 
 
-def works(server):
+def assert_edits(server):
     with Client(server.grpc_url, timeout=10) as client:
-        client.edit_photo(PHOTO, client.domain().edit("a sad face"))
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the condition was never met")
+        client.edit_photo(AVATAR, client.domain().edit("a sad face"))
 
 
 def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_left(tmp_path):
@@ -53,18 +42,18 @@ def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_l
         stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
         assert len(stubs) == 11
         stubs[0].kill()
-        wait_for(lambda: server.restarts == 1)
+        wait_until(lambda: server.restarts == 1)
         assert server.grpc_url == address and server.pid != first
-        works(server)
+        assert_edits(server)
 
         os.kill(server.pid, signal.SIGKILL)  # the server itself
-        wait_for(lambda: server.restarts == 2)
-        works(server)
+        wait_until(lambda: server.restarts == 2)
+        assert_edits(server)
         after = children_of(server.pid)
     _, alive = psutil.wait_procs([*before, *after], timeout=5)
     assert not alive
     with pytest.raises(StyleclipError):
-        works(server)
+        assert_edits(server)
 
 
 def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
@@ -79,7 +68,7 @@ def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, m
     monkeypatch.setattr(TritonProcess, "wait_until_ready", fail_the_first)
     with running_server(options(tmp_path), canary=0) as server:
         assert len(starts) == 2 and not psutil.pid_exists(starts[0])
-        works(server)
+        assert_edits(server)
 
 
 def test_refused_requests_are_freed(tmp_path):
@@ -88,11 +77,11 @@ def test_refused_requests_are_freed(tmp_path):
         running_server(options(tmp_path, log=log), canary=0) as server,
         Client(server.grpc_url) as client,
     ):
-        latent = client.invert(PHOTO).w_plus
+        latent = client.invert(AVATAR).w_plus
         edit = client.domain().edit("a sad face", threshold=1)
         for refused in (
             lambda: client.edit_photo(b"no photo", edit),
-            lambda: client.edit_photo(PHOTO, edit),
+            lambda: client.edit_photo(AVATAR, edit),
             lambda: client.edit(latent, edit),
             lambda: client.invert(b"no photo"),
         ):
@@ -131,7 +120,7 @@ def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
     shutil.copytree(default_repository() / "avatars", domains / "cartoons")
     elsewhere = options(tmp_path, repository=steps, domains=domains, domain="cartoons")
     with running_server(elsewhere, canary=0) as server:
-        works(server)
+        assert_edits(server)
     with (
         pytest.raises(ServerStartFailed, match=f"{domains} has no domain 'horses', only cartoons"),
         running_server(options(tmp_path, repository=steps, domains=domains, domain="horses")),
@@ -150,7 +139,7 @@ def test_a_complete_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatc
     monkeypatch.setenv("STYLECLIP_TRITON", str(complete))
     with running_server(options(tmp_path), canary=0) as server:
         assert str(complete) in " ".join(psutil.Process(server.pid).cmdline())
-        works(server)
+        assert_edits(server)
     monkeypatch.setenv("STYLECLIP_TRITON", str(tmp_path))
     with (
         pytest.raises(ServerStartFailed, match="STYLECLIP_TRITON"),

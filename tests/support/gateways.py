@@ -60,23 +60,25 @@ def forwarder(target: str, tls: ssl.SSLContext | None = None, port: int = 0) -> 
 def _accept(listener, address, tls, sockets) -> None:
     while True:
         try:
-            near, _ = listener.accept()
+            client_socket, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_forward, args=(near, address, tls, sockets), daemon=True).start()
+        threading.Thread(
+            target=_forward, args=(client_socket, address, tls, sockets), daemon=True
+        ).start()
 
 
-def _forward(near, address, tls, sockets) -> None:
+def _forward(client_socket, address, tls, sockets) -> None:
     try:
-        near = tls.wrap_socket(near, server_side=True) if tls else near
-        far = socket.create_connection(address)
+        client_socket = tls.wrap_socket(client_socket, server_side=True) if tls else client_socket
+        server_socket = socket.create_connection(address)
     except OSError:  # a client that does not trust the certificate
-        near.close()
+        client_socket.close()
         return
-    sockets += [near, far]
-    other = threading.Thread(target=_copy, args=(far, near), daemon=True)
+    sockets += [client_socket, server_socket]
+    other = threading.Thread(target=_copy, args=(server_socket, client_socket), daemon=True)
     other.start()
-    _copy(near, far)
+    _copy(client_socket, server_socket)
     other.join()
 
 

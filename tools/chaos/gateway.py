@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tools.ports import find_free_port
+
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -41,7 +43,7 @@ class Gateway:
         names: tuple[str, ...] = ("tester",),
     ) -> None:
         assert NGINX, "nginx is missing: apt-get install nginx-light"
-        self.port = _free_port()
+        self.port = find_free_port()
         self.tokens: dict[str, str] = {}
         self.passwords: dict[str, str] = {}
         for name in names:
@@ -99,10 +101,3 @@ class Gateway:
             except OSError:
                 time.sleep(0.1)
         raise RuntimeError(f"the gateway did not start: {self.log.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
