@@ -80,7 +80,10 @@ def test_make_alone_lists_every_command():
     listing = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert re.findall(r"^  ([a-z-]+) +\S", listing, re.MULTILINE) == list(TARGETS)
+    commands = re.findall(r"^  ([a-z-]+) +(\S.*)$", listing, re.MULTILINE)
+    assert [name for name, _ in commands] == list(TARGETS)
+    for name, purpose in commands:
+        assert f"| `make {name}` | {purpose} |\n" in README
 
 
 def test_the_locks_pin_every_package_exactly():
