@@ -241,7 +241,7 @@ build_ngc_base() {
 FROM localhost/base
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip
 COPY requirements/server.txt /
-COPY server/styleclip_server/engines/onnxruntime/model.py /opt/tritonserver/backends/onnxruntime/
+COPY server/styleclip_server/serving/backends/onnxruntime.py /opt/tritonserver/backends/onnxruntime/model.py
 RUN grep -E '^(onnxruntime|flatbuffers|packaging|protobuf)==' server.txt > backend.txt \
     && python3 -m pip install --no-deps --target /opt/tritonserver/backends/onnxruntime -r backend.txt \
     && grep '^nvidia-pytriton==' server.txt > triton.txt \

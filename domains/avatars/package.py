@@ -36,7 +36,7 @@ from styleclip_export.convert.random_inputs import (
     seeded,
 )
 from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
-from styleclip_server.engines.flavours import MODEL_FILE
+from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import model_repository
 
 NAME = "avatars"

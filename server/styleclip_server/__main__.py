@@ -15,8 +15,9 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from styleclip_server.engines.flavours import FLAVOURS
-from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
+from styleclip_server.engines.engine import ENGINES
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.request_log import SELECTIONS
 from styleclip_server.serving.server_log import FORMATS, JsonFormatter
 from styleclip_server.serving.supervisor import CANARY_SECONDS, RunningServer
@@ -39,7 +40,7 @@ _PORT = click.IntRange(0, 65535)
               help="The model repository.")  # fmt: skip
 @click.option("--domains", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="The folder of the domains, if not the repository.")  # fmt: skip
-@click.option("--networks", type=click.Choice(("auto", *FLAVOURS)), default=Options.networks,
+@click.option("--networks", type=click.Choice(("auto", *ENGINES)), default=Options.networks,
               help="What runs the networks: torch (PyTorch on a GPU, the fastest), gpu or cpu "
               "(ONNX Runtime), openvino (on a CPU); auto: the fastest here.")  # fmt: skip
 # Where.

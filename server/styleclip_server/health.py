@@ -6,49 +6,13 @@ edited (the canary). Needs the client's packages only.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 
 import click
-from PIL import Image
 
-from styleclip_client import Client
-from styleclip_contract.errors import DeadlineExceeded, ServerBusy, StyleclipError
-from styleclip_contract.wire import CANARY
-
-TIMEOUT = 10.0  # seconds; the edit takes 0.1 to 0.3 on two cores
-
-
-def check(address: str, timeout: float = TIMEOUT) -> None:
-    """Edits a small image on the server. A server that is too busy to answer passes.
-
-    Raises:
-        StyleclipError: the server cannot edit.
-        ValueError: it is no address.
-    """
-    with Client(address, timeout, retries=0, name=CANARY) as client:
-        answered = _answered_requests(client)
-        try:
-            _edit_small_image(client)
-        except ServerBusy:
-            return
-        except DeadlineExceeded:
-            # A server that answered others meanwhile has a long queue; else it hangs.
-            if _answered_requests(client) == answered:
-                raise
-
-
-def _edit_small_image(client: Client) -> None:
-    domain = client.domain()
-    edit = domain.presets[0].edit if domain.presets else domain.edit("a smiling face")
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
-    client.edit_photo(buffer.getvalue(), edit, align=False)
-
-
-def _answered_requests(client: Client) -> int:
-    return sum(timing.requests for timing in client.timings())
+from styleclip_contract.errors import StyleclipError
+from styleclip_server.serving import canary
 
 
 def _local_server() -> str:
@@ -61,12 +25,12 @@ def _local_server() -> str:
 )
 @click.option("--server", default=_local_server, show_default="localhost:8001",
               help="Its gRPC address, or https://… for HTTP.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=TIMEOUT,
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=canary.TIMEOUT,
               metavar="SECONDS", help="Longest wait for the edit.")  # fmt: skip
 def command(server: str, timeout: float) -> None:
     """Edit a small image on the server; the exit status says whether that works."""
     try:
-        check(server, timeout)
+        canary.check_server(server, timeout)
     except (StyleclipError, ValueError) as error:
         line = error.to_wire() if isinstance(error, StyleclipError) else str(error)
         print(f"styleclip-health: {line}", file=sys.stderr)

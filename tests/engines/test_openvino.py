@@ -16,9 +16,10 @@ from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.openvino.network import Network
+from styleclip_server.engines.openvino import Network
 from styleclip_server.serving import installation
-from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.preflight import check
 
 NAMES = ("stylegan2", "e4e")
@@ -129,8 +130,8 @@ def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, 
     monkeypatch.setattr(installation, "supports_bfloat16", lambda: True)
     avatars = default_repository() / "avatars"
     if not installation.Path("/dev/nvidiactl").exists():
-        assert installation.fastest_flavour(avatars) == "openvino"
-        assert installation.fastest_flavour(tmp_path) == "cpu"
+        assert installation.fastest_engine(avatars) == "openvino"
+        assert installation.fastest_engine(tmp_path) == "cpu"
     domain = tmp_path / "avatars"
     domain.mkdir()
     (domain / "domain.json").write_text("{}")

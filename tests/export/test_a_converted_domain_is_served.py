@@ -78,7 +78,7 @@ def repository(weights, tmp_path_factory):
 
 @contextmanager
 def on_the_cpu():
-    """Every flavour's networks are run on the CPU."""
+    """Every engine's networks are run on the CPU."""
     build = configs.network_config
 
     def network_config(*arguments):
@@ -94,17 +94,17 @@ def on_the_cpu():
 
 @pytest.fixture(scope="module", params=["cpu", "torch", "openvino"])
 def served(request, repository, tmp_path_factory):
-    """A server and its flavour; `torch` is what a GPU runs, here on the CPU: half precision,
+    """A server and its engine; `torch` is what a GPU runs, here on the CPU: half precision,
     kernels interpreted."""
     folder = tmp_path_factory.mktemp(request.param)
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
     options = Options(repository, "ffhq", log=folder / "log", networks=request.param, **ports)
     with on_the_cpu(), running_server(options, canary=0) as server:
-        yield SimpleNamespace(url=server.grpc_url, flavour=request.param)
+        yield SimpleNamespace(url=server.grpc_url, engine=request.param)
 
 
 def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
-    flavour, networks = served.flavour, read_domain(weights)
+    engine, networks = served.engine, read_domain(weights)
     photo = Image.fromarray(skimage.data.astronaut())
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
@@ -121,7 +121,7 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
     with torch.no_grad():
         w_plus = networks.encoder.eval()(crop) + networks.w_avg
         off = np.abs(inverted.w_plus - w_plus[0].numpy()).max()
-        assert off < (2e-4 if flavour == "cpu" else 1e-2)
+        assert off < (2e-4 if engine == "cpu" else 1e-2)
 
         def embedding(text):
             return directions.class_embeddings(
@@ -138,7 +138,7 @@ def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
     expected = ((image + 1) * 127.5).round().numpy()
     assert edited.image().size == (32, 32)
     off = np.abs(np.asarray(edited.image(), np.float32) - expected)
-    assert off.max() <= (1 if flavour == "cpu" else 8)
+    assert off.max() <= (1 if engine == "cpu" else 8)
     assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
 
 
@@ -233,7 +233,7 @@ def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
     given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
     answer = infer(served.url, "stylegan2", outputs, **given)
     np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
-    if served.flavour == "torch" and outputs is None:
+    if served.engine == "torch" and outputs is None:
         assert psnr(decoded(answer["RENDER"].tobytes())[None], drawn[None]) > 30
     else:
         assert set(answer) == {"IMAGE"}
@@ -244,9 +244,9 @@ def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path)
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
     answers = []
-    for flavour in ("cpu", "gpu"):
+    for engine in ("cpu", "gpu"):
         ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-        options = Options(repository, "ffhq", log=tmp_path / "log", networks=flavour, **ports)
+        options = Options(repository, "ffhq", log=tmp_path / "log", networks=engine, **ports)
         with (
             on_the_cpu(),
             running_server(options, canary=0) as server,

@@ -11,7 +11,7 @@ import pytest
 from paths import ROOT
 from styleclip_contract import wire
 from styleclip_export import cli
-from styleclip_server.engines.flavours import FLAVOURS, OVERLAYS
+from styleclip_server.engines.engine import ENGINES, OVERLAY_ENGINES
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs, model_repository
@@ -50,11 +50,11 @@ def test_every_ensemble_is_one_chain():
 def test_pytorch_alone_renders_for_compose(name):
     """And gets what `compose` gets, to know whether a JPEG file will do."""
     model = wire.MODELS[name]
-    for flavour in FLAVOURS:
-        config = configs.step_config(model, flavour)
+    for engine in ENGINES:
+        config = configs.step_config(model, engine)
         steps = {step.model_name: step for step in config.ensemble_scheduling.step}
         generator, compose = steps["stylegan2"], steps["compose"]
-        torch = flavour == "torch"
+        torch = engine == "torch"
         encoding = {"PASTE", "FORMAT", "QUALITY"} & {tensor.name for tensor in model.inputs}
         assert set(generator.input_map) == {"W_PLUS", "DELTA"} | (encoding if torch else set())
         assert dict(generator.output_map) == {"RENDER" if torch else "IMAGE": "IMAGE"}
@@ -89,37 +89,37 @@ def network(tmp_path):
     return tmp_path / "avatars" / "stylegan2"
 
 
-def lay_out(folder, domain, flavour):
-    model_repository.lay_out(folder, REPOSITORY / "steps", domain, flavour)
+def lay_out(folder, domain, engine):
+    model_repository.lay_out(folder, REPOSITORY / "steps", domain, engine)
     return (folder / "stylegan2" / "config.pbtxt").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
-    ("flavour", "file"), [("gpu", "model.fp16.onnx"), ("openvino", "model.openvino.onnx")]
+    ("engine", "file"), [("gpu", "model.fp16.onnx"), ("openvino", "model.openvino.onnx")]
 )
-def test_a_config_names_the_file_of_its_flavour_where_the_newest_version_has_it(
-    network, tmp_path, flavour, file
+def test_a_config_names_the_file_of_its_engine_where_the_newest_version_has_it(
+    network, tmp_path, engine, file
 ):
     for number, (files, expected) in enumerate((({}, False), ({file: b""}, True), ({}, False))):
         model_repository.add_version(network, {"model.onnx": b"", **files})
-        for each in FLAVOURS:
+        for each in ENGINES:
             config = lay_out(tmp_path / f"{each}{number}", network.parent, each)
             named = f'default_model_filename: "{file}"' in config
-            assert named == (expected and each == flavour)
+            assert named == (expected and each == engine)
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path, flavour):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path, engine):
     for content in (b"1", b"2"):
         model_repository.add_version(network, {"model.onnx": content, "model.py": b"old"})
     served = tmp_path / "served"
-    lay_out(served, network.parent, flavour)
+    lay_out(served, network.parent, engine)
     assert {path.name for path in served.iterdir()} == set(wire.MODELS)
     for version in ("1", "2"):
         folder = served / "stylegan2" / version
         assert (folder / "model.onnx").read_bytes() == version.encode()
         python = (folder / "model.py").read_text()
-        assert ("engines.cuda.model" in python) == (flavour == "torch")
+        assert ("serving.backends.torch" in python) == (engine == "torch")
         assert (network / version / "model.py").read_bytes() == b"old"
         assert (served / "edit" / "1").is_dir()
 
@@ -128,11 +128,11 @@ def test_the_command_writes_what_a_stock_triton_reads_and_overlays_on_request(ne
     where = ["configs", "--repository", str(tmp_path)]
     assert cli.run(where) == 0
     assert {path.name for path in tmp_path.rglob("*.pbtxt")} == {"config.pbtxt"}
-    assert cli.run([*where, *(f"--flavour={flavour}" for flavour in OVERLAYS)]) == 0
+    assert cli.run([*where, *(f"--flavour={engine}" for engine in OVERLAY_ENGINES)]) == 0
     for model in wire.MODELS:
         (folder,) = tmp_path.glob(f"*/{model}")
         overlays = {path.stem for path in (folder / "configs").glob("*.pbtxt")}
-        assert overlays == set(OVERLAYS)
+        assert overlays == set(OVERLAY_ENGINES)
     assert "KIND_CPU" in (network / "configs/cpu.pbtxt").read_text()
     assert "KIND_GPU" in (network / "config.pbtxt").read_text()
 

@@ -5,7 +5,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 
 CALLS = {

@@ -16,8 +16,9 @@ from paths import AVATAR
 from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import StyleclipError
+from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import find_installation
-from styleclip_server.serving.options import Options, ServerStartFailed, default_repository
+from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 

@@ -19,8 +19,8 @@ from styleclip_export.convert.accuracy import Accuracy
 from styleclip_export.convert.compare import make_references
 from styleclip_export.convert.random_inputs import RandomInputs
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.flavours import MODEL_FILE, OPENVINO_FILE
-from styleclip_server.engines.openvino.network import Network
+from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
+from styleclip_server.engines.openvino import Network
 
 Run = Callable[..., np.ndarray]
 

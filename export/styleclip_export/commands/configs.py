@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from styleclip_server.engines.flavours import OVERLAYS
+from styleclip_server.engines.engine import OVERLAY_ENGINES
 
 
 @click.command(name="configs")
@@ -20,7 +20,7 @@ from styleclip_server.engines.flavours import OVERLAYS
 @click.option(
     "--flavour",
     "overlays",
-    type=click.Choice(OVERLAYS),
+    type=click.Choice(OVERLAY_ENGINES),
     multiple=True,
     help="Also write configs/FLAVOUR.pbtxt of each model, for `tritonserver "
     "--model-config-name=FLAVOUR`; may be given twice.",
@@ -33,7 +33,7 @@ def command(repository: Path, overlays: tuple[str, ...]) -> None:
     """
     from styleclip_server.serving import model_repository
 
-    flavours = [flavour for flavour in OVERLAYS if flavour in overlays]
+    engines = [engine for engine in OVERLAY_ENGINES if engine in overlays]
     for domain in (None, *model_repository.domains(repository)):
-        model_repository.write_configs(repository, domain, flavours)
+        model_repository.write_configs(repository, domain, engines)
         click.echo(f"{repository / (domain or 'steps')}: configs written")

@@ -31,7 +31,7 @@ from styleclip_export.convert.random_inputs import (
 from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
 from styleclip_export.errors import ConversionError
 from styleclip_networks.stylegan2 import Generator
-from styleclip_server.engines.flavours import FLOAT16_FILE, MODEL_FILE
+from styleclip_server.engines.model_files import FLOAT16_FILE, MODEL_FILE
 from styleclip_server.serving import model_repository
 
 DOMAINS = Path(__file__).parent / "domains"

@@ -36,8 +36,8 @@ from styleclip_export.convert.onnx_export import (
 from styleclip_export.convert.random_inputs import RandomInputs
 from styleclip_export.errors import ConversionError
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.flavours import MODEL_FILE, OPENVINO_FILE
-from styleclip_server.engines.openvino.network import METADATA_KEY, Network, PrecisionPlan
+from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
+from styleclip_server.engines.openvino import METADATA_KEY, Network, PrecisionPlan
 
 NETWORKS = ("stylegan2", "e4e")
 MIN_EXTERNAL_BYTES = 1024  # smaller weights stay in the file

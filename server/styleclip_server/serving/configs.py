@@ -1,6 +1,6 @@
 """Each model's Triton configuration, built from the wire contract.
 
-They differ by flavour, the way of running the networks: backend, device, queues and instances.
+They differ by engine: backend, device, queues and instances.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
 from styleclip_contract.wire import Model, Tensor
-from styleclip_server.engines.flavours import FLOAT16_FILE, ON_CPU, OPENVINO_FILE, Flavour
+from styleclip_server.engines.engine import CPU_ENGINES, Engine
+from styleclip_server.engines.model_files import FLOAT16_FILE, OPENVINO_FILE
 
 # The most rows of one execution. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
@@ -50,13 +51,13 @@ ENSEMBLES: dict[str, tuple[Model, ...]] = {
 _TYPES = {"BYTES": "TYPE_STRING"}
 
 
-def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
+def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
     """The configuration of a Python step or an ensemble, the same for every domain."""
     config = _interface(model, {})
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
-        for step in (_of_flavour(each, flavour) for each in ENSEMBLES[model.name]):
+        for step in (_served_model(each, engine) for each in ENSEMBLES[model.name]):
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
                 if tensor.name in known:
@@ -67,15 +68,15 @@ def step_config(model: Model, flavour: Flavour) -> pb.ModelConfig:
         return config
     config.backend = model.kind
     count = INSTANCES.get(model.name, 1)
-    if flavour == "torch":
+    if engine == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
-    _queue(config, 0, flavour)
+    _queue(config, 0, engine)
     return config
 
 
 def network_config(
-    model: Model, domain: Mapping[str, Any], flavour: Flavour, files: Collection[str] = ()
+    model: Model, domain: Mapping[str, Any], engine: Engine, files: Collection[str] = ()
 ) -> pb.ModelConfig:
     """The configuration of a network.
 
@@ -88,17 +89,17 @@ def network_config(
         "DELTA": (sum(domain["style_channels"]),),
         "IMAGE": (domain["resolution"], domain["resolution"], 3),
     }
-    config = _interface(_of_flavour(model, flavour), dims)
-    config.backend, config.default_model_filename = _backend_and_file(model, flavour, files)
-    if flavour == "torch":
+    config = _interface(_served_model(model, engine), dims)
+    config.backend, config.default_model_filename = _backend_and_file(model, engine, files)
+    if engine == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is wire.CLIP_TEXT:
         config.max_batch_size = MAX_PROMPTS
-    cpu = flavour in ON_CPU
+    cpu = engine in CPU_ENGINES
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
-    _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, flavour)
-    if flavour != "torch":  # PyTorch captures its graphs before it is ready
+    _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, engine)
+    if engine != "torch":  # PyTorch captures its graphs before it is ready
         _warm_up(config, model, dims)
     if model is wire.STYLEGAN2:
         config.parameters["domain"].string_value = json.dumps(
@@ -107,13 +108,13 @@ def network_config(
     return config
 
 
-def _backend_and_file(model: Model, flavour: Flavour, files: Collection[str]) -> tuple[str, str]:
+def _backend_and_file(model: Model, engine: Engine, files: Collection[str]) -> tuple[str, str]:
     """The Triton backend of a network and the file that it reads; "": the backend's default."""
-    if flavour == "torch":
+    if engine == "torch":
         return "python", ""
-    if flavour == "openvino" and OPENVINO_FILE in files:
+    if engine == "openvino" and OPENVINO_FILE in files:
         return "openvino", OPENVINO_FILE
-    if flavour == "gpu" and FLOAT16_FILE in files:
+    if engine == "gpu" and FLOAT16_FILE in files:
         return model.kind, FLOAT16_FILE
     return model.kind, ""
 
@@ -127,8 +128,8 @@ def _warm_up(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[int,
         entry.dims.extend(dims.get(tensor.name, tensor.shape))
 
 
-def _of_flavour(model: Model, flavour: Flavour) -> Model:
-    torch = flavour == "torch" and model is wire.STYLEGAN2
+def _served_model(model: Model, engine: Engine) -> Model:
+    torch = engine == "torch" and model is wire.STYLEGAN2
     return wire.TORCH_STYLEGAN2 if torch else model
 
 
@@ -155,15 +156,15 @@ def _type(tensor: Tensor) -> int:
     return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
 
 
-def _queue(config: pb.ModelConfig, delay: int, flavour: Flavour) -> None:
+def _queue(config: pb.ModelConfig, delay: int, engine: Engine) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
-    if flavour in ON_CPU:
+    if engine in CPU_ENGINES:
         batching.preferred_batch_size.append(1)
     policy = batching.default_queue_policy
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
-    policy.max_queue_size = QUEUE_LENGTH["cpu" if flavour in ON_CPU else "gpu"]
+    policy.max_queue_size = QUEUE_LENGTH["cpu" if engine in CPU_ENGINES else "gpu"]
 
 
 def text(config: pb.ModelConfig) -> str:

@@ -1,9 +1,8 @@
 """Which Triton is installed, and what this machine can run the networks with.
 
-The wheel nvidia-pytriton holds Triton and its Python backend, but no backend of ONNX Runtime or
-OpenVINO: `engines/onnxruntime/model.py` and `engines/openvino/model.py` take their place. A
-complete Triton, as NVIDIA's container has it in /opt/tritonserver, has native ones;
-STYLECLIP_TRITON names it.
+The wheel nvidia-pytriton contains Triton and its Python backend, but no backend of ONNX Runtime or
+OpenVINO: `serving.backends` has Python ones instead. A complete Triton, as NVIDIA's container
+has it in /opt/tritonserver, has native ones; STYLECLIP_TRITON names it.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.flavours import Flavour
-from styleclip_server.serving.model_repository import has_openvino_form
+from styleclip_server.engines.engine import Engine
+from styleclip_server.serving.model_repository import has_openvino_network
 
 TRITON_VARIABLE = "STYLECLIP_TRITON"
 STUB = "triton_python_backend_stub"
-_ENGINES = Path(__file__).parents[1] / "engines"
-_BACKENDS = ("onnxruntime", "openvino")  # engines that are Triton backends too
+_BACKENDS_FOLDER = Path(__file__).parent / "backends"
+_BACKENDS = ("onnxruntime", "openvino")  # the modules that are Triton backends
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Installation:
         (python / STUB).symlink_to(self.root / "python_backend_stubs" / version / STUB)
         for backend in _BACKENDS:
             (folder / backend).mkdir()
-            shutil.copy(_ENGINES / backend / "model.py", folder / backend)
+            shutil.copy(_BACKENDS_FOLDER / f"{backend}.py", folder / backend / "model.py")
         return folder
 
 
@@ -76,10 +75,10 @@ def find_installation() -> Installation | None:
     )
 
 
-def fastest_flavour(domain: Path) -> Flavour:
-    """The fastest flavour that this machine can run for the domain in this folder."""
+def fastest_engine(domain: Path) -> Engine:
+    """The fastest engine that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
-        openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_form(domain)
+        openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_network(domain)
         return "openvino" if openvino else "cpu"
     if not all(map(find_spec, ("torch", "torchvision", "triton", "onnx"))):
         return "gpu"

@@ -4,7 +4,7 @@ the launcher lays out for Triton.
 `steps` holds what every domain shares (Python steps and ensembles), `<domain>` the networks of one
 domain with `domain.json` and `statistics.npz` beside them. The `config.pbtxt` of each model is for
 a stock Triton on a GPU. The launcher needs none of them: it builds the configurations of the
-flavour that it serves.
+engine that it serves.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
-from styleclip_server.engines.flavours import OPENVINO_FILE, STOCK, Flavour
+from styleclip_server.engines.engine import STOCK_ENGINE, Engine
+from styleclip_server.engines.model_files import OPENVINO_FILE
 from styleclip_server.serving import configs
 
 # The Python model of a network in PyTorch.
-_TORCH_MODEL = """from styleclip_server.engines.cuda.model import TritonPythonModel
+_TORCH_MODEL = """from styleclip_server.serving.backends.torch import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 """
@@ -33,18 +34,18 @@ def domains(repository: Path) -> list[str]:
     return sorted(path.parent.name for path in repository.glob("*/domain.json"))
 
 
-def lay_out(folder: Path, steps: Path, domain: Path, flavour: Flavour) -> None:
+def lay_out(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
     """Lays out in `folder` what Triton serves: each model's configuration and its versions.
 
     The versions are links, so `steps` and `domain` may be on a read-only file system.
     """
     for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
-        for name, config in _configs(parent, models, flavour).items():
+        for name, config in _configs(parent, models, engine).items():
             served = folder / name
             served.mkdir(parents=True)
             (served / "config.pbtxt").write_text(configs.text(config), "utf-8")
             for version in _versions(parent.resolve() / name):
-                if flavour == "torch" and models is wire.NETWORKS:
+                if engine == "torch" and models is wire.NETWORKS:
                     _link_beside_torch_model(served / version.name, version)
                 else:
                     (served / version.name).symlink_to(version)
@@ -60,46 +61,46 @@ def _link_beside_torch_model(folder: Path, version: Path) -> None:
 
 
 def config_files(
-    repository: Path, domain: str | None, overlays: Sequence[Flavour] = ()
+    repository: Path, domain: str | None, overlays: Sequence[Engine] = ()
 ) -> dict[Path, str]:
     """Path → text of every configuration for a stock Triton.
 
     Args:
         domain: whose networks; None for the steps.
-        overlays: flavours to write to `configs/FLAVOUR.pbtxt` of each model, beside config.pbtxt.
+        overlays: engines to write to `configs/FLAVOUR.pbtxt` of each model, beside config.pbtxt.
     """
     folder = repository / (domain or "steps")
     models = wire.NETWORKS if domain else wire.STEPS
     files = {}
-    for flavour in (STOCK, *overlays):
-        for name, config in _configs(folder, models, flavour).items():
-            file = "config.pbtxt" if flavour == STOCK else f"configs/{flavour}.pbtxt"
+    for engine in (STOCK_ENGINE, *overlays):
+        for name, config in _configs(folder, models, engine).items():
+            file = "config.pbtxt" if engine == STOCK_ENGINE else f"configs/{engine}.pbtxt"
             files[folder / name / file] = configs.text(config)
     return files
 
 
-def write_configs(repository: Path, domain: str | None, overlays: Sequence[Flavour] = ()) -> None:
+def write_configs(repository: Path, domain: str | None, overlays: Sequence[Engine] = ()) -> None:
     """Writes the files of `config_files`."""
     for path, content in config_files(repository, domain, overlays).items():
         write_text(path, content)
 
 
 def _configs(
-    folder: Path, models: Sequence[wire.Model], flavour: Flavour
+    folder: Path, models: Sequence[wire.Model], engine: Engine
 ) -> dict[str, pb.ModelConfig]:
     """The configurations of all steps, or of the networks of the domain in `folder`, by name."""
     if models is wire.STEPS:
-        return {model.name: configs.step_config(model, flavour) for model in models}
+        return {model.name: configs.step_config(model, engine) for model in models}
     domain = json.loads((folder / "domain.json").read_text("utf-8"))
     return {
         model.name: configs.network_config(
-            model, domain, flavour, _newest_files(folder / model.name)
+            model, domain, engine, _newest_files(folder / model.name)
         )
         for model in models
     }
 
 
-def has_openvino_form(domain: Path) -> bool:
+def has_openvino_network(domain: Path) -> bool:
     """Whether the domain in this folder was converted for OpenVINO too."""
     return OPENVINO_FILE in _newest_files(domain / wire.STYLEGAN2.name)
 

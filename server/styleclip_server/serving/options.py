@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from styleclip_server.engines.flavours import Flavour
+from styleclip_server.engines.engine import Engine
 from styleclip_server.pipeline.domain_folder import DEFAULT_DOMAIN
 from styleclip_server.serving import request_log, server_log
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
-
-
-class ServerStartFailed(Exception):
-    """The server cannot be started; the message says why and what to do."""
 
 
 def default_repository() -> Path:
@@ -62,7 +58,7 @@ class Options:
     trace_to: str | None = None
     trace_every: int = 1
     allow_shared_memory: bool = False
-    networks: Flavour | Literal["auto"] = "auto"
+    networks: Engine | Literal["auto"] = "auto"
 
     @property
     def domains_folder(self) -> Path:

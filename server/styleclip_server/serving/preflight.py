@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 
 from styleclip_server.serving import model_repository
+from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import TRITON_VARIABLE, find_installation
-from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.options import Options
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -48,7 +49,7 @@ def _check_repository(options: Options) -> None:
 
 def _check_networks(options: Options) -> None:
     if options.networks == "openvino" and not (
-        find_spec("openvino") and model_repository.has_openvino_form(options.domain_folder)
+        find_spec("openvino") and model_repository.has_openvino_network(options.domain_folder)
     ):
         raise ServerStartFailed(
             "--networks openvino needs the package (pip install openvino) and a domain that was "

@@ -14,8 +14,7 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import InvalidInput, StyleclipError
 from styleclip_contract.wire import Model
-from styleclip_server import parent_watch
-from styleclip_server.serving import request_log
+from styleclip_server.serving import parent_watch, request_log
 from styleclip_server.serving.metrics import Metrics
 
 parent_watch.die_with_triton()

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from styleclip_contract.errors import StyleclipError
-from styleclip_server import health
 from styleclip_server.serving import preflight, triton_command
-from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.canary import check_server
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
 WATCH_SECONDS = 0.25  # between checks of the processes
@@ -131,7 +132,7 @@ class RunningServer:
         self._triton = TritonProcess(self.options, self._ports, self._layout)
         self._triton.wait_until_ready()
         try:
-            self._edit_canary()
+            self._check_canary()
         except StyleclipError as error:
             raise ServerStartFailed(
                 f"the server is up but cannot edit an image ({error.to_wire()}); "
@@ -152,7 +153,7 @@ class RunningServer:
                 return failure
             if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
-                    self._edit_canary()
+                    self._check_canary()
                     failures = 0
                 except StyleclipError as error:
                     failures += 1
@@ -179,8 +180,8 @@ class RunningServer:
             _log.warning("the server is back after %.1f s", time.monotonic() - start)
             return
 
-    def _edit_canary(self) -> None:
-        health.check(self.grpc_url, CANARY_TIMEOUT)
+    def _check_canary(self) -> None:
+        check_server(self.grpc_url, CANARY_TIMEOUT)
 
 
 @contextmanager

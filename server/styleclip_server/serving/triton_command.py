@@ -8,10 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from styleclip_server.engines.flavours import Flavour
+from styleclip_server.engines.engine import Engine
 from styleclip_server.pipeline.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving import model_repository, request_log
-from styleclip_server.serving.installation import Installation, fastest_flavour, find_installation
+from styleclip_server.serving.installation import Installation, fastest_engine, find_installation
 from styleclip_server.serving.options import Options
 
 # Protocols that trace others' requests, redirect the log, or map this machine's shared memory.
@@ -28,7 +28,7 @@ class Layout:
     """What one server runs, and the folders laid out for it."""
 
     installation: Installation
-    flavour: Flavour
+    engine: Engine
     models: Path
     backends: Path
 
@@ -40,12 +40,12 @@ def lay_out(options: Options, folder: Path) -> Layout:
     """
     installation = find_installation()
     assert installation, "preflight.check finds one"
-    flavour = options.networks
-    if flavour == "auto":
-        flavour = fastest_flavour(options.domain_folder)
+    engine = options.networks
+    if engine == "auto":
+        engine = fastest_engine(options.domain_folder)
     models = folder / "models"
-    model_repository.lay_out(models, options.repository / "steps", options.domain_folder, flavour)
-    return Layout(installation, flavour, models, installation.backends(folder / "backends"))
+    model_repository.lay_out(models, options.repository / "steps", options.domain_folder, engine)
+    return Layout(installation, engine, models, installation.backends(folder / "backends"))
 
 
 def command_line(
@@ -80,7 +80,7 @@ def environment(options: Options, layout: Layout) -> dict[str, str]:
     # (those of a virtual environment too) by the first `python3` on PATH.
     interpreter = Path(sys.executable).parent
     return {
-        **(_MALLOC if layout.flavour == "torch" else {}),
+        **(_MALLOC if layout.engine == "torch" else {}),
         **os.environ,
         "LD_LIBRARY_PATH": _search_path(
             *layout.installation.libraries, os.environ.get("LD_LIBRARY_PATH")

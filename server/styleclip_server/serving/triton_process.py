@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from styleclip_server import parent_watch
-from styleclip_server.serving import triton_command
+from styleclip_server.serving import parent_watch, triton_command
+from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import STUB
-from styleclip_server.serving.options import Options, ServerStartFailed
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.server_log import ServerLog
 from styleclip_server.serving.triton_command import Layout
 

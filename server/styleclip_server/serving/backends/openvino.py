@@ -9,9 +9,10 @@ from pathlib import Path
 
 import triton_python_backend_utils as triton
 
-from styleclip_server import parent_watch
 from styleclip_server.engines.cpu import core_quota
-from styleclip_server.engines.openvino.network import Network
+from styleclip_server.engines.openvino import Network
+from styleclip_server.serving import parent_watch
+from styleclip_server.serving.backends import batching
 
 parent_watch.die_with_triton()
 
@@ -40,8 +41,7 @@ class TritonPythonModel:
         try:
             results = self.network(*inputs)
         except Exception as error:
-            failure = triton.TritonError(f"ServerError: OpenVINO failed: {error}")
-            return triton.InferenceResponse(error=failure)
+            return batching.failure("OpenVINO", error)
         return triton.InferenceResponse(
             [
                 triton.Tensor(name, array)

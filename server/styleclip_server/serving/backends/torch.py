@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,26 @@ import triton_python_backend_utils as triton
 from torch import Tensor
 
 from styleclip_contract import wire
-from styleclip_server import parent_watch
 from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import jpeg
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
-from styleclip_server.engines.flavours import MODEL_FILE
+from styleclip_server.engines.model_files import MODEL_FILE
+from styleclip_server.serving import parent_watch
+from styleclip_server.serving.backends import batching
 
 parent_watch.die_with_triton()
 
 RENDER = wire.RENDER.name
 
 
-def up_to_power_of_two(n: int) -> int:
+def next_power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least `n`."""
     return 1 << (n - 1).bit_length()
 
 
-def up_to_multiple(n: int, of: int) -> int:
-    return -(-n // of) * of
+def round_up(n: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least `n`."""
+    return -(-n // multiple) * multiple
 
 
 class TritonPythonModel:
@@ -79,12 +81,12 @@ class TritonPythonModel:
                 [_tensor(triton.get_input_tensor_by_name(request, name)) for request in requests]
                 for name in self.inputs
             ]
-            ends = [0, *accumulate(len(tensor) for tensor in columns[0])]
+            spans = batching.row_slices(columns[0])
             with torch.inference_mode():
-                result = self.call(*self._padded_batch(columns, ends[-1]))
-                outputs = self._outputs(requests, result, list(pairwise(ends)))
+                result = self.call(*self._padded_batch(columns, spans[-1].stop))
+                outputs = self._outputs(requests, result, spans)
         except Exception as error:
-            return [_failed(error) for _ in requests]
+            return [batching.failure("PyTorch", error) for _ in requests]
         return [
             triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
             for named in outputs
@@ -93,28 +95,29 @@ class TritonPythonModel:
     def _outputs(self, requests, result, spans):
         """The outputs of each request by name, from its rows of the network's output."""
         if not self.renders:
-            on_host = jpeg.on_host(result[: spans[-1][1]])
-            return [{self.output: on_host[start:stop]} for start, stop in spans]
+            on_host = jpeg.on_host(result[: spans[-1].stop])
+            return [{self.output: on_host[rows]} for rows in spans]
         requested = [request.requested_output_names() for request in requests]
         qualities: list[int | None] = []
-        for request, names, (start, stop) in zip(requests, requested, spans, strict=True):
-            quality = _requested_quality(request, stop - start) if RENDER in names else None
-            qualities += [quality] * (stop - start)
+        for request, names, rows in zip(requests, requested, spans, strict=True):
+            count = rows.stop - rows.start
+            quality = _requested_quality(request, count) if RENDER in names else None
+            qualities += [quality] * count
         files = jpeg.encode(result[: len(qualities)], qualities)
         return [
-            jpeg.outputs(names, result[start:stop], files[start])
-            for names, (start, stop) in zip(requested, spans, strict=True)
+            jpeg.outputs(names, result[rows], files[rows.start])
+            for names, rows in zip(requested, spans, strict=True)
         ]
 
     def _padded_batch(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
         """Joins the requests' inputs to one batch, padded to a size that is captured."""
         joined = [column[0] if len(column) == 1 else torch.cat(list(column)) for column in columns]
-        size = up_to_multiple(rows, 16) if self.texts else up_to_power_of_two(rows)
+        size = round_up(rows, 16) if self.texts else next_power_of_two(rows)
         if self.texts:
             # Attention is causal: what follows the end of the longest text changes nothing.
             (tokens,) = joined
             longest = int(tokens.argmax(1).max()) + 1
-            joined = [tokens[:, : min(up_to_multiple(longest, 8), tokens.shape[1])]]
+            joined = [tokens[:, : min(round_up(longest, 8), tokens.shape[1])]]
         return [_padded(tensor, size) for tensor in joined]
 
 
@@ -153,8 +156,3 @@ def _requested_quality(request: Any, rows: int) -> int | None:
     return jpeg.requested_quality(
         rows, *(None if each is None else each.as_numpy() for each in inputs)
     )
-
-
-def _failed(error: Exception) -> Any:
-    failure = triton.TritonError(f"ServerError: PyTorch failed: {error}")
-    return triton.InferenceResponse(error=failure)

@@ -1,0 +1,5 @@
+"""The files in a network's version folder."""
+
+MODEL_FILE = "model.onnx"  # float32
+FLOAT16_FILE = "model.fp16.onnx"  # run by "gpu" in place of MODEL_FILE, where there is one
+OPENVINO_FILE = "model.openvino.onnx"  # run by "openvino"; its weights lie in MODEL_FILE

@@ -1,0 +1,39 @@
+"""A network in ONNX Runtime, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+
+class Network:
+    """The network of an ONNX file.
+
+    Args:
+        path: the ONNX file.
+        threads: number of threads; None means one for each core.
+        device: index of the GPU; None means the CPU.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, device: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0  # 0: one for each core
+        # Long enough for the gap between two layers. Between requests, spinning threads would take
+        # the cores from the other models.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device is not None:
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(device)}))
+        self._session = onnxruntime.InferenceSession(str(path), options, providers)
+        self.inputs = [entry.name for entry in self._session.get_inputs()]
+        self.outputs = [entry.name for entry in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Inputs (N, …) by name → outputs (N, …), as in `self.outputs`."""
+        results: list[NDArray[Any]] = self._session.run(self.outputs, dict(inputs))
+        return results

@@ -1,1 +1,0 @@
-"""ONNX Runtime on a CPU or GPU: `model` is its Triton backend."""

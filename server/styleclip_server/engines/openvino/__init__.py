@@ -1,1 +1,0 @@
-"""OpenVINO on a CPU: `model` is its Triton backend, `network` runs one ONNX file."""

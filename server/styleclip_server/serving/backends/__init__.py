@@ -1,0 +1,1 @@
+"""The networks as Triton models, one module for each library that runs them."""
