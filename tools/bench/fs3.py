@@ -329,6 +329,7 @@ def main(
         raise click.ClickException("PyTorch sees no GPU here; `--device cpu --small` tries it")
     console = Console(width=120)
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # as `StatisticsJob` sets it
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     generator, clip = networks(device, small)
     start = time.perf_counter()
