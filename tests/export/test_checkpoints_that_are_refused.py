@@ -40,9 +40,9 @@ def attempts(folder, cases):
         index.append((reader, f"{i}.file"))
         names.append(name)
     (folder / "index.json").write_text(json.dumps(index))
-    found = run(folder)
-    assert len(found) == len(names)
-    return list(zip(names, found, strict=True))
+    outcomes = run(folder)
+    assert len(outcomes) == len(names)
+    return list(zip(names, outcomes, strict=True))
 
 
 def check(outcomes):
@@ -61,30 +61,30 @@ def check(outcomes):
 
 def test_a_pickle_that_would_create_a_file_creates_none(tmp_path):
     mark = tmp_path / "executed"
-    found = attempts(tmp_path, hostile_files.executing(mark))
-    check(found)
-    assert len(found) == 45 and not mark.exists()
-    for name, case in found:
+    outcomes = attempts(tmp_path, hostile_files.code_execution_files(mark))
+    check(outcomes)
+    assert len(outcomes) == 45 and not mark.exists()
+    for name, case in outcomes:
         assert "not on the list of safe names" in case["line"], name
 
 
 def test_a_file_that_claims_much_memory_or_time_gets_neither(tmp_path):
-    check(attempts(tmp_path, hostile_files.oversized()))
+    check(attempts(tmp_path, hostile_files.oversized_files()))
 
 
 def test_deep_nesting_does_not_crash(tmp_path):
-    check(attempts(tmp_path, hostile_files.nested()))
+    check(attempts(tmp_path, hostile_files.nested_files()))
 
 
 def test_arrays_that_are_not_what_they_claim_are_refused(tmp_path):
-    check(attempts(tmp_path, hostile_files.untrue()))
+    check(attempts(tmp_path, hostile_files.false_shape_files()))
 
 
 def test_the_error_says_what_another_or_a_broken_file_looks_like(valid, tmp_path):
-    found = attempts(tmp_path, hostile_files.other_files(valid))
-    check(found)
-    assert all("looks like" in case["line"] for _, case in found)
-    looks = {name: case["line"].partition("looks like ")[2] for name, case in found}
+    outcomes = attempts(tmp_path, hostile_files.other_files(valid))
+    check(outcomes)
+    assert all("looks like" in case["line"] for _, case in outcomes)
+    looks = {name: case["line"].partition("looks like ")[2] for name, case in outcomes}
     for name, look in {
         "scripted.pt as encoder": "a CLIP checkpoint",
         "clip.pt as generator": "a CLIP checkpoint",
@@ -101,10 +101,10 @@ def test_the_error_says_what_another_or_a_broken_file_looks_like(valid, tmp_path
 
 
 def test_changed_bytes_give_a_network_or_one_line(tmp_path):
-    found = run(tmp_path, "--fuzz", 300)
-    assert len(found) == 300
-    assert {case["error"] for case in found} == {"CheckpointError", "read"}
-    check([("", case) for case in found if case["error"] != "read"])
+    outcomes = run(tmp_path, "--fuzz", 300)
+    assert len(outcomes) == 300
+    assert {case["error"] for case in outcomes} == {"CheckpointError", "read"}
+    check([("", case) for case in outcomes if case["error"] != "read"])
 
 
 def test_source_text_in_a_pickle_is_never_executed(valid):

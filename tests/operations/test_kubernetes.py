@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from kubernetes_schemas import HEADER, PREDICTOR, SCALED_OBJECT, closed
+from kubernetes_schemas import HEADER, PREDICTOR, SCALED_OBJECT, strict_object
 from paths import ROOT
 from styleclip_server.__main__ import command as server_command
 from styleclip_server.serving.configs import ENSEMBLES, QUEUE_SECONDS
@@ -123,7 +123,9 @@ class TestSchemas:
         for manifest in objects(overlay, "ScaledObject"):
             jsonschema.validate(manifest, SCALED_OBJECT)
         for manifest in objects(overlay, "InferenceService"):
-            jsonschema.validate(manifest, closed({**HEADER, "spec": closed({"predictor": {}})}))
+            jsonschema.validate(
+                manifest, strict_object({**HEADER, "spec": strict_object({"predictor": {}})})
+            )
             kserve_fields, spec = split_predictor(manifest["spec"]["predictor"])
             jsonschema.validate(kserve_fields, PREDICTOR)
             assert spec["containers"][0]["name"] == "kserve-container"

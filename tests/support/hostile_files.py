@@ -1,4 +1,4 @@
-"""Files that a checkpoint reader must refuse: executing, oversized, nested, broken, other files.
+"""Files that a checkpoint reader must refuse: malicious, oversized, nested, broken, other files.
 
 As a program it reads such files and prints one line of JSON for each: the outcome, how long it took
 and by how much the process's peak memory rose.
@@ -26,7 +26,7 @@ from nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
 PROTOCOL = b"\x80\x04"
 
 
-class Calls:
+class DangerousCall:
     """Calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
@@ -36,22 +36,22 @@ class Calls:
         return self.call
 
 
-def calls(mark):
+def dangerous_calls(mark):
     """Return calls that create the file `mark`, or that would help to."""
     return {
-        "os.system": Calls(os.system, f"touch {mark}"),
-        "exec": Calls(exec, f"open({str(mark)!r}, 'w')"),
-        "eval": Calls(eval, f"open({str(mark)!r}, 'w')"),
-        "open": Calls(open, str(mark), "w"),
-        "getattr": Calls(getattr, "x", "upper"),
-        "import": Calls(__import__, "os"),
-        "np.load": Calls(np.load, str(mark)),
-        "torch.load": Calls(torch.load, str(mark)),
-        "type": Calls(type, "X", (), {}),
+        "os.system": DangerousCall(os.system, f"touch {mark}"),
+        "exec": DangerousCall(exec, f"open({str(mark)!r}, 'w')"),
+        "eval": DangerousCall(eval, f"open({str(mark)!r}, 'w')"),
+        "open": DangerousCall(open, str(mark), "w"),
+        "getattr": DangerousCall(getattr, "x", "upper"),
+        "import": DangerousCall(__import__, "os"),
+        "np.load": DangerousCall(np.load, str(mark)),
+        "torch.load": DangerousCall(torch.load, str(mark)),
+        "type": DangerousCall(type, "X", (), {}),
     }
 
 
-def packed(pickled, entries=(), method=zipfile.ZIP_STORED):
+def torch_archive(pickled, entries=(), method=zipfile.ZIP_STORED):
     """Return a PyTorch archive with a pickle and further entries."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
@@ -61,21 +61,25 @@ def packed(pickled, entries=(), method=zipfile.ZIP_STORED):
     return buffer.getvalue()
 
 
-def saved(value, **options):
+def torch_save(value, **options):
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()
 
 
-def executing(mark):
+def code_execution_files(mark):
     """Yield (name, reader, bytes) for each call in each kind of file with a pickle."""
-    for name, value in calls(mark).items():
+    for name, value in dangerous_calls(mark).items():
         yield f"{name} in NVIDIA's pickle", "generator", dumps({"G_ema": value})
-        yield f"{name} in a PyTorch file", "generator", saved({"g_ema": value})
-        old = saved({"g_ema": value}, _use_new_zipfile_serialization=False)
+        yield f"{name} in a PyTorch file", "generator", torch_save({"g_ema": value})
+        old = torch_save({"g_ema": value}, _use_new_zipfile_serialization=False)
         yield f"{name} in an old PyTorch file", "encoder", old
         code = [("code/__torch__.py", f"open({str(mark)!r}, 'w')")]
-        yield f"{name} in a TorchScript archive", "clip", packed(pickle.dumps(value, 2), code)
+        yield (
+            f"{name} in a TorchScript archive",
+            "clip",
+            torch_archive(pickle.dumps(value, 2), code),
+        )
         yield f"{name} in S_mean_std", "moments", pickle.dumps([value, value])
 
 
@@ -96,7 +100,7 @@ def _persistent_id(kind):
     return b"(X\x07\0\0\0storage" + kind + b"X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ"
 
 
-def oversized():
+def oversized_files():
     """Yield small pickles and archives that claim much memory or time."""
     yield "memo index of 4 billion", "generator", _opcodes(b"Nr\xff\xff\xff\xff")
     yield "byte string of 2**62", "generator", _opcodes(b"\x8e" + struct.pack("<Q", 1 << 62))
@@ -115,8 +119,12 @@ def oversized():
     persistent = _named("torch_utils.persistence", "_reconstruct_persistent_obj")
     inner = b"}X\x05\0\0\0G_ema" + persistent + meta + b"\x85Rs"
     yield "2**60 lists as a class's name", "generator", _opcodes(inner)
-    yield "2**60 lists as a storage's type", "clip", packed(_opcodes(_persistent_id(_doubled())))
-    shared = saved(torch.zeros(2)._typed_storage(), _use_new_zipfile_serialization=False)
+    yield (
+        "2**60 lists as a storage's type",
+        "clip",
+        torch_archive(_opcodes(_persistent_id(_doubled()))),
+    )
+    shared = torch_save(torch.zeros(2)._typed_storage(), _use_new_zipfile_serialization=False)
     load = b"B" + struct.pack("<I", len(shared)) + shared
     call = _named("torch.storage", "_load_from_bytes") + b"q\0" + load + b"\x85q\x01"
     yield "100,000 files in a file", "generator", _opcodes(call, b"R", b"0h\0h\x01R" * 100_000)
@@ -124,9 +132,9 @@ def oversized():
     for _ in range(11):
         names = b"".join(b"K" + bytes([i]) + b"h\0" for i in range(20))
         modules += b"q\x000c__torch__\nM\n)R}(" + names + b"ub"
-    yield "modules within modules, 20**11", "clip", packed(_opcodes(modules))
-    yield "zip bomb as data.pkl", "encoder", packed(bytes(1 << 28), (), zipfile.ZIP_DEFLATED)
-    tensors = packed(b"\x80\x02}.", [("data/0", bytes(1 << 20))], zipfile.ZIP_DEFLATED)
+    yield "modules within modules, 20**11", "clip", torch_archive(_opcodes(modules))
+    yield "zip bomb as data.pkl", "encoder", torch_archive(bytes(1 << 28), (), zipfile.ZIP_DEFLATED)
+    tensors = torch_archive(b"\x80\x02}.", [("data/0", bytes(1 << 20))], zipfile.ZIP_DEFLATED)
     yield "compressed tensors", "generator", tensors
     line = b"PK\x01\x02" + bytes(42)
     end = struct.pack("<4s4xHHIIH", b"PK\x05\x06", 65535, 65535, 46 * 65535, 4, 0)
@@ -157,7 +165,7 @@ def _long_archive(table, count):
 
 def _overlapping():
     """Return 1,000 names for one entry of 1 MB, whose checksum would be computed as often."""
-    data = packed(b"\x80\x02N.", [("data/0", bytes(1 << 20))])
+    data = torch_archive(b"\x80\x02N.", [("data/0", bytes(1 << 20))])
     start = data.rindex(b"PK\x01\x02")
     size, first = struct.unpack_from("<12xII", data[data.rindex(b"PK\x05\x06") :])
     line = data[start : first + size]
@@ -168,7 +176,7 @@ def _overlapping():
     return data[:first] + new + end
 
 
-def nested():
+def nested_files():
     """Yield files that would overflow a recursive reader's stack."""
     deep = 400_000
     yield "400,000 nested lists", "generator", _opcodes(b"]" * deep, b"a" * (deep - 1))
@@ -177,8 +185,8 @@ def nested():
     yield "nested tuples in a set", "generator", _opcodes(b"\x8f()", b"\x85" * 200_000, b"\x90")
     records = b"cargparse\nNamespace\n)R}X\x01\0\0\0a" * 20_000 + b"N" + b"sb" * 20_000
     value = b"}X\x04\0\0\0opts" + records + b"s"
-    yield "20,000 nested records", "encoder", packed(_opcodes(value))
-    yield "200,000 marks", "clip", packed(_opcodes(b"(" * 200_000))
+    yield "20,000 nested records", "encoder", torch_archive(_opcodes(value))
+    yield "200,000 marks", "clip", torch_archive(_opcodes(b"(" * 200_000))
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * 9_000
     yield "nested header of an npy", "fs3", _npy(header)
 
@@ -189,18 +197,18 @@ def _npy(header):
 
 
 def _rosinality(**changed):
-    return saved(rosinality(generator_state() | changed))
+    return torch_save(rosinality(generator_state() | changed))
 
 
-def untrue():
-    """Yield complete files whose arrays are not what they claim, or not those of our networks."""
+def false_shape_files():
+    """Yield complete files with false shapes or values, or with arrays of other networks."""
     state = generator_state()
     weight = "convs.1.conv.weight"
     thin = torch.zeros(1).expand(1, 8000, 8000, 3, 3)
     yield "stride 0: 2.3 GB of 4 bytes", "generator", _rosinality(**{weight: thin})
     most = torch.zeros(4_000_000)
     repeated = {f"more{i}": most for i in range(400)}
-    yield "400 names for 16 MB", "generator", saved({"g_ema": state | repeated})
+    yield "400 names for 16 MB", "generator", torch_save({"g_ema": state | repeated})
     yield "shape beyond its bytes", "generator", _shape(b"J\xff\xff\xff\x7f")
     yield "negative shape", "generator", _shape(b"J\xff\xff\xff\xff")
     yield "another width", "generator", _rosinality(**{weight: torch.zeros(1, 7, 16, 3, 3)})
@@ -228,18 +236,18 @@ def untrue():
     yield "StyleGAN of 2019", "generator", dumps((old, old, old))
     yield "no G_ema", "generator", dumps({"G": None})
     resnet = {"visual.layer1.0.conv1.weight": torch.zeros(2)}
-    yield "CLIP with a ResNet", "clip", saved(small_clip().state_dict() | resnet)
+    yield "CLIP with a ResNet", "clip", torch_save(small_clip().state_dict() | resnet)
     lacking = e4e()
     del lacking["latent_avg"]
-    yield "e4e without its average", "encoder", saved(lacking)
+    yield "e4e without its average", "encoder", torch_save(lacking)
     smaller = e4e()
     smaller["state_dict"] = {
         k: v for k, v in smaller["state_dict"].items() if not k.startswith("decoder.convs.7")
     }
-    yield "e4e that lacks a layer", "encoder", saved(smaller)
-    big = packed(b"\x80\x02}.", [("byteorder", b"big")])
+    yield "e4e that lacks a layer", "encoder", torch_save(smaller)
+    big = torch_archive(b"\x80\x02}.", [("byteorder", b"big")])
     yield "big-endian", "generator", big
-    twice = io.BytesIO(packed(b"\x80\x02}."))
+    twice = io.BytesIO(torch_archive(b"\x80\x02}."))
     with zipfile.ZipFile(twice, "a") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02N.")
     yield "data.pkl twice", "generator", twice.getvalue()
@@ -312,13 +320,13 @@ def readers():
     }
 
 
-def peak():
+def peak_memory():
     """Return the process's peak memory in bytes."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
     return int(line.split()[1]) * 1024
 
 
-def attempt(read, path):
+def read_outcome(read, path):
     """Read a file; return ("read", "") or (the error's class, its message)."""
     from styleclip_export.errors import CheckpointError
 
@@ -340,8 +348,8 @@ def fuzz(valid, count, seed):
         data = bytearray(whole)
         # Half of the changes are where the pickles and tables are: at both ends.
         for at in rng.integers(0, len(data), rng.integers(1, 9)):
-            near = [at, at % 4096, len(data) - 1 - at % 4096][rng.integers(3)]
-            data[max(0, min(near, len(data) - 1))] = rng.integers(256)
+            index = [at, at % 4096, len(data) - 1 - at % 4096][rng.integers(3)]
+            data[max(0, min(index, len(data) - 1))] = rng.integers(256)
         yield reader, bytes(data[: rng.integers(len(data))] if i % 7 == 0 else data)
 
 
@@ -368,11 +376,11 @@ def main():
             path = changed
         # 5 resets the peak; where the kernel refuses, it is the peak of all files so far.
         Path("/proc/self/clear_refs").write_text("5")
-        before, start = peak(), time.monotonic()
-        error, line = attempt(read[reader], path)
-        seconds, rise = time.monotonic() - start, peak() - before
-        found = {"error": error, "line": line, "seconds": seconds, "rise": rise}
-        print(json.dumps(found), flush=True)
+        before, start = peak_memory(), time.monotonic()
+        error, line = read_outcome(read[reader], path)
+        seconds, rise = time.monotonic() - start, peak_memory() - before
+        outcome = {"error": error, "line": line, "seconds": seconds, "rise": rise}
+        print(json.dumps(outcome), flush=True)
 
 
 if __name__ == "__main__":

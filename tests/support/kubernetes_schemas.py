@@ -1,7 +1,6 @@
-"""Schemas of what Kubernetes does not know by itself, as far as docker/kubernetes uses it.
+"""Schemas of the custom resources (KServe, KEDA) that docker/kubernetes uses.
 
-Written by hand, closed: a property that is not named here is an error. The names were checked
-against KServe 0.21 and KEDA 2.
+Hand-written; unknown properties are errors. The names were checked against KServe 0.21 and KEDA 2.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ BEHAVIOUR = {
 }
 
 
-def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    """The schema of an object that has nothing but these properties."""
+def strict_object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    """Return the schema of an object with these properties and no others."""
     return {
         "type": "object",
         "additionalProperties": False,
@@ -29,27 +28,29 @@ def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
 COUNT, TEXT = {"type": "integer", "minimum": 1}, {"type": "string", "minLength": 1}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 HEADER = {"apiVersion": TEXT, "kind": TEXT, "metadata": {"type": "object"}}
-PREDICTOR = closed(
+PREDICTOR = strict_object(
     {
         "minReplicas": COUNT,
         "maxReplicas": COUNT,
-        "autoScaling": closed(
+        "autoScaling": strict_object(
             {
                 "metrics": {
                     "type": "array",
-                    "items": closed(
+                    "items": strict_object(
                         {
                             "type": {"const": "External"},
-                            "external": closed(
+                            "external": strict_object(
                                 {
-                                    "metric": closed(
+                                    "metric": strict_object(
                                         {
                                             "backend": {"const": "prometheus"},
                                             "serverAddress": TEXT,
                                             "query": QUERY,
                                         }
                                     ),
-                                    "target": closed({"type": {"const": "Value"}, "value": TEXT}),
+                                    "target": strict_object(
+                                        {"type": {"const": "Value"}, "value": TEXT}
+                                    ),
                                 }
                             ),
                         }
@@ -63,23 +64,23 @@ PREDICTOR = closed(
         "deploymentStrategy": {"type": "object"},
     }
 )
-SCALED_OBJECT = closed(
+SCALED_OBJECT = strict_object(
     {
         **HEADER,
-        "spec": closed(
+        "spec": strict_object(
             {
-                "scaleTargetRef": closed({"name": TEXT}),
+                "scaleTargetRef": strict_object({"name": TEXT}),
                 "minReplicaCount": COUNT,
                 "maxReplicaCount": COUNT,
                 "pollingInterval": COUNT,
                 "triggers": {
                     "type": "array",
                     "minItems": 1,
-                    "items": closed(
+                    "items": strict_object(
                         {
                             "type": {"const": "prometheus"},
                             "metricType": {"const": "Value"},
-                            "metadata": closed(
+                            "metadata": strict_object(
                                 {
                                     "serverAddress": TEXT,
                                     "query": QUERY,
@@ -90,7 +91,9 @@ SCALED_OBJECT = closed(
                     ),
                 },
             },
-            advanced=closed({"horizontalPodAutoscalerConfig": closed({"behavior": BEHAVIOUR})}),
+            advanced=strict_object(
+                {"horizontalPodAutoscalerConfig": strict_object({"behavior": BEHAVIOUR})}
+            ),
         ),
     }
 )

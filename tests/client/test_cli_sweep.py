@@ -1,0 +1,82 @@
+"""`styleclip sweep`: strips, grids and GIFs, on the real server."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from paths import AVATAR
+from styleclip_client.commands.options import DONE, WRONG_USAGE
+
+SAD = ["--target", "a sad face"]
+
+
+def test_a_sweep_is_a_strip_of_images(styleclip, tmp_path):
+    out = tmp_path / "strip.png"
+    code, stdout, _ = styleclip(
+        "sweep",
+        AVATAR,
+        *SAD,
+        "--from",
+        0,
+        "--to",
+        5,
+        "--steps",
+        3,
+        "--size",
+        64,
+        "-o",
+        out,
+        "--json",
+    )
+    assert code == DONE and json.loads(stdout)["strengths"] == [0, 2.5, 5]
+    strip = Image.open(out)
+    assert strip.width > 3 * 64 and 64 < strip.height < 128
+    assert "trainedAlgorithmicMedia" in strip.info["XML:com.adobe.xmp"]  # made by AI, as its parts
+
+
+def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
+    out = tmp_path / "grid.jpg"
+    code, stdout, _ = styleclip(
+        "sweep",
+        AVATAR,
+        *SAD,
+        "--steps",
+        2,
+        "--thresholds",
+        "0.1,1",
+        "--size",
+        64,
+        "-o",
+        out,
+        "--json",
+    )
+    content = json.loads(stdout)
+    assert code == DONE and content["thresholds"] == [0.1, 1]
+    assert {threshold for _, threshold in content["nothing_left"]} == {1}
+    grid = Image.open(out)
+    assert grid.height > 2 * 64 and b"trainedAlgorithmicMedia" in grid.info["xmp"]
+
+
+def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
+    latent, out = tmp_path / "w.npz", tmp_path / "sweep.gif"
+    styleclip("invert", AVATAR, "-o", latent)
+    code, _, _ = styleclip("sweep", latent, *SAD, "--steps", 3, "--size", 64, "-o", out)
+    gif = Image.open(out)
+    assert code == DONE and gif.n_frames == 4 and gif.size == (64, 64)
+    assert b"AI" in gif.info["comment"]
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["-o", "out.tiff"], ".webp, .gif"),
+        (["-o", "out.gif", "--thresholds", "0.1,0.2"], "no rows"),
+        (["-o", "out.png", "--thresholds", "a,b"], "no list"),
+        (["-o", "out.png", "--steps", "1"], "--steps"),
+        (["-o", "out.png", "--from", "50"], "--from"),
+    ],
+)
+def test_an_impossible_sweep_is_wrong_usage(styleclip, options, word):
+    code, _, stderr = styleclip("sweep", AVATAR, *SAD, *options)
+    assert code == WRONG_USAGE and word in stderr
