@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-FileKind = Literal["torch", "pickle", "npy", "bzip2", "any"]
+FileKind = Literal["torch", "pickle", "npy", "bzip2", "landmarks", "any"]
 
 HEAD_BYTES = 512  # that `looks_like` and `is_kind` need
 _SEARCHED_BYTES = 16 << 20  # in which the marks of a file are looked for
@@ -28,11 +28,12 @@ _DESCRIPTIONS = (
     (b"\x89PNG", "a PNG image"),
     (b"\x89HDF", "an HDF5 file"),
 )
-_STARTS: dict[FileKind, tuple[bytes, ...]] = {
+MAGIC_BYTES: dict[FileKind, tuple[bytes, ...]] = {
     "torch": (b"PK\x03\x04", b"\x80"),  # the zip format, and the one before PyTorch 1.6
     "pickle": (b"\x80",),
     "npy": (b"\x93NUMPY",),
     "bzip2": (b"BZh",),
+    "landmarks": (bytes.fromhex("010181888101"),),  # dlib: version 1, then a 136 x 1 matrix
 }
 _WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 
@@ -55,7 +56,7 @@ def is_kind(head: bytes, kind: FileKind) -> bool:
     """Return whether a file that begins with `head` can be of a kind; a web page never is."""
     if not head or looks_like(head) in (_WEB_PAGE, _LFS_POINTER):
         return False
-    return kind == "any" or head.startswith(_STARTS[kind])
+    return kind == "any" or head.startswith(MAGIC_BYTES[kind])
 
 
 def problem_with(path: Path, kind: FileKind, marks: tuple[bytes, ...]) -> str | None:

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from paths import GOLDEN
 from styleclip_export.cli import run
 from styleclip_export.errors import VerificationError
-from styleclip_export.verify import bounds, find_cases, run_case, unknown_files, verify
+from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import compare
+from styleclip_export.verify.runner import find_cases, run_case, unknown_files, verify
 from styleclip_networks.stylegan2 import Generator, truncate
 
 COMPACT = Path(__file__).parents[1] / "golden"  # whatever STYLECLIP_GOLDEN names

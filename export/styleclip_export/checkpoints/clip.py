@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from styleclip_export.checkpoints import state_dicts, torch_file
-from styleclip_export.checkpoints.identify import open_checkpoint
+from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.pickled_arrays import FileArray
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.clip import CLIP, HEAD_WIDTH

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from styleclip_export.checkpoints import generators, state_dicts, torch_file
+from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint
-from styleclip_export.checkpoints.identify import open_checkpoint
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.e4e import Encoder4Editing
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from styleclip_export.checkpoints import nvidia_pickles, state_dicts, torch_file, zip_archive
-from styleclip_export.checkpoints.identify import open_checkpoint
+from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.pickled_arrays import FileArray
 from styleclip_export.checkpoints.unpickler import UnsupportedFile
 from styleclip_networks.stylegan2 import Generator

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from styleclip_export.checkpoints.identify import NPY, PICKLE, open_checkpoint
+from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.pickled_arrays import NUMPY_GLOBALS, FileArray
 from styleclip_export.checkpoints.unpickler import SafeUnpickler, UnsupportedFile
 
@@ -44,14 +44,14 @@ def read_fs3(path: Path) -> np.ndarray:
         CheckpointError: the file is another, damaged or hostile; so do all functions here.
     """
     path, expected = Path(path), "StyleCLIP's fs3.npy"
-    with open_checkpoint(path, expected, NPY, _REMEDY):
+    with open_checkpoint(path, expected, ("npy",), _REMEDY):
         return _load_npy(path, (2,))
 
 
 def read_w(path: Path) -> np.ndarray:
     """Read W samples, (N, w_dim) float32."""
     path, expected = Path(path), "StyleCLIP's W.npy"
-    with open_checkpoint(path, expected, NPY, _REMEDY):
+    with open_checkpoint(path, expected, ("npy",), _REMEDY):
         samples = _load_npy(path, (2, 3))
         return samples if samples.ndim == 2 else samples[:, 0]
 
@@ -59,7 +59,7 @@ def read_w(path: Path) -> np.ndarray:
 def read_s(path: Path) -> tuple[np.ndarray, ...]:
     """Read S samples, (N, C_i) float32 for each modulation."""
     expected = "StyleCLIP's S (a pickled list of arrays)"
-    with open_checkpoint(Path(path), expected, PICKLE, _REMEDY) as data:
+    with open_checkpoint(Path(path), expected, ("pickle",), _REMEDY) as data:
         samples = _float_arrays(_unpickle(data), 2)
         if len({len(array) for array in samples}) != 1:
             raise UnsupportedFile("its modulations have different numbers of samples")
@@ -69,7 +69,7 @@ def read_s(path: Path) -> tuple[np.ndarray, ...]:
 def read_s_mean_std(path: Path) -> StyleStatistics:
     """Read mean and standard deviation of each modulation."""
     expected = "StyleCLIP's S_mean_std (two pickled lists of arrays)"
-    with open_checkpoint(Path(path), expected, PICKLE, _REMEDY) as data:
+    with open_checkpoint(Path(path), expected, ("pickle",), _REMEDY) as data:
         content = _unpickle(data)
         if not isinstance(content, list | tuple) or len(content) != 2:
             raise UnsupportedFile("it does not contain two lists")

@@ -26,7 +26,7 @@ _MAX_NAME_BYTES = 512  # of a module or a class in a GLOBAL opcode
 class UnsupportedFile(Exception):
     """The reason why a file is not read, worded to follow "the file is refused:".
 
-    `identify.open_checkpoint` turns it into a CheckpointError.
+    `checkpoint_file.open_checkpoint` turns it into a CheckpointError.
     """
 
 

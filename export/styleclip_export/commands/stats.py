@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+
+from styleclip_export.commands.progress import peak_memory_mib
 
 if TYPE_CHECKING:
     from styleclip_export.statistics.fs3 import Fs3Settings
@@ -92,7 +93,7 @@ def command(
         channels=channels,
     )
     _compute(job, index, cluster, target_device.type, console)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory_mib() / 1024
     console.print(
         f"{job.work if cluster else job.path(index)}: {time.monotonic() - start:.0f} s, "
         f"peak memory {peak:.1f} GiB",

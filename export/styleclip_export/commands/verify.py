@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from styleclip_export.commands.progress import peak_memory_mib
 
 if TYPE_CHECKING:
     from styleclip_export.verify.report import Row, Status
@@ -46,8 +47,8 @@ def command(directory: Path, only: tuple[str, ...], as_json: bool, trust_fill: b
     DIRECTORY is a golden folder, such as tests/golden: numbers computed by the official code, and
     the rule that generates its weights. Exit status 1 if any case fails.
     """
-    from styleclip_export.verify import verify
     from styleclip_export.verify.folder import Folder
+    from styleclip_export.verify.runner import verify
 
     start = time.monotonic()
     folder = Folder(directory, trust_fill)
@@ -68,7 +69,7 @@ def _summary(directory: Path, rows: list[Row], seconds: float) -> dict:
         "folder": str(directory),
         "counts": {status: counts[status] for status in COLORS},
         "seconds": round(seconds, 1),
-        "peak_mib": _peak_mib(),
+        "peak_mib": int(peak_memory_mib()),
         "rows": [_finite(dataclasses.asdict(row)) for row in rows],
     }
 
@@ -86,7 +87,7 @@ def _print(rows: list[Row], seconds: float) -> None:
     counts = Counter(row.status for row in rows)
     console.print(
         f"{counts['pass']} passed, {counts['fail']} failed, {counts['missing']} missing, "
-        f"{counts['unknown']} unknown; {seconds:.0f} s, peak memory {_peak_mib():,} MiB",
+        f"{counts['unknown']} unknown; {seconds:.0f} s, peak memory {int(peak_memory_mib()):,} MiB",
         highlight=False,
     )
     for status, heading in HEADINGS.items():
@@ -121,7 +122,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1e}" if 0 < value < 0.01 else f"{value:.3g}"
-
-
-def _peak_mib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -25,6 +25,7 @@ Box = tuple[int, int, int, int]
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     if not folder.has(INDEX):
         return
     entries: dict[str, Entry] = folder.json(INDEX)

@@ -38,6 +38,7 @@ FIELDS = (
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     keys = folder.stems("keys_clip_*.json")
     for name in folder.stems("clip_text*.npz", "clip_text*.json"):
         named = f"keys_clip_{name.removeprefix('clip_text').removeprefix('_')}"

@@ -32,6 +32,7 @@ FIELDS = (
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     for name in folder.stems("direction*.npz", "direction*.json"):
         yield Case(name, (f"{name}.json", f"{name}.npz"), partial(_check, folder, name))
 

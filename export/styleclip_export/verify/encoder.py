@@ -18,6 +18,7 @@ from styleclip_networks.e4e import Encoder4Editing
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     stems = folder.stems("e4e_*.npz", "keys_e4e_*.json")
     for name in sorted({stem.removeprefix("keys_") for stem in stems}):
         files = (f"keys_{name}.json", f"{name}.npz")

@@ -17,6 +17,7 @@ ALPHA = 5.0
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     for name in folder.stems("fs3_estimation*.npz"):
         yield Case(name, (f"{name}.npz",), partial(_check, folder, name))
 

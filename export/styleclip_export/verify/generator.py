@@ -20,6 +20,7 @@ PIXELS_PER_BATCH = 1024**2  # bounds the memory
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     stems = folder.stems("stylegan2_*.npz", "stylegan2_*.json", "keys_stylegan2_*.json")
     for name in sorted({stem.removeprefix("keys_") for stem in stems}):
         files = (f"keys_{name}.json", f"{name}.json", f"{name}.npz")

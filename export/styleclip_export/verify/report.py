@@ -84,6 +84,6 @@ def compare_mappings(quantity: str, ours: dict[str, Any], official: dict[str, An
 
 
 def count_failures(quantity: str, failures: Sequence[str]) -> Row:
-    """A row that fails if there are failures, and notes the first of them."""
+    """Return a row that fails if there are failures, and notes the first of them."""
     status: Status = "fail" if failures else "pass"
     return Row(quantity, status, float(len(failures)), 0.0, failures[0] if failures else "")

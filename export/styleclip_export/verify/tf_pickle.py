@@ -33,6 +33,7 @@ FIELDS = (
 
 
 def cases(folder: Folder) -> Iterator[Case]:
+    """Yield the cases of the golden folder."""
     for name in folder.stems("tf_generator_*.*"):
         files = tuple(f"{name}.{suffix}" for suffix in ("pkl", "npz", "json"))
         yield Case(name, files, partial(_check, folder, name))

@@ -7,7 +7,6 @@ and if its bytes are those of ours, ours is called instead.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,17 +15,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from styleclip_export.errors import VerificationError
+from styleclip_export.file_kinds import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Fill = Callable[..., dict[str, np.ndarray]]
 KNOWN_RULE = Path(__file__).with_name("fill.py")
-BLUR_TAPS = (1.0, 3.0, 3.0, 1.0)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 class FillRule:
@@ -55,19 +50,19 @@ class FillRule:
     def _load(self) -> Fill:
         if not self.path.is_file():
             raise VerificationError("fill.py is missing, the rule that gives the golden weights")
-        source = self.path.read_bytes()
-        if sha256(source) == sha256(KNOWN_RULE.read_bytes()):
+        found, known = sha256_of(self.path), sha256_of(KNOWN_RULE)
+        if found == known:
             from styleclip_export.verify.fill import fill
 
             return fill
         if not self.trusted:
             raise VerificationError(
-                f"{self.path} is not the rule that is known (SHA-256 {sha256(source)[:16]}…, "
-                f"expected {sha256(KNOWN_RULE.read_bytes())[:16]}…), and it is code that would be "
-                "executed; read it, then allow it with --trust-fill"
+                f"{self.path} is not the rule that is known (SHA-256 {found[:16]}…, "
+                f"expected {known[:16]}…), and it is code that would be executed; read it, then "
+                "allow it with --trust-fill"
             )
         module = ModuleType("golden_fill")
-        exec(compile(source, str(self.path), "exec"), module.__dict__)
+        exec(compile(self.path.read_bytes(), str(self.path), "exec"), module.__dict__)
         if not callable(getattr(module, "fill", None)):
             raise VerificationError(f"{self.path} defines no function `fill`")
         return cast(Fill, module.fill)
@@ -79,13 +74,13 @@ class FillRule:
         """
         import torch
 
-        row = np.array(BLUR_TAPS, np.float32)
-        kernel = torch.from_numpy(np.outer(row, row) / 64 * 4)
+        from styleclip_export.checkpoints.state_dicts import RESAMPLE_KERNEL
+
         filled = self.load()(dict(shapes), seed=self.seed)
         state = {name: torch.from_numpy(value) for name, value in filled.items()}
         for name in shapes:
             if name.endswith(".kernel"):
-                state[name] = kernel.clone()
+                state[name] = torch.from_numpy(RESAMPLE_KERNEL.copy())
             elif name.endswith(".num_batches_tracked"):
                 state[name] = torch.tensor(0)
         return state

@@ -1,9 +1,9 @@
-"""Opens a checkpoint, and says what a wrong file looks like in one line."""
+"""Opening a checkpoint: maps the file and turns any problem into a one-line CheckpointError."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,13 +11,7 @@ from styleclip_export import file_kinds
 from styleclip_export.checkpoints import torch_file, zip_archive
 from styleclip_export.checkpoints.unpickler import UnsupportedFile
 from styleclip_export.errors import CheckpointError
-
-# What files begin with.
-PICKLE = (b"\x80",)
-TORCH = (zip_archive.START, *PICKLE)
-NPY = (b"\x93NUMPY",)
-BZIP2 = b"BZh"
-LANDMARKS = bytes.fromhex("010181888101")  # dlib: version 1, then a matrix of 136 x 1
+from styleclip_export.file_kinds import MAGIC_BYTES, FileKind
 
 _FETCH_AGAIN = "fetch it again with `styleclip-export fetch`"
 _SEARCHED_BYTES = 4 << 20  # at the beginning of a pickle
@@ -42,14 +36,14 @@ _DATA_ERRORS = (
 
 @contextmanager
 def open_checkpoint(
-    path: Path, expected: str, starts: tuple[bytes, ...] = TORCH, remedy: str = _FETCH_AGAIN
+    path: Path, expected: str, kinds: Sequence[FileKind] = ("torch",), remedy: str = _FETCH_AGAIN
 ) -> Iterator[memoryview]:
     """Map a file into memory, and turn whatever goes wrong with it into a CheckpointError.
 
     Args:
         path: the file.
         expected: what the file should be, for the message.
-        starts: what it may begin with.
+        kinds: the kinds of file it may be.
         remedy: what the user can do, for the message.
     """
 
@@ -60,7 +54,7 @@ def open_checkpoint(
         raise refusal("is a folder" if path.is_dir() else "is not there")
     try:
         with torch_file.map_file(path) as data:
-            if not bytes(data[:16]).startswith(starts):
+            if not any(bytes(data[:16]).startswith(MAGIC_BYTES[kind]) for kind in kinds):
                 raise refusal(f"looks like {looks_like(path)}")
             yield data
     except CheckpointError:
@@ -79,7 +73,7 @@ def looks_like(path: Path) -> str:
         head = stream.read(_SEARCHED_BYTES)
     if head.startswith(zip_archive.START):
         return _archive_looks_like(path)
-    if head.startswith(LANDMARKS):
+    if head.startswith(MAGIC_BYTES["landmarks"]):
         return "dlib's 68 landmarks"
     look = file_kinds.looks_like(head[: file_kinds.HEAD_BYTES])
     if look == "a pickle":
