@@ -58,7 +58,7 @@ def roll(rate: float) -> dict[str, Any]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--rate", default=1.5, help="Requests a second.")
+@click.option("--rate", default=1.5, help="Requests per second.")
 def main(rate: float) -> None:
     """Restart two servers one after the other, under load."""
     if NAMESPACE_VARIABLE not in os.environ:

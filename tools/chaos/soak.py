@@ -116,7 +116,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--minutes", default=20.0)
-@click.option("--rate", default=1.0, help="Requests a second.")
+@click.option("--rate", default=1.0, help="Requests per second.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Write a plot (PNG).")
 def main(minutes: float, rate: float, plot_path: Path | None) -> None:
     """Send requests for a long time and report whether the server's memory grows."""

@@ -22,7 +22,7 @@ _PATH = click.Path(path_type=Path)
 _BATCH = "Images synthesized at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
 _PREVIEW = "CLIP sees the generator's RGB of so many pixels; see docs/checkpoints.md."
 _PART = "K/N: only part K of N, for several GPUs or hosts; the last to finish joins them."
-_RAY = "Compute on a Ray cluster, a task a GPU: its address, `auto`, or `local` for this machine."
+_RAY = "Compute on a Ray cluster, one task per GPU: its address, `auto`, or `local` (this machine)."
 
 
 def _parse_part(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
