@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from photos import Photo, compute_digest
 
 from styleclip_client import Client, Domain, Edit, Edited, Inverted, Status
+from styleclip_client.address import DEFAULT_URL
 from styleclip_contract import errors
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ def parse_server_address() -> str:
     for option, value in itertools.pairwise(sys.argv[1:]):
         if option == "--server":
             return value
-    return os.environ.get("STYLECLIP_SERVER") or "localhost:8001"
+    return os.environ.get("STYLECLIP_SERVER") or DEFAULT_URL
 
 
 @st.cache_resource(show_spinner=False)

@@ -12,7 +12,8 @@ Compression: TypeAlias = Literal["gzip", "deflate"]
 
 # Triton's own ports; with TLS a gateway answers, and gateways use the web's.
 _PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
-_EXAMPLES = "give host:port, such as localhost:8001, or http://host:port"
+DEFAULT_URL = "localhost:8001"
+_EXAMPLES = f"give host:port, such as {DEFAULT_URL}, or http://host:port"
 
 
 @dataclass(frozen=True)

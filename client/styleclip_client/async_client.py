@@ -104,13 +104,10 @@ class AsyncClient(ClientBase):
             requests.build_edit_photo_request,
             photo,
             edits,
+            requests.OutputOptions(format, quality, mark, keep_gps),
             align=align,
             face=face,
             paste=paste,
-            format=format,
-            quality=quality,
-            mark=mark,
-            keep_gps=keep_gps,
         )
         return requests.parse_edited(await self._infer(request, deadline))
 
@@ -151,9 +148,8 @@ class AsyncClient(ClientBase):
     ) -> Edited:
         """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
         deadline = self._deadline()
-        request = requests.build_edit_request(
-            w_plus, edits, format=format, quality=quality, mark=mark
-        )
+        output = requests.OutputOptions(format, quality, mark)
+        request = requests.build_edit_request(w_plus, edits, output)
         return requests.parse_edited(await self._infer(request, deadline))
 
     async def paste(
@@ -177,16 +173,8 @@ class AsyncClient(ClientBase):
             inverted.w_plus, requests.parse_delta(direction)
         )
         image = requests.parse_image(await self._infer(synthesis, deadline))
-        composition = requests.build_paste_request(
-            image,
-            data,
-            inverted.quad,
-            edits,
-            format=format,
-            quality=quality,
-            mark=mark,
-            keep_gps=keep_gps,
-        )
+        output = requests.OutputOptions(format, quality, mark, keep_gps)
+        composition = requests.build_paste_request(image, data, inverted.quad, edits, output)
         picture = requests.parse_picture(await self._infer(composition, deadline))
         return Edited(picture, requests.parse_channels(direction))
 

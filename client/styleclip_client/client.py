@@ -112,16 +112,9 @@ class Client(ClientBase):
             keep_gps: with `paste`, keep where the photo was taken.
         """
         deadline = self._deadline()
+        output = requests.OutputOptions(format, quality, mark, keep_gps)
         request = requests.build_edit_photo_request(
-            photo,
-            edits,
-            align=align,
-            face=face,
-            paste=paste,
-            format=format,
-            quality=quality,
-            mark=mark,
-            keep_gps=keep_gps,
+            photo, edits, output, align=align, face=face, paste=paste
         )
         return requests.parse_edited(self._infer(request, deadline))
 
@@ -164,9 +157,8 @@ class Client(ClientBase):
     ) -> Edited:
         """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
         deadline = self._deadline()
-        request = requests.build_edit_request(
-            w_plus, edits, format=format, quality=quality, mark=mark
-        )
+        output = requests.OutputOptions(format, quality, mark)
+        request = requests.build_edit_request(w_plus, edits, output)
         return requests.parse_edited(self._infer(request, deadline))
 
     def paste(
@@ -188,16 +180,8 @@ class Client(ClientBase):
             inverted.w_plus, requests.parse_delta(direction)
         )
         image = requests.parse_image(self._infer(synthesis, deadline))
-        composition = requests.build_paste_request(
-            image,
-            data,
-            inverted.quad,
-            edits,
-            format=format,
-            quality=quality,
-            mark=mark,
-            keep_gps=keep_gps,
-        )
+        output = requests.OutputOptions(format, quality, mark, keep_gps)
+        composition = requests.build_paste_request(image, data, inverted.quad, edits, output)
         picture = requests.parse_picture(self._infer(composition, deadline))
         return Edited(picture, requests.parse_channels(direction))
 

@@ -18,7 +18,7 @@ from tenacity import (
     wait_random,
 )
 
-from styleclip_client.address import Address, Compression, Connection
+from styleclip_client.address import DEFAULT_URL, Address, Compression, Connection
 from styleclip_client.failures import CallFailed
 from styleclip_client.protocol import InferRequest, Request
 from styleclip_contract.errors import StyleclipError
@@ -40,7 +40,7 @@ class ClientBase(ABC):
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str = DEFAULT_URL,
         timeout: float = TIMEOUT,
         *,
         retries: int = RETRIES,

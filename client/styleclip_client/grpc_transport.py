@@ -8,12 +8,13 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.utils import InferenceServerException
 
 from styleclip_client.address import Connection
 from styleclip_client.failures import CallFailed
-from styleclip_client.protocol import AdminRequest, InferRequest, Request, check_outputs
+from styleclip_client.protocol import DTYPES, AdminRequest, InferRequest, Request, check_outputs
 from styleclip_contract import limits
+from styleclip_contract.errors import ServerError
 
 _SEND_LIMIT = limits.PHOTO_BYTES + 2**20  # bytes
 
@@ -147,7 +148,9 @@ def _tensor(request: InferRequest, answer: Any, name: str) -> NDArray[Any] | Non
     region, output = request.regions.get(name), answer.get_output(name)
     if region is None or output is None:
         return answer.as_numpy(name)  # type: ignore[no-any-return]
-    return region.view(output.shape, triton_to_np_dtype(output.datatype))
+    if output.datatype not in DTYPES:
+        raise ServerError(f"the server answered {name} as {output.datatype} in shared memory")
+    return region.view(output.shape, DTYPES[output.datatype])
 
 
 def _call_failed(error: InferenceServerException) -> CallFailed:

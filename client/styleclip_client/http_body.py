@@ -8,23 +8,16 @@ the tensors' bytes one after the other. An HTTP header has the length of the JSO
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from styleclip_client.protocol import InferRequest, MemoryRegion, Tensors
+from styleclip_client.protocol import DTYPES, InferRequest, MemoryRegion, Tensors
 from styleclip_contract.errors import ServerError
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-_DTYPES: Mapping[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "FP32": np.float32,
-    "INT32": np.int32,
-    "UINT8": np.uint8,
-}
 
 
 def encode(request: InferRequest, request_id: str) -> tuple[dict[str, str], bytes]:
@@ -82,14 +75,14 @@ def decode(request: InferRequest, body: bytes, json_length: str | None) -> Tenso
         for entry in json.loads(body[:end])["outputs"]:
             datatype, shape = entry["datatype"], [int(side) for side in entry["shape"]]
             if region := request.regions.get(entry["name"]):
-                tensors[str(entry["name"])] = region.view(shape, _DTYPES[datatype])
+                tensors[str(entry["name"])] = region.view(shape, DTYPES[datatype])
                 continue
             size = int(entry["parameters"]["binary_data_size"])
             data, end = body[end : end + size], end + size
             if datatype == "BYTES":
                 array: NDArray[Any] = deserialize_bytes_tensor(data)
             else:
-                array = np.frombuffer(data, _DTYPES[datatype])
+                array = np.frombuffer(data, DTYPES[datatype])
             tensors[str(entry["name"])] = array.reshape(shape)
     except Exception as error:  # json, numpy, struct and int each have their own
         raise ServerError(f"the answer violates the KServe v2 protocol: {error}") from error

@@ -12,12 +12,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from styleclip_contract.errors import ServerError
 from styleclip_contract.wire import Model
 
 Tensors: TypeAlias = dict[str, NDArray[Any]]  # by name, the batch dimension first
+
+# By Triton's datatype. BYTES is missing: an array of objects over memory that a server has written
+# would contain pointers of its choice.
+DTYPES: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "FP32": np.float32,
+    "INT32": np.int32,
+    "UINT8": np.uint8,
+}
 
 
 class MemoryRegion(Protocol):

@@ -6,13 +6,14 @@ Pure functions that `Client` and `AsyncClient` share. Requests are checked befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from styleclip_client.images import Photo, photo_bytes
-from styleclip_client.protocol import InferRequest, Tensors
+from styleclip_client.protocol import DTYPES, InferRequest, Tensors
 from styleclip_client.results import Edited, Face, Inverted, ModelState, ModelTiming, Status
 from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
@@ -27,26 +28,46 @@ from styleclip_contract.errors import (
 from styleclip_contract.wire import Model, Tensor
 
 _ENSEMBLES = (wire.INVERT, wire.EDIT, wire.EDIT_PHOTO)
-_DTYPES = {
-    "BOOL": np.bool_,
-    "BYTES": np.object_,
-    "FP32": np.float32,
-    "INT32": np.int32,
-    "UINT8": np.uint8,
-}
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How an edited image is encoded; `Client.edit_photo` describes the fields."""
+
+    format: str
+    quality: int
+    mark: bool
+    keep_gps: bool = False
+
+    def tensors(self) -> dict[Tensor, list[Any] | None]:
+        """Return the tensors, None where the server has the same default.
+
+        Raises:
+            UnknownFormat: the format or the quality is not supported.
+        """
+        low, high = limits.QUALITY
+        if self.format.upper() not in limits.FORMATS:
+            raise UnknownFormat(
+                f"the format is {self.format!r}; {', '.join(limits.FORMATS)} are known"
+            )
+        if not low <= self.quality <= high:
+            raise UnknownFormat(f"the quality is {self.quality}; {low} to {high} is expected")
+        return {
+            wire.FORMAT: [self.format.upper().encode()],
+            wire.QUALITY: [self.quality],
+            wire.MARK: None if self.mark else [False],
+            wire.KEEP_GPS: [True] if self.keep_gps else None,
+        }
 
 
 def build_edit_photo_request(
     photo: Photo,
     edits: Edit | Sequence[Edit],
+    output: OutputOptions,
     *,
     align: bool | None,
     face: int,
     paste: bool,
-    format: str,
-    quality: int,
-    mark: bool,
-    keep_gps: bool,
 ) -> InferRequest:
     """Edit the face in a photo."""
     return build_request(
@@ -56,8 +77,7 @@ def build_edit_photo_request(
             **_alignment(align, face),
             wire.PASTE: [True] if paste else None,
             **_texts(edits),
-            **_encoding(format, quality),
-            **_metadata(mark, keep_gps),
+            **output.tensors(),
         },
     )
 
@@ -73,22 +93,11 @@ def build_invert_request(photo: Photo, *, align: bool | None, face: int) -> Infe
 
 
 def build_edit_request(
-    w_plus: ArrayLike,
-    edits: Edit | Sequence[Edit],
-    *,
-    format: str,
-    quality: int,
-    mark: bool,
+    w_plus: ArrayLike, edits: Edit | Sequence[Edit], output: OutputOptions
 ) -> InferRequest:
     """Edit an inverted face, `w_plus` float32 [L, 512]."""
     return build_request(
-        wire.EDIT,
-        {
-            wire.W_PLUS: check_latent(w_plus),
-            **_texts(edits),
-            **_encoding(format, quality),
-            **_metadata(mark),
-        },
+        wire.EDIT, {wire.W_PLUS: check_latent(w_plus), **_texts(edits), **output.tensors()}
     )
 
 
@@ -110,11 +119,7 @@ def build_paste_request(
     photo: bytes,
     quad: NDArray[np.float32],
     edits: Edit | Sequence[Edit],
-    *,
-    format: str,
-    quality: int,
-    mark: bool,
-    keep_gps: bool,
+    output: OutputOptions,
 ) -> InferRequest:
     """Put `image`, RGB uint8 [H, W, 3], into `photo` at `quad`, float32 [4, 2], and encode it."""
     return build_request(
@@ -125,8 +130,7 @@ def build_paste_request(
             wire.QUAD: quad,
             wire.PASTE: [True],
             **_texts(edits),
-            **_encoding(format, quality),
-            **_metadata(mark, keep_gps),
+            **output.tensors(),
         },
     )
 
@@ -141,7 +145,7 @@ def build_request(model: Model, values: Mapping[Tensor, Any]) -> InferRequest:
     tensors: Tensors = {}
     for tensor in model.inputs:
         if tensor.name in by_name:
-            array = np.asarray(by_name[tensor.name], _DTYPES[tensor.datatype])
+            array = np.asarray(by_name[tensor.name], DTYPES.get(tensor.datatype, np.object_))
             tensors[tensor.name] = array[np.newaxis]
         elif not tensor.optional:
             raise ValueError(f"{model.name} needs {tensor.name}")
@@ -291,21 +295,4 @@ def _texts(edits: Edit | Sequence[Edit]) -> dict[Tensor, list[Any]]:
         wire.TARGET: [edit.target.encode() for edit in sequence],
         wire.STRENGTH: [edit.strength for edit in sequence],
         wire.THRESHOLD: [edit.threshold for edit in sequence],
-    }
-
-
-def _encoding(format: str, quality: int) -> dict[Tensor, list[Any]]:
-    low, high = limits.QUALITY
-    if format.upper() not in limits.FORMATS:
-        raise UnknownFormat(f"the format is {format!r}; {', '.join(limits.FORMATS)} are known")
-    if not low <= quality <= high:
-        raise UnknownFormat(f"the quality is {quality}; {low} to {high} is expected")
-    return {wire.FORMAT: [format.upper().encode()], wire.QUALITY: [quality]}
-
-
-def _metadata(mark: bool, keep_gps: bool = False) -> dict[Tensor, list[bool] | None]:
-    """Left out where they are the server's default."""
-    return {
-        wire.MARK: None if mark else [False],
-        wire.KEEP_GPS: [True] if keep_gps else None,
     }

@@ -28,7 +28,8 @@ from styleclip_client import Client
 from styleclip_client.batch.job import Job, Task
 from styleclip_client.batch.scheduler import Scheduler
 from styleclip_client.batch.stores import Folder
-from styleclip_client.batch.workers import ConnectionOptions, PhotoEditor, TaskResult
+from styleclip_client.batch.workers import PhotoEditor, TaskResult
+from styleclip_client.connection_options import ConnectionOptions
 
 SAMPLES = Path(__file__).resolve().parents[2] / "demo/samples"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)

@@ -18,7 +18,8 @@ import ray
 from ray.exceptions import RayError
 
 from styleclip_client.batch.job import Task
-from styleclip_client.batch.workers import ConnectionOptions, PhotoEditor, ServerFault, TaskResult
+from styleclip_client.batch.workers import PhotoEditor, ServerFault, TaskResult
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_contract.errors import ClusterUnavailable
 
 LOCAL = "local"  # a cluster of this machine alone, for as long as the batch lasts

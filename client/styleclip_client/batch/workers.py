@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from styleclip_client import faces
 from styleclip_client.batch.job import Job, Task
 from styleclip_client.batch.stores import Store
 from styleclip_client.client import Client
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.results import Edited
 from styleclip_contract import limits
 from styleclip_contract.errors import (
@@ -63,20 +64,6 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """Abandon running tasks: their images are not written."""
-
-
-@dataclass(frozen=True)
-class ConnectionOptions:
-    """How to connect to any server; can be sent to another process."""
-
-    timeout: float
-    retries: int
-    token: str | None = field(default=None, repr=False)
-    ca: str | None = None
-
-    def client(self, url: str) -> Client:
-        """Return a client of the server at `url`."""
-        return Client(url, self.timeout, retries=self.retries, token=self.token, ca=self.ca)
 
 
 @dataclass(frozen=True)

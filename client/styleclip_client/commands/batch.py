@@ -19,7 +19,6 @@ from styleclip_client.batch.job import PHOTOS, BatchPlan, Job, lock_output, plan
 from styleclip_client.batch.scheduler import Scheduler
 from styleclip_client.batch.stores import Bucket, Folder, open_store
 from styleclip_client.batch.workers import (
-    ConnectionOptions,
     PhotoEditor,
     TaskResult,
     ThreadWorker,
@@ -28,6 +27,7 @@ from styleclip_client.batch.workers import (
 from styleclip_client.commands import options
 from styleclip_client.commands.edit_options import EditOptions, edit_options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED, PhotoOptions
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.results import Status
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerError, ServerUnavailable

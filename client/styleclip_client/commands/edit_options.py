@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from styleclip_client.batch.workers import ConnectionOptions
+from styleclip_client.address import DEFAULT_URL
 from styleclip_client.commands.options import Command, add_options
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
@@ -80,7 +81,7 @@ def _complete_preset(
 ) -> list[CompletionItem]:
     """Complete presets of the server that the command line names, if it answers within a second."""
     named = context.params.get("server") or os.environ.get("STYLECLIP_SERVER")
-    url = named if isinstance(named, str) else "localhost:8001"
+    url = named if isinstance(named, str) else DEFAULT_URL
     token = context.params.get("token") or os.environ.get("STYLECLIP_TOKEN")
     with contextlib.suppress(Exception), ConnectionOptions(1.0, 0, token).client(url) as client:
         return [

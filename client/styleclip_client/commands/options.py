@@ -15,9 +15,10 @@ import click
 from rich.console import Console
 
 from styleclip_client import faces
-from styleclip_client.batch.workers import ConnectionOptions
+from styleclip_client.address import DEFAULT_URL
 from styleclip_client.client import Client
 from styleclip_client.client_base import RETRIES, TIMEOUT
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.images import FORMAT_BY_SUFFIX
 from styleclip_client.results import Edited
 from styleclip_contract.limits import QUALITY
@@ -82,12 +83,11 @@ def servers_option(several: bool) -> Callable[[Command], Command]:
 
 
 def _server(several: bool = False) -> Callable[[Any], Any]:
-    default = "localhost:8001"
     return click.option(
         "--server",
         metavar="URL",
         multiple=several,
-        default=[default] if several else default,
+        default=[DEFAULT_URL] if several else DEFAULT_URL,
         envvar="STYLECLIP_SERVER",
         show_envvar=True,
         show_default=True,

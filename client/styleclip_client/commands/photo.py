@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from styleclip_client import faces
-from styleclip_client.batch.workers import ConnectionOptions
 from styleclip_client.client import Client
 from styleclip_client.commands import options
 from styleclip_client.commands.batch import edit_all
 from styleclip_client.commands.edit_options import EditOptions, edit_options
 from styleclip_client.commands.options import EXIT_STATUS, LATENT, PhotoOptions
+from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.results import Edited, Inverted
 from styleclip_contract.edits import Edit
 
