@@ -84,7 +84,7 @@ def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp
     assert "0 edited, 5 done before" in styleclip(*command)[1]
 
 
-def test_bad_photos_fail_alone_and_their_errors_are_printed(styleclip, photos, tmp_path):
+def test_bad_photos_affect_no_others_and_their_errors_are_printed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     (photos / "bad.jpg").write_bytes(b"no image")
     (photos / "cut.png").write_bytes(PHOTOS[0].read_bytes()[:2000])
@@ -230,7 +230,7 @@ def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_pa
 
 def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp_path):
     with gateways.forwarder(server.grpc_url) as port:
-        pass  # now nobody listens there
+        pass  # nothing listens on the port
     out = tmp_path / "out"
     both = ["--server", f"localhost:{port}", "--server", server.grpc_url, "--retries", 0]
     code, stdout, stderr = styleclip("batch", photos, *SAD, "-o", out, *both)

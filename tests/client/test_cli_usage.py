@@ -107,7 +107,7 @@ def test_a_missing_server_is_reported_in_one_line(fails, photo, tmp_path, free_p
     assert not out.exists()
 
 
-def test_the_server_can_be_named_by_the_environment(fails, monkeypatch, free_port):
+def test_the_server_address_can_come_from_the_environment(fails, monkeypatch, free_port):
     monkeypatch.setenv("STYLECLIP_SERVER", f"localhost:{free_port}")
     assert f"localhost:{free_port}" in fails(SERVER_FAILED, "status")
 

@@ -52,7 +52,7 @@ def test_an_array_is_sent_losslessly(channels):
         np.zeros(3, np.uint8),
     ],
 )
-def test_an_array_that_is_no_image_is_refused_with_what_is_expected(pixels):
+def test_an_array_that_is_no_image_is_refused_with_the_expected_shape(pixels):
     with pytest.raises(errors.NotAnImage, match=r"uint8 of \[height, width\]"):
         photo_bytes(pixels)
 

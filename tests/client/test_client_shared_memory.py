@@ -174,7 +174,7 @@ def test_an_error_leaks_no_region(url, known):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_server_that_allows_no_shared_memory_is_named(server, known, kind):
+def test_a_server_without_shared_memory_raises_a_named_error(server, known, kind):
     address = server.grpc_url if kind == "grpc" else server.http_url
     face, edit, _, _ = known
     with (

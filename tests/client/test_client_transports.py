@@ -99,7 +99,7 @@ def test_one_client_serves_many_threads(url):
     assert len(answers) == 12 and len({answer.picture for answer in answers}) == 1
 
 
-def test_many_photos_keep_their_order_and_failures_stay_alone(url, tmp_path):
+def test_many_photos_keep_their_order_and_a_failure_affects_no_other(url, tmp_path):
     photos = [AVATAR, b"no image", AVATAR.with_name("avatar-2.png"), tmp_path / "missing.jpg"]
 
     async def work(client):
@@ -160,7 +160,7 @@ def test_tls_works_with_a_trusted_authority(server, certificate, scheme):
             client.invert(AVATAR)
 
 
-def test_a_token_is_sent_and_its_lack_is_named(server):
+def test_a_token_is_sent_and_a_missing_one_raises_a_named_error(server):
     with gateways.guarded_gateway(server.http_url, "secret") as guard:
         with Client(guard.url, token="secret") as client:
             assert client.status().ready

@@ -59,7 +59,7 @@ def run(path, network, batch, plan=None):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stored", [onnx_export.no_weights, onnx_export.all_weights])
-def test_the_large_weights_are_stored_in_the_other_file_alone(networks, name, stored, tmp_path):
+def test_large_weights_are_stored_only_in_the_external_file(networks, name, stored, tmp_path):
     write_files(tmp_path, networks[name], stored=stored)
     path = tmp_path / "model.openvino.onnx"
     stored_here = onnx.load(path, load_external_data=False).graph.initializer

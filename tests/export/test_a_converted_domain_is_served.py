@@ -103,7 +103,7 @@ def served(request, repository, tmp_path_factory):
         yield SimpleNamespace(url=server.grpc_url, engine=request.param)
 
 
-def test_what_is_served_is_what_pytorch_computes(weights, repository, served):
+def test_served_outputs_match_pytorch(weights, repository, served):
     engine, networks = served.engine, read_domain(weights)
     photo = Image.fromarray(skimage.data.astronaut())
     buffer = io.BytesIO()
@@ -218,7 +218,7 @@ def test_rows_of_one_request_may_differ(served, w_plus):
 
 
 @pytest.mark.parametrize("wrong", [{"FORMAT": [[b"TIFF"]]}, {"QUALITY": [[0]]}])
-def test_an_unknown_format_or_quality_is_refused_by_name(served, w_plus, wrong):
+def test_an_unknown_format_or_quality_raises_a_named_error(served, w_plus, wrong):
     dtypes = {"FORMAT": np.object_, "QUALITY": np.int32}
     given = {name: np.array(value, dtypes[name]) for name, value in wrong.items()}
     with pytest.raises(InferenceServerException, match="UnknownFormat"):

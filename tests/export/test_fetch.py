@@ -79,7 +79,9 @@ def test_a_corrupted_part_is_discarded_and_downloaded_again(file_server, tmp_pat
         ("loop", "does not answer: too many redirects"),
     ],
 )
-def test_a_bad_answer_is_named_and_the_next_address_tried(file_server, tmp_path, behavior, message):
+def test_a_bad_response_is_reported_and_the_next_address_tried(
+    file_server, tmp_path, behavior, message
+):
     with pytest.raises(FetchError, match=message):
         fetch(tmp_path, make_file(f"{file_server.url}/{behavior}"))
     assert not (tmp_path / "a.pkl").exists()
@@ -90,7 +92,7 @@ def test_a_bad_answer_is_named_and_the_next_address_tried(file_server, tmp_path,
     assert (tmp_path / "a.pkl").read_bytes() == DATA
 
 
-def test_a_server_that_is_not_there_is_named(file_server, tmp_path):
+def test_an_unreachable_server_is_reported(file_server, tmp_path):
     with pytest.raises(FetchError, match=r"does not answer.*refused"):
         fetch(tmp_path, make_file("http://127.0.0.1:9/good"))
 

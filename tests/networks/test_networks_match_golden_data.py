@@ -185,7 +185,7 @@ def test_another_seed_fails_and_the_exit_status_is_1(folder, capsys):
     assert "FAILED: stylegan2_64 (styles (14))" in printed
 
 
-def test_a_wrong_shape_and_an_array_that_is_not_there_fail(folder):
+def test_a_wrong_shape_and_a_missing_array_fail(folder):
     path = folder / "stylegan2_64.npz"
     change(path, w=array(path, "w")[:1], style_05=None)
     rows = rows_of(folder, only=["stylegan2_64"])
@@ -230,7 +230,7 @@ def test_unknown_files_arrays_and_fields_are_reported_and_listed_at_the_end(fold
     assert "Unknown, so not compared:" in last and "motion_64.npz (file)" in last
 
 
-def test_what_is_described_but_not_there_is_reported_as_missing(folder):
+def test_a_described_file_that_is_absent_is_reported_as_missing(folder):
     (folder / "align" / "other.png").unlink()
     (row,) = rows_of(folder, only=["align/*"])
     assert (row.case, row.quantity, row.status) == ("align/other", "photo", "missing")
@@ -242,7 +242,7 @@ def test_the_wrong_answer_for_a_photo_fails(folder):
     assert failed(rows_of(folder, only=["align/*"])) == [("align/other", "boxes")]
 
 
-def test_a_damaged_file_fails_its_case_alone(folder):
+def test_a_damaged_file_fails_only_its_case(folder):
     (folder / "stylegan2_64.npz").write_bytes(b"PK\x03\x04 cut off")
     (folder / "align" / "align.json").write_text("[1]")
     rows = rows_of(folder)

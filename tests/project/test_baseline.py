@@ -58,11 +58,11 @@ def test_the_baseline_server_draws_what_triton_draws(server):
             "target": edit.target, "strength": edit.strength,
             "threshold": edit.threshold}  # fmt: skip
     with baseline_server.running() as port:
-        asked = urllib.request.Request(
+        request = urllib.request.Request(
             f"http://127.0.0.1:{port}/edit", json.dumps(body).encode(), method="POST"
         )
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             theirs = Image.open(io.BytesIO(answer.read()))
-    a, b = (np.asarray(picture.convert("RGB"), np.float64) for picture in (ours, theirs))
+    a, b = (np.asarray(image.convert("RGB"), np.float64) for image in (ours, theirs))
     assert a.std() > 20
     assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 35  # both are JPEGs

@@ -76,7 +76,7 @@ def test_the_readme_names_only_folders_and_images_that_exist():
         assert (ROOT / image).is_file(), image
 
 
-def test_make_alone_lists_every_command():
+def test_make_without_a_target_lists_every_command():
     listing = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

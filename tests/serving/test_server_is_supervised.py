@@ -149,7 +149,7 @@ def test_a_complete_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatc
         pass
 
 
-def test_a_damaged_network_is_named_and_leaves_no_process(tmp_path):
+def test_a_damaged_network_is_reported_and_leaves_no_process(tmp_path):
     repository = tmp_path / "model_repository"
     shutil.copytree(default_repository(), repository)
     (repository / "avatars/e4e/1/model.onnx").write_bytes(b"no network")

@@ -61,7 +61,7 @@ TEXTS = {
     "THRESHOLD": [0.1],
 }
 PHOTOS = [
-    ("NotAnImage", {"PHOTO": [b"this is no picture"]}),
+    ("NotAnImage", {"PHOTO": [b"this is not an image"]}),
     ("NotAnImage", {"PHOTO": [b""]}),
     ("ImageTruncated", {"PHOTO": [jpeg()[:3000]]}),
     ("ImageTooLarge", {"PHOTO": [png_claiming(40_000, 40_000)]}),
@@ -87,7 +87,7 @@ EDITS = [
 
 
 @pytest.mark.parametrize("name, change", [*PHOTOS, *EDITS])
-def test_bad_input_is_invalid_argument_with_a_name_and_the_server_goes_on(ask, name, change):
+def test_bad_input_is_a_named_invalid_argument_and_the_server_keeps_serving(ask, name, change):
     # Twice, because the second answer could come from a cache.
     for _ in range(2):
         status, message = (
@@ -110,8 +110,8 @@ def test_a_strength_of_zero_is_the_inversion_itself(ask):
     zero = ask("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})
     size = len(ask("direction", **TEXTS)["DELTA"])
     plain = ask("stylegan2", W_PLUS=latent, DELTA=np.zeros(size))
-    picture = np.asarray(Image.open(io.BytesIO(zero["PICTURE"][0])))
-    assert np.array_equal(picture, plain["IMAGE"])
+    image = np.asarray(Image.open(io.BytesIO(zero["PICTURE"][0])))
+    assert np.array_equal(image, plain["IMAGE"])
 
 
 def test_several_edits_are_the_sum_of_their_offsets(ask):
@@ -128,7 +128,7 @@ def test_several_edits_are_the_sum_of_their_offsets(ask):
     assert list(both["CHANNELS"]) == [*one["CHANNELS"], *other["CHANNELS"]]
 
 
-def test_a_batch_of_photos_gives_what_each_gives_alone(server):
+def test_a_batch_of_photos_gives_the_same_as_single_photos(server):
     with triton.InferenceServerClient(server.grpc_url) as connection:
 
         def invert(photos):
