@@ -9,6 +9,9 @@ from typing import Any
 
 from styleclip_contract.edits import Edit, normalize_text
 from styleclip_contract.errors import UnknownPreset
+from styleclip_contract.wire import W_DIM
+
+DOMAIN_FILE = "domain.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Domain:
         num_latents: L, the number of rows of W+; 0 if unknown.
         style_channels: the number of channels of each modulation in StyleSpace, in the order of
             DELTA; empty if unknown.
+        resolution: height and width of IMAGE in pixels; 0 if unknown.
+        w_dim: width of W+.
     """
 
     name: str
@@ -43,6 +48,8 @@ class Domain:
     align: bool = False
     num_latents: int = 0
     style_channels: tuple[int, ...] = ()
+    resolution: int = 0
+    w_dim: int = W_DIM
 
     @classmethod
     def from_json(cls, text: str) -> Domain:
@@ -64,6 +71,8 @@ class Domain:
                 align=bool(content.get("align", False)),
                 num_latents=int(content.get("num_latents", 0)),
                 style_channels=tuple(int(n) for n in content.get("style_channels", ())),
+                resolution=int(content.get("resolution", 0)),
+                w_dim=int(content.get("w_dim", W_DIM)),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error

@@ -9,4 +9,6 @@ EDITS = 16  # in one request
 STRENGTH = 20.0  # |α|; StyleCLIP's own slider ends at 10
 FORMATS = ("JPEG", "PNG", "WEBP")
 QUALITY = (1, 100)  # JPEG and WebP
+DEFAULT_FORMAT = "JPEG"
+DEFAULT_QUALITY = 95
 ANSWER_BYTES = 256 * 2**20  # accepted by the client; the largest PNG is smaller

@@ -8,11 +8,11 @@ H x W pixels, E edits, C channels of CLIP's joint space.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TOKENS_PER_TEXT = 77  # CLIP's context length
 W_DIM = 512  # width of W and W+
-CANARY = "canary"  # ids of the requests of health checks begin with it
+CANARY = "canary"  # prefix of the request IDs of health checks
 FACE_SIZE = 256  # e4e reads aligned faces of this many pixels
 
 
@@ -23,7 +23,7 @@ class Tensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    doc: str
+    description: str
     optional: bool = False
 
 
@@ -39,9 +39,13 @@ class Model:
 
 PHOTO = Tensor("PHOTO", "BYTES", (1,), "an encoded image (JPEG, PNG, WebP, …)")
 ALIGN = Tensor(
-    "ALIGN", "BOOL", (1,), "find and align a face; false: the photo is a face crop already", True
+    "ALIGN",
+    "BOOL",
+    (1,),
+    "find and align a face; false: the photo is a face crop already",
+    optional=True,
 )
-FACE = Tensor("FACE", "INT32", (1,), "which face, best first; -1: the largest", True)
+FACE = Tensor("FACE", "INT32", (1,), "which face, best first; -1: the largest", optional=True)
 FACE_CROP = Tensor(
     "FACE_CROP", "FP32", (3, FACE_SIZE, FACE_SIZE), "the aligned face, RGB, in [-1, 1]"
 )
@@ -81,20 +85,26 @@ RENDER = Tensor(
     (-1, -1, -1),
     "IMAGE; the JPEG file where a request of one row asks for JPEG and not for PASTE",
 )
-PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", True)
-FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", True)
-QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", True)
-MARK = Tensor("MARK", "BOOL", (1,), "write into the file that AI edited it (default true)", True)
+PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", optional=True)
+FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", optional=True)
+QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", optional=True)
+MARK = Tensor(
+    "MARK", "BOOL", (1,), "write into the file that AI edited it (default true)", optional=True
+)
 KEEP_GPS = Tensor(
-    "KEEP_GPS", "BOOL", (1,), "with PASTE: keep where PHOTO was taken (default false)", True
+    "KEEP_GPS",
+    "BOOL",
+    (1,),
+    "with PASTE: keep where PHOTO was taken (default false)",
+    optional=True,
 )
 PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded image")
 
-TEXTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
+EDIT_INPUTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
 
 
 def _optional(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, tensor.doc, optional=True)
+    return replace(tensor, optional=True)
 
 
 ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD, FACES))
@@ -102,10 +112,10 @@ E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 # W_PLUS is only checked, DELTA does not depend on it. It makes each ensemble one chain: Triton 2.51
 # never frees a request of which one step fails while another runs.
-DIRECTION = Model("direction", "python", (*TEXTS, _optional(W_PLUS)), (DELTA, CHANNELS))
+DIRECTION = Model("direction", "python", (*EDIT_INPUTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
-# The same where PyTorch runs it. It encodes JPEG behind the network: processes that share a GPU
-# take turns, so an encoder in another one would wait for the next batches. The ensembles pass
+# The same where PyTorch runs it. It also encodes JPEG: processes that share a GPU
+# take turns, so an encoder in another one would wait for their batches. The ensembles pass
 # RENDER to `compose` as its IMAGE.
 TORCH_STYLEGAN2 = Model(
     "stylegan2", "python", (W_PLUS, DELTA, PASTE, FORMAT, QUALITY), (IMAGE, RENDER)
@@ -116,16 +126,16 @@ COMPOSE = Model(
     (
         *(IMAGE, _optional(PHOTO), _optional(QUAD)),
         *(PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
-        *map(_optional, TEXTS),  # for the metadata of the file
+        *map(_optional, EDIT_INPUTS),  # for the metadata of the file
     ),
     (PICTURE,),
 )
 INVERT = Model("invert", "ensemble", (PHOTO, ALIGN, FACE), (W_PLUS, QUAD))
-EDIT = Model("edit", "ensemble", (W_PLUS, *TEXTS, FORMAT, QUALITY, MARK), (PICTURE, CHANNELS))
+EDIT = Model("edit", "ensemble", (W_PLUS, *EDIT_INPUTS, FORMAT, QUALITY, MARK), (PICTURE, CHANNELS))
 EDIT_PHOTO = Model(
     "edit_photo",
     "ensemble",
-    (PHOTO, ALIGN, FACE, *TEXTS, PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
+    (PHOTO, ALIGN, FACE, *EDIT_INPUTS, PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
     (PICTURE, CHANNELS),
 )
 

@@ -20,7 +20,7 @@ from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.request_log import SELECTIONS
 from styleclip_server.serving.server_log import FORMATS, JsonFormatter
-from styleclip_server.serving.supervisor import CANARY_SECONDS, RunningServer
+from styleclip_server.serving.supervisor import CANARY_SECONDS, SupervisedServer
 
 _PORT = click.IntRange(0, 65535)
 
@@ -82,7 +82,7 @@ def command(canary: float, log: Path, **options: Any) -> None:
     stop_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop_requested.set())
-    server = RunningServer(Options(log=None if str(log) == "-" else log, **options), canary)
+    server = SupervisedServer(Options(log=None if str(log) == "-" else log, **options), canary)
     try:
         with console.status("starting Triton ..."):
             server.start()

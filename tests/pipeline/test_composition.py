@@ -237,7 +237,7 @@ def test_exif_and_profile_are_kept_but_not_the_location(format, orientation):
 @pytest.mark.parametrize("format", limits.FORMATS)
 def test_the_file_says_that_it_was_edited_by_ai(format):
     photo = images.decode(phone_photo(6))
-    labels = {"model": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
+    labels = {"domain": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
     alone = compose(GREEN, format=format, **labels)
     pasted = compose(GREEN, photo, SQUARE, True, format, **labels)
     for data, kind in ((alone, "/trained"), (pasted, "/compositeWithTrained")):
@@ -319,7 +319,7 @@ def as_image(file):
 
 def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
     drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
-    data = compose(as_image(drawn), format="jpeg", model="avatars", texts="a sad face")
+    data = compose(as_image(drawn), format="jpeg", domain="avatars", texts="a sad face")
     np.testing.assert_array_equal(pixels(data), pixels(drawn))
     with Image.open(io.BytesIO(data)) as image:
         assert b"a sad face" in image.info["xmp"]

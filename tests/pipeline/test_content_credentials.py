@@ -96,7 +96,7 @@ def read(image, format):
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_a_signed_image_names_its_edits_and_reveals_changes(files, format):
     signer = Signer(*files())
-    labels = {"model": "avatars", "texts": "a face → a sad face (α 5, β 0.15)", "signer": signer}
+    labels = {"domain": "avatars", "texts": "a face → a sad face (α 5, β 0.15)", "signer": signer}
     image = compose(FACE, format=format, **labels)
     state, action = read(image, format)
     assert state == "Valid"

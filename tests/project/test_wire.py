@@ -38,7 +38,8 @@ def test_the_tables_match_the_contract():
         )
         assert f"| `{model.name}` | {model.kind} | {inputs} | {outputs} |\n" in WIRE
         for tensor in (*model.inputs, *model.outputs):
-            row = f"| `{tensor.name}` | {tensor.datatype} | {list(tensor.shape)} | {tensor.doc} |\n"
+            shape = list(tensor.shape)
+            row = f"| `{tensor.name}` | {tensor.datatype} | {shape} | {tensor.description} |\n"
             assert row in WIRE
 
 

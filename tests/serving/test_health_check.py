@@ -8,7 +8,7 @@ import psutil
 
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.preflight import choose_ports
-from styleclip_server.serving.triton_command import lay_out
+from styleclip_server.serving.triton_command import prepare
 from styleclip_server.serving.triton_process import TritonProcess
 
 
@@ -26,7 +26,7 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     log = tmp_path / "server.log"
     options = Options(log=log)
     # Without the supervisor, which would restart it.
-    server = TritonProcess(options, choose_ports(options), lay_out(options, tmp_path))
+    server = TritonProcess(options, choose_ports(options), prepare(options, tmp_path))
     try:
         server.wait_until_ready()
         address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.pid)

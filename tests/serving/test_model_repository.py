@@ -89,8 +89,8 @@ def network(tmp_path):
     return tmp_path / "avatars" / "stylegan2"
 
 
-def lay_out(folder, domain, engine):
-    model_repository.lay_out(folder, REPOSITORY / "steps", domain, engine)
+def link_models(folder, domain, engine):
+    model_repository.link_models(folder, REPOSITORY / "steps", domain, engine)
     return (folder / "stylegan2" / "config.pbtxt").read_text("utf-8")
 
 
@@ -103,7 +103,7 @@ def test_a_config_names_the_file_of_its_engine_where_the_newest_version_has_it(
     for number, (files, expected) in enumerate((({}, False), ({file: b""}, True), ({}, False))):
         model_repository.add_version(network, {"model.onnx": b"", **files})
         for each in ENGINES:
-            config = lay_out(tmp_path / f"{each}{number}", network.parent, each)
+            config = link_models(tmp_path / f"{each}{number}", network.parent, each)
             named = f'default_model_filename: "{file}"' in config
             assert named == (expected and each == engine)
 
@@ -113,7 +113,7 @@ def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path
     for content in (b"1", b"2"):
         model_repository.add_version(network, {"model.onnx": content, "model.py": b"old"})
     served = tmp_path / "served"
-    lay_out(served, network.parent, engine)
+    link_models(served, network.parent, engine)
     assert {path.name for path in served.iterdir()} == set(wire.MODELS)
     for version in ("1", "2"):
         folder = served / "stylegan2" / version

@@ -133,7 +133,7 @@ def test_a_complete_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatc
     # As NVIDIA's container has it: its backends in one folder, its libraries where they are found.
     wheel = find_installation()
     complete = tmp_path / "tritonserver"
-    wheel.backends(complete / "backends")
+    wheel.prepare_backends(complete / "backends")
     (complete / "bin").mkdir()
     (complete / "bin/tritonserver").symlink_to(wheel.binary)
     monkeypatch.setenv("LD_LIBRARY_PATH", ":".join(wheel.libraries))

@@ -25,7 +25,7 @@ from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import (
     LARGEST_FACE,
     Aligner,
-    detect_faces_in_file,
+    decode_and_detect,
     select_face,
 )
 from styleclip_server.pipeline.detection import detect_large_faces
@@ -123,10 +123,10 @@ def print_speed(sizes, repeat):
         setup_seconds = {}
         boxes, official_seconds = fastest(repeat, align_officially, photo, setup_seconds)
         try:
-            (_, quad), seconds = fastest(repeat, aligner.align_file, photo)
+            (_, quad), seconds = fastest(repeat, aligner.decode_and_align, photo)
         except NoFaceFound:
             quad = None
-            _, seconds = fastest(repeat, detect_faces_in_file, photo)
+            _, seconds = fastest(repeat, decode_and_detect, photo)
         without_predictor = official_seconds - setup_seconds["predictor"]
         without_setup = without_predictor - setup_seconds["detector"]
         print(

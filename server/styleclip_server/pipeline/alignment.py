@@ -80,7 +80,7 @@ class Aligner:
         crop = color_profiles.to_srgb(crop_quad(image, quad), profile)
         return np.array(crop), quad.astype(np.float32)
 
-    def align_file(
+    def decode_and_align(
         self,
         data: bytes,
         face_index: int = LARGEST_FACE,
@@ -100,7 +100,7 @@ class Aligner:
         return face, _to_full_size(image, quad).astype(np.float32)
 
 
-def detect_faces_in_file(data: bytes) -> NDArray[np.float32]:
+def decode_and_detect(data: bytes) -> NDArray[np.float32]:
     """Detect every face of an encoded photo.
 
     Returns:
@@ -156,6 +156,11 @@ def crop_center(image: Image.Image) -> FaceCrop:
     quad = np.array(corners, np.float32) + np.array((left - 0.5, top - 0.5), np.float32)
     profile = color_profiles.read_profile(image, "RGB")
     return np.array(color_profiles.to_srgb(crop, profile)), quad
+
+
+def to_face_crop(face: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Convert a face (256, 256, 3) uint8 RGB to e4e's input (3, 256, 256) in [-1, 1]."""
+    return face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def _to_full_size(image: Image.Image, points: NDArray[Any]) -> NDArray[np.float64]:

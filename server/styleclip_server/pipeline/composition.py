@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from styleclip_contract.errors import InvalidInput, NotAnImage
+from styleclip_contract import jpeg_tensor
+from styleclip_contract.errors import InvalidInput
+from styleclip_contract.limits import DEFAULT_FORMAT, DEFAULT_QUALITY
 from styleclip_server.pipeline import images, metadata
 from styleclip_server.pipeline.credentials import Signer
 from styleclip_server.pipeline.pasting import paste_back
@@ -17,27 +19,24 @@ def compose(
     photo: Image.Image | None = None,
     quad: NDArray[np.floating] | None = None,
     paste: bool = False,
-    format: str = "JPEG",
-    quality: int = 95,
+    format: str = DEFAULT_FORMAT,
+    quality: int = DEFAULT_QUALITY,
     *,
-    model: str = "",
+    domain: str = "",
     texts: str = "",
-    match_colors: bool = True,
     marked: bool = True,
     signer: Signer | None = None,
 ) -> bytes:
     """Encode the face, or with `paste` the photo with the face pasted back.
 
     Args:
-        face: (H, W, 3) uint8 RGB. For JPEG without `paste`, a JPEG file without metadata may take
-            its place, its bytes as (1, length, 1).
+        face: (H, W, 3) uint8 RGB; for JPEG without `paste` also a `jpeg_tensor`.
         photo: upright RGB from `images.decode`; its EXIF data and ICC profile are kept. Only used
             with `paste`.
         quad: (4, 2), the corners of the face's crop in the photo. Only used with `paste`.
         format: JPEG, PNG or WEBP.
         quality: 1 to 100, of JPEG and WEBP.
-        model, texts: the network and the edits, to be named in the file.
-        match_colors: see `paste_back`.
+        domain, texts: the domain and the edits, to be named in the file.
         marked: state in the file that AI edited it.
         signer: signs that statement.
 
@@ -49,7 +48,7 @@ def compose(
             unusable quad.
     """
     name = images.check_encoding(format, quality)  # before any work
-    jpeg = _jpeg_file(face)
+    jpeg = jpeg_tensor.unpack(face)
     if jpeg is None:
         images.check_pixels(face.shape[1], face.shape[0])
     elif paste or name != "JPEG":
@@ -60,24 +59,11 @@ def compose(
     elif photo is None or quad is None:
         raise InvalidInput("PASTE needs PHOTO and QUAD: send both, or PASTE false")
     else:
-        result = paste_back(face, photo, quad, match_colors)
-    provenance = metadata.describe_edit(model, texts, paste) if marked else None
+        result = paste_back(face, photo, quad)
+    provenance = metadata.describe_edit(domain, texts, paste) if marked else None
     extra = metadata.collect(photo, provenance)
     if jpeg is None:
         data = images.encode(result, format, quality, extra)
     else:
         data = metadata.insert_into_jpeg(jpeg, extra)
     return signer.sign(data, format, provenance) if signer and provenance else data
-
-
-def _jpeg_file(face: NDArray[np.uint8]) -> memoryview | None:
-    """Return the bytes of a JPEG file passed in place of pixels, None for pixels.
-
-    Raises:
-        NotAnImage: the shape is neither that of pixels nor that of a file.
-    """
-    if face.shape[2] == 3:
-        return None
-    if face.shape[0] != 1 or face.shape[2] != 1:
-        raise NotAnImage(f"IMAGE has the shape {list(face.shape)}, not [height, width, 3]")
-    return np.ascontiguousarray(face).reshape(-1).data

@@ -29,7 +29,7 @@ from styleclip_server.pipeline.tokenizer import tokenize
 # Class embeddings closer than this are equal within CLIP's float32 precision.
 MIN_TEXT_DISTANCE = 1e-4
 
-TextEncoder = Callable[[np.ndarray], np.ndarray]  # tokens (N, 77) int32 → text features (N, D)
+EncodeTokens = Callable[[np.ndarray], np.ndarray]  # tokens (N, 77) int32 → text features (N, D)
 
 
 def parse_edits(neutral: Sequence[bytes], target: Sequence[bytes], strength: Sequence[float],
@@ -84,7 +84,7 @@ def class_embedding(features: np.ndarray) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
-def class_embeddings(texts: Sequence[str], encode: TextEncoder) -> list[np.ndarray]:
+def class_embeddings(texts: Sequence[str], encode: EncodeTokens) -> list[np.ndarray]:
     """Embed texts: fill every prompt template with each of them, and encode all in one batch.
 
     Returns:
@@ -134,18 +134,18 @@ def style_direction(
     """
     relevance = statistics.fs3 @ direction.astype(np.float32)
     magnitude = np.abs(relevance)
-    kept = magnitude >= np.float32(threshold)
-    kept &= magnitude > 0  # at β = 0, channels without a direction are not counted
-    if not kept.any():
+    relevant = magnitude >= np.float32(threshold)
+    relevant &= magnitude > 0  # at β = 0, channels without a direction are not counted
+    if not relevant.any():
         largest = math.floor(float(magnitude.max()) * 1000) / 1000
         raise NoChannelLeft(
             f"the threshold β = {threshold:g} removes every channel for these texts; "
             f"at most {largest:g} leaves some"
         )
-    scaled = np.where(kept, relevance, 0) / magnitude.max()
+    scaled = np.where(relevant, relevance, 0) / magnitude.max()
     offset = np.zeros_like(statistics.style_std)
     offset[statistics.rows] = scaled * statistics.style_std[statistics.rows]
-    return offset, int(kept.sum())
+    return offset, int(relevant.sum())
 
 
 def style_offset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from styleclip_contract.domain import Domain
+from styleclip_contract.domain import DOMAIN_FILE, Domain
 
 DOMAIN_VARIABLE = "STYLECLIP_DOMAIN"
 DOMAINS_VARIABLE = "STYLECLIP_DOMAINS"
@@ -33,7 +33,7 @@ def load_domain(folder: Path) -> Domain:
         FileNotFoundError: there is none.
         ValueError: it is damaged or lacks a field.
     """
-    path = folder / "domain.json"
+    path = folder / DOMAIN_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: {DOMAIN_VARIABLE} must name a domain of the model repository"

@@ -203,8 +203,8 @@ def check_encoding(format: str, quality: int) -> str:
 
 def encode(
     image: NDArray[np.uint8] | Image.Image,
-    format: str = "JPEG",
-    quality: int = 95,
+    format: str = limits.DEFAULT_FORMAT,
+    quality: int = limits.DEFAULT_QUALITY,
     extra: metadata.Metadata | None = None,
 ) -> bytes:
     """Encode an RGB image as JPEG, PNG or WEBP.

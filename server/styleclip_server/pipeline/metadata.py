@@ -91,8 +91,8 @@ def _copy_allowed(source: Image.Exif, source_ifd: dict[int, Any]) -> Image.Exif:
     return exif
 
 
-def describe_edit(model: str, texts: str, pasted: bool) -> Provenance:
-    """Describe a face that the network `model` synthesized for `texts`.
+def describe_edit(domain: str, texts: str, pasted: bool) -> Provenance:
+    """Describe a face that the domain's generator synthesized for `texts`.
 
     Args:
         pasted: the face is a part of a photo, so IPTC's source type is composite.
@@ -101,7 +101,7 @@ def describe_edit(model: str, texts: str, pasted: bool) -> Provenance:
     texts = "".join(c if c.isprintable() else " " for c in texts)  # XML has no control characters
     if len(texts) > _MAX_TEXT_LENGTH:
         texts = texts[:_MAX_TEXT_LENGTH] + " …"
-    system = f"StyleCLIP, {model}" if model else "StyleCLIP"
+    system = f"StyleCLIP, {domain}" if domain else "StyleCLIP"
     return Provenance(_SOURCE_TYPES + source_type, system, texts)
 
 

@@ -1,4 +1,4 @@
-"""StyleSpace: which channels belong to convolutions, and their statistics for one generator."""
+"""Per-channel StyleSpace statistics of a generator, read from statistics.npz."""
 
 from __future__ import annotations
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
+from styleclip_contract.domain import Domain
 from styleclip_contract.wire import Model, Tensor
 from styleclip_server.engines.engine import CPU_ENGINES, Engine
 from styleclip_server.engines.model_files import FLOAT16_FILE, OPENVINO_FILE
 
-# The most rows of one execution. A text is 79 prompts, so two texts fit into 256.
+# Maximum rows per execution. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
 MAX_PROMPTS = 256
 # How long a request waits for a model, and how many wait; more get UNAVAILABLE at once, and clients
@@ -30,17 +30,18 @@ QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
 # the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # `align` is the slowest step; two keep two cores busy.
-INSTANCES = {"align": 2, "compose": 2}
-TORCH_INSTANCES = {"align": 4, "direction": 2, "compose": 4}  # a GPU keeps many cores busy
+INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
+# A GPU keeps many cores busy.
+TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
-CPU_INSTANCES = {"e4e": 2, "clip_text": 2, "stylegan2": 2}
+CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
 
 # The chain of each ensemble; steps are connected by the names of their tensors.
 ENSEMBLES: dict[str, tuple[Model, ...]] = {
-    "invert": (wire.ALIGN_MODEL, wire.E4E),
-    "edit": (wire.DIRECTION, wire.STYLEGAN2, wire.COMPOSE),
-    "edit_photo": (
+    wire.INVERT.name: (wire.ALIGN_MODEL, wire.E4E),
+    wire.EDIT.name: (wire.DIRECTION, wire.STYLEGAN2, wire.COMPOSE),
+    wire.EDIT_PHOTO.name: (
         wire.ALIGN_MODEL,
         wire.E4E,
         wire.DIRECTION,
@@ -71,23 +72,24 @@ def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
     if engine == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
-    _queue(config, 0, engine)
+    _set_queue_policy(config, 0, engine)
     return config
 
 
 def network_config(
-    model: Model, domain: Mapping[str, Any], engine: Engine, files: Collection[str] = ()
+    model: Model, description: str, engine: Engine, files: Collection[str] = ()
 ) -> pb.ModelConfig:
     """The configuration of a network.
 
     Args:
-        domain: the content of its domain.json.
+        description: the text of its domain.json.
         files: names of the files in its newest version folder.
     """
+    domain = Domain.from_json(description)
     dims = {
-        "W_PLUS": (domain["num_latents"], domain["w_dim"]),
-        "DELTA": (sum(domain["style_channels"]),),
-        "IMAGE": (domain["resolution"], domain["resolution"], 3),
+        "W_PLUS": (domain.num_latents, domain.w_dim),
+        "DELTA": (domain.style_size,),
+        "IMAGE": (domain.resolution, domain.resolution, 3),
     }
     config = _interface(_served_model(model, engine), dims)
     config.backend, config.default_model_filename = _backend_and_file(model, engine, files)
@@ -98,12 +100,12 @@ def network_config(
     cpu = engine in CPU_ENGINES
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
-    _queue(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, engine)
+    _set_queue_policy(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, engine)
     if engine != "torch":  # PyTorch captures its graphs before it is ready
-        _warm_up(config, model, dims)
+        _add_warmup(config, model, dims)
     if model is wire.STYLEGAN2:
         config.parameters["domain"].string_value = json.dumps(
-            domain, ensure_ascii=False, sort_keys=True
+            json.loads(description), ensure_ascii=False, sort_keys=True
         )
     return config
 
@@ -119,8 +121,8 @@ def _backend_and_file(model: Model, engine: Engine, files: Collection[str]) -> t
     return model.kind, ""
 
 
-def _warm_up(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[int, ...]]) -> None:
-    """Runs the model on zeros once before it is ready."""
+def _add_warmup(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[int, ...]]) -> None:
+    """Add a warmup request of zeros."""
     request = config.model_warmup.add(name="one", batch_size=1)
     for tensor in model.inputs:
         entry = request.inputs[tensor.name]
@@ -156,7 +158,7 @@ def _type(tensor: Tensor) -> int:
     return int(pb.DataType.Value(_TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")))
 
 
-def _queue(config: pb.ModelConfig, delay: int, engine: Engine) -> None:
+def _set_queue_policy(config: pb.ModelConfig, delay: int, engine: Engine) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = delay
     if engine in CPU_ENGINES:
@@ -167,7 +169,7 @@ def _queue(config: pb.ModelConfig, delay: int, engine: Engine) -> None:
     policy.max_queue_size = QUEUE_LENGTH["cpu" if engine in CPU_ENGINES else "gpu"]
 
 
-def text(config: pb.ModelConfig) -> str:
-    """A configuration as the text of a config.pbtxt."""
+def to_pbtxt(config: pb.ModelConfig) -> str:
+    """Return the text of the configuration's config.pbtxt."""
     header = "# Written by `styleclip-export configs` from the wire contract: do not edit.\n"
     return header + text_format.MessageToString(config, as_utf8=True)

@@ -44,8 +44,8 @@ class Installation:
     def binary(self) -> Path:
         return self.root / "bin" / "tritonserver"
 
-    def backends(self, folder: Path) -> Path:
-        """The folder of its backends: its own, or else `folder`, where they are laid out."""
+    def prepare_backends(self, folder: Path) -> Path:
+        """Return the folder of the backends, built in `folder` if it has none of its own."""
         if self.complete:
             return self.root / "backends"
         python = folder / "python"

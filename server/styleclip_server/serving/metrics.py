@@ -10,30 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as triton
 
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
 from styleclip_contract.wire import CANARY
+
+if TYPE_CHECKING:
+    from functools import _CacheInfo
 
 FACES = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 STRENGTHS = (-10.0, -5.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0)
 THRESHOLDS = (0.0, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5)
-
-
-class _Edit(Protocol):
-    @property
-    def strength(self) -> float: ...
-    @property
-    def threshold(self) -> float: ...
-
-
-class _CacheInfo(Protocol):
-    @property
-    def hits(self) -> int: ...
-    @property
-    def misses(self) -> int: ...
 
 
 class Metrics:
@@ -45,14 +35,14 @@ class Metrics:
         self._previous: dict[str, _CacheInfo] = {}
         # Registered at 0: Prometheus cannot compute a rate over the first event of a new series.
         for error in (*InvalidInput.__subclasses__(), ServerError):
-            self._refusals(error.__name__)
+            self._errors(error.__name__)
 
     def begin_request(self, request_id: str) -> None:
-        """What is counted next belongs to this request; a canary's is not counted."""
+        """Start a request: later counts belong to it, and a canary's are dropped."""
         self._counts = not request_id.startswith(CANARY)
 
     def count_faces(self, faces: int) -> None:
-        """Counts a photo in which that many faces were found."""
+        """Count the faces detected in a photo."""
         if self._counts:
             _histogram(
                 "styleclip_faces_found",
@@ -61,8 +51,8 @@ class Metrics:
                 domain=self._domain,
             ).observe(faces)
 
-    def count_edits(self, edits: Iterable[_Edit]) -> None:
-        """Counts edits whose direction was computed."""
+    def count_edits(self, edits: Iterable[Edit]) -> None:
+        """Count edits whose direction was computed."""
         if not self._counts:
             return
         for edit in edits:
@@ -75,7 +65,7 @@ class Metrics:
             ).observe(round(edit.threshold, 4))  # it came as float32
 
     def count_lookups(self, caches: Mapping[str, _CacheInfo]) -> None:
-        """Counts the look-ups since the last call, from the `cache_info()` of each cache."""
+        """Count the look-ups since the last call, from the `cache_info()` of each cache."""
         for name, info in caches.items():
             before = self._previous.get(name)
             self._previous[name] = info
@@ -92,7 +82,7 @@ class Metrics:
                     ).increment(now - then)
 
     def count_image(self, format: str) -> None:
-        """Counts an encoded image."""
+        """Count an encoded image."""
         if self._counts:
             _counter(
                 "styleclip_pictures_total",
@@ -101,13 +91,13 @@ class Metrics:
                 format=format.upper(),
             ).increment(1)
 
-    def count_refusal(self, error: BaseException) -> None:
-        """Counts a request that was refused, or failed."""
+    def count_error(self, error: BaseException) -> None:
+        """Count a request that was refused or failed."""
         if self._counts:
             named = error if isinstance(error, StyleclipError) else ServerError()
-            self._refusals(type(named).__name__).increment(1)
+            self._errors(type(named).__name__).increment(1)
 
-    def _refusals(self, error: str) -> Any:
+    def _errors(self, error: str) -> Any:
         return _counter(
             "styleclip_refusals_total",
             "Requests refused or failed in a Python step, by the name of the error",

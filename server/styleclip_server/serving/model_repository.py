@@ -1,15 +1,14 @@
 """The folders of the model repository: versions of networks, committed configurations, and what
-the launcher lays out for Triton.
+the launcher links for Triton.
 
-`steps` holds what every domain shares (Python steps and ensembles), `<domain>` the networks of one
-domain with `domain.json` and `statistics.npz` beside them. The `config.pbtxt` of each model is for
+`steps` contains what every domain shares (Python steps and ensembles), `<domain>` its networks
+with `domain.json` and `statistics.npz` beside them. The `config.pbtxt` of each model is for
 a stock Triton on a GPU. The launcher needs none of them: it builds the configurations of the
 engine that it serves.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
+from styleclip_contract.domain import DOMAIN_FILE
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
 from styleclip_server.engines.model_files import OPENVINO_FILE
 from styleclip_server.serving import configs
@@ -31,11 +31,11 @@ __all__ = ["TritonPythonModel"]
 
 def domains(repository: Path) -> list[str]:
     """The names of the domains in `repository`."""
-    return sorted(path.parent.name for path in repository.glob("*/domain.json"))
+    return sorted(path.parent.name for path in repository.glob(f"*/{DOMAIN_FILE}"))
 
 
-def lay_out(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
-    """Lays out in `folder` what Triton serves: each model's configuration and its versions.
+def link_models(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
+    """Write each model's configuration into `folder` and link its versions beside it.
 
     The versions are links, so `steps` and `domain` may be on a read-only file system.
     """
@@ -43,7 +43,7 @@ def lay_out(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
         for name, config in _configs(parent, models, engine).items():
             served = folder / name
             served.mkdir(parents=True)
-            (served / "config.pbtxt").write_text(configs.text(config), "utf-8")
+            (served / "config.pbtxt").write_text(configs.to_pbtxt(config), "utf-8")
             for version in _versions(parent.resolve() / name):
                 if engine == "torch" and models is wire.NETWORKS:
                     _link_beside_torch_model(served / version.name, version)
@@ -52,7 +52,7 @@ def lay_out(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
 
 
 def _link_beside_torch_model(folder: Path, version: Path) -> None:
-    """Makes `folder` hold PyTorch's model.py and a link to each other file of `version`."""
+    """Write PyTorch's model.py into `folder` and link the files of `version` beside it."""
     folder.mkdir()
     (folder / "model.py").write_text(_TORCH_MODEL, "utf-8")
     for file in version.iterdir():
@@ -75,7 +75,7 @@ def config_files(
     for engine in (STOCK_ENGINE, *overlays):
         for name, config in _configs(folder, models, engine).items():
             file = "config.pbtxt" if engine == STOCK_ENGINE else f"configs/{engine}.pbtxt"
-            files[folder / name / file] = configs.text(config)
+            files[folder / name / file] = configs.to_pbtxt(config)
     return files
 
 
@@ -91,10 +91,10 @@ def _configs(
     """The configurations of all steps, or of the networks of the domain in `folder`, by name."""
     if models is wire.STEPS:
         return {model.name: configs.step_config(model, engine) for model in models}
-    domain = json.loads((folder / "domain.json").read_text("utf-8"))
+    description = (folder / DOMAIN_FILE).read_text("utf-8")
     return {
         model.name: configs.network_config(
-            model, domain, engine, _newest_files(folder / model.name)
+            model, description, engine, _newest_files(folder / model.name)
         )
         for model in models
     }

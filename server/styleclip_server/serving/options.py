@@ -35,9 +35,9 @@ class Options:
             servers that were added; 0: never.
         log_format: one of `server_log.FORMATS`.
         log_requests: one of `request_log.SELECTIONS`.
-        log_texts: the lines of requests hold the texts of the edits.
+        log_texts: include edit texts in request log lines.
         trace_to: an OpenTelemetry collector's URL.
-        trace_every: one in so many requests is traced.
+        trace_every: trace one in N requests.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         networks: how the networks are run; "auto": the fastest that this machine can.
     """

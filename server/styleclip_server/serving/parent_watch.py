@@ -1,7 +1,7 @@
 """Ends the process of a Python step when Triton is killed.
 
-Triton's stub processes poll whether Triton is alive, but one that waits for a lock that a killed
-Triton held waits forever, and it holds the interpreter's lock, so no Python thread can end it. The
+Triton's stub processes poll whether Triton is alive, but one blocked on a lock of a
+killed Triton blocks forever with the GIL held, so no Python thread can end it. The
 kernel can: Triton holds the only write end of a pipe, and each stub has the kernel send SIGKILL
 when that end is closed. PR_SET_PDEATHSIG would fire too early, at the end of the thread that
 started the stub.

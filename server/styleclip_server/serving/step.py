@@ -20,23 +20,23 @@ from styleclip_server.serving.metrics import Metrics
 parent_watch.die_with_triton()
 
 Row = dict[str, Any]
-Answer = Callable[[Row], Row]
+RunRow = Callable[[Row], Row]
 
 
-def respond(model: Model, requests: Sequence[Any], answer: Answer, metrics: Metrics) -> list[Any]:
-    """Answers each request of `execute` row by row.
+def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Metrics) -> list[Any]:
+    """Respond to each request of `execute`, computing row by row.
 
-    An `InvalidInput` becomes INVALID_ARGUMENT, of its own request alone.
+    An `InvalidInput` becomes INVALID_ARGUMENT of its request only.
 
     Args:
-        answer: takes a row's inputs by name (None for an optional one that was not sent) and
+        run_row: takes a row's inputs by name (None for an optional one that was not sent) and
             returns its outputs; one that is a function is called only when the request asks for
             that output.
     """
-    return [_respond(model, request, answer, metrics) for request in requests]
+    return [_respond(model, request, run_row, metrics) for request in requests]
 
 
-def _respond(model: Model, request: Any, answer: Answer, metrics: Metrics) -> Any:
+def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> Any:
     start, request_id = time.monotonic(), request.request_id()
     inputs: Row = {}
     metrics.begin_request(request_id)
@@ -45,23 +45,23 @@ def _respond(model: Model, request: Any, answer: Answer, metrics: Metrics) -> An
             value = triton.get_input_tensor_by_name(request, tensor.name)
             inputs[tensor.name] = None if value is None else value.as_numpy()
         requested = set(request.requested_output_names())
-        response = triton.InferenceResponse(_outputs(model, inputs, answer, requested))
+        response = triton.InferenceResponse(_outputs(model, inputs, run_row, requested))
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
     except Exception as error:
         response = triton.InferenceResponse(error=_triton_error(model, error))
-        metrics.count_refusal(error)
+        metrics.count_error(error)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs, error)
     return response
 
 
-def _outputs(model: Model, inputs: Row, answer: Answer, requested: set[str]) -> list[Any]:
+def _outputs(model: Model, inputs: Row, run_row: RunRow, requested: set[str]) -> list[Any]:
     batch = max(len(array) for array in inputs.values() if array is not None)
     rows = [
-        answer({name: None if array is None else array[i] for name, array in inputs.items()})
+        run_row({name: None if array is None else array[i] for name, array in inputs.items()})
         for i in range(batch)
     ]
     return [
-        triton.Tensor(tensor.name, _stack([_value(row[tensor.name]) for row in rows]))
+        triton.Tensor(tensor.name, _stack([_evaluate(row[tensor.name]) for row in rows]))
         for tensor in model.outputs
         if tensor.name in requested
     ]
@@ -87,10 +87,10 @@ def _stack(arrays: Sequence[Any]) -> Any:
     )
 
 
-def _value(output: Any) -> Any:
+def _evaluate(output: Any) -> Any:
     return output() if callable(output) else output
 
 
-def first(value: Any, default: Any) -> Any:
-    """The single element of an optional input of shape [1]."""
+def scalar(value: Any, default: Any) -> Any:
+    """Return the element of an optional input (1,), or `default` if it was not sent."""
     return default if value is None else value[0]

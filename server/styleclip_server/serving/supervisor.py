@@ -33,7 +33,7 @@ STABLE_SECONDS = 10.0  # a server that ran so long starts again at the shortest 
 _log = logging.getLogger("styleclip_server")
 
 
-class RunningServer:
+class SupervisedServer:
     """A supervised server. Its addresses stay the same through restarts.
 
     Args:
@@ -59,12 +59,12 @@ class RunningServer:
 
     @property
     def http_url(self) -> str:
-        """host:port"""
+        """The address "host:port"."""
         return self.options.address(self._ports[0])
 
     @property
     def grpc_url(self) -> str:
-        """host:port"""
+        """The address "host:port"."""
         return self.options.address(self._ports[1])
 
     @property
@@ -100,18 +100,18 @@ class RunningServer:
 
     def _supervise(self) -> None:
         try:
-            self._layout = triton_command.lay_out(self.options, self._folder)
+            self._installed = triton_command.prepare(self.options, self._folder)
             self._start_first()
             self._started.set()
-            failures = 0
+            failed_starts = 0
             while not self._stopping.is_set():
                 since = time.monotonic()
                 reason = self._watch()
                 if reason is None:
                     return
                 stable = time.monotonic() - since > STABLE_SECONDS
-                failures = 0 if stable else failures + 1
-                self._restart(reason, failures)
+                failed_starts = 0 if stable else failed_starts + 1
+                self._restart(reason, failed_starts)
         except BaseException as error:
             self.failure = error
         finally:
@@ -129,7 +129,7 @@ class RunningServer:
             self._start_triton()
 
     def _start_triton(self) -> None:
-        self._triton = TritonProcess(self.options, self._ports, self._layout)
+        self._triton = TritonProcess(self.options, self._ports, self._installed)
         self._triton.wait_until_ready()
         try:
             self._check_canary()
@@ -147,34 +147,34 @@ class RunningServer:
     def _watch(self) -> str | None:
         """Waits until something fails and returns what; None when `stop` was called."""
         assert self._triton
-        failures, next_canary = 0, time.monotonic() + self._canary_seconds
+        failed_canaries, next_canary = 0, time.monotonic() + self._canary_seconds
         while not self._stopping.wait(WATCH_SECONDS):
-            if failure := self._triton.failure():
+            if failure := self._triton.find_failure():
                 return failure
             if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
                     self._check_canary()
-                    failures = 0
+                    failed_canaries = 0
                 except StyleclipError as error:
-                    failures += 1
+                    failed_canaries += 1
                     _log.warning("the canary edit failed: %s", error.to_wire())
-                    if failures >= CANARY_FAILURES:
-                        return f"{failures} canary edits in a row failed"
+                    if failed_canaries >= CANARY_FAILURES:
+                        return f"{failed_canaries} canary edits in a row failed"
                 next_canary = time.monotonic() + self._canary_seconds
         return None
 
-    def _restart(self, reason: str, failures: int) -> None:
+    def _restart(self, reason: str, failed_starts: int) -> None:
         """Restarts Triton, however often that takes."""
         while not self._stopping.is_set():
             _log.warning("%s; restarting the server", reason)
             self._stop_triton()
-            if self._stopping.wait(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)]):
+            if self._stopping.wait(RESTART_DELAYS[min(failed_starts, len(RESTART_DELAYS) - 1)]):
                 return
             start = time.monotonic()
             try:
                 self._start_triton()
             except (ServerStartFailed, OSError) as error:  # a full disk, too many processes
-                reason, failures = str(error), failures + 1
+                reason, failed_starts = str(error), failed_starts + 1
                 continue
             self.restarts += 1
             _log.warning("the server is back after %.1f s", time.monotonic() - start)
@@ -187,13 +187,13 @@ class RunningServer:
 @contextmanager
 def running_server(
     options: Options | None = None, *, canary: float = CANARY_SECONDS
-) -> Iterator[RunningServer]:
+) -> Iterator[SupervisedServer]:
     """A supervised server for the time of a `with` block, on free ports unless `options` say.
 
     Raises:
         ServerStartFailed: with the reason and the remedy.
     """
-    server = RunningServer(options or Options(), canary)
+    server = SupervisedServer(options or Options(), canary)
     try:
         server.start()
         yield server

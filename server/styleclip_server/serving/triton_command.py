@@ -24,8 +24,8 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What one server runs, and the folders laid out for it."""
+class Installed:
+    """What one server runs, and the folders prepared for it."""
 
     installation: Installation
     engine: Engine
@@ -33,10 +33,10 @@ class Layout:
     backends: Path
 
 
-def lay_out(options: Options, folder: Path) -> Layout:
-    """Lays out in `folder` the models and backends that Triton loads.
+def prepare(options: Options, folder: Path) -> Installed:
+    """Prepare in `folder` the models and backends that Triton loads.
 
-    It is done once for a server: a restart must not depend on there being room for it.
+    Done once per server: a restart must not depend on free disk space.
     """
     installation = find_installation()
     assert installation, "preflight.check finds one"
@@ -44,19 +44,23 @@ def lay_out(options: Options, folder: Path) -> Layout:
     if engine == "auto":
         engine = fastest_engine(options.domain_folder)
     models = folder / "models"
-    model_repository.lay_out(models, options.repository / "steps", options.domain_folder, engine)
-    return Layout(installation, engine, models, installation.backends(folder / "backends"))
+    model_repository.link_models(
+        models, options.repository / "steps", options.domain_folder, engine
+    )
+    return Installed(
+        installation, engine, models, installation.prepare_backends(folder / "backends")
+    )
 
 
 def command_line(
-    options: Options, ports: tuple[int, int, int], layout: Layout, shared_memory_prefix: str
+    options: Options, ports: tuple[int, int, int], installed: Installed, shared_memory_prefix: str
 ) -> list[str]:
     """Triton and its arguments; `ports` are those of HTTP, gRPC and metrics."""
     http, grpc, metrics = ports
     return [
-        str(layout.installation.binary),
-        f"--model-repository={layout.models}",
-        f"--backend-directory={layout.backends}",
+        str(installed.installation.binary),
+        f"--model-repository={installed.models}",
+        f"--backend-directory={installed.backends}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={options.exit_timeout}",
@@ -74,16 +78,16 @@ def command_line(
     ]
 
 
-def environment(options: Options, layout: Layout) -> dict[str, str]:
+def environment(options: Options, installed: Installed) -> dict[str, str]:
     """The environment of Triton and its steps."""
     # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
     # (those of a virtual environment too) by the first `python3` on PATH.
     interpreter = Path(sys.executable).parent
     return {
-        **(_MALLOC if layout.engine == "torch" else {}),
+        **(_MALLOC if installed.engine == "torch" else {}),
         **os.environ,
         "LD_LIBRARY_PATH": _search_path(
-            *layout.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
+            *installed.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
         ),
         "PATH": _search_path(interpreter, os.environ.get("PATH")),
         DOMAIN_VARIABLE: options.domain,

@@ -17,7 +17,7 @@ from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import STUB
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.server_log import ServerLog
-from styleclip_server.serving.triton_command import Layout
+from styleclip_server.serving.triton_command import Installed
 
 _PR_SET_PDEATHSIG = 1
 
@@ -35,17 +35,17 @@ class TritonProcess:
 
     Args:
         ports: those of HTTP, gRPC and metrics.
-        layout: the folders it serves from; another process may use them later.
+        installed: what it runs; another process may use it later.
     """
 
-    def __init__(self, options: Options, ports: tuple[int, int, int], layout: Layout) -> None:
+    def __init__(self, options: Options, ports: tuple[int, int, int], installed: Installed) -> None:
         self._options = options
         self.http_port, self.grpc_port, self.metrics_port = ports
         self._shared_memory_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
         with parent_watch.inheritable_pipe() as pipe:
             self._process = subprocess.Popen(
-                triton_command.command_line(options, ports, layout, self._shared_memory_prefix),
-                env=triton_command.environment(options, layout)
+                triton_command.command_line(options, ports, installed, self._shared_memory_prefix),
+                env=triton_command.environment(options, installed)
                 | {parent_watch.VARIABLE: ",".join(map(str, pipe))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -103,8 +103,8 @@ class TritonProcess:
         except OSError:
             return False
 
-    def failure(self) -> str | None:
-        """What died since the server was ready, or None.
+    def find_failure(self) -> str | None:
+        """Return what died since the server was ready, or None.
 
         Triton does not restart the stub process of a Python step, and goes on to say it is ready.
         """
@@ -120,7 +120,7 @@ class TritonProcess:
         processes = [self._root, *(self._children() or self._stubs)]
         if self._process.poll() is None:
             # Triton's own shutdown waits for its stubs, which a dead one never answers.
-            self._process.send_signal(signal.SIGKILL if self.failure() else signal.SIGTERM)
+            self._process.send_signal(signal.SIGKILL if self.find_failure() else signal.SIGTERM)
             try:
                 self._process.wait(self._options.exit_timeout + 5)
             except subprocess.TimeoutExpired:

@@ -2,29 +2,30 @@
 
 import numpy as np
 
-from styleclip_contract.wire import COMPOSE, TEXTS
+from styleclip_contract.limits import DEFAULT_FORMAT, DEFAULT_QUALITY
+from styleclip_contract.wire import COMPOSE, EDIT_INPUTS
 from styleclip_server.pipeline import composition, directions, images
 from styleclip_server.pipeline.credentials import Signer
 from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
-from styleclip_server.serving.step import first, respond
+from styleclip_server.serving.step import respond, scalar
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.model = load_domain(find_domain_folder(args["model_repository"])).name
+        self.domain = load_domain(find_domain_folder(args["model_repository"])).name
         self.signer = Signer.from_environment()
-        self.metrics = Metrics(COMPOSE.name, self.model)
+        self.metrics = Metrics(COMPOSE.name, self.domain)
 
     def execute(self, requests):
-        return respond(COMPOSE, requests, self.answer, self.metrics)
+        return respond(COMPOSE, requests, self.run_row, self.metrics)
 
-    def answer(self, row):
-        photo, texts = None, [row[tensor.name] for tensor in TEXTS]
-        paste = bool(first(row["PASTE"], False))
-        format = first(row["FORMAT"], b"JPEG").decode("utf-8", "replace")
+    def run_row(self, row):
+        photo, texts = None, [row[tensor.name] for tensor in EDIT_INPUTS]
+        paste = bool(scalar(row["PASTE"], False))
+        format = scalar(row["FORMAT"], DEFAULT_FORMAT.encode()).decode("utf-8", "replace")
         if paste and row["PHOTO"] is not None:
-            photo = images.decode(row["PHOTO"][0], keep_gps=bool(first(row["KEEP_GPS"], False)))
+            photo = images.decode(row["PHOTO"][0], keep_gps=bool(scalar(row["KEEP_GPS"], False)))
         edits = [] if any(text is None for text in texts) else directions.parse_edits(*texts)
         data = composition.compose(
             row["IMAGE"],
@@ -32,10 +33,10 @@ class TritonPythonModel:
             row["QUAD"],
             paste=paste,
             format=format,
-            quality=int(first(row["QUALITY"], 95)),
-            model=self.model,
+            quality=int(scalar(row["QUALITY"], DEFAULT_QUALITY)),
+            domain=self.domain,
             texts="; ".join(map(str, edits)),
-            marked=bool(first(row["MARK"], True)),
+            marked=bool(scalar(row["MARK"], True)),
             signer=self.signer,
         )
         self.metrics.count_image(format)

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import ServerError
-from styleclip_contract.wire import CLIP_TEXT, DIRECTION, TEXTS
+from styleclip_contract.wire import CLIP_TEXT, DIRECTION, EDIT_INPUTS
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -32,11 +32,11 @@ class TritonPythonModel:
         self.offset = lru_cache(CACHED_OFFSETS)(self.style_offset)
 
     def execute(self, requests):
-        return respond(DIRECTION, requests, self.answer, self.metrics)
+        return respond(DIRECTION, requests, self.run_row, self.metrics)
 
-    def answer(self, row):
+    def run_row(self, row):
         directions.check_latent(row["W_PLUS"])
-        edits = directions.parse_edits(*(row[tensor.name] for tensor in TEXTS))
+        edits = directions.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
         try:
             delta, channels = self.offset(tuple(edits))
         finally:
@@ -55,11 +55,11 @@ class TritonPythonModel:
     def encode(self, tokens):
         """Encode TOKENS (N, 77) to TEXT_FEATURES (N, D) with the model `clip_text`."""
         (name,) = (tensor.name for tensor in CLIP_TEXT.outputs)
-        answer = triton.InferenceRequest(
+        response = triton.InferenceRequest(
             model_name=CLIP_TEXT.name,
             requested_output_names=[name],
             inputs=[triton.Tensor(CLIP_TEXT.inputs[0].name, tokens)],
         ).exec()
-        if answer.has_error():
-            raise ServerError(f"clip_text failed: {answer.error().message()}")
-        return triton.get_output_tensor_by_name(answer, name).as_numpy()
+        if response.has_error():
+            raise ServerError(f"clip_text failed: {response.error().message()}")
+        return triton.get_output_tensor_by_name(response, name).as_numpy()

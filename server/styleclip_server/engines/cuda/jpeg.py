@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styleclip_contract import limits, wire
+from styleclip_contract import jpeg_tensor, limits, wire
 from styleclip_server.pipeline import images
 
 File = NDArray[np.uint8]
@@ -32,10 +32,10 @@ def requested_quality(
     """
     if rows != 1 or (paste is not None and paste.item()):
         return None
-    if format is not None and format.item().upper() != b"JPEG":
+    if format is not None and format.item().upper() != limits.DEFAULT_FORMAT.encode():
         return None
     low, high = limits.QUALITY
-    level = 95 if quality is None else int(quality.item())
+    level = limits.DEFAULT_QUALITY if quality is None else int(quality.item())
     return level if low <= level <= high else None
 
 
@@ -50,7 +50,7 @@ def outputs(
     """
     named: dict[str, NDArray[Any]] = {}
     if file is not None:
-        named[wire.RENDER.name] = file.reshape(1, 1, -1, 1)
+        named[wire.RENDER.name] = jpeg_tensor.pack(file)[None]
     of_pixels = [name for name in requested if name not in named]
     if of_pixels:
         named |= dict.fromkeys(of_pixels, on_host(image))
