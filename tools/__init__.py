@@ -1,1 +1,1 @@
-"""What the project is developed with: benchmarks, capacity models, fault injection, pictures."""
+"""Development tools: benchmarks, capacity models, fault injection, documentation images, parity."""

@@ -10,7 +10,7 @@ from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks import CLIP
 from styleclip_server.engines.cuda.clip_text import TextEncoder
 from styleclip_server.serving.options import default_repository
-from tools.bench.networks_from_onnx import read
+from tools.bench.networks_from_onnx import read_networks
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def avatars():
-    networks = read(default_repository() / "avatars")
+    networks = read_networks(default_repository() / "avatars")
     return TokensToFeatures(networks.clip, networks.vocabulary.numpy())
 
 

@@ -11,7 +11,7 @@ from styleclip_networks import Encoder4Editing
 from styleclip_server.engines.cuda.e4e import Encoder
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
 from styleclip_server.serving.options import default_repository
-from tools.bench.networks_from_onnx import read
+from tools.bench.networks_from_onnx import read_networks
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_float16_loses_little(formulas):
 
 @torch.inference_mode()
 def test_the_avatars_encoder_in_float16(formulas):
-    networks = read(default_repository() / "avatars")
+    networks = read_networks(default_repository() / "avatars")
     network = FaceToLatent(networks.encoder, networks.w_avg)
     (face,) = random_faces(1)
     output = Encoder(weights_of(network), "cpu")(face)

@@ -32,7 +32,7 @@ def test_weights_for_each_image_draw_what_shared_weights_draw():
 
 @pytest.fixture(scope="module")
 def networks():
-    return networks_from_onnx.read(ROOT / "model_repository" / "avatars")
+    return networks_from_onnx.read_networks(ROOT / "model_repository" / "avatars")
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ class Editor:
     """Photo and texts → JPEG, as `edit_photo` without alignment."""
 
     def __init__(self, folder: Path) -> None:
-        self.networks = networks_from_onnx.read(folder)
+        self.networks = networks_from_onnx.read_networks(folder)
         self.statistics = load_statistics(folder, load_domain(folder).style_channels)
         self._lock = threading.Lock()
 

@@ -36,7 +36,7 @@ from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from tools.bench import baseline
-from tools.bench.served_networks import as_served
+from tools.bench.served_networks import export_as_served
 
 TEXTS = (("a face", "a face with red hair"), ("a person", "a sad person"), ("a man", "a pirate"))
 TARGETS = {"stylegan2": 4, "e4e": 2, "clip_text": 6}
@@ -108,7 +108,7 @@ def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dic
     if name != "clip_text" and not onnxruntime_only:
         torch.manual_seed(0)
         accuracy = accuracies(Generator())[name]
-    run, description = as_served(
+    run, description = export_as_served(
         case.reference, case.onnxruntime_form, case.model, case.random_inputs, accuracy, threads
     )
 

@@ -38,7 +38,7 @@ FORMS = ("kernels", "folded", "transposed")
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One way of computing fs3.
 
     Attributes:
@@ -47,7 +47,7 @@ class Measured:
         seconds: of all rows.
         floor: seconds of the arithmetic alone at the card's peak.
         gib: peak GPU memory.
-        preparing: seconds for compiling and for what is computed once.
+        setup_seconds: seconds for compiling and for what is computed once.
     """
 
     preview: int
@@ -57,7 +57,7 @@ class Measured:
     images_per_second: float
     floor: float
     gib: float
-    preparing: float
+    setup_seconds: float
 
 
 def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
@@ -130,7 +130,7 @@ def _use_form(generator: Generator, settings: Fs3Settings, form: str) -> Fs3Sett
 def measure(
     generator: Generator, clip: CLIP, moments: tuple[np.ndarray, np.ndarray],
     settings: Fs3Settings, form: str, channels: int, peak: float,
-) -> Measured:  # fmt: skip
+) -> Measurement:  # fmt: skip
     """Times `channels` rows of every layer, after one warm-up row."""
     cuda = next(generator.parameters()).is_cuda
     settings = _use_form(generator, settings, form)
@@ -140,13 +140,13 @@ def measure(
     requested = {first + i for first, rows in layers for i in range(min(channels + 1, rows))}
     layer_rows = dict(layers)
     times: dict[int, list[float]] = {}
-    preparing, first = 0.0, 0
+    setup_seconds, first = 0.0, 0
     encode = image_encoder(clip, settings.dtype)
     start = time.perf_counter()
     for row, *_ in fs3_rows(generator, encode, *moments, settings, requested):
         elapsed = time.perf_counter() - start
         if row in layer_rows:
-            first, preparing = row, preparing + elapsed
+            first, setup_seconds = row, setup_seconds + elapsed
         else:
             times.setdefault(first, []).append(elapsed)
         start = time.perf_counter()
@@ -154,8 +154,8 @@ def measure(
     images = 2 * settings.num_images * sum(layer_rows.values())
     flop = sum(arithmetic(generator, clip, settings.num_images, settings.preview or 0))
     gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    return Measured(settings.preview or 0, form, settings.batch, seconds, images / seconds,
-                    flop / peak / 1e12, gib, preparing)  # fmt: skip
+    return Measurement(settings.preview or 0, form, settings.batch, seconds, images / seconds,
+                    flop / peak / 1e12, gib, setup_seconds)  # fmt: skip
 
 
 def check(
@@ -268,11 +268,11 @@ class Bench:
 
     def measure_all(
         self, previews: tuple[int, ...], forms: tuple[str, ...], channels: int
-    ) -> list[Measured]:
+    ) -> list[Measurement]:
         """Measures every preview in every form, and prints a table."""
         table = Table("preview", "form", "batch", "s", "images/s", "floor s", "of peak", "GiB",
                       "preparing s", box=None)  # fmt: skip
-        results: list[Measured] = []
+        results: list[Measurement] = []
         for preview, form in itertools.product(previews, forms):
             try:
                 m = measure(self.generator, self.clip, self.moments, self.at(preview), form,
@@ -283,7 +283,7 @@ class Bench:
             results.append(m)
             cells = (f"{preview or 'none'}", form, str(m.batch), f"{m.seconds:.0f}",
                      f"{m.images_per_second:.0f}", f"{m.floor:.0f}", f"{m.floor / m.seconds:.0%}",
-                     f"{m.gib:.1f}", f"{m.preparing:.0f}")  # fmt: skip
+                     f"{m.gib:.1f}", f"{m.setup_seconds:.0f}")  # fmt: skip
             table.add_row(*cells)
             self.console.print(" ".join(cells), style="dim", highlight=False)
         self.console.print(table)

@@ -28,7 +28,7 @@ from styleclip_export.statistics.resynthesis import Resynthesis
 from styleclip_networks import Generator
 from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
-from tools.bench.networks_from_onnx import Networks, read
+from tools.bench.networks_from_onnx import Networks, read_networks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = ROOT / "model_repository" / "avatars"
@@ -109,7 +109,7 @@ def draw_latents(networks: Networks, count: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def main(images: int, channels: int, previews: tuple[int, ...], seed: int) -> None:
     """Compare fs3 at previews with fs3 at full size."""
-    networks = read(DOMAIN)
+    networks = read_networks(DOMAIN)
     generator = networks.generator.eval()
     encode = load_classifier_body()
     styles = generator.affine(draw_latents(networks, images, seed))

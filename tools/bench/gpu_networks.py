@@ -40,7 +40,7 @@ Call = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Case:
+class NetworkCase:
     """A network in each of its forms, and its inputs for a batch size."""
 
     name: str
@@ -52,7 +52,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One measurement; `psnr` in dB against the published form in float32."""
 
     network: str
@@ -64,7 +64,7 @@ class Row:
     psnr: float
 
 
-def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[Case]:
+def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[NetworkCase]:
     """The three networks, at full size or tiny."""
     torch.manual_seed(0)
     yield _stylegan2(batches, device, small)
@@ -72,7 +72,7 @@ def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[Case]:
     yield _clip(device, small)
 
 
-def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
+def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCase:
     widths = channels_by_base(64, 256, 16) if small else None
     generator = Generator(64 if small else 1024, widths).eval().to(device)
     generator.upsample_as("folded" if device == "cuda" else "transposed")
@@ -99,7 +99,7 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> Case:
 
         return Served(_weights(generator, "generator."), device)
 
-    return Case("stylegan2", published, ours, served, example, batches)
+    return NetworkCase("stylegan2", published, ours, served, example, batches)
 
 
 def _weights(module: nn.Module, prefix: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _weights(module: nn.Module, prefix: str) -> dict[str, Any]:
     return {prefix + name: value.cpu().numpy() for name, value in module.state_dict().items()}
 
 
-def _e4e(batches: tuple[int, ...], device: str, small: bool) -> Case:
+def _e4e(batches: tuple[int, ...], device: str, small: bool) -> NetworkCase:
     def encoder() -> nn.Module:
         torch.manual_seed(1)
         if small:
@@ -128,10 +128,10 @@ def _e4e(batches: tuple[int, ...], device: str, small: bool) -> Case:
 
         return Served(_weights(encoder(), "encoder."), device)
 
-    return Case("e4e", encoder(), ours, served, example, batches)
+    return NetworkCase("e4e", encoder(), ours, served, example, batches)
 
 
-def _clip(device: str, small: bool) -> Case:
+def _clip(device: str, small: bool) -> NetworkCase:
     def clip() -> CLIP:
         torch.manual_seed(2)
         sizes: dict[str, Any] = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1}
@@ -159,11 +159,13 @@ def _clip(device: str, small: bool) -> Case:
         encoder = Served(_weights(clip(), "clip."), device)
         return lambda tokens: encoder(tokens[:, :24].int())  # cut as a request to the server is
 
-    return Case("clip_text", clip().encode_text, ours, served, example, (2,))
+    return NetworkCase("clip_text", clip().encode_text, ours, served, example, (2,))
 
 
 @torch.inference_mode()
-def measure(case: Case, variant: str, dtype: str, batch: int, repeat: int, device: str) -> Row:
+def measure(
+    case: NetworkCase, variant: str, dtype: str, batch: int, repeat: int, device: str
+) -> Measurement:
     """Measure one row. Raises PyTorch's error if the variant cannot run."""
     examples = [case.example(batch) for _ in range(EXAMPLES)]
     if variant == "published":
@@ -181,7 +183,7 @@ def measure(case: Case, variant: str, dtype: str, batch: int, repeat: int, devic
         call(*inputs)
     timed = _cuda_ms if device == "cuda" else _wall_ms
     ms = statistics.median(timed(call, examples[i % EXAMPLES]) for i in range(repeat))
-    return Row(case.name, variant, dtype, batch, ms, ms / batch, psnr)
+    return Measurement(case.name, variant, dtype, batch, ms, ms / batch, psnr)
 
 
 def _cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
@@ -221,7 +223,7 @@ def main(device: str, small: bool, batches: str, variants: str, dtypes: str, rep
     console = Console()
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     with torch.inference_mode():
         for case in cases(tuple(map(int, batches.split(","))), device, small):
             for variant, dtype in forms:
@@ -253,7 +255,7 @@ def _forms(variants: list[str], dtypes: list[str], device: str) -> Iterator[tupl
                 yield variant, dtype
 
 
-def _print_table(console: Console, rows: list[Row]) -> None:
+def _print_table(console: Console, rows: list[Measurement]) -> None:
     published = {(r.network, r.batch): r.ms for r in rows if r.variant == "published"}
     table = Table(box=None)
     for name in ("network", "variant", "dtype", "batch", "ms", "ms each", "faster", "target", "dB"):
@@ -267,14 +269,14 @@ def _print_table(console: Console, rows: list[Row]) -> None:
     console.print(table)
 
 
-def _write(rows: list[Row], device: str, small: bool) -> None:
+def _write(rows: list[Measurement], device: str, small: bool) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     stem = OUT / time.strftime("%Y%m%d-%H%M%S")
     about = {"device": device, "torch": torch.__version__, "small": small}
     text = json.dumps({**about, "rows": [asdict(r) for r in rows]}, indent=1)
     stem.with_suffix(".json").write_text(text + "\n")
     with stem.with_suffix(".csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, Row.__dataclass_fields__)
+        table = csv.DictWriter(file, Measurement.__dataclass_fields__)
         table.writeheader()
         table.writerows(asdict(r) for r in rows)
     print(f"written: {stem}.json and .csv")

@@ -19,7 +19,7 @@ MAX_MS = 30_000  # of measuring one point
 _numbers = itertools.count()
 
 
-def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]]:
+def measure_edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]]:
     """Milliseconds of `edit` with 1 to 8 edits, for texts the server knows and for new texts."""
     w_plus = client.invert(photo).w_plus
     domain = client.domain()
@@ -49,7 +49,7 @@ def edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]
     return rows
 
 
-def networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, Any]]]:
+def measure_networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, Any]]]:
     """Milliseconds of `stylegan2` (config F, random weights) as it is served on this CPU.
 
     `by` in each row says in which runtime and precision.
@@ -74,12 +74,12 @@ def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
     from styleclip_export.convert.random_inputs import random_latents
     from styleclip_export.convert.wrappers import LatentToImage
     from styleclip_networks import Generator
-    from tools.bench.served_networks import as_served
+    from tools.bench.served_networks import export_as_served
 
     torch.manual_seed(0)
     generator = Generator(resolution).eval()
     random_inputs = random_latents(generator)
-    run, by = as_served(
+    run, by = export_as_served(
         LatentToImage(generator),
         LatentToImage(generator, onnx_forms.synthesis),
         STYLEGAN2,

@@ -35,7 +35,7 @@ class Networks:
     vocabulary: Tensor | None
 
 
-def read(folder: Path) -> Networks:
+def read_networks(folder: Path) -> Networks:
     """Reads the newest version of the networks of the domain in `folder`."""
     domain = json.loads((folder / "domain.json").read_text("utf-8"))
     tensors = {name: _read_newest(folder / name) for name in ("stylegan2", "e4e", "clip_text")}

@@ -24,7 +24,7 @@ from styleclip_server.pipeline.style_statistics import convolution_channels
 DAMPING = 0.4  # toRGB is scaled by resolution ** -DAMPING
 
 
-def networks() -> DomainNetworks:
+def build_networks() -> DomainNetworks:
     """Generator, encoder and CLIP's text encoder of the published sizes."""
     torch.manual_seed(0)
     generator = Generator()
@@ -43,7 +43,7 @@ def networks() -> DomainNetworks:
     return DomainNetworks(generator, encoder, clip, w_avg)
 
 
-def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
+def random_statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Random directions of unit length."""
     random = np.random.default_rng(0)
     size, rows = sum(style_channels), len(convolution_channels(style_channels))
@@ -60,14 +60,16 @@ def statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
 def main(folder: Path) -> None:
     """Write a domain of full size with random weights to FOLDER."""
     console = Console()
-    random_networks = networks()
+    random_networks = build_networks()
     about = conversion.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
     with console.status("converting"):
         conversion.convert(
             random_networks, about, folder.parent, sources={}, with_float16=False,
             report=lambda line: console.print(line, highlight=False),
         )  # fmt: skip
-    np.savez(folder / "statistics.npz", **statistics(random_networks.generator.style_channels))
+    np.savez(
+        folder / "statistics.npz", **random_statistics(random_networks.generator.style_channels)
+    )
 
 
 if __name__ == "__main__":

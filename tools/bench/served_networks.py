@@ -25,7 +25,7 @@ from styleclip_server.engines.openvino import Network
 Run = Callable[..., np.ndarray]
 
 
-def as_served(
+def export_as_served(
     reference: nn.Module,
     onnxruntime_form: nn.Module,
     model: wire.Model,

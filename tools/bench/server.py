@@ -104,13 +104,13 @@ def main(
                 _write(folder, run)
             if measure_growth:
                 with console.status("cost against stacked edits"):
-                    run["growth"] = {"edits": growth.edits(client, photos[0])}
+                    run["growth"] = {"edits": growth.measure_edits(client, photos[0])}
                 _write(folder, run)
     except (BenchmarkFailed, StyleclipError) as error:
         raise click.ClickException(str(error)) from error
     if measure_growth:  # after the server, which would share the processor
         with console.status("cost against batch and resolution"):
-            run["growth"] |= growth.networks(resolutions)
+            run["growth"] |= growth.measure_networks(resolutions)
         _write(folder, run)
     plots.write_plots(run, folder)
     _print_table(console, run["results"], last)

@@ -1,10 +1,10 @@
-"""What shared memory spares: raw pixels by gRPC, by HTTP and through shared memory.
+"""The time that shared memory saves: raw pixels over gRPC, over HTTP and in shared memory.
 
     .venv/bin/python -m tools.bench.shared_memory
 
-Needs the development packages. The server is real but for the generator, which gives the same
-picture at once: what is left is the way of the pixels. The ways are measured in turn, round after
-round, so that a busy machine is equally busy for all of them.
+Needs the development packages. The server is real except for the generator, which returns a
+constant image, so only the transfer is measured. The transports alternate, so that other load slows
+all of them.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from styleclip_server.serving.supervisor import running_server
 PHOTO = Path(__file__).resolve().parents[2] / "demo/samples/avatar-1.png"
 
 
-def without_networks(target: Path, side: int) -> Path:
-    """A copy of the repository whose generator gives the same `side` x `side` picture at once."""
+def copy_with_constant_generator(target: Path, side: int) -> Path:
+    """Copy the repository with a generator that returns a constant `side` x `side` image."""
     repository = target / "repository"
     shutil.copytree(default_repository(), repository)
     folder = repository / "avatars" / wire.STYLEGAN2.name
     model = onnx.load(folder / "1" / "model.onnx")
-    image, graph = _picture(side), model.graph
+    image, graph = _smooth_image(side), model.graph
     del graph.node[:], graph.initializer[:]
     graph.initializer.extend(
         [
-            numpy_helper.from_array(image[None], "PICTURE"),
-            numpy_helper.from_array(np.array(image.shape, np.int64), "SIDES"),
+            numpy_helper.from_array(image[None], "CONSTANT"),
+            numpy_helper.from_array(np.array(image.shape, np.int64), "IMAGE_SHAPE"),
         ]
     )
     graph.node.extend(
         [
             helper.make_node("Shape", [wire.W_PLUS.name], ["BATCH"], start=0, end=1),
-            helper.make_node("Concat", ["BATCH", "SIDES"], ["SHAPE"], axis=0),
-            helper.make_node("Expand", ["PICTURE", "SHAPE"], [wire.IMAGE.name]),
+            helper.make_node("Concat", ["BATCH", "IMAGE_SHAPE"], ["SHAPE"], axis=0),
+            helper.make_node("Expand", ["CONSTANT", "SHAPE"], [wire.IMAGE.name]),
         ]
     )
     for dim, value in zip(graph.output[0].type.tensor_type.shape.dim[1:], image.shape, strict=True):
@@ -64,36 +64,39 @@ def without_networks(target: Path, side: int) -> Path:
     return repository
 
 
-def _picture(side: int) -> NDArray[np.uint8]:
-    """Something as smooth as a face, (side, side, 3)."""
+def _smooth_image(side: int) -> NDArray[np.uint8]:
+    """Return an image as smooth as a face, uint8 (side, side, 3)."""
     y, x = np.mgrid[:side, :side] / side
     waves = [127 + 100 * np.sin(7 * x + 5 * y + phase) for phase in (0, 2, 4)]
     return np.rint(np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def synthesize(client: Client, latent: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    """The generator alone: one pixel of its raw answer is read, nothing is copied."""
+    """Run the generator alone: one pixel of its raw output is read, nothing is copied."""
     request = requests.build_synthesis_request(latent, delta)
     image = requests.parse_image(client._infer(request, client._deadline()))
     return image[:1, :1].copy()
 
 
 def encode(client: Client, image: np.ndarray) -> int:
-    """The encoder alone, at JPEG's lowest quality: raw pixels on their way in."""
+    """Run `compose` alone, at JPEG's lowest quality: raw pixels as input."""
     request = requests.build_request(wire.COMPOSE, {wire.IMAGE: image, wire.QUALITY: [1]})
     return len(requests.parse_picture(client._infer(request, client._deadline())))
 
 
 @click.command()
 @click.option("--rounds", default=40, show_default=True)
-@click.option("--side", default=1024, show_default=True, help="Pixels; FFHQ's pictures have 1024.")
+@click.option("--side", default=1024, show_default=True, help="Pixels; FFHQ's images have 1024.")
 def main(rounds: int, side: int) -> None:
+    """Measure raw pixels over each transport, with and without shared memory."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = Options(
-            without_networks(folder, side), log=folder / "log", allow_shared_memory=True,
+            copy_with_constant_generator(folder, side),
+            log=folder / "log",
+            allow_shared_memory=True,
             networks="cpu",
-        )  # fmt: skip
+        )
         server = stack.enter_context(running_server(options))
         http = f"http://{server.http_url}"
         clients = {
@@ -113,18 +116,18 @@ def main(rounds: int, side: int) -> None:
             "paste": lambda c: c.paste(PHOTO, face, edit),
             "edit (JPEG, to compare)": lambda c: c.edit(face.w_plus, edit),
         }
-        taken: dict[tuple[str, str], list[float]] = {}
+        times: dict[tuple[str, str], list[float]] = {}
         for number in range(rounds + 2):  # two to warm up
-            for call, work in calls.items():
-                for way, client in clients.items():
+            for call, run in calls.items():
+                for transport, client in clients.items():
                     start = time.perf_counter()
-                    work(client)
+                    run(client)
                     if number >= 2:
-                        taken.setdefault((call, way), []).append(time.perf_counter() - start)
+                        times.setdefault((call, transport), []).append(time.perf_counter() - start)
         table = Table(f"ms, median of {rounds}, {image.shape[0]} px", *clients, box=None)
         for call in calls:
-            medians = [1000 * statistics.median(taken[call, way]) for way in clients]
-            table.add_row(call, *(f"{each:.1f}" for each in medians))
+            medians = [1000 * statistics.median(times[call, transport]) for transport in clients]
+            table.add_row(call, *(f"{median:.1f}" for median in medians))
         Console().print(table)
 
 

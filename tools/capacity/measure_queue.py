@@ -69,7 +69,7 @@ class OtherPrograms:
         return total, sum(each.user + each.system for each in own)
 
 
-class Load:
+class EditLoad:
     """Edits with a random photo, preset and strength."""
 
     def __init__(self, client: AsyncClient, presets: list[Edit], photos: list[bytes]) -> None:
@@ -113,7 +113,7 @@ async def measure(server: str, metrics_url: str, fractions: list[float], seconds
     photos = [path.read_bytes() for path in sorted((ROOT / "demo/samples").glob("*.png"))]
     rows = []
     async with AsyncClient(server, timeout=60, retries=0) as client:
-        load = Load(client, presets, photos)
+        load = EditLoad(client, presets, photos)
         for preset in presets:  # caches the text embeddings, as in service
             await client.direction(preset)
         await load.run_closed_loop(2, seconds / 2)

@@ -35,7 +35,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "demo/samples"
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Clock:
+class FutureTimer:
     """Completes futures at their times, in one thread."""
 
     def __init__(self) -> None:
@@ -59,18 +59,18 @@ class Clock:
             future.set_result(outcome)
 
 
-class Server:
+class SimulatedWorker:
     """A worker whose server does one photo after the other."""
 
-    def __init__(self, url: str, clock: Clock, seconds: Sequence[float], seed: int) -> None:
-        self.url, self._clock, self._seconds = url, clock, seconds
+    def __init__(self, url: str, timer: FutureTimer, seconds: Sequence[float], seed: int) -> None:
+        self.url, self._timer, self._seconds = url, timer, seconds
         self._random, self._free_at = random.Random(seed), 0.0
 
     def submit(self, task: Task) -> Future[TaskResult]:
         future: Future[TaskResult] = Future()
         begin = max(time.monotonic(), self._free_at)
         self._free_at = begin + self._random.choice(self._seconds)
-        self._clock.at(self._free_at, future, TaskResult(task, self.url))
+        self._timer.at(self._free_at, future, TaskResult(task, self.url))
         return future
 
     def close(self) -> None:
@@ -92,8 +92,8 @@ def measure_seconds(url: str, photos: int) -> list[float]:
 
 def simulate(seconds: Sequence[float], servers: int, each: int, concurrency: int) -> float:
     """Return the photos per second of `servers`, with `each` photos for every one of them."""
-    clock = Clock()
-    workers = [Server(f"server-{n}", clock, seconds, n) for n in range(servers)]
+    timer = FutureTimer()
+    workers = [SimulatedWorker(f"server-{n}", timer, seconds, n) for n in range(servers)]
     tasks = [Task(f"{n}.jpg", f"{n}.jpg", "JPEG") for n in range(each * servers)]
     start = time.perf_counter()
     done = [result.task for result in Scheduler(workers, concurrency).run(tasks)]

@@ -64,7 +64,7 @@ class HpaRule:
 
 
 @dataclass
-class Server:
+class SimulatedServer:
     """A simulated server."""
 
     ready_at: float
@@ -96,7 +96,7 @@ class Autoscaler:
     desired: deque[tuple[float, int]] = field(default_factory=deque)
     counts: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def decide(self, now: float, servers: list[Server]) -> int:
+    def decide(self, now: float, servers: list[SimulatedServer]) -> int:
         """Returns the number of replicas."""
         rule, count = self.rule, len(servers)
         desired = self._desired_replicas(now, servers)
@@ -113,7 +113,7 @@ class Autoscaler:
         base = max(n for t, n in self.counts if t >= now - rule.shrink_period)
         return min(count, max(stable, int(base * rule.min_shrink)))
 
-    def _desired_replicas(self, now: float, servers: list[Server]) -> int:
+    def _desired_replicas(self, now: float, servers: list[SimulatedServer]) -> int:
         rule, count = self.rule, len(servers)
         ready = [server for server in servers if server.ready_at <= now]
         ratios = [min(s.mean_queue_wait(now) / rule.target, MAX_RATIO) for s in ready]
@@ -155,7 +155,7 @@ def simulate(
     rng = random.Random(seed)
     fitting = math.ceil(rates[0][1] * service_seconds / 0.7)
     count = min(max(fitting, rule.min_replicas), rule.max_replicas)
-    servers = [Server(0.0) for _ in range(count)]
+    servers = [SimulatedServer(0.0) for _ in range(count)]
     autoscaler = Autoscaler(rule)
     edits: list[SimulatedEdit] = []
     now, next_sync, turn, ready = 0.0, SYNC_SECONDS, 0, servers
@@ -164,7 +164,9 @@ def simulate(
             now += rng.expovariate(rate)
             while next_sync <= now:
                 count = autoscaler.decide(next_sync, servers)
-                servers += [Server(next_sync + start_seconds) for _ in range(count - len(servers))]
+                servers += [
+                    SimulatedServer(next_sync + start_seconds) for _ in range(count - len(servers))
+                ]
                 del servers[count:]  # they finish the edits that they have accepted
                 ready = [server for server in servers if server.ready_at <= next_sync]
                 next_sync += SYNC_SECONDS

@@ -26,6 +26,7 @@ from styleclip_server.serving.configs import QUEUE_LENGTH
 from tools.chaos import clock, faults
 from tools.chaos.experiment import (
     LOAD_SHARE,
+    SIGTERM,
     SKIPPED,
     Result,
     measure_capacity,
@@ -36,7 +37,6 @@ from tools.chaos.overload import DIRECT, GATEWAY, run_overload, run_overload_at_
 from tools.chaos.server import Server
 
 OUT = Path("out/chaos")
-SIGTERM = "SIGTERM under load"
 
 
 def run(only: str, concurrency: int, report: Callable[[Result], None]) -> list[Result]:

@@ -13,6 +13,7 @@ from tools.chaos.server import Server
 HEAL_SECONDS = 10  # target: a fault must be healed within this time
 LOAD_SHARE = 0.4  # of the server's capacity; the rest is left for healing
 SKIPPED = "skipped"
+SIGTERM = "SIGTERM under load"  # name of the fault
 # Errors that a client may see and retry. Any other name is the server's fault.
 RETRYABLE = {"ServerBusy", "ServerUnavailable"}
 
@@ -119,7 +120,7 @@ def run_sigterm(server: Server, rate: float) -> Result:
     later = [outcome for outcome in load.outcomes if outcome.start >= start]
     counts = ", ".join(f"{count} {kind}" for kind, count in count_outcomes(running).items())
     return Result(
-        name="SIGTERM under load",
+        name=SIGTERM,
         single=count_outcomes(later),
         healed=0.0,
         memory=(memory_before, 0),

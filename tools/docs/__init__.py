@@ -1,1 +1,1 @@
-"""Makes the images of the documents."""
+"""Generates the images of the documents."""

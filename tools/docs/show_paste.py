@@ -3,7 +3,7 @@
     python -m tools.docs.show_paste [--out docs/paste-back.jpg]
 
 Photos are scikit-image's astronaut, a public-domain portrait: as it is, rotated, enlarged and dark.
-Faces are her own crop (a perfect inversion), the crop with shifted colors and softer (like a real
+Faces are its own crop (a perfect inversion), the crop with shifted colors and softer (like a real
 inversion), and that crop with the corners of the mouth raised (like an edit).
 """
 
@@ -31,9 +31,13 @@ def photos():
     sides = {scale: (512 * scale, 512 * scale) for scale in (3, 6)}
     return {
         "512 px": astronaut,
-        "turned by 25°": astronaut.resize(sides[3], Image.LANCZOS).rotate(25, Image.BICUBIC),
-        "3072 px": astronaut.resize(sides[6], Image.LANCZOS),
-        "dark": ImageEnhance.Brightness(astronaut.resize(sides[3], Image.LANCZOS)).enhance(0.45),
+        "rotated by 25°": astronaut.resize(sides[3], Image.Resampling.LANCZOS).rotate(
+            25, Image.Resampling.BICUBIC
+        ),
+        "3072 px": astronaut.resize(sides[6], Image.Resampling.LANCZOS),
+        "dark": ImageEnhance.Brightness(
+            astronaut.resize(sides[3], Image.Resampling.LANCZOS)
+        ).enhance(0.45),
     }
 
 
@@ -86,9 +90,9 @@ def tile(image, quad):
     middle, half = quad.mean(axis=0), np.hypot(*(quad[3] - quad[0])) * 0.75
     box = (*(middle - half), *(middle + half))
     part = image.transform(
-        (int(2 * half), int(2 * half)), Image.Transform.EXTENT, box, Image.BICUBIC
+        (int(2 * half), int(2 * half)), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC
     )
-    return part.resize((TILE, TILE), Image.LANCZOS)
+    return part.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
 def main():
@@ -101,7 +105,7 @@ def main():
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
         pen.text((column * TILE + 6, 4), name, "black")
-    print("photo          own face: PSNR  changed outside | seam: not matched  matched |    smile")
+    print("photo           own face: PSNR  changed outside | seam: not matched  matched |    smile")
     for row, (name, photo) in enumerate(rows.items()):
         box = select_face(detect_large_faces(photo), LARGEST_FACE).box
         quad = quad_from_landmarks(landmarks.predict(photo, box))
@@ -119,7 +123,7 @@ def main():
         )
         seams = [seam(result, photo, mask) for result in results[2:]]
         print(
-            f"{name:14} {psnr(results[1], photo, mask > 127):14.1f} dB {outside:16}"
+            f"{name:15} {psnr(results[1], photo, mask > 127):14.1f} dB {outside:16}"
             f" | {seams[0]:19.2f} {seams[1]:8.2f} | {seams[2]:10.2f}"
         )
         for column, result in enumerate(results):

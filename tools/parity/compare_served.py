@@ -1,7 +1,7 @@
 """Compares a running server with the PyTorch networks of the same checkpoints.
 
     make serve DOMAIN=ffhq ARGS="--networks cpu"    # float32; other engines round
-    python -m tools.verify.compare_served ffhq
+    python -m tools.parity.compare_served ffhq
 
 One photo (a public-domain one of scikit-image by default) goes through the server's `invert`,
 `direction` and `stylegan2`, and through alignment, encoder, CLIP and generator in PyTorch: the
