@@ -8,7 +8,7 @@ from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_tokens
 from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks import CLIP
-from styleclip_server.engines.cuda.clip_text import TextEncoder
+from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks
 
@@ -52,7 +52,7 @@ def texts(n, length):
 @pytest.mark.parametrize("length", [8, 24, 77])
 @torch.inference_mode()
 def test_features_are_those_of_the_network(small, length):
-    encoder = TextEncoder(to_weights(small), "cpu", torch.float32)
+    encoder = CudaTextEncoder(to_weights(small), "cpu", torch.float32)
     tokens = texts(9, length)
     torch.testing.assert_close(encoder(tokens), small(tokens), rtol=1e-4, atol=1e-4)
 
@@ -60,7 +60,7 @@ def test_features_are_those_of_the_network(small, length):
 @torch.inference_mode()
 def test_float16_loses_little(small):
     tokens = texts(9, 16)
-    features = TextEncoder(to_weights(small), "cpu")(tokens)
+    features = CudaTextEncoder(to_weights(small), "cpu")(tokens)
     assert features.dtype == torch.float32
     assert relative_error(features, small(tokens)) < 2e-3
 
@@ -70,13 +70,13 @@ def test_float16_loses_little(small):
 def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
     (tokens,) = random_tokens(5)
     expected = avatars(tokens)
-    features = TextEncoder(to_weights(avatars), "cpu", dtype)(tokens[:, :24])
+    features = CudaTextEncoder(to_weights(avatars), "cpu", dtype)(tokens[:, :24])
     assert relative_error(features, expected) < bound
 
 
 @torch.inference_mode()
 def test_ids_outside_the_vocabulary_give_finite_features(small):
-    encoder = TextEncoder(to_weights(small), "cpu", torch.float32)
+    encoder = CudaTextEncoder(to_weights(small), "cpu", torch.float32)
     tokens = texts(2, 8)
     tokens[0, 1], tokens[1, 1] = 60_000, -3
     assert encoder(tokens).isfinite().all()
@@ -86,11 +86,11 @@ def test_a_missing_weight_is_named(small):
     weights = to_weights(small)
     del weights["clip.ln_final.weight"]
     with pytest.raises(KeyError, match=r"clip\.ln_final\.weight"):
-        TextEncoder(weights, "cpu")
+        CudaTextEncoder(weights, "cpu")
 
 
 def test_weights_may_be_read_only(small):
     weights = {name: np.copy(array) for name, array in to_weights(small).items()}
     for array in weights.values():
         array.setflags(write=False)
-    TextEncoder(weights, "cpu")
+    CudaTextEncoder(weights, "cpu")

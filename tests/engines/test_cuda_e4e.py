@@ -8,7 +8,7 @@ from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks import Encoder4Editing
-from styleclip_server.engines.cuda.e4e import Encoder
+from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks
@@ -55,7 +55,7 @@ def weights_of(module):
 def test_rows_are_those_of_the_network(formulas, num_latents):
     network = small(num_latents, torch.randn(num_latents, 40))
     face = torch.rand(2, 3, 256, 256) * 2 - 1
-    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
@@ -63,7 +63,7 @@ def test_rows_are_those_of_the_network(formulas, num_latents):
 def test_one_average_serves_all_rows(formulas):
     network = small(w_avg=torch.randn(40))
     (face,) = random_faces(1)
-    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
@@ -71,7 +71,7 @@ def test_one_average_serves_all_rows(formulas):
 def test_the_kernels_compute_the_same_network(interpreter):
     network = small()
     (face,) = random_faces(1)
-    output = Encoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
@@ -79,7 +79,7 @@ def test_the_kernels_compute_the_same_network(interpreter):
 def test_float16_loses_little(formulas):
     network = small()
     (face,) = random_faces(1)
-    output = Encoder(weights_of(network), "cpu")(face)
+    output = CudaEncoder(weights_of(network), "cpu")(face)
     assert output.dtype == torch.float32
     assert relative_error(output, network(face)) < 2e-3
 
@@ -89,7 +89,7 @@ def test_the_avatars_encoder_in_float16(formulas):
     networks = read_networks(default_repository() / "avatars")
     network = FaceToLatent(networks.encoder, networks.w_avg)
     (face,) = random_faces(1)
-    output = Encoder(weights_of(network), "cpu")(face)
+    output = CudaEncoder(weights_of(network), "cpu")(face)
     assert relative_error(output, network(face)) < 2e-3
 
 
@@ -97,14 +97,14 @@ def test_a_missing_weight_is_named():
     weights = weights_of(small())
     del weights["encoder.latlayer1.bias"]
     with pytest.raises(KeyError, match=r"encoder\.latlayer1\.bias"):
-        Encoder(weights, "cpu")
+        CudaEncoder(weights, "cpu")
 
 
 def test_a_backbone_of_three_stages_is_refused():
     weights = weights_of(small())
     fewer = {k: v for k, v in weights.items() if not k.startswith("encoder.body.5.")}
     with pytest.raises(ValueError, match="3 stages in place of four"):
-        Encoder(fewer, "cpu")
+        CudaEncoder(fewer, "cpu")
 
 
 def both(monkeypatch, call):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from styleclip_server.engines.cuda import stylegan2
 from styleclip_server.engines.cuda.kernels import hopper
-from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import ConvEpilogue
+from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import EpilogueParams
 
 on_hopper = pytest.mark.skipif(
     not (torch.cuda.is_available() and hopper.is_available(torch.device("cuda"))),
@@ -69,10 +69,10 @@ def test_the_upsampling_kernel_matches_the_formula(batch, noise):
     torch.manual_seed(0)
     x = torch.randn(batch, 200, 136, 64, device="cuda").half()  # no multiple of a program
     weight = torch.randn(32, 64, 3, 3, device="cuda") / math.sqrt(9 * 64)
-    epilogue = ConvEpilogue(
+    epilogue = EpilogueParams(
         3, torch.randn(32, device="cuda"), torch.randn(400, 272, device="cuda").half()
     )
-    epilogue = epilogue if noise else ConvEpilogue(3, epilogue.bias, None)
+    epilogue = epilogue if noise else EpilogueParams(3, epilogue.bias, None)
     dcoefs = torch.rand(batch, 40, device="cuda") + 0.5
     next_style = torch.rand(batch, 50, device="cuda") * 2 - 1
     taps = hopper.up_convolution.arrange_taps(weight).half()
@@ -97,11 +97,11 @@ def test_the_last_block_matches_the_general_kernels(batch, dtype, monkeypatch):
         if name.endswith(("noise.weight", "activate.bias")):
             parameter.data.normal_(std=0.3)
     weights = {k: v.detach().numpy() for k, v in generator.state_dict().items()}
-    fast = stylegan2.Generator(weights)
+    fast = stylegan2.CudaGenerator(weights)
     assert isinstance(fast.blocks[-1], stylegan2.HopperBlock)
     monkeypatch.setattr(hopper, "is_available", lambda device: False)
-    plain = stylegan2.Generator(weights)
-    assert isinstance(plain.blocks[-1], stylegan2.Block)
+    plain = stylegan2.CudaGenerator(weights)
+    assert isinstance(plain.blocks[-1], stylegan2.SynthesisBlock)
     styles = torch.randn(batch, sum(generator.style_channels), device="cuda") * 0.3 + 1
     with torch.inference_mode():
         image, expected = (g.synthesis(styles, image_dtype=dtype).float() for g in (fast, plain))

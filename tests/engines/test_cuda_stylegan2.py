@@ -39,11 +39,11 @@ def test_the_image_is_that_of_the_reference_network(case, many, monkeypatch):
     weights, w_plus, delta, expected = case
     monkeypatch.setattr(epilogue, "MANY_PIXELS", many)
     if not many:  # every form of the convolutions; without this, only layers with many channels
-        monkeypatch.setattr(convolutions, "SPLIT_PHASES_FROM", 24)
-        monkeypatch.setattr(convolutions, "SPLIT_ROWS_FROM", 12)
-        monkeypatch.setattr(convolutions, "SPLIT_FROM_PIXELS", 0)
-        monkeypatch.setattr(convolutions, "PAIR_UP_TO", 6)
-    generator = stylegan2.Generator(weights, "cpu", torch.float32)
+        monkeypatch.setattr(convolutions, "MIN_CHANNELS_TO_SPLIT_PHASES", 24)
+        monkeypatch.setattr(convolutions, "MIN_CHANNELS_TO_SPLIT_ROWS", 12)
+        monkeypatch.setattr(convolutions, "MIN_PIXELS_TO_SPLIT", 0)
+        monkeypatch.setattr(convolutions, "MAX_CHANNELS_TO_PAIR", 6)
+    generator = stylegan2.CudaGenerator(weights, "cpu", torch.float32)
     with torch.inference_mode():
         pixels = generator(w_plus, delta)
     assert pixels.dtype == torch.uint8 and pixels.shape == expected.shape
@@ -55,6 +55,6 @@ def test_the_image_is_that_of_the_reference_network(case, many, monkeypatch):
 def test_half_precision_is_within_its_bound(case):
     weights, w_plus, delta, expected = case
     with torch.inference_mode():
-        pixels = stylegan2.Generator(weights, "cpu", torch.float16)(w_plus, delta).float()
+        pixels = stylegan2.CudaGenerator(weights, "cpu", torch.float16)(w_plus, delta).float()
     error = (pixels - expected).square().mean()
     assert 10 * torch.log10(255**2 / error) > 45

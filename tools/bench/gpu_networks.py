@@ -95,9 +95,9 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCas
         return baseline.image(generator, w_plus, delta)
 
     def served() -> Call:
-        from styleclip_server.engines.cuda.stylegan2 import Generator as Served
+        from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 
-        return Served(_weights(generator, "generator."), device)
+        return CudaGenerator(_weights(generator, "generator."), device)
 
     return NetworkCase("stylegan2", published, ours, served, example, batches)
 
@@ -124,9 +124,9 @@ def _e4e(batches: tuple[int, ...], device: str, small: bool) -> NetworkCase:
         return (torch.rand(batch, 3, 256, 256, device=device) * 2 - 1,)
 
     def served() -> Call:
-        from styleclip_server.engines.cuda.e4e import Encoder as Served
+        from styleclip_server.engines.cuda.e4e import CudaEncoder
 
-        return Served(_weights(encoder(), "encoder."), device)
+        return CudaEncoder(_weights(encoder(), "encoder."), device)
 
     return NetworkCase("e4e", encoder(), ours, served, example, batches)
 
@@ -154,9 +154,9 @@ def _clip(device: str, small: bool) -> NetworkCase:
         return lambda tokens: module.encode_text(tokens[:, :longest]).float()
 
     def served() -> Call:
-        from styleclip_server.engines.cuda.clip_text import TextEncoder as Served
+        from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
 
-        encoder = Served(_weights(clip(), "clip."), device)
+        encoder = CudaTextEncoder(_weights(clip(), "clip."), device)
         return lambda tokens: encoder(tokens[:, :24].int())  # cut as a request to the server is
 
     return NetworkCase("clip_text", clip().encode_text, ours, served, example, (2,))

@@ -167,7 +167,7 @@ class Resynthesis:
         return synthesize
 
     def _load_kernels(self):  # type: ignore[no-untyped-def]  # the server's kernels need Triton
-        from styleclip_server.engines.cuda.stylegan2 import Generator as KernelGenerator
+        from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 
         weights = {k: v.cpu().numpy() for k, v in self.generator.state_dict().items()}
-        return KernelGenerator(weights, self.styles.device)
+        return CudaGenerator(weights, self.styles.device)

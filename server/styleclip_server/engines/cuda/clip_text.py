@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-HEAD_WIDTH = 64  # of every published ViT
-GELU = 1.702  # OpenAI's approximation of GELU is x * sigmoid(1.702 x) = silu(1.702 x) / 1.702
+from styleclip_networks.clip import HEAD_WIDTH, QUICK_GELU_SCALE
 
 
 @dataclass(frozen=True)
-class Affine:
+class LinearParams:
     """Weight and bias of a linear layer or of a layer norm."""
 
     weight: Tensor
@@ -28,18 +27,18 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Block:
-    """A pre-norm transformer block; `norm_2` and the bias of `hidden` are multiplied by `GELU`."""
+class TransformerBlock:
+    """A pre-norm transformer block; `ln_2` and the bias of `c_fc` contain `QUICK_GELU_SCALE`."""
 
-    norm_1: Affine
-    qkv: Affine
-    out: Affine
-    norm_2: Affine
-    hidden: Affine
-    output: Affine
+    ln_1: LinearParams
+    in_proj: LinearParams
+    out_proj: LinearParams
+    ln_2: LinearParams
+    c_fc: LinearParams
+    c_proj: LinearParams
 
 
-class TextEncoder:
+class CudaTextEncoder:
     """TOKENS (N, T) int32, T up to 77, → TEXT_FEATURES (N, D) float32, not normalized.
 
     A text ends at its largest id, and attention is causal: T has to cover the longest text, and
@@ -64,21 +63,21 @@ class TextEncoder:
         def tensor(name: str, scale: float = 1.0) -> Tensor:
             return (torch.from_numpy(np.array(weights[name])) * scale).to(device, dtype)
 
-        def affine(name: str, scale: float = 1.0, separator: str = ".") -> Affine:
-            return Affine(
+        def linear(name: str, scale: float = 1.0, separator: str = ".") -> LinearParams:
+            return LinearParams(
                 tensor(f"{name}{separator}weight", scale), tensor(f"{name}{separator}bias", scale)
             )
 
-        def block(name: str) -> Block:
-            hidden = affine(f"{name}mlp.c_fc")
-            return Block(
-                affine(f"{name}ln_1"),
-                affine(f"{name}attn.in_proj", separator="_"),
-                affine(f"{name}attn.out_proj"),
+        def block(name: str) -> TransformerBlock:
+            c_fc = linear(f"{name}mlp.c_fc")
+            return TransformerBlock(
+                linear(f"{name}ln_1"),
+                linear(f"{name}attn.in_proj", separator="_"),
+                linear(f"{name}attn.out_proj"),
                 # Multiplied in here, GELU's constant does not round the weight matrices again.
-                affine(f"{name}ln_2", GELU),
-                Affine(hidden.weight, tensor(f"{name}mlp.c_fc.bias", GELU)),
-                affine(f"{name}mlp.c_proj"),
+                linear(f"{name}ln_2", QUICK_GELU_SCALE),
+                LinearParams(c_fc.weight, tensor(f"{name}mlp.c_fc.bias", QUICK_GELU_SCALE)),
+                linear(f"{name}mlp.c_proj"),
             )
 
         start = "clip.transformer.resblocks."
@@ -87,9 +86,9 @@ class TextEncoder:
         if "table" in weights:
             self.table = torch.from_numpy(np.array(weights["table"])).to(device, torch.int32)
         self.embedding = tensor("clip.token_embedding.weight")
-        self.positions = tensor("clip.positional_embedding")
+        self.positional_embedding = tensor("clip.positional_embedding")
         self.blocks = [block(f"{start}{i}.") for i in range(depth)]
-        self.norm = affine("clip.ln_final")
+        self.norm = linear("clip.ln_final")
         self.projection = tensor("clip.text_projection")
         self.width = self.embedding.shape[1]
         self.heads = self.width // HEAD_WIDTH
@@ -100,26 +99,26 @@ class TextEncoder:
             tokens = self.table.index_select(0, ids.flatten()).view(tokens.shape)
         end = tokens.argmax(1)
         ids = tokens.clamp(0, len(self.embedding) - 1)
-        x = F.embedding(ids, self.embedding) + self.positions[: tokens.shape[1]]
+        x = F.embedding(ids, self.embedding) + self.positional_embedding[: tokens.shape[1]]
         for block in self.blocks:
             x = self._block(block, x)
         x = x.take_along_dim(end[:, None, None], 1)[:, 0]
         return (self._norm(self.norm, x) @ self.projection).float()
 
-    def _block(self, block: Block, x: Tensor) -> Tensor:
+    def _block(self, block: TransformerBlock, x: Tensor) -> Tensor:
         n, t, width = x.shape
-        qkv = _linear(block.qkv, self._norm(block.norm_1, x))
+        qkv = _linear(block.in_proj, self._norm(block.ln_1, x))
         q, k, v = qkv.view(n, t, 3, self.heads, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + _linear(block.out, mixed.transpose(1, 2).reshape(n, t, width))
-        hidden = F.silu(_linear(block.hidden, self._norm(block.norm_2, x)))
-        return x + _linear(block.output, hidden, 1 / GELU)
+        x = x + _linear(block.out_proj, mixed.transpose(1, 2).reshape(n, t, width))
+        hidden = F.silu(_linear(block.c_fc, self._norm(block.ln_2, x)))
+        return x + _linear(block.c_proj, hidden, 1 / QUICK_GELU_SCALE)
 
-    def _norm(self, norm: Affine, x: Tensor) -> Tensor:
+    def _norm(self, norm: LinearParams, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,), norm.weight, norm.bias)  # statistics in float32
 
 
-def _linear(layer: Affine, x: Tensor, scale: float = 1.0) -> Tensor:
+def _linear(layer: LinearParams, x: Tensor, scale: float = 1.0) -> Tensor:
     """scale * x W^T + bias, (N, T, in) → (N, T, out)."""
     y = torch.addmm(layer.bias, x.flatten(0, 1), layer.weight.t(), alpha=scale)
     return y.view(*x.shape[:2], -1)

@@ -1,6 +1,6 @@
 """StyleGAN2's 3x3 convolutions as plain convolutions that cuDNN runs fast.
 
-Features are (N, H, W, C), contiguous; filters (out, in, 3, 3).
+Features are (N, H, W, C), contiguous, of the filters' dtype; filters are (out, in, 3, 3).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Many channels fill the device with one phase of an upsampling convolution, or one row of phases.
-SPLIT_PHASES_FROM, SPLIT_ROWS_FROM = 256, 64  # output channels
-SPLIT_FROM_PIXELS = 4096  # input pixels of the batch
-PAIR_UP_TO = 32  # output channels up to which pixels are computed in pairs
+MIN_CHANNELS_TO_SPLIT_PHASES = 256  # output channels
+MIN_CHANNELS_TO_SPLIT_ROWS = 64  # output channels
+MIN_PIXELS_TO_SPLIT = 4096  # input pixels of the batch
+MAX_CHANNELS_TO_PAIR = 32  # output channels up to which pixels are computed in pairs
 
 Filters = NDArray[np.floating]
 
@@ -33,11 +34,13 @@ class Convolution:
         dtype: torch.dtype,
         allow_pairs: bool = True,
     ) -> None:
-        self.pairs = allow_pairs and len(weight) <= PAIR_UP_TO
-        self.filters = _tensor(pair_filters(weight) if self.pairs else weight, device, dtype)
+        self.uses_pixel_pairs = allow_pairs and len(weight) <= MAX_CHANNELS_TO_PAIR
+        self.filters = _tensor(
+            pair_filters(weight) if self.uses_pixel_pairs else weight, device, dtype
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.pairs:
+        if not self.uses_pixel_pairs:
             return _convolve(x, self.filters, (1, 1))
         n, height, width, channels = x.shape
         pairs = x.view(n, height, width // 2, 2 * channels)
@@ -53,12 +56,12 @@ class TransposedConvolution:
     """
 
     def __init__(self, weight: Filters, device: torch.device, dtype: torch.dtype) -> None:
-        joint, *split = (_tensor(filters, device, dtype) for filters in phase_filters(weight))
-        self.joint, self.split = joint, split
+        fused, *split = (_tensor(filters, device, dtype) for filters in phase_filters(weight))
+        self.fused, self.split = fused, split
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if x.shape[0] * x.shape[1] * x.shape[2] < SPLIT_FROM_PIXELS or not self.split:
-            a, b, c, d = _convolve(x, self.joint, (1, 1)).chunk(4, 3)
+        if x.shape[0] * x.shape[1] * x.shape[2] < MIN_PIXELS_TO_SPLIT or not self.split:
+            a, b, c, d = _convolve(x, self.fused, (1, 1)).chunk(4, 3)
             return a, b, c, d
         outputs = [_convolve(x, f, (f.shape[2] - 1, f.shape[3] - 1)) for f in self.split]
         if len(outputs) == 2:
@@ -100,13 +103,13 @@ def phase_filters(weight: Filters) -> list[Filters]:
             for i, row in rows:
                 for k, col in cols:
                     filters[a, b, :, :, i, k] = weight[:, :, row, col]
-    joint = filters.reshape(4 * out_channels, in_channels, 2, 2)
-    if out_channels >= SPLIT_PHASES_FROM:
-        return [joint, *(filters[a, b][:, :, a:, b:] for a in (0, 1) for b in (0, 1))]
-    if out_channels >= SPLIT_ROWS_FROM:
+    fused = filters.reshape(4 * out_channels, in_channels, 2, 2)
+    if out_channels >= MIN_CHANNELS_TO_SPLIT_PHASES:
+        return [fused, *(filters[a, b][:, :, a:, b:] for a in (0, 1) for b in (0, 1))]
+    if out_channels >= MIN_CHANNELS_TO_SPLIT_ROWS:
         row_filters = filters.reshape(2, 2 * out_channels, in_channels, 2, 2)
-        return [joint, *(row_filters[a][:, :, a:] for a in (0, 1))]
-    return [joint]
+        return [fused, *(row_filters[a][:, :, a:] for a in (0, 1))]
+    return [fused]
 
 
 def _tensor(filters: Filters, device: torch.device, dtype: torch.dtype) -> Tensor:

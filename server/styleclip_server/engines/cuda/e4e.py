@@ -32,7 +32,7 @@ HEAD_SIZES = (64, 32, 16, 8, 4, 2)  # of the heads' inputs, convolution by convo
 
 
 @dataclass(frozen=True)
-class Convolution:
+class ConvParams:
     """Weight, in channels-last memory, of the encoder's dtype; bias (C,) float32."""
 
     weight: Tensor
@@ -49,7 +49,7 @@ class Stem:
 
 
 @dataclass(frozen=True)
-class Unit:
+class ResidualUnit:
     """A residual unit of IR-SE50 without batch norms.
 
     Attributes:
@@ -61,7 +61,7 @@ class Unit:
     conv1: Tensor
     border_bias: Tensor
     slope: Tensor
-    conv2: Convolution
+    conv2: ConvParams
     fc1: Tensor
     fc2: Tensor
     shortcut: Tensor | None
@@ -87,34 +87,34 @@ class HeadStep:
     Attributes:
         size: side of the input in pixels.
         channels: C, of a head.
-        num_starting: heads that start at this size, from a level of the pyramid.
-        first: their convolution, (num_starting * C outputs).
+        num_new_heads: heads that start at this size, from a level of the pyramid.
+        first: their convolution, (num_new_heads * C outputs).
         further: weights (G, C, 3, 3, C) and biases (G, C) of the heads that started at a larger
             size.
     """
 
     size: int
     channels: int
-    num_starting: int
-    first: Convolution | None
+    num_new_heads: int
+    first: ConvParams | None
     further: tuple[Tensor, Tensor] | None
 
     def __call__(self, levels: Mapping[int, Tensor], x: Tensor) -> Tensor:
         """Features (N, size, size, G, C) of the heads so far → (N, size / 2, size / 2, …, C), with
         those that start at this size in front."""
         n, half = levels[FINE_SIZE].shape[0], self.size // 2
-        num_heads = self.num_starting + (x.shape[3] if self.further else 0)
+        num_heads = self.num_new_heads + (x.shape[3] if self.further else 0)
         out = levels[FINE_SIZE].new_empty((n, half, half, num_heads, self.channels))
         if self.first:
             y = F.conv2d(levels[self.size], self.first.weight, stride=2, padding=1)
-            starting = out[:, :, :, : self.num_starting]
+            starting = out[:, :, :, : self.num_new_heads]
             heads.activate_into(starting, _channels_last(y), self.first.bias)
         if self.further:
-            heads.convolve_heads_into(out[:, :, :, self.num_starting :], x, *self.further)
+            heads.convolve_heads_into(out[:, :, :, self.num_new_heads :], x, *self.further)
         return out
 
 
-class Encoder:
+class CudaEncoder:
     """FACE_CROP (N, 3, 256, 256) float32 in [-1, 1] → W_PLUS (N, L, w_dim) float32, with the
     average latent added.
 
@@ -146,8 +146,8 @@ class Encoder:
 
     def __call__(self, face: Tensor) -> Tensor:
         fine_skip, middle_skip, coarse = self._backbone(face)
-        middle = _finer_level(coarse, middle_skip, self.laterals[0])
-        fine = _finer_level(middle, fine_skip, self.laterals[1])
+        middle = _upsample_add(coarse, middle_skip, self.laterals[0])
+        fine = _upsample_add(middle, fine_skip, self.laterals[1])
         levels = {FINE_SIZE: fine, MIDDLE_SIZE: middle, COARSE_SIZE: coarse}
         x = fine.new_empty(0)  # no head has started
         for step in self.head_steps:
@@ -168,7 +168,7 @@ class Encoder:
         return outputs[1:]
 
 
-def _finer_level(x: Tensor, skip: Tensor, lateral: Convolution) -> Tensor:
+def _upsample_add(x: Tensor, skip: Tensor, lateral: ConvParams) -> Tensor:
     y = _channels_last(F.conv2d(skip, lateral.weight))
     return pyramid.upsample_add_(y, lateral.bias, x)
 
@@ -214,11 +214,11 @@ class _Parameters:
     def vector(self, values: Tensor) -> Tensor:
         return values.to(self.device, torch.float32).contiguous()
 
-    def convolution(self, *names: str) -> Convolution:
+    def convolution(self, *names: str) -> ConvParams:
         """Convolutions of one input, as one."""
         weight = torch.cat([self.weight(name) for name in names])
         biases = torch.cat([self.read(f"{name}.bias") for name in names])
-        return Convolution(_channels_last(weight), self.vector(biases))
+        return ConvParams(_channels_last(weight), self.vector(biases))
 
 
 def _stem(parameters: _Parameters) -> Stem:
@@ -230,7 +230,7 @@ def _stem(parameters: _Parameters) -> Stem:
     )
 
 
-def _unit(parameters: _Parameters, number: int) -> Unit:
+def _unit(parameters: _Parameters, number: int) -> ResidualUnit:
     name = f"body.{number}"
     scale1, shift1 = parameters.batch_norm(f"{name}.res_layer.0")
     scale2, shift2 = parameters.batch_norm(f"{name}.res_layer.4")
@@ -239,12 +239,12 @@ def _unit(parameters: _Parameters, number: int) -> Unit:
         scale, shortcut_bias = parameters.batch_norm(f"{name}.shortcut_layer.1")
         shortcut = parameters.filters(f"{name}.shortcut_layer.0", scale[:, None, None, None])
     border_bias = _border_bias(parameters.read(f"{name}.res_layer.1.weight"), shift1)
-    return Unit(
+    return ResidualUnit(
         stride=2 if number == 0 or shortcut is not None else 1,
         conv1=parameters.filters(f"{name}.res_layer.1", scale1[:, None, None]),
         border_bias=parameters.vector(border_bias),
         slope=parameters.vector(parameters.read(f"{name}.res_layer.2.weight")),
-        conv2=Convolution(
+        conv2=ConvParams(
             parameters.filters(f"{name}.res_layer.3", scale2[:, None, None, None]),
             parameters.vector(shift2),
         ),
@@ -255,7 +255,7 @@ def _unit(parameters: _Parameters, number: int) -> Unit:
     )
 
 
-def _stage_ends(units: list[Unit]) -> list[int]:
+def _stage_ends(units: list[ResidualUnit]) -> list[int]:
     """The number of the last unit of each stage."""
     starts = [i for i, unit in enumerate(units) if unit.stride == 2]
     if len(starts) != 4:

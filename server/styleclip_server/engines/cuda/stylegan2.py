@@ -24,15 +24,15 @@ from styleclip_server.engines.cuda.convolutions import Convolution, TransposedCo
 from styleclip_server.engines.cuda.kernels import hopper
 from styleclip_server.engines.cuda.kernels.stylegan2 import modulation
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
-    ConvEpilogue,
-    ToRGB,
+    EpilogueParams,
+    ToRGBParams,
     apply_epilogue,
 )
 from styleclip_server.engines.cuda.kernels.stylegan2.upsample import blur_and_apply_epilogue
 
 
 @dataclass(frozen=True)
-class Modulation:
+class BatchStyles:
     """The styles of a batch, (N, S), as given and normalized, and its dcoefs, (N, outputs)."""
 
     styles: Tensor
@@ -45,8 +45,8 @@ class UpLayer:
     """An upsampling convolution and what follows it; where its style begins in S."""
 
     style_start: int
-    conv: TransposedConvolution
-    epilogue: ConvEpilogue
+    convolution: TransposedConvolution
+    epilogue: EpilogueParams
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class ConvLayer:
     """A convolution and what follows it; where its style begins in S."""
 
     style_start: int
-    conv: Convolution
-    epilogue: ConvEpilogue
+    convolution: Convolution
+    epilogue: EpilogueParams
 
 
 @dataclass(frozen=True)
-class Block:
+class SynthesisBlock:
     """The layers of one resolution. Only the 4x4 block has no upsampling layer."""
 
     up: UpLayer | None
     conv: ConvLayer
-    to_rgb: ToRGB
+    to_rgb: ToRGBParams
 
     @property
     def style_start(self) -> int:
@@ -74,7 +74,7 @@ class Block:
         self,
         x: Tensor,
         skip: Tensor | None,
-        batch: Modulation,
+        batch: BatchStyles,
         next_style: Tensor | None,
         image_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
@@ -84,11 +84,11 @@ class Block:
             size = x.shape[1], x.shape[2]
             style = batch.normalized[:, self.conv.style_start :]
             x = blur_and_apply_epilogue(
-                self.up.conv(x), size, self.up.epilogue, batch.dcoefs, style,
-                padding=self.conv.conv.pairs,
+                self.up.convolution(x), size, self.up.epilogue, batch.dcoefs, style,
+                padding=self.conv.convolution.uses_pixel_pairs,
             )  # fmt: skip
         return apply_epilogue(
-            self.conv.conv(x), self.conv.epilogue, self.to_rgb, batch.dcoefs, batch.styles,
+            self.conv.convolution(x), self.conv.epilogue, self.to_rgb, batch.dcoefs, batch.styles,
             next_style, skip, image_dtype,
         )  # fmt: skip
 
@@ -105,20 +105,20 @@ class HopperBlock:
     style_start: int
     conv_style_start: int
     up_taps: Tensor
-    up_epilogue: ConvEpilogue
+    up_epilogue: EpilogueParams
     conv_taps: Tensor
-    conv_epilogue: ConvEpilogue
-    to_rgb: ToRGB
+    conv_epilogue: EpilogueParams
+    to_rgb: ToRGBParams
 
     def __call__(
         self,
         x: Tensor,
         skip: Tensor | None,
-        batch: Modulation,
+        batch: BatchStyles,
         next_style: Tensor | None,
         image_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """As `Block`'s, for the last block: there is no next style, and `x` returns unchanged."""
+        """Runs the last block: there is no next style, and `x` is returned unchanged."""
         assert skip is not None and next_style is None
         features = hopper.up_convolution.upsample_convolve(
             x, self.up_taps, self.up_epilogue, batch.dcoefs,
@@ -131,7 +131,7 @@ class HopperBlock:
         return x, rgb
 
 
-class Generator:
+class CudaGenerator:
     """W_PLUS (N, L, w_dim) float32, DELTA (N, S) float32 → IMAGE (N, H, W, 3) uint8.
 
     Nothing waits for the device, so that a CUDA graph can capture a call.
@@ -150,7 +150,7 @@ class Generator:
         self.device, self.dtype = torch.device(device), dtype
         builder = _Builder(weights, self.device, dtype)
         self.affine_weight, self.affine_bias, self.latent = builder.affine_layers()
-        self.demodulation = builder.demodulation()
+        self.demodulation_weights = builder.demodulation_weights()
         self.blocks = builder.blocks()
         self.input = builder.input()
 
@@ -182,8 +182,8 @@ class Generator:
         Returns:
             RGB of block `last`, (N, 3, r, r), or (N, r, r, 3) as uint8.
         """
-        batch = Modulation(
-            styles, *modulation.compute_dcoefs(styles, self.demodulation, LEAKY_RELU_GAIN)
+        batch = BatchStyles(
+            styles, *modulation.compute_dcoefs(styles, self.demodulation_weights, LEAKY_RELU_GAIN)
         )
         blocks = self.blocks[first + 1 : None if last is None else last + 2]
         x = self.input if features is None else features
@@ -227,7 +227,8 @@ class _Builder:
             self._constant(np.concatenate(latents), torch.int32),
         )
 
-    def demodulation(self) -> modulation.Demodulation:
+    def demodulation_weights(self) -> modulation.DemodulationWeights:
+        """Squared filter sums of all convolutions, and the tiles of `compute_dcoefs`."""
         squared_weight, tiles, weight_start = [], [], 0
         for layer in self.convs:
             squares = np.square(self._filters(layer)).sum((2, 3))
@@ -242,22 +243,24 @@ class _Builder:
                 ))  # fmt: skip
             squared_weight.append(squares.reshape(-1))
             weight_start += squares.size
-        return modulation.Demodulation(
+        return modulation.DemodulationWeights(
             self._constant(np.concatenate(squared_weight)),
             self._constant(np.array(tiles), torch.int32),
             self.num_dcoefs,
             max(layer.channels for layer in self.convs),
         )
 
-    def blocks(self) -> list[Block | HopperBlock]:
+    def blocks(self) -> list[SynthesisBlock | HopperBlock]:
         conv1, to_rgb1, *others = self.layers
-        blocks: list[Block | HopperBlock] = [Block(None, self._conv(conv1), self._to_rgb(to_rgb1))]
+        blocks: list[SynthesisBlock | HopperBlock] = [
+            SynthesisBlock(None, self._conv(conv1), self._to_rgb(to_rgb1))
+        ]
         triples = list(zip(others[::3], others[1::3], others[2::3], strict=True))
         for up, conv, to_rgb in triples:
             if (up, conv, to_rgb) == triples[-1] and self._fits_hopper(up):
                 blocks.append(self._hopper_block(up, conv, to_rgb))
             else:
-                blocks.append(Block(self._up(up), self._conv(conv), self._to_rgb(to_rgb)))
+                blocks.append(SynthesisBlock(self._up(up), self._conv(conv), self._to_rgb(to_rgb)))
         return blocks
 
     def input(self) -> Tensor:
@@ -275,9 +278,9 @@ class _Builder:
         )
         return ConvLayer(self.style_starts[layer.name], conv, self._epilogue(layer))
 
-    def _to_rgb(self, layer: StyleLayer) -> ToRGB:
+    def _to_rgb(self, layer: StyleLayer) -> ToRGBParams:
         weight = self.weights[f"{layer.name}.conv.weight"][0, :, :, 0, 0]
-        return ToRGB(
+        return ToRGBParams(
             self._constant(weight / math.sqrt(weight.shape[1])),
             self._constant(self.weights[f"{layer.name}.bias"].reshape(3)),
             self.style_starts[layer.name],
@@ -302,14 +305,14 @@ class _Builder:
             self._to_rgb(to_rgb),
         )
 
-    def _epilogue(self, layer: StyleLayer) -> ConvEpilogue:
+    def _epilogue(self, layer: StyleLayer) -> EpilogueParams:
         bias = self._constant(self.weights[f"{layer.name}.activate.bias"] * LEAKY_RELU_GAIN)
         noise = self.weights.get(f"noises.noise_{self.convs.index(layer)}")
         scaled_noise = None
         if noise is not None:
             strength = float(self.weights[f"{layer.name}.noise.weight"].reshape(()))
             scaled_noise = self._constant(noise[0, 0] * (strength * LEAKY_RELU_GAIN), self.dtype)
-        return ConvEpilogue(self.dcoef_starts[layer.name], bias, scaled_noise)
+        return EpilogueParams(self.dcoef_starts[layer.name], bias, scaled_noise)
 
     def _filters(self, layer: StyleLayer) -> np.ndarray:
         """(out, in, 3, 3), scaled by the equalized learning rate."""

@@ -123,16 +123,16 @@ class TritonPythonModel:
 
 def _network(model: wire.Model) -> Callable[..., Any]:
     if model is wire.STYLEGAN2:
-        from styleclip_server.engines.cuda.stylegan2 import Generator
+        from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 
-        return Generator
+        return CudaGenerator
     if model is wire.E4E:
-        from styleclip_server.engines.cuda.e4e import Encoder
+        from styleclip_server.engines.cuda.e4e import CudaEncoder
 
-        return Encoder
-    from styleclip_server.engines.cuda.clip_text import TextEncoder
+        return CudaEncoder
+    from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
 
-    return TextEncoder
+    return CudaTextEncoder
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:

@@ -20,7 +20,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import SLOPE, ConvEpilogue, ToRGB
+from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
+    SLOPE,
+    EpilogueParams,
+    ToRGBParams,
+)
 
 BLOCK_PAIRS = 64  # pairs of neighboring pixels that a program computes at once
 NUM_STAGES = 2  # rows of pixels in shared memory or on their way there
@@ -235,8 +239,8 @@ def _convolve_to_rgb_kernel(
 def convolve_to_rgb(
     x: Tensor,
     taps: Tensor,
-    epilogue: ConvEpilogue,
-    to_rgb: ToRGB,
+    epilogue: EpilogueParams,
+    to_rgb: ToRGBParams,
     dcoefs: Tensor,
     styles: Tensor,
     skip: Tensor,

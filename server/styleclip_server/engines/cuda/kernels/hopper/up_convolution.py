@@ -24,7 +24,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     CONV_CLAMP,
     SLOPE,
-    ConvEpilogue,
+    EpilogueParams,
 )
 
 IN_CHANNELS, OUT_CHANNELS = 64, 32  # of the layer
@@ -186,7 +186,7 @@ def _upsample_convolve_kernel(
 
 
 def upsample_convolve(
-    x: Tensor, taps: Tensor, epilogue: ConvEpilogue, dcoefs: Tensor, next_style: Tensor
+    x: Tensor, taps: Tensor, epilogue: EpilogueParams, dcoefs: Tensor, next_style: Tensor
 ) -> Tensor:
     """Run the last upsampling convolution, resample filter and epilogue.
 

@@ -20,7 +20,7 @@ MANY_PIXELS = 128 * 1024  # of a batch: from here on, 128 pixels a program keep 
 
 
 @dataclass(frozen=True)
-class ConvEpilogue:
+class EpilogueParams:
     """The constants of what follows a convolution with C outputs.
 
     Attributes:
@@ -35,7 +35,7 @@ class ConvEpilogue:
 
 
 @dataclass(frozen=True)
-class ToRGB:
+class ToRGBParams:
     """A toRGB layer: weight (3, C) and bias (3,), float32; where its style begins in S."""
 
     weight: Tensor
@@ -140,8 +140,8 @@ def _apply_epilogue_kernel(
 
 def apply_epilogue(
     x: Tensor,
-    epilogue: ConvEpilogue,
-    to_rgb: ToRGB,
+    epilogue: EpilogueParams,
+    to_rgb: ToRGBParams,
     dcoefs: Tensor,
     styles: Tensor,
     next_style: Tensor | None,

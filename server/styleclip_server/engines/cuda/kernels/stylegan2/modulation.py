@@ -97,7 +97,7 @@ def _compute_dcoefs_kernel(
 
 
 @dataclass(frozen=True)
-class Demodulation:
+class DemodulationWeights:
     """What the demodulation of all convolutions reads beside the styles.
 
     Attributes:
@@ -117,7 +117,7 @@ class Demodulation:
 
 
 def compute_dcoefs(
-    styles: Tensor, demodulation: Demodulation, gain: float
+    styles: Tensor, demodulation: DemodulationWeights, gain: float
 ) -> tuple[Tensor, Tensor]:
     """Compute the demodulation coefficients of all convolutions (StyleGAN2, section 2.2).
 

@@ -15,7 +15,7 @@ from styleclip_server.engines.cuda.kernels.stylegan2 import epilogue as epilogue
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     CONV_CLAMP,
     SLOPE,
-    ConvEpilogue,
+    EpilogueParams,
 )
 
 BLOCK_ROWS = 2  # input rows per program, in large batches
@@ -147,7 +147,7 @@ def _blur_and_apply_epilogue_kernel(
 def blur_and_apply_epilogue(
     phases: tuple[Tensor, Tensor, Tensor, Tensor],
     size: tuple[int, int],
-    epilogue: ConvEpilogue,
+    epilogue: EpilogueParams,
     dcoefs: Tensor,
     next_style: Tensor,
     padding: bool = False,
