@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 from paths import GOLDEN
@@ -13,6 +14,10 @@ from tools.ports import find_free_port
 
 # Triton-language kernels run interpreted, on the CPU. Must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# No test may fail because the machine is busy.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
