@@ -3,7 +3,7 @@
 The arithmetic of `styleclip_networks.stylegan2` in another order: the style scales the activations
 in front of a convolution and demodulation its output, so that one set of weights serves the batch.
 cuDNN runs the convolutions, and one kernel all that lies between two of them. On a Hopper GPU the
-last block's convolutions each fuse with their epilogue into one kernel.
+last block's convolutions are one kernel with their epilogues, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
 )
 from styleclip_server.engines.cuda.kernels.stylegan2.upsample import blur_and_apply_epilogue
 
-ConvolutionT = TypeVar("ConvolutionT", Convolution, TransposedConvolution)
-
 
 @dataclass(frozen=True)
 class BatchStyles:
@@ -43,11 +41,20 @@ class BatchStyles:
 
 
 @dataclass(frozen=True)
-class Layer(Generic[ConvolutionT]):
-    """A convolution and its epilogue; where its style begins in S."""
+class UpLayer:
+    """An upsampling convolution and what follows it; where its style begins in S."""
 
     style_start: int
-    convolution: ConvolutionT
+    convolution: TransposedConvolution
+    epilogue: EpilogueParams
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A convolution and what follows it; where its style begins in S."""
+
+    style_start: int
+    convolution: Convolution
     epilogue: EpilogueParams
 
 
@@ -55,8 +62,8 @@ class Layer(Generic[ConvolutionT]):
 class SynthesisBlock:
     """The layers of one resolution. Only the 4x4 block has no upsampling layer."""
 
-    up: Layer[TransposedConvolution] | None
-    conv: Layer[Convolution]
+    up: UpLayer | None
+    conv: ConvLayer
     to_rgb: ToRGBParams
 
     @property
@@ -111,7 +118,7 @@ class HopperBlock:
         next_style: Tensor | None,
         image_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Run the last block, which has no next style. Returns (`x` unchanged, RGB)."""
+        """Runs the last block: there is no next style, and `x` is returned unchanged."""
         assert skip is not None and next_style is None
         features = hopper.up_convolution.upsample_convolve(
             x, self.up_taps, self.up_epilogue, batch.dcoefs,
@@ -260,16 +267,16 @@ class _Builder:
         """The learned constant, (1, 4, 4, C)."""
         return self._constant(self.weights["input.input"]).permute(0, 2, 3, 1).contiguous()
 
-    def _up(self, layer: StyleLayer) -> Layer[TransposedConvolution]:
+    def _up(self, layer: StyleLayer) -> UpLayer:
         conv = TransposedConvolution(self._filters(layer), self.device, self.dtype)
-        return Layer(self.style_starts[layer.name], conv, self._epilogue(layer))
+        return UpLayer(self.style_starts[layer.name], conv, self._epilogue(layer))
 
-    def _conv(self, layer: StyleLayer) -> Layer[Convolution]:
+    def _conv(self, layer: StyleLayer) -> ConvLayer:
         # The 4x4 layer reads the constant, which has no columns of zeros.
         conv = Convolution(
             self._filters(layer), self.device, self.dtype, allow_pairs=layer.resolution > 4
         )
-        return Layer(self.style_starts[layer.name], conv, self._epilogue(layer))
+        return ConvLayer(self.style_starts[layer.name], conv, self._epilogue(layer))
 
     def _to_rgb(self, layer: StyleLayer) -> ToRGBParams:
         weight = self.weights[f"{layer.name}.conv.weight"][0, :, :, 0, 0]
