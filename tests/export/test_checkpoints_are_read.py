@@ -99,7 +99,9 @@ def test_blur_kernels_may_be_left_out(state, tmp_path):
 
 def test_an_average_that_the_file_lacks_is_the_same_at_each_call(state, tmp_path):
     torch.save({"g_ema": state}, tmp_path / "g.pt")
-    (_, first), (_, second) = (generators.read_generator(tmp_path / "g.pt") for _ in range(2))
+    checkpoint = generators.read(tmp_path / "g.pt")
+    assert checkpoint.w_avg is None
+    first, second = (checkpoint.w_avg_or_mean(checkpoint.network()) for _ in range(2))
     assert first.shape == (W_DIM,) and torch.equal(first, second)
 
 
@@ -284,9 +286,9 @@ def test_styleclips_arrays_are_read_as_float32(tmp_path):
 
 def test_dlibs_landmarks_are_placed_from_either_form(landmarks_bz2, tmp_path):
     official = find_landmark_model()
-    placed = dlib_landmarks.place(official, tmp_path / "plain.dat")
+    placed = dlib_landmarks.install(official, tmp_path / "plain.dat")
     assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
-    assert dlib_landmarks.place(landmarks_bz2, tmp_path / "target.dat").published
+    assert dlib_landmarks.install(landmarks_bz2, tmp_path / "target.dat").published
     assert len(list(tmp_path.iterdir())) == 2
 
 

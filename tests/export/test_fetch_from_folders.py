@@ -10,7 +10,7 @@ from download_server import DATA, OTHER, sha256
 from fetching import LICENSE, archive, fetch, lock_of, make_file
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.manifest import File, FileVariant, Manifest
-from styleclip_export.fetch.plan import make_plan
+from styleclip_export.fetch.plan import plan_fetch
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_of_two_files_that_match_neither_is_chosen(tmp_path, user_folder):
     for name in ("one", "two"):
         (user_folder / name).write_bytes(archive(b"latent_avg" + name.encode()))
     file = File("e4e.pt", None, 50_000, "torch", (b"latent_avg",), "e4e", LICENSE, ("http://x",))
-    plan = make_plan(Manifest("t", "t", (file,)), tmp_path / "to", [user_folder])
+    plan = plan_fetch(Manifest("t", "t", (file,)), tmp_path / "to", [user_folder])
     assert plan.missing == [file]
     assert "several files may be e4e.pt" in plan.warnings[0]
 
@@ -65,7 +65,7 @@ def test_another_form_of_a_file_serves_as_well(tmp_path, user_folder):
     (user_folder / "points.dat").write_bytes(DATA)
     packed = bz2.compress(DATA)
     file = File(
-        "p.dat.bz2", sha256(packed), len(packed), "bzip2", what="p", license=LICENSE,
+        "p.dat.bz2", sha256(packed), len(packed), "bzip2", description="p", license=LICENSE,
         urls=("http://127.0.0.1:9/",),
         alternatives=(FileVariant("p.dat", sha256(DATA), len(DATA), "any"),),
     )  # fmt: skip
@@ -77,7 +77,7 @@ def test_another_form_of_a_file_serves_as_well(tmp_path, user_folder):
 def test_a_modified_file_is_taken_only_on_request_and_marked(tmp_path, user_folder):
     (user_folder / "a.pkl").write_bytes(OTHER)
     file = make_file("http://127.0.0.1:9/")
-    plan = make_plan(Manifest("t", "t", (file,)), tmp_path / "to", [user_folder])
+    plan = plan_fetch(Manifest("t", "t", (file,)), tmp_path / "to", [user_folder])
     assert plan.missing == [file] and "--allow-modified" in plan.warnings[0]
     messages = fetch(tmp_path / "to", file, sources=[user_folder], allow_modified=True)
     assert "NOT the published file" in messages

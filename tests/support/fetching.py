@@ -10,10 +10,10 @@ import urllib3
 
 from download_server import DATA, SIZE, sha256
 from styleclip_export.fetch.download import Downloader
-from styleclip_export.fetch.execution import carry_out
+from styleclip_export.fetch.fetcher import fetch_files
 from styleclip_export.fetch.lock_file import LOCK
 from styleclip_export.fetch.manifest import File, License, Manifest
-from styleclip_export.fetch.plan import make_plan
+from styleclip_export.fetch.plan import plan_fetch
 
 LICENSE = License("for tests", "https://example.org/license", True)
 
@@ -38,7 +38,7 @@ def make_file(*urls, name="a.pkl", known=True, size=SIZE, kind="pickle", **more)
         sha256(DATA) if known else None,
         size,
         kind,
-        what="a test",
+        description="a test",
         license=LICENSE,
         urls=urls,
         **more,
@@ -52,8 +52,8 @@ def fetch(folder, *files, **options):
         total=3, backoff_factor=0, status_forcelist=(500,), raise_on_status=False
     )
     downloader = Downloader(threading.Event(), retries, urllib3.Timeout(5))
-    plan = make_plan(Manifest("test", "A test", files), folder, **options)
-    carry_out(plan, recorder, downloader=downloader)
+    plan = plan_fetch(Manifest("test", "A test", files), folder, **options)
+    fetch_files(plan, recorder, downloader=downloader)
     return " | ".join(recorder.messages)
 
 

@@ -316,7 +316,7 @@ def readers():
         "s": styleclip_npy.read_s,
         "moments": styleclip_npy.read_s_mean_std,
         "fs3": styleclip_npy.read_fs3,
-        "landmarks": lambda path: dlib_landmarks.place(path, path.with_suffix(".placed")),
+        "landmarks": lambda path: dlib_landmarks.install(path, path.with_suffix(".placed")),
     }
 
 

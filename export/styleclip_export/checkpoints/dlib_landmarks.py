@@ -36,7 +36,7 @@ class Landmarks:
         return self.sha256 == SHA256
 
 
-def place(path: Path, target: Path) -> Landmarks:
+def install(path: Path, target: Path) -> Landmarks:
     """Write the model to `target`, decompressed if need be, completely or not at all.
 
     Raises:

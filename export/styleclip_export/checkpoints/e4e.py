@@ -56,6 +56,40 @@ class EncoderCheckpoint:
     options: Mapping[str, str | int | float | None]
     decoder: GeneratorCheckpoint
 
+    @classmethod
+    def from_content(cls, content: Any, file_size: int) -> EncoderCheckpoint:
+        """Take the encoder and its decoder from the content of a PyTorch file.
+
+        Raises:
+            UnsupportedFile: they are missing, or do not fit together.
+        """
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise UnsupportedFile("it contains no 'state_dict'")
+        arrays = state_dicts.select_arrays(content["state_dict"], _PREFIX)
+        average = generators.average_latent(content)
+        if average is None:
+            raise UnsupportedFile("it contains no average latent ('latent_avg')")
+        sizes = _sizes(arrays)
+        shapes = state_dicts.expected_shapes(sizes.build)
+        state_dicts.check_shapes(arrays, shapes)
+        state_dicts.check_total_size(arrays.values(), file_size)
+        if average.shape not in ((sizes.num_latents, sizes.w_dim), (sizes.w_dim,)):
+            raise UnsupportedFile(f"its 'latent_avg' has the shape {average.shape}")
+        decoder = GeneratorCheckpoint.from_content(content, file_size)
+        expected = decoder.sizes
+        if (expected.num_latents, expected.w_dim) != (sizes.num_latents, sizes.w_dim):
+            raise UnsupportedFile(
+                f"its encoder gives {sizes.num_latents} latents of {sizes.w_dim}, but its decoder "
+                f"of {expected.resolution} px takes {expected.num_latents} of {expected.w_dim}"
+            )
+        return cls(
+            sizes,
+            state_dicts.to_tensors(arrays, shapes),
+            state_dicts.to_tensor(average, "latent_avg"),
+            _texts_and_numbers(content.get("opts")),
+            decoder,
+        )
+
     def network(self) -> Encoder4Editing:
         """Build the encoder, which shares its memory with `state`."""
         return state_dicts.build_network(self.sizes.build, self.state)
@@ -68,36 +102,7 @@ def read(path: Path) -> EncoderCheckpoint:
         CheckpointError: the file is another, damaged or hostile.
     """
     with open_checkpoint(Path(path), EXPECTED) as data:
-        return _from_content(torch_file.read(data), len(data))
-
-
-def _from_content(content: Any, file_size: int) -> EncoderCheckpoint:
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise UnsupportedFile("it contains no 'state_dict'")
-    arrays = state_dicts.select_arrays(content["state_dict"], _PREFIX)
-    average = generators.average_latent(content)
-    if average is None:
-        raise UnsupportedFile("it contains no average latent ('latent_avg')")
-    sizes = _sizes(arrays)
-    shapes = state_dicts.expected_shapes(sizes.build)
-    state_dicts.check_shapes(arrays, shapes)
-    state_dicts.check_total_size(arrays.values(), file_size)
-    if average.shape not in ((sizes.num_latents, sizes.w_dim), (sizes.w_dim,)):
-        raise UnsupportedFile(f"its 'latent_avg' has the shape {average.shape}")
-    decoder = generators.from_content(content, file_size)
-    takes = decoder.sizes
-    if (takes.num_latents, takes.w_dim) != (sizes.num_latents, sizes.w_dim):
-        raise UnsupportedFile(
-            f"its encoder gives {sizes.num_latents} latents of {sizes.w_dim}, but its decoder of "
-            f"{takes.resolution} px takes {takes.num_latents} of {takes.w_dim}"
-        )
-    return EncoderCheckpoint(
-        sizes,
-        state_dicts.to_tensors(arrays, shapes),
-        state_dicts.to_tensor(average, "latent_avg"),
-        _texts_and_numbers(content.get("opts")),
-        decoder,
-    )
+        return EncoderCheckpoint.from_content(torch_file.read(data), len(data))
 
 
 def _sizes(arrays: state_dicts.Arrays) -> EncoderSizes:

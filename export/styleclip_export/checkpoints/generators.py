@@ -26,7 +26,7 @@ EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt or an e4e che
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 1024
 _MAX_MAPPING_LAYERS = 64
 _RESAMPLE_KERNELS = ("blur.kernel", "upsample.kernel")  # ends of their names
-_AVERAGED_LATENTS = 10_000  # whose mean stands for an average that the file lacks
+_AVERAGED_LATENTS = 10_000  # whose mean replaces an average that the file lacks
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,77 @@ class GeneratorCheckpoint:
     w_avg: Tensor | None
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_content(cls, content: Any, file_size: int) -> GeneratorCheckpoint:
+        """Take the generator from the content of a PyTorch file.
+
+        Raises:
+            UnsupportedFile: there is none.
+        """
+        if not isinstance(content, dict):
+            raise UnsupportedFile("it contains no dictionary")
+        if "g_ema" in content:
+            arrays, layout = state_dicts.select_arrays(content["g_ema"]), "rosinality's checkpoint"
+        elif "state_dict" in content:
+            arrays = state_dicts.select_arrays(content["state_dict"], "decoder.")
+            layout = "e4e's decoder"
+        else:
+            arrays, layout = state_dicts.select_arrays(content), "a plain state_dict"
+        average = average_latent(content)
+        if average is not None and average.ndim == 2:  # e4e keeps one row for each latent
+            average = average[0] if (average == average[:1]).all() else None
+        return cls.from_arrays(arrays, file_size, layout, w_avg=average)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: dict[str, np.ndarray],
+        file_size: int,
+        layout: str,
+        *,
+        w_avg: np.ndarray | None,
+        notes: Sequence[str] = (),
+    ) -> GeneratorCheckpoint:
+        """Build a checkpoint from arrays under our names.
+
+        Raises:
+            UnsupportedFile: names or shapes are not those of one StyleGAN2.
+        """
+        sizes = _sizes(arrays)
+        shapes = state_dicts.expected_shapes(sizes.build)
+        state_dicts.check_total_size(arrays.values(), file_size)
+        arrays = _defaults(arrays, shapes) | arrays
+        state_dicts.check_shapes(arrays, shapes)
+        for name in shapes:
+            if name.endswith(_RESAMPLE_KERNELS):
+                state_dicts.check_resample_kernel(arrays[name], name)
+        if w_avg is not None and w_avg.shape != (sizes.w_dim,):
+            raise UnsupportedFile(
+                f"its average latent has the shape {w_avg.shape}, not ({sizes.w_dim},)"
+            )
+        return cls(
+            layout,
+            sizes,
+            state_dicts.to_tensors(arrays, shapes),
+            None if w_avg is None else state_dicts.to_tensor(w_avg, "the average latent"),
+            tuple(notes),
+        )
+
     def network(self) -> Generator:
         """Build the generator, which shares its memory with `state`."""
         return state_dicts.build_network(self.sizes.build, self.state)
+
+    def w_avg_or_mean(self, generator: Generator) -> Tensor:
+        """Return the average latent (w_dim,).
+
+        Where the file has none, it is the mean of 10,000 latents, the same at each call.
+        """
+        if self.w_avg is not None:
+            return self.w_avg
+        with torch.inference_mode():
+            seeded = torch.Generator().manual_seed(0)
+            z = torch.randn(_AVERAGED_LATENTS, self.sizes.w_dim, generator=seeded)
+            return generator.mapping(z).mean(0).clone()
 
 
 def read(path: Path) -> GeneratorCheckpoint:
@@ -76,53 +144,11 @@ def read(path: Path) -> GeneratorCheckpoint:
     """
     with open_checkpoint(Path(path), EXPECTED) as data:
         if data[:4] == zip_archive.START or torch_file.is_legacy(data):
-            return from_content(torch_file.read(data), len(data))
+            return GeneratorCheckpoint.from_content(torch_file.read(data), len(data))
         pickled = nvidia_pickles.read(data)
-        return from_arrays(
+        return GeneratorCheckpoint.from_arrays(
             pickled.arrays, len(data), pickled.layout, w_avg=pickled.w_avg, notes=pickled.notes
         )
-
-
-def read_generator(path: Path) -> tuple[Generator, Tensor]:
-    """Read a generator and its average latent.
-
-    An average that the file lacks is the mean of 10,000 latents, the same at each call.
-
-    Returns:
-        the generator and w_avg (w_dim,).
-
-    Raises:
-        CheckpointError: see `read`.
-    """
-    checkpoint = read(path)
-    generator = checkpoint.network()
-    if checkpoint.w_avg is not None:
-        return generator, checkpoint.w_avg
-    with torch.inference_mode():
-        seeded = torch.Generator().manual_seed(0)
-        z = torch.randn(_AVERAGED_LATENTS, checkpoint.sizes.w_dim, generator=seeded)
-        return generator, generator.mapping(z).mean(0).clone()
-
-
-def from_content(content: Any, file_size: int) -> GeneratorCheckpoint:
-    """Take the generator from what `torch_file.read` returned.
-
-    Raises:
-        UnsupportedFile: there is none.
-    """
-    if not isinstance(content, dict):
-        raise UnsupportedFile("it contains no dictionary")
-    if "g_ema" in content:
-        arrays, layout = state_dicts.select_arrays(content["g_ema"]), "rosinality's checkpoint"
-    elif "state_dict" in content:
-        arrays = state_dicts.select_arrays(content["state_dict"], "decoder.")
-        layout = "e4e's decoder"
-    else:
-        arrays, layout = state_dicts.select_arrays(content), "a plain state_dict"
-    average = average_latent(content)
-    if average is not None and average.ndim == 2:  # e4e keeps one row for each latent
-        average = average[0] if (average == average[:1]).all() else None
-    return from_arrays(arrays, file_size, layout, w_avg=average)
 
 
 def average_latent(content: dict[Any, Any]) -> np.ndarray | None:
@@ -134,43 +160,8 @@ def average_latent(content: dict[Any, Any]) -> np.ndarray | None:
     return view[0] if view.ndim > 1 and view.shape[0] == 1 else view
 
 
-def from_arrays(
-    arrays: dict[str, np.ndarray],
-    file_size: int,
-    layout: str,
-    *,
-    w_avg: np.ndarray | None,
-    notes: Sequence[str] = (),
-) -> GeneratorCheckpoint:
-    """Build a checkpoint from arrays under our names.
-
-    Raises:
-        UnsupportedFile: names or shapes are not those of one StyleGAN2.
-    """
-    sizes = _sizes(arrays)
-    shapes = state_dicts.expected_shapes(sizes.build)
-    state_dicts.check_total_size(arrays.values(), file_size)
-    arrays = _defaults(arrays, shapes) | arrays
-    state_dicts.check_shapes(arrays, shapes)
-    for name in shapes:
-        if name.endswith(_RESAMPLE_KERNELS):
-            state_dicts.check_resample_kernel(arrays[name], name)
-    if w_avg is not None and w_avg.shape != (sizes.w_dim,):
-        raise UnsupportedFile(
-            f"its average latent has the shape {w_avg.shape}, not ({sizes.w_dim},)"
-        )
-    return GeneratorCheckpoint(
-        layout,
-        sizes,
-        state_dicts.to_tensors(arrays, shapes),
-        None if w_avg is None else state_dicts.to_tensor(w_avg, "the average latent"),
-        tuple(notes),
-    )
-
-
 def _defaults(arrays: dict[str, np.ndarray], shapes: state_dicts.Shapes) -> dict[str, np.ndarray]:
-    """Return what files may leave out: resampling filters, and noise in a network trained without,
-    which gets noise of strength 0."""
+    """Return what files may leave out: resampling filters and, as zeros, all of the noise."""
     defaults = {
         name: state_dicts.RESAMPLE_KERNEL for name in shapes if name.endswith(_RESAMPLE_KERNELS)
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from styleclip_export.checkpoints import nvidia_pytorch, nvidia_tensorflow, torch_file
-from styleclip_export.checkpoints.nvidia_names import PickledGenerator
+from styleclip_export.checkpoints.nvidia_common import PickledGenerator
 from styleclip_export.checkpoints.pickled_arrays import SAVED_GLOBALS, Storage, empty_dict
 from styleclip_export.checkpoints.unpickler import (
     AllowedGlobals,
@@ -34,11 +34,11 @@ def read(data: memoryview) -> PickledGenerator:
     if isinstance(content, tuple) and len(content) == 3:
         content = content[2]  # (G, D, Gs)
     if isinstance(content, InertObject) and content.class_name == _TENSORFLOW_NETWORK:
-        return nvidia_tensorflow.generator_in(content)
+        return nvidia_tensorflow.translate_generator(content)
     if isinstance(content, dict):
         content = content.get("G_ema")
     if isinstance(content, InertObject) and isinstance(content.get("_modules"), dict):
-        return nvidia_pytorch.generator_in(content)
+        return nvidia_pytorch.translate_generator(content)
     raise UnsupportedFile("it contains no generator with averaged weights (Gs or G_ema)")
 
 
@@ -53,7 +53,7 @@ def _allowed_globals(budget: PickleBudget) -> AllowedGlobals:
 
 
 def _persistent_object(meta: Any) -> InertObject:
-    """An object as `torch_utils.persistence` pickles it."""
+    """Return an object as `torch_utils.persistence` pickles it."""
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
         raise UnsupportedFile("it contains a persistent object of an unknown form")
     module = InertObject(short_repr(meta.get("class_name")))
@@ -62,7 +62,7 @@ def _persistent_object(meta: Any) -> InertObject:
 
 
 def _storage(data: Any, budget: PickleBudget) -> Storage:
-    """The numbers of a tensor: a PyTorch file within the pickle."""
+    """Return the storage of a tensor, which is a PyTorch file within the pickle."""
     storage = torch_file.read_legacy(data, budget) if isinstance(data, memoryview) else None
     if not isinstance(storage, Storage):
         raise UnsupportedFile("it contains a tensor without numbers")

@@ -9,14 +9,17 @@ have none, which demodulation cancels except in its epsilon of 1e-8.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from styleclip_export.checkpoints import state_dicts
-from styleclip_export.checkpoints.nvidia_names import (
+from styleclip_export.checkpoints.nvidia_common import (
+    CONVOLUTION_PARAMETERS,
     MAPPING_LR_MULTIPLIER,
     MAX_NESTING,
+    TO_RGB_PARAMETERS,
+    ParameterTable,
     PickledGenerator,
     layer_name,
     noise_name,
@@ -28,25 +31,14 @@ from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 
 _SYNTHESIS_PARAMETER = r"synthesis\.b(\d+)\.(?:(const)|(conv0|conv1|torgb)\.([\w.]+))"
 
-# Parameter of a layer → our name below the layer's, and how the numbers are rearranged.
-_Rearranged = Callable[[np.ndarray], np.ndarray]
-_OF_EVERY_LAYER: dict[str, tuple[str, _Rearranged]] = {
+_LAYER_PARAMETERS: ParameterTable = {
     "weight": ("conv.weight", lambda array: array[None]),
     "affine.weight": ("conv.modulation.weight", lambda array: array),
     "affine.bias": ("conv.modulation.bias", lambda array: array),
 }
-_OF_CONVOLUTION: dict[str, tuple[str, _Rearranged]] = {
-    **_OF_EVERY_LAYER,
-    "bias": ("activate.bias", lambda array: array),
-    "noise_strength": ("noise.weight", lambda array: array.reshape(1)),
-}
-_OF_TO_RGB: dict[str, tuple[str, _Rearranged]] = {
-    **_OF_EVERY_LAYER,
-    "bias": ("bias", lambda array: array.reshape(1, -1, 1, 1)),
-}
 
 
-def generator_in(generator: InertObject) -> PickledGenerator:
+def translate_generator(generator: InertObject) -> PickledGenerator:
     """Translate a generator.
 
     Raises:
@@ -129,8 +121,8 @@ def _translate_synthesis(name: str, array: np.ndarray) -> tuple[str, np.ndarray]
     layer = layer_name(resolution, kind)
     if parameter == "noise_const" and kind != "torgb":
         return noise_name(layer), array[None, None]
-    parameters = _OF_TO_RGB if kind == "torgb" else _OF_CONVOLUTION
-    if parameter not in parameters:
+    table = _LAYER_PARAMETERS | (TO_RGB_PARAMETERS if kind == "torgb" else CONVOLUTION_PARAMETERS)
+    if parameter not in table:
         raise unknown_parameter("synthesis", name)
-    ours, rearranged = parameters[parameter]
-    return f"{layer}.{ours}", rearranged(array)
+    ours, convert = table[parameter]
+    return f"{layer}.{ours}", convert(array)

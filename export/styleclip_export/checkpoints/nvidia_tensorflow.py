@@ -8,15 +8,18 @@ stored less 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from styleclip_export.checkpoints import state_dicts
-from styleclip_export.checkpoints.nvidia_names import (
+from styleclip_export.checkpoints.nvidia_common import (
+    CONVOLUTION_PARAMETERS,
     MAPPING_LR_MULTIPLIER,
     MAX_NESTING,
+    TO_RGB_PARAMETERS,
+    ParameterTable,
     PickledGenerator,
     layer_name,
     require,
@@ -28,25 +31,14 @@ from styleclip_networks.stylegan2 import RESAMPLE_FILTER
 
 _KIND_OF_LAYER = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}
 
-# Parameter of a layer → our name below the layer's, and how the numbers are rearranged.
-_Rearranged = Callable[[np.ndarray], np.ndarray]
-_OF_EVERY_LAYER: dict[str, tuple[str, _Rearranged]] = {
+_LAYER_PARAMETERS: ParameterTable = {
     "weight": ("conv.weight", lambda array: array.transpose(3, 2, 0, 1)[None]),
     "mod_weight": ("conv.modulation.weight", lambda array: array.T),
     "mod_bias": ("conv.modulation.bias", lambda array: array + np.float32(1)),
 }
-_OF_CONVOLUTION: dict[str, tuple[str, _Rearranged]] = {
-    **_OF_EVERY_LAYER,
-    "bias": ("activate.bias", lambda array: array),
-    "noise_strength": ("noise.weight", lambda array: array.reshape(1)),
-}
-_OF_TO_RGB: dict[str, tuple[str, _Rearranged]] = {
-    **_OF_EVERY_LAYER,
-    "bias": ("bias", lambda array: array.reshape(1, -1, 1, 1)),
-}
 
 
-def generator_in(network: InertObject) -> PickledGenerator:
+def translate_generator(network: InertObject) -> PickledGenerator:
     """Translate a generator.
 
     Raises:
@@ -104,11 +96,10 @@ def _translate_synthesis(name: str, array: np.ndarray) -> tuple[str, np.ndarray]
     if not match:
         raise unknown_parameter("synthesis", name)
     resolution, kind, parameter = int(match[1]), _KIND_OF_LAYER[match[2]], match[3]
-    layer = layer_name(resolution, kind)
-    parameters = _OF_TO_RGB if kind == "torgb" else _OF_CONVOLUTION
-    if parameter not in parameters:
+    table = _LAYER_PARAMETERS | (TO_RGB_PARAMETERS if kind == "torgb" else CONVOLUTION_PARAMETERS)
+    if parameter not in table:
         raise unknown_parameter("synthesis", name)
     if kind == "conv0" and parameter == "weight":
         array = array[::-1, ::-1]
-    ours, rearranged = parameters[parameter]
-    return f"{layer}.{ours}", rearranged(array)
+    ours, convert = table[parameter]
+    return f"{layer_name(resolution, kind)}.{ours}", convert(array)

@@ -51,7 +51,14 @@ class Storage:
 
 
 class FileArray:
-    """An array in a file: a storage, an offset, a shape and strides (all in elements)."""
+    """An array that is still in its file.
+
+    Attributes:
+        storage: the numbers, of one dtype.
+        offset: of the first element, in elements.
+        shape: in elements.
+        strides: in elements.
+    """
 
     def __init__(
         self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -73,7 +80,7 @@ class FileArray:
         if size > self.storage.numel or (size and last >= self.storage.numel):
             raise UnsupportedFile(
                 f"an array of shape {self.shape} claims {self.nbytes:,} bytes, more than the file "
-                "holds for it"
+                "contains for it"
             )
 
     def view(self) -> np.ndarray:

@@ -61,8 +61,7 @@ def shape_of(
 
 
 def count_numbered(arrays: Arrays, pattern: str, limit: int) -> int:
-    """Count numbered parts, of which the last has the largest number matched by `pattern`; 0 if
-    there are none or more than `limit`."""
+    """Count the parts that `pattern` numbers from 0; 0 if there are none or more than `limit`."""
     numbers = {int(match[1]) for name in arrays if (match := re.match(pattern, name))}
     count = 1 + max(numbers, default=-1)
     return count if count <= limit else 0
@@ -88,7 +87,7 @@ def check_shapes(
     """Check that names and shapes are the expected ones.
 
     Args:
-        ignore: tells which other names there may be.
+        ignore: whether an unexpected name is allowed.
 
     Raises:
         UnsupportedFile: they differ.
@@ -109,8 +108,7 @@ def _refuse_names(problem: str, names: list[str]) -> None:
 
 
 def check_total_size(arrays: Iterable[np.ndarray], file_size: int) -> None:
-    """Check that the arrays together are not larger than the file, as they are when many names
-    share one storage."""
+    """Check that arrays are together no larger than the file; they are if they share a storage."""
     total = sum(array.nbytes for array in arrays)
     if total > file_size:
         raise UnsupportedFile(f"its arrays claim {total:,} bytes, but the file has {file_size:,}")

@@ -38,7 +38,7 @@ class StyleStatistics:
 def read_fs3(path: Path) -> np.ndarray:
     """Read fs3, (R, D) float32 with a row for each channel of the convolutions.
 
-    It is a view of the file where that holds float32.
+    It is a view of the file where that contains float32.
 
     Raises:
         CheckpointError: the file is another, damaged or hostile; so do all functions here.

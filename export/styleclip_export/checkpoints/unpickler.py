@@ -72,9 +72,9 @@ class SafeUnpickler:
     """Reads one pickle from `data`, starting at `position`.
 
     Args:
-        data: the file, or the part of it that holds the pickle.
+        data: the file, or the part of it that contains the pickle.
         allowed: every name that the pickle may mention.
-        position: offset of the pickle's first byte; after `load`, of the byte behind its last.
+        position: offset of the pickle's first byte; after `load`, of the byte after its last.
         persistent_load: returns the object for a persistent id; None refuses such ids.
         budget: shared by the pickles of one file.
     """
@@ -259,8 +259,7 @@ def _checked_key(value: Any) -> Any:
 
 
 def short_repr(value: Any) -> str:
-    """Describe a value in a message, in few characters; lists are not entered, since they can
-    have exponentially many items."""
+    """Describe a value in a few characters. Lists are not entered: they can grow exponentially."""
     if isinstance(value, GlobalName):
         value = value.text
     if isinstance(value, str | int | float | None):

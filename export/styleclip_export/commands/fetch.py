@@ -10,9 +10,9 @@ from rich.console import Console
 
 from styleclip_export.commands.progress import DownloadBars
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch.execution import carry_out
+from styleclip_export.fetch.fetcher import fetch_files
 from styleclip_export.fetch.manifest import File, load_manifest
-from styleclip_export.fetch.plan import make_plan
+from styleclip_export.fetch.plan import plan_fetch
 
 
 @click.command(name="fetch")
@@ -63,7 +63,7 @@ def command(
     target = folder or Path("weights") / manifest.domain
     output, errors = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     with errors.status("checking what is there …"):
-        plan = make_plan(manifest, target, sources, only, optional, allow_modified)
+        plan = plan_fetch(manifest, target, sources, only, optional, allow_modified)
     for warning in plan.warnings:
         click.echo(f"styleclip-export: {warning}", err=True)
     for file in plan.present:
@@ -73,7 +73,7 @@ def command(
         if not accept_licences:
             _ask_to_accept()
     with DownloadBars(output, errors) as bars:
-        carry_out(plan, bars, jobs)
+        fetch_files(plan, bars, jobs)
     output.print(f"{target}: complete", markup=False)
 
 
@@ -81,7 +81,7 @@ def _show_licenses(files: list[File], output: Console) -> None:
     for file in files:
         title = ("NON-COMMERCIAL: " if file.license.non_commercial else "") + file.license.title
         output.print(
-            f"{file.name} ({file.size / 1e6:,.0f} MB): {file.what}\n"
+            f"{file.name} ({file.size / 1e6:,.0f} MB): {file.description}\n"
             f"    {title}\n    {file.license.url}",
             markup=False,
         )

@@ -85,7 +85,7 @@ def place_landmarks(weights: Path, folder: Path, report: Report = print) -> None
     # No other names: an interrupted download leaves a `.part`.
     for path in filter(Path.is_file, (weights / LANDMARKS, weights / f"{LANDMARKS}.bz2")):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as partial:
-            placed = dlib_landmarks.place(path, Path(partial, LANDMARKS))
+            placed = dlib_landmarks.install(path, Path(partial, LANDMARKS))
             if placed.published:
                 placed.path.chmod(0o644)
                 placed.path.replace(folder / LANDMARKS)

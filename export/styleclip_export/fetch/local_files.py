@@ -1,4 +1,4 @@
-"""Files that the user already has: found under any name, put into place, never changed."""
+"""Files that the user already has: found under any name, installed, never changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LocalFile:
 
     Attributes:
         recognized_by: "SHA-256", "name and kind", …
-        published: its hash is the known one, or none is known.
+        published: the hash equals the published one, or none is published.
     """
 
     variant: FileVariant
@@ -49,18 +49,18 @@ class LocalFileFinder:
     warnings: list[str] = field(default_factory=list)
     _hashes: dict[Path, str] = field(default_factory=dict)
 
-    def find(self, file: File, locked: tuple[str, int] | None) -> LocalFile | None:
+    def find(self, file: File, pinned: tuple[str, int] | None) -> LocalFile | None:
         """Find a file by its hash where one is known, else by its name, else by its contents.
 
         Args:
             file: the file, or any of its variants.
-            locked: SHA-256 and size in the lock file where the manifest knows no hash.
+            pinned: SHA-256 and size in the lock file where the manifest knows no hash.
         """
         for variant in file.variants:
             if variant.sha256:
                 local = self._by_hash(variant, variant.sha256, variant.size, _ROUNDED)
-            elif locked and variant is file:
-                local = self._by_hash(variant, *locked, 0)
+            elif pinned and variant is file:
+                local = self._by_hash(variant, *pinned, 0)
             else:
                 local = self._by_name(variant) or self._by_contents(variant)
             if local:
@@ -142,8 +142,8 @@ def list_files(sources: Iterable[Path], leave_out: Path) -> list[Path]:
     return list(files)
 
 
-def place(local: LocalFile, target: Path) -> str:
-    """Put a file into place completely or not at all; return how.
+def install_file(local: LocalFile, target: Path) -> str:
+    """Put a file into place atomically; return how.
 
     Shared blocks cost no space and stay apart when one side changes; a hard link is one file under
     two names, which nothing here ever writes to; a copy is compared with the original's hash.

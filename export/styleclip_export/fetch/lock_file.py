@@ -22,7 +22,7 @@ class LockEntry:
 
     Attributes:
         origin: its address, or how it was found.
-        published: its hash is the known one, or none is known.
+        published: the hash equals the published one, or none is published.
         license_url: None for a file that was found in the folder.
     """
 
@@ -89,7 +89,7 @@ class LockFile:
         self.entries[name] = entry
         self.write()
 
-    def locked(self, file: File) -> tuple[str, int] | None:
+    def pinned(self, file: File) -> tuple[str, int] | None:
         """Return SHA-256 and size of a file whose hash the manifest does not know."""
         entry = self.entries.get(file.name)
         return (entry.sha256, entry.size) if entry and file.sha256 is None else None

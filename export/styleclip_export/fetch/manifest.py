@@ -56,13 +56,13 @@ class File(FileVariant):
     """A file to fetch.
 
     Attributes:
-        what: a description for the user.
+        description: for the user.
         urls: mirrors in order of preference; none where the file is not published.
         optional: not needed to serve the domain.
         alternatives: variants that serve as well, such as the file uncompressed.
     """
 
-    what: str = ""
+    description: str = ""
     license: License = License("", "", False)
     urls: tuple[str, ...] = ()
     optional: bool = False
@@ -132,7 +132,7 @@ def _parse_file(raw: dict[str, Any], licenses: dict[str, License]) -> File:
             raise ValueError(f"{url!r} is not an http or https address")
     return File(
         **_parse_variant(raw),
-        what=str(raw["what"]),
+        description=str(raw["what"]),
         license=licenses[raw["licence"]],
         urls=urls,
         optional=bool(raw.get("optional", False)),

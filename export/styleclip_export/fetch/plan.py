@@ -37,7 +37,7 @@ class FetchPlan:
         return [*(file for file, _ in self.local), *self.missing]
 
 
-def make_plan(
+def plan_fetch(
     manifest: Manifest,
     folder: Path,
     sources: Sequence[Path] = (),
@@ -63,7 +63,7 @@ def make_plan(
     for file in selected:
         if _is_present(folder, plan.lock, file):
             plan.present.append(file)
-        elif local := finder.find(file, plan.lock.locked(file)):
+        elif local := finder.find(file, plan.lock.pinned(file)):
             plan.local.append((file, local))
         elif not file.optional or only or (optional and file.urls):
             plan.missing.append(file)
@@ -71,7 +71,8 @@ def make_plan(
     for file in plan.missing:
         if not file.urls:
             raise FetchError(
-                f"{file.name} is not published anywhere ({file.what}); give its folder with --from"
+                f"{file.name} is not published anywhere ({file.description}); give its folder "
+                "with --from"
             )
     return plan
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints.generators import read_generator
+from styleclip_export.checkpoints import generators
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import synthesize
@@ -40,7 +40,9 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
-    generator, average = read_generator(folder.path(f"{name}.pkl"))
+    checkpoint = generators.read(folder.path(f"{name}.pkl"))
+    generator = checkpoint.network()
+    average = checkpoint.w_avg_or_mean(generator)
     content = folder.json(f"{name}.json", known=FIELDS)
     yield from _compare(generator, average, content, folder.arrays(f"{name}.npz"))
 

@@ -1,8 +1,9 @@
-"""What NVIDIA's two kinds of pickles share: layers under rosinality's names, and plain checks."""
+"""Shared by the readers of NVIDIA's pickles: layer names, supported settings, the result."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,16 @@ from styleclip_export.checkpoints.unpickler import UnsupportedFile, short_repr
 
 MAX_NESTING = 8  # of networks within networks
 MAPPING_LR_MULTIPLIER = 0.01  # part of the arithmetic of our mapping network
+
+# Parameter of a layer → (our name under the layer's, conversion into our layout).
+ParameterTable = dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
+CONVOLUTION_PARAMETERS: ParameterTable = {
+    "bias": ("activate.bias", lambda array: array),
+    "noise_strength": ("noise.weight", lambda array: array.reshape(1)),
+}
+TO_RGB_PARAMETERS: ParameterTable = {
+    "bias": ("bias", lambda array: array.reshape(1, -1, 1, 1)),
+}
 
 
 @dataclass
@@ -29,11 +40,11 @@ class PickledGenerator:
     notes: list[str] = field(default_factory=list)
 
 
-def require(what: str, value: Any, *supported: Any) -> None:
+def require(setting: str, value: Any, *supported: Any) -> None:
     """Raise UnsupportedFile unless a setting of the network has a supported value."""
     if value not in supported:
         raise UnsupportedFile(
-            f"its {what} is {short_repr(value)}, and only {supported[0]!r} is supported"
+            f"its {setting} is {short_repr(value)}, and only {supported[0]!r} is supported"
         )
 
 

@@ -1,4 +1,4 @@
-"""Carries out a plan: puts the user's own files into place and downloads the others.
+"""Carries out a plan: installs the user's own files and downloads the others.
 
 A file gets its name only after it was checked.
 """
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch import google_drive
 from styleclip_export.fetch.download import Cancelled, Downloader, Progress
-from styleclip_export.fetch.local_files import LocalFile, move_into_place, place
+from styleclip_export.fetch.local_files import LocalFile, install_file, move_into_place
 from styleclip_export.fetch.lock_file import LOCK, LockEntry
 from styleclip_export.fetch.manifest import File
 from styleclip_export.fetch.part_file import part_path, remove_part
@@ -43,7 +43,7 @@ class _Downloaded:
     url: str
 
 
-def carry_out(
+def fetch_files(
     plan: FetchPlan, reporter: Reporter, jobs: int = 4, downloader: Downloader | None = None
 ) -> None:
     """Fetch the files that are not in the folder.
@@ -62,7 +62,7 @@ def carry_out(
     if plan.lock.entries:  # may have new ones, of files that were found in the folder
         plan.lock.write()
     for file, local in plan.local:
-        _place(plan, file, local, reporter)
+        _install(plan, file, local, reporter)
     if plan.missing:
         _download_all(plan, reporter, jobs, downloader or Downloader(threading.Event()))
 
@@ -83,10 +83,10 @@ def _check_space(plan: FetchPlan) -> None:
         )
 
 
-def _place(plan: FetchPlan, file: File, local: LocalFile, reporter: Reporter) -> None:
+def _install(plan: FetchPlan, file: File, local: LocalFile, reporter: Reporter) -> None:
     name = local.variant.name
     target = plan.folder / name
-    how = place(local, target)
+    how = install_file(local, target)
     reporter.message(f"{name}: {local.path} ({how}; recognized by {local.recognized_by})")
     size, origin = target.stat().st_size, "a file of the user's"
     entry = LockEntry(local.sha256, size, origin, local.published, file.license.url)
@@ -94,10 +94,10 @@ def _place(plan: FetchPlan, file: File, local: LocalFile, reporter: Reporter) ->
     if not local.published:
         reporter.message(f"{name}: NOT the published file, taken as it is")
     elif local.variant.sha256 is None:
-        reporter.message(_first_hash(name, local.sha256))
+        reporter.message(_first_hash_message(name, local.sha256))
 
 
-def _first_hash(name: str, sha256: str) -> str:
+def _first_hash_message(name: str, sha256: str) -> str:
     return (
         f"{name}: its published SHA-256 is not known; {sha256} is now in {LOCK}, and another file "
         "under this name will be refused"
@@ -146,8 +146,8 @@ def _download_all(plan: FetchPlan, reporter: Reporter, jobs: int, downloader: Do
 
 def _record(plan: FetchPlan, result: _Downloaded, reporter: Reporter) -> None:
     file = result.file
-    if file.sha256 is None and plan.lock.locked(file) is None:
-        reporter.message(_first_hash(file.name, result.sha256))
+    if file.sha256 is None and plan.lock.pinned(file) is None:
+        reporter.message(_first_hash_message(file.name, result.sha256))
     size = (plan.folder / file.name).stat().st_size
     entry = LockEntry(result.sha256, size, result.url, license_url=file.license.url)
     plan.lock.record(file.name, entry)
@@ -174,8 +174,8 @@ def _download(
     plan: FetchPlan, file: File, downloader: Downloader, reporter: Reporter
 ) -> _Downloaded:
     """Download a file from the first address that gives it."""
-    locked = plan.lock.locked(file)
-    expected = replace(file, sha256=locked[0]) if locked else file
+    pinned = plan.lock.pinned(file)
+    expected = replace(file, sha256=pinned[0]) if pinned else file
     target = plan.folder / file.name
 
     def progress(size: int, total: int | None) -> None:
@@ -196,7 +196,7 @@ def _download(
     hint = (
         f" (the expected hash is the first download's, in {LOCK}; delete its entry there if the "
         "publisher is known to have changed the file)"
-        if locked
+        if pinned
         else ""
     )
     raise FetchError(f"{file.name}: {'; '.join(problems)}{hint}")
