@@ -323,6 +323,11 @@ class Generator(nn.Module):
         """Channels of every style in execution order; they sum to S."""
         return tuple(layer.channels for layer in self.layers)
 
+    @property
+    def num_blocks(self) -> int:
+        """Number of synthesis blocks, one for each resolution from 4 px on."""
+        return len(self.to_rgbs) + 1
+
     def modulation(self, index: int) -> EqualLinear:
         """The affine layer of style `index`."""
         return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
@@ -342,30 +347,38 @@ class Generator(nn.Module):
         return [self.modulation(i)(w_plus[:, s.latent]) for i, s in enumerate(self.layers)]
 
     def synthesis(self, styles: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-        """S, a list as of `affine`, → image (N, 3, resolution, resolution).
+        """S as returned by `affine` → image (N, 3, resolution, resolution).
 
         `dtype` is that of the features; demodulation coefficients and RGB stay float32.
         """
-        x, rgb = self.first_block(styles, dtype)
-        for block in range(len(self.to_rgbs)):
-            x, rgb = self.block(block, x, rgb, styles)
+        x, rgb = self.block(0, self.constant_features(styles[0].shape[0], dtype), None, styles)
+        for index in range(1, self.num_blocks):
+            x, rgb = self.block(index, x, rgb, styles)
         return rgb.float()
 
-    def first_block(self, styles: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """S → features (N, C, 4, 4) and RGB (N, 3, 4, 4) of the 4x4 layers."""
-        x = self.input.input.to(dtype).expand(styles[0].shape[0], -1, -1, -1)
-        x = self.conv1(x, styles[0], self._noise(0))
-        return x, self.to_rgb1(x, styles[1], None)
+    def constant_features(self, n: int, dtype: torch.dtype) -> Tensor:
+        """The learned constant for `n` images, (n, C, 4, 4): the input of block 0."""
+        return self.input.input.to(dtype).expand(n, -1, -1, -1)
 
     def block(
-        self, index: int, x: Tensor, rgb: Tensor, styles: Sequence[Tensor]
+        self, index: int, x: Tensor, rgb: Tensor | None, styles: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Features and RGB → those of twice the resolution. `index` 0 is the block of 8 px."""
-        up, conv = 2 * index, 2 * index + 1
-        s = 2 + 3 * index
-        x = self.convs[up](x, styles[s], self._noise(up + 1))
-        x = self.convs[conv](x, styles[s + 1], self._noise(conv + 1))
-        return x, self.to_rgbs[index](x, styles[s + 2], rgb)
+        """Run the block of 4 * 2^index px; all but block 0 upsample.
+
+        Args:
+            x, rgb: output of the block before; for block 0 `constant_features` and None.
+            styles: S as returned by `affine`.
+
+        Returns:
+            Features (N, C, r, r) and RGB (N, 3, r, r).
+        """
+        if index == 0:
+            x = self.conv1(x, styles[0], self._noise(0))
+            return x, self.to_rgb1(x, styles[1], None)
+        conv, style = 2 * index - 1, 3 * index - 1
+        x = self.convs[conv - 1](x, styles[style], self._noise(conv))
+        x = self.convs[conv](x, styles[style + 1], self._noise(conv + 1))
+        return x, self.to_rgbs[index - 1](x, styles[style + 2], rgb)
 
     def _noise(self, i: int) -> Tensor | None:
         return self.noises[i] if self.use_noise else None

@@ -33,8 +33,8 @@ class StyleLayer:
 
     @property
     def block(self) -> int:
-        """Index of the layer's synthesis block: 0 is 8 px; -1 means the 4 px layers."""
-        return self.resolution.bit_length() - 4
+        """Index of the layer's synthesis block, whose resolution is 4 * 2^block."""
+        return self.resolution.bit_length() - 3
 
 
 def style_layers(channels: Mapping[int, int]) -> tuple[StyleLayer, ...]:

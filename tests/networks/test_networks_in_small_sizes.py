@@ -78,7 +78,7 @@ def test_the_stylespace_layout_describes_the_modules_of_the_generator():
         assert layer.to_rgb == ("toRGB" in layer.styleclip_name) == (not conv.demodulate)
         assert layer.styleclip_name.endswith(f"_{layer.resolution}")
         assert layer.channels == conv.weight.shape[2]
-        assert layer.resolution == 4 if layer.block < 0 else layer.resolution == 8 << layer.block
+        assert layer.resolution == 4 << layer.block
         assert generator.modulation(index) is conv.modulation
 
 

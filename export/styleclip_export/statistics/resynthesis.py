@@ -47,10 +47,10 @@ class Resynthesis:
         self.offsets = [0, *accumulate(generator.style_channels)]
         self.kernels = self._load_kernels() if use_kernels else None
 
-        self.last_block = len(generator.to_rgbs) - 1
+        self.last_block = generator.num_blocks - 1
         self.preview_block = self.last_block
         if preview:
-            blocks = {8 << i: i for i in range(len(generator.to_rgbs))}
+            blocks = {4 << i: i for i in range(1, generator.num_blocks)}
             if preview not in blocks:
                 raise ValueError(f"preview must be one of {', '.join(map(str, blocks))}")
             self.preview_block = blocks[preview]
@@ -59,8 +59,8 @@ class Resynthesis:
         if self.preview_block < self.last_block:
             (self.detail,) = self._for_unchanged(self._compute_detail)
 
-        self.block = -1  # of the changed layer; -1 means the 4x4 layers
-        self.block_inputs: tuple[Tensor, ...] = ()  # features and RGB of the unchanged images
+        self.block = 0  # of the changed layer
+        self.block_inputs: tuple[Tensor, ...] = ()  # from block 1 on: unchanged features and RGB
         self._encode_changed: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def features(self, index: int, channel: int, values: tuple[float, float]) -> Tensor:
@@ -101,16 +101,21 @@ class Resynthesis:
     def _compute_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and RGB of unchanged images after the current block."""
         styles = self.generator.split(self.styles[images])
-        if self.block < 0:
-            return self.generator.first_block(styles, self.dtype)
+        return self.generator.block(self.block, *self._inputs_of(images), styles)
+
+    def _inputs_of(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features and RGB of unchanged images that enter the current block."""
+        if self.block == 0:
+            return self.generator.constant_features(len(images), self.dtype), None
         x, rgb = (entering[images] for entering in self.block_inputs)
-        return self.generator.block(self.block, x, rgb, styles)
+        return x, rgb
 
     def _compute_detail(self, images: Tensor) -> tuple[Tensor]:
         """What the blocks above the preview add to unchanged images, at the preview's size."""
         styles = self.generator.split(self.styles[images])
-        x, rgb = self.generator.first_block(styles, self.dtype)
-        for block in range(self.last_block + 1):
+        constant = self.generator.constant_features(len(images), self.dtype)
+        x, rgb = self.generator.block(0, constant, None, styles)
+        for block in range(1, self.last_block + 1):
             x, rgb = self.generator.block(block, x, rgb, styles)
             if block == self.preview_block:
                 preview = rgb
@@ -139,11 +144,8 @@ class Resynthesis:
     def _synthesize(self, flat_styles: Tensor, images: Tensor, last: int) -> Tensor:
         """RGB of changed images after block `last`, in PyTorch."""
         styles = self.generator.split(flat_styles)
-        if self.block < 0:
-            x, rgb = self.generator.first_block(styles, self.dtype)
-        else:
-            x, rgb = (entering[images] for entering in self.block_inputs)
-        for block in range(max(self.block, 0), last + 1):
+        x, rgb = self.generator.block(self.block, *self._inputs_of(images), styles)
+        for block in range(self.block + 1, last + 1):
             x, rgb = self.generator.block(block, x, rgb, styles)
         return rgb
 
@@ -151,13 +153,13 @@ class Resynthesis:
         """`_synthesize` on the server's kernels, from the inputs of the current block."""
         assert self.kernels is not None
         kernels, block = self.kernels, self.block
-        if block >= 0:
+        if block > 0:
             x, rgb = self.block_inputs
             inputs = x.permute(0, 2, 3, 1).contiguous(), rgb.float().contiguous()
 
         def synthesize(styles: Tensor, images: Tensor, last: int) -> Tensor:
             dtype = self.dtype if last == self.last_block else torch.float32
-            if block < 0:
+            if block == 0:
                 return kernels.synthesis(styles, last=last, image_dtype=dtype)
             features, skip = (entering.index_select(0, images) for entering in inputs)
             return kernels.synthesis(

@@ -164,7 +164,7 @@ class CudaGenerator:
         self,
         styles: Tensor,
         *,
-        first: int = -1,
+        first: int = 0,
         last: int | None = None,
         features: Tensor | None = None,
         skip: Tensor | None = None,
@@ -174,8 +174,8 @@ class CudaGenerator:
 
         Args:
             styles: S, (N, S) float32.
-            first, last: blocks: -1 is 4 px, 0 is 8 px, and so on; `last` None is the last of all.
-            features, skip: the input of block `first` from 0 on, (N, r, r, C) and (N, 3, r, r)
+            first, last: blocks: 0 is 4 px, 1 is 8 px, and so on; `last` None is the last of all.
+            features, skip: the input of block `first` from 1 on, (N, r, r, C) and (N, 3, r, r)
                 float32.
             image_dtype: dtype of the result, see `apply_epilogue`.
 
@@ -185,7 +185,7 @@ class CudaGenerator:
         batch = BatchStyles(
             styles, *modulation.compute_dcoefs(styles, self.demodulation_weights, LEAKY_RELU_GAIN)
         )
-        blocks = self.blocks[first + 1 : None if last is None else last + 2]
+        blocks = self.blocks[first : None if last is None else last + 1]
         x = self.input if features is None else features
         begin = blocks[0].style_start
         style = batch.normalized[:, None, None, begin : begin + x.shape[3]]
