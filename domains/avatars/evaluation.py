@@ -26,8 +26,8 @@ from domains.avatars.text_pairs import TEXT_PAIRS, TextPair
 from domains.avatars.training import load_weights
 from styleclip_contract.edits import Edit
 from styleclip_server.pipeline import directions
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import load_domain
 
 BATCH = 16
 VISIBLE_PIXELS = 10  # of 64 x 64 that change with every other value of a visible attribute

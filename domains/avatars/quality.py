@@ -22,7 +22,7 @@ from domains.avatars.evaluation import (
 )
 from domains.avatars.quality_report import save_grid, write_card
 from domains.avatars.text_pairs import TEXT_PAIRS
-from styleclip_server.pipeline.domain_folder import load_domain
+from styleclip_server.serving.domain_folder import load_domain
 
 HERE = Path(__file__).parent
 DOMAIN = HERE.parents[1] / "model_repository/avatars"

@@ -28,10 +28,10 @@ from styleclip_networks.stylegan2 import Generator, channels_by_base
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs
+from styleclip_server.serving.domain_folder import load_domain
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
 

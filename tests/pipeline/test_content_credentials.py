@@ -13,9 +13,9 @@ from PIL import Image
 
 from paths import AVATAR
 from styleclip_client import Client
-from styleclip_server.pipeline import credentials
 from styleclip_server.pipeline.composition import compose
 from styleclip_server.pipeline.credentials import CredentialsUnusable, Signer
+from styleclip_server.serving import signing
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
 
@@ -127,15 +127,15 @@ def test_a_certificate_that_cannot_sign_is_reported(files, monkeypatch, tmp_path
         Signer(tmp_path / "chain.pem", chain)  # no key
     with pytest.raises(CredentialsUnusable, match=r"missing\.pem"):
         Signer(tmp_path / "missing.pem", key)
-    monkeypatch.setenv(credentials.CERTIFICATE_VARIABLE, str(chain))
+    monkeypatch.setenv(signing.CERTIFICATE_VARIABLE, str(chain))
     with pytest.raises(CredentialsUnusable, match="go together"):
-        Signer.from_environment()
+        signing.load_signer()
 
 
 def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeypatch, tmp_path):
     chain, key = files()
-    monkeypatch.setenv(credentials.CERTIFICATE_VARIABLE, str(chain))
-    monkeypatch.setenv(credentials.KEY_VARIABLE, str(key))
+    monkeypatch.setenv(signing.CERTIFICATE_VARIABLE, str(chain))
+    monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
     options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0,
                       log=tmp_path / "log")  # fmt: skip
     with running_server(options) as server, Client(server.grpc_url) as client:

@@ -12,9 +12,9 @@ from paths import ROOT
 from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_server.engines.engine import ENGINES, OVERLAY_ENGINES
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs, model_repository
+from styleclip_server.serving.domain_folder import load_domain
 
 REPOSITORY = ROOT / "model_repository"
 

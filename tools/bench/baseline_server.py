@@ -27,8 +27,8 @@ from PIL import Image
 
 from styleclip_server.pipeline import directions, images
 from styleclip_server.pipeline.alignment import crop_center
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import load_domain
 from tools.bench import baseline, networks_from_onnx
 
 AVATARS = Path(__file__).resolve().parents[2] / "model_repository" / "avatars"

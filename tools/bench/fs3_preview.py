@@ -26,8 +26,8 @@ from styleclip_export.convert.float16_on_cpu import Float16OnCPU
 from styleclip_export.statistics.fs3 import channel_direction
 from styleclip_export.statistics.resynthesis import Resynthesis
 from styleclip_networks import Generator
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import load_domain
 from tools.bench.networks_from_onnx import Networks, read_networks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,8 +28,8 @@ from styleclip_contract.wire import Model
 from styleclip_export.checkpoints.domain_files import read_domain
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
-from styleclip_server.pipeline.domain_folder import load_domain
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import load_domain
 
 # Largest absolute errors of float32; W+ and DELTA have standard deviations of about 1, IMAGE has
 # levels from 0 to 255.

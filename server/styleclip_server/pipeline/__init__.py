@@ -1,1 +1,1 @@
-"""The steps of an edit as plain functions: they need neither Triton nor a network."""
+"""The steps of an edit as plain functions; they need no Triton, networks or environment."""

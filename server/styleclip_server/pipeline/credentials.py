@@ -2,21 +2,17 @@
 
 They follow C2PA's specification 2.x (https://spec.c2pa.org, "Actions") and are written by the
 Content Authenticity Initiative's library (an extra: pip install 'styleclip-triton[c2pa]'). The
-server's operator signs, with a certificate named by two environment variables.
+server's operator signs.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 from styleclip_server.pipeline import metadata
 from styleclip_server.pipeline.metadata import Provenance
-
-CERTIFICATE_VARIABLE = "STYLECLIP_C2PA_CERTIFICATE"  # PEM file: the chain from the signer
-KEY_VARIABLE = "STYLECLIP_C2PA_KEY"  # PEM file, unencrypted
 
 
 class CredentialsUnusable(Exception):
@@ -39,8 +35,7 @@ class Signer:
             import c2pa
         except ImportError as error:
             raise CredentialsUnusable(
-                f"{CERTIFICATE_VARIABLE} is set, but c2pa-python is not installed: "
-                "pip install 'styleclip-triton[c2pa]'"
+                "c2pa-python is not installed: pip install 'styleclip-triton[c2pa]'"
             ) from error
         try:
             chain, secret = certificate.read_bytes(), key.read_bytes()
@@ -51,23 +46,8 @@ class Signer:
             self.sign(_PIXEL, "PNG", metadata.describe_edit("", "", False))
         except (OSError, ValueError, TypeError, c2pa.C2paError) as error:
             raise CredentialsUnusable(
-                f"{certificate} and {key} ({CERTIFICATE_VARIABLE}, {KEY_VARIABLE}) cannot sign "
-                f"images: {error}"
+                f"{certificate} and {key} cannot sign images: {error}"
             ) from error
-
-    @classmethod
-    def from_environment(cls) -> Signer | None:
-        """Create the operator's signer; None if the environment names no certificate.
-
-        Raises:
-            CredentialsUnusable: only one file is named, or they cannot sign.
-        """
-        certificate, key = os.environ.get(CERTIFICATE_VARIABLE), os.environ.get(KEY_VARIABLE)
-        if not certificate and not key:
-            return None
-        if not certificate or not key:
-            raise CredentialsUnusable(f"{CERTIFICATE_VARIABLE} and {KEY_VARIABLE} go together")
-        return cls(Path(certificate), Path(key))
 
     def sign(self, data: bytes, format: str, provenance: Provenance) -> bytes:
         """Add signed credentials to an encoded image (JPEG, PNG or WEBP)."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from styleclip_server.engines.engine import Engine
-from styleclip_server.pipeline.domain_folder import DEFAULT_DOMAIN
 from styleclip_server.serving import request_log, server_log
+from styleclip_server.serving.domain_folder import DEFAULT_DOMAIN
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from styleclip_server.engines.engine import Engine
-from styleclip_server.pipeline.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving import model_repository, request_log
+from styleclip_server.serving.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving.installation import Installation, fastest_engine, find_installation
 from styleclip_server.serving.options import Options
 

@@ -9,7 +9,7 @@ from styleclip_server.pipeline.alignment import (
     decode_and_detect,
     to_face_crop,
 )
-from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
+from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
 

@@ -4,17 +4,17 @@ import numpy as np
 
 from styleclip_contract.limits import DEFAULT_FORMAT, DEFAULT_QUALITY
 from styleclip_contract.wire import COMPOSE, EDIT_INPUTS
-from styleclip_server.pipeline import composition, directions, images
-from styleclip_server.pipeline.credentials import Signer
-from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
+from styleclip_server.pipeline import composition, edit_tensors, images
+from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
+from styleclip_server.serving.signing import load_signer
 from styleclip_server.serving.step import respond, scalar
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.domain = load_domain(find_domain_folder(args["model_repository"])).name
-        self.signer = Signer.from_environment()
+        self.signer = load_signer()
         self.metrics = Metrics(COMPOSE.name, self.domain)
 
     def execute(self, requests):
@@ -26,7 +26,7 @@ class TritonPythonModel:
         format = scalar(row["FORMAT"], DEFAULT_FORMAT.encode()).decode("utf-8", "replace")
         if paste and row["PHOTO"] is not None:
             photo = images.decode(row["PHOTO"][0], keep_gps=bool(scalar(row["KEEP_GPS"], False)))
-        edits = [] if any(text is None for text in texts) else directions.parse_edits(*texts)
+        edits = [] if any(text is None for text in texts) else edit_tensors.parse_edits(*texts)
         data = composition.compose(
             row["IMAGE"],
             photo,

@@ -11,9 +11,9 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import ServerError
 from styleclip_contract.wire import CLIP_TEXT, DIRECTION, EDIT_INPUTS
-from styleclip_server.pipeline import directions
-from styleclip_server.pipeline.domain_folder import find_domain_folder, load_domain
+from styleclip_server.pipeline import directions, edit_tensors
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond
 
@@ -35,8 +35,8 @@ class TritonPythonModel:
         return respond(DIRECTION, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
-        directions.check_latent(row["W_PLUS"])
-        edits = directions.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
+        edit_tensors.check_latent(row["W_PLUS"])
+        edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
         try:
             delta, channels = self.offset(tuple(edits))
         finally:
