@@ -96,7 +96,7 @@ def render_gif(
     for step in range(_GIF_STEPS + 1):
         part = step / _GIF_STEPS
         scaled = [replace(edit, strength=edit.strength * part) for edit in edits]
-        # PNG, because its metadata tell `animation` how the image was made.
+        # PNG, because `animation` reads from its metadata how the image was created.
         frames.append(server.edit(w_plus, scaled, "PNG").image())
         on_progress(part, f"Making the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
     return animation(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))

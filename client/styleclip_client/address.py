@@ -106,7 +106,7 @@ class Connection:
 
 
 def _split(url: str, rest: str) -> tuple[str, int | None, str]:
-    """Return host, port and path of `rest`, the part of `url` behind the scheme."""
+    """Return host, port and path of `rest`, the part of `url` after the scheme."""
     try:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port

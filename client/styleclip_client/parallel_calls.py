@@ -14,7 +14,7 @@ T = TypeVar("T")
 Failure: TypeAlias = "StyleclipError | OSError"  # OSError: a file that cannot be read
 
 _FAILURES = (StyleclipError, OSError)
-_SUBMITTED_PER_WORKER = 2  # calls, so that a slow one does not stop those behind it
+_SUBMITTED_PER_WORKER = 2  # calls, so that a slow one does not stop the next ones
 
 
 def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T | Failure]:

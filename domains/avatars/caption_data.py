@@ -144,7 +144,7 @@ class CaptionData:
 
 
 def drop_words(tokens: Tensor) -> Tensor:
-    """Replace 2% of the words of tokens (N, LENGTH) by UNKNOWN; returns int64."""
+    """Replace 2% of the words of tokens (N, LENGTH) by UNKNOWN; return int64."""
     tokens = tokens.long()
     is_word = (tokens > UNKNOWN) & (tokens < tokens.max())
     is_word[:, 0] = False

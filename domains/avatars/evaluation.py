@@ -95,7 +95,7 @@ class AttributeReader:
 
     @torch.no_grad()
     def read(self, images: Images) -> Tensor:
-        """Classify images; returns labels (N, attributes)."""
+        """Classify images; return labels (N, attributes)."""
         return torch.cat([predict(self._classifier(x)) for x in _to_tensor(images).split(BATCH)])
 
     def find_visible(self, labels: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def measure_accuracy(
     strength: float,
     threshold: float,
 ) -> tuple[EditAccuracy, Images, Tensor]:
-    """Apply an edit; returns its accuracy, the edited images and the labels read from them."""
+    """Apply an edit; return its accuracy, the edited images and the labels read from them."""
     rows = ~pair.matches(test.labels) & test.visible[:, pair.column]
     labels = test.labels[rows]
     images = networks.edit(test.w_plus[rows.numpy()], pair, strength, threshold)

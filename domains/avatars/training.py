@@ -135,7 +135,7 @@ def save_weights(module: nn.Module, path: Path, exclude: str | None = None) -> N
 
 
 def load_weights(module: nn.Module, path: Path, exclude: str | None = None) -> bool:
-    """Load what `save_weights` wrote. Returns False if there is no file."""
+    """Load what `save_weights` wrote. Return False if there is no file."""
     if not path.exists():
         return False
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -52,7 +52,7 @@ _PORT = click.IntRange(0, 65535)
               help="Let clients on this machine pass tensors in shared memory.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
-              help="Ask clients to connect again after so long; 0: never.")  # fmt: skip
+              help="Ask clients to connect again after this time; 0: never.")  # fmt: skip
 # How it is watched and stopped.
 @click.option("--canary", type=click.FloatRange(0), default=CANARY_SECONDS, metavar="SECONDS",
               help="Time between two edits of a small image that check the server; 0: "
@@ -102,7 +102,7 @@ def command(canary: float, log: Path, **options: Any) -> None:
 
 
 def _log_to(console: Console, format: str) -> Callable[[str], None]:
-    """Sends log messages to `console`; returns a function that prints a message there."""
+    """Send log messages to `console`; return a function that prints a message there."""
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False)
     if format == "json":
         handler = logging.StreamHandler()

@@ -1,4 +1,4 @@
-"""One name for several servers, as of a headless service of Kubernetes: each gets its share.
+"""One name for several servers, like a headless service of Kubernetes: each gets its share.
 
 Two real servers listen on the same port of two loopback addresses. The client runs in a mount
 namespace of its own, in which /etc/hosts gives one name to both.

@@ -40,7 +40,7 @@ def avatars():
 
 
 def texts(n, length):
-    """(n, length) int32: start 198, end 199, zeros behind; the longest fills its row."""
+    """(n, length) int32: start 198, end 199, then zeros; the longest fills its row."""
     tokens = torch.randint(1, 198, (n, length), dtype=torch.int32)
     tokens[:, 0] = 198
     for i, row in enumerate(tokens):

@@ -297,7 +297,7 @@ def test_invalid_requests_raise_a_named_error():
 
 
 def test_metadata_inserted_into_a_jpeg_file_reads_like_metadata_that_pillow_writes():
-    """The encoder behind the network writes none itself."""
+    """The GPU encoder writes no metadata."""
     gray = np.full((16, 16, 3), 90, np.uint8)
     extra = metadata.collect(None, metadata.describe_edit("avatars", "a face → a sad face", False))
     bare = images.encode(gray, "JPEG", 95)

@@ -46,7 +46,7 @@ def make_file(*urls, name="a.pkl", known=True, size=SIZE, kind="pickle", **more)
 
 
 def fetch(folder, *files, **options):
-    """Plan and carry out with few retries; return the messages."""
+    """Plan and fetch with few retries; return the messages."""
     recorder = Recorder()
     retries = urllib3.Retry(
         total=3, backoff_factor=0, status_forcelist=(500,), raise_on_status=False

@@ -67,7 +67,7 @@ def seed_files(photo: Image.Image) -> list[bytes]:
 
 
 def malformed(data: bytes, rng: random.Random) -> bytes:
-    """Corrupt `data` in one to four places, as broken disks, networks and people do."""
+    """Corrupt `data` in one to four places, as broken disks and networks do."""
     corrupted = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         # Half of the faults are in the header, which contains sizes, types and tables.
@@ -97,7 +97,7 @@ def malformed(data: bytes, rng: random.Random) -> bytes:
 
 
 def outcome(data: bytes) -> str:
-    """The name of the error, or "decoded" for an image that was decoded and encoded again."""
+    """Return "decoded" for an image that was decoded and encoded again, else the error's name."""
     try:
         image = images.decode(data)
     except StyleclipError as error:

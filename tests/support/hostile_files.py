@@ -128,7 +128,7 @@ def oversized_files():
     load = b"B" + struct.pack("<I", len(shared)) + shared
     call = _named("torch.storage", "_load_from_bytes") + b"q\0" + load + b"\x85q\x01"
     yield "100,000 files in a file", "generator", _opcodes(call, b"R", b"0h\0h\x01R" * 100_000)
-    modules = b"c__torch__\nM\n)R}b"  # each holds the one before under 20 names
+    modules = b"c__torch__\nM\n)R}b"  # each contains the previous one under 20 names
     for _ in range(11):
         names = b"".join(b"K" + bytes([i]) + b"h\0" for i in range(20))
         modules += b"q\x000c__torch__\nM\n)R}(" + names + b"ub"

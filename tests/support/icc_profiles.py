@@ -31,7 +31,7 @@ def _profile(space: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
 
 
 def wide_rgb() -> bytes:
-    """Display P3's primaries with a gamma of 2.2."""
+    """Build a profile with Display P3's primaries and a gamma of 2.2."""
     red, green, blue = (0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)
     tags = {}
     for letter, primary in zip(b"rgb", (red, green, blue), strict=True):
@@ -45,7 +45,7 @@ def linear_gray() -> bytes:
 
 
 def gray_inks() -> bytes:
-    """A CMYK printer with four gray inks; each full ink lowers L* by a quarter."""
+    """Build a CMYK profile with four gray inks; each full ink lowers L* by a quarter."""
     grid = b"".join(
         bytes([round(255 * (4 - bin(corner).count("1")) / 4), 128, 128]) for corner in range(16)
     )

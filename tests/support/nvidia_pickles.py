@@ -153,8 +153,10 @@ def dumps(content, protocol=4):
 
 
 def tensorflow(state, w_avg, **options):
-    """Pickle a generator's state (our names) as NVIDIA's StyleGAN2 in TensorFlow does; G, the
-    network that was trained, holds zeros."""
+    """Pickle a generator's state (our names) as NVIDIA's StyleGAN2 in TensorFlow does.
+
+    The weights of G, the network before averaging, are zeros.
+    """
     numbers = {name: value.numpy() for name, value in state.items()}
     synthesis = [("4x4/Const/const", numbers["input.input"])]
 

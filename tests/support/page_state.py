@@ -14,19 +14,19 @@ from tools.browser import WAIT, wait_until_idle
 
 
 def _image_uri(page):
-    """The edited image as a data: URI, once there is one."""
+    """Return the edited image as a data: URI, once there is one."""
     image = page.locator("img.after")
     expect(image).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
     return image.get_attribute("src")
 
 
 def edited_digest(page):
-    """A digest of the edited image, short enough for assertion messages."""
+    """Return a digest of the edited image, short enough for assertion messages."""
     return hashlib.sha256(_image_uri(page).encode()).hexdigest()
 
 
 def edited_pixels(page):
-    """The edited image, float32 [H, W, 3]."""
+    """Return the edited image, float32 [H, W, 3]."""
     return decode_pixels(base64.b64decode(_image_uri(page).split(",", 1)[1]))
 
 
@@ -35,7 +35,7 @@ def decode_pixels(encoded):
 
 
 def mean_difference(one, other):
-    """The mean absolute difference of two images in levels, 255 for different sizes."""
+    """Return the mean absolute difference of two images in levels, 255 for different sizes."""
     return float(np.abs(one - other).mean()) if one.shape == other.shape else 255.0
 
 

@@ -73,7 +73,7 @@ def to_boxes(rectangles):
 
 
 def official_crop(image, quad, size=256):
-    """FFHQ's crop as the official code does it: the entire photo is reduced and padded."""
+    """Crop as the official code does: reduce and pad the entire photo."""
     side = np.hypot(*(quad[3] - quad[0]))
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
@@ -102,7 +102,7 @@ def official_crop(image, quad, size=256):
 
 
 def fastest(repeat, function, *arguments):
-    """The function's last result, and its shortest time in seconds."""
+    """Return the function's last result, and its shortest time in seconds."""
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -137,7 +137,7 @@ def print_speed(sizes, repeat):
 
 
 def compare_quads(photo, official_boxes, quad):
-    """How far our quad is from that of the nearest official face, as text."""
+    """Describe how far our quad is from that of the nearest official face."""
     if official_boxes is None or quad is None:
         return "no face, both" if official_boxes is None and quad is None else ""
     image = images.decode(photo)
@@ -150,7 +150,7 @@ def quad_of_box(image, box):
 
 
 def quad_distance(official_quad, quad):
-    """The largest distance of two corners, relative to half the quad's side: the face's width."""
+    """Return the largest distance of two corners, relative to half the quad's side (face width)."""
     side = np.hypot(*(official_quad[3] - official_quad[0]))
     return np.hypot(*(official_quad - quad).T).max() / (side / 2)
 
@@ -165,7 +165,7 @@ class Variant:
     width: float
 
     def contains(self, box):
-        """Whether `box` is a detection of her face."""
+        """Return whether `box` is a detection of her face."""
         center = np.array([box[0] + box[2], box[1] + box[3]]) / 2
         near = np.hypot(*(center - self.center)) < 0.5 * self.width
         return bool(near and 0.5 < (box[2] - box[0]) / self.width < 2)

@@ -31,7 +31,7 @@ from styleclip_server.pipeline.tokenizer import tokenize
 
 
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
-    """Zero insertion by `up`, zero padding, then the filter `kernel`; x is (N, C, H, W)."""
+    """Insert zeros by `up`, pad with zeros, then filter with `kernel`; x is (N, C, H, W)."""
     n, c, h, w = x.shape
     x = x.reshape(n * c, h, 1, w, 1)
     x = F.pad(x, [0, up - 1, 0, 0, 0, up - 1]).reshape(n * c, 1, h * up, w * up)
@@ -40,7 +40,7 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, pad: tuple[int, int] = (0,
 
 
 def modulated_conv(conv: ModulatedConv, x: Tensor, style: Tensor) -> Tensor:
-    """x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W) if upsampling."""
+    """Convolve: x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W)."""
     n, c, h, w = x.shape
     weight = conv.scale * conv.weight * style[:, None, :, None, None]
     if conv.demodulate:
@@ -58,7 +58,7 @@ def modulated_conv(conv: ModulatedConv, x: Tensor, style: Tensor) -> Tensor:
 
 
 def styled_conv(layer: StyledConv, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
-    """Convolution, noise, bias, leaky ReLU."""
+    """Convolve, then add noise and bias and apply leaky ReLU."""
     x = modulated_conv(layer.conv, x, style)
     if noise is not None:
         x = x + layer.noise.weight * noise
@@ -66,7 +66,7 @@ def styled_conv(layer: StyledConv, x: Tensor, style: Tensor, noise: Tensor | Non
 
 
 def to_rgb(layer: ToRGB, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
-    """Features → RGB, added to the upsampled RGB of the resolution below."""
+    """Convert features to RGB and add the upsampled RGB of the resolution below."""
     rgb = modulated_conv(layer.conv, x, style) + layer.bias
     if skip is None:
         return rgb
@@ -74,7 +74,7 @@ def to_rgb(layer: ToRGB, x: Tensor, style: Tensor, skip: Tensor | None) -> Tenso
 
 
 def synthesis(generator: Generator, styles: Sequence[Tensor]) -> Tensor:
-    """`Generator.synthesis`: S → image (N, 3, resolution, resolution)."""
+    """Synthesize S to images (N, 3, resolution, resolution), as `Generator.synthesis`."""
     x = generator.input.input.repeat(len(styles[0]), 1, 1, 1)
     rgb, conv_index = None, 0
     for layer, style in zip(generator.layers, styles, strict=True):
@@ -91,14 +91,14 @@ def synthesis(generator: Generator, styles: Sequence[Tensor]) -> Tensor:
 
 
 def image(generator: Generator, w_plus: Tensor, delta: Tensor) -> Tensor:
-    """W+ (N, L, w_dim), offset in S (N, S) → RGB (N, H, W, 3) uint8."""
+    """Generate: W+ (N, L, w_dim), offset in S (N, S) → RGB (N, H, W, 3) uint8."""
     styles = generator.flatten(generator.affine(w_plus)) + delta
     rgb = synthesis(generator, generator.split(styles))
     return ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def embeddings(clip: CLIP, texts: Sequence[str], vocabulary: Tensor | None = None) -> np.ndarray:
-    """Class embeddings (texts, D) from all prompts of every text at 77 tokens, uncached.
+    """Compute class embeddings (texts, D) from all prompts of every text at 77 tokens, uncached.
 
     `vocabulary` maps CLIP's token ids to the rows of a smaller token embedding.
     """

@@ -1,4 +1,4 @@
-"""The baseline server: eager PyTorch in one process behind the standard library's HTTP server.
+"""The baseline server: eager PyTorch and a plain HTTP server in one process.
 
     python -m tools.bench.baseline_server --port 8900
     POST /edit {"photo": base64, "neutral": …, "target": …, "strength": …, "threshold": …} → JPEG
@@ -44,7 +44,7 @@ class Editor:
 
     @torch.inference_mode()
     def edit(self, photo: bytes, edit: directions.Edit) -> bytes:
-        """Returns the edited face as a JPEG file."""
+        """Return the edited face as a JPEG file."""
         with self._lock:
             net = self.networks
             face, _ = crop_center(images.decode(photo))
@@ -64,7 +64,7 @@ class Editor:
 
 @contextmanager
 def running(folder: Path = AVATARS, port: int = 0) -> Iterator[int]:
-    """Runs the server in this process within a `with` block; yields its port."""
+    """Run the server in this process within a `with` block; yield its port."""
     editor = Editor(folder)
 
     class Handler(BaseHTTPRequestHandler):

@@ -63,7 +63,7 @@ class Case:
 
 
 def build(name: str) -> Case:
-    """Builds the network `name`."""
+    """Build the network `name`."""
     torch.manual_seed(0)
     if name == "stylegan2":
         g = Generator().eval()
@@ -94,7 +94,7 @@ def build(name: str) -> Case:
 
 
 def prompts(number: int) -> tuple[Tensor, ...]:
-    """The tokens of both texts of an edit in all prompt templates."""
+    """Return the tokens of both texts of an edit in all prompt templates."""
     texts = TEXTS[number % len(TEXTS)]
     rows = tokenize([template.format(text) for text in texts for template in TEMPLATES])
     return (torch.from_numpy(rows),)
@@ -102,7 +102,7 @@ def prompts(number: int) -> tuple[Tensor, ...]:
 
 @torch.inference_mode()
 def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dict[str, Any]:
-    """Medians of both forms in milliseconds."""
+    """Return the medians of both forms in milliseconds."""
     case = build(name)
     accuracy = None
     if name != "clip_text" and not onnxruntime_only:

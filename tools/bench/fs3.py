@@ -61,7 +61,7 @@ class Measurement:
 
 
 def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
-    """Builds generator and CLIP with random weights, of the published size or tiny."""
+    """Build generator and CLIP with random weights, of the published size or tiny."""
     torch.manual_seed(0)
     with torch.device(device):
         generator = Generator(
@@ -76,7 +76,7 @@ def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
 
 
 def macs(generator: Generator) -> list[int]:
-    """Multiply-accumulates of each of `generator.layers` for one image, without the blur."""
+    """Count the multiply-accumulates of each `generator.layers` for one image, but not the blur."""
     costs = []
     for layer in generator.layers:
         conv = generator.get_submodule(layer.name).conv
@@ -87,7 +87,7 @@ def macs(generator: Generator) -> list[int]:
 
 
 def clip_macs(clip: CLIP) -> int:
-    """Multiply-accumulates of CLIP's image encoder for one image."""
+    """Count the multiply-accumulates of CLIP's image encoder for one image."""
     tokens, width = clip.visual.positional_embedding.shape
     layers = len(clip.visual.transformer.resblocks)
     return (tokens - 1) * clip.visual.conv1.weight.numel() + layers * (
@@ -96,7 +96,7 @@ def clip_macs(clip: CLIP) -> int:
 
 
 def arithmetic(generator: Generator, clip: CLIP, images: int, preview: int) -> tuple[float, float]:
-    """FLOP of fs3's synthesis and of its CLIP features; `preview` 0 means full images."""
+    """Count the FLOP of fs3's synthesis and of its CLIP features; `preview` 0: full images."""
     costs, rows, synthesis = macs(generator), 0, 0
     for index, layer in enumerate(generator.layers):
         if layer.to_rgb:
@@ -113,7 +113,7 @@ def arithmetic(generator: Generator, clip: CLIP, images: int, preview: int) -> t
 
 
 def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
-    """Yields (first row of fs3, number of rows) of each convolution."""
+    """Yield (first row of fs3, number of rows) of each convolution."""
     row = 0
     for layer in generator.layers:
         if not layer.to_rgb:
@@ -122,7 +122,7 @@ def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
 
 
 def _use_form(generator: Generator, settings: Fs3Settings, form: str) -> Fs3Settings:
-    """Selects a form, see FORMS; returns the settings for it."""
+    """Select a form, see FORMS; return the settings for it."""
     generator.upsample_as("folded" if form == "kernels" else form)  # type: ignore[arg-type]
     return replace(settings, use_kernels=form == "kernels")
 
@@ -131,7 +131,7 @@ def measure(
     generator: Generator, clip: CLIP, moments: tuple[np.ndarray, np.ndarray],
     settings: Fs3Settings, form: str, channels: int, peak: float,
 ) -> Measurement:  # fmt: skip
-    """Times `channels` rows of every layer, after one warm-up row."""
+    """Time `channels` rows of every layer, after one warm-up row."""
     cuda = next(generator.parameters()).is_cuda
     settings = _use_form(generator, settings, form)
     if cuda:
@@ -162,8 +162,11 @@ def check(
     generator: Generator, clip: CLIP, moments: tuple[np.ndarray, np.ndarray],
     settings: Fs3Settings,
 ) -> tuple[float, float]:  # fmt: skip
-    """Least and median cosine between rows with `settings` and by the official rule in float32,
-    of one row per layer."""
+    """Compare one row per layer with the official rule in float32.
+
+    Returns:
+        The least and the median cosine.
+    """
     requested = {first + 1 for first, _ in first_rows(generator)}
     generator.upsample_as("folded")
     official = Fs3Settings(settings.num_images, batch=16)
@@ -180,7 +183,7 @@ def check(
 def _compute_part(
     part: int, parts: int, device: str, small: bool, work: Path, settings: Fs3Settings, form: str
 ) -> None:
-    """One process of `compute_all_rows`, on a GPU of its own."""
+    """Compute one part for `compute_all_rows`, on a GPU of its own."""
     if device == "cuda":
         torch.cuda.set_device(part)
     _job(parts, device, small, work, settings, form).compute_part(part)
@@ -198,7 +201,7 @@ def _job(
 def compute_all_rows(
     device: str, small: bool, settings: Fs3Settings, form: str
 ) -> dict[str, float]:
-    """Computes all rows of fs3, up to the merged file, in one process per GPU.
+    """Compute all rows of fs3, up to the merged file, in one process per GPU.
 
     Returns:
         processes, rows, seconds, and `off`: the largest difference of some rows from those that a
@@ -250,12 +253,12 @@ class Bench:
     console: Console
 
     def at(self, preview: int) -> Fs3Settings:
-        """The settings with a preview (0 means full images), and a batch that fits."""
+        """Return the settings with a preview (0 means full images), and a batch that fits."""
         batch = self.batch or (200 if 0 < preview <= 256 else 50)
         return replace(self.settings, preview=preview or None, batch=batch)
 
     def print_floor(self, preview: int) -> None:
-        """Prints the arithmetic and its time at the card's peak."""
+        """Print the arithmetic and its time at the card's peak."""
         images = self.settings.num_images
         synthesis, features = arithmetic(self.generator, self.clip, images, preview)
         self.console.print(
@@ -269,7 +272,7 @@ class Bench:
     def measure_all(
         self, previews: tuple[int, ...], forms: tuple[str, ...], channels: int
     ) -> list[Measurement]:
-        """Measures every preview in every form, and prints a table."""
+        """Measure every preview in every form, and print a table."""
         table = Table("preview", "form", "batch", "s", "images/s", "floor s", "of peak", "GiB",
                       "preparing s", box=None)  # fmt: skip
         results: list[Measurement] = []
@@ -290,7 +293,7 @@ class Bench:
         return results
 
     def check_all(self, previews: tuple[int, ...], form: str) -> dict[int, tuple[float, float]]:
-        """Compares rows of every preview with the official rule; see `check`."""
+        """Compare rows of every preview with the official rule; see `check`."""
         cosines = {}
         for preview in dict.fromkeys((0, *previews)):
             few = replace(self.at(preview), num_images=8, batch=16, use_kernels=form == "kernels")

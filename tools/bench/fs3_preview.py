@@ -42,7 +42,7 @@ Channels = list[tuple[int, int]]
 def directions(
     resynthesis: Resynthesis, channels: Channels, mean: Tensor, std: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Computes directions and mean changes.
+    """Compute directions and mean changes.
 
     Args:
         channels: (style index, channel), in execution order.
@@ -60,7 +60,7 @@ def directions(
 
 
 def choose_channels(generator: Generator, std: Tensor, count: int, seed: int) -> Channels:
-    """Draws up to `count` channels that change from every convolution."""
+    """Draw up to `count` channels that change from every convolution."""
     rng, chosen = np.random.default_rng(seed), []
     for index, (layer, layer_std) in enumerate(
         zip(generator.layers, std.split(generator.style_channels), strict=True)
@@ -73,7 +73,7 @@ def choose_channels(generator: Generator, std: Tensor, count: int, seed: int) ->
 
 
 def load_classifier_body() -> Callable[[Tensor], Tensor]:
-    """Images (N, 3, H, W) in about [-1, 1] → features (N, D) of the attribute classifier."""
+    """Return the classifier's body: images (N, 3, H, W) in about [-1, 1] → features (N, D)."""
     sys.path.insert(0, str(TRAINING))
     from classifier import Classifier
     from training import load_weights
@@ -90,7 +90,7 @@ def load_classifier_body() -> Callable[[Tensor], Tensor]:
 
 
 def draw_latents(networks: Networks, count: int, seed: int) -> Tensor:
-    """W+ (count, L, w_dim) of held-out avatars."""
+    """Draw W+ (count, L, w_dim) of held-out avatars."""
     sys.path.insert(0, str(TRAINING))
     from renders import render, sample_labels
 

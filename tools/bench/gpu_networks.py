@@ -65,7 +65,7 @@ class Measurement:
 
 
 def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[NetworkCase]:
-    """The three networks, at full size or tiny."""
+    """Return the three networks, at full size or tiny."""
     torch.manual_seed(0)
     yield _stylegan2(batches, device, small)
     yield _e4e(batches, device, small)
@@ -103,7 +103,7 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCas
 
 
 def _weights(module: nn.Module, prefix: str) -> dict[str, Any]:
-    """The parameters as the exported ONNX file names them."""
+    """Return the parameters as the exported ONNX file names them."""
     return {prefix + name: value.cpu().numpy() for name, value in module.state_dict().items()}
 
 
@@ -202,7 +202,7 @@ def _wall_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
 
 
 def _psnr(output: Tensor, expected: Tensor) -> float:
-    """dB; the peak is 255 for pixels, the largest magnitude for features. At most 120 (equal)."""
+    """Return dB, at most 120; the peak is 255 for pixels, the largest magnitude for features."""
     peak = 255.0 if expected.dtype == torch.uint8 else expected.abs().max().item()
     error = (output.double() - expected.double()).square().mean().item()
     return min(120.0, 10 * torch.log10(torch.tensor(peak**2 / max(error, 1e-30))).item())
@@ -239,7 +239,7 @@ def main(device: str, small: bool, batches: str, variants: str, dtypes: str, rep
 
 
 def _choices(text: str, allowed: Collection[str]) -> list[str]:
-    """The values of a comma-separated option."""
+    """Return the values of a comma-separated option."""
     values = text.split(",")
     if unknown := [value for value in values if value not in allowed]:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(allowed)}")
@@ -247,7 +247,7 @@ def _choices(text: str, allowed: Collection[str]) -> list[str]:
 
 
 def _forms(variants: list[str], dtypes: list[str], device: str) -> Iterator[tuple[str, str]]:
-    """The variants that `device` can run, each with its dtypes."""
+    """Return the variants that `device` can run, each with its dtypes."""
     fixed = {"published": ["fp32"], "served": ["fp16"]}
     for variant in variants:
         if device == "cuda" or not ("graph" in variant or variant == "served"):

@@ -20,7 +20,7 @@ _numbers = itertools.count()
 
 
 def measure_edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str, float]]:
-    """Milliseconds of `edit` with 1 to 8 edits, for texts the server knows and for new texts."""
+    """Measure the ms of `edit` with 1 to 8 edits, for cached and for new texts."""
     w_plus = client.invert(photo).w_plus
     domain = client.domain()
 
@@ -50,7 +50,7 @@ def measure_edits(client: Client, photo: Path, repeat: int = 5) -> list[dict[str
 
 
 def measure_networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[dict[str, Any]]]:
-    """Milliseconds of `stylegan2` (config F, random weights) as it is served on this CPU.
+    """Measure ms of `stylegan2` (config F, random weights) as it is served on this CPU.
 
     `by` in each row says in which runtime and precision.
     """
@@ -66,7 +66,7 @@ def measure_networks(resolutions: list[int], repeat: int = 3) -> dict[str, list[
 
 
 def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
-    """Returns a function from a batch size to a call that draws the batch, and what computes it."""
+    """Return a function from a batch size to a call that draws the batch, and what computes it."""
     import torch  # here, since a server can be measured without it
 
     from styleclip_export.convert import onnx_forms

@@ -20,7 +20,7 @@ STRENGTHS = (2.0, 4.0, 6.0, 8.0)
 
 
 def build_inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the entries of perf_analyzer's --input-data for each model."""
+    """Return the entries of perf_analyzer's --input-data for each model."""
     presets = client.domain().presets
     data: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS}
     connection = triton.InferenceServerClient(client.url)

@@ -33,7 +33,7 @@ Result = dict[str, Any]
 def measure_model(
     url: str, model: str, data: list[dict[str, Any]], concurrency: int, seconds: float
 ) -> Result:
-    """Runs perf_analyzer on one model.
+    """Run perf_analyzer on one model.
 
     Returns:
         Requests per second, latency percentiles in milliseconds, and the time in each model. If the
@@ -71,7 +71,7 @@ def measure_model(
 
 
 def read_statistics(url: str) -> dict[str, tuple[int, int, int]]:
-    """Returns model → (requests, ns in the queue, ns computing) since the server started."""
+    """Return model → (requests, ns in the queue, ns computing) since the server started."""
     with triton.InferenceServerClient(url) as connection:
         statistics = connection.get_inference_statistics()
     return {
@@ -89,7 +89,7 @@ def read_statistics(url: str) -> dict[str, tuple[int, int, int]]:
 def mean_times(
     before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int, int, int]]
 ) -> dict[str, dict[str, float]]:
-    """Returns the mean milliseconds per request of each model between two readings."""
+    """Return the mean milliseconds per request of each model between two readings."""
     times = {}
     for name, now in after.items():
         count, queue, compute = (b - a for a, b in zip(before[name], now, strict=True))
@@ -100,7 +100,7 @@ def mean_times(
 
 @contextmanager
 def running_baseline() -> Iterator[int]:
-    """Runs the baseline server in another process; yields its port."""
+    """Run the baseline server in another process; yield its port."""
     command = [sys.executable, "-m", "tools.bench.baseline_server", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -114,7 +114,7 @@ def running_baseline() -> Iterator[int]:
 
 
 def measure_baseline(port: int, bodies: list[bytes], concurrency: int, seconds: float) -> Result:
-    """Measures the baseline under `concurrency` clients without pauses.
+    """Measure the baseline under `concurrency` clients without pauses.
 
     Every client completes at least one request, however long it takes.
     """

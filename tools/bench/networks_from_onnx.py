@@ -36,7 +36,7 @@ class Networks:
 
 
 def read_networks(folder: Path) -> Networks:
-    """Reads the newest version of the networks of the domain in `folder`."""
+    """Read the newest version of the networks of the domain in `folder`."""
     domain = json.loads((folder / "domain.json").read_text("utf-8"))
     tensors = {name: _read_newest(folder / name) for name in ("stylegan2", "e4e", "clip_text")}
     state = _strip_prefix(tensors["stylegan2"], "generator.")
@@ -53,19 +53,19 @@ def read_networks(folder: Path) -> Networks:
 
 
 def _read_newest(model: Path) -> dict[str, Tensor]:
-    """Reads the parameters of the newest version of a model, by name."""
+    """Read the parameters of the newest version of a model, by name."""
     newest = max((p for p in model.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
     parameters = read_parameters(newest / "model.onnx")
     return {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
 
 
 def _strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, without it."""
+    """Return the tensors whose name starts with `prefix`, without it."""
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _channels(state: dict[str, Tensor], resolution: int) -> dict[int, int]:
-    """Feature channels by resolution."""
+    """Return the feature channels by resolution."""
     channels, block = {4: state["conv1.conv.weight"].shape[1]}, 0
     while 8 << block <= resolution:
         channels[8 << block] = state[f"convs.{2 * block}.conv.weight"].shape[1]
@@ -108,7 +108,7 @@ def _build_clip(tensors: dict[str, Tensor]) -> tuple[CLIP, Tensor | None]:
 
 
 def _load_weights(module: nn.Module, state: dict[str, Tensor], missing: tuple[str, ...]) -> None:
-    """Loads `state`; names that contain one of `missing` may be absent.
+    """Load `state`; names that contain one of `missing` may be absent.
 
     Raises:
         ValueError: another parameter is absent.

@@ -89,7 +89,7 @@ VARIANTS = {
 
 
 def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
-    """The exported file of a network, and inputs that differ from call to call."""
+    """Return the exported file of a network, and inputs that differ from call to call."""
     if full:
         case = build(name)
         with warnings.catch_warnings():
@@ -125,14 +125,14 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Milliseconds of wall time and of CPU time."""
+    """Return the milliseconds of wall time and of CPU time."""
     start = time.perf_counter(), time.process_time()
     call()
     return (time.perf_counter() - start[0]) * 1000, (time.process_time() - start[1]) * 1000
 
 
 def two_clients(sessions: list[onnxruntime.InferenceSession], feed: Feed) -> float:
-    """Milliseconds per run when two clients run twice each; an instance runs one at a time."""
+    """Measure ms per run when two clients run twice each; an instance runs one at a time."""
     locks = [threading.Lock() for _ in sessions]
 
     def client(number: int) -> None:
@@ -151,7 +151,7 @@ def two_clients(sessions: list[onnxruntime.InferenceSession], feed: Feed) -> flo
 
 
 def compare(data: bytes, feeds: Iterator[Feed], repeat: int, names: list[str]) -> Iterator[Any]:
-    """Yields (variant, medians of the served settings, medians of the variant)."""
+    """Yield (variant, medians of the served settings, medians of the variant)."""
     base = SERVED.sessions(data)
     for name in names:
         pair = (base, VARIANTS[name].sessions(data))

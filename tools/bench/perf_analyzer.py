@@ -24,7 +24,7 @@ class BenchmarkFailed(Exception):
 
 
 def find_perf_analyzer() -> list[str]:
-    """Returns the command to run perf_analyzer: from PATH (NVIDIA's SDK container), else fetched.
+    """Return the command to run perf_analyzer: from PATH (NVIDIA's SDK container), else fetched.
 
     Raises:
         BenchmarkFailed: it cannot be fetched.
@@ -57,7 +57,7 @@ def _fetch() -> None:
 
 
 def _fetch_libraries(folder: Path) -> None:
-    """Copies libb64.so.0d and libcudart.so.12 into `folder`."""
+    """Copy libb64.so.0d and libcudart.so.12 into `folder`."""
     spec = find_spec("pytriton")
     if spec and spec.submodule_search_locations:
         libraries = Path(spec.submodule_search_locations[0]).parent / "nvidia_pytriton.libs"

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 
 def write_plots(run: dict[str, Any], folder: Path) -> None:
-    """Writes the plots for which `run` has results into `folder`."""
+    """Write the plots for which `run` has results into `folder`."""
     results = [r for r in run["results"] if not r.get("refused")]
     _save(folder / "latency-throughput.png", plot_latency_throughput, results)
     _save(folder / "time-per-model.png", plot_time_per_model, results)
@@ -33,7 +33,7 @@ def _save(path: Path, plot: Any, *arguments: Any) -> None:
 
 
 def plot_latency_throughput(axes: Axes, results: list[dict[str, Any]]) -> None:
-    """Plots a line per model and a point per number of clients."""
+    """Plot a line per model and a point per number of clients."""
     for model in dict.fromkeys(r["model"] for r in results):
         rows = [r for r in results if r["model"] == model]
         x, y = [r["per_second"] for r in rows], [r["p50"] for r in rows]
@@ -49,7 +49,7 @@ def plot_latency_throughput(axes: Axes, results: list[dict[str, Any]]) -> None:
 
 
 def plot_time_per_model(axes: Axes, results: list[dict[str, Any]]) -> None:
-    """Plots where the time of a request goes; the rest is transport and scheduling."""
+    """Plot where the time of a request goes; the rest is transport and scheduling."""
     least = min((r["concurrency"] for r in results), default=1)
     rows = [r for r in results if r["models"] and r["concurrency"] == least]
     steps = list(dict.fromkeys(
@@ -70,7 +70,7 @@ def plot_time_per_model(axes: Axes, results: list[dict[str, Any]]) -> None:
 
 
 def plot_cost(axes: Axes, rows: list[dict[str, float]], name: str) -> None:
-    """Plots the measured cost and cost proportional to the number of pixels."""
+    """Plot the measured cost and cost proportional to the number of pixels."""
     x, y = [r[name] for r in rows], [r["ms"] for r in rows]
     power = 1 if name == "batch" else 2
     axes.plot(x, y, "-o", label="measured")
@@ -88,7 +88,7 @@ def plot_cost(axes: Axes, rows: list[dict[str, float]], name: str) -> None:
 
 
 def plot_stacked_edits(axes: Axes, rows: list[dict[str, float]]) -> None:
-    """Plots the latency of `edit` with several edits, for cached and for new texts."""
+    """Plot the latency of `edit` with several edits, for cached and for new texts."""
     x = [r["edits"] for r in rows]
     for key, label in (("known", "cached texts"), ("new", "new texts")):
         axes.plot(x, [r[key] for r in rows], "-o", label=label)

@@ -25,7 +25,7 @@ DAMPING = 0.4  # toRGB is scaled by resolution ** -DAMPING
 
 
 def build_networks() -> DomainNetworks:
-    """Generator, encoder and CLIP's text encoder of the published sizes."""
+    """Build generator, encoder and CLIP's text encoder of the published sizes."""
     torch.manual_seed(0)
     generator = Generator()
     for name, parameter in generator.named_parameters():
@@ -44,7 +44,7 @@ def build_networks() -> DomainNetworks:
 
 
 def random_statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Random directions of unit length."""
+    """Draw random directions of unit length."""
     random = np.random.default_rng(0)
     size, rows = sum(style_channels), len(convolution_channels(style_channels))
     fs3 = random.standard_normal((rows, 512)).astype(np.float32)

@@ -33,7 +33,7 @@ def export_as_served(
     accuracy: Accuracy | None,
     threads: int | None = None,
 ) -> tuple[Run, str]:
-    """Exports a network as the server runs it.
+    """Export a network as the server runs it.
 
     Args:
         reference: a wrapper of `styleclip_export.convert.wrappers`.

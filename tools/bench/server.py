@@ -119,7 +119,7 @@ def main(
 
 @contextmanager
 def _start_server() -> Iterator[str]:
-    """Runs a server whose queues are long enough for every client; yields its gRPC address.
+    """Run a server whose queues are long enough for every client; yield its gRPC address.
 
     perf_analyzer stops at the first refusal, and the default queues are short.
     """
@@ -129,7 +129,7 @@ def _start_server() -> Iterator[str]:
 
 
 def _baseline_bodies(client: Client, photos: list[Path]) -> list[bytes]:
-    """Returns the requests for the baseline: the photos and edits of `edit_photo`."""
+    """Return the requests for the baseline: the photos and edits of `edit_photo`."""
     edits = [preset.edit for preset in client.domain().presets]
     return [
         json.dumps(
@@ -158,7 +158,7 @@ def _sweep(console: Console, client: Client, data: dict[str, Any], models: list[
 
 
 def _write(folder: Path, run: dict[str, Any]) -> None:
-    """Writes the results so far."""
+    """Write the results so far."""
     columns = ["model", "concurrency", "refused", "per_second", "p50", "p90", "p95", "p99"]
     rows = io.StringIO()
     table = csv.DictWriter(rows, columns, extrasaction="ignore", lineterminator="\n")

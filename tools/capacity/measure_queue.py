@@ -34,7 +34,7 @@ _SAMPLE = re.compile(r'^(\w+)\{.*?model="(\w+)".*?\} (\S+)$', re.MULTILINE)
 
 
 def read_queue_wait(metrics_url: str) -> tuple[float, float]:
-    """Returns the seconds spent in all queues and the number of edits since the server started."""
+    """Return the seconds spent in all queues and the number of edits since the server started."""
     with urllib.request.urlopen(metrics_url, timeout=10) as response:
         samples = _SAMPLE.findall(response.read().decode())
     queue = sum(float(v) for name, _, v in samples if name == "nv_inference_queue_duration_us")
@@ -54,7 +54,7 @@ class OtherPrograms:
         self._all, self._own = self._cpu_seconds()
 
     def share(self) -> float:
-        """Returns their share of all cores since this object was created."""
+        """Return their share of all cores since this object was created."""
         total, own = self._cpu_seconds()
         cores = psutil.cpu_count() or 1
         others = (total - self._all) - (own - self._own)
@@ -62,7 +62,7 @@ class OtherPrograms:
 
     @staticmethod
     def _cpu_seconds() -> tuple[float, float]:
-        """CPU seconds of all processes, and of this one with its children."""
+        """Return the CPU seconds of all processes, and of this one with its children."""
         times, this = psutil.cpu_times(), psutil.Process()
         own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
         total = times.user + times.nice + times.system
@@ -77,7 +77,7 @@ class EditLoad:
         self._random = random.Random(1)
 
     async def edit(self) -> float | None:
-        """Runs one edit; returns its seconds, or None when it failed."""
+        """Run one edit; return its seconds, or None when it failed."""
         edit = replace(self._random.choice(self._presets), strength=self._random.uniform(2, 8))
         start = time.monotonic()
         try:
@@ -87,7 +87,7 @@ class EditLoad:
         return time.monotonic() - start
 
     async def run_closed_loop(self, concurrency: int, seconds: float) -> list[float | None]:
-        """`concurrency` users, each of whom sends the next edit when the last one is answered."""
+        """Run `concurrency` users, each of whom sends an edit when the last one is answered."""
         end = time.monotonic() + seconds
 
         async def user() -> list[float | None]:
@@ -97,7 +97,7 @@ class EditLoad:
         return [seconds for times in users for seconds in times]
 
     async def run_open_loop(self, rate: float, seconds: float) -> list[float | None]:
-        """Edits at random times, `rate` per second on average."""
+        """Send edits at random times, `rate` per second on average."""
         tasks, end = [], time.monotonic() + seconds
         while time.monotonic() < end:
             tasks.append(asyncio.create_task(self.edit()))
@@ -107,7 +107,7 @@ class EditLoad:
 
 async def measure(server: str, metrics_url: str, fractions: list[float], seconds: float,
                   console: Console) -> list[dict[str, float]]:  # fmt: skip
-    """Returns a row for each fraction of the highest rate."""
+    """Return a row for each fraction of the highest rate."""
     with Client(server) as client:
         presets = [preset.edit for preset in client.domain().presets]
     photos = [path.read_bytes() for path in sorted((ROOT / "demo/samples").glob("*.png"))]

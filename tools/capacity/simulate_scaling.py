@@ -47,7 +47,7 @@ class HpaRule:
 
     @classmethod
     def read(cls, path: Path = HPA) -> HpaRule:
-        """Reads the manifest."""
+        """Read the manifest."""
         spec = yaml.safe_load(path.read_text())["spec"]
         (metric,) = spec["metrics"]
         up, down = spec["behavior"]["scaleUp"], spec["behavior"]["scaleDown"]
@@ -72,7 +72,7 @@ class SimulatedServer:
     waits: deque[tuple[float, float]] = field(default_factory=deque)  # (end, wait)
 
     def serve(self, now: float, seconds: float) -> float | None:
-        """Accepts an edit that takes `seconds`; returns its wait, or None when it is refused."""
+        """Accept an edit that takes `seconds`; return its wait, or None when it is refused."""
         wait = max(self.free_at - now, 0.0)
         if wait > MAX_WAIT:
             return None
@@ -81,7 +81,7 @@ class SimulatedServer:
         return wait
 
     def mean_queue_wait(self, now: float) -> float:
-        """Returns the metric: mean queue wait of the edits that ended in the last minute."""
+        """Return the metric, the mean queue wait of edits that ended in the last minute."""
         while self.waits and self.waits[0][0] < now - WINDOW_SECONDS:
             self.waits.popleft()
         waits = [wait for end, wait in self.waits if end <= now]
@@ -97,7 +97,7 @@ class Autoscaler:
     counts: deque[tuple[float, int]] = field(default_factory=deque)
 
     def decide(self, now: float, servers: list[SimulatedServer]) -> int:
-        """Returns the number of replicas."""
+        """Return the number of replicas."""
         rule, count = self.rule, len(servers)
         desired = self._desired_replicas(now, servers)
         self.desired.append((now, desired))
@@ -144,7 +144,7 @@ def simulate(
     rule: HpaRule,
     seed: int = 1,
 ) -> list[SimulatedEdit]:
-    """Simulates a load.
+    """Simulate a load.
 
     Args:
         rates: (end time, edits per second) of each phase.
@@ -178,7 +178,7 @@ def simulate(
 
 
 def summarize(edits: list[SimulatedEdit]) -> tuple[str, str, str]:
-    """Returns p50 and p95 of the waits in ms, and the share that was refused."""
+    """Return p50 and p95 of the waits in ms, and the share that was refused."""
     waits = sorted(edit.wait for edit in edits if edit.wait is not None)
     p50, p95 = (f"{1000 * waits[int(p * len(waits))]:.0f}" if waits else "" for p in (0.5, 0.95))
     return p50, p95, f"{1 - len(waits) / len(edits):.1%}"

@@ -40,7 +40,7 @@ OUT = Path("out/chaos")
 
 
 def run(only: str, concurrency: int, report: Callable[[Result], None]) -> list[Result]:
-    """Injects all faults whose name contains `only`; `report` gets each result at once."""
+    """Inject all faults whose name contains `only`; `report` gets each result at once."""
     results: list[Result] = []
 
     def add(result: Result) -> None:

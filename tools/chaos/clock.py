@@ -45,7 +45,7 @@ class VirtualMachineFailed(Exception):
 
 
 def jump(server: Server) -> None:
-    """Sets the clock an hour ahead, and back after a while."""
+    """Set the clock an hour ahead, and back after a while."""
     time.clock_settime(time.CLOCK_REALTIME, time.time() + HOUR)
     time.sleep(faults.SECONDS)
     time.clock_settime(time.CLOCK_REALTIME, time.time() - HOUR)
@@ -55,7 +55,7 @@ CLOCK_JUMP = Fault("clock an hour ahead for 8 s (in a virtual machine)", jump)
 
 
 def run_clock_jump() -> Result:
-    """Injects the clock jump in a virtual machine, or says why that is not possible here."""
+    """Inject the clock jump in a virtual machine, or say why that is not possible here."""
     if not (LINUX and os.geteuid() == 0):
         return Result(CLOCK_JUMP.name, note=f"{SKIPPED}: needs root and linux.uml")
     try:
@@ -65,7 +65,7 @@ def run_clock_jump() -> Result:
 
 
 def _run_in_virtual_machine() -> dict[str, Any]:
-    """Returns the fields of the `Result`.
+    """Return the fields of the `Result`.
 
     Raises:
         VirtualMachineFailed: it ended before its first program, as User-Mode Linux 6.1 does on
@@ -90,7 +90,7 @@ def _run_in_virtual_machine() -> dict[str, Any]:
 
 
 def main(path: Path) -> None:
-    """Runs as process 1 of the virtual machine: injects the fault, writes the result to `path`."""
+    """Run as process 1 of the virtual machine: inject the fault, write the result to `path`."""
     try:
         server = Server()
         try:

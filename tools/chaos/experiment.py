@@ -54,7 +54,7 @@ class Result:
 
 
 def measure_capacity(server: Server) -> float:
-    """Returns how many edits the server does per second, one after the other."""
+    """Return how many edits the server does per second, one after the other."""
     with Client(server.grpc) as client:
         edits = [preset.edit for preset in client.domain().presets]
         for edit in edits:
@@ -66,7 +66,7 @@ def measure_capacity(server: Server) -> float:
 
 
 def run_fault(server: Server, fault: Fault, rate: float) -> Result:
-    """Injects `fault` while clients send `rate` requests per second, and waits for recovery."""
+    """Inject `fault` while clients send `rate` requests per second, and wait for recovery."""
     memory_before = server.memory()
     with (
         Load(server.grpc, rate / 2, retries=0) as single,
@@ -95,7 +95,7 @@ def run_fault(server: Server, fault: Fault, rate: float) -> Result:
 
 
 def wait_until_healed(outcomes: list[Outcome], end: float, seconds: float = 90) -> float | None:
-    """Waits until the last three requests that started after `end` were answered.
+    """Wait until the last three requests that started after `end` were answered.
 
     Returns:
         Seconds since `end`, or None if that took more than `seconds`.
@@ -109,7 +109,7 @@ def wait_until_healed(outcomes: list[Outcome], end: float, seconds: float = 90) 
 
 
 def run_sigterm(server: Server, rate: float) -> Result:
-    """Stops the server with SIGTERM under load: running requests are answered, new ones refused."""
+    """Stop the server with SIGTERM under load: running requests are answered, new ones refused."""
     memory_before = server.memory()
     with Load(server.grpc, 2 * rate, retries=0) as load:
         time.sleep(3)

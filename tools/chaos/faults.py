@@ -23,7 +23,7 @@ class Fault:
 
 
 def kill(part: str) -> Callable[[Server], None]:
-    """Returns a fault that sends SIGKILL to one process whose command line contains `part`."""
+    """Return a fault that sends SIGKILL to one process whose command line contains `part`."""
 
     def inject(server: Server) -> None:
         server.find_processes(part)[0].kill()
@@ -51,7 +51,7 @@ def fill_disk_and_kill_step(server: Server) -> None:
 
 
 def connect_slow_clients(server: Server) -> None:
-    """60 clients that send a request body one byte at a time, and 60 that read an answer so."""
+    """Let 60 clients send a body byte by byte, and 60 read an answer byte by byte."""
     header = (
         b"POST /v2/models/edit_photo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
     )
@@ -75,7 +75,7 @@ def connect_slow_clients(server: Server) -> None:
 
 
 def open_idle_connections(server: Server) -> None:
-    """300 connections to each port that send nothing, or half of an HTTP/2 preface."""
+    """Open 300 connections to each port that send nothing, or half of an HTTP/2 preface."""
     with _connect(server.http, 300), _connect(server.grpc, 300) as connections:
         for connection in connections[::2]:
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\n")
@@ -83,7 +83,7 @@ def open_idle_connections(server: Server) -> None:
 
 
 def send_garbage(server: Server) -> None:
-    """Random bytes to both ports, some after a valid start."""
+    """Send random bytes to both ports, some after a valid start."""
     rng = random.Random(7)
     prefixes = (
         b"",

@@ -59,7 +59,7 @@ class Fuzzer:
         )  # fmt: skip
 
     def draw(self) -> Callable[[], str]:
-        """Returns the next request. Requests are drawn in order and may be sent concurrently."""
+        """Return the next request. Requests are drawn in order and may be sent concurrently."""
         return self._rng.choice(self._kinds)()
 
     def _mutated_message(self) -> Callable[[], str]:
@@ -105,7 +105,7 @@ class Fuzzer:
                     parameters[name].bool_param = True
 
     def _invalid_content(self) -> Callable[[], str]:
-        """A valid message with an invalid photo, texts or numbers."""
+        """Draw a valid message with an invalid photo, texts or numbers."""
         rng = self._rng
         photo = self._damage(rng.choice(self._photos)) if rng.random() < 0.7 else None
         texts = rng.choices(TEXTS, k=2)
@@ -186,7 +186,7 @@ class Fuzzer:
         return self._over_grpc(method, self._damage(content))
 
     def _damage(self, content: bytes) -> bytes:
-        """Changes, removes, repeats or inserts some bytes."""
+        """Change, remove, repeat or insert some bytes."""
         rng, data = self._rng, bytearray(content)
         for _ in range(rng.choice((1, 1, 2, 5, 30))):
             at = rng.randrange(len(data) + 1)
@@ -219,7 +219,7 @@ class Fuzzer:
 
 
 def fuzz(count: int, seed: int, concurrency: int = 4) -> dict[str, Any]:
-    """Sends `count` requests; returns the outcomes and whether a process of the server died."""
+    """Send `count` requests; return the outcomes and whether a process of the server died."""
     server = Server()
     try:
         before = sorted(process.pid for process in server.list_processes())

@@ -64,7 +64,7 @@ class Load:
         self.stop()
 
     def stop(self) -> list[Outcome]:
-        """Sends no more requests, waits for the running ones, and returns all outcomes."""
+        """Send no more requests, wait for the running ones, and return all outcomes."""
         self._stopping.set()
         self._thread.join()
         return self.outcomes
@@ -100,11 +100,11 @@ class Load:
 
 
 def count_outcomes(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Returns the number of outcomes of each kind, the most frequent first."""
+    """Return the number of outcomes of each kind, the most frequent first."""
     return dict(Counter(outcome.kind for outcome in outcomes).most_common())
 
 
 def percentile(outcomes: Sequence[Outcome], percent: float, kind: str = ANSWERED) -> float | None:
-    """Returns a percentile of the seconds of outcomes of one kind; None if there are none."""
+    """Return a percentile of the seconds of outcomes of one kind; None if there are none."""
     times = sorted(outcome.seconds for outcome in outcomes if outcome.kind == kind)
     return times[min(int(len(times) * percent / 100), len(times) - 1)] if times else None

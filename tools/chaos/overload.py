@@ -26,7 +26,7 @@ Access = Sequence[dict[str, Any]]  # client options: none, or token and ca of ea
 def run_overload(
     server: Server, rate: float, name: str, address: str, access: Access, *, bounded: bool = False
 ) -> Result:
-    """Sends ten times `rate` to `address` for 15 s, from one client per entry of `access`.
+    """Send ten times `rate` to `address` for 15 s, from one client per entry of `access`.
 
     With `bounded` the result is missed when the p99 of accepted requests is more than twice the p99
     of requests that are sent one at a time.
@@ -72,7 +72,7 @@ def _send_one_at_a_time(address: str, options: dict[str, Any]) -> list[Outcome]:
 
 
 def run_overload_at_gateway(server: Server, rate: float, concurrency: int) -> Result:
-    """`run_overload` through compose's gateway, which admits `concurrency` requests at a time."""
+    """Run the overload through compose's gateway, which admits `concurrency` requests at a time."""
     if not NGINX:
         return Result(GATEWAY, note=f"{SKIPPED}: nginx is not installed")
     with tempfile.TemporaryDirectory() as folder:

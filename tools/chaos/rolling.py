@@ -27,7 +27,7 @@ NAMESPACE_VARIABLE = "STYLECLIP_CHAOS_NAMED"
 
 
 def roll(rate: float) -> dict[str, Any]:
-    """Restarts both servers under load; returns the outcomes with and without retries."""
+    """Restart both servers under load; return the outcomes with and without retries."""
     with socket.create_server((HOSTS[0], 0)) as free:
         port = free.getsockname()[1]
 
@@ -69,7 +69,7 @@ def main(rate: float) -> None:
 
 
 def _run_in_namespace() -> int:
-    """Runs this command again where one host name resolves to both addresses."""
+    """Run this command again where one host name resolves to both addresses."""
     with tempfile.NamedTemporaryFile("w", suffix=".hosts") as hosts:
         hosts.write("127.0.0.1 localhost\n" + "".join(f"{host} {NAME}\n" for host in HOSTS))
         hosts.flush()

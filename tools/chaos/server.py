@@ -69,14 +69,14 @@ class Server:
         return f"{options['metrics-address']}:{options['metrics-port']}"
 
     def list_processes(self) -> list[psutil.Process]:
-        """Returns the launcher, Triton and the processes of the steps."""
+        """Return the launcher, Triton and the processes of the steps."""
         with suppress(psutil.NoSuchProcess):
             launcher = psutil.Process(self.process.pid)
             return [launcher, *launcher.children(recursive=True)]
         return []
 
     def find_processes(self, part: str) -> list[psutil.Process]:
-        """Returns those whose command line contains `part`: "bin/tritonserver" or "/e4e/1/"."""
+        """Return the processes with `part` in their command line: "bin/tritonserver", "/e4e/1/"."""
         matches = []
         for process in self.list_processes():
             with suppress(psutil.Error):
@@ -85,11 +85,11 @@ class Server:
         return matches
 
     def resolve(self, path: str | Path) -> Path:
-        """Returns where a path in the server's own mounts is reached from outside."""
+        """Return where a path in the server's own mounts is reached from outside."""
         return Path(f"/proc/{self.process.pid}/root{path}")
 
     def memory(self) -> float:
-        """Returns the memory of all processes in MB, shared pages counted once."""
+        """Return the memory of all processes in MB, shared pages counted once."""
         total = 0
         for process in self.list_processes():
             with suppress(psutil.Error):
@@ -97,7 +97,7 @@ class Server:
         return total / 1e6
 
     def stop(self, timeout: float = 60) -> float:
-        """Stops the server with SIGTERM; returns the seconds until it had ended."""
+        """Stop the server with SIGTERM; return the seconds until it had ended."""
         start = time.monotonic()
         self.process.terminate()
         try:
@@ -114,7 +114,7 @@ class Server:
 
 
 def fill_file_system(folder: Path) -> Path:
-    """Writes a file into `folder` until no byte is free, and returns its path."""
+    """Write a file into `folder` until no byte is free, and return its path."""
     path = folder / "filler"
     for block in (bytes(2**16), b"\0"):
         with path.open("ab", buffering=0) as file, suppress(OSError):

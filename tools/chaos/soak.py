@@ -26,7 +26,7 @@ ATTRIBUTES = ("glasses", "a beard", "red hair", "blue eyes", "a hat", "a moustac
 
 
 def send_random_request(client: Client, rng: random.Random) -> None:
-    """Sends a random request; raises the error of one that is refused."""
+    """Send a random request; raise its error if it is refused."""
     photo = rng.choice(PHOTOS)
     text = f"a face with {rng.choice(ATTRIBUTES)} and {rng.choice(ATTRIBUTES)}"
     edit = client.domain().edit(text, strength=round(rng.uniform(-6, 6), 1))
@@ -43,7 +43,7 @@ def send_random_request(client: Client, rng: random.Random) -> None:
 
 
 def soak(minutes: float, rate: float) -> dict[str, Any]:
-    """Returns samples (seconds, MB of each process) and the numbers of requests."""
+    """Return samples (seconds, MB of each process) and the numbers of requests."""
     server, rng = Server(), random.Random(7)
     samples: list[dict[str, float]] = []
     counts = {"answered": 0, "refused": 0}
@@ -72,7 +72,7 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
 
 
 def measure_memory(server: Server) -> dict[str, float]:
-    """Returns the MB of the launcher, of Triton, and of each model's processes."""
+    """Return the MB of the launcher, of Triton, and of each model's processes."""
     memory: dict[str, float] = {}
     for process in server.list_processes():
         line = " ".join(process.cmdline()[:2])
@@ -85,14 +85,14 @@ def measure_memory(server: Server) -> dict[str, float]:
 
 
 def growth(samples: list[dict[str, float]]) -> tuple[float, float]:
-    """Returns the mean MB of all processes in the second and in the last quarter."""
+    """Return the mean MB of all processes in the second and in the last quarter."""
     totals = [sum(v for k, v in sample.items() if k != "s") for sample in samples]
     quarter = len(totals) // 4
     return mean(totals[quarter : 2 * quarter]), mean(totals[-quarter:])
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Plots the memory of each process over time."""
+    """Plot the memory of each process over time."""
     import matplotlib
 
     matplotlib.use("Agg")

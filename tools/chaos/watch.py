@@ -34,7 +34,7 @@ PANELS = ("Answers per second", "Duration of a request", "Refusals and failures 
 
 
 def write_configuration(folder: Path, target: str) -> Path:
-    """Writes the project's configuration with another address of the server."""
+    """Write the project's configuration with another address of the server."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
     config["rule_files"] = [str(MONITORING / "alerts.yml")]
@@ -45,7 +45,7 @@ def write_configuration(folder: Path, target: str) -> Path:
 
 
 def generate_load(server: Server) -> None:
-    """Two users; a burst of 30 s after 80 s; a step is killed after 150 s."""
+    """Run two users, a burst of 30 s after 80 s, and kill a step after 150 s."""
     stopping = threading.Event()
 
     def run_user(seed: int) -> None:
@@ -72,14 +72,14 @@ def generate_load(server: Server) -> None:
 
 
 def query(api: httpx.Client, expression: str, start: float) -> list[dict[str, Any]]:
-    """Returns the series of an expression since `start`."""
+    """Query the series of an expression since `start`."""
     params = {"query": expression, "start": start, "end": time.time(), "step": 2}
     result: list[dict[str, Any]] = api.get("query_range", params=params).json()["data"]["result"]
     return result
 
 
 def plot(api: httpx.Client, start: float, path: Path) -> None:
-    """Plots some panels of the dashboard."""
+    """Plot some panels of the dashboard."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -26,7 +26,7 @@ TILE = 300
 
 
 def photos():
-    """The photos by name."""
+    """Return the photos by name."""
     astronaut = Image.fromarray(data.astronaut())
     sides = {scale: (512 * scale, 512 * scale) for scale in (3, 6)}
     return {
@@ -63,7 +63,7 @@ def smile(face):
 
 
 def mask_of(photo, quad):
-    """The weight of the face in each pixel, 0 to 255."""
+    """Return the weight of the face in each pixel, 0 to 255."""
     white = np.full((64, 64, 3), 255, np.uint8)
     return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
 
@@ -74,7 +74,7 @@ def psnr(one, other, where):
 
 
 def seam(answer, photo, mask):
-    """Mean step in levels that pasting adds between neighbors in the seam; 0 if it is invisible.
+    """Return the mean step in levels that pasting adds in the seam; 0 if it is invisible.
 
     The difference from the photo is blurred first, so that detail does not count.
     """

@@ -20,7 +20,7 @@ _NULL = subprocess.DEVNULL
 
 
 def find_problems():
-    """Returns the problems, each as one line with its remedy."""
+    """Return the problems, each as one line with its remedy."""
     problems = []
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not OLDEST <= sys.version_info[:2] <= NEWEST:

@@ -20,7 +20,7 @@ RAY_PARTS = 48  # tasks of a run with --ray
 
 _PATH = click.Path(path_type=Path)
 _BATCH = "Images synthesized at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
-_PREVIEW = "CLIP sees the generator's RGB of so many pixels; see docs/checkpoints.md."
+_PREVIEW = "CLIP sees the generator's RGB at this resolution; see docs/checkpoints.md."
 _PART = "K/N: only part K of N, for several GPUs or hosts; the last to finish joins them."
 _RAY = "Compute on a Ray cluster, one task per GPU: its address, `auto`, or `local` (this machine)."
 
@@ -44,7 +44,7 @@ def _parse_part(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option("--half", is_flag=True, help="float16; on a GPU with the server's kernels.")
 @click.option("--preview", type=int, metavar="PIXELS", help=_PREVIEW)
 @click.option("--device", help="cpu, cuda, cuda:1 … [default: a GPU where there is one]")
-@click.option("--channels", type=int, help="Only the first so many channels: a trial.")
+@click.option("--channels", type=int, metavar="N", help="Only the first N channels, as a trial.")
 @click.option("--part", default="0/1", show_default=True, callback=_parse_part, help=_PART)
 @click.option("--ray", "cluster", metavar="ADDRESS", help=_RAY)
 def command(

@@ -1,4 +1,4 @@
-"""Files that Google Drive serves behind a page to be confirmed, by gdown."""
+"""Files on Google Drive, which asks for a confirmation first; gdown gives it."""
 
 from __future__ import annotations
 

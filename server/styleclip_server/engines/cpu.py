@@ -11,7 +11,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def core_quota(cgroup: Path = _CGROUP) -> int | None:
-    """Number of cores that the container's CPU quota allows, rounded up; None if it allows all.
+    """Return how many cores the container's CPU quota allows, rounded up; None if all.
 
     Libraries that start one thread per core count the cores of the machine. Under a quota (docker
     run --cpus, Kubernetes limits) that many threads only take time from one another.
@@ -29,7 +29,7 @@ def core_quota(cgroup: Path = _CGROUP) -> int | None:
 
 
 def supports_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the CPU multiplies bfloat16 (AVX512-BF16): Intel from 2023, AMD from 2022 on."""
+    """Return whether the CPU multiplies bfloat16 (AVX512-BF16: Intel 2023, AMD 2022 and later)."""
     try:
         lines = cpuinfo.read_text("utf-8", "replace").splitlines()
     except OSError:

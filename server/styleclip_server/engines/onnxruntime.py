@@ -34,6 +34,6 @@ class Network:
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Inputs (N, …) by name → outputs (N, …), as in `self.outputs`."""
+        """Run the network: inputs (N, …) by name → outputs (N, …), as in `self.outputs`."""
         results: list[NDArray[Any]] = self._session.run(self.outputs, dict(inputs))
         return results

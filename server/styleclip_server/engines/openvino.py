@@ -63,7 +63,7 @@ class Network:
         ]
 
     def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        """Inputs (N, …) in the order of `self.inputs` → outputs (N, …), as in `self.outputs`."""
+        """Run the network: inputs (N, …), as in `self.inputs`, → outputs (N, …)."""
         rows = [self._row([x[i : i + 1] for x in inputs]) for i in range(len(inputs[0]))]
         return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
@@ -76,14 +76,14 @@ class Network:
 
 
 def _plan_of(model: openvino.Model) -> PrecisionPlan:
-    """The plan in the file's metadata, or float32 for all of the network."""
+    """Return the plan in the file's metadata, or float32 for all of the network."""
     where = ["framework", METADATA_KEY]
     plan = json.loads(model.get_rt_info(where).astype(str)) if model.has_rt_info(where) else None
     return plan or [("f32", ())]
 
 
 def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Model, str]]:
-    """The parts of `model` that `plan` describes, each with its precision."""
+    """Return the parts of `model` that `plan` describes, each with its precision."""
     import openvino
 
     parts = []
@@ -104,7 +104,7 @@ def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Mo
 
 
 def _ports(model: openvino.Model, names: Sequence[str]) -> list[Any]:
-    """The outputs of nodes in `model` that compute the tensors `names`."""
+    """Return the outputs of nodes in `model` that compute the tensors `names`."""
     ports = {name: port for node in model.get_ops() for port in node.outputs()
              for name in port.get_names()}  # fmt: skip
     missing = [name for name in names if name not in ports]

@@ -64,7 +64,7 @@ def _parse(profile: bytes) -> ImageCms.ImageCmsProfile | None:
 
 @functools.lru_cache(32)
 def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of `mode` to sRGB, or None if the profile is sRGB or unusable."""
+    """Return the transform of `mode` to sRGB, or None if the profile is sRGB or unusable."""
     parsed = _parse(profile)
     if parsed is None or (mode == "RGB" and _is_srgb(parsed)):
         return None
@@ -73,7 +73,7 @@ def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
 
 @functools.lru_cache(32)
 def _transform_from_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """The transform of sRGB to an RGB profile, or None if the profile is sRGB or unusable."""
+    """Return the transform of sRGB to an RGB profile; None if that is sRGB or unusable."""
     parsed = _parse(profile)
     if parsed is None or _is_srgb(parsed):
         return None

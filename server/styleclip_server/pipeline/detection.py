@@ -222,7 +222,7 @@ def _suppress_overlaps(faces: list[Detection]) -> list[Detection]:
 
 
 def _intersection(one: Box, other: Box) -> int:
-    """The number of pixels that two boxes share."""
+    """Return the number of pixels that two boxes share."""
     width = min(one[2], other[2]) - max(one[0], other[0]) + 1
     height = min(one[3], other[3]) - max(one[1], other[1]) + 1
     return max(width, 0) * max(height, 0)

@@ -34,7 +34,7 @@ _WORKERS = 8
 
 @functools.cache
 def worker_pool() -> ThreadPoolExecutor:
-    """Threads that search levels or resample bands of one; dlib releases the GIL."""
+    """Return the threads that search levels or resample bands of one; dlib releases the GIL."""
     return ThreadPoolExecutor(_WORKERS, "detection")
 
 
@@ -96,7 +96,7 @@ class ImagePyramid:
         return len(self._sizes)
 
     def first_level_within(self, longest: int) -> int | None:
-        """The first level whose long side is at most `longest`, None if it is below a window."""
+        """Return the first level of long side `longest` or less, None if it is below a window."""
         for level, size in enumerate(self._sizes):
             if max(size) <= longest:
                 return level if min(size) >= WINDOW else None

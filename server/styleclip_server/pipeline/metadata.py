@@ -22,7 +22,7 @@ from styleclip_contract.errors import NotAnImage
 SOFTWARE = "StyleCLIP on Triton"
 DESCRIPTION = "edited with StyleCLIP (AI)"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-_MAX_EXIF_BYTES = 60_000  # a JPEG segment holds 65,533
+_MAX_EXIF_BYTES = 60_000  # a JPEG segment has at most 65,533
 _MAX_TEXT_LENGTH = 8_000  # characters, each of up to six bytes in XML
 
 _SOFTWARE, _DESCRIPTION, _EXIF_IFD, _GPS_IFD = 0x0131, 0x010E, 0x8769, 0x8825

@@ -115,7 +115,7 @@ def _restore_detail(edited: Image.Image, original: Image.Image, photo: Image.Ima
 
 
 def _is_center_crop(corners: NDArray[np.float64], size: tuple[int, int]) -> bool:
-    """Whether the quad is the largest square of the photo, so not from a detected face."""
+    """Return whether the quad is the largest square of the photo, so not from a detected face."""
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     upright = np.array([(left, top), (left, bottom), (right, bottom), (right, top)])
     square = abs(right - left - min(size)) < 2 and abs(bottom - top - min(size)) < 2

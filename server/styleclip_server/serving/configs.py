@@ -53,7 +53,7 @@ _TYPES = {"BYTES": "TYPE_STRING"}
 
 
 def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
-    """The configuration of a Python step or an ensemble, the same for every domain."""
+    """Return the configuration of a Python step or an ensemble, the same for every domain."""
     config = _interface(model, {})
     if model.kind == "ensemble":
         config.platform = "ensemble"
@@ -79,7 +79,7 @@ def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
 def network_config(
     model: Model, description: str, engine: Engine, files: Collection[str] = ()
 ) -> pb.ModelConfig:
-    """The configuration of a network.
+    """Return the configuration of a network.
 
     Args:
         description: the text of its domain.json.
@@ -111,7 +111,7 @@ def network_config(
 
 
 def _backend_and_file(model: Model, engine: Engine, files: Collection[str]) -> tuple[str, str]:
-    """The Triton backend of a network and the file that it reads; "": the backend's default."""
+    """Return a network's Triton backend and the file that it reads; "": the backend's default."""
     if engine == "torch":
         return "python", ""
     if engine == "openvino" and OPENVINO_FILE in files:
@@ -136,7 +136,7 @@ def _served_model(model: Model, engine: Engine) -> Model:
 
 
 def _ensemble_names(step: Model) -> dict[Tensor, str]:
-    """The outputs that an ensemble requests of a step, and their names within the ensemble."""
+    """Return the outputs that an ensemble requests of a step, with their names in the ensemble."""
     if step is wire.TORCH_STYLEGAN2:
         return {wire.RENDER: wire.IMAGE.name}
     return {tensor: tensor.name for tensor in step.outputs if tensor is not wire.FACES}

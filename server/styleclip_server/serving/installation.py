@@ -60,7 +60,7 @@ class Installation:
 
 
 def find_installation() -> Installation | None:
-    """The Triton to start: that of STYLECLIP_TRITON, else the wheel's; None where there is none."""
+    """Find the Triton to start: STYLECLIP_TRITON's, else the wheel's; None if there is none."""
     if named := os.environ.get(TRITON_VARIABLE):
         complete = Installation(Path(named))
         return complete if complete.binary.is_file() else None
@@ -76,7 +76,7 @@ def find_installation() -> Installation | None:
 
 
 def fastest_engine(domain: Path) -> Engine:
-    """The fastest engine that this machine can run for the domain in this folder."""
+    """Return the fastest engine that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
         openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_network(domain)
         return "openvino" if openvino else "cpu"

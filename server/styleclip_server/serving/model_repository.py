@@ -30,7 +30,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def domains(repository: Path) -> list[str]:
-    """The names of the domains in `repository`."""
+    """Return the names of the domains in `repository`."""
     return sorted(path.parent.name for path in repository.glob(f"*/{DOMAIN_FILE}"))
 
 
@@ -63,7 +63,7 @@ def _link_beside_torch_model(folder: Path, version: Path) -> None:
 def config_files(
     repository: Path, domain: str | None, overlays: Sequence[Engine] = ()
 ) -> dict[Path, str]:
-    """Path → text of every configuration for a stock Triton.
+    """Return path → text of every configuration for a stock Triton.
 
     Args:
         domain: whose networks; None for the steps.
@@ -80,7 +80,7 @@ def config_files(
 
 
 def write_configs(repository: Path, domain: str | None, overlays: Sequence[Engine] = ()) -> None:
-    """Writes the files of `config_files`."""
+    """Write the files of `config_files`."""
     for path, content in config_files(repository, domain, overlays).items():
         write_text(path, content)
 
@@ -88,7 +88,7 @@ def write_configs(repository: Path, domain: str | None, overlays: Sequence[Engin
 def _configs(
     folder: Path, models: Sequence[wire.Model], engine: Engine
 ) -> dict[str, pb.ModelConfig]:
-    """The configurations of all steps, or of the networks of the domain in `folder`, by name."""
+    """Return by name the configurations of all steps, or of the networks in the domain `folder`."""
     if models is wire.STEPS:
         return {model.name: configs.step_config(model, engine) for model in models}
     description = (folder / DOMAIN_FILE).read_text("utf-8")
@@ -101,12 +101,12 @@ def _configs(
 
 
 def has_openvino_network(domain: Path) -> bool:
-    """Whether the domain in this folder was converted for OpenVINO too."""
+    """Return whether the domain in this folder was converted for OpenVINO too."""
     return OPENVINO_FILE in _newest_files(domain / wire.STYLEGAN2.name)
 
 
 def _newest_files(network: Path) -> set[str]:
-    """Names of the files of the network's newest version."""
+    """Return the names of the files of the network's newest version."""
     return {path.name for path in (network / str(newest_version(network))).glob("*")}
 
 
@@ -115,12 +115,12 @@ def _versions(network: Path) -> list[Path]:
 
 
 def newest_version(network: Path) -> int:
-    """The highest version number of the network in this folder, 0 if it has none."""
+    """Return the highest version number of the network in this folder, 0 if it has none."""
     return max((int(path.name) for path in _versions(network)), default=0)
 
 
 def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
-    """Adds a version to the network in this folder, atomically; older versions stay.
+    """Add a version to the network in this folder, atomically; older versions stay.
 
     Args:
         files: by name, each as its bytes or as a path on the same file system, which is moved.
@@ -146,7 +146,7 @@ def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes `content` atomically, creating the folder."""
+    """Write `content` atomically, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(content, "utf-8")

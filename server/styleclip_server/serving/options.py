@@ -14,7 +14,7 @@ _SOURCE_TREE = Path(__file__).resolve().parents[3]
 
 
 def default_repository() -> Path:
-    """The model repository of the current folder, else of the source tree."""
+    """Return the model repository of the current folder, else of the source tree."""
     here = Path("model_repository").resolve()
     return here if here.is_dir() else _SOURCE_TREE / "model_repository"
 
@@ -75,6 +75,6 @@ class Options:
         return "standard error" if self.log is None else str(self.log)
 
     def address(self, port: int) -> str:
-        """The "host:port" by which this machine reaches a port of the server."""
+        """Return the "host:port" by which this machine reaches a port of the server."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,10 +1,9 @@
 """Ends the process of a Python step when Triton is killed.
 
-Triton's stub processes poll whether Triton is alive, but one blocked on a lock of a
-killed Triton blocks forever with the GIL held, so no Python thread can end it. The
-kernel can: Triton holds the only write end of a pipe, and each stub has the kernel send SIGKILL
-when that end is closed. PR_SET_PDEATHSIG would fire too early, at the end of the thread that
-started the stub.
+Triton's stub processes poll whether Triton is alive, but a stub that waits for a lock of a killed
+Triton waits forever and keeps the GIL, so no Python thread can end it. The kernel can: Triton has
+the only write end of a pipe, and the kernel sends each stub SIGKILL when that end is closed.
+PR_SET_PDEATHSIG would fire too early, when the thread that started the stub ends.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ VARIABLE = "STYLECLIP_LIFELINE"  # the pipe's descriptors in Triton, read and wr
 
 @contextmanager
 def inheritable_pipe() -> Iterator[tuple[int, int]]:
-    """A pipe's read and write end, for Triton to inherit; closed in this process afterwards."""
+    """Yield a pipe's read and write end, for Triton to inherit; close them here afterwards."""
     ends = os.pipe()
     try:
         yield ends
@@ -31,9 +30,9 @@ def inheritable_pipe() -> Iterator[tuple[int, int]]:
 
 
 def die_with_triton() -> None:
-    """In a stub: has the kernel kill this process when Triton ends.
+    """Have the kernel kill this process, a stub, when Triton ends.
 
-    Does nothing where Triton was started without the pipe.
+    Do nothing where Triton was started without the pipe.
     """
     if not (descriptors := os.environ.pop(VARIABLE, "")):
         return

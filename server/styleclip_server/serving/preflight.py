@@ -18,7 +18,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def check(options: Options) -> None:
-    """Checks the options, the model repository and what is installed.
+    """Check the options, the model repository and what is installed.
 
     Raises:
         ServerStartFailed: the server could not work.
@@ -82,7 +82,7 @@ def _check_installation() -> None:
 
 
 def choose_ports(options: Options) -> tuple[int, int, int]:
-    """The ports for HTTP, gRPC and metrics, each checked to be free.
+    """Choose the ports for HTTP, gRPC and metrics, and check that each is free.
 
     Raises:
         ServerStartFailed: one is taken, or the address is not this machine's.

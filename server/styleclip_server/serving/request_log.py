@@ -31,7 +31,7 @@ def log_request(
     inputs: Mapping[str, Any],
     error: BaseException | None = None,
 ) -> None:
-    """Writes the line of a request, if it is selected.
+    """Write the line of a request, if it is selected.
 
     Args:
         seconds: how long it took.
@@ -53,7 +53,7 @@ def entry(
     inputs: Mapping[str, Any],
     error: BaseException | None,
 ) -> dict[str, Any]:
-    """The content of a request's line; the arguments are those of `log_request`."""
+    """Return the content of a request's line; the arguments are those of `log_request`."""
     fields: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "level": "info" if error is None or isinstance(error, InvalidInput) else "error",
@@ -82,7 +82,7 @@ def _texts(inputs: Mapping[str, Any], error: BaseException | None) -> dict[str, 
 
 
 def _error_place(error: BaseException | None) -> dict[str, Any]:
-    """Of an unforeseen error only the place: a library's message may quote its input."""
+    """Return only the place of an unforeseen error, whose message may quote its input."""
     if error is None or isinstance(error, StyleclipError):
         return {}
     trace = error.__traceback__

@@ -43,12 +43,12 @@ class ServerLog:
         return list(self._last_lines)
 
     def follow(self, pipe: BinaryIO) -> None:
-        """Starts to copy what comes out of `pipe`, until it ends."""
+        """Start to copy the output of `pipe` until its end."""
         self._thread = threading.Thread(target=self._copy, args=(pipe,), name="log", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Returns when all is written; every process that writes to the pipe has ended."""
+        """Wait until all is written; every process that writes to the pipe has ended."""
         if self._thread:
             self._thread.join(timeout=5)
 
@@ -80,7 +80,7 @@ class _LogFile(RotatingFileHandler):
 
 
 def as_json(line: str) -> str:
-    """A line of Triton as one of JSON; those of the Python steps are JSON already."""
+    """Convert a line of Triton to JSON; lines of the Python steps are JSON already."""
     if line.startswith("{"):
         return line
     if match := _TRITON_LINE.fullmatch(line):

@@ -76,7 +76,7 @@ def _triton_error(model: Model, error: Exception) -> Any:
 
 
 def _stack(arrays: Sequence[Any]) -> Any:
-    """The arrays of a batch as one; shorter ones are padded with NaN."""
+    """Stack the arrays of a batch; shorter ones are padded with NaN."""
     longest = max(map(len, arrays))
     padding = [((0, longest - len(array)), *[(0, 0)] * (np.ndim(array) - 1)) for array in arrays]
     return np.stack(

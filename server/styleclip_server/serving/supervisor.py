@@ -28,7 +28,7 @@ CANARY_SECONDS = 15.0  # between two canary edits
 CANARY_TIMEOUT = 30.0
 CANARY_FAILURES = 2  # in a row, before the server is restarted
 RESTART_DELAYS = (0.0, 1.0, 2.0, 5.0)  # seconds, longer after each failed start
-STABLE_SECONDS = 10.0  # a server that ran so long starts again at the shortest delay
+STABLE_SECONDS = 10.0  # a server that ran longer starts again at the shortest delay
 
 _log = logging.getLogger("styleclip_server")
 
@@ -78,7 +78,7 @@ class SupervisedServer:
         return self._triton.pid if self._triton else None
 
     def start(self) -> None:
-        """Returns when the server is ready and has done the canary edit.
+        """Start the server; return when it is ready and has answered the canary edit.
 
         Raises:
             ServerStartFailed: with the reason and the remedy.
@@ -93,7 +93,7 @@ class SupervisedServer:
             raise self.failure
 
     def stop(self) -> None:
-        """Ends the server and waits until none of its processes is left."""
+        """Stop the server and wait until all its processes have ended."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -120,7 +120,7 @@ class SupervisedServer:
             self._started.set()
 
     def _start_first(self) -> None:
-        """Starts Triton, with a second try where the process of a step died."""
+        """Start Triton; try once more if the process of a step died."""
         try:
             self._start_triton()
         except StepProcessDied as error:
@@ -145,7 +145,7 @@ class SupervisedServer:
             self._triton = None
 
     def _watch(self) -> str | None:
-        """Waits until something fails and returns what; None when `stop` was called."""
+        """Wait until something fails and return what; None when `stop` was called."""
         assert self._triton
         failed_canaries, next_canary = 0, time.monotonic() + self._canary_seconds
         while not self._stopping.wait(WATCH_SECONDS):
@@ -164,7 +164,7 @@ class SupervisedServer:
         return None
 
     def _restart(self, reason: str, failed_starts: int) -> None:
-        """Restarts Triton, however often that takes."""
+        """Restart Triton, as often as needed."""
         while not self._stopping.is_set():
             _log.warning("%s; restarting the server", reason)
             self._stop_triton()
@@ -188,7 +188,7 @@ class SupervisedServer:
 def running_server(
     options: Options | None = None, *, canary: float = CANARY_SECONDS
 ) -> Iterator[SupervisedServer]:
-    """A supervised server for the time of a `with` block, on free ports unless `options` say.
+    """Run a supervised server within a `with` block, on free ports unless `options` name some.
 
     Raises:
         ServerStartFailed: with the reason and the remedy.

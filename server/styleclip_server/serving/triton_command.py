@@ -55,7 +55,7 @@ def prepare(options: Options, folder: Path) -> Installed:
 def command_line(
     options: Options, ports: tuple[int, int, int], installed: Installed, shared_memory_prefix: str
 ) -> list[str]:
-    """Triton and its arguments; `ports` are those of HTTP, gRPC and metrics."""
+    """Return Triton's command line; `ports` are those of HTTP, gRPC and metrics."""
     http, grpc, metrics = ports
     return [
         str(installed.installation.binary),
@@ -79,7 +79,7 @@ def command_line(
 
 
 def environment(options: Options, installed: Installed) -> dict[str, str]:
-    """The environment of Triton and its steps."""
+    """Return the environment of Triton and its steps."""
     # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
     # (those of a virtual environment too) by the first `python3` on PATH.
     interpreter = Path(sys.executable).parent
@@ -102,9 +102,9 @@ def _search_path(*folders: object) -> str:
 
 
 def _restrictions(allow_shared_memory: bool) -> list[str]:
-    """No client can make the restricted calls: their key is random and stored nowhere."""
+    """Restrict calls to holders of a random key that is stored nowhere, so no client has it."""
     names = ",".join(_RESTRICTED if allow_shared_memory else (*_RESTRICTED, _SHARED_MEMORY))
-    key = f"closed={secrets.token_hex(32)}"
+    key = f"restricted={secrets.token_hex(32)}"
     return [
         "--model-control-mode=none",
         f"--http-restricted-api={names}:{key}",
@@ -113,7 +113,7 @@ def _restrictions(allow_shared_memory: bool) -> list[str]:
 
 
 def _keepalive(connection_age: int) -> list[str]:
-    """A gRPC client that vanished is noticed within a minute, not two hours."""
+    """Detect within a minute, not two hours, that a gRPC client has vanished."""
     return [
         "--grpc-keepalive-time=30000",
         "--grpc-keepalive-timeout=20000",
@@ -125,7 +125,7 @@ def _keepalive(connection_age: int) -> list[str]:
 
 
 def _tracing(url: str | None, every: int) -> list[str]:
-    """Spans of one in `every` requests go to `url`, by OpenTelemetry's protocol over HTTP."""
+    """Send the spans of one in `every` requests to `url`, by OpenTelemetry's protocol over HTTP."""
     if not url:
         return []
     return [

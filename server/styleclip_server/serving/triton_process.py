@@ -65,7 +65,7 @@ class TritonProcess:
         return self._process.pid
 
     def wait_until_ready(self, seconds: float = 120) -> None:
-        """Returns when every model is loaded.
+        """Wait until every model is loaded.
 
         Raises:
             StepProcessDied: the server ended because the process of a step died.
@@ -93,7 +93,7 @@ class TritonProcess:
         )
 
     def ready(self) -> bool:
-        """Whether Triton itself says that all models are ready."""
+        """Return whether Triton reports that all models are ready."""
         url = f"http://{self._options.address(self.http_port)}/v2/health/ready"
         # An http_proxy of the environment is not for this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -116,7 +116,7 @@ class TritonProcess:
         return None
 
     def stop(self) -> None:
-        """Ends the server and its stubs, and removes their shared memory."""
+        """Stop the server and its stubs, and remove their shared memory."""
         processes = [self._root, *(self._children() or self._stubs)]
         if self._process.poll() is None:
             # Triton's own shutdown waits for its stubs, which a dead one never answers.
@@ -151,7 +151,7 @@ class TritonProcess:
 
 
 def _failure_reason(lines: list[str]) -> str:
-    """The reason that Triton gave for its end, from the last lines of its log."""
+    """Return the reason that Triton gave for its end, from the last lines of its log."""
     for mark in ("failed to load '", "error:"):
         for line in lines:
             if mark in line:
@@ -177,5 +177,5 @@ _libc = ctypes.CDLL(None)
 
 
 def _die_with_parent() -> None:
-    """In the new process: the kernel kills it when the thread that started it ends."""
+    """Have the kernel kill this new process when the thread that started it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -60,7 +60,7 @@ class TritonPythonModel:
                 self._capture(config)
 
     def _capture(self, config):
-        """Captures the sizes that are used most, so that no request waits for it."""
+        """Capture the sizes that are used most, so that no request waits for it."""
         if self.texts:
             for rows in (80, 160):  # the 79 prompts of one text and of two
                 for length in (16, 24):
@@ -93,7 +93,7 @@ class TritonPythonModel:
         ]
 
     def _outputs(self, requests, result, spans):
-        """The outputs of each request by name, from its rows of the network's output."""
+        """Return the outputs of each request by name, from its rows of the network's output."""
         if not self.renders:
             on_host = jpeg.on_host(result[: spans[-1].stop])
             return [{self.output: on_host[rows]} for rows in spans]
@@ -110,7 +110,7 @@ class TritonPythonModel:
         ]
 
     def _padded_batch(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
-        """Joins the requests' inputs to one batch, padded to a size that is captured."""
+        """Join the requests' inputs to one batch, padded to a size that is captured."""
         joined = [column[0] if len(column) == 1 else torch.cat(list(column)) for column in columns]
         size = round_up(rows, 16) if self.texts else next_power_of_two(rows)
         if self.texts:
