@@ -7,7 +7,7 @@ import sys
 import psutil
 
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.preflight import choose_ports
+from styleclip_server.serving.ports import choose_ports
 from styleclip_server.serving.triton_command import prepare
 from styleclip_server.serving.triton_process import TritonProcess
 
@@ -26,10 +26,11 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     log = tmp_path / "server.log"
     options = Options(log=log)
     # Without the supervisor, which would restart it.
-    server = TritonProcess(options, choose_ports(options), prepare(options, tmp_path))
+    ports = choose_ports(options)
+    server = TritonProcess(options, ports, prepare(options, tmp_path))
     try:
         server.wait_until_ready()
-        address, triton = f"127.0.0.1:{server.grpc_port}", psutil.Process(server.pid)
+        address, triton = f"127.0.0.1:{ports.triton_grpc}", psutil.Process(server.pid)
         triton.send_signal(signal.SIGSTOP)
         hanging = health(address, "--timeout", "1")
         triton.send_signal(signal.SIGCONT)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import socket
 import tempfile
-from contextlib import ExitStack
 from importlib.util import find_spec
 
 from styleclip_server.serving import model_repository
@@ -78,32 +76,4 @@ def _check_installation() -> None:
         raise ServerStartFailed(
             f"{temporary} is mounted `noexec`, but Triton loads its Python backend from there: "
             "mount it with `exec` (Docker: --tmpfs /tmp:exec), or name another folder in TMPDIR"
-        )
-
-
-def choose_ports(options: Options) -> tuple[int, int, int]:
-    """Choose the ports for HTTP, gRPC and metrics, and check that each is free.
-
-    Raises:
-        ServerStartFailed: one is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with ExitStack() as stack:
-
-        def bind(port: int, option: str) -> int:
-            probe = stack.enter_context(socket.socket(family))
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((options.host, port))
-            except OSError as error:
-                raise ServerStartFailed(
-                    f"port {port} of {options.host} cannot be used ({error.strerror}): stop what "
-                    f"listens there, or choose another with {option}"
-                ) from error
-            return int(probe.getsockname()[1])
-
-        return (
-            bind(options.http_port, "--http-port"),
-            bind(options.grpc_port, "--grpc-port"),
-            bind(options.metrics_port, "--metrics-port"),
         )

@@ -1,4 +1,4 @@
-"""The supervised server: started, watched, restarted when a part of it fails, stopped.
+"""The supervised server, Triton and its front door: started, watched, restarted, stopped.
 
 Triton does not notice when the process of a Python step dies: its readiness stays true and every
 request fails. So a supervisor watches the processes and edits a small image now and then (the
@@ -18,9 +18,11 @@ from pathlib import Path
 
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.serving import preflight, triton_command
+from styleclip_server.serving.api_process import ApiProcess
 from styleclip_server.serving.canary import check_server
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
+from styleclip_server.serving.ports import TRITON_HOST, Ports, choose_ports
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
 WATCH_SECONDS = 0.25  # between checks of the processes
@@ -49,28 +51,29 @@ class SupervisedServer:
         self.restarts = 0
         self.failure: BaseException | None = None
         self._canary_seconds = canary
-        self._ports = (0, 0, 0)
+        self._ports = Ports(0, 0, 0, 0, 0)
         self._stopping = threading.Event()
         self._started = threading.Event()
         self._triton: TritonProcess | None = None
-        # One thread starts and stops every Triton: the kernel kills a Triton when the thread that
+        self._api: ApiProcess | None = None
+        # One thread starts and stops every process: the kernel kills a process when the thread that
         # started it ends.
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
     @property
     def http_url(self) -> str:
         """The address "host:port"."""
-        return self.options.address(self._ports[0])
+        return self.options.address(self._ports.http)
 
     @property
     def grpc_url(self) -> str:
         """The address "host:port"."""
-        return self.options.address(self._ports[1])
+        return self.options.address(self._ports.grpc)
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus reads the metrics."""
-        return f"http://{self.options.address(self._ports[2])}/metrics"
+        return f"http://{self.options.address(self._ports.metrics)}/metrics"
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +87,7 @@ class SupervisedServer:
             ServerStartFailed: with the reason and the remedy.
         """
         preflight.check(self.options)
-        self._ports = preflight.choose_ports(self.options)
+        self._ports = choose_ports(self.options)
         self._folder = Path(tempfile.mkdtemp(prefix="styleclip-triton-"))
         self._thread.start()
         self._started.wait()
@@ -101,7 +104,9 @@ class SupervisedServer:
     def _supervise(self) -> None:
         try:
             self._installed = triton_command.prepare(self.options, self._folder)
+            self._api = ApiProcess(self.options, self._ports, self._folder)  # both start at once
             self._start_first()
+            self._api.wait_until_ready()
             self._started.set()
             failed_starts = 0
             while not self._stopping.is_set():
@@ -115,6 +120,8 @@ class SupervisedServer:
         except BaseException as error:
             self.failure = error
         finally:
+            if self._api:
+                self._api.stop()
             self._stop_triton()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._started.set()
@@ -146,11 +153,13 @@ class SupervisedServer:
 
     def _watch(self) -> str | None:
         """Wait until something fails and return what; None when `stop` was called."""
-        assert self._triton
+        assert self._triton and self._api
         failed_canaries, next_canary = 0, time.monotonic() + self._canary_seconds
         while not self._stopping.wait(WATCH_SECONDS):
             if failure := self._triton.find_failure():
                 return failure
+            if failure := self._api.find_failure():
+                self._restart_api(failure)
             if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
                     self._check_canary()
@@ -180,8 +189,15 @@ class SupervisedServer:
             _log.warning("the server is back after %.1f s", time.monotonic() - start)
             return
 
+    def _restart_api(self, reason: str) -> None:
+        """Restart the front door alone: Triton goes on with what it does."""
+        _log.warning("%s; restarting it", reason)
+        assert self._api
+        self._api.stop()
+        self._api = ApiProcess(self.options, self._ports, self._folder)
+
     def _check_canary(self) -> None:
-        check_server(self.grpc_url, CANARY_TIMEOUT)
+        check_server(f"{TRITON_HOST}:{self._ports.triton_grpc}", CANARY_TIMEOUT)
 
 
 @contextmanager

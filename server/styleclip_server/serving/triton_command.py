@@ -13,6 +13,7 @@ from styleclip_server.serving import model_repository, request_log
 from styleclip_server.serving.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving.installation import Installation, fastest_engine, find_installation
 from styleclip_server.serving.options import Options
+from styleclip_server.serving.ports import TRITON_HOST, Ports
 
 # Protocols that trace others' requests, redirect the log, or map this machine's shared memory.
 _RESTRICTED = ("trace", "logging")
@@ -53,10 +54,9 @@ def prepare(options: Options, folder: Path) -> Installed:
 
 
 def command_line(
-    options: Options, ports: tuple[int, int, int], installed: Installed, shared_memory_prefix: str
+    options: Options, ports: Ports, installed: Installed, shared_memory_prefix: str
 ) -> list[str]:
-    """Return Triton's command line; `ports` are those of HTTP, gRPC and metrics."""
-    http, grpc, metrics = ports
+    """Return Triton's command line."""
     return [
         str(installed.installation.binary),
         f"--model-repository={installed.models}",
@@ -65,12 +65,12 @@ def command_line(
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={options.exit_timeout}",
         "--log-verbose=0",
-        f"--http-address={options.host}",
+        f"--http-address={TRITON_HOST}",
         f"--grpc-address={options.host}",
         f"--metrics-address={options.host}",
-        f"--http-port={http}",
-        f"--grpc-port={grpc}",
-        f"--metrics-port={metrics}",
+        f"--http-port={ports.triton_http}",
+        f"--grpc-port={ports.triton_grpc}",
+        f"--metrics-port={ports.metrics}",
         "--metrics-config=summary_latencies=true",
         *_restrictions(options.allow_shared_memory),
         *_keepalive(options.connection_age),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import time
@@ -13,13 +12,13 @@ from pathlib import Path
 import psutil
 
 from styleclip_server.serving import parent_watch, triton_command
+from styleclip_server.serving.child_process import die_with_parent, exit_status
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import STUB
 from styleclip_server.serving.options import Options
+from styleclip_server.serving.ports import TRITON_HOST, Ports
 from styleclip_server.serving.server_log import ServerLog
 from styleclip_server.serving.triton_command import Installed
-
-_PR_SET_PDEATHSIG = 1
 
 # What Triton logs when the process of a step dies while it is loaded. The processes cannot be
 # watched at that time: Triton starts some that end as they should.
@@ -34,13 +33,13 @@ class TritonProcess:
     """A started server; `stop` ends it.
 
     Args:
-        ports: those of HTTP, gRPC and metrics.
+        ports: the server's ports.
         installed: what it runs; another process may use it later.
     """
 
-    def __init__(self, options: Options, ports: tuple[int, int, int], installed: Installed) -> None:
+    def __init__(self, options: Options, ports: Ports, installed: Installed) -> None:
         self._options = options
-        self.http_port, self.grpc_port, self.metrics_port = ports
+        self._ready_url = f"http://{TRITON_HOST}:{ports.triton_http}/v2/health/ready"
         self._shared_memory_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
         with parent_watch.inheritable_pipe() as pipe:
             self._process = subprocess.Popen(
@@ -51,7 +50,7 @@ class TritonProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the launcher's, which stops Triton in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
                 pass_fds=pipe,
             )
         assert self._process.stdout
@@ -88,17 +87,16 @@ class TritonProcess:
         reason = _failure_reason(self._log.last_lines)
         step_died = any(words in reason for words in _STEP_DIED_LINES)
         return (StepProcessDied if step_died else ServerStartFailed)(
-            f"Triton ended while it started ({self._exit_status()}): {reason}; "
+            f"Triton ended while it started ({exit_status(self._process.returncode)}): {reason}; "
             f"its log is in {self._options.log_name}"
         )
 
     def ready(self) -> bool:
         """Return whether Triton reports that all models are ready."""
-        url = f"http://{self._options.address(self.http_port)}/v2/health/ready"
         # An http_proxy of the environment is not for this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(url, timeout=2) as response:
+            with opener.open(self._ready_url, timeout=2) as response:
                 return bool(response.status == 200)
         except OSError:
             return False
@@ -109,7 +107,7 @@ class TritonProcess:
         Triton does not restart the stub process of a Python step, and goes on to say it is ready.
         """
         if self._process.poll() is not None:
-            return f"the server ended ({self._exit_status()})"
+            return f"the server ended ({exit_status(self._process.returncode)})"
         for stub in self._stubs:
             if not _is_alive(stub):
                 return f"the process {stub.pid} of a Python step died"
@@ -145,10 +143,6 @@ class TritonProcess:
         except psutil.NoSuchProcess:
             return []
 
-    def _exit_status(self) -> str:
-        code = self._process.returncode
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-
 
 def _failure_reason(lines: list[str]) -> str:
     """Return the reason that Triton gave for its end, from the last lines of its log."""
@@ -171,11 +165,3 @@ def _is_stub(process: psutil.Process) -> bool:
         return any(STUB in word for word in process.cmdline()[:3])
     except psutil.Error:
         return False
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this new process when the thread that started it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

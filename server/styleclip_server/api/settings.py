@@ -1,0 +1,36 @@
+"""What the front door serves and allows; the launcher writes it for the door's process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one front door.
+
+    Args:
+        host: address to listen on.
+        http_port, grpc_port: ports to listen on.
+        triton_http, triton_grpc: Triton's private addresses, "host:port".
+        exit_timeout: seconds that requests under way have left when the door is stopped.
+    """
+
+    host: str
+    http_port: int
+    grpc_port: int
+    triton_http: str
+    triton_grpc: str
+    exit_timeout: int = 10
+
+    def save(self, path: Path) -> None:
+        """Write the settings for `load`, readable by this user only."""
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text()))

@@ -1,0 +1,98 @@
+"""The process of the front door: started, watched and stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from styleclip_server.api.settings import Settings
+from styleclip_server.serving.child_process import die_with_parent, exit_status
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options
+from styleclip_server.serving.ports import TRITON_HOST, Ports
+from styleclip_server.serving.server_log import ServerLog
+
+_START_SECONDS = 60
+_LIVE_SECONDS = 10
+
+
+class ApiProcess:
+    """A started front door; `stop` ends it.
+
+    Args:
+        folder: a folder of this user alone, for the settings.
+    """
+
+    def __init__(self, options: Options, ports: Ports, folder: Path) -> None:
+        self._options = options
+        self._live_url = f"http://{options.address(ports.http)}/livez"
+        settings = folder / "api.json"
+        Settings(
+            host=options.host,
+            http_port=ports.http,
+            grpc_port=ports.grpc,
+            triton_http=f"{TRITON_HOST}:{ports.triton_http}",
+            triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
+            exit_timeout=options.exit_timeout,
+        ).save(settings)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "styleclip_server.api", str(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is the launcher's, which stops its processes in order
+            preexec_fn=die_with_parent,
+        )
+        assert self._process.stdout
+        log = options.log and options.log.with_name(f"{options.log.stem}-api{options.log.suffix}")
+        self._log = ServerLog(log, options.log_format)
+        self._log.follow(self._process.stdout)  # type: ignore[arg-type]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until_ready(self) -> None:
+        """Return when the door answers.
+
+        Raises:
+            ServerStartFailed: it ended, or does not answer in time.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.is_live():
+            if failure := self.find_failure():
+                self._log.finish()
+                lines = self._log.last_lines
+                raise ServerStartFailed(f"{failure}: {lines[-1] if lines else 'it logged nothing'}")
+            if time.monotonic() > deadline:
+                raise ServerStartFailed(f"the API did not answer within {_START_SECONDS} s")
+            time.sleep(0.05)
+
+    def is_live(self) -> bool:
+        """Return whether the process answers."""
+        # An http_proxy of the environment is not for this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(self._live_url, timeout=_LIVE_SECONDS) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def find_failure(self) -> str | None:
+        """Return how the process ended, or None."""
+        if self._process.poll() is None:
+            return None
+        return f"the API ended ({exit_status(self._process.returncode)})"
+
+    def stop(self) -> None:
+        """End the process; requests under way are finished within the exit timeout."""
+        self._process.terminate()
+        try:
+            self._process.wait(self._options.exit_timeout + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.finish()

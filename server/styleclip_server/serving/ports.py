@@ -1,0 +1,49 @@
+"""The ports of a server: those of its clients, and Triton's own behind the front door."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from styleclip_server.serving.errors import ServerStartFailed
+from styleclip_server.serving.options import Options
+
+TRITON_HOST = "127.0.0.1"  # nobody but the front door may reach Triton
+
+
+class Ports(NamedTuple):
+    """TCP ports; `triton_http` and `triton_grpc` are private."""
+
+    http: int
+    grpc: int
+    metrics: int
+    triton_http: int
+    triton_grpc: int
+
+
+def choose_ports(options: Options) -> Ports:
+    """Choose the ports of a server, and check that each is free.
+
+    Raises:
+        ServerStartFailed: one is taken, or the address is not this machine's.
+    """
+    with ExitStack() as stack:
+
+        def bind(host: str, port: int, option: str) -> int:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            probe = stack.enter_context(socket.socket(family))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ServerStartFailed(
+                    f"port {port} of {host} cannot be used ({error.strerror}): stop what "
+                    f"listens there, or choose another with {option}"
+                ) from error
+            return int(probe.getsockname()[1])
+
+        http = bind(options.host, options.http_port, "--http-port")
+        grpc = bind(options.host, options.grpc_port, "--grpc-port")
+        metrics = bind(options.host, options.metrics_port, "--metrics-port")
+        return Ports(http, grpc, metrics, bind(TRITON_HOST, 0, "--http-port"), grpc)
