@@ -76,7 +76,7 @@ def build_edit_photo_request(
             wire.PHOTO: [photo_bytes(photo)],
             **_alignment(align, face),
             wire.PASTE: [True] if paste else None,
-            **_texts(edits),
+            **_edits(edits),
             **output.tensors(),
         },
     )
@@ -97,7 +97,7 @@ def build_edit_request(
 ) -> InferRequest:
     """Edit an inverted face, `w_plus` float32 [L, 512]."""
     return build_request(
-        wire.EDIT, {wire.W_PLUS: check_latent(w_plus), **_texts(edits), **output.tensors()}
+        wire.EDIT, {wire.W_PLUS: check_latent(w_plus), **_edits(edits), **output.tensors()}
     )
 
 
@@ -106,7 +106,7 @@ def build_direction_request(
 ) -> InferRequest:
     """Sum `edits` in StyleSpace; the server checks `w_plus` if it is given."""
     latent = None if w_plus is None else check_latent(w_plus)
-    return build_request(wire.DIRECTION, {wire.W_PLUS: latent, **_texts(edits)})
+    return build_request(wire.DIRECTION, {wire.W_PLUS: latent, **_edits(edits)})
 
 
 def build_synthesis_request(w_plus: ArrayLike, delta: NDArray[np.float32]) -> InferRequest:
@@ -129,7 +129,7 @@ def build_paste_request(
             wire.PHOTO: [photo],
             wire.QUAD: quad,
             wire.PASTE: [True],
-            **_texts(edits),
+            **_edits(edits),
             **output.tensors(),
         },
     )
@@ -286,7 +286,8 @@ def _alignment(align: bool | None, face: int) -> dict[Tensor, list[Any] | None]:
     }
 
 
-def _texts(edits: Edit | Sequence[Edit]) -> dict[Tensor, list[Any]]:
+def _edits(edits: Edit | Sequence[Edit]) -> dict[Tensor, list[Any] | None]:
+    """DIRECTION is left out where all edits are texts, for servers that lack it."""
     sequence = [edits] if isinstance(edits, Edit) else list(edits)
     if not 1 <= len(sequence) <= limits.EDITS:
         raise EditsMismatch(f"{len(sequence)} edits; 1 to {limits.EDITS} are expected")
@@ -295,4 +296,7 @@ def _texts(edits: Edit | Sequence[Edit]) -> dict[Tensor, list[Any]]:
         wire.TARGET: [edit.target.encode() for edit in sequence],
         wire.STRENGTH: [edit.strength for edit in sequence],
         wire.THRESHOLD: [edit.threshold for edit in sequence],
+        wire.NAMED_DIRECTION: [edit.direction.encode() for edit in sequence]
+        if any(edit.direction for edit in sequence)
+        else None,
     }

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from styleclip_contract.edits import Edit, normalize_text
-from styleclip_contract.errors import UnknownPreset
+from styleclip_contract import limits
+from styleclip_contract.edits import Edit, check_strength, normalize_text
+from styleclip_contract.errors import UnknownDirection, UnknownPreset
 from styleclip_contract.wire import W_DIM
 
 DOMAIN_FILE = "domain.json"
@@ -20,6 +21,33 @@ class Preset:
 
     title: str
     edit: Edit
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A named direction: an edit without texts, learned for the domain's generator.
+
+    Args:
+        name: what an edit calls it.
+        title: a few words for people.
+        low, high: the range of strengths.
+        follows_face: the offset depends on the face (a latent mapper), so it needs W+.
+    """
+
+    name: str
+    title: str
+    low: float
+    high: float
+    follows_face: bool = False
+
+    def edit(self, strength: float) -> Edit:
+        """Create an edit of this strength.
+
+        Raises:
+            InvalidStrength: it is outside of the range.
+        """
+        check_strength(strength, self.low, self.high, f"the strength of {self.name}")
+        return Edit(direction=self.name, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,7 @@ class Domain:
             DELTA; empty if unknown.
         resolution: height and width of IMAGE in pixels; 0 if unknown.
         w_dim: width of W+.
+        directions: named directions.
     """
 
     name: str
@@ -50,6 +79,7 @@ class Domain:
     style_channels: tuple[int, ...] = ()
     resolution: int = 0
     w_dim: int = W_DIM
+    directions: tuple[Direction, ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> Domain:
@@ -73,6 +103,7 @@ class Domain:
                 style_channels=tuple(int(n) for n in content.get("style_channels", ())),
                 resolution=int(content.get("resolution", 0)),
                 w_dim=int(content.get("w_dim", W_DIM)),
+                directions=tuple(_direction(entry) for entry in content.get("directions", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error
@@ -109,6 +140,39 @@ class Domain:
                 return preset.edit
         known = ", ".join(repr(preset.title) for preset in self.presets) or "none"
         raise UnknownPreset(f"no preset {title!r} in domain {self.name}; it has: {known}")
+
+    def direction(self, name: str) -> Direction:
+        """Return the direction of this name, ignoring case.
+
+        Raises:
+            UnknownDirection: there is none; the message lists the names.
+        """
+        for direction in self.directions:
+            if normalize_text(direction.name) == normalize_text(name):
+                return direction
+        known = ", ".join(direction.name for direction in self.directions) or "none"
+        raise UnknownDirection(f"no direction {name!r} in domain {self.name}; it has: {known}")
+
+    def strengths(self, edit: Edit) -> tuple[float, float]:
+        """Return the range of strengths of an edit.
+
+        Raises:
+            UnknownDirection: the domain lacks the edit's direction.
+        """
+        if not edit.direction:
+            return -limits.STRENGTH, limits.STRENGTH
+        direction = self.direction(edit.direction)
+        return direction.low, direction.high
+
+
+def _direction(entry: Mapping[str, Any]) -> Direction:
+    return Direction(
+        str(entry["name"]),
+        str(entry["title"]),
+        float(entry["low"]),
+        float(entry["high"]),
+        bool(entry.get("follows_face", False)),
+    )
 
 
 def _preset(entry: Mapping[str, Any]) -> Preset:

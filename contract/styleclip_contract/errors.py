@@ -73,11 +73,15 @@ class NoChannelLeft(InvalidInput):
 
 
 class EditsMismatch(InvalidInput):
-    """NEUTRAL, TARGET, STRENGTH and THRESHOLD differ in length, or there are too many edits."""
+    """The tensors of the edits differ in length, or there are too many edits."""
+
+
+class UnknownDirection(InvalidInput):
+    """The domain has no direction of that name; the message lists the names."""
 
 
 class InvalidLatent(InvalidInput):
-    """W_PLUS has the wrong shape for this domain or contains NaN or infinity."""
+    """W_PLUS has the wrong shape, contains NaN or infinity, or is missing though needed."""
 
 
 class UnknownFormat(InvalidInput):

@@ -68,8 +68,20 @@ TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-p
 TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalized")
 NEUTRAL = Tensor("NEUTRAL", "BYTES", (-1,), "what the photo shows, one text per edit")
 TARGET = Tensor("TARGET", "BYTES", (-1,), "what it should show, one text per edit")
-STRENGTH = Tensor("STRENGTH", "FP32", (-1,), "α, in units of channel standard deviations")
+STRENGTH = Tensor(
+    "STRENGTH",
+    "FP32",
+    (-1,),
+    "α, in units of channel standard deviations; of a named direction in its own unit",
+)
 THRESHOLD = Tensor("THRESHOLD", "FP32", (-1,), "β, relevance below which a channel stays")
+NAMED_DIRECTION = Tensor(
+    "DIRECTION",
+    "BYTES",
+    (-1,),
+    "the name of a direction of the domain; empty: the edit is its two texts",
+    optional=True,
+)
 DELTA = Tensor("DELTA", "FP32", (-1,), "offset in StyleSpace, the sum over the edits")
 CHANNELS = Tensor("CHANNELS", "INT32", (-1,), "channels that each edit moves")
 IMAGE = Tensor(
@@ -100,7 +112,7 @@ KEEP_GPS = Tensor(
 )
 PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded image")
 
-EDIT_INPUTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD)
+EDIT_INPUTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD, NAMED_DIRECTION)
 
 
 def _optional(tensor: Tensor) -> Tensor:
@@ -110,8 +122,8 @@ def _optional(tensor: Tensor) -> Tensor:
 ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD, FACES))
 E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
-# W_PLUS is only checked, DELTA does not depend on it. It makes each ensemble one chain: Triton 2.51
-# never frees a request of which one step fails while another runs.
+# DELTA depends on W_PLUS only where an edit is a latent mapper. W_PLUS also makes each ensemble one
+# chain: Triton 2.51 never frees a request of which one step fails while another runs.
 DIRECTION = Model("direction", "python", (*EDIT_INPUTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 # The same where PyTorch runs it. It also encodes JPEG: processes that share a GPU

@@ -18,6 +18,7 @@ from styleclip_contract.errors import (
     NoChannelLeft,
     SameTexts,
 )
+from styleclip_server.pipeline.named_directions import NamedDirections
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.style_statistics import Statistics
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -103,12 +104,16 @@ def style_direction(
 
 
 def style_offset(
-    statistics: Statistics, edits: Sequence[Edit], embed: Callable[[str], np.ndarray]
+    statistics: Statistics,
+    edits: Sequence[Edit],
+    embed: Callable[[str], np.ndarray],
+    named: NamedDirections | None = None,
 ) -> tuple[np.ndarray, list[int]]:
-    """Sum α Δs over the edits.
+    """Sum α Δs over edits that do not depend on the face.
 
     Args:
         embed: text → class embedding (D,).
+        named: the domain's directions, for edits by name.
 
     Returns:
         The offset (S,) float32, and the number of channels that each edit changes.
@@ -119,8 +124,45 @@ def style_offset(
     total = np.zeros_like(statistics.style_std)
     counts = []
     for edit in edits:
+        if edit.direction:
+            assert named
+            total += named.constant(edit)
+            counts.append(int(np.count_nonzero(named.offsets[edit.direction])))
+            continue
         direction = text_direction(embed(edit.neutral), embed(edit.target))
         offset, count = style_direction(statistics, direction, edit.threshold)
         total += np.float32(edit.strength) * offset
         counts.append(count)
     return total, counts
+
+
+def add_face_offsets(
+    delta: np.ndarray,
+    counts: Sequence[int],
+    edits: Sequence[Edit],
+    named: NamedDirections,
+    w_plus: np.ndarray | None,
+) -> tuple[np.ndarray, list[int]]:
+    """Add the edits that depend on the face to the sum of the others.
+
+    Args:
+        delta: (S,) float32, the sum of the edits that do not depend on the face.
+        counts: the number of channels that each of those changes.
+        edits: all edits, in the request's order.
+        w_plus: the latent (L, 512).
+
+    Returns:
+        The offset (S,) float32, and the number of channels that each of `edits` changes.
+
+    Raises:
+        InvalidLatent: there is no latent, or one of another generator.
+    """
+    delta, others, total = delta.copy(), iter(counts), []
+    for edit in edits:
+        if named.depends_on_face(edit):
+            offset = named.of_face(edit, w_plus)
+            delta += offset
+            total.append(int(np.count_nonzero(offset)))
+        else:
+            total.append(next(others))
+    return delta, total

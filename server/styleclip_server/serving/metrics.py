@@ -57,6 +57,8 @@ class Metrics:
             return
         for edit in edits:
             _counter("styleclip_edits_total", "Edits requested", domain=self._domain).increment(1)
+            if edit.direction:  # in a unit of its own, without a threshold
+                continue
             _histogram(
                 "styleclip_strength", "Strength α of edits", STRENGTHS, domain=self._domain
             ).observe(edit.strength)

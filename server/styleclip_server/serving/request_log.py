@@ -75,7 +75,7 @@ def _texts_allowed() -> bool:
 def _texts(inputs: Mapping[str, Any], error: BaseException | None) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name.lower(): [text.decode("utf-8", "replace") for text in texts.flat]
-        for name in ("NEUTRAL", "TARGET")
+        for name in ("NEUTRAL", "TARGET", "DIRECTION")
         if (texts := inputs.get(name)) is not None
     }
     return fields if error is None else fields | {"message": str(error)}

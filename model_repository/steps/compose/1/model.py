@@ -21,12 +21,16 @@ class TritonPythonModel:
         return respond(COMPOSE, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
-        photo, texts = None, [row[tensor.name] for tensor in EDIT_INPUTS]
+        photo, values = None, [row[tensor.name] for tensor in EDIT_INPUTS]
         paste = bool(scalar(row["PASTE"], False))
         format = scalar(row["FORMAT"], DEFAULT_FORMAT.encode()).decode("utf-8", "replace")
         if paste and row["PHOTO"] is not None:
             photo = images.decode(row["PHOTO"][0], keep_gps=bool(scalar(row["KEEP_GPS"], False)))
-        edits = [] if any(text is None for text in texts) else edit_tensors.parse_edits(*texts)
+        has_edits = all(
+            tensor.optional or value is not None
+            for tensor, value in zip(EDIT_INPUTS, values, strict=True)
+        )
+        edits = edit_tensors.parse_edits(*values) if has_edits else []
         data = composition.compose(
             row["IMAGE"],
             photo,

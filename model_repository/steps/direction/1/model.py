@@ -1,7 +1,8 @@
-"""Triton step `direction`: texts → StyleSpace offset; see `styleclip_server.pipeline.directions`.
+"""Triton step `direction`: edits → StyleSpace offset; see `styleclip_server.pipeline.directions`.
 
-The offset does not depend on the photo, so it is cached. Triton's response cache is no substitute:
-version 2.51 caches an error as an empty response and returns it as a success the next time.
+Except for latent mappers the offset does not depend on the photo, so it is cached. Triton's
+response cache is no substitute: version 2.51 caches an error as an empty response and returns it as
+a success the next time.
 """
 
 from functools import lru_cache
@@ -11,7 +12,7 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import ServerError
 from styleclip_contract.wire import CLIP_TEXT, DIRECTION, EDIT_INPUTS
-from styleclip_server.pipeline import directions, edit_tensors
+from styleclip_server.pipeline import directions, edit_tensors, named_directions
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
@@ -24,9 +25,10 @@ CACHED_OFFSETS = 512  # up to 40 kB each: a batch repeats the same edits
 class TritonPythonModel:
     def initialize(self, args):
         folder = find_domain_folder(args["model_repository"])
-        domain = load_domain(folder)
-        self.statistics = load_statistics(folder, domain.style_channels)
-        self.metrics = Metrics(DIRECTION.name, domain.name)
+        self.domain = load_domain(folder)
+        self.statistics = load_statistics(folder, self.domain.style_channels)
+        self.named = named_directions.load_directions(folder, self.domain)
+        self.metrics = Metrics(DIRECTION.name, self.domain.name)
         # Errors are exceptions, which lru_cache does not cache.
         self.embedding = lru_cache(CACHED_EMBEDDINGS)(self.class_embedding)
         self.offset = lru_cache(CACHED_OFFSETS)(self.style_offset)
@@ -37,17 +39,23 @@ class TritonPythonModel:
     def run_row(self, row):
         edit_tensors.check_latent(row["W_PLUS"])
         edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
+        edits = named_directions.resolve(self.domain, edits)
+        constant = tuple(edit for edit in edits if not self.named.depends_on_face(edit))
         try:
-            delta, channels = self.offset(tuple(edits))
+            delta, channels = self.offset(constant)
         finally:
             self.metrics.count_lookups(
                 {"texts": self.embedding.cache_info(), "offsets": self.offset.cache_info()}
+            )
+        if len(constant) < len(edits):
+            delta, channels = directions.add_face_offsets(
+                delta, channels, edits, self.named, row["W_PLUS"]
             )
         self.metrics.count_edits(edits)
         return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
 
     def style_offset(self, edits):
-        return directions.style_offset(self.statistics, edits, self.embedding)
+        return directions.style_offset(self.statistics, edits, self.embedding, self.named)
 
     def class_embedding(self, text):
         return directions.class_embeddings([text], self.encode)[0]
