@@ -8,8 +8,8 @@ compared with PyTorch before it is written.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,30 +18,31 @@ import click
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from domains.avatars.caption_data import local_ids, local_vocabulary_size, read_vocabulary
 from domains.avatars.models import build_clip, build_encoder, load_generator
 from domains.avatars.presets import LICENSE, PRESETS, STRENGTH, THRESHOLD
 from domains.avatars.training import load_weights
-from styleclip_contract import wire
-from styleclip_export.convert import onnx_export, onnx_forms, openvino_export
-from styleclip_export.convert.accuracy import accuracies
-from styleclip_export.convert.compare import make_references
-from styleclip_export.convert.random_inputs import (
-    RandomInputs,
-    random_faces,
-    random_latents,
-    random_tokens,
-    seeded,
+from styleclip_export.convert.conversion import write_domain_json, write_network
+from styleclip_export.convert.network_variants import (
+    NetworkVariants,
+    clip_text_variants,
+    e4e_variants,
+    stylegan2_variants,
 )
-from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
-from styleclip_server.engines.model_files import MODEL_FILE
+from styleclip_export.convert.random_inputs import latent_factory, seeded
+from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 from styleclip_server.serving import model_repository
 
 NAME = "avatars"
-# Largest differences from PyTorch: pixel levels; W+ and features, of deviation about 1.
-BOUNDS = {"stylegan2": 1.0, "e4e": 1e-4, "clip_text": 1e-4}
+DESCRIPTION = {
+    "name": NAME,
+    "title": "cartoon avatars, 256 x 256",
+    "align": False,
+    "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
+    "presets": PRESETS,
+    "licence": LICENSE,
+}
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("avatar-*.png"))
 
 
@@ -53,81 +54,38 @@ def draw_samples(batch: int) -> tuple[torch.Tensor, ...]:
     return (torch.from_numpy(np.stack(faces).transpose(0, 3, 1, 2) / 127.5 - 1),)
 
 
-def export_networks(runs: Path, data: Path, files: Path) -> dict[str, dict[str, object]]:
-    """Write the three networks, each into a folder below `files`; return their provenance."""
-    with np.load(runs / "statistics.npz") as statistics:
-        deviations = torch.from_numpy(statistics["style_std"])
+def load_variants(runs: Path, data: Path) -> list[NetworkVariants]:
+    """Load the trained networks from `runs`, in the variants that are served."""
+    with np.load(runs / STATISTICS_FILE) as statistics:
+        style_std = torch.from_numpy(statistics["style_std"])
     vocabulary = read_vocabulary(data / "captions.npz")
     generator, encoder = load_generator(runs).eval(), build_encoder()
     clip = build_clip(local_vocabulary_size(vocabulary))
     if not (load_weights(encoder, runs / "encoder.pt") and load_weights(clip, runs / "clip.pt")):
         raise click.ClickException(f"{runs} lacks encoder.pt or clip.pt: train them first")
-    table = local_ids(vocabulary)
-    latents = random_latents(generator, deviations)
-    # Model → reference, the form for ONNX Runtime, random inputs, inputs of the domain.
-    networks: dict[wire.Model, tuple[nn.Module, nn.Module, RandomInputs, RandomInputs]] = {
-        wire.STYLEGAN2: (
-            LatentToImage(generator),
-            LatentToImage(generator, onnx_forms.synthesis),
-            latents,
-            latents,
-        ),
-        wire.E4E: (
-            FaceToLatent(encoder),
-            FaceToLatent(encoder, encode=onnx_forms.encode),
-            random_faces,
-            draw_samples,
-        ),
-        wire.CLIP_TEXT: (
-            TokensToFeatures(clip, table),
-            TokensToFeatures(clip, table, onnx_forms.encode_text),
-            random_tokens,
-            random_tokens,
-        ),
-    }
+    e4e = dataclasses.replace(e4e_variants(encoder, generator), calibration_inputs=draw_samples)
+    networks = [
+        stylegan2_variants(generator, latent_factory(generator, style_std)),
+        e4e,
+        clip_text_variants(clip, local_ids(vocabulary)),
+    ]
+    return [dataclasses.replace(variants, float16_weights=True) for variants in networks]
+
+
+def replace_networks(runs: Path, data: Path, folder: Path) -> None:
+    """Write each network to `folder` as version 1, in place of the present one."""
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(runs.glob("*.pt"))}
-    required = accuracies(generator)
-    provenances = {}
-    for model, (reference, module, random_inputs, domain_inputs) in networks.items():
-        exported = onnx_export.export(
-            module, model, random_inputs, make_references(reference.eval(), random_inputs),
-            BOUNDS[model.name], float16_weights=onnx_export.all_weights,
-        )  # fmt: skip
-        worst = max(c.largest for c in exported.comparisons)
-        size = len(exported.data) / 1e6
-        print(f"{model.name}: {size:.1f} MB, at most {worst:.2g} from PyTorch", flush=True)
-        folder = files / model.name
-        folder.mkdir()
-        (folder / MODEL_FILE).write_bytes(exported.data)
-        provenance = exported.provenance(source=f"domains/{NAME}", trained=hashes)
-        if model.name in openvino_export.NETWORKS:
-            provenance["openvino"] = openvino_export.write(
-                folder, reference, model, domain_inputs, make_references(reference, domain_inputs),
-                required[model.name], BOUNDS[model.name], onnx_export.all_weights,
-            )  # fmt: skip
-            print(f"{model.name} in OpenVINO: {openvino_export.summary(provenance['openvino'])}")
-        provenances[model.name] = provenance
-    return provenances
-
-
-def describe_domain(runs: Path) -> dict[str, object]:
-    """Return the content of domain.json."""
-    generator = load_generator(runs)
-    return {
-        "name": NAME,
-        "title": "cartoon avatars, 256 x 256",
-        "resolution": generator.resolution,
-        "num_latents": generator.num_latents,
-        "w_dim": generator.w_dim,
-        "style_channels": list(generator.style_channels),
-        "align": False,
-        "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
-        "presets": [
-            {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD} | preset
-            for preset in PRESETS
-        ],
-        "licence": LICENSE,
-    }
+    origin = {"source": f"domains/{NAME}", "trained": hashes}
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as partial:
+        for variants in load_variants(runs, data):
+            files = Path(partial, variants.name)
+            files.mkdir()
+            write_network(variants, files, origin, with_float16=False)
+        for files in Path(partial).iterdir():
+            shutil.rmtree(folder / files.name / "1", ignore_errors=True)
+            model_repository.add_version(
+                folder / files.name, {path.name: path for path in files.iterdir()}
+            )
 
 
 @click.command()
@@ -139,21 +97,10 @@ def describe_domain(runs: Path) -> dict[str, object]:
 def main(runs: Path, data: Path, target: Path, only_domain: bool) -> None:
     """Write the avatars domain to the model repository, replacing version 1."""
     folder = target / NAME
-    model_repository.write_text(
-        folder / "domain.json",
-        json.dumps(describe_domain(runs), indent=2, ensure_ascii=False) + "\n",
-    )
+    write_domain_json(folder, DESCRIPTION, load_generator(runs))
     if not only_domain:
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as files:
-            for name, provenance in export_networks(runs, data, Path(files)).items():
-                written: dict[str, bytes | Path] = {
-                    path.name: path for path in Path(files, name).iterdir()
-                }
-                text = json.dumps(provenance, indent=2) + "\n"
-                shutil.rmtree(folder / name / "1", ignore_errors=True)
-                written["provenance.json"] = text.encode()
-                model_repository.add_version(folder / name, written)
-        shutil.copyfile(runs / "statistics.npz", folder / "statistics.npz")
+        replace_networks(runs, data, folder)
+        shutil.copyfile(runs / STATISTICS_FILE, folder / STATISTICS_FILE)
     model_repository.write_configs(target, NAME)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB in all", flush=True)

@@ -1,66 +1,62 @@
 """The networks in OpenVINO: precision plans, shared weights, and when this engine is used."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto
 
-from styleclip_contract import wire
 from styleclip_export.convert import onnx_export, openvino_export
-from styleclip_export.convert.accuracy import MIN_PSNR, Accuracy, psnr
-from styleclip_export.convert.compare import make_references
-from styleclip_export.convert.random_inputs import random_faces, random_latents
-from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage
+from styleclip_export.convert.accuracy import Accuracy
+from styleclip_export.convert.comparison import compute_references
+from styleclip_export.convert.network_variants import e4e_variants, stylegan2_variants
 from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, channels_by_base
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.openvino import Network
+from styleclip_server.engines.openvino import Network, Part
 from styleclip_server.serving import installation
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.preflight import check
 
 NAMES = ("stylegan2", "e4e")
+FLOAT32 = [Part("f32")]
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """Name → wrapper, contract and random inputs of small networks."""
+    """The variants of small networks by name."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = Generator(64, channels_by_base(64, 512, 32), mapping_layers=2).eval()
         encoder = Encoder4Editing(generator.num_latents, (8, 12, 16, 24), (1, 1, 1, 1)).eval()
     return {
-        "stylegan2": (LatentToImage(generator), wire.STYLEGAN2, random_latents(generator)),
-        "e4e": (FaceToLatent(encoder), wire.E4E, random_faces),
+        "stylegan2": stylegan2_variants(generator),
+        "e4e": e4e_variants(encoder, generator),
     }
 
 
-def write_files(folder, network, accuracy=None, stored=onnx_export.no_weights, bound=1.0):
-    """Writes both files; returns the provenance of OpenVINO's."""
-    module, model, random_inputs = network
-    data = onnx_export.to_onnx(module, model, random_inputs(2), stored)
-    (folder / "model.onnx").write_bytes(data)
-    accuracy = accuracy or Accuracy("PSNR", psnr, MIN_PSNR)
-    references = make_references(module, random_inputs, (1, 2))
-    return openvino_export.write(
-        folder, module, model, random_inputs, references, accuracy, bound, stored
-    )
+def write_files(folder, variants):
+    """Write both files; return the provenance of OpenVINO's."""
+    references = compute_references(variants.reference, variants.draw_inputs, (1, 2))
+    onnx_export.write(replace(variants, bound=1.0), references, folder, print)
+    return openvino_export.write(variants, references, folder, print)
 
 
-def run(path, network, batch, plan=None):
-    _, model, example = network
+def run(path, variants, batch, plan=None):
     compiled = Network(path, plan=plan)
-    values = dict(zip((t.name for t in model.inputs), example(batch), strict=True))
+    names = (t.name for t in variants.model.inputs)
+    values = dict(zip(names, variants.draw_inputs(batch), strict=True))
     return compiled(*(values[name].numpy() for name in compiled.inputs))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stored", [onnx_export.no_weights, onnx_export.all_weights])
-def test_large_weights_are_stored_only_in_the_external_file(networks, name, stored, tmp_path):
-    write_files(tmp_path, networks[name], stored=stored)
+@pytest.mark.parametrize("float16", [False, True])
+def test_large_weights_are_stored_only_in_the_external_file(networks, name, float16, tmp_path):
+    write_files(tmp_path, replace(networks[name], float16_weights=float16))
     path = tmp_path / "model.openvino.onnx"
     stored_here = onnx.load(path, load_external_data=False).graph.initializer
     outside = [t for t in stored_here if t.data_location == TensorProto.EXTERNAL]
@@ -73,11 +69,11 @@ def test_large_weights_are_stored_only_in_the_external_file(networks, name, stor
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_rows_is_what_pytorch_computes(networks, name, tmp_path):
     write_files(tmp_path, networks[name])
-    module, _, example = networks[name]
+    variants = networks[name]
     path = tmp_path / "model.openvino.onnx"
-    output = run(path, networks[name], 3, [("f32", ())])
+    output = run(path, variants, 3, FLOAT32)
     with torch.no_grad():
-        expected = module(*example(3)).numpy()
+        expected = variants.reference(*variants.draw_inputs(3)).numpy()
     assert np.abs(output.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
 
 
@@ -86,12 +82,12 @@ def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks,
     """All parts in float32, so that a part with wrong inputs is seen."""
     write_files(tmp_path, networks[name])
     path = tmp_path / "model.openvino.onnx"
-    expected = run(path, networks[name], 2, [("f32", ())]).astype(float)
+    expected = run(path, networks[name], 2, FLOAT32).astype(float)
     graph = onnx.load(path, load_external_data=False)
     plans = list(openvino_export.bfloat16_plans(graph, name))
     assert len(plans) == {"stylegan2": 4, "e4e": 3}[name]
     for where, plan in plans:
-        exact = [("f32", ends) for _, ends in plan]
+        exact = [Part("f32", part.end_tensors) for part in plan]
         difference = np.abs(run(path, networks[name], 2, exact) - expected).max()
         assert difference <= (1 if name == "stylegan2" else 1e-5), where
 
@@ -101,29 +97,29 @@ def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks,
 def test_the_first_plan_within_the_bound_is_the_one_that_runs(networks, name, tmp_path):
     values = iter((50, 10, 30))
     accuracy = Accuracy("value", lambda *_: next(values), 20, lower_is_better=True)
-    provenance = write_files(tmp_path, networks[name], accuracy)
+    provenance = write_files(tmp_path, replace(networks[name], accuracy=accuracy))
     assert [trial["used"] for trial in provenance["tried"]] == [False, True]
     path = tmp_path / "model.openvino.onnx"
     by_plan = run(path, networks[name], 1, provenance["plan"])
     assert np.array_equal(run(path, networks[name], 1), by_plan)
-    exact = run(path, networks[name], 1, [("f32", ())])
+    exact = run(path, networks[name], 1, FLOAT32)
     assert not np.array_equal(run(path, networks[name], 1), exact)
 
     unreachable = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
-    assert not write_files(tmp_path, networks[name], unreachable)["plan"]
+    assert not write_files(tmp_path, replace(networks[name], accuracy=unreachable))["plan"]
     assert np.array_equal(run(path, networks[name], 1), exact)
 
 
 def test_a_file_that_misses_its_bound_is_not_written(networks, tmp_path):
     with pytest.raises(ConversionError, match="OpenVINO differs from PyTorch"):
-        write_files(tmp_path, networks["e4e"], bound=0.0)
+        write_files(tmp_path, replace(networks["e4e"], bound=0.0))
     assert not (tmp_path / "model.openvino.onnx").exists()
 
 
 def test_a_missing_tensor_is_named(networks, tmp_path):
     write_files(tmp_path, networks["e4e"])
     with pytest.raises(RuntimeError, match="no tensor nowhere"):
-        Network(tmp_path / "model.openvino.onnx", plan=[("bf16", ["nowhere"]), ("f32", ())])
+        Network(tmp_path / "model.openvino.onnx", plan=[Part("bf16", ["nowhere"]), *FLOAT32])
 
 
 def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from styleclip_client import Client, Edit
 from styleclip_export import cli
 from styleclip_export.checkpoints.domain_files import read_domain
-from styleclip_export.convert import conversion
+from styleclip_export.convert import accuracy, conversion
 from styleclip_export.convert.accuracy import psnr
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
@@ -269,7 +269,7 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
         assert (folder / "model.pt").is_file() == (name != "clip_text")
         if name != "clip_text":
             openvino = provenance["openvino"]
-            assert openvino["float32"]["largest"] <= conversion.BOUNDS[name]
+            assert openvino["float32"]["largest"] <= accuracy.BOUNDS[name]
             assert bool(openvino["tried"]) == supports_bfloat16()
             assert (folder / "model.openvino.onnx").is_file()
         half = provenance["float16"]
@@ -285,14 +285,14 @@ def test_only_dlibs_own_landmarks_are_placed(landmarks_bz2, tmp_path):
     other = bytearray(official.read_bytes())
     other[-1] ^= 1
     (weights / LANDMARK_MODEL).write_bytes(other)
-    conversion.place_landmarks(weights, folder, lines.append)
-    assert not list(folder.iterdir()) and "left out" in lines[-1]
+    conversion.install_landmarks(weights, folder, lines.append)
+    assert not list(folder.iterdir()) and "skipped" in lines[-1]
     (weights / LANDMARK_MODEL).unlink()
     (weights / f"{LANDMARK_MODEL}.bz2.part").touch()  # a download broken off
-    conversion.place_landmarks(weights, folder, lines.append)
+    conversion.install_landmarks(weights, folder, lines.append)
     assert len(lines) == 1
     shutil.copy(landmarks_bz2, weights)
-    conversion.place_landmarks(weights, folder, lines.append)
+    conversion.install_landmarks(weights, folder, lines.append)
     assert (folder / LANDMARK_MODEL).read_bytes() == official.read_bytes()
     assert len(list(folder.iterdir())) == 1
 
@@ -309,7 +309,7 @@ def test_converting_again_adds_a_version_and_keeps_the_old_one(weights, reposito
 def test_a_conversion_that_misses_its_bound_is_not_written(
     weights, repository, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(conversion.BOUNDS, "e4e", 1e-12)
+    monkeypatch.setitem(accuracy.BOUNDS, "e4e", 1e-12)
     target = tmp_path / "model_repository"
     where = ["--weights", str(weights), "--repository", str(target)]
     assert cli.run(["convert", "ffhq", *where, "--only", "e4e"]) == 1

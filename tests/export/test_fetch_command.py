@@ -13,7 +13,8 @@ import pytest
 
 from download_server import DATA, sha256
 from styleclip_export import cli
-from styleclip_export.fetch.manifest import known_domains, load_manifest
+from styleclip_export.domains import known_domains
+from styleclip_export.fetch.manifest import load_manifest
 
 # A shell that runs the tests in the background has them ignore Ctrl-C; processes inherit that.
 RUN = """

@@ -20,18 +20,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from styleclip_contract import wire
-from styleclip_export.convert import onnx_forms
-from styleclip_export.convert.accuracy import accuracies
-from styleclip_export.convert.random_inputs import (
-    RandomInputs,
-    random_faces,
-    random_latents,
-    random_tokens,
+from styleclip_export.convert.network_variants import (
+    NetworkVariants,
+    clip_text_variants,
+    e4e_variants,
+    stylegan2_variants,
 )
-from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
+from styleclip_export.convert.random_inputs import InputFactory
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -47,19 +44,14 @@ class Case:
     """A network of full size with random weights.
 
     Attributes:
-        model: names of its inputs and outputs.
-        reference, onnxruntime_form: its wrappers, as in PyTorch and as exported.
+        variants: what is exported.
         published: the published form in PyTorch.
-        random_inputs: inputs to export and compare with.
         inputs: number of a call → inputs to measure with.
     """
 
-    model: wire.Model
-    reference: nn.Module
-    onnxruntime_form: nn.Module
+    variants: NetworkVariants
     published: Callable[..., Tensor]
-    random_inputs: RandomInputs
-    inputs: RandomInputs
+    inputs: InputFactory
 
 
 def build(name: str) -> Case:
@@ -67,30 +59,19 @@ def build(name: str) -> Case:
     torch.manual_seed(0)
     if name == "stylegan2":
         g = Generator().eval()
-        latents = random_latents(g)
+        variants = stylegan2_variants(g)
         return Case(
-            wire.STYLEGAN2,
-            LatentToImage(g),
-            LatentToImage(g, onnx_forms.synthesis),
+            variants,
             lambda w_plus, delta: baseline.image(g, w_plus, delta),
-            latents,
-            lambda number: latents(1),
+            lambda number: variants.draw_inputs(1),
         )
     if name == "e4e":
         e = Encoder4Editing().eval()
-        form = FaceToLatent(e, encode=onnx_forms.encode)
-        return Case(
-            wire.E4E, FaceToLatent(e), form, e, random_faces, lambda number: random_faces(1)
-        )
+        torch.manual_seed(0)
+        variants = e4e_variants(e, Generator().eval())
+        return Case(variants, e, lambda number: variants.draw_inputs(1))
     clip = CLIP(vision_layers=1).eval()
-    return Case(
-        wire.CLIP_TEXT,
-        TokensToFeatures(clip),
-        TokensToFeatures(clip, encode_text=onnx_forms.encode_text),
-        lambda tokens: clip.encode_text(tokens.long()),
-        random_tokens,
-        prompts,
-    )
+    return Case(clip_text_variants(clip), lambda tokens: clip.encode_text(tokens.long()), prompts)
 
 
 def prompts(number: int) -> tuple[Tensor, ...]:
@@ -104,13 +85,7 @@ def prompts(number: int) -> tuple[Tensor, ...]:
 def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dict[str, Any]:
     """Return the medians of both forms in milliseconds."""
     case = build(name)
-    accuracy = None
-    if name != "clip_text" and not onnxruntime_only:
-        torch.manual_seed(0)
-        accuracy = accuracies(Generator())[name]
-    run, description = export_as_served(
-        case.reference, case.onnxruntime_form, case.model, case.random_inputs, accuracy, threads
-    )
+    run, description = export_as_served(case.variants, threads, allow_openvino=not onnxruntime_only)
 
     forms = {"published": case.published, "served": run}
     times: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from styleclip_client import Client
-from styleclip_contract.wire import STYLEGAN2
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 STACKED = (1, 2, 4, 8)
@@ -69,26 +68,16 @@ def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
     """Return a function from a batch size to a call that draws the batch, and what computes it."""
     import torch  # here, since a server can be measured without it
 
-    from styleclip_export.convert import onnx_forms
-    from styleclip_export.convert.accuracy import accuracies
-    from styleclip_export.convert.random_inputs import random_latents
-    from styleclip_export.convert.wrappers import LatentToImage
+    from styleclip_export.convert.network_variants import stylegan2_variants
     from styleclip_networks import Generator
     from tools.bench.served_networks import export_as_served
 
     torch.manual_seed(0)
-    generator = Generator(resolution).eval()
-    random_inputs = random_latents(generator)
-    run, by = export_as_served(
-        LatentToImage(generator),
-        LatentToImage(generator, onnx_forms.synthesis),
-        STYLEGAN2,
-        random_inputs,
-        accuracies(generator)["stylegan2"],
-    )
+    variants = stylegan2_variants(Generator(resolution).eval())
+    run, by = export_as_served(variants)
 
     def draw(batch: int) -> Callable[[], Any]:
-        inputs = random_inputs(batch)
+        inputs = variants.draw_inputs(batch)
         return lambda: run(*inputs)
 
     return draw, by

@@ -13,7 +13,6 @@ import itertools
 import statistics
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ from rich.table import Table
 
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export
-from styleclip_export.convert.random_inputs import random_faces, random_latents
+from styleclip_export.convert.random_inputs import latent_factory, random_faces
 from styleclip_networks import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -92,22 +91,22 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
     """Return the exported file of a network, and inputs that differ from call to call."""
     if full:
         case = build(name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            inputs = case.random_inputs(onnx_export.TRACED_BATCH)
-            data = onnx_export.to_onnx(case.onnxruntime_form, case.model, inputs)
+        variants = case.variants
+        inputs = variants.draw_inputs(onnx_export.TRACED_BATCH)
+        graph = onnx_export.to_onnx(variants.onnxruntime, variants.model, inputs)
+        names = [t.name for t in variants.model.inputs]
         feeds = [
-            {t.name: x.numpy() for t, x in zip(case.model.inputs, case.inputs(number), strict=True)}
+            {name: x.numpy() for name, x in zip(names, case.inputs(number), strict=True)}
             for number in range(3)
         ]
-        return data, itertools.cycle(feeds)
+        return graph.SerializeToString(), itertools.cycle(feeds)
     folder = default_repository() / "avatars"
     data = (folder / name / "1" / "model.onnx").read_bytes()
     rng = np.random.default_rng(0)
 
     def avatars() -> Iterator[Feed]:
         generator = Generator(256)  # only for latents of its kind
-        w_plus, _ = random_latents(generator)(1)
+        w_plus, _ = latent_factory(generator)(1)
         for number in itertools.count():
             if name == "stylegan2":
                 delta = rng.standard_normal((1, 3712), np.float32) * 0.1

@@ -61,10 +61,11 @@ def main(folder: Path) -> None:
     """Write a domain of full size with random weights to FOLDER."""
     console = Console()
     random_networks = build_networks()
-    about = conversion.describe("ffhq") | {"name": folder.name, "title": "random weights, 1024 px"}
+    description = conversion.read_description("ffhq")
+    description |= {"name": folder.name, "title": "random weights, 1024 px"}
     with console.status("converting"):
         conversion.convert(
-            random_networks, about, folder.parent, sources={}, with_float16=False,
+            random_networks, description, folder.parent, with_float16=False,
             report=lambda line: console.print(line, highlight=False),
         )  # fmt: skip
     np.savez(

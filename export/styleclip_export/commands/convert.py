@@ -50,22 +50,21 @@ def command(
     from styleclip_export.convert import conversion
 
     start = time.monotonic()
-    about = conversion.describe(domain)
+    description = conversion.read_description(domain)
     weights = weights or Path("weights") / domain
     networks = read_domain(weights)
     for line in networks.summary:
         click.echo(line)
     conversion.convert(
         networks,
-        about,
+        description,
         repository,
-        sources=networks.sources,
         only=only,
         torchscript=torchscript,
         with_float16=with_float16,
         report=click.echo,
     )
-    conversion.place_landmarks(weights, repository / domain, report=click.echo)
+    conversion.install_landmarks(weights, repository / domain, report=click.echo)
     peak = peak_memory_mib() / 1024
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
     if not (repository / domain / "statistics.npz").is_file():

@@ -1,4 +1,4 @@
-"""Networks as ONNX files, each compared with PyTorch before it is written.
+"""Networks as ONNX files for ONNX Runtime.
 
 Exported graphs keep every weight as the checkpoint has it, without folded constants: ONNX Runtime
 folds them when it loads. Weights that are exact enough in float16 can be stored so; arithmetic
@@ -11,7 +11,8 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,93 +23,65 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from styleclip_contract import wire
-from styleclip_export.convert.compare import Comparison, Reference, compare_onnx
-from styleclip_export.convert.random_inputs import Inputs, RandomInputs
+from styleclip_export.convert.comparison import ProgressCallback, Reference, compare, run_onnx
+from styleclip_export.convert.network_variants import NetworkVariants
+from styleclip_export.convert.random_inputs import Inputs
 from styleclip_export.errors import ConversionError
+from styleclip_server.engines.model_files import MODEL_FILE
 
 TRACED_BATCH = 2  # not 1, which would hide a dimension that broadcasts
 OPSET = 17  # NVIDIA's containers and every ONNX Runtime since 1.12 read it
 MIN_FLOAT16_SIZE = 1024  # values; smaller weights stay float32
 
-SelectWeights = Callable[[str], bool]
 
-
-def all_weights(name: str) -> bool:
-    """Selects every weight, to be stored as float16."""
-    return True
-
-
-def no_weights(name: str) -> bool:
-    """Selects no weight, so that all are stored as float32."""
-    return False
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An ONNX file in memory, and its differences from PyTorch."""
-
-    data: bytes
-    bound: float
-    comparisons: tuple[Comparison, ...]
-
-    def provenance(self, **sources: Any) -> dict[str, Any]:
-        """Content of provenance.json: `sources`, hash, differences, versions of the tools."""
-        return {
-            **sources,
-            "sha256": hashlib.sha256(self.data).hexdigest(),
-            "bound": self.bound,
-            "errors": [asdict(c) for c in self.comparisons],
-            "tools": {
-                "torch": torch.__version__,
-                "onnx": onnx.__version__,
-                "onnxruntime": onnxruntime.__version__,
-            },
-        }
-
-
-def export(
-    module: nn.Module,
-    model: wire.Model,
-    random_inputs: RandomInputs,
+def write(
+    variants: NetworkVariants,
     references: Sequence[Reference],
-    bound: float,
-    *,
-    float16_weights: SelectWeights = no_weights,
-) -> Exported:
-    """Exports `module` to ONNX and compares it with PyTorch.
+    folder: Path,
+    report: ProgressCallback,
+) -> dict[str, Any]:
+    """Write MODEL_FILE into `folder`.
+
+    Returns:
+        What provenance.json says about it.
+
+    Raises:
+        ConversionError: ONNX Runtime differs from PyTorch by more than the bound, or see
+            `store_as_float16`; no file is written.
+    """
+    model = variants.model
+    graph = to_onnx(variants.onnxruntime, model, variants.draw_inputs(TRACED_BATCH))
+    if variants.float16_weights:
+        store_as_float16(graph)
+    data = graph.SerializeToString()
+    del graph  # full-size e4e is 1.1 GB
+    errors = []
+    for reference, output in zip(references, run_onnx(data, model, references), strict=True):
+        difference = compare(output, reference.expected)
+        difference.check(variants.bound, f"{model.name} as ONNX")
+        report(f"{model.name}, batch {reference.batch}: {difference} from PyTorch")
+        errors.append({"batch": reference.batch, **asdict(difference)})
+    (folder / MODEL_FILE).write_bytes(data)
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bound": variants.bound,
+        "errors": errors,
+        "tools": {
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+
+
+def to_onnx(module: nn.Module, model: wire.Model, inputs: Inputs) -> onnx.ModelProto:
+    """Trace `module` on `inputs`.
 
     Args:
-        module: a wrapper in the form to export.
         model: names of its inputs and outputs.
-        random_inputs: inputs to trace it with.
-        references: outputs of the reference form.
-        bound: largest absolute difference allowed, in the output's units.
-        float16_weights: selects weights to store as float16 by their names.
 
-    Raises:
-        ConversionError: ONNX Runtime differs from PyTorch by more than `bound`.
-    """
-    data = to_onnx(module, model, random_inputs(TRACED_BATCH), float16_weights)
-    comparisons = tuple(compare_onnx(data, model, references))
-    largest = max(c.largest for c in comparisons)
-    if not largest <= bound:  # NaN fails too
-        raise ConversionError(
-            f"{model.name} as ONNX differs from PyTorch by {largest:.3g}, at most {bound:g} was "
-            "expected; nothing was written"
-        )
-    return Exported(data, bound, comparisons)
-
-
-def to_onnx(
-    module: nn.Module,
-    model: wire.Model,
-    inputs: Inputs,
-    float16_weights: SelectWeights = no_weights,
-) -> bytes:
-    """Traces `module` on `inputs` and returns an ONNX file with a dynamic batch.
-
-    Raises:
-        ConversionError: see `store_as_float16`.
+    Returns:
+        the ONNX graph, with a dynamic batch.
     """
     names = [t.name for t in model.inputs], [t.name for t in model.outputs]
     buffer = io.BytesIO()
@@ -128,21 +101,26 @@ def to_onnx(
             training=torch.onnx.TrainingMode.PRESERVE,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    del buffer  # full-size e4e is 1.1 GB
     graph.producer_name, graph.producer_version = "styleclip-export", ""
-    store_as_float16(graph, float16_weights)
-    return graph.SerializeToString()  # type: ignore[no-any-return]
+    return graph
 
 
-def store_as_float16(graph: onnx.ModelProto, selected: SelectWeights) -> None:
-    """Stores large `selected` weights as float16, each followed by a Cast to float32.
+def store_as_float16(
+    graph: onnx.ModelProto, select: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Store large weights as float16, each followed by a Cast to float32.
+
+    The Cast's output gets the weight's name: `styleclip_server.engines.weights` relies on it.
+
+    Args:
+        select: whether to store the weight of a name; by default all.
 
     Raises:
         ConversionError: a weight overflows, or has a relative error above 1e-3.
     """
     casts = []
     for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or not selected(tensor.name):
+        if tensor.data_type != TensorProto.FLOAT or not select(tensor.name):
             continue
         weight = numpy_helper.to_array(tensor)
         if weight.size < MIN_FLOAT16_SIZE:

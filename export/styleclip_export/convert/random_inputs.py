@@ -1,4 +1,4 @@
-"""Random inputs of each network, the same at every call: batch size → tensors."""
+"""Random inputs of each network, the same at every call."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from styleclip_contract import wire
 from styleclip_networks.stylegan2 import Generator
 
 Inputs = tuple[Tensor, ...]
-RandomInputs = Callable[[int], Inputs]
+InputFactory = Callable[[int], Inputs]
+"""Batch size → the input tensors of a network."""
 
 
 @contextlib.contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Seeds PyTorch's generator on the CPU within the context and restores it afterwards."""
+    """Seed PyTorch's generator on the CPU within the context and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def random_faces(batch: int) -> Inputs:
-    """FACE_CROP: images of blurred noise in [-1, 1]."""
+    """Draw FACE_CROP: images of blurred noise in [-1, 1]."""
     with seeded(batch):
         coarse = torch.rand(batch, 3, 32, 32) * 2 - 1
     return (F.interpolate(coarse, size=(wire.FACE_SIZE, wire.FACE_SIZE), mode="bilinear"),)
 
 
 def random_tokens(batch: int) -> Inputs:
-    """TOKENS: texts of random words and random length."""
+    """Draw TOKENS: texts of random words and random length."""
     with seeded(batch):
         tokens = torch.zeros(batch, wire.TOKENS_PER_TEXT, dtype=torch.int32)
         for row in tokens:
@@ -42,18 +43,18 @@ def random_tokens(batch: int) -> Inputs:
     return (tokens,)
 
 
-def random_latents(generator: Generator, style_std: Tensor | None = None) -> RandomInputs:
-    """W_PLUS of the mapping network, and DELTA of one standard deviation per channel.
+def latent_factory(generator: Generator, style_std: Tensor | None = None) -> InputFactory:
+    """Return a factory of W_PLUS from the mapping network and normally distributed DELTA.
 
     Args:
-        style_std: (S,) standard deviations of S; None means 0.1 for every channel.
+        style_std: (S,) standard deviations of DELTA; None means 0.1 for every channel.
     """
 
-    def random_inputs(batch: int) -> Inputs:
+    def draw_latents(batch: int) -> Inputs:
         size = sum(generator.style_channels)
         with seeded(batch), torch.no_grad():
             w = generator.mapping(torch.randn(batch * generator.num_latents, generator.w_dim))
             delta = torch.randn(batch, size) * (0.1 if style_std is None else style_std)
         return w.reshape(batch, generator.num_latents, -1), delta
 
-    return random_inputs
+    return draw_latents

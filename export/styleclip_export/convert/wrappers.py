@@ -1,9 +1,9 @@
 """The networks with the inputs and outputs of the server's models (`styleclip_contract.wire`).
 
 A wrapper adds what only serving needs: uint8 pixels, the average latent, trimmed texts. It takes
-the function that computes the network, so that the reference form, float16 and the forms of
-`onnx_forms` are chosen where a wrapper is created. The parameters keep the names of the network's
-below the wrapper's attribute, by which they are read back from the exported file.
+the function that computes the network, so that the variant is chosen where a wrapper is created.
+Parameters keep the names of the network's below the wrapper's attribute, by which they are read
+back from the exported file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which files a domain needs, where they are published, their hashes and licenses.
 
-A manifest is a JSON file; the known ones are in `manifests/`. It gives a SHA-256 only where the
+A manifest is a JSON file, such as `domains/ffhq/weights.json`. It gives a SHA-256 only where the
 publisher or several independent sources do, else null.
 """
 
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from styleclip_export.domains import DOMAINS, known_domains
 from styleclip_export.errors import FetchError
 from styleclip_export.file_kinds import FileKind, problem_with
-
-FOLDER = Path(__file__).parent / "manifests"
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,6 @@ class Manifest:
     files: tuple[File, ...]
 
 
-def known_domains() -> list[str]:
-    """List the domains whose manifests the project ships."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
-
-
 def load_manifest(domain: str) -> Manifest:
     """Load a manifest.
 
@@ -100,7 +94,7 @@ def load_manifest(domain: str) -> Manifest:
     if domain.endswith(".json"):
         path = Path(domain)
     elif domain in known_domains():
-        path = FOLDER / f"{domain}.json"
+        path = DOMAINS / domain / "weights.json"
     else:
         raise FetchError(
             f"domain {domain!r} is unknown; known domains: {', '.join(known_domains())}; or give "
@@ -111,7 +105,7 @@ def load_manifest(domain: str) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise FetchError(
-            f"{path} is not a manifest ({reason}); see {FOLDER.name}/ffhq.json"
+            f"{path} is not a manifest ({reason}); see {DOMAINS.name}/ffhq/weights.json"
         ) from None
     names = [variant.name.lower() for file in manifest.files for variant in file.variants]
     if len(set(names)) != len(names):

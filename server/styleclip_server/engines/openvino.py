@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,23 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import openvino
 
-PrecisionPlan = Sequence[tuple[str, Sequence[str]]]
-"""Parts of a network in execution order: (OpenVINO's name of the precision, names of the tensors
-that end the part). The last part ends with the network and names no tensor."""
 METADATA_KEY = "precisions"  # of a PrecisionPlan, as JSON, in the ONNX file
+
+
+class Part(NamedTuple):
+    """A part of a network that is computed in one precision.
+
+    Attributes:
+        precision: OpenVINO's name of it: "f32" or "bf16".
+        end_tensors: names of the tensors that end the part; none for the last part.
+    """
+
+    precision: str
+    end_tensors: Sequence[str] = ()
+
+
+PrecisionPlan = Sequence[Part]
+"""The parts of a network in execution order."""
 
 
 class Network:
@@ -79,7 +92,7 @@ def _plan_of(model: openvino.Model) -> PrecisionPlan:
     """Return the plan in the file's metadata, or float32 for all of the network."""
     where = ["framework", METADATA_KEY]
     plan = json.loads(model.get_rt_info(where).astype(str)) if model.has_rt_info(where) else None
-    return plan or [("f32", ())]
+    return [Part(*part) for part in plan or [("f32", ())]]
 
 
 def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Model, str]]:
@@ -87,7 +100,8 @@ def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Mo
     import openvino
 
     parts = []
-    for precision, ends in plan[:-1]:
+    *ended, last = plan
+    for precision, ends in ended:
         first = model.clone()
         parts.append(
             (openvino.Model(_ports(first, ends), first.get_parameters(), "part"), precision)
@@ -100,7 +114,7 @@ def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Mo
             parameter.output(0).set_names({name})  # a later part may end here too
             parameters.append(parameter)
         model = openvino.Model(model.get_results(), parameters, "part")
-    return [*parts, (model, plan[-1][0])]
+    return [*parts, (model, last.precision)]
 
 
 def _ports(model: openvino.Model, names: Sequence[str]) -> list[Any]:

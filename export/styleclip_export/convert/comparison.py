@@ -1,8 +1,8 @@
-"""Comparison of converted networks with PyTorch."""
+"""Comparison of converted networks with PyTorch in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from styleclip_contract import wire
-from styleclip_export.convert.random_inputs import RandomInputs
+from styleclip_export.convert.random_inputs import InputFactory
+from styleclip_export.errors import ConversionError
 
 BATCHES = (1, 2, 8)
+
+ProgressCallback = Callable[[str], None]
+"""Called with each line of progress."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +33,40 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Largest and mean absolute difference from PyTorch at one batch size."""
+class Difference:
+    """Largest and mean absolute difference from PyTorch, in units of the output."""
 
-    batch: int
     largest: float
     mean: float
 
+    def __str__(self) -> str:
+        return f"largest {self.largest:.2g}, mean {self.mean:.2g}"
+
+    def check(self, bound: float, network: str) -> None:
+        """Refuse a largest difference above `bound`.
+
+        Raises:
+            ConversionError: naming the `network`, such as "e4e in OpenVINO".
+        """
+        if not self.largest <= bound:  # NaN fails too
+            raise ConversionError(
+                f"{network} differs from PyTorch by {self.largest:.3g}, at most {bound:g} was "
+                "expected; nothing was written"
+            )
+
 
 @torch.no_grad()
-def make_references(
-    module: nn.Module, random_inputs: RandomInputs, batches: Sequence[int] = BATCHES
+def compute_references(
+    module: nn.Module, draw_inputs: InputFactory, batches: Sequence[int] = BATCHES
 ) -> list[Reference]:
-    """Computes `module` on random inputs of each batch size.
+    """Compute `module` on random inputs of each batch size.
 
     Rows are computed one at a time: a batch of 1024 px images would need gigabytes, and a row must
     not depend on the others.
     """
     references = []
     for batch in batches:
-        inputs = random_inputs(batch)
+        inputs = draw_inputs(batch)
         rows = [module(*(x[i : i + 1] for x in inputs)) for i in range(batch)]
         references.append(Reference(inputs, torch.cat(rows).numpy()))
     return references
@@ -57,7 +75,7 @@ def make_references(
 def run_onnx(
     data: bytes, model: wire.Model, references: Sequence[Reference]
 ) -> Iterator[np.ndarray]:
-    """Yields the output of ONNX Runtime's CPU provider for the inputs of each reference."""
+    """Yield the output of ONNX Runtime's CPU provider for the inputs of each reference."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # an arena keeps, and doubles, what a batch of 8 needed
@@ -67,18 +85,7 @@ def run_onnx(
         yield session.run(None, feed)[0]
 
 
-def difference(output: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Largest and mean absolute difference of two arrays."""
+def compare(output: np.ndarray, expected: np.ndarray) -> Difference:
+    """Compute the difference of two arrays of one shape."""
     absolute = np.abs(output.astype(np.float32) - expected.astype(np.float32))
-    return float(absolute.max()), float(absolute.mean(dtype=np.float64))
-
-
-def compare_onnx(
-    data: bytes, model: wire.Model, references: Sequence[Reference]
-) -> list[Comparison]:
-    """Compares an ONNX file in ONNX Runtime with each of `references`."""
-    outputs = run_onnx(data, model, references)
-    return [
-        Comparison(reference.batch, *difference(output, reference.expected))
-        for reference, output in zip(references, outputs, strict=True)
-    ]
+    return Difference(float(absolute.max()), float(absolute.mean(dtype=np.float64)))

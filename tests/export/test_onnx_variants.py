@@ -1,4 +1,4 @@
-"""The forms that are exported for ONNX Runtime compute what the networks compute."""
+"""The variants for ONNX Runtime compute what the networks compute."""
 
 import numpy as np
 import onnx
@@ -8,19 +8,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from styleclip_contract import wire
-from styleclip_export.convert import onnx_export, onnx_forms
-from styleclip_export.convert.compare import Reference, make_references, run_onnx
-from styleclip_export.convert.random_inputs import random_faces, random_latents, random_tokens
-from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
+from styleclip_export.convert import onnx_export, onnx_variants
+from styleclip_export.convert.comparison import Reference, compute_references, run_onnx
+from styleclip_export.convert.network_variants import (
+    clip_text_variants,
+    e4e_variants,
+    stylegan2_variants,
+)
+from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks import CLIP, Encoder4Editing, Generator
 from styleclip_networks.stylegan2 import channels_by_base
 
 
 @pytest.fixture(autouse=True)
 def few_channels_are_many(monkeypatch):
-    """Small networks take the forms of large ones."""
+    """Small networks use the convolutions of large ones."""
     torch.manual_seed(0)
-    monkeypatch.setattr(onnx_forms, "WINOGRAD_CHANNELS", 16)
+    monkeypatch.setattr(onnx_variants, "WINOGRAD_CHANNELS", 16)
 
 
 def generator(**options):
@@ -108,7 +112,7 @@ def near(a, b, relative=1e-5):
 @pytest.mark.parametrize("side", [8, 16, 32])
 def test_winograds_filtering_is_a_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
-    rows = onnx_forms.winograd(x.flatten(2).transpose(1, 2), weight, side)
+    rows = onnx_variants.winograd(x.flatten(2).transpose(1, 2), weight, side)
     near(rows.transpose(1, 2).unflatten(2, (side, side)), F.conv2d(x, weight, padding=1))
 
 
@@ -116,7 +120,7 @@ def test_winograds_filtering_is_a_convolution(side):
 def test_convolutions_by_parity_are_a_transposed_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
     expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    near(onnx_forms.transposed_by_parity(x, weight, side), expected)
+    near(onnx_variants.transposed_by_parity(x, weight, side), expected)
 
 
 @pytest.mark.parametrize("noise", [True, False])
@@ -125,8 +129,8 @@ def test_the_image_is_the_generators(noise):
     g = generator(use_noise=noise)
     w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
     styles = g.affine(w)
-    assert onnx_forms.suits_winograd(g.convs[3].conv.weight[0], 16)
-    near(onnx_forms.synthesis(g, styles), g.synthesis(styles))
+    assert onnx_variants.suits_winograd(g.convs[3].conv.weight[0], 16)
+    near(onnx_variants.synthesis(g, styles), g.synthesis(styles))
 
 
 @pytest.mark.parametrize("steepest", [1.0, 1.5])
@@ -135,7 +139,7 @@ def test_the_latents_are_the_encoders(steepest):
     e = encoder()
     e.body[0].res_layer[2].weight[3] = steepest  # the form is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
-    near(onnx_forms.encode(e, face), e(face))
+    near(onnx_variants.encode(e, face), e(face))
 
 
 @pytest.mark.parametrize("texts", TEXTS)
@@ -143,7 +147,7 @@ def test_the_latents_are_the_encoders(steepest):
 def test_the_features_are_those_of_each_text_alone(texts):
     c, tokens = clip(), TEXTS[texts]().long()
     expected = torch.cat([c.encode_text(row[None]) for row in tokens])
-    near(onnx_forms.encode_text(c, tokens), expected)
+    near(onnx_variants.encode_text(c, tokens), expected)
 
 
 @pytest.mark.parametrize("texts", TEXTS)
@@ -153,7 +157,7 @@ def test_a_prefix_that_texts_share_is_computed_once(texts):
     seen = []
     for block in c.transformer.resblocks:
         block.ln_2.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    onnx_forms.encode_text(c, tokens)
+    onnx_variants.encode_text(c, tokens)
     ends = tokens.argmax(1).tolist()
     prefixes = {tuple(row[: i + 1].tolist()) for row, end in zip(tokens, ends, strict=True)
                   for i in range(end + 1)}  # fmt: skip
@@ -167,39 +171,28 @@ def test_one_file_answers_to_any_number_of_texts(merged):
     pairs[END] += 1
     network, vocabulary = clip(), pairs if merged else None
     reference = TokensToFeatures(network, vocabulary)
-    exported = TokensToFeatures(network, vocabulary, onnx_forms.encode_text)
-    data = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),))
+    exported = TokensToFeatures(network, vocabulary, onnx_variants.encode_text)
+    graph = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),))
     batches = [(texts(),) for texts in TEXTS.values()]
     expected = [torch.cat([reference(row[None]) for row in rows]).numpy() for (rows,) in batches]
     references = [Reference(*pair) for pair in zip(batches, expected, strict=True)]
-    outputs = run_onnx(data, wire.CLIP_TEXT, references)
+    outputs = run_onnx(graph.SerializeToString(), wire.CLIP_TEXT, references)
     for output, features in zip(outputs, expected, strict=True):
         near(*map(torch.from_numpy, (output, features)))
 
 
-def test_exported_files_keep_every_parameter_by_its_name():
-    g, e, c = generator(), encoder(), clip()
+def test_exported_files_keep_every_parameter_by_its_name(tmp_path):
+    g = generator()
     table = np.arange(49408) % 200
-    exports = (
-        (
-            LatentToImage(g),
-            LatentToImage(g, onnx_forms.synthesis),
-            wire.STYLEGAN2,
-            random_latents(g),
-        ),
-        (FaceToLatent(e), FaceToLatent(e, None, onnx_forms.encode), wire.E4E, random_faces),
-        (
-            TokensToFeatures(c, table),
-            TokensToFeatures(c, table, onnx_forms.encode_text),
-            wire.CLIP_TEXT,
-            random_tokens,
-        ),
-    )
-    for reference, module, model, random_inputs in exports:
-        references = make_references(reference, random_inputs, (1, 3))
-        data = onnx_export.export(module, model, random_inputs, references, 1.0).data
-        nodes = onnx.load_from_string(data).graph
+    for variants in (
+        stylegan2_variants(g),
+        e4e_variants(encoder(), g),
+        clip_text_variants(clip(), table),
+    ):
+        references = compute_references(variants.reference, variants.draw_inputs, (1, 3))
+        onnx_export.write(variants, references, tmp_path, print)
+        nodes = onnx.load(tmp_path / "model.onnx").graph
         known = {t.name for t in nodes.initializer} | {o for n in nodes.node for o in n.output}
-        for name, _ in module.named_parameters():
+        for name, _ in variants.onnxruntime.named_parameters():
             unused = any(part in name for part in (".style.", "clip.visual.", "logit_scale"))
             assert name in known or unused, name
