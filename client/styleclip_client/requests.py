@@ -27,8 +27,6 @@ from styleclip_contract.errors import (
 )
 from styleclip_contract.wire import Model, Tensor
 
-_ENSEMBLES = (wire.INVERT, wire.EDIT, wire.EDIT_PHOTO)
-
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -231,7 +229,7 @@ def parse_status(
     return Status(
         url=url,
         live=live,
-        ready=ready and all(model.name in loaded for model in _ENSEMBLES),
+        ready=ready and all(model.name in loaded for model in wire.ENSEMBLES),
         version=str(metadata.get("version", "")),
         models=models,
         domain=domain,

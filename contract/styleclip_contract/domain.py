@@ -54,7 +54,7 @@ class Direction:
 class Domain:
     """What the generator synthesizes, and default edit parameters for it.
 
-    Args:
+    Attributes:
         name: the domain's folder name, and the value of `--domain`.
         title: one line for people.
         neutral, strength, threshold: defaults of an edit.

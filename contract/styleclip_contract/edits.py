@@ -29,7 +29,7 @@ class Edit:
 
     It is either two texts with a threshold, or a named direction of the domain.
 
-    Args:
+    Attributes:
         neutral: text that describes the image, such as "a face".
         target: text that describes the edited image, such as "a smiling face".
         strength: of texts StyleCLIP's α, in units of each channel's standard deviation, from

@@ -50,6 +50,9 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
 @click.option("--allow-shared-memory", is_flag=True,
               help="Let clients on this machine pass tensors in shared memory.")  # fmt: skip
+@click.option("--queue-length", type=click.IntRange(1), metavar="N",
+              help="Requests that wait for each model; more are refused. [default: 32 on a GPU, "
+              "6 on a CPU]")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
               help="Ask clients to connect again after this time; 0: never.")  # fmt: skip

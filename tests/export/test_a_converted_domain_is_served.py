@@ -15,9 +15,10 @@ import skimage
 import torch
 import tritonclient.grpc as triton
 from PIL import Image
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from styleclip_client import Client, Edit
+from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_export.checkpoints.domain_files import read_domain
 from styleclip_export.convert import accuracy, conversion
@@ -34,6 +35,7 @@ from styleclip_server.serving import configs
 from styleclip_server.serving.domain_folder import load_domain
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
+from tools import triton_client
 
 EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
 
@@ -147,17 +149,10 @@ def w_plus():
     return np.random.default_rng(3).standard_normal((8, 512)).astype(np.float32)
 
 
-def infer(url, model, outputs=None, **values):
-    """Calls a model without the client library; returns the outputs by name."""
-    connection, inputs = triton.InferenceServerClient(url), []
-    for name, value in values.items():
-        array = np.asarray(value)
-        inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
-        inputs[-1].set_data_from_numpy(array)
-    requested = outputs and [triton.InferRequestedOutput(name) for name in outputs]
-    answer = connection.infer(model, inputs, outputs=requested)
-    connection.close()
-    return {out.name: answer.as_numpy(out.name) for out in answer.get_response().outputs}
+def infer(url, model, tensors, outputs=None):
+    """Call a model without the client library."""
+    with triton.InferenceServerClient(url) as connection:
+        return triton_client.infer(connection, model, tensors, outputs)
 
 
 def edits(w_plus):
@@ -210,19 +205,17 @@ def test_a_photo_gets_its_face_back_as_jpeg(served):
 
 def test_rows_of_one_request_may_differ(served, w_plus):
     given = edits(np.stack([w_plus, -w_plus]))
-    formats = np.array([[b"jpeg"], [b"PNG"]], np.object_)
-    jpeg, png = infer(served.url, "edit", FORMAT=formats, **given)["PICTURE"][:, 0]
-    default = infer(served.url, "edit", **given)["PICTURE"][:, 0]
+    formats = {"FORMAT": [[b"jpeg"], [b"PNG"]]}
+    jpeg, png = infer(served.url, wire.EDIT, given | formats)["PICTURE"][:, 0]
+    default = infer(served.url, wire.EDIT, given)["PICTURE"][:, 0]
     assert jpeg == default[0] and default[1].startswith(b"\xff\xd8")
     assert psnr(decoded(png)[None], decoded(default[1])[None]) > 30
 
 
 @pytest.mark.parametrize("wrong", [{"FORMAT": [[b"TIFF"]]}, {"QUALITY": [[0]]}])
 def test_an_unknown_format_or_quality_raises_a_named_error(served, w_plus, wrong):
-    dtypes = {"FORMAT": np.object_, "QUALITY": np.int32}
-    given = {name: np.array(value, dtypes[name]) for name, value in wrong.items()}
     with pytest.raises(InferenceServerException, match="UnknownFormat"):
-        infer(served.url, "edit", **edits(w_plus[None]), **given)
+        infer(served.url, wire.EDIT, edits(w_plus[None]) | wrong)
 
 
 @pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
@@ -231,7 +224,7 @@ def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
         drawn = client.draw(w_plus)
         styles = sum(client.domain().style_channels)
     given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
-    answer = infer(served.url, "stylegan2", outputs, **given)
+    answer = infer(served.url, wire.STYLEGAN2, given, outputs)
     np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
     if served.engine == "torch" and outputs is None:
         assert psnr(decoded(answer["RENDER"].tobytes())[None], drawn[None]) > 30

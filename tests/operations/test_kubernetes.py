@@ -21,8 +21,9 @@ import yaml
 
 from kubernetes_schemas import HEADER, PREDICTOR, SCALED_OBJECT, strict_object
 from paths import ROOT
+from styleclip_contract import wire
 from styleclip_server.__main__ import command as server_command
-from styleclip_server.serving.configs import ENSEMBLES, QUEUE_SECONDS
+from styleclip_server.serving.configs import QUEUE_SECONDS
 
 FOLDER = ROOT / "docker/kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -279,7 +280,7 @@ class TestScaling:
         target = scaling(overlay)[1][0]
         assert query.startswith("clamp_max(") and query.rstrip().endswith(f" {2 * target})")
         (models,) = re.findall(r'model=~"(.*?)"', query)
-        assert set(models.split("|")) == ENSEMBLES.keys()
+        assert set(models.split("|")) == {model.name for model in wire.ENSEMBLES}
 
     def test_all_scalers_have_the_same_target_and_at_least_two_servers(self, overlay):
         assert scaling(overlay)[1] == (0.075, 2, 16)

@@ -32,7 +32,7 @@ def test_the_repository_holds_every_model_of_the_contract():
 
 
 def test_no_ensemble_output_feeds_a_later_step():
-    for name, steps in configs.ENSEMBLES.items():
+    for name, steps in configs.ENSEMBLE_STEPS.items():
         outputs = {tensor.name for tensor in wire.MODELS[name].outputs}
         for step in steps:
             assert not outputs & {tensor.name for tensor in step.inputs}, (name, step.name)
@@ -40,7 +40,7 @@ def test_no_ensemble_output_feeds_a_later_step():
 
 def test_every_ensemble_is_one_chain():
     """Triton 2.51 never frees a request of which one step fails while another runs beside it."""
-    for name, steps in configs.ENSEMBLES.items():
+    for name, steps in configs.ENSEMBLE_STEPS.items():
         for before, after in pairwise(steps):
             outputs = {tensor.name for tensor in before.outputs}
             assert outputs & {tensor.name for tensor in after.inputs}, (name, after.name)
@@ -122,6 +122,16 @@ def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path
         assert ("serving.backends.torch" in python) == (engine == "torch")
         assert (network / version / "model.py").read_bytes() == b"old"
         assert (served / "edit" / "1").is_dir()
+
+
+def test_a_queue_length_is_that_of_every_model_but_the_ensembles(network, tmp_path):
+    model_repository.add_version(network, {"model.onnx": b""})
+    served = tmp_path / "served"
+    model_repository.link_models(served, REPOSITORY / "steps", network.parent, "cpu", 99)
+    ensembles = {model.name for model in wire.ENSEMBLES}
+    for name in wire.MODELS:
+        config = (served / name / "config.pbtxt").read_text("utf-8")
+        assert ("max_queue_size: 99\n" in config) == (name not in ensembles)
 
 
 def test_the_command_writes_what_a_stock_triton_reads_and_overlays_on_request(network, tmp_path):

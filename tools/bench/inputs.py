@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tritonclient.grpc as triton
 
 from styleclip_client import Client
 from styleclip_contract import wire
 from styleclip_server.pipeline.tokenizer import tokenize
+from tools.triton_client import infer
 
 MODELS = ("edit", "edit_photo", "invert", "stylegan2", "e4e", "clip_text")
 STRENGTHS = (2.0, 4.0, 6.0, 8.0)
@@ -29,7 +29,7 @@ def build_inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str,
         photo = {"b64": base64.b64encode(struct.pack("<I", len(raw)) + raw).decode()}
         latent = client.invert(path).w_plus
         w_plus = {"content": latent.ravel().tolist(), "shape": list(latent.shape)}
-        crop = _infer(connection, "align", PHOTO=[raw])["FACE_CROP"]
+        crop = infer(connection, wire.ALIGN_MODEL, {"PHOTO": [[raw]]})["FACE_CROP"][0]
         data["invert"].append({"PHOTO": photo})
         data["e4e"].append({"FACE_CROP": {"content": crop.ravel().tolist()}})
         for j, preset in enumerate(presets):
@@ -42,29 +42,16 @@ def build_inputs(client: Client, photos: list[Path]) -> dict[str, list[dict[str,
             }
             data["edit"].append({"W_PLUS": w_plus, **texts})
             data["edit_photo"].append({"PHOTO": photo, **texts})
-            delta = _infer(
-                connection,
-                "direction",
-                NEUTRAL=[edit.neutral.encode()],
-                TARGET=[edit.target.encode()],
-                STRENGTH=[edit.strength],
-                THRESHOLD=[edit.threshold],
-            )["DELTA"]
+            tensors = {
+                "NEUTRAL": [[edit.neutral.encode()]],
+                "TARGET": [[edit.target.encode()]],
+                "STRENGTH": [[edit.strength]],
+                "THRESHOLD": [[edit.threshold]],
+            }
+            delta = infer(connection, wire.DIRECTION, tensors)["DELTA"][0]
             data["stylegan2"].append({"W_PLUS": w_plus, "DELTA": {"content": delta.tolist()}})
     for preset in presets:
         row = tokenize([preset.edit.target])[0]
         data["clip_text"].append({"TOKENS": {"content": row.tolist()}})
     connection.close()
     return data
-
-
-def _infer(connection: Any, model: str, **values: Any) -> dict[str, np.ndarray]:
-    tensors = {t.name: t for t in wire.MODELS[model].inputs}
-    entries = []
-    for name, value in values.items():
-        kind = {"BYTES": np.object_, "FP32": np.float32}[tensors[name].datatype]
-        array = np.array([value], kind)
-        entries.append(triton.InferInput(name, list(array.shape), tensors[name].datatype))
-        entries[-1].set_data_from_numpy(array)
-    answer = connection.infer(model, entries)
-    return {t.name: answer.as_numpy(t.name)[0] for t in wire.MODELS[model].outputs}

@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from styleclip_contract import wire
+
 
 def write_plots(run: dict[str, Any], folder: Path) -> None:
     """Write the plots for which `run` has results into `folder`."""
@@ -52,9 +54,8 @@ def plot_time_per_model(axes: Axes, results: list[dict[str, Any]]) -> None:
     """Plot where the time of a request goes; the rest is transport and scheduling."""
     least = min((r["concurrency"] for r in results), default=1)
     rows = [r for r in results if r["models"] and r["concurrency"] == least]
-    steps = list(dict.fromkeys(
-        name for r in rows for name in r["models"] if name not in ("edit", "edit_photo", "invert")
-    ))  # fmt: skip
+    ensembles = {model.name for model in wire.ENSEMBLES}
+    steps = list(dict.fromkeys(name for r in rows for name in r["models"] if name not in ensembles))
     left = [0.0] * len(rows)
     for step in steps:
         width = [sum(r["models"].get(step, {}).values()) for r in rows]

@@ -18,14 +18,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from styleclip_client import Client, StyleclipError
-from styleclip_server.serving import configs
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 from tools.bench import growth, measure, plots
 from tools.bench.inputs import MODELS, build_inputs
@@ -33,7 +32,7 @@ from tools.bench.perf_analyzer import BenchmarkFailed, find_perf_analyzer
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out" / "bench"
-QUEUE_SIZE = 256  # of each model of the server that is started here
+QUEUE_LENGTH = 256  # of each model of the server that is started here
 BASELINE_CLIENTS = 4  # it answers one request at a time: more clients only wait longer
 
 
@@ -123,8 +122,7 @@ def _start_server() -> Iterator[str]:
 
     perf_analyzer stops at the first refusal, and the default queues are short.
     """
-    long_queues = dict.fromkeys(configs.QUEUE_LENGTH, QUEUE_SIZE)
-    with mock.patch.dict(configs.QUEUE_LENGTH, long_queues), running_server(canary=0) as server:
+    with running_server(Options(queue_length=QUEUE_LENGTH), canary=0) as server:
         yield server.grpc_url
 
 

@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from styleclip_client import AsyncClient, Client, Edit, StyleclipError
+from styleclip_contract import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out" / "queue"
-ENSEMBLES = {"edit", "edit_photo", "invert"}
+ENSEMBLES = {model.name for model in wire.ENSEMBLES}
 _SAMPLE = re.compile(r'^(\w+)\{.*?model="(\w+)".*?\} (\S+)$', re.MULTILINE)
 
 

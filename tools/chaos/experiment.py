@@ -22,7 +22,7 @@ RETRYABLE = {"ServerBusy", "ServerUnavailable"}
 class Result:
     """The result of one fault.
 
-    Args:
+    Attributes:
         name: the fault.
         single: outcomes of clients that send each request once, by name.
         retrying: outcomes of clients that retry, by name.

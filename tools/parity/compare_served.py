@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -24,12 +25,13 @@ from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
 from styleclip_contract import wire
-from styleclip_contract.wire import Model
+from styleclip_contract.edits import Edit
 from styleclip_export.checkpoints.domain_files import read_domain
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving.domain_folder import load_domain
+from tools.triton_client import infer
 
 # Largest absolute errors of float32; W+ and DELTA have standard deviations of about 1, IMAGE has
 # levels from 0 to 255.
@@ -55,7 +57,7 @@ def main(
 ) -> None:  # fmt: skip
     """Compare a running server of DOMAIN with PyTorch."""
     image = Image.open(photo).convert("RGB") if photo else Image.fromarray(skimage.data.astronaut())
-    edit = directions.Edit(neutral, target, strength, threshold)
+    edit = Edit(neutral, target, strength, threshold)
     try:
         served = run_served(server, image, edit)
     except InferenceServerException as error:
@@ -74,7 +76,7 @@ def main(
         raise SystemExit(1)
 
 
-def run_served(server: str, image: Image.Image, edit: directions.Edit) -> Arrays:
+def run_served(server: str, image: Image.Image, edit: Edit) -> Arrays:
     """Run the server's steps one after the other.
 
     Returns:
@@ -83,29 +85,20 @@ def run_served(server: str, image: Image.Image, edit: directions.Edit) -> Arrays
     client = triton.InferenceServerClient(server)
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG")
-    tensors = {"PHOTO": np.array([[buffer.getvalue()]], object)}
-    tensors["NEUTRAL"] = np.array([[edit.neutral]], object)
-    tensors["TARGET"] = np.array([[edit.target]], object)
-    tensors["STRENGTH"] = np.array([[edit.strength]], np.float32)
-    tensors["THRESHOLD"] = np.array([[edit.threshold]], np.float32)
-    for model in (wire.MODELS["invert"], wire.DIRECTION, wire.STYLEGAN2):
-        tensors |= _infer(client, model, tensors)
+    tensors: dict[str, Any] = {
+        "PHOTO": [[buffer.getvalue()]],
+        "NEUTRAL": [[edit.neutral.encode()]],
+        "TARGET": [[edit.target.encode()]],
+        "STRENGTH": [[edit.strength]],
+        "THRESHOLD": [[edit.threshold]],
+    }
+    for model in (wire.INVERT, wire.DIRECTION, wire.STYLEGAN2):
+        tensors |= infer(client, model, tensors, timeout=TIMEOUT)
     return {name: tensors[name][0] for name in BOUNDS}
 
 
-def _infer(client: triton.InferenceServerClient, model: Model, tensors: Arrays) -> Arrays:
-    inputs = []
-    for tensor in model.inputs:
-        if tensor.name in tensors and not (tensor.optional and model is wire.DIRECTION):
-            array = tensors[tensor.name]
-            inputs.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
-            inputs[-1].set_data_from_numpy(array)
-    response = client.infer(model.name, inputs, client_timeout=TIMEOUT)
-    return {tensor.name: response.as_numpy(tensor.name) for tensor in model.outputs}
-
-
 @torch.no_grad()
-def run_pytorch(weights: Path, folder: Path, image: Image.Image, edit: directions.Edit) -> Arrays:
+def run_pytorch(weights: Path, folder: Path, image: Image.Image, edit: Edit) -> Arrays:
     """Compute the same in PyTorch.
 
     Args:

@@ -21,11 +21,12 @@ from rich.table import Table
 from styleclip_client.client import Client
 from styleclip_client.commands import options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED
+from styleclip_contract import wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
 
-CALLS = ("invert", "edit", "edit_photo")
+CALLS = tuple(model.name for model in wire.ENSEMBLES)
 _SAMPLES = Path("demo/samples")  # of a source tree
 
 

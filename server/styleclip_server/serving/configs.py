@@ -38,7 +38,7 @@ TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOS
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
 
 # The chain of each ensemble; steps are connected by the names of their tensors.
-ENSEMBLES: dict[str, tuple[Model, ...]] = {
+ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
     wire.INVERT.name: (wire.ALIGN_MODEL, wire.E4E),
     wire.EDIT.name: (wire.DIRECTION, wire.STYLEGAN2, wire.COMPOSE),
     wire.EDIT_PHOTO.name: (
@@ -58,7 +58,7 @@ def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
-        for step in (_served_model(each, engine) for each in ENSEMBLES[model.name]):
+        for step in (_served_model(each, engine) for each in ENSEMBLE_STEPS[model.name]):
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
                 if tensor.name in known:
@@ -167,6 +167,12 @@ def _set_queue_policy(config: pb.ModelConfig, delay: int, engine: Engine) -> Non
     policy.timeout_action = pb.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_SECONDS * 1_000_000
     policy.max_queue_size = QUEUE_LENGTH["cpu" if engine in CPU_ENGINES else "gpu"]
+
+
+def set_queue_length(config: pb.ModelConfig, length: int) -> None:
+    """Set how many requests wait for a model; ensembles have no queue."""
+    if config.HasField("dynamic_batching"):
+        config.dynamic_batching.default_queue_policy.max_queue_size = length
 
 
 def to_pbtxt(config: pb.ModelConfig) -> str:

@@ -30,7 +30,7 @@ _BACKENDS = ("onnxruntime", "openvino")  # the modules that are Triton backends
 class Installation:
     """An installed Triton.
 
-    Args:
+    Attributes:
         root: its folder.
         libraries: folders in which the loader finds its libraries.
         complete: whether it has its own backends.

@@ -34,13 +34,20 @@ def domains(repository: Path) -> list[str]:
     return sorted(path.parent.name for path in repository.glob(f"*/{DOMAIN_FILE}"))
 
 
-def link_models(folder: Path, steps: Path, domain: Path, engine: Engine) -> None:
+def link_models(
+    folder: Path, steps: Path, domain: Path, engine: Engine, queue_length: int | None = None
+) -> None:
     """Write each model's configuration into `folder` and link its versions beside it.
 
     The versions are links, so `steps` and `domain` may be on a read-only file system.
+
+    Args:
+        queue_length: requests that wait for each model; None: `configs.QUEUE_LENGTH`.
     """
     for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
         for name, config in _configs(parent, models, engine).items():
+            if queue_length is not None:
+                configs.set_queue_length(config, queue_length)
             served = folder / name
             served.mkdir(parents=True)
             (served / "config.pbtxt").write_text(configs.to_pbtxt(config), "utf-8")

@@ -23,7 +23,7 @@ def default_repository() -> Path:
 class Options:
     """The options of `python -m styleclip_server`, by the same names.
 
-    Args:
+    Attributes:
         repository: the model repository; of its folders `steps` is used, and the domain's.
         domain: the domain to serve.
         domains: the folder of the domains; None: `repository`.
@@ -31,6 +31,8 @@ class Options:
         http_port, grpc_port, metrics_port: 0 means any free one.
         log: the file that Triton's output is written to; None: standard error.
         exit_timeout: seconds that requests under way have left when the server is stopped.
+        queue_length: requests that wait for each model, more are refused; None: as the engine
+            needs.
         connection_age: seconds after which clients are asked to connect again, so that they find
             servers that were added; 0: never.
         log_format: one of `server_log.FORMATS`.
@@ -51,6 +53,7 @@ class Options:
     metrics_port: int = 0
     log: Path | None = Path("out/server.log")
     exit_timeout: int = 10
+    queue_length: int | None = None
     connection_age: int = 0
     log_format: str = server_log.FORMATS[0]
     log_requests: str = request_log.SELECTIONS[0]

@@ -46,7 +46,11 @@ def prepare(options: Options, folder: Path) -> Installed:
         engine = fastest_engine(options.domain_folder)
     models = folder / "models"
     model_repository.link_models(
-        models, options.repository / "steps", options.domain_folder, engine
+        models,
+        options.repository / "steps",
+        options.domain_folder,
+        engine,
+        options.queue_length,
     )
     return Installed(
         installation, engine, models, installation.prepare_backends(folder / "backends")
