@@ -7,16 +7,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.engines.cuda import stylegan2
 from styleclip_server.engines.cuda.kernels import hopper
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import EpilogueParams
 
+if not hopper.SUPPORTS_TRITON:
+    pytest.skip("written for another release of Triton", allow_module_level=True)
+
+from styleclip_server.engines.cuda.hopper_block import HopperBlock
+from styleclip_server.engines.cuda.kernels.hopper.last_convolution import pack_last_filters
+from styleclip_server.engines.cuda.kernels.hopper.up_convolution import (
+    pack_up_filters,
+    upsample_convolve,
+)
+
 on_hopper = pytest.mark.skipif(
     not (torch.cuda.is_available() and hopper.is_available(torch.device("cuda"))),
-    reason="no Hopper GPU, or another release of Triton",
-)
-supported_triton = pytest.mark.skipif(
-    not hasattr(hopper, "up_convolution"), reason="written for another release of Triton"
+    reason="no Hopper GPU",
 )
 
 
@@ -30,16 +38,13 @@ def upsampled(x, weight):
     return y.view(n, out, height - 1, width - 1)
 
 
-@supported_triton
 def test_blurred_filters_and_a_blur_along_columns_give_the_upsampling_convolution():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 5, 7), torch.randn(4, 6, 3, 3)
-    taps = hopper.up_convolution.arrange_taps(weight).view(
-        3, 3, 6, 2, 4
-    )  # row, position, in, pixel, out
+    filters = pack_up_filters(weight).view(3, 3, 6, 2, 4)  # row, position, in, pixel, out
     padded = F.pad(x, (1, 1, 2, 2))  # two rows of zeros above and below
     shifted = torch.stack([padded[..., t : t + 7] for t in range(3)])  # position, N, in, H + 4, W
-    by_row = torch.einsum("tnchw,rtcbo->rnohwb", shifted, taps).flatten(4)
+    by_row = torch.einsum("tnchw,rtcbo->rnohwb", shifted, filters).flatten(4)
     rows = torch.zeros(2, 4, 2 * 9 + 1, 14)  # of the transposed convolution, from -4 on
     rows[:, :, :-1:2] += by_row[0]
     rows[:, :, 1::2] += by_row[1]
@@ -52,14 +57,24 @@ def test_blurred_filters_and_a_blur_along_columns_give_the_upsampling_convolutio
     torch.testing.assert_close(output, upsampled(x, weight), atol=1e-5, rtol=1e-5)
 
 
-@supported_triton
 def test_the_rearranged_filters_of_the_last_convolution_give_the_same_output():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 6, 5, 7), torch.randn(4, 6, 3, 3)
-    taps = hopper.last_convolution.arrange_taps(weight)
+    filters = pack_last_filters(weight)
     patches = F.unfold(x, 3, padding=1).view(2, 6, 9, 5, 7)
-    output = torch.einsum("nctyx,tco->noyx", patches, taps)
+    output = torch.einsum("nctyx,tco->noyx", patches, filters)
     torch.testing.assert_close(output, F.conv2d(x, weight, padding=1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width, fused", [(32, True), (16, False)])
+def test_the_last_block_is_fused_where_the_kernels_run_and_fit_it(width, fused, monkeypatch):
+    monkeypatch.setattr(hopper, "is_available", lambda device: True)
+    channels = {4 << i: 64 for i in range(8)} | {1024: width}
+    state = Generator(1024, channels, w_dim=8, mapping_layers=1).state_dict()
+    weights = {name: value.numpy() for name, value in state.items()}
+    blocks = stylegan2.CudaGenerator(weights, "cpu").blocks
+    assert [type(block) for block in blocks[:-1]] == [stylegan2.SynthesisBlock] * 8
+    assert isinstance(blocks[-1], HopperBlock) == fused
 
 
 @on_hopper
@@ -75,8 +90,8 @@ def test_the_upsampling_kernel_matches_the_formula(batch, noise):
     epilogue = epilogue if noise else EpilogueParams(3, epilogue.bias, None)
     dcoefs = torch.rand(batch, 40, device="cuda") + 0.5
     next_style = torch.rand(batch, 50, device="cuda") * 2 - 1
-    taps = hopper.up_convolution.arrange_taps(weight).half()
-    output = hopper.up_convolution.upsample_convolve(x, taps, epilogue, dcoefs, next_style)
+    filters = pack_up_filters(weight).half()
+    output = upsample_convolve(x, filters, epilogue, dcoefs, next_style)
     y = upsampled(x.float().permute(0, 3, 1, 2), weight) * dcoefs[:, 3:35, None, None]
     y = y + epilogue.bias[:, None, None]
     y = y if epilogue.noise is None else y + epilogue.noise.float()
@@ -89,8 +104,6 @@ def test_the_upsampling_kernel_matches_the_formula(batch, noise):
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 def test_the_last_block_matches_the_general_kernels(batch, dtype, monkeypatch):
-    from styleclip_networks.stylegan2 import Generator
-
     torch.manual_seed(0)
     generator = Generator(1024, mapping_layers=1).eval()
     for name, parameter in generator.named_parameters():
@@ -98,7 +111,7 @@ def test_the_last_block_matches_the_general_kernels(batch, dtype, monkeypatch):
             parameter.data.normal_(std=0.3)
     weights = {k: v.detach().numpy() for k, v in generator.state_dict().items()}
     fast = stylegan2.CudaGenerator(weights)
-    assert isinstance(fast.blocks[-1], stylegan2.HopperBlock)
+    assert isinstance(fast.blocks[-1], HopperBlock)
     monkeypatch.setattr(hopper, "is_available", lambda device: False)
     plain = stylegan2.CudaGenerator(weights)
     assert isinstance(plain.blocks[-1], stylegan2.SynthesisBlock)

@@ -15,14 +15,11 @@ from __future__ import annotations
 import torch
 import triton
 
-_SUPPORTED_TRITON = triton.__version__.startswith("3.6.")
-if _SUPPORTED_TRITON:
-    from styleclip_server.engines.cuda.kernels.hopper import last_convolution as last_convolution
-    from styleclip_server.engines.cuda.kernels.hopper import up_convolution as up_convolution
+SUPPORTS_TRITON = triton.__version__.startswith("3.6.")
 
 
 def is_available(device: torch.device) -> bool:
     """Whether `device` is a Hopper GPU and Triton is the release of these kernels."""
-    if device.type != "cuda" or not _SUPPORTED_TRITON:
+    if device.type != "cuda" or not SUPPORTS_TRITON:
         return False
     return torch.cuda.get_device_capability(device) == (9, 0)

@@ -1,8 +1,8 @@
 """StyleGAN2's last upsampling convolution, with the resample filter and the epilogue.
 
-Features are (N, H, W, C), contiguous, float16; `height` and `width` are those of the input. Along a
-row the resample filter is folded into the convolution's filters, which doubles the arithmetic;
-along a column it is applied to the sums in registers. The convolution's output is never stored.
+Features are (N, H, W, C), contiguous, float16; height and width are those of the input. Along a row
+the resample filter is folded into the convolution's filters, which doubles the arithmetic; along a
+column it is applied to the sums in registers. The convolution's output is never stored.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     CONV_CLAMP,
-    SLOPE,
+    FAR,
+    NEAR,
     EpilogueParams,
 )
 
 IN_CHANNELS, OUT_CHANNELS = 64, 32  # of the layer
 BLOCK_COLS = 64  # input pixels of a row per program
-BLOCK_ROWS, FEW_BLOCK_ROWS = 64, 16  # input rows per program, and in a small batch
-LARGE_BATCH = 4
+BLOCK_ROWS, SMALL_BATCH_BLOCK_ROWS = 64, 16  # input rows per program
+LARGE_BATCH = 4  # images
 NUM_WARPS = 4
 
 
 @gluon.jit
-def _fetch_row(x_desc, x_smem, barrier, image, row, left):
-    """Start copying the pixels of a row from left - 1 on, and from each of the next two; zeros
+def _fetch_shifted_rows(x_desc, x_smem, barrier, image, row, left):
+    """Start copying the pixels of a row from left - 1 on, from left on and from left + 1 on; zeros
     outside the image."""
     mbarrier.expect(barrier, 3 * x_desc.block_type.nbytes)
     for t in gl.static_range(3):
@@ -45,46 +47,48 @@ def _fetch_row(x_desc, x_smem, barrier, image, row, left):
 
 
 @gluon.jit
-def _apply_epilogue(
-    v, table_smem, noise_ptr, row, cols, mask, layout: gl.constexpr, width: gl.constexpr,
-    HAS_NOISE: gl.constexpr, SLOPE: gl.constexpr, CONV_CLAMP: gl.constexpr,
+def _epilogue_of_pairs(
+    features, table_smem, noise_ptr, row, cols, mask, LAYOUT: gl.constexpr, WIDTH: gl.constexpr,
+    HAS_NOISE: gl.constexpr, SLOPE: gl.constexpr, CLAMP: gl.constexpr,
 ):  # fmt: skip
     """The formula of `epilogue._apply_epilogue_kernel` up to the next style, for pixels 2 * cols
-    and 2 * cols + 1 of an output row."""
-    channel_layout: gl.constexpr = gl.SliceLayout(0, layout)
+    and 2 * cols + 1 of an output row: features (BLOCK_COLS, 2 * C) float16."""
+    channel_layout: gl.constexpr = gl.SliceLayout(0, LAYOUT)
     dcoef = table_smem.index(0).load(channel_layout)
     bias = table_smem.index(1).load(channel_layout)
     shift = bias[None, :]
     if HAS_NOISE:
-        noise_ptrs = noise_ptr + row * (2 * width) + 2 * cols
-        odd = (gl.arange(0, v.shape[1], channel_layout) >= v.shape[1] // 2)[None, :]
-        odd_noise = gl.load(noise_ptrs + 1, mask, 0.0)[:, None]
-        even_noise = gl.load(noise_ptrs, mask, 0.0)[:, None]
+        noise_ptrs = noise_ptr + row * (2 * WIDTH) + 2 * cols
+        odd = (gl.arange(0, features.shape[1], channel_layout) >= features.shape[1] // 2)[None, :]
+        odd_noise = gl.load(noise_ptrs + 1, mask=mask, other=0.0)[:, None]
+        even_noise = gl.load(noise_ptrs, mask=mask, other=0.0)[:, None]
         shift = gl.where(odd, odd_noise, even_noise) + shift
-    v = v * dcoef[None, :] + shift
-    clamp = gl.full(v.shape, CONV_CLAMP, v.dtype, layout)
-    v = gl.minimum(gl.maximum(gl.maximum(v, v * SLOPE), -clamp), clamp)
-    return v * table_smem.index(2).load(channel_layout)[None, :]
+    features = features * dcoef[None, :] + shift
+    clamp = gl.full(features.shape, CLAMP, features.dtype, LAYOUT)
+    features = gl.maximum(features, features * SLOPE)
+    features = gl.minimum(gl.maximum(features, -clamp), clamp)
+    return features * table_smem.index(2).load(channel_layout)[None, :]
 
 
 @gluon.jit
 def _upsample_convolve_kernel(
     x_desc, weight_desc, dcoefs_ptr, noise_ptr, bias_ptr, next_style_ptr, out_desc,
     styles_row_stride, dcoefs_row_stride,
-    height: gl.constexpr, width: gl.constexpr,
-    in_channels: gl.constexpr, out_channels: gl.constexpr,
+    HEIGHT: gl.constexpr, WIDTH: gl.constexpr,
+    IN_CHANNELS: gl.constexpr, OUT_CHANNELS: gl.constexpr,
+    SLOPE: gl.constexpr, CLAMP: gl.constexpr,
     BLOCK_COLS: gl.constexpr, BLOCK_ROWS: gl.constexpr, HAS_NOISE: gl.constexpr,
-    SLOPE: gl.constexpr, CONV_CLAMP: gl.constexpr, num_warps: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     """out = clamp(leaky_relu((F ∗ t) * dcoef + noise + bias)) * next_style, with F the resample
     filter and t the stride-2 transposed convolution of x.
 
     A program computes 2 * BLOCK_ROWS rows of 2 * BLOCK_COLS pixels, from input row to input row:
-    matmuls of (BLOCK_COLS, in_channels) and (in_channels, 2 * out_channels) per tap."""
+    matmuls of (BLOCK_COLS, IN_CHANNELS) and (IN_CHANNELS, COLS) per tap."""
     # Columns of a matmul: the channels of the even output pixel, then of the odd one.
-    n_cols: gl.constexpr = 2 * out_channels
+    COLS: gl.constexpr = 2 * OUT_CHANNELS
     acc_layout: gl.constexpr = gl.NVMMADistributedLayout(
-        version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, n_cols, 16]
+        version=[3, 0], warps_per_cta=[num_warps, 1], instr_shape=[16, COLS, 16]
     )
     a_layout: gl.constexpr = gl.DotOperandLayout(0, acc_layout, 2)
     flat_layout: gl.constexpr = gl.BlockedLayout([1], [32], [num_warps], [0])
@@ -112,21 +116,21 @@ def _upsample_convolve_kernel(
         tma.async_copy_global_to_shared(
             weight_desc, [k, 0, 0], weight_barrier, weight_smem.index(k)
         )
-    _fetch_row(x_desc, x_smem, x_barrier, image_index, top - 1, left)
+    _fetch_shifted_rows(x_desc, x_smem, x_barrier, image_index, top - 1, left)
 
     # dcoefs, bias and style wait in shared memory: the sums need the registers.
     table_layout: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    table_smem = gl.allocate_shared_memory(gl.float16, [3, n_cols], table_layout)
-    channels = gl.arange(0, n_cols, flat_layout) % out_channels
+    table_smem = gl.allocate_shared_memory(gl.float16, [3, COLS], table_layout)
+    channels = gl.arange(0, COLS, flat_layout) % OUT_CHANNELS
     dcoef = gl.load(dcoefs_ptr + image * dcoefs_row_stride + channels)
-    table_smem.index(0).store(gl.minimum(dcoef, CONV_CLAMP).to(gl.float16))
+    table_smem.index(0).store(gl.minimum(dcoef, CLAMP).to(gl.float16))
     table_smem.index(1).store(gl.load(bias_ptr + channels).to(gl.float16))
     next_style = gl.load(next_style_ptr + image * styles_row_stride + channels)
     table_smem.index(2).store(next_style.to(gl.float16))
     gl.thread_barrier()
 
     cols = left + gl.arange(0, BLOCK_COLS, gl.SliceLayout(1, acc_layout))
-    zero = gl.zeros((BLOCK_COLS, n_cols), gl.float32, acc_layout)
+    zero = gl.zeros((BLOCK_COLS, COLS), gl.float32, acc_layout)
     even = zero
     # Contributions of earlier input rows to the next two output rows, and to the one after.
     upper0 = zero.to(gl.float16)
@@ -135,44 +139,44 @@ def _upsample_convolve_kernel(
     for i in range(BLOCK_ROWS + 2):
         row = top + i - 2  # the input row whose output is complete; row + 1 is multiplied
         mbarrier.wait(x_barrier, i & 1)
-        a0 = x_smem.index(0).reshape((BLOCK_COLS, in_channels)).load(a_layout)
-        a1 = x_smem.index(1).reshape((BLOCK_COLS, in_channels)).load(a_layout)
-        a2 = x_smem.index(2).reshape((BLOCK_COLS, in_channels)).load(a_layout)
+        a0 = x_smem.index(0).reshape((BLOCK_COLS, IN_CHANNELS)).load(a_layout)
+        a1 = x_smem.index(1).reshape((BLOCK_COLS, IN_CHANNELS)).load(a_layout)
+        a2 = x_smem.index(2).reshape((BLOCK_COLS, IN_CHANNELS)).load(a_layout)
         tma.store_wait(0)
         gl.thread_barrier()  # all warps have read the row, and the last output rows are stored
         if i + 1 < BLOCK_ROWS + 2:
-            _fetch_row(x_desc, x_smem, x_barrier, image_index, top + i, left)
+            _fetch_shifted_rows(x_desc, x_smem, x_barrier, image_index, top + i, left)
         # Rows 2 * row + 2 and 2 * row + 3 of the transposed convolution, and a part of the next.
         odd, next_even = zero, zero
         for t in gl.static_range(3):
             a = a0 if t == 0 else (a1 if t == 1 else a2)
-            tap0 = weight_smem.index(t).reshape((in_channels, n_cols))
-            tap1 = weight_smem.index(3 + t).reshape((in_channels, n_cols))
-            tap2 = weight_smem.index(6 + t).reshape((in_channels, n_cols))
+            tap0 = weight_smem.index(t).reshape((IN_CHANNELS, COLS))
+            tap1 = weight_smem.index(3 + t).reshape((IN_CHANNELS, COLS))
+            tap2 = weight_smem.index(6 + t).reshape((IN_CHANNELS, COLS))
             even = warpgroup_mma(a, tap0, even, is_async=True)
             odd = warpgroup_mma(a, tap1, odd, use_acc=t > 0, is_async=True)
             next_even = warpgroup_mma(a, tap2, next_even, use_acc=t > 0, is_async=True)
         even, odd, next_even = warpgroup_mma_wait(0, deps=(even, odd, next_even))
         # With r(j) the rows of the transposed convolution, output row 2y is
         # (r(2y - 1) + 3 r(2y) + 3 r(2y + 1) + r(2y + 2)) / 4, and row 2y + 1 the same, one further.
-        e, o = even.to(gl.float16), odd.to(gl.float16)
+        even_half, odd_half = even.to(gl.float16), odd.to(gl.float16)
         even = next_even
-        upper = upper0 + e * 0.25
-        lower = lower0 + e * 0.75 + o * 0.25
-        upper0 = upper1 + (e + o) * 0.75
-        lower0 = e * 0.25 + o * 0.75
-        upper1 = o * 0.25
-        mask = (cols < width) & (i >= 2) & (row < height)
-        upper = _apply_epilogue(
-            upper, table_smem, noise_ptr, 2 * row, cols, mask, acc_layout, width,
-            HAS_NOISE, SLOPE, CONV_CLAMP,
+        upper = upper0 + even_half * FAR
+        lower = lower0 + even_half * NEAR + odd_half * FAR
+        upper0 = upper1 + (even_half + odd_half) * NEAR
+        lower0 = even_half * FAR + odd_half * NEAR
+        upper1 = odd_half * FAR
+        mask = (cols < WIDTH) & (i >= 2) & (row < HEIGHT)
+        upper = _epilogue_of_pairs(
+            upper, table_smem, noise_ptr, 2 * row, cols, mask, acc_layout, WIDTH,
+            HAS_NOISE, SLOPE, CLAMP,
         )  # fmt: skip
-        lower = _apply_epilogue(
-            lower, table_smem, noise_ptr, 2 * row + 1, cols, mask, acc_layout, width,
-            HAS_NOISE, SLOPE, CONV_CLAMP,
+        lower = _epilogue_of_pairs(
+            lower, table_smem, noise_ptr, 2 * row + 1, cols, mask, acc_layout, WIDTH,
+            HAS_NOISE, SLOPE, CLAMP,
         )  # fmt: skip
-        out_smem.index(0).reshape((BLOCK_COLS, n_cols)).store(upper)
-        out_smem.index(1).reshape((BLOCK_COLS, n_cols)).store(lower)
+        out_smem.index(0).reshape((BLOCK_COLS, COLS)).store(upper)
+        out_smem.index(1).reshape((BLOCK_COLS, COLS)).store(lower)
         fence_async_shared()
         gl.thread_barrier()
         if i >= 2:
@@ -186,44 +190,52 @@ def _upsample_convolve_kernel(
 
 
 def upsample_convolve(
-    x: Tensor, taps: Tensor, epilogue: EpilogueParams, dcoefs: Tensor, next_style: Tensor
+    x: Tensor, filters: Tensor, epilogue: EpilogueParams, dcoefs: Tensor, next_style: Tensor
 ) -> Tensor:
     """Run the last upsampling convolution, resample filter and epilogue.
 
     Args:
         x: features times the style, (N, H, W, 64) float16.
-        taps: the filters of `arrange_taps`, float16.
-        epilogue, dcoefs, next_style: as of `upsample.blur_and_apply_epilogue`.
+        filters: those of `pack_up_filters`, (9, 64, 2 * 32) float16.
+        epilogue, dcoefs, next_style: see `upsample.blur_and_apply_epilogue`.
 
     Returns:
         Features times the next style, (N, 2H, 2W, 32) float16.
     """
     n, height, width, in_channels = x.shape
-    n_cols = taps.shape[2]
+    n_cols = filters.shape[2]
     out = torch.empty(n, 2 * height, 2 * width, n_cols // 2, dtype=x.dtype, device=x.device)
     pixel_layout, weight_layout = (gl.NVMMASharedLayout(128, 16, rank) for rank in (4, 3))
-    block_rows = BLOCK_ROWS if n >= LARGE_BATCH else FEW_BLOCK_ROWS
+    block_rows = BLOCK_ROWS if n >= LARGE_BATCH else SMALL_BATCH_BLOCK_ROWS
     grid = triton.cdiv(width, BLOCK_COLS), triton.cdiv(height, block_rows), n
     pairs = out.view(n, 2 * height, width, n_cols)
     _upsample_convolve_kernel[grid](
         TensorDescriptor.from_tensor(x, [1, 1, BLOCK_COLS, in_channels], pixel_layout),
-        TensorDescriptor.from_tensor(taps, [1, *taps.shape[1:]], weight_layout),
+        TensorDescriptor.from_tensor(filters, [1, *filters.shape[1:]], weight_layout),
         dcoefs[:, epilogue.dcoef_start :], epilogue.noise, epilogue.bias, next_style,
         TensorDescriptor.from_tensor(pairs, [1, 1, BLOCK_COLS, n_cols], pixel_layout),
         next_style.stride(0), dcoefs.stride(0), height, width, in_channels, n_cols // 2,
+        SLOPE=LEAKY_RELU_SLOPE, CLAMP=CONV_CLAMP,
         BLOCK_COLS=BLOCK_COLS, BLOCK_ROWS=block_rows, HAS_NOISE=epilogue.noise is not None,
-        SLOPE=SLOPE.value, CONV_CLAMP=CONV_CLAMP.value, num_warps=NUM_WARPS,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
     return out
 
 
-def arrange_taps(weight: Tensor) -> Tensor:
-    """Filters of the transposed convolution (out, in, 3, 3) in the layout of `upsample_convolve`,
-    (9, in, 2 * out), with the resample filter applied along a row.
+def pack_up_filters(weight: Tensor) -> Tensor:
+    """Pack the filters of the transposed convolution for `upsample_convolve`.
+
+    The resample filter is applied along a row.
 
     Column 2j of the transposed convolution sees pixel j by tap 0 and j - 1 by tap 2; column 2j + 1
     sees pixel j by tap 1. Output pixel 2j weighs columns 2j - 1 to 2j + 2 by 1, 3, 3 and 1
     quarters, pixel 2j + 1 the same, one further. So both see pixels j - 1, j and j + 1.
+
+    Args:
+        weight: (out, in, 3, 3).
+
+    Returns:
+        (9, in, 2 * out): by row of `weight` and input pixel; outputs of the even pixel in front.
     """
     t0, t1, t2 = weight.unbind(3)
     even = (t1 + 3 * t2) / 4, (3 * t0 + 3 * t1 + t2) / 4, t0 / 4

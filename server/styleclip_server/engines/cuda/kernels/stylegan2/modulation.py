@@ -14,29 +14,29 @@ from torch import Tensor
 
 from styleclip_networks.stylegan2 import DEMODULATION_EPS
 
-EPS = tl.constexpr(DEMODULATION_EPS)
 BLOCK_ROWS = 16  # rows of a weight matrix per program
 
 
 @triton.jit
 def _compute_styles_kernel(
     w_plus_ptr, delta_ptr, weight_ptr, bias_ptr, latent_ptr, out_ptr,
-    num_latents: tl.constexpr, n_rows: tl.constexpr, n_cols: tl.constexpr,
+    LATENTS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """style_r = sum_c weight_rc * w_plus[latent_r, c] + bias_r + delta_r."""
     image = tl.program_id(1)
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     cols = tl.arange(0, BLOCK_COLS)
-    row_mask = rows < n_rows
-    mask = row_mask[:, None] & (cols < n_cols)[None, :]
-    weight = tl.load(weight_ptr + rows[:, None] * n_cols + cols[None, :], mask, 0.0)
-    latent = tl.load(latent_ptr + rows, row_mask, 0)
-    w_plus_ptrs = w_plus_ptr + (image * num_latents + latent[:, None]) * n_cols + cols[None, :]
-    w = tl.load(w_plus_ptrs, mask, 0.0)
-    style = tl.sum(weight * w, 1) + tl.load(bias_ptr + rows, row_mask, 0.0)
-    style += tl.load(delta_ptr + image * n_rows + rows, row_mask, 0.0)
-    tl.store(out_ptr + image * n_rows + rows, style, row_mask)
+    row_mask = rows < ROWS
+    mask = row_mask[:, None] & (cols < COLS)[None, :]
+    weight_ptrs = weight_ptr + rows[:, None] * COLS + cols[None, :]
+    weight = tl.load(weight_ptrs, mask=mask, other=0.0)
+    latent = tl.load(latent_ptr + rows, mask=row_mask, other=0)
+    w_plus_ptrs = w_plus_ptr + (image * LATENTS + latent[:, None]) * COLS + cols[None, :]
+    w = tl.load(w_plus_ptrs, mask=mask, other=0.0)
+    style = tl.sum(weight * w, 1) + tl.load(bias_ptr + rows, mask=row_mask, other=0.0)
+    style += tl.load(delta_ptr + image * ROWS + rows, mask=row_mask, other=0.0)
+    tl.store(out_ptr + image * ROWS + rows, style, mask=row_mask)
 
 
 def compute_styles(
@@ -53,47 +53,30 @@ def compute_styles(
     Returns:
         The styles, (N, S) float32.
     """
-    n, num_latents, n_cols = w_plus.shape
+    n, n_latents, n_cols = w_plus.shape
     n_rows = weight.shape[0]
     out = torch.empty_like(delta)
     _compute_styles_kernel[(triton.cdiv(n_rows, BLOCK_ROWS), n)](
-        w_plus, delta, weight, bias, latent, out, num_latents, n_rows, n_cols,
+        w_plus, delta, weight, bias, latent, out, n_latents, n_rows, n_cols,
         BLOCK_ROWS=BLOCK_ROWS, BLOCK_COLS=triton.next_power_of_2(n_cols),
     )  # fmt: skip
     return out
 
 
-@triton.jit
-def _compute_dcoefs_kernel(
-    styles_ptr, squared_weight_ptr, tile_ptr, normalized_ptr, dcoefs_ptr,
-    styles_row_stride: tl.constexpr, dcoefs_row_stride: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, GAIN: tl.constexpr,
-):  # fmt: skip
-    """With m = max_i |s_i|: normalized_i = s_i / m and
-    dcoef_o = GAIN / sqrt(sum_i squared_weight_oi (s_i / m)² + EPS / m²)."""
-    image = tl.program_id(1)
-    tile_ptr += tl.program_id(0) * 5
-    style_start, n_cols, dcoef_start = (
-        tl.load(tile_ptr), tl.load(tile_ptr + 1), tl.load(tile_ptr + 2)
-    )  # fmt: skip
-    n_rows, weight_start = tl.load(tile_ptr + 3), tl.load(tile_ptr + 4)
-    cols = tl.arange(0, BLOCK_COLS)
-    col_mask = cols < n_cols
-    style_ptrs = styles_ptr + image * styles_row_stride + style_start + cols
-    style = tl.load(style_ptrs, col_mask, 0.0)
-    peak = tl.maximum(tl.max(tl.abs(style), 0), 1e-20)
-    style = style / peak
-    # Every tile of a layer writes the same numbers.
-    normalized_ptrs = normalized_ptr + image * styles_row_stride + style_start + cols
-    tl.store(normalized_ptrs, style, col_mask)
-    rows = tl.arange(0, BLOCK_ROWS)
-    row_mask = rows < n_rows
-    mask = row_mask[:, None] & col_mask[None, :]
-    weight_ptrs = squared_weight_ptr + weight_start + rows[:, None] * n_cols + cols[None, :]
-    squared_weight = tl.load(weight_ptrs, mask, 0.0)
-    total = tl.sum(squared_weight * (style * style)[None, :], 1) + EPS / (peak * peak)
-    dcoef_ptrs = dcoefs_ptr + image * dcoefs_row_stride + dcoef_start + rows
-    tl.store(dcoef_ptrs, GAIN / tl.sqrt(total), row_mask)
+@dataclass(frozen=True)
+class BatchStyles:
+    """The styles of a batch in the three ways that its layers read them; all are float32.
+
+    Attributes:
+        raw: S as the affine layers give it, (N, S), read by toRGB.
+        normalized: each convolution's style divided by its largest magnitude, (N, S); undefined
+            in the places of toRGB's styles.
+        dcoefs: demodulation coefficients of all convolutions, (N, outputs).
+    """
+
+    raw: Tensor
+    normalized: Tensor
+    dcoefs: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,38 +89,65 @@ class DemodulationWeights:
         tiles: (B, 5) int32, one row per program: where the layer's style begins, its channels,
             where its dcoefs begin, how many the program computes, where its rows of
             `squared_weight` begin.
-        num_dcoefs: output channels of all convolutions.
+        n_dcoefs: output channels of all convolutions.
         max_channels: channels of the longest style.
     """
 
     squared_weight: Tensor
     tiles: Tensor
-    num_dcoefs: int
+    n_dcoefs: int
     max_channels: int
 
 
-def compute_dcoefs(
-    styles: Tensor, demodulation: DemodulationWeights, gain: float
-) -> tuple[Tensor, Tensor]:
-    """Compute the demodulation coefficients of all convolutions (StyleGAN2, section 2.2).
+@triton.jit
+def _demodulate_kernel(
+    styles_ptr, squared_weight_ptr, tile_ptr, normalized_ptr, dcoefs_ptr,
+    STYLES_ROW_STRIDE: tl.constexpr, DCOEFS_ROW_STRIDE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, GAIN: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """With m = max_i |s_i|: normalized_i = s_i / m and
+    dcoef_o = GAIN / sqrt(sum_i squared_weight_oi (s_i / m)² + EPS / m²)."""
+    image = tl.program_id(1)
+    tile_ptr += tl.program_id(0) * 5
+    style_start, n_cols = tl.load(tile_ptr), tl.load(tile_ptr + 1)
+    dcoef_start, n_rows = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
+    weight_start = tl.load(tile_ptr + 4)
+    cols = tl.arange(0, BLOCK_COLS)
+    col_mask = cols < n_cols
+    style_ptrs = styles_ptr + image * STYLES_ROW_STRIDE + style_start + cols
+    style = tl.load(style_ptrs, mask=col_mask, other=0.0)
+    peak = tl.maximum(tl.max(tl.abs(style), 0), 1e-20)
+    style = style / peak
+    # Every tile of a layer writes the same numbers.
+    normalized_ptrs = normalized_ptr + image * STYLES_ROW_STRIDE + style_start + cols
+    tl.store(normalized_ptrs, style, mask=col_mask)
+    rows = tl.arange(0, BLOCK_ROWS)
+    row_mask = rows < n_rows
+    mask = row_mask[:, None] & col_mask[None, :]
+    weight_ptrs = squared_weight_ptr + weight_start + rows[:, None] * n_cols + cols[None, :]
+    squared_weight = tl.load(weight_ptrs, mask=mask, other=0.0)
+    total = tl.sum(squared_weight * (style * style)[None, :], 1) + EPS / (peak * peak)
+    dcoef_ptrs = dcoefs_ptr + image * DCOEFS_ROW_STRIDE + dcoef_start + rows
+    tl.store(dcoef_ptrs, GAIN / tl.sqrt(total), mask=row_mask)
 
-    A convolution of features times its style, times its dcoefs, is demodulated. Each style is
-    divided by its largest magnitude here, so that the features stay within half precision, and the
-    dcoefs make up for it. They are also multiplied by `gain`, the activation's.
+
+def demodulate(styles: Tensor, weights: DemodulationWeights, gain: float) -> BatchStyles:
+    """Normalize the styles and compute the demodulation coefficients of all convolutions.
+
+    Demodulation (StyleGAN2, section 2.2) is a convolution of features times their style, whose
+    output is multiplied by the dcoefs. Dividing a style by its largest magnitude keeps the features
+    within half precision, and the dcoefs make up for it.
 
     Args:
-        styles: (N, S) float32.
-
-    Returns:
-        (normalized styles (N, S), dcoefs (N, num_dcoefs)), float32. The places of toRGB's styles
-        are not written.
+        styles: S, (N, S) float32.
+        gain: the activation's, multiplied into the dcoefs.
     """
-    n, num_channels = styles.shape
+    n, n_channels = styles.shape
     normalized = torch.empty_like(styles)
-    dcoefs = torch.empty(n, demodulation.num_dcoefs, dtype=torch.float32, device=styles.device)
-    _compute_dcoefs_kernel[(demodulation.tiles.shape[0], n)](
-        styles, demodulation.squared_weight, demodulation.tiles, normalized, dcoefs,
-        num_channels, demodulation.num_dcoefs, BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_COLS=triton.next_power_of_2(demodulation.max_channels), GAIN=gain,
+    dcoefs = torch.empty(n, weights.n_dcoefs, dtype=torch.float32, device=styles.device)
+    _demodulate_kernel[(weights.tiles.shape[0], n)](
+        styles, weights.squared_weight, weights.tiles, normalized, dcoefs,
+        n_channels, weights.n_dcoefs, BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_COLS=triton.next_power_of_2(weights.max_channels), GAIN=gain, EPS=DEMODULATION_EPS,
     )  # fmt: skip
-    return normalized, dcoefs
+    return BatchStyles(styles, normalized, dcoefs)

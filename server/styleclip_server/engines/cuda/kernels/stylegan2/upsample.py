@@ -1,7 +1,7 @@
 """The second half of StyleGAN2's upsampling convolution: resample filter and epilogue.
 
-Features are (N, H, W, C), contiguous, in half precision. `height` and `width` are those of the
-layer's input; what is stored is twice as large.
+Features are (N, H, W, C), contiguous, in half precision. Height and width are those of the layer's
+input; what is stored is twice as large.
 """
 
 from __future__ import annotations
@@ -11,137 +11,143 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from styleclip_server.engines.cuda.kernels.stylegan2 import epilogue as epilogues
+from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     CONV_CLAMP,
-    SLOPE,
+    FAR,
+    NEAR,
     EpilogueParams,
+    fills_device,
 )
 
 BLOCK_ROWS = 2  # input rows per program, in large batches
-# leaky_relu(v) = MEAN_SLOPE * v + HALF_STEP * |v|
-MEAN_SLOPE = tl.constexpr((1 + SLOPE.value) / 2)
-HALF_STEP = tl.constexpr((1 - SLOPE.value) / 2)
 
 
 @triton.jit
 def _blur_row(
-    even_ptr, odd_ptr, image, row, cols, channels, mask, width: tl.constexpr,
-    PIXEL_STRIDE: tl.constexpr, NUM_ROWS: tl.constexpr, EVEN_WIDTH: tl.constexpr,
-    ODD_WIDTH: tl.constexpr,
+    even_ptr, odd_ptr, image, row, cols, channels, mask,
+    WIDTH: tl.constexpr, PIXEL_STRIDE: tl.constexpr, ROWS: tl.constexpr,
+    EVEN_WIDTH: tl.constexpr, ODD_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The resample filter along a row of the transposed convolution, at columns 2 * cols and
     2 * cols + 1. Its even columns are a row of `even_ptr`, its odd ones of `odd_ptr`."""
-    row_mask = mask & (row >= 0) & (row < NUM_ROWS)
+    row_mask = mask & (row >= 0) & (row < ROWS)
     EVEN_STRIDE: tl.constexpr = EVEN_WIDTH * PIXEL_STRIDE
     ODD_STRIDE: tl.constexpr = ODD_WIDTH * PIXEL_STRIDE
-    even_ptr = even_ptr + image * (NUM_ROWS * EVEN_STRIDE) + row * EVEN_STRIDE
-    odd_ptr = odd_ptr + image * (NUM_ROWS * ODD_STRIDE) + row * ODD_STRIDE
+    even_ptr = even_ptr + image * (ROWS * EVEN_STRIDE) + row * EVEN_STRIDE
+    odd_ptr = odd_ptr + image * (ROWS * ODD_STRIDE) + row * ODD_STRIDE
     offsets = cols[:, None] * PIXEL_STRIDE + channels[None, :]
-    v0 = tl.load(odd_ptr + offsets - PIXEL_STRIDE, row_mask & (cols > 0)[:, None], 0.0)
-    v1 = tl.load(even_ptr + offsets, row_mask, 0.0)
-    v2 = tl.load(odd_ptr + offsets, row_mask, 0.0)
-    v3 = tl.load(even_ptr + offsets + PIXEL_STRIDE, row_mask, 0.0)
-    v4 = tl.load(odd_ptr + offsets + PIXEL_STRIDE, row_mask & (cols + 1 < width)[:, None], 0.0)
-    return (v0 + v3) * 0.25 + (v1 + v2) * 0.75, (v1 + v4) * 0.25 + (v2 + v3) * 0.75
+    first_ptrs = odd_ptr + offsets - PIXEL_STRIDE
+    v0 = tl.load(first_ptrs, mask=row_mask & (cols > 0)[:, None], other=0.0)
+    v1 = tl.load(even_ptr + offsets, mask=row_mask, other=0.0)
+    v2 = tl.load(odd_ptr + offsets, mask=row_mask, other=0.0)
+    v3 = tl.load(even_ptr + offsets + PIXEL_STRIDE, mask=row_mask, other=0.0)
+    last_ptrs = odd_ptr + offsets + PIXEL_STRIDE
+    v4 = tl.load(last_ptrs, mask=row_mask & (cols + 1 < WIDTH)[:, None], other=0.0)
+    return (v0 + v3) * FAR + (v1 + v2) * NEAR, (v1 + v4) * FAR + (v2 + v3) * NEAR
 
 
 @triton.jit
 def _store_pixels(
-    v, image, row, odd: tl.constexpr, dcoef, bias, style, half_step, noise_ptr, out_ptr,
-    cols, channels, mask,
-    height: tl.constexpr, width: tl.constexpr, num_channels: tl.constexpr,
-    HAS_NOISE: tl.constexpr, PADDING: tl.constexpr,
+    v, image, row, dcoef, bias, style, half_step, noise_ptr, out_ptr, cols, channels, mask,
+    ODD: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+    MEAN_SLOPE: tl.constexpr, CLAMP: tl.constexpr, HAS_NOISE: tl.constexpr, PADDING: tl.constexpr,
 ):  # fmt: skip
-    """Epilogue of pixels 2 * cols + odd of an output row, which are stored."""
+    """Epilogue of pixels 2 * cols + ODD of an output row, which are stored. `dcoef` and `bias` are
+    multiplied by the style."""
     shift = bias[None, :]
     if HAS_NOISE:
-        noise = tl.load(noise_ptr + row * (2 * width) + 2 * cols + odd, cols < width, 0.0)
+        noise_ptrs = noise_ptr + row * (2 * WIDTH) + 2 * cols + ODD
+        noise = tl.load(noise_ptrs, mask=cols < WIDTH, other=0.0)
         shift = noise.to(tl.float32)[:, None] * style[None, :] + shift
     v = v.to(tl.float32) * dcoef[None, :] + shift
-    v = tl.minimum(v * MEAN_SLOPE + tl.abs(v) * half_step[None, :], CONV_CLAMP)
-    out_width: tl.constexpr = 2 * width + 2 * PADDING
-    pixels = row * out_width + 2 * cols + (odd + PADDING)
-    out_ptrs = out_ptr + image * (2 * height * out_width * num_channels)
-    out_ptrs += pixels[:, None] * num_channels + channels[None, :]
-    tl.store(out_ptrs, v.to(out_ptr.dtype.element_ty), mask)
+    v = tl.minimum(v * MEAN_SLOPE + tl.abs(v) * half_step[None, :], CLAMP)
+    OUT_WIDTH: tl.constexpr = 2 * WIDTH + 2 * PADDING
+    pixels = row * OUT_WIDTH + 2 * cols + (ODD + PADDING)
+    out_ptrs = out_ptr + image * (2 * HEIGHT * OUT_WIDTH * CHANNELS)
+    out_ptrs += pixels[:, None] * CHANNELS + channels[None, :]
+    tl.store(out_ptrs, v.to(out_ptr.dtype.element_ty), mask=mask)
     if PADDING:
-        end = cols == (width - 1 if odd else 0)
+        end = cols == (WIDTH - 1 if ODD else 0)
         zero = tl.zeros(v.shape, out_ptr.dtype.element_ty)
-        neighbor: tl.constexpr = num_channels if odd else -num_channels
-        tl.store(out_ptrs + neighbor, zero, mask & end[:, None])
+        NEIGHBOR: tl.constexpr = CHANNELS if ODD else -CHANNELS
+        tl.store(out_ptrs + NEIGHBOR, zero, mask=mask & end[:, None])
 
 
 @triton.jit
 def _blur_and_apply_epilogue_kernel(
     phase00_ptr, phase01_ptr, phase10_ptr, phase11_ptr, dcoefs_ptr, noise_ptr, bias_ptr,
     style_ptr, out_ptr,
-    styles_row_stride: tl.constexpr, dcoefs_row_stride: tl.constexpr,
-    height: tl.constexpr, width: tl.constexpr, num_channels: tl.constexpr,
-    NUM_TENSORS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, HAS_NOISE: tl.constexpr, PADDING: tl.constexpr,
+    STYLES_ROW_STRIDE: tl.constexpr, DCOEFS_ROW_STRIDE: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, TENSORS: tl.constexpr,
+    SLOPE: tl.constexpr, CLAMP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    HAS_NOISE: tl.constexpr, PADDING: tl.constexpr,
 ):  # fmt: skip
     """out = clamp(leaky_relu((F ∗ t) * dcoef + noise + bias)) * style, with F the resample filter
     (1, 3, 3, 1) / 4 along each dimension and t the transposed convolution."""
-    PIXEL_STRIDE: tl.constexpr = num_channels * (4 // NUM_TENSORS)
-    EVEN_ROWS: tl.constexpr = height + 1
-    EVEN_WIDTH: tl.constexpr = width + 1
-    ODD_ROWS: tl.constexpr = height + 1 if NUM_TENSORS == 1 else height
-    ODD_WIDTH: tl.constexpr = width if NUM_TENSORS == 4 else width + 1
+    PIXEL_STRIDE: tl.constexpr = CHANNELS * (4 // TENSORS)
+    EVEN_ROWS: tl.constexpr = HEIGHT + 1
+    EVEN_WIDTH: tl.constexpr = WIDTH + 1
+    ODD_ROWS: tl.constexpr = HEIGHT + 1 if TENSORS == 1 else HEIGHT
+    ODD_WIDTH: tl.constexpr = WIDTH if TENSORS == 4 else WIDTH + 1
     image = tl.program_id(2).to(tl.int64)  # a batch may have more elements than int32 counts
-    strip = tl.program_id(0) // tl.cdiv(width, BLOCK_COLS)
-    cols = tl.program_id(0) % tl.cdiv(width, BLOCK_COLS) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    strip = tl.program_id(0) // tl.cdiv(WIDTH, BLOCK_COLS)
+    cols = tl.program_id(0) % tl.cdiv(WIDTH, BLOCK_COLS) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    channel_mask = channels < num_channels
-    mask = (cols < width)[:, None] & channel_mask[None, :]
+    channel_mask = channels < CHANNELS
+    mask = (cols < WIDTH)[:, None] & channel_mask[None, :]
     # The style is multiplied into dcoef, bias and noise: one product fewer per pixel. The leaky
-    # ReLU of v * style, by the style's sign, is then MEAN_SLOPE * v ± HALF_STEP * |v|.
-    style = tl.load(style_ptr + image * styles_row_stride + channels, channel_mask, 0.0)
-    dcoef_ptrs = dcoefs_ptr + image * dcoefs_row_stride + channels
-    dcoef = tl.load(dcoef_ptrs, channel_mask, 0.0) * style
-    bias = tl.load(bias_ptr + channels, channel_mask, 0.0) * style
+    # ReLU, which is MEAN_SLOPE * v + HALF_STEP * |v|, then depends on the style's sign.
+    MEAN_SLOPE: tl.constexpr = (1 + SLOPE) / 2
+    HALF_STEP: tl.constexpr = (1 - SLOPE) / 2
+    style_ptrs = style_ptr + image * STYLES_ROW_STRIDE + channels
+    style = tl.load(style_ptrs, mask=channel_mask, other=0.0)
+    dcoef_ptrs = dcoefs_ptr + image * DCOEFS_ROW_STRIDE + channels
+    dcoef = tl.load(dcoef_ptrs, mask=channel_mask, other=0.0) * style
+    bias = tl.load(bias_ptr + channels, mask=channel_mask, other=0.0) * style
     half_step = tl.where(style < 0, -HALF_STEP, HALF_STEP)
     first = strip * BLOCK_ROWS
-    # Rows 2 * first - 1 to 2 * first + 1 of the transposed convolution, blurred along the row:
-    # e at even columns, o at odd ones. Each row is read once and stays in registers.
-    e0, o0 = _blur_row(
-        phase10_ptr, phase11_ptr, image, first - 1, cols, channels, mask, width,
-        PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
+    # Rows 2 * first - 1 to 2 * first + 1 of the transposed convolution, blurred along the row, at
+    # even and at odd columns. Each row is read once and stays in registers.
+    even0, odd0 = _blur_row(
+        phase10_ptr, phase11_ptr, image, first - 1, cols, channels, mask,
+        WIDTH, PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
     )  # fmt: skip
-    e1, o1 = _blur_row(
-        phase00_ptr, phase01_ptr, image, first, cols, channels, mask, width,
-        PIXEL_STRIDE, EVEN_ROWS, EVEN_WIDTH, ODD_WIDTH,
+    even1, odd1 = _blur_row(
+        phase00_ptr, phase01_ptr, image, first, cols, channels, mask,
+        WIDTH, PIXEL_STRIDE, EVEN_ROWS, EVEN_WIDTH, ODD_WIDTH,
     )  # fmt: skip
-    e2, o2 = _blur_row(
-        phase10_ptr, phase11_ptr, image, first, cols, channels, mask, width,
-        PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
+    even2, odd2 = _blur_row(
+        phase10_ptr, phase11_ptr, image, first, cols, channels, mask,
+        WIDTH, PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
     )  # fmt: skip
     for block_row in tl.static_range(BLOCK_ROWS):
         row = first + block_row
-        e3, o3 = _blur_row(
-            phase00_ptr, phase01_ptr, image, row + 1, cols, channels, mask, width,
-            PIXEL_STRIDE, EVEN_ROWS, EVEN_WIDTH, ODD_WIDTH,
+        even3, odd3 = _blur_row(
+            phase00_ptr, phase01_ptr, image, row + 1, cols, channels, mask,
+            WIDTH, PIXEL_STRIDE, EVEN_ROWS, EVEN_WIDTH, ODD_WIDTH,
         )  # fmt: skip
-        e4, o4 = _blur_row(
-            phase10_ptr, phase11_ptr, image, row + 1, cols, channels, mask, width,
-            PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
+        even4, odd4 = _blur_row(
+            phase10_ptr, phase11_ptr, image, row + 1, cols, channels, mask,
+            WIDTH, PIXEL_STRIDE, ODD_ROWS, EVEN_WIDTH, ODD_WIDTH,
         )  # fmt: skip
-        row_mask = mask & (row < height)
+        row_mask = mask & (row < HEIGHT)
         for phase in tl.static_range(4):
             if phase == 0:
-                v = (e0 + e3) * 0.25 + (e1 + e2) * 0.75
+                v = (even0 + even3) * FAR + (even1 + even2) * NEAR
             elif phase == 1:
-                v = (o0 + o3) * 0.25 + (o1 + o2) * 0.75
+                v = (odd0 + odd3) * FAR + (odd1 + odd2) * NEAR
             elif phase == 2:
-                v = (e1 + e4) * 0.25 + (e2 + e3) * 0.75
+                v = (even1 + even4) * FAR + (even2 + even3) * NEAR
             else:
-                v = (o1 + o4) * 0.25 + (o2 + o3) * 0.75
+                v = (odd1 + odd4) * FAR + (odd2 + odd3) * NEAR
             _store_pixels(
-                v, image, 2 * row + phase // 2, phase % 2, dcoef, bias, style, half_step,
-                noise_ptr, out_ptr, cols, channels, row_mask,
-                height, width, num_channels, HAS_NOISE, PADDING,
+                v, image, 2 * row + phase // 2, dcoef, bias, style, half_step, noise_ptr, out_ptr,
+                cols, channels, row_mask, phase % 2, HEIGHT, WIDTH, CHANNELS,
+                MEAN_SLOPE, CLAMP, HAS_NOISE, PADDING,
             )  # fmt: skip
-        e0, o0, e1, o1, e2, o2 = e2, o2, e3, o3, e4, o4
+        even0, odd0, even1, odd1, even2, odd2 = even2, odd2, even3, odd3, even4, odd4
 
 
 def blur_and_apply_epilogue(
@@ -161,24 +167,25 @@ def blur_and_apply_epilogue(
             or four tensors, (N, H + 1 - a, W + 1 - b, C).
         size: (H, W) of the layer's input.
         dcoefs: all coefficients, (N, outputs) float32.
-        next_style: normalized styles from the next convolution's on, (N, ≥ C).
+        next_style: normalized styles from the next convolution's on, (N, ≥ C) float32.
         padding: whether to put a pixel of zeros at both ends of every row.
 
     Returns:
-        Features times the next style, (N, 2H, 2W, C), or (N, 2H, 2W + 2, C) with `padding`.
+        Features times the next style, (N, 2H, 2W, C), or (N, 2H, 2W + 2, C) with `padding`, of the
+        dtype of `phases`.
     """
-    n, num_channels = phases[0].shape[0], phases[0].shape[3]
+    n, n_channels = phases[0].shape[0], phases[0].shape[3]
     height, width = size
-    shape = n, 2 * height, 2 * width + 2 * padding, num_channels
+    shape = n, 2 * height, 2 * width + 2 * padding, n_channels
     out = torch.empty(shape, dtype=phases[0].dtype, device=phases[0].device)
-    block_channels = min(triton.next_power_of_2(num_channels), 64)
+    block_channels = min(triton.next_power_of_2(n_channels), 64)
     block_cols = min(triton.next_power_of_2(width), 512 // block_channels)
-    block_rows = BLOCK_ROWS if n * height * width >= epilogues.MANY_PIXELS // 16 else 1
+    block_rows = BLOCK_ROWS if fills_device(16 * n * height * width) else 1
     strips = triton.cdiv(height, block_rows) * triton.cdiv(width, block_cols)
-    _blur_and_apply_epilogue_kernel[(strips, triton.cdiv(num_channels, block_channels), n)](
+    _blur_and_apply_epilogue_kernel[(strips, triton.cdiv(n_channels, block_channels), n)](
         *phases, dcoefs[:, epilogue.dcoef_start :], epilogue.noise, epilogue.bias, next_style, out,
-        next_style.stride(0), dcoefs.stride(0), height, width, num_channels,
-        NUM_TENSORS=4 * num_channels // phases[0].stride(2),
+        next_style.stride(0), dcoefs.stride(0), height, width, n_channels,
+        TENSORS=4 * n_channels // phases[0].stride(2), SLOPE=LEAKY_RELU_SLOPE, CLAMP=CONV_CLAMP,
         BLOCK_ROWS=block_rows, BLOCK_COLS=block_cols, BLOCK_CHANNELS=block_channels,
         HAS_NOISE=epilogue.noise is not None, PADDING=int(padding),
     )  # fmt: skip
