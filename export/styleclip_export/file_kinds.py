@@ -7,8 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-FileKind = Literal["torch", "pickle", "npy", "bzip2", "landmarks", "any"]
+FileKind = Literal["torch", "safetensors", "pickle", "npy", "bzip2", "landmarks", "any"]
 
+MAX_SAFETENSORS_HEADER = 16 << 20  # bytes; e4e's would have 150,000
 HEAD_BYTES = 512  # that `looks_like` and `is_kind` need
 _SEARCHED_BYTES = 16 << 20  # in which the marks of a file are looked for
 _BLOCK_BYTES = 1 << 20
@@ -30,6 +31,7 @@ _DESCRIPTIONS = (
 )
 MAGIC_BYTES: dict[FileKind, tuple[bytes, ...]] = {
     "torch": (b"PK\x03\x04", b"\x80"),  # the zip format, and the one before PyTorch 1.6
+    "safetensors": (),  # see `_is_safetensors`
     "pickle": (b"\x80",),
     "npy": (b"\x93NUMPY",),
     "bzip2": (b"BZh",),
@@ -44,6 +46,8 @@ def looks_like(head: bytes) -> str:
         return "an empty file"
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(_WEB_PAGE_STARTS):
         return _WEB_PAGE
+    if _is_safetensors(head):
+        return "a safetensors file"
     for start, description in _DESCRIPTIONS:
         if head.startswith(start):
             return description
@@ -56,7 +60,15 @@ def is_kind(head: bytes, kind: FileKind) -> bool:
     """Return whether a file that begins with `head` can be of a kind; a web page never is."""
     if not head or looks_like(head) in (_WEB_PAGE, _LFS_POINTER):
         return False
+    if kind == "safetensors":
+        return _is_safetensors(head)
     return kind == "any" or head.startswith(MAGIC_BYTES[kind])
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Return whether a file begins with the length of a header in JSON, and its bracket."""
+    size = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and size <= MAX_SAFETENSORS_HEADER
 
 
 def problem_with(path: Path, kind: FileKind, marks: tuple[bytes, ...]) -> str | None:

@@ -1,10 +1,11 @@
-"""e4e: an encoder from an aligned face to W+, w_i = w_avg + w_0 + delta_i.
+"""pSp and e4e: encoders from an aligned face to W+.
 
-Source: Tov et al. 2021, "Designing an Encoder for StyleGAN Image Manipulation", section 4 and
-appendix. Layout and parameter names are those of omertov/encoder4editing
-(`models/encoders/psp_encoders.py`), so that the `encoder.` part of an official checkpoint loads
-with ``strict=True``. The backbone is the IR-SE50 of ArcFace (Deng et al. 2019) with squeeze and
-excitation (Hu et al. 2018).
+Sources: Richardson et al. 2021, "Encoding in Style", section 3 (pSp: w_i = w_avg + h_i); Tov et al.
+2021, "Designing an Encoder for StyleGAN Image Manipulation", section 4 and appendix (e4e: w_i =
+w_avg + w_0 + delta_i). Layout and parameter names are those of eladrich/pixel2style2pixel and
+omertov/encoder4editing (`models/encoders/psp_encoders.py`), so that the `encoder.` part of an
+official checkpoint loads with ``strict=True``. The backbone is the IR-SE50 of ArcFace (Deng et al.
+2019) with squeeze and excitation (Hu et al. 2018).
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class GradualStyleBlock(nn.Module):
         return self.linear(self.convs(x).flatten(1).to(self.linear.weight.dtype))
 
 
-class Encoder4Editing(nn.Module):
-    """The e4e encoder.
+class GradualStyleEncoder(nn.Module):
+    """The pSp encoder.
 
     Args:
         num_latents: rows of W+ (18 for 1024 px, 14 for 256 px).
@@ -145,12 +146,23 @@ class Encoder4Editing(nn.Module):
         middle = _upsample_add(coarse, self.latlayer1(middle_skip))
         fine = _upsample_add(middle, self.latlayer2(fine_skip))
 
-        w0 = self.styles[0](coarse)
-        rows = [w0]
-        for i in range(1, self.num_latents):
-            features = coarse if i < MIDDLE else middle if i < FINE else fine
-            rows.append(w0 + self.styles[i](features))
-        return torch.stack(rows, 1)
+        rows = [
+            style(coarse if i < MIDDLE else middle if i < FINE else fine)
+            for i, style in enumerate(self.styles)
+        ]
+        return torch.stack(self.combine(rows), 1)
+
+    def combine(self, rows: list[Tensor]) -> list[Tensor]:
+        """Outputs of the heads, (N, w_dim) each → the rows of W+ - w_avg."""
+        return rows
+
+
+class Encoder4Editing(GradualStyleEncoder):
+    """The e4e encoder, whose heads give w_0 and the differences from it."""
+
+    def combine(self, rows: list[Tensor]) -> list[Tensor]:
+        w0 = rows[0]
+        return [w0, *(w0 + delta for delta in rows[1:])]
 
 
 def _upsample_add(x: Tensor, y: Tensor) -> Tensor:

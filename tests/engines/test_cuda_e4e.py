@@ -7,7 +7,7 @@ from torch import nn
 from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
-from styleclip_networks import Encoder4Editing
+from styleclip_networks import Encoder4Editing, GradualStyleEncoder
 from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
 from styleclip_server.serving.options import default_repository
@@ -26,10 +26,10 @@ def formulas(monkeypatch):
     monkeypatch.setattr(launch, "INTERPRETED", False)
 
 
-def small(num_latents=8, w_avg=None):
+def small(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
     """An encoder whose batch norms, slopes and biases are not trivial."""
     torch.manual_seed(0)
-    encoder = Encoder4Editing(
+    encoder = encoder_class(
         num_latents, widths=(8, 16, 24, 32), depths=(1, 2, 2, 1), style_width=24, w_dim=40
     ).eval()
     for module in encoder.modules():
@@ -50,10 +50,11 @@ def weights_of(module):
     return weights
 
 
+@pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @pytest.mark.parametrize("num_latents", [8, 14])
 @torch.inference_mode()
-def test_rows_are_those_of_the_network(formulas, num_latents):
-    network = small(num_latents, torch.randn(num_latents, 40))
+def test_rows_are_those_of_the_network(formulas, num_latents, encoder_class):
+    network = small(num_latents, torch.randn(num_latents, 40), encoder_class)
     face = torch.rand(2, 3, 256, 256) * 2 - 1
     output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
@@ -67,9 +68,10 @@ def test_one_average_serves_all_rows(formulas):
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @torch.inference_mode()
-def test_the_kernels_compute_the_same_network(interpreter):
-    network = small()
+def test_the_kernels_compute_the_same_network(interpreter, encoder_class):
+    network = small(encoder_class=encoder_class)
     (face,) = random_faces(1)
     output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)

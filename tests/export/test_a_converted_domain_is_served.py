@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from styleclip_client import Client, Edit
 from styleclip_contract import wire
 from styleclip_export import cli
-from styleclip_export.checkpoints.domain_files import read_domain
+from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
 from styleclip_export.convert import accuracy, conversion
 from styleclip_export.convert.accuracy import psnr
 from styleclip_networks.clip import CLIP
@@ -106,7 +106,7 @@ def served(request, repository, tmp_path_factory):
 
 
 def test_served_outputs_match_pytorch(weights, repository, served):
-    engine, networks = served.engine, read_domain(weights)
+    engine, networks = served.engine, read_domain(DomainFiles.find(weights))
     photo = Image.fromarray(skimage.data.astronaut())
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")

@@ -31,7 +31,7 @@ from styleclip_export.checkpoints import (
     clip,
     dlib_landmarks,
     domain_files,
-    e4e,
+    encoders,
     generators,
     styleclip_npy,
 )
@@ -69,7 +69,7 @@ def test_the_golden_tensorflow_pickle_gives_the_images_of_the_official_code(gold
         pytest.skip("this golden folder has no TensorFlow pickle")
     about, numbers = (cases[0].files[i] for i in (2, 1))
     assert about.endswith("json") and numbers.endswith("npz")
-    checkpoint = generators.read(golden / cases[0].files[0])
+    checkpoint = generators.read_generator(golden / cases[0].files[0])
     generator, data = checkpoint.network(), np.load(golden / numbers)
     with torch.inference_mode():
         styles = generator.affine(torch.from_numpy(data["ws"]))
@@ -86,7 +86,7 @@ def test_the_golden_tensorflow_pickle_gives_the_images_of_the_official_code(gold
 def test_rosinalitys_file_in_either_format_gives_its_state(state, w_avg, zipped, tmp_path):
     path = tmp_path / "g.pt"
     torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
-    found = generators.read(path)
+    found = generators.read_generator(path)
     assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
     assert found.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
     assert same_state(found.network().state_dict(), state)
@@ -94,12 +94,12 @@ def test_rosinalitys_file_in_either_format_gives_its_state(state, w_avg, zipped,
 
 def test_blur_kernels_may_be_left_out(state, tmp_path):
     torch.save({k: v for k, v in state.items() if "kernel" not in k}, tmp_path / "g.pt")
-    assert same_state(generators.read(tmp_path / "g.pt").state, state)
+    assert same_state(generators.read_generator(tmp_path / "g.pt").state, state)
 
 
 def test_an_average_that_the_file_lacks_is_the_same_at_each_call(state, tmp_path):
     torch.save({"g_ema": state}, tmp_path / "g.pt")
-    checkpoint = generators.read(tmp_path / "g.pt")
+    checkpoint = generators.read_generator(tmp_path / "g.pt")
     assert checkpoint.w_avg is None
     first, second = (checkpoint.w_avg_or_mean(checkpoint.network()) for _ in range(2))
     assert first.shape == (W_DIM,) and torch.equal(first, second)
@@ -110,12 +110,14 @@ def test_resolution_and_widths_are_read_from_the_file(resolution, tmp_path):
     widths = {2**p: 3 + p for p in range(2, int(math.log2(resolution)) + 1)}
     state = filled(Generator(resolution, widths, 8, mapping_layers=1))
     torch.save({"g_ema": state}, tmp_path / "g.pt")
-    found = generators.read(tmp_path / "g.pt")
+    found = generators.read_generator(tmp_path / "g.pt")
     assert found.sizes.channels == widths and same_state(found.state, state)
 
 
 def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
-    found = generators.read(write(tmp_path / "g.pkl", tensorflow(state, w_avg, label_size=0)))
+    found = generators.read_generator(
+        write(tmp_path / "g.pkl", tensorflow(state, w_avg, label_size=0))
+    )
     # The pickle lacks the 1 of the modulation's bias, so that one addition is rounded.
     assert found.state.keys() == state.keys() and torch.equal(found.w_avg, w_avg)
     for name, value in state.items():
@@ -125,7 +127,7 @@ def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 5}, {"channels_last": True}])
 def test_an_ada_pickle_gives_its_averaged_network(state, w_avg, options, tmp_path):
-    found = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
+    found = generators.read_generator(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
     assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
 
 
@@ -173,7 +175,7 @@ def ada_image(state, ws):
 
 
 def test_an_ada_pickle_gives_the_image_of_its_own_arithmetic(state, w_avg, tmp_path):
-    generator = generators.read(write(tmp_path / "g.pkl", ada(state, w_avg))).network()
+    generator = generators.read_generator(write(tmp_path / "g.pkl", ada(state, w_avg))).network()
     ws = torch.randn(1, generator.num_latents, W_DIM, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         torch.testing.assert_close(generator(ws), ada_image(state, ws), rtol=0, atol=1e-4)
@@ -181,14 +183,14 @@ def test_an_ada_pickle_gives_the_image_of_its_own_arithmetic(state, w_avg, tmp_p
 
 def test_a_network_trained_without_noise_gets_noise_of_strength_zero(state, w_avg, tmp_path):
     without_noise = {k: v for k, v in state.items() if "noise" not in k}
-    found = generators.read(write(tmp_path / "g.pkl", ada(without_noise, w_avg))).state
+    found = generators.read_generator(write(tmp_path / "g.pkl", ada(without_noise, w_avg))).state
     zeros = {k: torch.zeros_like(v) for k, v in state.items() if "noise" in k}
     assert same_state(found, without_noise | zeros)
 
 
 def test_what_only_the_official_network_does_is_noted(state, w_avg, tmp_path):
     data = ada(state, w_avg, conv_clamp=256)
-    assert "±256" in generators.read(write(tmp_path / "g.pkl", data)).notes[0]
+    assert "±256" in generators.read_generator(write(tmp_path / "g.pkl", data)).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_what_only_the_official_network_does_is_noted(state, w_avg, tmp_path):
 def test_ada_networks_with_other_arithmetic_are_refused(state, w_avg, options, reason, tmp_path):
     data = ada(state, w_avg, **options)
     with pytest.raises(CheckpointError, match=reason):
-        generators.read(write(tmp_path / "g.pkl", data))
+        generators.read_generator(write(tmp_path / "g.pkl", data))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_tensorflow_networks_with_other_arithmetic_are_refused(
 ):
     path = write(tmp_path / "g.pkl", tensorflow(state, w_avg, **options))
     with pytest.raises(CheckpointError, match=reason):
-        generators.read(path)
+        generators.read_generator(path)
 
 
 # --- e4e
@@ -230,12 +232,12 @@ def test_tensorflow_networks_with_other_arithmetic_are_refused(
 def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp_path):
     encoder, content = encoder_state(), e4e_content(options)
     torch.save(content, tmp_path / "e4e.pt", _use_new_zipfile_serialization=zipped)
-    found = e4e.read(tmp_path / "e4e.pt")
+    found = encoders.read_encoder(tmp_path / "e4e.pt")
     assert same_state(found.state, encoder) and same_state(found.decoder.state, state)
     assert same_state(found.network().state_dict(), encoder)
     assert torch.equal(found.w_avg, content["latent_avg"])
     assert (found.sizes.num_latents, found.options) == (10, {"device": "cuda"})
-    assert same_state(generators.read(tmp_path / "e4e.pt").state, state)
+    assert same_state(generators.read_generator(tmp_path / "e4e.pt").state, state)
 
 
 # --- CLIP
@@ -295,7 +297,7 @@ def test_dlibs_landmarks_are_placed_from_either_form(landmarks_bz2, tmp_path):
 def test_a_domain_folder_gives_all_networks(state, tmp_path):
     torch.save(e4e_content(), tmp_path / "e4e_any_encode.pt")
     torch.save(small_clip().state_dict(), tmp_path / "ViT-any.pt")
-    found = domain_files.read_domain(tmp_path)
+    found = domain_files.read_domain(domain_files.DomainFiles.find(tmp_path))
     assert same_state(found.generator.state_dict(), state)
     assert same_state(found.encoder.state_dict(), encoder_state())
     assert same_state(found.clip.state_dict(), small_clip().state_dict())
@@ -305,4 +307,4 @@ def test_a_domain_folder_gives_all_networks(state, tmp_path):
 
 def test_the_error_says_what_a_folder_lacks(tmp_path):
     with pytest.raises(CheckpointError, match=r"e4e_\*.*fetch"):
-        domain_files.read_domain(tmp_path)
+        domain_files.DomainFiles.find(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 
 import hostile_files
 from checkpoint_files import write_all
-from styleclip_export.checkpoints import e4e, generators
+from styleclip_export.checkpoints import encoders, generators
 from styleclip_export.errors import CheckpointError
 
 MAX_MEMORY = 200 << 20  # bytes for files of at most 33 MB
@@ -110,10 +110,10 @@ def test_changed_bytes_give_a_network_or_one_line(tmp_path):
 def test_source_text_in_a_pickle_is_never_executed(valid):
     for path in valid["generator"][2:4]:
         assert b"SystemExit" in path.read_bytes()
-        generators.read(path)
+        generators.read_generator(path)
 
 
-@pytest.mark.parametrize("read", [generators.read, e4e.read])
+@pytest.mark.parametrize("read", [generators.read_generator, encoders.read_encoder])
 def test_the_error_names_a_folder_or_a_missing_file(read, tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
         read(tmp_path)

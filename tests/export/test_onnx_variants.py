@@ -16,7 +16,7 @@ from styleclip_export.convert.network_variants import (
     stylegan2_variants,
 )
 from styleclip_export.convert.wrappers import TokensToFeatures
-from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks import CLIP, Encoder4Editing, Generator, GradualStyleEncoder
 from styleclip_networks.stylegan2 import channels_by_base
 
 
@@ -37,8 +37,8 @@ def generator(**options):
     return g
 
 
-def encoder():
-    e = Encoder4Editing(8, (8, 16, 24, 32), (1, 2, 2, 2), 16, 24).eval()
+def encoder(encoder_class=Encoder4Editing):
+    e = encoder_class(8, (8, 16, 24, 32), (1, 2, 2, 2), 16, 24).eval()
     for module in e.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -138,6 +138,13 @@ def test_the_image_is_the_generators(noise):
 def test_the_latents_are_the_encoders(steepest):
     e = encoder()
     e.body[0].res_layer[2].weight[3] = steepest  # the form is valid only up to 1
+    face = torch.randn(2, 3, 256, 256)
+    near(onnx_variants.encode(e, face), e(face))
+
+
+@torch.inference_mode()
+def test_psps_latents_are_those_of_its_encoder():
+    e = encoder(GradualStyleEncoder)
     face = torch.randn(2, 3, 256, 256)
     near(onnx_variants.encode(e, face), e(face))
 

@@ -307,11 +307,17 @@ def other_files(valid):
 
 def readers():
     """Return name → function that reads a path."""
-    from styleclip_export.checkpoints import clip, dlib_landmarks, e4e, generators, styleclip_npy
+    from styleclip_export.checkpoints import (
+        clip,
+        dlib_landmarks,
+        encoders,
+        generators,
+        styleclip_npy,
+    )
 
     return {
-        "generator": generators.read,
-        "encoder": e4e.read,
+        "generator": generators.read_generator,
+        "encoder": encoders.read_encoder,
         "clip": clip.read,
         "s": styleclip_npy.read_s,
         "moments": styleclip_npy.read_s_mean_std,

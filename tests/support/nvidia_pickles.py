@@ -83,8 +83,8 @@ def _linear(weight, bias, **attributes):
     )
 
 
-def ada(state, w_avg, protocol=4, channels_last=False, **attributes):
-    """Pickle a generator's state (our names) as stylegan2-ada-pytorch does."""
+def ada_generator(state, w_avg, channels_last=False, **attributes):
+    """Build stylegan2-ada-pytorch's generator from a state (our names)."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     kernel = {"resample_filter": torch.outer(taps, taps) / 64}
 
@@ -127,17 +127,35 @@ def ada(state, w_avg, protocol=4, channels_last=False, **attributes):
         )
     mapping = Module("MappingNetwork", {"w_avg": w_avg}, dense)
     synthesis = Module("SynthesisNetwork", {}, blocks)
-    generator = Module(
+    return Module(
         "Generator",
         {},
         {"synthesis": synthesis, "mapping": mapping},
         **{"c_dim": 0, "img_channels": 3, "_init_kwargs": EasyDict(z_dim=w_avg.numel())}
         | attributes,
     )
+
+
+def official_names(state, w_avg):
+    """Return the state_dict that stylegan2-ada-pytorch's generator of a state (our names) has."""
+
+    def tensors(module, prefix):
+        inner = module.meta["state"]
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in inner[kind].items():
+                yield prefix + name, tensor.detach()
+        for name, child in inner["_modules"].items():
+            yield from tensors(child, f"{prefix}{name}.")
+
+    return dict(tensors(ada_generator(state, w_avg), ""))
+
+
+def ada(state, w_avg, protocol=4, **attributes):
+    """Pickle a generator's state (our names) as stylegan2-ada-pytorch does."""
     content = {
         "G": None,
         "D": Module("Discriminator"),
-        "G_ema": generator,
+        "G_ema": ada_generator(state, w_avg, **attributes),
         "augment_pipe": None,
         "training_set_kwargs": EasyDict(path="ffhq.zip"),
     }
@@ -150,6 +168,12 @@ def dumps(content, protocol=4):
         stream = io.BytesIO()
         pickle.Pickler(stream, protocol).dump(content)
         return stream.getvalue()
+
+
+def torch_save(content, path):
+    """Save with torch.save, under the official names of the stand-ins, as PTI does."""
+    with under_official_names(_reconstruct_persistent_obj, EasyDict):
+        torch.save(content, path)
 
 
 def tensorflow(state, w_avg, **options):

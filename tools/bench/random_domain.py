@@ -40,7 +40,7 @@ def build_networks() -> DomainNetworks:
     encoder = Encoder4Editing()
     for module in (generator, encoder, clip):
         module.eval().requires_grad_(False)
-    return DomainNetworks(generator, encoder, clip, w_avg)
+    return DomainNetworks(generator, encoder, clip, w_avg, w_avg.mean(0))
 
 
 def random_statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:

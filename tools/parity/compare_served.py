@@ -26,7 +26,8 @@ from tritonclient.utils import InferenceServerException
 
 from styleclip_contract import wire
 from styleclip_contract.edits import Edit
-from styleclip_export.checkpoints.domain_files import read_domain
+from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
+from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -105,11 +106,12 @@ def run_pytorch(weights: Path, folder: Path, image: Image.Image, edit: Edit) -> 
         weights: folder of the checkpoints.
         folder: the domain's folder, for its statistics.
     """
-    networks = read_domain(weights)
+    networks = read_domain(DomainFiles.find(weights))
     generator = networks.generator.eval()
     face, _ = Aligner(folder).align(image.convert("RGB"))
     crop = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
-    w_plus = networks.encoder.eval()(crop) + networks.w_avg
+    assert networks.encoder, "the domain edits no photos"
+    w_plus = FaceToLatent(networks.encoder.eval(), networks.w_avg)(crop)
 
     def embedding(text: str) -> np.ndarray:
         (class_embedding,) = directions.class_embeddings(

@@ -21,7 +21,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"dnnlib.tflib.network",), "NVIDIA's TensorFlow pickle"),
     ((b"SynthesisInput", b"torch_utils.persistence"), "NVIDIA's PyTorch pickle of StyleGAN3"),
     ((b"torch_utils.persistence",), "NVIDIA's PyTorch pickle"),
-    ((b"encoder.input_layer", b"latent_avg"), "an e4e or pSp checkpoint"),
+    ((b"encoder.input_layer",), "an e4e or pSp checkpoint"),
     ((b"g_ema",), "rosinality's StyleGAN2 checkpoint"),
     ((b"token_embedding", b"visual"), "a CLIP checkpoint"),
     ((b"convs.0.conv.weight", b"to_rgb1"), "a StyleGAN2 state_dict"),
@@ -54,7 +54,8 @@ def open_checkpoint(
         raise refusal("is a folder" if path.is_dir() else "is not there")
     try:
         with torch_file.map_file(path) as data:
-            if not any(bytes(data[:16]).startswith(MAGIC_BYTES[kind]) for kind in kinds):
+            head = bytes(data[: file_kinds.HEAD_BYTES])
+            if not any(file_kinds.is_kind(head, kind) for kind in kinds):
                 raise refusal(f"looks like {looks_like(path)}")
             yield data
     except CheckpointError:

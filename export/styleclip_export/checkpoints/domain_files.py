@@ -1,18 +1,78 @@
-"""The networks of a domain, from the files that `styleclip-export fetch` puts into one folder."""
+"""The networks of a domain, from files in one folder (`styleclip-export fetch`) or named one by
+one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import clip, e4e
+from styleclip_export.checkpoints import clip
+from styleclip_export.checkpoints.encoders import EncoderCheckpoint, read_encoder
+from styleclip_export.checkpoints.generators import GeneratorCheckpoint, read_generator
 from styleclip_export.errors import CheckpointError
 from styleclip_export.file_kinds import sha256_of
 from styleclip_networks.clip import CLIP
-from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.e4e import GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator
+
+FS3_FILE, MOMENTS_FILE = "fs3.npy", "S_mean_std"
+_ENCODERS = ("e4e_*.pt", "psp_*.pt")
+_CLIPS = ("ViT-*.pt",)
+_OTHER_GENERATOR = 0.5  # relative difference of S, above which two generators are not related
+
+
+@dataclass(frozen=True)
+class DomainFiles:
+    """The files of a domain.
+
+    Attributes:
+        generator: None: the encoder's decoder.
+        encoder: None: photos cannot be inverted.
+        fs3, moments: StyleCLIP's published statistics, where there are any.
+    """
+
+    clip: Path
+    generator: Path | None = None
+    encoder: Path | None = None
+    fs3: Path | None = None
+    moments: Path | None = None
+
+    @classmethod
+    def find(
+        cls,
+        folder: Path,
+        *,
+        generator: Path | None = None,
+        encoder: Path | None = None,
+        clip: Path | None = None,
+        statistics: Iterable[Path] = (),
+    ) -> DomainFiles:
+        """Find the files that are not named in `folder`.
+
+        Raises:
+            CheckpointError: there is no network to convert, or several that could be meant.
+        """
+        encoder = encoder or _only_file(folder, _ENCODERS)
+        clip = clip or _only_file(folder, _CLIPS)
+        if generator is None and encoder is None:
+            raise _missing(folder, _ENCODERS[0], "e4e's checkpoint", "--generator and --encoder")
+        if clip is None:
+            raise _missing(folder, _CLIPS[0], "CLIP's checkpoint", "--clip")
+        files = cls(clip, generator, encoder)
+        for path in (folder / FS3_FILE, folder / MOMENTS_FILE):
+            files = files._with_statistics(path) if path.is_file() else files
+        for path in statistics:
+            files = files._with_statistics(path)
+        return files
+
+    def _with_statistics(self, path: Path) -> DomainFiles:
+        if path.suffix == ".npy":
+            return replace(self, fs3=path)
+        return replace(self, moments=path)
 
 
 @dataclass(frozen=True)
@@ -20,52 +80,98 @@ class DomainNetworks:
     """The networks that a domain is converted from.
 
     Attributes:
-        w_avg: (L, w_dim) or (w_dim,), added to e4e's output.
+        encoder: None: photos cannot be inverted.
+        w_avg: (L, w_dim) or (w_dim,), added to the encoder's output; None: nothing is added.
+        w_center: (w_dim,), the average latent, towards which random latents are truncated.
         sources: file name → SHA-256.
         summary: one line for the user about each file.
     """
 
     generator: Generator
-    encoder: Encoder4Editing
+    encoder: GradualStyleEncoder | None
     clip: CLIP
-    w_avg: Tensor
+    w_avg: Tensor | None
+    w_center: Tensor
     sources: dict[str, str] = field(default_factory=dict)
     summary: list[str] = field(default_factory=list)
 
 
-def read_domain(folder: Path) -> DomainNetworks:
-    """Read e4e's and CLIP's checkpoint from a folder.
-
-    The generator is e4e's own, since its encoder was trained for it.
+def read_domain(files: DomainFiles) -> DomainNetworks:
+    """Read the networks of a domain.
 
     Raises:
-        CheckpointError: a file is missing, or is not what its name says.
+        CheckpointError: a file is not what it should be.
     """
-    e4e_path = _only_file(folder, "e4e_*.pt", "e4e's checkpoint")
-    clip_path = _only_file(folder, "ViT-*.pt", "CLIP's checkpoint")
-    e4e_checkpoint, clip_checkpoint = e4e.read(e4e_path), clip.read(clip_path)
-    decoder, clip_sizes = e4e_checkpoint.decoder, clip_checkpoint.sizes
-    return DomainNetworks(
-        decoder.network(),
-        e4e_checkpoint.network(),
-        clip_checkpoint.network(),
-        e4e_checkpoint.w_avg,
-        sources={path.name: sha256_of(path) for path in (e4e_path, clip_path)},
-        summary=[
-            f"{e4e_path.name}: e4e with {e4e_checkpoint.sizes.num_latents} latents, StyleGAN2 of "
-            f"{decoder.sizes.resolution} px",
-            f"{clip_path.name}: CLIP, {clip_sizes['image_resolution']} px, "
-            f"{clip_sizes['embed_dim']} dimensions",
-        ],
-    )
-
-
-def _only_file(folder: Path, pattern: str, what: str) -> Path:
-    paths = sorted(folder.glob(pattern)) if folder.is_dir() else []
-    if len(paths) != 1:
-        names = ", ".join(path.name for path in paths) or "none"
+    encoder = read_encoder(files.encoder) if files.encoder else None
+    generator = read_generator(files.generator) if files.generator else None
+    decoder = generator or (encoder.decoder if encoder else None)
+    if decoder is None:
         raise CheckpointError(
-            f"{folder} must contain one {pattern} ({what}), but contains {names}: run "
-            "`styleclip-export fetch`"
+            f"{files.encoder} contains an encoder without a generator: give one with --generator"
         )
-    return paths[0]
+    clip_checkpoint = clip.read(files.clip)
+    network = decoder.network()
+    paths = [path for path in (files.encoder, files.generator, files.clip) if path]
+    return DomainNetworks(
+        network,
+        encoder.network() if encoder else None,
+        clip_checkpoint.network(),
+        encoder.w_avg if encoder else None,
+        decoder.w_avg_or_mean(network),
+        sources={path.name: sha256_of(path) for path in paths},
+        summary=[
+            *(_describe_encoder(files.encoder, encoder) if files.encoder and encoder else ()),
+            *(_describe_generator(files.generator, generator) if files.generator and generator
+              else ()),
+            *(_compare(encoder.decoder, network) if encoder and encoder.decoder and generator
+              else ()),
+            f"{files.clip.name}: CLIP, {clip_checkpoint.sizes['image_resolution']} px, "
+            f"{clip_checkpoint.sizes['embed_dim']} dimensions",
+        ],
+    )  # fmt: skip
+
+
+def _describe_encoder(path: Path, encoder: EncoderCheckpoint) -> list[str]:
+    decoder = encoder.decoder
+    described = f"StyleGAN2 of {decoder.sizes.resolution} px" if decoder else "no generator"
+    line = f"{path.name}: {encoder.kind} with {encoder.sizes.num_latents} latents, {described}"
+    return [line, *(f"{path.name}: {note}" for note in encoder.notes)]
+
+
+def _describe_generator(path: Path, generator: GeneratorCheckpoint) -> list[str]:
+    line = f"{path.name}: StyleGAN2 of {generator.sizes.resolution} px ({generator.layout})"
+    return [line, *(f"{path.name}: {note}" for note in generator.notes)]
+
+
+@torch.no_grad()
+def _compare(decoder: GeneratorCheckpoint, generator: Generator) -> list[str]:
+    """Say how far the encoder's own generator and another one are apart in StyleSpace."""
+    own = decoder.network()
+    if own.style_channels != generator.style_channels or own.w_dim != generator.w_dim:
+        return []  # the conversion refuses it with the numbers
+    z = torch.randn(200, own.w_dim, generator=torch.Generator().manual_seed(0))
+    w_plus = own.mapping(z)[:, None].expand(-1, own.num_latents, -1)
+    a, b = own.flatten(own.affine(w_plus)), generator.flatten(generator.affine(w_plus))
+    difference = float((a - b).norm() / (a - a.mean(0)).norm())
+    line = f"the generator and the encoder's own one differ by {difference:.2%} in StyleSpace"
+    if difference > _OTHER_GENERATOR:
+        line = (
+            f"WARNING: {line}: the encoder was trained for another generator, so photos will not "
+            "look like themselves"
+        )
+    return [line]
+
+
+def _only_file(folder: Path, patterns: tuple[str, ...]) -> Path | None:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise CheckpointError(f"{folder} contains {names}: name the one to convert")
+    return paths[0] if paths else None
+
+
+def _missing(folder: Path, pattern: str, what: str, options: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} contains no {pattern} ({what}): run `styleclip-export fetch`, or name the file "
+        f"with {options}"
+    )

@@ -1,13 +1,12 @@
 """StyleGAN2 generators from any of their published files, of any resolution and width.
 
-rosinality's `.pt` (`g_ema`, `latent_avg`), the `decoder.` part of an e4e checkpoint, a plain
-state_dict, and NVIDIA's TensorFlow and PyTorch pickles. Names and shapes are compared with those of
-a network on PyTorch's meta device before any number is copied.
+PyTorch and safetensors files in any of the `layouts`, and NVIDIA's TensorFlow and PyTorch pickles.
+Names and shapes are compared with those of a network on PyTorch's meta device before any number is
+copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from styleclip_export.checkpoints import nvidia_pickles, state_dicts, torch_file, zip_archive
+from styleclip_export.checkpoints import contents, layouts, nvidia_pickles, state_dicts, torch_file
 from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
-from styleclip_export.checkpoints.pickled_arrays import FileArray
+from styleclip_export.checkpoints.nvidia_common import TranslatedGenerator
 from styleclip_export.checkpoints.unpickler import UnsupportedFile
+from styleclip_export.file_kinds import MAGIC_BYTES
 from styleclip_networks.stylegan2 import Generator
 
-EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt or an e4e checkpoint)"
+EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt, e4e's or PTI's)"
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 1024
 _MAX_MAPPING_LAYERS = 64
 _RESAMPLE_KERNELS = ("blur.kernel", "upsample.kernel")  # ends of their names
@@ -54,7 +54,7 @@ class GeneratorCheckpoint:
         layout: the kind of file.
         state: the state_dict under our (rosinality's) names, float32.
         w_avg: the average latent (w_dim,), or None where the file has none.
-        notes: what the official network does and ours does not.
+        notes: what a user should know about the network.
     """
 
     layout: str
@@ -70,39 +70,27 @@ class GeneratorCheckpoint:
         Raises:
             UnsupportedFile: there is none.
         """
-        if not isinstance(content, dict):
-            raise UnsupportedFile("it contains no dictionary")
-        if "g_ema" in content:
-            arrays, layout = state_dicts.select_arrays(content["g_ema"]), "rosinality's checkpoint"
-        elif "state_dict" in content:
-            arrays = state_dicts.select_arrays(content["state_dict"], "decoder.")
-            layout = "e4e's decoder"
-        else:
-            arrays, layout = state_dicts.select_arrays(content), "a plain state_dict"
-        average = average_latent(content)
+        found = layouts.locate_generator(content)
+        average = layouts.average_latent(content)
         if average is not None and average.ndim == 2:  # e4e keeps one row for each latent
             average = average[0] if (average == average[:1]).all() else None
-        return cls.from_arrays(arrays, file_size, layout, w_avg=average)
+        if average is not None:
+            found.w_avg = average
+        return cls.from_arrays(found, file_size)
 
     @classmethod
-    def from_arrays(
-        cls,
-        arrays: dict[str, np.ndarray],
-        file_size: int,
-        layout: str,
-        *,
-        w_avg: np.ndarray | None,
-        notes: Sequence[str] = (),
-    ) -> GeneratorCheckpoint:
+    def from_arrays(cls, found: TranslatedGenerator, file_size: int) -> GeneratorCheckpoint:
         """Build a checkpoint from arrays under our names.
 
         Raises:
             UnsupportedFile: names or shapes are not those of one StyleGAN2.
         """
+        arrays, w_avg = found.arrays, found.w_avg
         sizes = _sizes(arrays)
         shapes = state_dicts.expected_shapes(sizes.build)
         state_dicts.check_total_size(arrays.values(), file_size)
-        arrays = _defaults(arrays, shapes) | arrays
+        defaults, notes = _defaults(arrays, shapes)
+        arrays = defaults | arrays
         state_dicts.check_shapes(arrays, shapes)
         for name in shapes:
             if name.endswith(_RESAMPLE_KERNELS):
@@ -112,11 +100,11 @@ class GeneratorCheckpoint:
                 f"its average latent has the shape {w_avg.shape}, not ({sizes.w_dim},)"
             )
         return cls(
-            layout,
+            found.layout,
             sizes,
             state_dicts.to_tensors(arrays, shapes),
             None if w_avg is None else state_dicts.to_tensor(w_avg, "the average latent"),
-            tuple(notes),
+            (*found.notes, *notes),
         )
 
     def network(self) -> Generator:
@@ -136,40 +124,45 @@ class GeneratorCheckpoint:
             return generator.mapping(z).mean(0).clone()
 
 
-def read(path: Path) -> GeneratorCheckpoint:
+def read_generator(path: Path) -> GeneratorCheckpoint:
     """Read a generator.
 
     Raises:
         CheckpointError: the file is another, damaged or hostile.
     """
-    with open_checkpoint(Path(path), EXPECTED) as data:
-        if data[:4] == zip_archive.START or torch_file.is_legacy(data):
-            return GeneratorCheckpoint.from_content(torch_file.read(data), len(data))
-        pickled = nvidia_pickles.read(data)
-        return GeneratorCheckpoint.from_arrays(
-            pickled.arrays, len(data), pickled.layout, w_avg=pickled.w_avg, notes=pickled.notes
-        )
+    with open_checkpoint(Path(path), EXPECTED, contents.KINDS) as data:
+        if data[:1] == MAGIC_BYTES["pickle"][0] and not torch_file.is_legacy(data):
+            return GeneratorCheckpoint.from_arrays(nvidia_pickles.read(data), len(data))
+        return GeneratorCheckpoint.from_content(contents.read(data), len(data))
 
 
-def average_latent(content: dict[Any, Any]) -> np.ndarray | None:
-    """Return `latent_avg` of a checkpoint, (w_dim,) or (L, w_dim)."""
-    array = content.get("latent_avg")
-    if not isinstance(array, FileArray):
-        return None
-    view = array.view()
-    return view[0] if view.ndim > 1 and view.shape[0] == 1 else view
+def _defaults(
+    arrays: dict[str, np.ndarray], shapes: state_dicts.Shapes
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return what files may leave out, and what to say about it.
 
-
-def _defaults(arrays: dict[str, np.ndarray], shapes: state_dicts.Shapes) -> dict[str, np.ndarray]:
-    """Return what files may leave out: resampling filters and, as zeros, all of the noise."""
+    Resampling filters are always the same. A network trained without noise has neither strengths
+    nor images of it, which are zero. Strengths without images want noise: rosinality's code then
+    draws its own images at random, and so do we, the same at each call.
+    """
     defaults = {
         name: state_dicts.RESAMPLE_KERNEL for name in shapes if name.endswith(_RESAMPLE_KERNELS)
     }
-    if not any(name.startswith("noises.") for name in arrays):
-        for name, shape in shapes.items():
-            if name.startswith("noises.") or name.endswith(".noise.weight"):
-                defaults[name] = np.zeros(shape, np.float32)
-    return defaults
+    if any(name.startswith("noises.") for name in arrays):
+        return defaults, []
+    has_strengths = any(name.endswith(".noise.weight") for name in arrays)
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        if name.startswith("noises.") and has_strengths:
+            defaults[name] = rng.standard_normal(shape, np.float32)
+        elif name.startswith("noises.") or name.endswith(".noise.weight"):
+            defaults[name] = np.zeros(shape, np.float32)
+    if not has_strengths:
+        return defaults, ["the file has no noise: the images get none"]
+    return defaults, [
+        "the file has no noise images: random ones, always the same, replace them, so the finest "
+        "details (single hairs) differ from those of other programs"
+    ]
 
 
 def _sizes(arrays: dict[str, np.ndarray]) -> GeneratorSizes:

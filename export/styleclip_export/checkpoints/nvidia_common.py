@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from styleclip_export.checkpoints.unpickler import UnsupportedFile, short_repr
+from styleclip_export.checkpoints.pickled_arrays import empty_dict
+from styleclip_export.checkpoints.unpickler import (
+    AllowedGlobals,
+    InertObject,
+    UnsupportedFile,
+    short_repr,
+)
 
 MAX_NESTING = 8  # of networks within networks
 MAPPING_LR_MULTIPLIER = 0.01  # part of the arithmetic of our mapping network
@@ -26,18 +32,34 @@ TO_RGB_PARAMETERS: ParameterTable = {
 
 
 @dataclass
-class PickledGenerator:
-    """A generator in a pickle.
+class TranslatedGenerator:
+    """A generator of another project, under our names.
 
     Attributes:
-        arrays: under our names, views of the file where possible; resampling filters are left out.
-        notes: what the official network does and ours does not.
+        layout: the kind of file.
+        arrays: views of the file where possible; resampling filters may be left out.
+        notes: what a user should know about the network.
     """
 
     layout: str
     arrays: dict[str, np.ndarray]
     w_avg: np.ndarray | None
     notes: list[str] = field(default_factory=list)
+
+
+def persistent_object(meta: Any) -> InertObject:
+    """Return an object as `torch_utils.persistence` pickles it."""
+    if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+        raise UnsupportedFile("it contains a persistent object of an unknown form")
+    module = InertObject(short_repr(meta.get("class_name")))
+    module.state = meta["state"]
+    return module
+
+
+PERSISTENCE_GLOBALS: AllowedGlobals = {
+    "dnnlib.util.EasyDict": empty_dict,
+    "torch_utils.persistence._reconstruct_persistent_obj": persistent_object,
+}
 
 
 def require(setting: str, value: Any, *supported: Any) -> None:

@@ -9,21 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from styleclip_export.checkpoints import nvidia_pytorch, nvidia_tensorflow, torch_file
-from styleclip_export.checkpoints.nvidia_common import PickledGenerator
-from styleclip_export.checkpoints.pickled_arrays import SAVED_GLOBALS, Storage, empty_dict
+from styleclip_export.checkpoints.nvidia_common import PERSISTENCE_GLOBALS, TranslatedGenerator
+from styleclip_export.checkpoints.pickled_arrays import SAVED_GLOBALS, Storage
 from styleclip_export.checkpoints.unpickler import (
     AllowedGlobals,
     InertObject,
     PickleBudget,
     SafeUnpickler,
     UnsupportedFile,
-    short_repr,
 )
 
 _TENSORFLOW_NETWORK = "dnnlib.tflib.network.Network"
 
 
-def read(data: memoryview) -> PickledGenerator:
+def read(data: memoryview) -> TranslatedGenerator:
     """Read the generator with averaged weights (`Gs`, `G_ema`) of one of NVIDIA's pickles.
 
     Raises:
@@ -45,20 +44,10 @@ def read(data: memoryview) -> PickledGenerator:
 def _allowed_globals(budget: PickleBudget) -> AllowedGlobals:
     return {
         **SAVED_GLOBALS,
-        "dnnlib.util.EasyDict": empty_dict,
+        **PERSISTENCE_GLOBALS,
         _TENSORFLOW_NETWORK: lambda *_: InertObject(_TENSORFLOW_NETWORK),
-        "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
         "torch.storage._load_from_bytes": lambda stream: _storage(stream, budget),
     }
-
-
-def _persistent_object(meta: Any) -> InertObject:
-    """Return an object as `torch_utils.persistence` pickles it."""
-    if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
-        raise UnsupportedFile("it contains a persistent object of an unknown form")
-    module = InertObject(short_repr(meta.get("class_name")))
-    module.state = meta["state"]
-    return module
 
 
 def _storage(data: Any, budget: PickleBudget) -> Storage:

@@ -20,7 +20,7 @@ from styleclip_export.checkpoints.nvidia_common import (
     MAX_NESTING,
     TO_RGB_PARAMETERS,
     ParameterTable,
-    PickledGenerator,
+    TranslatedGenerator,
     layer_name,
     noise_name,
     require,
@@ -38,7 +38,7 @@ _LAYER_PARAMETERS: ParameterTable = {
 }
 
 
-def translate_generator(generator: InertObject) -> PickledGenerator:
+def translate_generator(generator: InertObject) -> TranslatedGenerator:
     """Translate a generator.
 
     Raises:
@@ -49,12 +49,22 @@ def translate_generator(generator: InertObject) -> PickledGenerator:
         raise UnsupportedFile(
             f"its {generator.class_name} is not a StyleGAN2 (perhaps a StyleGAN3)"
         )
-    official = _tensors(modules)
     notes = _check_modules(generator, modules)
+    return translate_arrays(_tensors(modules), "NVIDIA's PyTorch pickle", notes)
+
+
+def translate_arrays(
+    official: dict[str, np.ndarray], layout: str, notes: list[str]
+) -> TranslatedGenerator:
+    """Translate the arrays of a generator's state_dict.
+
+    Raises:
+        UnsupportedFile: one is unknown.
+    """
     arrays: dict[str, np.ndarray] = {}
     for name, array in official.items():
         if name.endswith("resample_filter"):
-            state_dicts.check_resample_kernel(array * 4, name)
+            state_dicts.check_resample_kernel(state_dicts.to_float32(array) * 4, name)
         elif name.startswith("mapping.") and name != "mapping.w_avg":
             dense = re.fullmatch(r"mapping\.fc(\d+)\.(weight|bias)", name)
             if not dense:
@@ -63,8 +73,7 @@ def translate_generator(generator: InertObject) -> PickledGenerator:
         elif name.startswith("synthesis."):
             ours, value = _translate_synthesis(name, array)
             arrays[ours] = value
-    w_avg = official.get("mapping.w_avg")
-    return PickledGenerator("NVIDIA's PyTorch pickle", arrays, w_avg, notes)
+    return TranslatedGenerator(layout, arrays, official.get("mapping.w_avg"), notes)
 
 
 def _modules(

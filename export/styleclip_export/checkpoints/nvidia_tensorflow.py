@@ -20,7 +20,7 @@ from styleclip_export.checkpoints.nvidia_common import (
     MAX_NESTING,
     TO_RGB_PARAMETERS,
     ParameterTable,
-    PickledGenerator,
+    TranslatedGenerator,
     layer_name,
     require,
     unknown_parameter,
@@ -38,7 +38,7 @@ _LAYER_PARAMETERS: ParameterTable = {
 }
 
 
-def translate_generator(network: InertObject) -> PickledGenerator:
+def translate_generator(network: InertObject) -> TranslatedGenerator:
     """Translate a generator.
 
     Raises:
@@ -59,7 +59,7 @@ def translate_generator(network: InertObject) -> PickledGenerator:
         elif network_name == "synthesis" and parameter != "lod":
             ours, value = _translate_synthesis(parameter, array)
             arrays[ours] = value
-    return PickledGenerator("NVIDIA's TensorFlow pickle", arrays, official.get("dlatent_avg"))
+    return TranslatedGenerator("NVIDIA's TensorFlow pickle", arrays, official.get("dlatent_avg"))
 
 
 def _check_options(options: dict[str, Any]) -> None:

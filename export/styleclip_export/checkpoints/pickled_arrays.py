@@ -26,7 +26,10 @@ _MAX_EXTENT = 1 << 62  # elements in an array, or bytes between two of them
 _MAX_ITEMS = 64
 
 _NUMPY_TYPES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
-_DTYPE_OF_STORAGE = {
+# NumPy has no bfloat16: `state_dicts.to_float32` converts it.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+_DTYPE_OF_STORAGE: dict[str, str | np.dtype[Any]] = {
+    "torch.BFloat16Storage": BFLOAT16,
     "torch.HalfStorage": "<f2",
     "torch.FloatStorage": "<f4",
     "torch.DoubleStorage": "<f8",
@@ -42,7 +45,7 @@ _DTYPE_OF_STORAGE = {
 class Storage:
     """A run of numbers of one dtype; `data` is a view of the file, None until it is known."""
 
-    def __init__(self, dtype: str, data: memoryview | None = None) -> None:
+    def __init__(self, dtype: str | np.dtype[Any], data: memoryview | None = None) -> None:
         self.dtype, self.data = np.dtype(dtype), data
 
     @property
@@ -102,7 +105,7 @@ def _as_shape(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _contiguous_strides(shape: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]:
+def contiguous_strides(shape: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]:
     strides = [1]
     for n in shape[:-1] if fortran else shape[:0:-1]:
         strides.append(strides[-1] * n)
@@ -142,7 +145,7 @@ class _PickledNdarray(FileArray):
         shape = _as_shape(shape)
         if not all(type(n) is int for n in shape):
             raise UnsupportedFile("it contains an array without a proper shape")
-        strides = _contiguous_strides(shape, bool(fortran))
+        strides = contiguous_strides(shape, bool(fortran))
         super().__init__(Storage(str(dtype), data), 0, shape, strides)
         self.check()
 
@@ -200,11 +203,11 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
     return array
 
 
-def dtype_of_storage(kind: Any) -> str:
+def dtype_of_storage(kind: Any) -> np.dtype[Any]:
     """Return NumPy's dtype for a torch storage class."""
     if not isinstance(kind, GlobalName) or kind.text not in _DTYPE_OF_STORAGE:
         raise UnsupportedFile(f"it contains tensors of the type {short_repr(kind)}")
-    return _DTYPE_OF_STORAGE[kind.text]
+    return np.dtype(_DTYPE_OF_STORAGE[kind.text])
 
 
 _NUMPY_FUNCTIONS: AllowedGlobals = {

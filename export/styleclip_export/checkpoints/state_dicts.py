@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleclip_export.checkpoints.pickled_arrays import FileArray
+from styleclip_export.checkpoints.pickled_arrays import BFLOAT16, FileArray
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.stylegan2 import RESAMPLE_FILTER
 
@@ -116,7 +116,8 @@ def check_total_size(arrays: Iterable[np.ndarray], file_size: int) -> None:
 
 def check_resample_kernel(kernel: np.ndarray, name: str) -> None:
     """Check that a resampling filter is the one that our generator has built in."""
-    if kernel.shape != RESAMPLE_KERNEL.shape or not np.allclose(kernel, RESAMPLE_KERNEL, atol=1e-6):
+    exact = kernel.shape == RESAMPLE_KERNEL.shape and kernel.dtype.kind in "fV"
+    if not exact or not np.allclose(to_float32(kernel), RESAMPLE_KERNEL, atol=1e-6):
         raise UnsupportedFile(f"its {name!r} is not the filter 1, 3, 3, 1")
 
 
@@ -126,13 +127,23 @@ def to_tensor(array: np.ndarray, name: str) -> Tensor:
     Raises:
         UnsupportedFile: it is of another kind of dtype, or contains an infinite number or NaN.
     """
-    kinds, dtype = ("iu", np.int64) if name.endswith(_COUNTER) else ("f", np.float32)
-    if array.dtype.kind not in kinds:
+    if name.endswith(_COUNTER) and array.dtype.kind in "iu":
+        return torch.from_numpy(np.array(array, np.int64, order="C"))
+    if array.dtype.kind != "f" and array.dtype != BFLOAT16:
         raise UnsupportedFile(f"{name!r} contains {array.dtype}, not floating-point numbers")
-    values = np.array(array, dtype, order="C")
+    with np.errstate(over="ignore"):  # of float64, which becomes infinite
+        values = np.array(to_float32(array), order="C")
     if not np.isfinite(values).all():
         raise UnsupportedFile(f"{name!r} contains numbers that are not finite")
     return torch.from_numpy(values)
+
+
+def to_float32(array: np.ndarray) -> np.ndarray:
+    """Convert any floating-point array; a bfloat16 is the upper half of a float32."""
+    if array.dtype == BFLOAT16:
+        bits = np.ascontiguousarray(array).view("<u2").astype("<u4")
+        return (bits << 16).view("<f4").reshape(array.shape)
+    return np.asarray(array, np.float32)
 
 
 def to_tensors(arrays: Arrays, names: Iterable[str]) -> dict[str, Tensor]:

@@ -14,7 +14,10 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from styleclip_export.checkpoints import zip_archive
+from styleclip_export.checkpoints.nvidia_common import PERSISTENCE_GLOBALS
 from styleclip_export.checkpoints.pickled_arrays import (
     SAVED_GLOBALS,
     TORCH_TENSOR_FUNCTIONS,
@@ -37,6 +40,7 @@ _MAX_PICKLE_BYTES = 64 << 20  # of an archive's data.pkl
 
 _ARCHIVE_GLOBALS: AllowedGlobals = {
     **SAVED_GLOBALS,
+    **PERSISTENCE_GLOBALS,  # a network saved as an object, as PTI does
     "__torch__.": InertObject,
     **{
         f"torch.jit._pickle.{name}": lambda value, *_: value
@@ -139,7 +143,7 @@ class _LegacyReader:
     def read(self) -> Any:
         self._check_header()
         functions = dict.fromkeys(TORCH_TENSOR_FUNCTIONS, self._rebuild_tensor)
-        value = self._unpickle({**SAVED_GLOBALS, **functions})
+        value = self._unpickle({**SAVED_GLOBALS, **PERSISTENCE_GLOBALS, **functions})
         for key in self._unpickle({}):
             self._read_storage(key)
         for array in self.arrays:
@@ -195,7 +199,7 @@ class _LegacyReader:
         self.position += size
 
 
-def _parse_storage_id(persistent_id: Any) -> tuple[str, str, int]:
+def _parse_storage_id(persistent_id: Any) -> tuple[np.dtype[Any], str, int]:
     """Parse ('storage', class, key, location, numel[, view]) into (NumPy's dtype, key, numel)."""
     if (
         not isinstance(persistent_id, tuple)

@@ -46,13 +46,13 @@ def command(
     Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
     bound is not written. Older versions stay.
     """
-    from styleclip_export.checkpoints.domain_files import read_domain
+    from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
     from styleclip_export.convert import conversion
 
     start = time.monotonic()
     description = conversion.read_description(domain)
     weights = weights or Path("weights") / domain
-    networks = read_domain(weights)
+    networks = read_domain(DomainFiles.find(weights))
     for line in networks.summary:
         click.echo(line)
     conversion.convert(

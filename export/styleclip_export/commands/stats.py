@@ -70,7 +70,7 @@ def command(
 
     if cluster and find_spec("ray") is None:
         raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
-    from styleclip_export.checkpoints.domain_files import read_domain
+    from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
     from styleclip_export.statistics.job import StatisticsJob
 
     console = Console()
@@ -79,7 +79,7 @@ def command(
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = target_device.type == "cuda"
     start = time.monotonic()
-    networks = read_domain(weights)
+    networks = read_domain(DomainFiles.find(weights))
     generator = networks.generator.eval().to(target_device)
     generator.upsample_as("folded" if on_gpu else "transposed")
     _check_preview(preview, generator.resolution)

@@ -97,7 +97,12 @@ def convert(
 def check_compatible(networks: DomainNetworks) -> None:
     """Raise ConversionError if encoder and generator do not belong together."""
     generator, encoder = networks.generator, networks.encoder
-    if encoder.num_latents != generator.num_latents or generator.w_dim != wire.W_DIM:
+    if generator.w_dim != wire.W_DIM:
+        raise ConversionError(
+            f"the generator's latents have {generator.w_dim} numbers, and only {wire.W_DIM} are "
+            "supported"
+        )
+    if encoder and encoder.num_latents != generator.num_latents:
         raise ConversionError(
             f"the encoder gives {encoder.num_latents} latents, the generator of "
             f"{generator.resolution} px takes {generator.num_latents} of {generator.w_dim}: give "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from styleclip_networks.clip import CLIP
-from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.e4e import GradualStyleEncoder
 from styleclip_networks.stylegan2 import EqualLinear, Generator
 
 # Parts of the names of weights that are used, and stored, as float32.
@@ -32,7 +32,7 @@ def synthesis(generator: Generator, styles: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def float16_encoder(encoder: Encoder4Editing) -> Encoder4Editing:
+def float16_encoder(encoder: GradualStyleEncoder) -> GradualStyleEncoder:
     """Copy `encoder` in float16, except the last linear layers.
 
     Batch norms are reduced to scale and shift in float32 first, since a variance may be too small

@@ -26,7 +26,7 @@ from styleclip_export.convert.random_inputs import (
 )
 from styleclip_export.convert.wrappers import FaceToLatent, LatentToImage, TokensToFeatures
 from styleclip_networks.clip import CLIP
-from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.e4e import GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator
 
 
@@ -80,7 +80,7 @@ def stylegan2_variants(
 
 
 def e4e_variants(
-    encoder: Encoder4Editing, generator: Generator, w_avg: Tensor | None = None
+    encoder: GradualStyleEncoder, generator: Generator, w_avg: Tensor | None = None
 ) -> NetworkVariants:
     """Return the variants of e4e, whose latents are those of `generator`."""
     return NetworkVariants(
@@ -109,8 +109,7 @@ def clip_text_variants(clip: CLIP, table: np.ndarray | None = None) -> NetworkVa
 
 def build_variants(networks: DomainNetworks) -> list[NetworkVariants]:
     """Return the variants of each network of a domain."""
-    return [
-        stylegan2_variants(networks.generator),
-        e4e_variants(networks.encoder, networks.generator, networks.w_avg),
-        clip_text_variants(networks.clip),
-    ]
+    variants = [stylegan2_variants(networks.generator), clip_text_variants(networks.clip)]
+    if networks.encoder:
+        variants.append(e4e_variants(networks.encoder, networks.generator, networks.w_avg))
+    return variants

@@ -1,7 +1,8 @@
 """The networks in the forms that ONNX Runtime computes fastest on a CPU, from the same parameters.
 
-`synthesis`, `encode` and `encode_text` compute what `Generator.synthesis`, `Encoder4Editing` and
-`CLIP.encode_text` compute, up to float32 rounding. docs/notes/cpu-engines.md has the measurements:
+`synthesis`, `encode` and `encode_text` compute what `Generator.synthesis`, `GradualStyleEncoder`
+and `CLIP.encode_text` compute, up to float32 rounding. docs/notes/cpu-engines.md has the
+measurements:
 
 - 3x3 convolutions of many channels by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray
   2016, "Fast Algorithms for Convolutional Neural Networks"): 36 multiplications in place of 144.
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from styleclip_networks.clip import CLIP, ResidualAttentionBlock
-from styleclip_networks.e4e import FACE_SIZE, BottleneckIRSE, Encoder4Editing
+from styleclip_networks.e4e import FACE_SIZE, BottleneckIRSE, GradualStyleEncoder
 from styleclip_networks.stylegan2 import (
     DEMODULATION_EPS,
     LEAKY_RELU_GAIN,
@@ -238,8 +239,8 @@ def _per_channel(values: Tensor, as_pixels: bool) -> Tensor:
     return values[:, None] if as_pixels else values[:, :, None, None]
 
 
-def encode(e: Encoder4Editing, face: Tensor) -> Tensor:
-    """`Encoder4Editing.forward`: (N, 3, 256, 256) → (N, num_latents, w_dim)."""
+def encode(e: GradualStyleEncoder, face: Tensor) -> Tensor:
+    """`GradualStyleEncoder.forward`: (N, 3, 256, 256) → (N, num_latents, w_dim)."""
     convolution, norm, activation = e.input_layer
     x = _prelu(norm(convolution(face)), activation)
     side, stages = FACE_SIZE, []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from styleclip_networks.clip import CLIP
-from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator
 
 
@@ -32,17 +32,19 @@ class FaceToLatent(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder4Editing,
+        encoder: GradualStyleEncoder,
         w_avg: Tensor | None = None,
-        encode: Callable[[Encoder4Editing, Tensor], Tensor] = Encoder4Editing.__call__,
+        encode: Callable[[GradualStyleEncoder, Tensor], Tensor] = GradualStyleEncoder.__call__,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        # The parameters' names tell the CUDA engine, which reads nothing else, which encoder it is.
+        self.name = "encoder" if isinstance(encoder, Encoder4Editing) else "psp"
+        self.add_module(self.name, encoder)
         self.encode = encode
         self.register_buffer("w_avg", w_avg)
 
     def forward(self, face: Tensor) -> Tensor:
-        w_plus = self.encode(self.encoder, face)
+        w_plus = self.encode(self.get_submodule(self.name), face)  # type: ignore[arg-type]
         return w_plus if self.w_avg is None else w_plus + self.w_avg
 
 

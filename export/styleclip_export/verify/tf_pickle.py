@@ -40,7 +40,7 @@ def cases(folder: Folder) -> Iterator[Case]:
 
 
 def _check(folder: Folder, name: str) -> Iterator[Row]:
-    checkpoint = generators.read(folder.path(f"{name}.pkl"))
+    checkpoint = generators.read_generator(folder.path(f"{name}.pkl"))
     generator = checkpoint.network()
     average = checkpoint.w_avg_or_mean(generator)
     content = folder.json(f"{name}.json", known=FIELDS)

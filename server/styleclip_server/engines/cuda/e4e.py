@@ -119,7 +119,8 @@ class CudaEncoder:
     average latent added.
 
     Args:
-        weights: parameters by the names in e4e's `model.onnx`, float32.
+        weights: parameters by the names in e4e's `model.onnx`, float32. pSp's begin with `psp.`;
+            its heads give the rows themselves, and not their differences from row 0.
         dtype: of the convolutions' weights and of the features.
 
     Raises:
@@ -142,7 +143,10 @@ class CudaEncoder:
         num_latents = parameters.count("styles.")
         sizes = [_head_size(i) for i in range(num_latents)]
         self.head_steps = [_head_step(parameters, sizes, size) for size in HEAD_SIZES]
-        self.linear_weight, self.linear_bias = _linear_layers(parameters, num_latents)
+        self.relative = parameters.encoder == "encoder"
+        self.linear_weight, self.linear_bias = _linear_layers(
+            parameters, num_latents, self.relative
+        )
 
     def __call__(self, face: Tensor) -> Tensor:
         fine_skip, middle_skip, coarse = self._backbone(face)
@@ -152,7 +156,9 @@ class CudaEncoder:
         x = fine.new_empty(0)  # no head has started
         for step in self.head_steps:
             x = step(levels, x)
-        return heads.project_codes(x[:, 0, 0], self.linear_weight, self.linear_bias)
+        return heads.project_codes(
+            x[:, 0, 0], self.linear_weight, self.linear_bias, relative=self.relative
+        )
 
     def _backbone(self, face: Tensor) -> list[Tensor]:
         """The outputs of the last three stages."""
@@ -181,18 +187,23 @@ class _Parameters:
     device: torch.device | str
     dtype: torch.dtype
 
+    @property
+    def encoder(self) -> str:
+        """The name that the encoder has in the file."""
+        return "psp" if "psp.latlayer1.weight" in self.weights else "encoder"
+
     def count(self, prefix: str) -> int:
         """How many modules of the encoder are numbered behind `prefix`."""
-        start = f"encoder.{prefix}"
+        start = f"{self.encoder}.{prefix}"
         return 1 + max(
             int(name[len(start) :].split(".")[0]) for name in self.weights if name.startswith(start)
         )
 
     def has(self, name: str) -> bool:
-        return f"encoder.{name}" in self.weights
+        return f"{self.encoder}.{name}" in self.weights
 
     def read(self, name: str) -> Tensor:
-        return torch.from_numpy(np.array(self.weights[f"encoder.{name}"]))
+        return torch.from_numpy(np.array(self.weights[f"{self.encoder}.{name}"]))
 
     def average_latent(self) -> Tensor | None:
         average = self.weights.get("w_avg")
@@ -294,12 +305,15 @@ def _head_step(parameters: _Parameters, sizes: list[int], size: int) -> HeadStep
     return HeadStep(size, channels, len(starting), first, stacked)
 
 
-def _linear_layers(parameters: _Parameters, num_latents: int) -> tuple[Tensor, Tensor]:
+def _linear_layers(
+    parameters: _Parameters, num_latents: int, relative: bool
+) -> tuple[Tensor, Tensor]:
     """Weight (L, w_dim, C) and bias (L, w_dim) of the heads, the average latent added."""
     names = [f"styles.{i}.linear" for i in range(num_latents)]
     weight = torch.stack([parameters.weight(name) for name in names])
     biases = torch.stack([parameters.read(f"{name}.bias") for name in names])
-    biases[1:] += biases[0].clone()
+    if relative:
+        biases[1:] += biases[0].clone()
     average = parameters.average_latent()
     if average is not None:
         biases += average

@@ -152,9 +152,10 @@ def _head_tile(num_pixels: int) -> tuple[int, int, int, int, int]:
 def _project_codes_kernel(
     codes_ptr, weight_ptr, bias_ptr, out_ptr, batch, scale,
     in_channels: tl.constexpr, out_channels: tl.constexpr, num_latents: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    RELATIVE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """out_0 = scale W_0 c_0 + b_0, out_i = scale (W_i c_i + W_0 c_0) + b_i."""
+    """out_0 = scale W_0 c_0 + b_0, out_i = scale (W_i c_i + W_0 c_0) + b_i; without W_0 c_0 if
+    not RELATIVE."""
     STEPS: tl.constexpr = (in_channels + BLOCK_K - 1) // BLOCK_K
     latent = tl.program_id(2)
     images = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -162,7 +163,7 @@ def _project_codes_kernel(
     k = tl.arange(0, BLOCK_K)
     image_mask, output_mask = images < batch, outputs < out_channels
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(tl.where(latent > 0, 2, 1) * STEPS):
+    for step in range(tl.where((latent > 0) & RELATIVE, 2, 1) * STEPS):
         head = tl.where(step < STEPS, latent, 0)
         first = step % STEPS * BLOCK_K
         k_mask = k < in_channels - first
@@ -181,19 +182,20 @@ def _project_codes_kernel(
     tl.store(out_ptrs, acc, mask=image_mask[:, None] & output_mask[None, :])
 
 
-def project_codes(codes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Run the heads' linear layers and add row 0 to the others (Tov et al. 2021, section 4).
+def project_codes(codes: Tensor, weight: Tensor, bias: Tensor, *, relative: bool = True) -> Tensor:
+    """Run the heads' linear layers and, if `relative`, add row 0 to the others (Tov et al. 2021,
+    section 4).
 
     Args:
         codes: what the heads end with, (N, L, C), contiguous.
         weight: (L, D, C), contiguous, to be scaled by 1 / sqrt(C) (equalized learning rate).
-        bias: (L, D) float32; those from row 1 on include row 0's.
+        bias: (L, D) float32; if `relative`, those from row 1 on include row 0's.
 
     Returns:
         W+, (N, L, D) float32.
     """
     if not runs_kernels(codes):
-        return reference.project_codes(codes, weight, bias)
+        return reference.project_codes(codes, weight, bias, relative)
     n, num_latents, in_channels = codes.shape
     out_channels = weight.shape[1]
     out = torch.empty((n, num_latents, out_channels), dtype=torch.float32, device=codes.device)
@@ -201,7 +203,7 @@ def project_codes(codes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     grid = triton.cdiv(n, 16), triton.cdiv(out_channels, block_n), num_latents
     _project_codes_kernel[grid](
         codes, weight, bias, out, n, in_channels**-0.5, in_channels, out_channels, num_latents,
-        BLOCK_M=16, BLOCK_N=block_n,
+        RELATIVE=relative, BLOCK_M=16, BLOCK_N=block_n,
         BLOCK_K=min(128, max(16, triton.next_power_of_2(in_channels))), num_warps=4, num_stages=4,
     )  # fmt: skip
     return out

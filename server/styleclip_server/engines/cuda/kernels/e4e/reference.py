@@ -60,10 +60,11 @@ def convolve_heads_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) ->
     out.copy_(y.permute(0, 2, 3, 1).reshape(out.shape))
 
 
-def project_codes(codes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def project_codes(codes: Tensor, weight: Tensor, bias: Tensor, relative: bool) -> Tensor:
     scaled_weight = weight.float() * codes.shape[2] ** -0.5
     rows = torch.einsum("nlc,ldc->nld", codes.float(), scaled_weight)
-    rows[:, 1:] += rows[:, :1]
+    if relative:
+        rows[:, 1:] += rows[:, :1]
     return rows + bias
 
 
