@@ -218,7 +218,7 @@ def false_shape_files():
                                        average())  # fmt: skip
     whole = {weight: state[weight].to(torch.int32)}
     yield "whole numbers", "generator", _rosinality(**whole)
-    yield "bfloat16", "generator", _rosinality(**{weight: state[weight].bfloat16()})
+    yield "complex numbers", "generator", _rosinality(**{weight: state[weight].cfloat()})
     yield (
         "another filter",
         "generator",
