@@ -30,7 +30,7 @@ def run(setup: Setup) -> None:
         raise SystemExit("The statistics need clip.pt: run the stage `clip` first.")
     clip = clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, 100_000)
-    generator.upsample_as("folded" if setup.on_gpu else "transposed")
+    generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     fs3, change = estimate_fs3(
         generator,
         lambda images: _encode_images(clip, images),

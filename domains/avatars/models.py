@@ -17,11 +17,11 @@ from domains.avatars.attributes import ATTRIBUTES, NUM_VALUES, OFFSETS, SIZES
 from domains.avatars.latent_codes import BLOCK, W_DIM, value_basis
 from domains.avatars.renders import RESOLUTION
 from domains.avatars.training import load_weights
-from styleclip_networks.clip import CLIP, normalize
+from styleclip_networks.clip import CLIP, normalize_images
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_networks.stylegan2 import Generator, feature_channels
 
-CHANNELS = channels_by_base(RESOLUTION, base=8192, maximum=256)
+CHANNELS = feature_channels(RESOLUTION, channel_base=8192, channel_max=256)
 NUM_LATENTS = 14
 ENCODER_SIZES = {"widths": (32, 64, 112, 192), "depths": (2, 2, 4, 2), "style_width": 64}
 CLIP_RESOLUTION = 128  # pixels, the input of the image tower
@@ -110,7 +110,7 @@ def build_clip(vocabulary_size: int) -> CLIP:
 
 def preprocess(images: Tensor) -> Tensor:
     """Convert images (N, 3, r, r) in [-1, 1] to the image tower's input (N, 3, 128, 128)."""
-    return normalize((downsample(images.clamp(-1, 1)) + 1) / 2)
+    return normalize_images((downsample(images.clamp(-1, 1)) + 1) / 2)
 
 
 def downsample(images: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def _image_source(setup: Setup, composer: Composer) -> Callable[[Tensor], Tensor
     Once the generator is trained, it draws an eighth of them from perturbed codes.
     """
     generator = load_generator(setup.out).to(setup.device).eval().requires_grad_(False)
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     generator_is_trained = (setup.out / "generator.pt").exists()
     u = value_basis().to(setup.device)
 

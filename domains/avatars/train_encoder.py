@@ -105,7 +105,7 @@ def report(encoder: Encoder4Editing, composer: Composer, setup: Setup) -> None:
     correct = (strongest_values(amplitudes) == labels).float().mean(0)
     print("correct by attribute:", [f"{x:.3f}" for x in correct.tolist()], flush=True)
     generator = load_generator(setup.out).to(setup.device).eval()
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     inversions = torch.cat(
         [generator.synthesis(generator.affine(w), setup.dtype) for w in w_plus.split(64)]
     )

@@ -75,7 +75,7 @@ def run_synthesis(setup: Setup) -> None:
     device = setup.device
     budget = setup.budget("generator")
     generator = load_generator(setup.out).to(device)
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     u = value_basis().to(device)
     masks = {i: mask.to(device) for i, mask in affine_masks(generator).items()}
     weights = _pixel_weights(device)

@@ -8,11 +8,13 @@ an official ViT state_dict loads with ``strict=True``, see `CLIP.from_state_dict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from styleclip_contract.wire import TOKENS_PER_TEXT
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,7 +23,7 @@ HEAD_WIDTH = 64  # of every published ViT; the number of heads follows from the 
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
+    """Compute x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
     return x * torch.sigmoid(QUICK_GELU_SCALE * x)
 
 
@@ -54,10 +56,9 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
-        self.activation: Callable[[Tensor], Tensor] = quick_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.activation(self.c_fc(x)))
+        return self.c_proj(quick_gelu(self.c_fc(x)))
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -143,7 +144,7 @@ class CLIP(nn.Module):
         vision_width: int = 768,
         vision_layers: int = 12,
         vision_heads: int = 12,
-        context_length: int = 77,
+        context_length: int = TOKENS_PER_TEXT,
         vocab_size: int = 49408,
         transformer_width: int = 512,
         transformer_layers: int = 12,
@@ -169,7 +170,7 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> CLIP:
-        """Builds a CLIP of the sizes of an official ViT state_dict and loads its weights.
+        """Build a CLIP of the sizes of an official ViT state_dict and load its weights.
 
         Raises:
             KeyError: `state` is not of a ViT (a ResNet CLIP, or no CLIP at all).
@@ -202,18 +203,15 @@ class CLIP(nn.Module):
         return clip
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Preprocessed images (N, 3, r, r) → features (N, embed_dim), not normalized."""
+        """Encode preprocessed images (N, 3, r, r) as features (N, embed_dim), not normalized."""
         return self.visual(images)
 
-    def encode_text(self, tokens: Tensor, trim: bool = False) -> Tensor:
-        """Tokens (N, T) int → features (N, embed_dim), not normalized.
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Encode tokens (N, T) int as features (N, embed_dim), not normalized.
 
-        The feature is read at the end-of-text token, the largest id. Attention is causal, so the
-        tokens after it have no influence: `trim` drops those after the longest text of the batch.
+        The feature is read at the end-of-text token, the largest id.
         """
         end = tokens.argmax(-1)
-        if trim:
-            tokens = tokens[:, : end.max() + 1]
         x = self.token_embedding(tokens)
         x = x + self.positional_embedding[: tokens.shape[1]].to(x.dtype)
         x = self.ln_final(self.transformer(x))
@@ -221,8 +219,16 @@ class CLIP(nn.Module):
         return x @ self.text_projection
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Images (N, 3, H, W), RGB in [0, 1] → normalized by CLIP's mean and standard deviation."""
+def trim_tokens(tokens: Tensor) -> Tensor:
+    """Cut the columns after the longest text: (N, T) → (N, t).
+
+    Attention is causal, so the features do not change.
+    """
+    return tokens[:, : tokens.argmax(-1).max() + 1]
+
+
+def normalize_images(images: Tensor) -> Tensor:
+    """Normalize images (N, 3, H, W), float RGB in [0, 1], by CLIP's mean and deviation."""
     mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]
     std = torch.tensor(IMAGE_STD, device=images.device)[:, None, None]
     return (images - mean) / std

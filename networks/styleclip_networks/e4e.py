@@ -17,13 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from styleclip_contract.wire import W_DIM
 from styleclip_networks.stylegan2 import EqualLinear
 
-FACE_SIZE = 256
 IR_SE50_WIDTHS = (64, 128, 256, 512)
 IR_SE50_DEPTHS = (3, 4, 14, 3)
-# First rows of W+ that are predicted from the middle and the fine level of the feature pyramid.
-MIDDLE, FINE = 3, 7
+# Sides in pixels of the feature pyramid's levels, and the first rows of W+ that are predicted from
+# the middle and the fine level.
+COARSE_SIZE, MIDDLE_SIZE, FINE_SIZE = 16, 32, 64
+FIRST_MIDDLE_ROW, FIRST_FINE_ROW = 3, 7
+MAP2STYLE_SLOPE = 0.01
+
+
+def pyramid_size(row: int) -> int:
+    """Return the side in pixels of the pyramid level that a row of W+ is predicted from."""
+    if row < FIRST_MIDDLE_ROW:
+        return COARSE_SIZE
+    return MIDDLE_SIZE if row < FIRST_FINE_ROW else FINE_SIZE
 
 
 class SqueezeExcitation(nn.Module):
@@ -76,7 +86,7 @@ class GradualStyleBlock(nn.Module):
         convs: list[nn.Module] = []
         for i in range(int(math.log2(size))):
             convs.append(nn.Conv2d(in_channels if i == 0 else width, width, 3, 2, 1))
-            convs.append(nn.LeakyReLU())
+            convs.append(nn.LeakyReLU(MAP2STYLE_SLOPE))
         self.convs = nn.Sequential(*convs)
         self.linear = EqualLinear(width, w_dim)
 
@@ -100,7 +110,7 @@ class GradualStyleEncoder(nn.Module):
         widths: Sequence[int] = IR_SE50_WIDTHS,
         depths: Sequence[int] = IR_SE50_DEPTHS,
         style_width: int | None = None,
-        w_dim: int = 512,
+        w_dim: int = W_DIM,
     ) -> None:
         super().__init__()
         top = widths[-1]
@@ -120,15 +130,21 @@ class GradualStyleEncoder(nn.Module):
                 channels = stage_width
             self.stage_ends.append(len(units) - 1)
         self.body = nn.Sequential(*units)
-        self.styles = nn.ModuleList()
-        for i in range(num_latents):
-            size = 16 if i < MIDDLE else 32 if i < FINE else 64
-            self.styles.append(GradualStyleBlock(top, width, size, w_dim))
+        self.styles = nn.ModuleList(
+            GradualStyleBlock(top, width, pyramid_size(row), w_dim) for row in range(num_latents)
+        )
         self.latlayer1 = nn.Conv2d(widths[2], top, 1)
         self.latlayer2 = nn.Conv2d(widths[1], top, 1)
 
     def forward(self, face: Tensor) -> Tensor:
-        """Aligned faces (N, 3, 256, 256), RGB in [-1, 1] → W+ - w_avg (N, num_latents, w_dim)."""
+        """Encode aligned faces, RGB in [-1, 1].
+
+        Args:
+            face: (N, 3, 256, 256).
+
+        Returns:
+            W+ - w_avg, (N, num_latents, w_dim).
+        """
         x = self.input_layer(face.to(self.latlayer1.weight.dtype))
         stages = []
         for i, unit in enumerate(self.body):
@@ -138,7 +154,7 @@ class GradualStyleEncoder(nn.Module):
         return self.heads(*stages[1:])
 
     def heads(self, fine_skip: Tensor, middle_skip: Tensor, coarse: Tensor) -> Tensor:
-        """Outputs of the last three stages → W+ - w_avg (N, num_latents, w_dim).
+        """Predict W+ - w_avg (N, num_latents, w_dim) from the outputs of the last three stages.
 
         Args:
             fine_skip, middle_skip, coarse: (N, C, 64, 64), (N, C, 32, 32) and (N, C, 16, 16).
@@ -146,14 +162,12 @@ class GradualStyleEncoder(nn.Module):
         middle = _upsample_add(coarse, self.latlayer1(middle_skip))
         fine = _upsample_add(middle, self.latlayer2(fine_skip))
 
-        rows = [
-            style(coarse if i < MIDDLE else middle if i < FINE else fine)
-            for i, style in enumerate(self.styles)
-        ]
+        levels = {COARSE_SIZE: coarse, MIDDLE_SIZE: middle, FINE_SIZE: fine}
+        rows = [style(levels[pyramid_size(i)]) for i, style in enumerate(self.styles)]
         return torch.stack(self.combine(rows), 1)
 
     def combine(self, rows: list[Tensor]) -> list[Tensor]:
-        """Outputs of the heads, (N, w_dim) each → the rows of W+ - w_avg."""
+        """Combine the outputs of the heads, (N, w_dim) each, to the rows of W+ - w_avg."""
         return rows
 
 
@@ -165,7 +179,7 @@ class Encoder4Editing(GradualStyleEncoder):
         return [w0, *(w0 + delta for delta in rows[1:])]
 
 
-def _upsample_add(x: Tensor, y: Tensor) -> Tensor:
-    """Adds `x`, upsampled to the size of `y`, to `y`."""
-    size = (y.shape[2], y.shape[3])
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True) + y
+def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:
+    """Upsample `coarse` to the size of `lateral` and add both."""
+    size = (lateral.shape[2], lateral.shape[3])
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=True) + lateral

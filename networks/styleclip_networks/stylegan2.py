@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from styleclip_contract.wire import W_DIM
 from styleclip_networks.stylespace import style_layers
 
 RESAMPLE_FILTER = (1.0, 3.0, 3.0, 1.0)  # of every upsampling, along each dimension
@@ -27,31 +28,31 @@ DEMODULATION_EPS = 1e-8
 LEAKY_RELU_SLOPE = 0.2
 LEAKY_RELU_GAIN = math.sqrt(2.0)  # keeps unit variance
 
-Upsampling = Literal["transposed", "folded"]
+UpsamplingMode = Literal["transposed", "folded"]
 """How an upsampling convolution is computed. `transposed`: a stride-2 transposed convolution, then
 a depthwise blur; least arithmetic, best on a CPU. `folded`: both as one 3x3 convolution with four
 times the channels and a pixel shuffle; four times the arithmetic in a single pass."""
 
 
 def config_f_channels(resolution: int) -> dict[int, int]:
-    """Feature channels by resolution of the published FFHQ networks (config F)."""
-    return channels_by_base(resolution, base=32768, maximum=512)
+    """Return the feature channels by resolution of the published FFHQ networks (config F)."""
+    return feature_channels(resolution, channel_base=32768, channel_max=512)
 
 
-def channels_by_base(resolution: int, base: int, maximum: int) -> dict[int, int]:
-    """min(base / r, maximum) channels at each resolution r from 4 to `resolution`."""
+def feature_channels(resolution: int, channel_base: int, channel_max: int) -> dict[int, int]:
+    """Return min(channel_base / r, channel_max) for each resolution r from 4 to `resolution`."""
     powers = range(2, int(math.log2(resolution)) + 1)
-    return {2**p: min(base // 2**p, maximum) for p in powers}
+    return {2**p: min(channel_base // 2**p, channel_max) for p in powers}
 
 
-def upsampling_kernel() -> Tensor:
-    """The 4x4 resample filter with gain 4, which makes up for the zeros between the pixels."""
+def resample_filter() -> Tensor:
+    """Return the 4x4 resample filter with gain 4: zero insertion quarters the mean."""
     kernel = torch.outer(torch.tensor(RESAMPLE_FILTER), torch.tensor(RESAMPLE_FILTER))
     return kernel / kernel.sum() * 4
 
 
 def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
-    """Folds a stride-2 transposed convolution and its blur into the weight of one convolution.
+    """Fold a stride-2 transposed convolution and its blur into the weight of one convolution.
 
     The two filters make one 6x6 filter F. Output pixel 2j + a reads only its taps F[a + 4 - 2k],
     k = 0, 1, 2, at input pixels j - 1 + k: a 3x3 filter for each of the four phases.
@@ -70,7 +71,7 @@ def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU with slope 0.2, times sqrt(2)."""
+    """Compute the leaky ReLU with slope 0.2, times sqrt(2)."""
     return F.leaky_relu(x, LEAKY_RELU_SLOPE) * LEAKY_RELU_GAIN
 
 
@@ -116,7 +117,7 @@ class Blur(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.register_buffer("kernel", upsampling_kernel())
+        self.register_buffer("kernel", resample_filter())
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.kernel.to(x.dtype).expand(self.channels, 1, 4, 4)
@@ -130,7 +131,7 @@ class Upsample(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("kernel", upsampling_kernel())
+        self.register_buffer("kernel", resample_filter())
 
     def forward(self, x: Tensor) -> Tensor:
         # Zero insertion and then the symmetric filter is a transposed convolution.
@@ -165,7 +166,7 @@ class ModulatedConv(nn.Module):
         self.upsample = upsample
         if upsample:
             self.blur = Blur(out_channels)
-        self.form: Upsampling = "transposed"
+        self.upsampling: UpsamplingMode = "transposed"
 
     def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
         """x (N, in, H, W), style (N, in) → (N, out, H, W), or (N, out, 2H, 2W) if upsampling."""
@@ -184,10 +185,10 @@ class ModulatedConv(nn.Module):
         return x * dcoefs.to(x.dtype)[:, :, None, None]
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution itself, with upsampling and blur."""
+        """Convolve without modulation; with upsampling and blur if this layer upsamples."""
         if not self.upsample:
             return F.conv2d(x, weight.to(x.dtype), padding=self.padding)
-        if self.form == "folded":
+        if self.upsampling == "folded":
             weight = fold_blur(weight, self.blur.kernel).to(x.dtype)
             return F.pixel_shuffle(F.conv2d(x, weight, padding=self.padding), 2)
         return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype), stride=2))
@@ -237,7 +238,7 @@ class StyledConv(nn.Module):
 class ToRGB(nn.Module):
     """Projects features to RGB and adds the upsampled RGB of the block before, the skip.
 
-    RGB keeps the dtype of the parameters, whatever that of the features is.
+    RGB is computed in the dtype of the parameters, whatever the features' dtype.
     """
 
     def __init__(self, in_channels: int, w_dim: int, *, upsample: bool = True) -> None:
@@ -287,7 +288,7 @@ class Generator(nn.Module):
         self,
         resolution: int = 1024,
         channels: Mapping[int, int] | None = None,
-        w_dim: int = 512,
+        w_dim: int = W_DIM,
         mapping_layers: int = 8,
         use_noise: bool = True,
     ) -> None:
@@ -302,10 +303,10 @@ class Generator(nn.Module):
         self.layers = style_layers(self.channels)
         self.num_latents = 2 * log2 - 2
 
-        layers = (
+        mapping = (
             EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True) for _ in range(mapping_layers)
         )
-        self.style = nn.Sequential(PixelNorm(), *layers)
+        self.style = nn.Sequential(PixelNorm(), *mapping)
 
         self.input = ConstantInput(channels[4])
         self.conv1 = StyledConv(channels[4], channels[4], w_dim)
@@ -320,36 +321,38 @@ class Generator(nn.Module):
 
     @property
     def style_channels(self) -> tuple[int, ...]:
-        """Channels of every style in execution order; they sum to S."""
+        """The channels of each style in execution order; they sum to S."""
         return tuple(layer.channels for layer in self.layers)
 
     @property
     def num_blocks(self) -> int:
-        """Number of synthesis blocks, one for each resolution from 4 px on."""
+        """The number of synthesis blocks, one for each resolution from 4 px on."""
         return len(self.to_rgbs) + 1
 
     def modulation(self, index: int) -> EqualLinear:
-        """The affine layer of style `index`."""
+        """Return the affine layer of style `index`."""
         return self.get_submodule(self.layers[index].name).conv.modulation  # type: ignore[union-attr, return-value]
 
-    def upsample_as(self, form: Upsampling) -> None:
-        """Selects how the upsampling convolutions are computed, see `Upsampling`."""
+    def set_upsampling(self, mode: UpsamplingMode) -> None:
+        """Select how the upsampling convolutions are computed."""
         for module in self.modules():
             if isinstance(module, ModulatedConv):
-                module.form = form
+                module.upsampling = mode
 
     def mapping(self, z: Tensor) -> Tensor:
-        """z (N, w_dim) ~ N(0, 1) → w (N, w_dim)."""
+        """Map z (N, w_dim) ~ N(0, 1) to w (N, w_dim)."""
         return self.style(z)
 
     def affine(self, w_plus: Tensor) -> list[Tensor]:
-        """W+ (N, L, w_dim) → S, a style (N, C_i) for each of `layers`."""
+        """Compute S from W+ (N, L, w_dim): a style (N, C_i) for each of `layers`."""
         return [self.modulation(i)(w_plus[:, s.latent]) for i, s in enumerate(self.layers)]
 
     def synthesis(self, styles: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-        """S as returned by `affine` → image (N, 3, resolution, resolution).
+        """Synthesize images (N, 3, resolution, resolution), float32.
 
-        `dtype` is that of the features; demodulation coefficients and RGB stay float32.
+        Args:
+            styles: S as returned by `affine`.
+            dtype: of the features; demodulation coefficients and RGB stay float32.
         """
         x, rgb = self.block(0, self.constant_features(styles[0].shape[0], dtype), None, styles)
         for index in range(1, self.num_blocks):
@@ -357,7 +360,7 @@ class Generator(nn.Module):
         return rgb.float()
 
     def constant_features(self, n: int, dtype: torch.dtype) -> Tensor:
-        """The learned constant for `n` images, (n, C, 4, 4): the input of block 0."""
+        """Return the learned constant for `n` images, (n, C, 4, 4): the input of block 0."""
         return self.input.input.to(dtype).expand(n, -1, -1, -1)
 
     def block(
@@ -384,20 +387,22 @@ class Generator(nn.Module):
         return self.noises[i] if self.use_noise else None
 
     def forward(self, w_plus: Tensor) -> Tensor:
-        """W+ (N, L, w_dim) → image (N, 3, resolution, resolution)."""
+        """Synthesize images (N, 3, resolution, resolution) from W+ (N, L, w_dim)."""
         return self.synthesis(self.affine(w_plus))
 
-    def flatten(self, styles: Sequence[Tensor]) -> Tensor:
-        """S as a list → (N, S)."""
+    def flatten_styles(self, styles: Sequence[Tensor]) -> Tensor:
+        """Concatenate the styles of all layers: (N, S)."""
         return torch.cat(list(styles), dim=1)
 
-    def split(self, flat: Tensor) -> list[Tensor]:
-        """(N, S) → S as a list."""
+    def split_styles(self, flat: Tensor) -> list[Tensor]:
+        """Split (N, S) into the style of each layer."""
         return list(flat.split(self.style_channels, dim=1))
 
 
-def truncate(w_plus: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-    """Truncation trick (StyleGAN, appendix B): w_avg + psi * (w - w_avg).
+def truncate_latents(
+    w_plus: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None
+) -> Tensor:
+    """Apply the truncation trick (StyleGAN, appendix B): w_avg + psi * (w - w_avg).
 
     Args:
         w_plus: (N, L, w_dim).

@@ -37,8 +37,16 @@ class StyleLayer:
         return self.resolution.bit_length() - 3
 
 
+def is_to_rgb(index: int) -> bool:
+    """Return whether style `index` is that of a toRGB layer.
+
+    The order is conv1, toRGB at 4 px, then conv, conv, toRGB at each resolution.
+    """
+    return index % 3 == 1
+
+
 def style_layers(channels: Mapping[int, int]) -> tuple[StyleLayer, ...]:
-    """Lists the modulated layers of a generator in execution order.
+    """List the modulated layers of a generator in execution order.
 
     Args:
         channels: feature channels by resolution: 4, 8, 16, … up to the image's.

@@ -7,7 +7,7 @@ import torch
 from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_tokens
 from styleclip_export.convert.wrappers import TokensToFeatures
-from styleclip_networks import CLIP
+from styleclip_networks.clip import CLIP
 from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks

@@ -7,7 +7,7 @@ from torch import nn
 from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
-from styleclip_networks import Encoder4Editing, GradualStyleEncoder
+from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
 from styleclip_server.serving.options import default_repository

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cuda import convolutions, stylegan2
 from styleclip_server.engines.cuda.kernels.stylegan2 import epilogue
 
@@ -14,7 +14,7 @@ def case(request):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
         # Channels that are no powers of two, and batches that do not fill a tile.
-        widths = channels_by_base(32, 192, 24) if request.param else channels_by_base(32, 256, 16)
+        widths = feature_channels(32, 192, 24) if request.param else feature_channels(32, 256, 16)
         generator = Generator(32, widths, mapping_layers=1, use_noise=request.param).eval()
         for name, parameter in generator.named_parameters():
             if name.endswith(("noise.weight", "activate.bias")):
@@ -23,7 +23,7 @@ def case(request):
         w_plus = generator.mapping(z).unflatten(0, (2, -1))
         delta = 0.3 * torch.randn(2, sum(generator.style_channels))
         delta[0] *= 30  # far from natural: styles are normalized before half precision
-        pairs = zip(generator.affine(w_plus), generator.split(delta), strict=True)
+        pairs = zip(generator.affine(w_plus), generator.split_styles(delta), strict=True)
         image = generator.synthesis([s + d for s, d in pairs])
         expected = ((image.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1)
     weights = {

@@ -25,7 +25,7 @@ from styleclip_export.convert import accuracy, conversion
 from styleclip_export.convert.accuracy import psnr
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
@@ -45,7 +45,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        generator = Generator(32, channels_by_base(32, 256, 16), mapping_layers=2)
+        generator = Generator(32, feature_channels(32, 256, 16), mapping_layers=2)
         encoder = Encoder4Editing(8, (4, 6, 8, 12), (1, 1, 1, 1))
         clip = CLIP(
             64,
@@ -134,7 +134,7 @@ def test_served_outputs_match_pytorch(weights, repository, served):
         offset, counts = directions.style_offset(statistics, [edit], embedding)
         assert edited.channels == counts
         generator = networks.generator.eval()
-        delta = generator.split(torch.from_numpy(offset)[None])
+        delta = generator.split_styles(torch.from_numpy(offset)[None])
         styles = [s + d for s, d in zip(generator.affine(w_plus), delta, strict=True)]
         image = generator.synthesis(styles).clamp(-1, 1)[0].permute(1, 2, 0)
     expected = ((image + 1) * 127.5).round().numpy()

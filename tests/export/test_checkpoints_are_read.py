@@ -37,7 +37,7 @@ from styleclip_export.checkpoints import (
 )
 from styleclip_export.errors import CheckpointError
 from styleclip_export.verify import folder, tf_pickle
-from styleclip_networks import Generator
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.landmarks import find_landmark_model
 
 

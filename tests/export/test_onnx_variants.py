@@ -16,8 +16,9 @@ from styleclip_export.convert.network_variants import (
     stylegan2_variants,
 )
 from styleclip_export.convert.wrappers import TokensToFeatures
-from styleclip_networks import CLIP, Encoder4Editing, Generator, GradualStyleEncoder
-from styleclip_networks.stylegan2 import channels_by_base
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
+from styleclip_networks.stylegan2 import Generator, feature_channels
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,9 @@ def few_channels_are_many(monkeypatch):
 
 
 def generator(**options):
-    g = Generator(64, channels_by_base(64, base=1024, maximum=32), 24, 2, **options).eval()
+    g = Generator(
+        64, feature_channels(64, channel_base=1024, channel_max=32), 24, 2, **options
+    ).eval()
     for module in g.modules():
         if hasattr(module, "bias") and isinstance(module.bias, nn.Parameter):
             module.bias.data += 0.3 * torch.randn_like(module.bias)

@@ -13,11 +13,11 @@ from styleclip_export.statistics.fs3 import (
     fs3_channels,
     fs3_rows,
 )
-from styleclip_export.statistics.image_features import image_encoder
+from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
-from styleclip_networks.stylegan2 import Generator, channels_by_base
+from styleclip_networks.stylegan2 import Generator, feature_channels
 
 SETTINGS = Fs3Settings(num_images=5, batch=3)
 SAMPLES = 500
@@ -36,7 +36,7 @@ def one_thread():
 def networks():
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        generator = Generator(32, channels_by_base(32, 128, 8), w_dim=16, mapping_layers=2)
+        generator = Generator(32, feature_channels(32, 128, 8), w_dim=16, mapping_layers=2)
         clip = CLIP(
             24,
             image_resolution=16,
@@ -80,7 +80,7 @@ def same(one, other):
 
 def test_every_row_is_what_the_definition_gives(networks, complete):
     generator, clip = networks
-    encode = image_encoder(clip)
+    encode = ImageFeatures(clip)
     rng = torch.Generator().manual_seed(SETTINGS.seed)
     z = torch.randn(SETTINGS.num_images, 16, generator=rng)
     offsets = np.cumsum([0, *generator.style_channels])
@@ -157,7 +157,7 @@ def test_a_trial_of_a_few_channels_leaves_the_other_rows_zero(networks, complete
 def test_parts_of_other_networks_are_refused(networks, tmp_path):
     job = new_job(networks, tmp_path, channels=2)
     job.compute_part()
-    other = Generator(32, channels_by_base(32, 128, 8), w_dim=16, mapping_layers=2).eval()
+    other = Generator(32, feature_channels(32, 128, 8), w_dim=16, mapping_layers=2).eval()
     with pytest.raises(StatisticsError, match="other networks"):
         new_job((other, networks[1]), tmp_path, channels=2).compute_part()
     job.path(0).write_bytes(b"damaged")
@@ -192,7 +192,7 @@ def test_the_servers_kernels_give_the_same_directions(networks):
     on_kernels = replace(in_pytorch, dtype=torch.float16, use_kernels=True)
     directions = []
     for settings in (in_pytorch, on_kernels):
-        rows = list(fs3_rows(generator, image_encoder(clip), mean, std, settings, requested))
+        rows = list(fs3_rows(generator, ImageFeatures(clip), mean, std, settings, requested))
         assert [r.row for r in rows] == sorted(requested)
         directions.append(np.array([r.direction for r in rows]))
     assert ((directions[0] * directions[1]).sum(1) > 0.995).all()

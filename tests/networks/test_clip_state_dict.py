@@ -2,7 +2,7 @@
 
 import torch
 
-from styleclip_networks import CLIP
+from styleclip_networks.clip import CLIP
 
 
 def test_the_three_extra_entries_of_openais_archive_are_ignored():

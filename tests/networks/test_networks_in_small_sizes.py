@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from styleclip_networks import CLIP, Encoder4Editing, Generator
-from styleclip_networks.stylegan2 import channels_by_base, config_f_channels, truncate
+from styleclip_networks.clip import CLIP, trim_tokens
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import (
+    Generator,
+    config_f_channels,
+    feature_channels,
+    truncate_latents,
+)
 from styleclip_networks.stylespace import style_layers
 from styleclip_server.pipeline.style_statistics import convolution_channels
 
@@ -20,7 +26,7 @@ def millions(module):
 
 
 def small_generator(resolution=32, **options):
-    channels = channels_by_base(resolution, base=512, maximum=32)
+    channels = feature_channels(resolution, channel_base=512, channel_max=32)
     return Generator(resolution, channels, w_dim=48, mapping_layers=2, **options)
 
 
@@ -64,7 +70,7 @@ def test_the_published_widths_are_those_of_config_f():
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
 @torch.inference_mode()
 def test_the_generator_draws_at_every_resolution(resolution):
-    channels = channels_by_base(resolution, base=4096, maximum=8)
+    channels = feature_channels(resolution, channel_base=4096, channel_max=8)
     generator = Generator(resolution, channels, w_dim=16, mapping_layers=1)
     w = generator.mapping(torch.randn(1, 16))[:, None].expand(-1, generator.num_latents, -1)
     assert generator(w).shape == (1, 3, resolution, resolution)
@@ -116,7 +122,7 @@ def test_both_forms_of_upsampling_draw_the_same_image():
     generator = small_generator(64)
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     transposed = generator.synthesis(styles)
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     torch.testing.assert_close(generator.synthesis(styles), transposed, atol=1e-5, rtol=0)
 
 
@@ -124,9 +130,9 @@ def test_both_forms_of_upsampling_draw_the_same_image():
 def test_stylespace_as_one_vector_and_as_a_list_are_the_same():
     generator = small_generator()
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
-    flat = generator.flatten(styles)
+    flat = generator.flatten_styles(styles)
     assert flat.shape == (2, sum(generator.style_channels))
-    assert all(torch.equal(a, b) for a, b in zip(generator.split(flat), styles, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(generator.split_styles(flat), styles, strict=True))
 
 
 @torch.inference_mode()
@@ -166,10 +172,10 @@ def test_styles_too_large_for_float16_are_scaled():
 
 def test_truncation_can_leave_the_fine_layers_alone():
     w, average = torch.randn(2, 8, 48), torch.randn(48)
-    cut = truncate(w, average, psi=0.7, cutoff=3)
+    cut = truncate_latents(w, average, psi=0.7, cutoff=3)
     assert torch.equal(cut[:, 3:], w[:, 3:])
     torch.testing.assert_close(cut[:, :3], average + 0.7 * (w[:, :3] - average))
-    assert torch.equal(truncate(w, average, psi=0.0), average.expand(2, 8, 48))
+    assert torch.equal(truncate_latents(w, average, psi=0.0), average.expand(2, 8, 48))
 
 
 def test_an_encoder_of_five_million_parameters_reads_a_face():
@@ -186,7 +192,7 @@ def test_trimming_the_padding_behind_a_text_keeps_its_features():
     clip = small_clip()
     tokens = texts(3)  # the longest ends at the fifth token of twelve
     torch.testing.assert_close(
-        clip.encode_text(tokens, trim=True), clip.encode_text(tokens), atol=1e-5, rtol=0
+        clip.encode_text(trim_tokens(tokens)), clip.encode_text(tokens), atol=1e-5, rtol=0
     )
 
 

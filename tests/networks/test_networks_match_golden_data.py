@@ -24,7 +24,7 @@ from styleclip_export.verify.folder import Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import compare
 from styleclip_export.verify.runner import find_cases, run_case, unknown_files, verify
-from styleclip_networks.stylegan2 import Generator, truncate
+from styleclip_networks.stylegan2 import Generator, truncate_latents
 
 COMPACT = Path(__file__).parents[1] / "golden"  # whatever STYLECLIP_GOLDEN names
 FOLDER = Folder(GOLDEN)
@@ -90,7 +90,7 @@ def numbers_of(generator, average):
     add("edit_", generator.synthesis(styles))
     data["z"] = torch.randn(2, generator.w_dim, generator=rng)
     data["w"] = generator.mapping(data["z"])
-    cut = truncate(data["w"][:, None].expand(-1, generator.num_latents, -1), average, 0.7)
+    cut = truncate_latents(data["w"][:, None].expand(-1, generator.num_latents, -1), average, 0.7)
     data["trunc_w"] = cut[:, 0]
     data["trunc_image64"] = F.adaptive_avg_pool2d(generator(cut), 16)
     return {name: np.asarray(value) for name, value in data.items()}

@@ -12,15 +12,15 @@ from PIL import Image
 
 from paths import AVATAR, ROOT
 from styleclip_client import Client
-from styleclip_networks import Generator
-from styleclip_networks.stylegan2 import channels_by_base
+from styleclip_networks.clip import trim_tokens
+from styleclip_networks.stylegan2 import Generator, feature_channels
 from tools.bench import baseline, baseline_server, networks_from_onnx
 
 
 @torch.inference_mode()
 def test_weights_for_each_image_draw_what_shared_weights_draw():
     torch.manual_seed(0)
-    generator = Generator(64, channels_by_base(64, base=512, maximum=32), w_dim=48)
+    generator = Generator(64, feature_channels(64, channel_base=512, channel_max=32), w_dim=48)
     for name, tensor in generator.named_parameters():
         if name.endswith(("noise.weight", "activate.bias")):
             tensor.normal_()
@@ -41,7 +41,7 @@ def test_class_embeddings_at_77_tokens_are_those_of_trimmed_texts(networks):
 
     def trimmed(tokens):
         rows = networks.vocabulary[torch.from_numpy(tokens).long()].long()
-        return networks.clip.encode_text(rows, trim=True).numpy()
+        return networks.clip.encode_text(trim_tokens(rows)).numpy()
 
     texts = ["a face", "a sad face"]
     expected = directions.class_embeddings(texts, trimmed)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_networks import CLIP, Generator
+from styleclip_networks.clip import CLIP
 from styleclip_networks.stylegan2 import (
     DEMODULATION_EPS,
+    Generator,
     ModulatedConv,
     StyledConv,
     ToRGB,
@@ -92,8 +93,8 @@ def synthesis(generator: Generator, styles: Sequence[Tensor]) -> Tensor:
 
 def image(generator: Generator, w_plus: Tensor, delta: Tensor) -> Tensor:
     """Generate: W+ (N, L, w_dim), offset in S (N, S) → RGB (N, H, W, 3) uint8."""
-    styles = generator.flatten(generator.affine(w_plus)) + delta
-    rgb = synthesis(generator, generator.split(styles))
+    styles = generator.flatten_styles(generator.affine(w_plus)) + delta
+    rgb = synthesis(generator, generator.split_styles(styles))
     return ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 

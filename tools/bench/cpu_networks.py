@@ -29,7 +29,9 @@ from styleclip_export.convert.network_variants import (
     stylegan2_variants,
 )
 from styleclip_export.convert.random_inputs import InputFactory
-from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from tools.bench import baseline

@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
-from styleclip_export.statistics.image_features import image_encoder
+from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
-from styleclip_networks import CLIP, Generator
-from styleclip_networks.stylegan2 import channels_by_base
+from styleclip_networks.clip import CLIP
+from styleclip_networks.stylegan2 import Generator, feature_channels
 
 OUT = Path(__file__).resolve().parents[2] / "out" / "bench-fs3"
-# How the synthesis is computed: on the server's CUDA kernels, or in PyTorch, see `Upsampling`.
+# How the synthesis is computed: on the server's CUDA kernels, or in PyTorch, see `UpsamplingMode`.
 FORMS = ("kernels", "folded", "transposed")
 
 
@@ -65,7 +65,7 @@ def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
     torch.manual_seed(0)
     with torch.device(device):
         generator = Generator(
-            64 if small else 1024, channels_by_base(64, 256, 16) if small else None
+            64 if small else 1024, feature_channels(64, 256, 16) if small else None
         )
         vision = {"vision_layers": 1, "vision_width": 64, "vision_heads": 1} if small else {}
         clip = CLIP(512, transformer_layers=1, vocab_size=9, **vision)  # texts are not encoded
@@ -123,7 +123,7 @@ def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
 
 def _use_form(generator: Generator, settings: Fs3Settings, form: str) -> Fs3Settings:
     """Select a form, see FORMS; return the settings for it."""
-    generator.upsample_as("folded" if form == "kernels" else form)  # type: ignore[arg-type]
+    generator.set_upsampling("folded" if form == "kernels" else form)  # type: ignore[arg-type]
     return replace(settings, use_kernels=form == "kernels")
 
 
@@ -141,7 +141,7 @@ def measure(
     layer_rows = dict(layers)
     times: dict[int, list[float]] = {}
     setup_seconds, first = 0.0, 0
-    encode = image_encoder(clip, settings.dtype)
+    encode = ImageFeatures(clip, settings.dtype)
     start = time.perf_counter()
     for row, *_ in fs3_rows(generator, encode, *moments, settings, requested):
         elapsed = time.perf_counter() - start
@@ -168,11 +168,11 @@ def check(
         The least and the median cosine.
     """
     requested = {first + 1 for first, _ in first_rows(generator)}
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     official = Fs3Settings(settings.num_images, batch=16)
     directions = []
     for each in (official, settings):
-        encode = image_encoder(clip, each.dtype)
+        encode = ImageFeatures(clip, each.dtype)
         rows = fs3_rows(generator, encode, *moments, each, requested)
         directions.append([row.direction for row in rows])
     pairs = zip(*directions, strict=True)
@@ -223,7 +223,7 @@ def compute_all_rows(
         seconds = time.perf_counter() - start
         with np.load(target) as data:
             fs3, mean, std = (data[name] for name in ("fs3", "style_mean", "style_std"))
-    encode = image_encoder(job.clip, settings.dtype)
+    encode = ImageFeatures(job.clip, settings.dtype)
     some = {0, 1, rows // 2, rows - 1}
     alone = fs3_rows(job.generator, encode, mean, std, job.settings, some)
     off = max(

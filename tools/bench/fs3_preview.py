@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from styleclip_export.convert.float16_on_cpu import Float16OnCPU
 from styleclip_export.statistics.fs3 import channel_direction
 from styleclip_export.statistics.resynthesis import Resynthesis
-from styleclip_networks import Generator
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving.domain_folder import load_domain
 from tools.bench.networks_from_onnx import Networks, read_networks

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from styleclip_networks import CLIP, Encoder4Editing, Generator
-from styleclip_networks.stylegan2 import channels_by_base
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
 from tools.bench import baseline
 
@@ -73,9 +74,9 @@ def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[Networ
 
 
 def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCase:
-    widths = channels_by_base(64, 256, 16) if small else None
+    widths = feature_channels(64, 256, 16) if small else None
     generator = Generator(64 if small else 1024, widths).eval().to(device)
-    generator.upsample_as("folded" if device == "cuda" else "transposed")
+    generator.set_upsampling("folded" if device == "cuda" else "transposed")
     generator.input.to(memory_format=torch.channels_last)
 
     def example(batch: int) -> tuple[Tensor, ...]:
@@ -85,7 +86,7 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCas
 
     def ours(dtype: torch.dtype) -> Call:
         def call(w_plus: Tensor, delta: Tensor) -> Tensor:
-            pairs = zip(generator.affine(w_plus), generator.split(delta), strict=True)
+            pairs = zip(generator.affine(w_plus), generator.split_styles(delta), strict=True)
             image = generator.synthesis([s + d for s, d in pairs], dtype)
             return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 

@@ -69,7 +69,7 @@ def _served(resolution: int) -> tuple[Callable[[int], Callable[[], Any]], str]:
     import torch  # here, since a server can be measured without it
 
     from styleclip_export.convert.network_variants import stylegan2_variants
-    from styleclip_networks import Generator
+    from styleclip_networks.stylegan2 import Generator
     from tools.bench.served_networks import export_as_served
 
     torch.manual_seed(0)

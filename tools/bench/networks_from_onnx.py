@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.engines.weights import read_parameters
 
 

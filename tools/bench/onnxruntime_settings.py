@@ -27,7 +27,7 @@ from rich.table import Table
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export
 from styleclip_export.convert.random_inputs import latent_factory, random_faces
-from styleclip_networks import Generator
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from styleclip_server.serving.options import default_repository

@@ -18,7 +18,9 @@ from rich.console import Console
 
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import conversion
-from styleclip_networks import CLIP, Encoder4Editing, Generator
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import convolution_channels
 
 DAMPING = 0.4  # toRGB is scaled by resolution ** -DAMPING

@@ -121,7 +121,7 @@ def run_pytorch(weights: Path, folder: Path, image: Image.Image, edit: Edit) -> 
 
     statistics = load_statistics(folder, load_domain(folder).style_channels)
     delta, _ = directions.style_offset(statistics, [edit], embedding)
-    offsets = generator.split(torch.from_numpy(delta)[None])
+    offsets = generator.split_styles(torch.from_numpy(delta)[None])
     pairs = zip(generator.affine(w_plus), offsets, strict=False)
     image_tensor = generator.synthesis([style + offset for style, offset in pairs])
     output = image_tensor.clamp(-1, 1)[0].permute(1, 2, 0)

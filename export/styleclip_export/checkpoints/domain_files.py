@@ -151,7 +151,10 @@ def _compare(decoder: GeneratorCheckpoint, generator: Generator) -> list[str]:
         return []  # the conversion refuses it with the numbers
     z = torch.randn(200, own.w_dim, generator=torch.Generator().manual_seed(0))
     w_plus = own.mapping(z)[:, None].expand(-1, own.num_latents, -1)
-    a, b = own.flatten(own.affine(w_plus)), generator.flatten(generator.affine(w_plus))
+    a, b = (
+        own.flatten_styles(own.affine(w_plus)),
+        generator.flatten_styles(generator.affine(w_plus)),
+    )
     difference = float((a - b).norm() / (a - a.mean(0)).norm())
     line = f"the generator and the encoder's own one differ by {difference:.2%} in StyleSpace"
     if difference > _OTHER_GENERATOR:

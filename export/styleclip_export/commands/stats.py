@@ -81,7 +81,7 @@ def command(
     start = time.monotonic()
     networks = read_domain(DomainFiles.find(weights))
     generator = networks.generator.eval().to(target_device)
-    generator.upsample_as("folded" if on_gpu else "transposed")
+    generator.set_upsampling("folded" if on_gpu else "transposed")
     _check_preview(preview, generator.resolution)
     job = StatisticsJob(
         generator,

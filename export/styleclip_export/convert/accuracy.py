@@ -83,9 +83,9 @@ def style_error(generator: Generator) -> Callable[[np.ndarray, np.ndarray], floa
         with seeded():
             w = generator.mapping(torch.randn(1000, generator.w_dim))
         styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
-        size = generator.flatten(styles).square().mean(0).sqrt()
+        size = generator.flatten_styles(styles).square().mean(0).sqrt()
         a, b = (
-            generator.flatten(generator.affine(torch.from_numpy(w_plus)))
+            generator.flatten_styles(generator.affine(torch.from_numpy(w_plus)))
             for w_plus in (output, expected)
         )
         return float(((a - b).square().mean(0).sqrt() / size.clamp(min=1e-6)).max())

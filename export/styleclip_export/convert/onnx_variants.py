@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.clip import CLIP, ResidualAttentionBlock
-from styleclip_networks.e4e import FACE_SIZE, BottleneckIRSE, GradualStyleEncoder
+from styleclip_networks.e4e import BottleneckIRSE, GradualStyleEncoder
 from styleclip_networks.stylegan2 import (
     DEMODULATION_EPS,
     LEAKY_RELU_GAIN,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleclip_networks.clip import CLIP
+from styleclip_networks.clip import CLIP, trim_tokens
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator
 
@@ -69,14 +69,14 @@ class LatentToImage(nn.Module):
 
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
-        styles = [s + d for s, d in zip(g.affine(w_plus), g.split(delta), strict=True)]
+        styles = [s + d for s, d in zip(g.affine(w_plus), g.split_styles(delta), strict=True)]
         image = (self.synthesize(g, styles).clamp(-1, 1) + 1) * 127.5
         return image.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
 def encode_trimmed_text(clip: CLIP, tokens: Tensor) -> Tensor:
-    """`CLIP.encode_text` up to the end of the longest text, as float32."""
-    return clip.encode_text(tokens, trim=True).float()
+    """Compute `CLIP.encode_text` up to the end of the longest text, as float32."""
+    return clip.encode_text(trim_tokens(tokens)).float()
 
 
 class TokensToFeatures(nn.Module):
@@ -84,7 +84,7 @@ class TokensToFeatures(nn.Module):
 
     Args:
         clip: only its text encoder is used.
-        vocabulary: (49408,) maps CLIP's token ids to the rows of a smaller token embedding, in the
+        table: (49408,) maps CLIP's token ids to the rows of a smaller token embedding, in the
             same order, so that the end of a text stays its largest id; None means CLIP's own.
         encode_text: (clip, tokens) → features.
     """
@@ -94,14 +94,14 @@ class TokensToFeatures(nn.Module):
     def __init__(
         self,
         clip: CLIP,
-        vocabulary: np.ndarray | None = None,
+        table: np.ndarray | None = None,
         encode_text: Callable[[CLIP, Tensor], Tensor] = encode_trimmed_text,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.encode_text = encode_text
-        table = None if vocabulary is None else torch.from_numpy(vocabulary.astype(np.int32))
-        self.register_buffer("table", table)
+        rows = None if table is None else torch.from_numpy(table.astype(np.int32))
+        self.register_buffer("table", rows)
 
     def forward(self, tokens: Tensor) -> Tensor:
         if self.table is not None:

@@ -4,53 +4,76 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleclip_networks.clip import CLIP, IMAGE_MEAN, IMAGE_STD, MLP, QUICK_GELU_SCALE
+from styleclip_networks.clip import (
+    CLIP,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    MLP,
+    QUICK_GELU_SCALE,
+    ResidualAttentionBlock,
+)
 
 
-def image_encoder(clip: CLIP, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
-    """Returns a function from images (N, 3, H, W), RGB in [-1, 1], to features (N, D).
+class ImageFeatures:
+    """Encodes images as CLIP does: antialiased bicubic resizing, normalization, image encoder.
 
-    It resizes with CLIP's own preprocessing, bicubic with antialiasing, and normalizes.
+    A CUDA graph can capture it after one call for the same size and device.
 
     Args:
-        clip: is copied.
+        clip: its image encoder is copied.
         dtype: of the image encoder.
     """
-    size = clip.visual.resolution
-    visual = copy.deepcopy(clip.visual)
-    for module in visual.modules():
-        if isinstance(module, MLP):
-            fold_quick_gelu(module)
-    visual.to(dtype)
 
-    @functools.lru_cache
-    def constants(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """The resize of one dimension as a matrix (size, side), and scale and shift that normalize
-        [-1, 1]. They are cached, since a CUDA graph cannot copy them from the host."""
-        unit = torch.eye(side, device=device)[None, None]
-        resize = F.interpolate(unit, size=(size, side), mode="bicubic", antialias=True)[0, 0]
-        mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
-        return resize.to(dtype), 0.5 / std, (0.5 - mean) / std
+    def __init__(self, clip: CLIP, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self._visual = copy.deepcopy(clip.visual)
+        for block in self._visual.transformer.resblocks:
+            assert isinstance(block, ResidualAttentionBlock)
+            block.mlp = FoldedMLP(block.mlp)  # type: ignore[assignment]
+        self._visual.to(dtype)
 
-    def encode(images: Tensor) -> Tensor:
-        resize, scale, shift = constants(images.shape[-1], images.device)
-        small = resize @ images.to(dtype) @ resize.T
-        return visual((small.clamp(-1, 1) * scale + shift).to(dtype)).float()
-
-    return encode
+    def __call__(self, images: Tensor) -> Tensor:
+        """Encode RGB images (N, 3, r, r) in [-1, 1] as float32 features (N, D), not normalized."""
+        resize, scale, shift = _constants(
+            images.shape[-1], self._visual.resolution, self.dtype, images.device
+        )
+        small = resize @ images.to(self.dtype) @ resize.T
+        return self._visual((small.clamp(-1, 1) * scale + shift).to(self.dtype)).float()
 
 
-@torch.no_grad()
-def fold_quick_gelu(mlp: MLP) -> None:
-    """Moves quick GELU's scale a into the weights, so that a GPU runs one kernel instead of three:
-    x sigmoid(a x) = silu(a x) / a."""
-    mlp.c_fc.weight.mul_(QUICK_GELU_SCALE)
-    mlp.c_fc.bias.mul_(QUICK_GELU_SCALE)
-    mlp.c_proj.weight.div_(QUICK_GELU_SCALE)
-    mlp.activation = F.silu
+@functools.lru_cache  # a CUDA graph cannot copy them from the host
+def _constants(
+    side: int, resolution: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the resize of one dimension as a matrix (resolution, side) of `dtype`, and scale and
+    shift, (3, 1, 1) float32, that normalize [-1, 1]."""
+    unit = torch.eye(side, device=device)[None, None]
+    resize = F.interpolate(unit, size=(resolution, side), mode="bicubic", antialias=True)[0, 0]
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+    return resize.to(dtype), 0.5 / std, (0.5 - mean) / std
+
+
+class FoldedMLP(nn.Module):
+    """`MLP` with quick GELU's scale a in the weights: x sigmoid(a x) = silu(a x) / a.
+
+    A GPU runs silu as one kernel, and quick GELU as three.
+
+    Args:
+        mlp: its layers are modified.
+    """
+
+    @torch.no_grad()
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        self.c_fc, self.c_proj = mlp.c_fc, mlp.c_proj
+        self.c_fc.weight.mul_(QUICK_GELU_SCALE)
+        self.c_fc.bias.mul_(QUICK_GELU_SCALE)
+        self.c_proj.weight.div_(QUICK_GELU_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.silu(self.c_fc(x)))

@@ -22,7 +22,7 @@ import torch
 
 from styleclip_export.errors import StatisticsError
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
-from styleclip_export.statistics.image_features import image_encoder
+from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
 from styleclip_networks.stylegan2 import Generator
@@ -165,7 +165,7 @@ class StatisticsJob:
         done = total - len(missing)
         if progress:
             progress(done, total)
-        encode = image_encoder(self.clip, self.settings.dtype)
+        encode = ImageFeatures(self.clip, self.settings.dtype)
         rows = fs3_rows(self.generator, encode, mean, std, self.settings, missing)
         try:
             for row, direction, change in rows:

@@ -27,7 +27,7 @@ def style_moments(
         z = torch.randn(min(BATCH, samples - start), generator.w_dim, generator=rng).to(device)
         w = generator.mapping(z)
         styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
-        s = generator.flatten(styles).double()
+        s = generator.flatten_styles(styles).double()
         total = total + s.sum(0)
         square = square + s.square().sum(0)
         w_total = w_total + w.double().sum(0)

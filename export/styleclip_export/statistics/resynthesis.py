@@ -42,7 +42,7 @@ class Resynthesis:
     ) -> None:
         self.generator, self.encode_image = generator, encode_image
         self.batch, self.dtype = batch, dtype
-        self.styles = generator.flatten(styles)  # (images, S)
+        self.styles = generator.flatten_styles(styles)  # (images, S)
         self.images = len(self.styles)
         self.offsets = [0, *accumulate(generator.style_channels)]
         self.kernels = self._load_kernels() if use_kernels else None
@@ -100,7 +100,7 @@ class Resynthesis:
 
     def _compute_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and RGB of unchanged images after the current block."""
-        styles = self.generator.split(self.styles[images])
+        styles = self.generator.split_styles(self.styles[images])
         return self.generator.block(self.block, *self._inputs_of(images), styles)
 
     def _inputs_of(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -112,7 +112,7 @@ class Resynthesis:
 
     def _compute_detail(self, images: Tensor) -> tuple[Tensor]:
         """What the blocks above the preview add to unchanged images, at the preview's size."""
-        styles = self.generator.split(self.styles[images])
+        styles = self.generator.split_styles(self.styles[images])
         constant = self.generator.constant_features(len(images), self.dtype)
         x, rgb = self.generator.block(0, constant, None, styles)
         for block in range(1, self.last_block + 1):
@@ -143,7 +143,7 @@ class Resynthesis:
 
     def _synthesize(self, flat_styles: Tensor, images: Tensor, last: int) -> Tensor:
         """RGB of changed images after block `last`, in PyTorch."""
-        styles = self.generator.split(flat_styles)
+        styles = self.generator.split_styles(flat_styles)
         x, rgb = self.generator.block(self.block, *self._inputs_of(images), styles)
         for block in range(self.block + 1, last + 1):
             x, rgb = self.generator.block(block, x, rgb, styles)

@@ -19,7 +19,7 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.clip import CLIP, normalize
+from styleclip_networks.clip import CLIP, normalize_images, trim_tokens
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -66,7 +66,7 @@ def _check(folder: Folder, name: str, keys: list[str]) -> Iterator[Row]:
     official = data["text_features"]
     features = {
         "text features": clip.encode_text(torch.from_numpy(tokens)),
-        "text features, trimmed": clip.encode_text(torch.from_numpy(tokens), trim=True),
+        "text features, trimmed": clip.encode_text(trim_tokens(torch.from_numpy(tokens))),
     }
     for quantity, ours in features.items():
         yield compare(quantity, [("text_features", ours, official)], bounds.CLIP)
@@ -95,7 +95,7 @@ def _compare_directions(clip: CLIP, texts: dict, data: Arrays) -> Iterator[Row]:
     """Compare class embeddings and text directions, computed by the server's functions."""
 
     def encode(tokens: np.ndarray) -> np.ndarray:
-        return clip.encode_text(torch.from_numpy(tokens), trim=True).numpy()
+        return clip.encode_text(trim_tokens(torch.from_numpy(tokens))).numpy()
 
     names, pairs = texts["class_names"], texts["pairs_neutral_target"]
     unique = dict.fromkeys([*names, *(text for pair in pairs for text in pair)])
@@ -142,4 +142,4 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
     left, top = round((width - side) / 2), round((height - side) / 2)
     square = image.crop((left, top, left + side, top + side))
     pixels = torch.from_numpy(np.asarray(square, np.float32) / 255)
-    return normalize(pixels.permute(2, 0, 1)[None])
+    return normalize_images(pixels.permute(2, 0, 1)[None])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.stylegan2 import Generator, truncate
+from styleclip_networks.stylegan2 import Generator, truncate_latents
 
 TRUNCATION = 0.7
 PIXELS_PER_BATCH = 1024**2  # bounds the memory
@@ -45,9 +45,9 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     yield compare(f"styles ({len(pairs)})", pairs, bounds.STYLES)
 
     yield compare_images("image", synthesize(generator, styles), data, bounds.IMAGE)
-    generator.upsample_as("folded")
+    generator.set_upsampling("folded")
     yield compare_images("image, folded blur", synthesize(generator, styles), data, bounds.IMAGE)
-    generator.upsample_as("transposed")
+    generator.set_upsampling("transposed")
 
     for index, channel, delta in data["edits"]:
         styles[int(index)][:, int(channel)] += float(delta)
@@ -57,7 +57,7 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
     w = generator.mapping(torch.from_numpy(data["z"]))
     yield compare("w of z", [("w", w, data["w"])], bounds.STYLES)
     average = folder.state_dict({"latent_avg": [generator.w_dim]})["latent_avg"]
-    w_plus = truncate(w[:, None].expand(-1, generator.num_latents, -1), average, TRUNCATION)
+    w_plus = truncate_latents(w[:, None].expand(-1, generator.num_latents, -1), average, TRUNCATION)
     rows = [(f"trunc_w, row {i}", w_plus[:, i], data["trunc_w"]) for i in (0, -1)]
     yield compare("w truncated", rows, bounds.STYLES)
     images = synthesize(generator, generator.affine(w_plus))

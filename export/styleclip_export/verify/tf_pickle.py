@@ -17,7 +17,7 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import synthesize
 from styleclip_export.verify.report import Row, compare, compare_lists
-from styleclip_networks.stylegan2 import Generator, truncate
+from styleclip_networks.stylegan2 import Generator, truncate_latents
 
 FIELDS = (
     "seed",
@@ -68,7 +68,7 @@ def _compare(
     yield compare("w_avg", [("w_avg", average, data["w_avg"])], bounds.STYLES)
     psi, cutoff = float(content["truncation_psi"]), int(content["truncation_cutoff"])
     w_plus = w[:, None].expand(-1, generator.num_latents, -1)
-    w_plus = truncate(w_plus, average, psi, cutoff)
+    w_plus = truncate_latents(w_plus, average, psi, cutoff)
     yield compare("w truncated", [("ws_trunc", w_plus, data["ws_trunc"])], bounds.STYLES)
     image = torch.cat(list(synthesize(generator, generator.affine(w_plus))))
     pair = ("image_trunc", image, data["image_trunc"])

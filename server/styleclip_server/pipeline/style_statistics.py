@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from styleclip_networks.stylespace import is_to_rgb
+
 STATISTICS_FILE = "statistics.npz"
 
 
@@ -42,7 +44,7 @@ def convolution_channels(style_channels: tuple[int, ...]) -> np.ndarray:
     layers = [
         np.arange(offsets[i], offsets[i + 1])
         for i in range(len(style_channels))
-        if i % 3 != 1  # conv1, toRGB, then conv, conv, toRGB for each resolution
+        if not is_to_rgb(i)
     ]
     return np.concatenate(layers)
 

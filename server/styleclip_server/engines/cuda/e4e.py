@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_networks.e4e import FINE, MIDDLE
+from styleclip_networks.e4e import COARSE_SIZE, FINE_SIZE, MIDDLE_SIZE, pyramid_size
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, pyramid
 
 BATCH_NORM_EPS = 1e-5  # PyTorch's
-COARSE_SIZE, MIDDLE_SIZE, FINE_SIZE = 16, 32, 64  # pixels of the pyramid's levels
 HEAD_SIZES = (64, 32, 16, 8, 4, 2)  # of the heads' inputs, convolution by convolution
 
 
@@ -141,7 +140,7 @@ class CudaEncoder:
         self.stage_ends = _stage_ends(self.units)
         self.laterals = [parameters.convolution(f"latlayer{i}") for i in (1, 2)]
         num_latents = parameters.count("styles.")
-        sizes = [_head_size(i) for i in range(num_latents)]
+        sizes = [pyramid_size(row) for row in range(num_latents)]
         self.head_steps = [_head_step(parameters, sizes, size) for size in HEAD_SIZES]
         self.relative = parameters.encoder == "encoder"
         self.linear_weight, self.linear_bias = _linear_layers(
@@ -280,11 +279,6 @@ def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
     taps = torch.einsum("oiyx,i->yxo", weight.double(), shift)
     inside = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 0]], dtype=taps.dtype)
     return torch.einsum("ry,cx,yxo->rco", inside, inside, taps)
-
-
-def _head_size(latent: int) -> int:
-    """The side of the pyramid's level that the head of a row of W+ reads."""
-    return COARSE_SIZE if latent < MIDDLE else MIDDLE_SIZE if latent < FINE else FINE_SIZE
 
 
 def _head_step(parameters: _Parameters, sizes: list[int], size: int) -> HeadStep:
