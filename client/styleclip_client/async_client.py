@@ -225,6 +225,7 @@ class AsyncClient(ClientBase):
         )
 
     async def _infer(self, request: InferRequest, deadline: float) -> Tensors:
+        request = self._identified(request)
         if self._shared:
             return await self._infer_in_shared_memory(self._shared, request, deadline)
         answer: Tensors = await self._send(request, deadline)

@@ -230,6 +230,7 @@ class Client(ClientBase):
         return requests.parse_domain(self._send(protocol.model_config(wire.STYLEGAN2), deadline))
 
     def _infer(self, request: InferRequest, deadline: float) -> Tensors:
+        request = self._identified(request)
         if self._shared:
             return self._infer_in_shared_memory(self._shared, request, deadline)
         answer: Tensors = self._send(request, deadline)

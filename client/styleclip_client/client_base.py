@@ -7,6 +7,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import (
@@ -86,6 +87,7 @@ class ClientBase(ABC):
         self.url = str(self._connection.address)
         self.timeout = timeout
         self.retries = retries
+        self._request_id: str | None = None
         self._shared: SharedMemory | None = None
         if shared_memory:
             from styleclip_client.shared_memory import SharedMemory
@@ -97,15 +99,24 @@ class ClientBase(ABC):
     def _connect(self) -> None:
         """Set up the transport; clients returned by `within` share it."""
 
-    def within(self: Self, timeout: float, retries: int | None = None) -> Self:
-        """Return a client of the same connection with another time-out and number of retries."""
+    def within(
+        self: Self, timeout: float, retries: int | None = None, request_id: str | None = None
+    ) -> Self:
+        """Return a client of the same connection with another time-out and number of retries.
+
+        With `request_id`, that is the id of each of its requests in the server's log.
+        """
         other = copy.copy(self)
+        other._request_id = request_id or self._request_id
         other.timeout = timeout
         other.retries = self.retries if retries is None else retries
         return other
 
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout
+
+    def _identified(self, request: InferRequest) -> InferRequest:
+        return replace(request, id=self._request_id) if self._request_id else request
 
     def _retry_options(self) -> dict[str, Any]:
         """Tenacity's options: retry only what may succeed a moment later."""

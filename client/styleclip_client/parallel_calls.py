@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
@@ -39,7 +39,7 @@ def in_order(calls: Iterable[Callable[[], T]], concurrency: int) -> Iterator[T |
 
 async def in_order_async(
     calls: Iterable[Callable[[], Awaitable[T]]], concurrency: int
-) -> AsyncIterator[T | Failure]:
+) -> AsyncGenerator[T | Failure, None]:
     """Like `in_order`, with asyncio; an early end of the iteration cancels running calls."""
     _check_concurrency(concurrency)
     semaphore = asyncio.Semaphore(concurrency)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styleclip_client.images import write_file
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import InvalidLatent
 
@@ -72,9 +73,13 @@ class Inverted:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write an .npz file for `load`."""
+        write_file(Path(path), self.to_bytes(), overwrite=overwrite)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the .npz file."""
         buffer = io.BytesIO()
         np.savez(buffer, w_plus=self.w_plus, quad=self.quad)
-        write_file(Path(path), buffer.getvalue(), overwrite=overwrite)
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inverted:
@@ -83,19 +88,33 @@ class Inverted:
         Raises:
             InvalidLatent: it is another file, or damaged.
         """
+        with Path(path).open("rb") as file:
+            # One byte more than a latent can have is refused as another file.
+            return cls.from_bytes(file.read(limits.LATENT_BYTES + 1), str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the latent") -> Inverted:
+        """Read the content of an .npz file; `name` is for messages, otherwise as `load`."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            _check_archive(data)
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 w_plus, quad = file["w_plus"], file["quad"]
-        except OSError:
-            raise
         except Exception as error:  # zipfile, zlib and NumPy raise their own
-            raise InvalidLatent(f"{path} is no file that `styleclip invert` wrote") from error
+            raise InvalidLatent(f"{name} is no file that `styleclip invert` wrote") from error
         if w_plus.ndim != 2 or w_plus.shape[1] != wire.W_DIM or quad.shape != (4, 2):
             raise InvalidLatent(
-                f"{path} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
+                f"{name} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
                 f"[L, {wire.W_DIM}] and [4, 2] are expected"
             )
         return cls(w_plus.astype(np.float32), quad.astype(np.float32))
+
+
+def _check_archive(data: bytes) -> None:
+    """Raise ValueError for an archive that is not as small as a latent, decompressed."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if max(size, len(data)) > limits.LATENT_BYTES:
+        raise ValueError(f"{size} bytes")
 
 
 @dataclass(frozen=True)

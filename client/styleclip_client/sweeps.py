@@ -4,22 +4,77 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from styleclip_client import parallel_calls
+from styleclip_client.async_client import AsyncClient
 from styleclip_client.client import Client
+from styleclip_client.results import Edited
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoChannelLeft
 
+T = TypeVar("T")
+
+QUALITY = 92  # of a sheet in JPEG or WebP
 _GAP = 6  # pixels between images
 _TEXT_COLOR, _BACKGROUND = (40, 40, 40), (255, 255, 255)
 _EMPTY = (235, 235, 235)
+
+
+class Defaults(NamedTuple):
+    """Number of strengths, and side of each image in pixels."""
+
+    steps: int
+    size: int
+
+
+SHEET_DEFAULTS = Defaults(steps=7, size=256)
+GIF_DEFAULTS = Defaults(steps=13, size=384)
+
+
+class Grid(NamedTuple):
+    """Columns of strengths and rows of thresholds; a strip has one row, without a label."""
+
+    strengths: list[float]
+    thresholds: list[float]
+    row_labels: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        edit: Edit,
+        low: float | None,
+        high: float | None,
+        steps: int,
+        thresholds: Sequence[float] | None,
+    ) -> Grid:
+        """Return the grid of `edit`, from `low` to `high`, which `bounds` replaces if None."""
+        default_low, default_high = bounds(edit)
+        strengths = evenly(
+            default_low if low is None else low, default_high if high is None else high, steps
+        )
+        if not thresholds:
+            return cls(strengths, [edit.threshold], [""])
+        return cls(strengths, list(thresholds), [f"beta {threshold:g}" for threshold in thresholds])
+
+    @property
+    def values(self) -> list[tuple[float, float]]:
+        """(α, β) row by row."""
+        return [
+            (strength, threshold) for threshold in self.thresholds for strength in self.strengths
+        ]
+
+    def encode(self, images: Sequence[Image.Image | None], size: int, format: str) -> bytes:
+        """Encode the images of `values` as one sheet."""
+        columns = [f"alpha {strength:g}" for strength in self.strengths]  # the font has no Greek
+        return encode(sheet(images, columns, self.row_labels, side=size), format, QUALITY)
 
 
 def bounds(edit: Edit) -> tuple[float, float]:
@@ -53,23 +108,50 @@ def draw(
     Yields:
         The images, None where β leaves no channel to change.
     """
+    for answer in parallel_calls.in_order(_calls(client.edit, w_plus, edits, values), concurrency):
+        yield _image_or_none(answer)
+
+
+async def draw_async(
+    client: AsyncClient,
+    w_plus: ArrayLike,
+    edits: Sequence[Edit],
+    values: Sequence[tuple[float, float]],
+    *,
+    concurrency: int = 4,
+) -> AsyncGenerator[Image.Image | None, None]:
+    """`draw` for `async for`; leaving the loop early cancels running calls."""
+    calls = _calls(client.edit, w_plus, edits, values)
+    async with aclosing(parallel_calls.in_order_async(calls, concurrency)) as answers:
+        async for answer in answers:
+            yield _image_or_none(answer)
+
+
+def _calls(
+    edit: Callable[..., T],
+    w_plus: ArrayLike,
+    edits: Sequence[Edit],
+    values: Sequence[tuple[float, float]],
+) -> Iterator[Callable[[], T]]:
+    """Return a call of `edit` for each (α, β)."""
     *others, swept = edits
-    calls = (
+    return (
         functools.partial(
-            client.edit,
+            edit,
             w_plus,
             [*others, replace(swept, strength=strength, threshold=threshold)],
             format="PNG",
         )
         for strength, threshold in values
     )
-    for answer in parallel_calls.in_order(calls, concurrency):
-        if isinstance(answer, NoChannelLeft):
-            yield None
-        elif isinstance(answer, Exception):
-            raise answer
-        else:
-            yield answer.image()
+
+
+def _image_or_none(answer: Edited | parallel_calls.Failure) -> Image.Image | None:
+    if isinstance(answer, NoChannelLeft):
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer.image()
 
 
 def sheet(

@@ -66,6 +66,7 @@ class Domain:
         resolution: height and width of IMAGE in pixels; 0 if unknown.
         w_dim: width of W+.
         directions: named directions.
+        license: of the networks, for people; empty if unknown.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Domain:
     resolution: int = 0
     w_dim: int = W_DIM
     directions: tuple[Direction, ...] = ()
+    license: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Domain:
@@ -104,6 +106,7 @@ class Domain:
                 resolution=int(content.get("resolution", 0)),
                 w_dim=int(content.get("w_dim", W_DIM)),
                 directions=tuple(_direction(entry) for entry in content.get("directions", ())),
+                license=str(content.get("license", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error

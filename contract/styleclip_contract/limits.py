@@ -4,8 +4,10 @@ from __future__ import annotations
 
 PHOTO_BYTES = 32 * 2**20  # of an encoded photo
 PHOTO_PIXELS = 50_000_000  # width x height of a decoded photo
+LATENT_BYTES = 2**20  # of a saved latent; one of 18 rows has 37 kB
 TEXT_CHARACTERS = 300  # of a text; CLIP's 77 tokens seldom cover more
 EDITS = 16  # in one request
+PHOTOS = 16  # in one request of the web API
 STRENGTH = 20.0  # |α|; StyleCLIP's own slider ends at 10
 DIRECTION_STRENGTH = 100.0  # of a named direction; the domain's own range is narrower
 DIRECTION_CHARACTERS = 64  # of the name of a direction

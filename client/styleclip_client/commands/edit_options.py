@@ -6,9 +6,9 @@ import contextlib
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,37 +16,35 @@ from click.shell_completion import CompletionItem
 from styleclip_client.address import DEFAULT_URL
 from styleclip_client.commands.options import Command, add_options
 from styleclip_client.connection_options import ConnectionOptions
+from styleclip_client.edit_fields import EditFields
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
-
-Value = TypeVar("Value")
+from styleclip_contract.errors import EditsMismatch
 
 
 @dataclass(frozen=True)
 class EditOptions:
     """The options that describe edits; `resolve` completes them with the domain's defaults."""
 
-    targets: Sequence[str]
-    neutrals: Sequence[str]
-    strengths: Sequence[float]
-    thresholds: Sequence[float]
-    presets: Sequence[str]
+    fields: EditFields
     recipe: Recipe | None
 
     def check(self) -> None:
         """Raise UsageError if there is no edit, or if options do not fit together."""
+        fields = self.fields
+        named = fields.targets or fields.presets
         if self.recipe:
-            if self.targets or self.neutrals or self.presets or self.strengths or self.thresholds:
+            if named or fields.neutrals or fields.strengths or fields.thresholds:
                 raise click.UsageError("--recipe stands alone: it says all of the edits")
             if not self.recipe.edits:
                 raise click.UsageError("all edits of the recipe are switched off")
-        elif not self.targets and not self.presets:
+        elif not named:
             raise click.UsageError("say what to change: --target TEXT, --preset NAME or --recipe")
-        count = len(self.presets) + len(self.targets)
-        _broadcast("--neutral", self.neutrals, len(self.targets), "--target")
-        _broadcast("--strength", self.strengths, count, "edit")
-        _broadcast("--threshold", self.thresholds, count, "edit")
+        try:
+            fields.check()
+        except EditsMismatch as error:
+            raise click.UsageError(str(error)) from error
 
     def resolve(self, domain: Domain) -> list[Edit]:
         """Return the edits: presets first, then targets; or those of the recipe."""
@@ -58,22 +56,7 @@ class EditOptions:
                     err=True,
                 )
             return list(self.recipe.edits)
-        neutrals = _broadcast("--neutral", self.neutrals, len(self.targets), "--target")
-        edits = [domain.preset(title) for title in self.presets]
-        edits += [
-            domain.edit(target, neutral=neutral)
-            for target, neutral in zip(self.targets, neutrals, strict=True)
-        ]
-        strengths = _broadcast("--strength", self.strengths, len(edits), "edit")
-        thresholds = _broadcast("--threshold", self.thresholds, len(edits), "edit")
-        return [
-            replace(
-                edit,
-                strength=edit.strength if strength is None else strength,
-                threshold=edit.threshold if threshold is None else threshold,
-            )
-            for edit, strength, threshold in zip(edits, strengths, thresholds, strict=True)
-        ]
+        return self.fields.resolve(domain)
 
 
 def _complete_preset(
@@ -138,24 +121,12 @@ def edit_options(command: Command) -> Command:
         **others: Any,
     ) -> Any:
         loaded = _load_recipe(recipe) if recipe else None
-        edit_options = EditOptions(target, neutral, strength, threshold, preset, loaded)
+        fields = EditFields(target, neutral, strength, threshold, preset, prefix="--")
+        edit_options = EditOptions(fields, loaded)
         edit_options.check()
         return command(edit_options=edit_options, **others)
 
     return add_options(options, with_edits)
-
-
-def _broadcast(
-    option: str, values: Sequence[Value], count: int, what: str
-) -> Sequence[Value | None]:
-    """Return one value for each of `count`: given for each, given once for all, or None."""
-    if len(values) == count:
-        return values
-    if not values:
-        return [None] * count
-    if len(values) == 1 and count:
-        return list(values) * count
-    raise click.UsageError(f"{option} is given {len(values)} times: once, or once per {what}")
 
 
 def _load_recipe(path: Path) -> Recipe:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 from PIL import Image
@@ -25,16 +25,6 @@ from styleclip_contract.edits import Edit
 
 _STRENGTH = click.FloatRange(-limits.STRENGTH, limits.STRENGTH)
 _GIF = ".gif"
-_QUALITY = 92
-
-
-class _Defaults(NamedTuple):
-    steps: int
-    size: int  # pixels
-
-
-_SHEET_DEFAULTS = _Defaults(steps=7, size=256)
-_GIF_DEFAULTS = _Defaults(steps=13, size=384)
 
 
 class _Thresholds(click.ParamType):
@@ -117,15 +107,15 @@ def sweep(
         raise click.UsageError("a GIF has no rows: --thresholds needs .png, .jpg or .webp")
     options.check_latent(photo, align=align, face=face)
     options.check_out(out, overwrite)
-    defaults = _GIF_DEFAULTS if is_gif else _SHEET_DEFAULTS
+    defaults = sweeps.GIF_DEFAULTS if is_gif else sweeps.SHEET_DEFAULTS
     with options.spinner(f"inverting {photo.name}"):
         edits = edit_options.resolve(client.domain())
         start = time.perf_counter()
         inverted = _inverted(client, photo, align, face)
-    grid = _grid(edits[-1], low, high, steps or defaults.steps, thresholds)
+    grid = sweeps.Grid.of(edits[-1], low, high, steps or defaults.steps, thresholds)
     images = _draw(client, inverted, edits, grid.values)
     size = size or defaults.size
-    data = _encode_gif(images, delay, size) if is_gif else _encode_sheet(images, grid, size, format)
+    data = _encode_gif(images, delay, size) if is_gif else grid.encode(images, size, format)
     write_file(out, data, overwrite=overwrite)
     milliseconds = round(1000 * (time.perf_counter() - start))
     content = {
@@ -140,37 +130,6 @@ def sweep(
         f"{milliseconds} ms"
     )
     options.print_result(as_json, content, text)
-
-
-class _Grid(NamedTuple):
-    """Columns of strengths and rows of thresholds, whose labels are empty without --thresholds."""
-
-    strengths: list[float]
-    thresholds: list[float]
-    row_labels: list[str]
-
-    @property
-    def values(self) -> list[tuple[float, float]]:
-        """(α, β) row by row."""
-        return [
-            (strength, threshold) for threshold in self.thresholds for strength in self.strengths
-        ]
-
-
-def _grid(
-    edit: Edit,
-    low: float | None,
-    high: float | None,
-    steps: int,
-    thresholds: Sequence[float] | None,
-) -> _Grid:
-    default_low, default_high = sweeps.bounds(edit)
-    strengths = sweeps.evenly(
-        default_low if low is None else low, default_high if high is None else high, steps
-    )
-    if thresholds is None:
-        return _Grid(strengths, [edit.threshold], [""])
-    return _Grid(strengths, list(thresholds), [f"beta {threshold:g}" for threshold in thresholds])
 
 
 def _inverted(client: Client, photo: Path, align: bool | None, face: int) -> Inverted:
@@ -200,11 +159,3 @@ def _encode_gif(images: Sequence[Image.Image | None], delay: int, size: int) -> 
     if not frames:
         raise click.UsageError("this threshold leaves nothing to change: give a lower one")
     return sweeps.animation(frames, delay, size)
-
-
-def _encode_sheet(
-    images: Sequence[Image.Image | None], grid: _Grid, size: int, format: str
-) -> bytes:
-    columns = [f"alpha {strength:g}" for strength in grid.strengths]  # the font has no Greek
-    sheet = sweeps.sheet(images, columns, grid.row_labels, side=size)
-    return sweeps.encode(sheet, format, _QUALITY)

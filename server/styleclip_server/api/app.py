@@ -1,15 +1,23 @@
-"""The application: one place where the endpoints and what guards them are put together."""
+"""The application: the endpoints, and what every request passes first."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from styleclip_client import AsyncClient
+from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
+from styleclip_server.api import edits, faces, openapi, problems, service, sweep
+from styleclip_server.api.guard import Guard
 from styleclip_server.api.settings import Settings
+from styleclip_server.api.state import Api, request_id
 
 _HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
@@ -19,29 +27,71 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def connect(app: FastAPI) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(
-            base_url=f"http://{settings.triton_http}",
-            headers={"accept-encoding": "identity"},  # unless the client accepts another
-            timeout=None,
-            trust_env=False,
-        ) as triton:
+        async with (
+            AsyncClient(settings.triton_grpc) as client,
+            httpx.AsyncClient(
+                base_url=f"http://{settings.triton_http}",
+                headers={"accept-encoding": "identity"},  # unless the client accepts another
+                timeout=None,
+                trust_env=False,
+            ) as triton,
+        ):
+            app.state.api = Api(settings, client)
             app.state.triton = triton
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
-    app = FastAPIOffline(title="StyleCLIP", redoc_url=None, lifespan=connect)
-
-    @app.get("/livez", include_in_schema=False)
-    async def live() -> Response:
-        """The door's process answers."""
-        return Response()
+    app = FastAPIOffline(
+        title="StyleCLIP",
+        version=importlib.metadata.version("styleclip-triton"),
+        redoc_url=None,
+        lifespan=connect,
+    )
+    openapi.install(app)
+    for module in (edits, faces, sweep, service):
+        app.include_router(module.router)
 
     @app.api_route("/v2", methods=["GET", "POST"], include_in_schema=False)
     @app.api_route("/v2/{path:path}", methods=["GET", "POST"], include_in_schema=False)
     async def forward(request: Request) -> Response:
         return await _forward(app.state.triton, request)
 
+    app.add_exception_handler(StyleclipError, _report)
+    app.add_exception_handler(HTTPException, _report_http)
+    app.add_exception_handler(ClientDisconnect, _drop)
+    app.add_exception_handler(Exception, _report_bug)
+    app.add_middleware(Guard)
     return app
+
+
+async def _report(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StyleclipError)
+    return problems.response(error, request_id(request))
+
+
+async def _report_http(request: Request, error: Exception) -> Response:
+    """Report what the web framework refuses."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    if error.status_code == 404:
+        refusal: StyleclipError = problems.NoSuchPath(f"there is no {path!r}")
+    elif error.status_code == 405:
+        refusal = problems.MethodNotAllowed(f"{request.method} is not allowed for {path}")
+    else:
+        refusal = InvalidInput(error.detail)
+    answer = problems.response(refusal, request_id(request), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _drop(request: Request, error: Exception) -> Response:
+    """Nobody reads this answer: the client is gone."""
+    return Response(status_code=499)
+
+
+async def _report_bug(request: Request, error: Exception) -> Response:
+    """Report an error that has no name; the log has its trace."""
+    return problems.response(ServerError("the API failed; its log says why"), request_id(request))
 
 
 async def _forward(triton: httpx.AsyncClient, request: Request) -> Response:

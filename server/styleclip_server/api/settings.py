@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from styleclip_contract import limits
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,6 +17,7 @@ class Settings:
         host: address to listen on.
         http_port, grpc_port: ports to listen on.
         triton_http, triton_grpc: Triton's private addresses, "host:port".
+        body_limit: bytes of a request's body.
         exit_timeout: seconds that requests under way have left when the door is stopped.
     """
 
@@ -23,6 +26,7 @@ class Settings:
     grpc_port: int
     triton_http: str
     triton_grpc: str
+    body_limit: int = limits.PHOTO_BYTES + 2**20
     exit_timeout: int = 10
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The edits of a form or a command line: lists of presets, texts and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
+from styleclip_contract.errors import EditsMismatch
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class EditFields:
+    """Fields that describe edits; `resolve` completes them with the domain's defaults.
+
+    `neutrals` go with the targets, `strengths` and `thresholds` with the presets and then the
+    targets; each is given once for all, once per edit in the same order, or not at all.
+
+    Attributes:
+        prefix: of the fields' names in messages, "--" for a command line.
+    """
+
+    targets: Sequence[str] = ()
+    neutrals: Sequence[str] = ()
+    strengths: Sequence[float] = ()
+    thresholds: Sequence[float] = ()
+    presets: Sequence[str] = ()
+    prefix: str = ""
+
+    def check(self) -> None:
+        """Check what can be checked without the domain.
+
+        Raises:
+            EditsMismatch: a field is not given once, or once per edit.
+        """
+        count = len(self.presets) + len(self.targets)
+        self._broadcast("neutral", self.neutrals, len(self.targets), f"{self.prefix}target")
+        self._broadcast("strength", self.strengths, count, "edit")
+        self._broadcast("threshold", self.thresholds, count, "edit")
+
+    def resolve(self, domain: Domain) -> list[Edit]:
+        """Return the edits: presets first, then targets.
+
+        Raises:
+            EditsMismatch: as `check`.
+            InvalidInput: a preset is unknown, or a value is not accepted.
+        """
+        self.check()
+        neutrals = self._broadcast(
+            "neutral", self.neutrals, len(self.targets), f"{self.prefix}target"
+        )
+        edits = [domain.preset(title) for title in self.presets]
+        edits += [
+            domain.edit(target, neutral=neutral)
+            for target, neutral in zip(self.targets, neutrals, strict=True)
+        ]
+        strengths = self._broadcast("strength", self.strengths, len(edits), "edit")
+        thresholds = self._broadcast("threshold", self.thresholds, len(edits), "edit")
+        return [
+            replace(
+                edit,
+                strength=edit.strength if strength is None else strength,
+                threshold=edit.threshold if threshold is None else threshold,
+            )
+            for edit, strength, threshold in zip(edits, strengths, thresholds, strict=True)
+        ]
+
+    def _broadcast(
+        self, name: str, values: Sequence[Value], count: int, what: str
+    ) -> Sequence[Value | None]:
+        """Return one value for each of `count`: given for each, given once for all, or None."""
+        if len(values) == count:
+            return values
+        if not values:
+            return [None] * count
+        if len(values) == 1 and count:
+            return list(values) * count
+        raise EditsMismatch(
+            f"{self.prefix}{name} is given {len(values)} times: once, or once per {what}"
+        )

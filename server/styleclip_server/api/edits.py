@@ -1,0 +1,236 @@
+"""POST /v1/edit and POST /v1/invert: photos or latents in, images or latents out."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from styleclip_client import AsyncClient, faces
+from styleclip_client.edit_fields import EditFields
+from styleclip_client.images import SUFFIX_BY_FORMAT
+from styleclip_client.parallel_calls import in_order_async
+from styleclip_client.recipe import Recipe
+from styleclip_client.results import Edited, Inverted
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
+from styleclip_contract.errors import EditsMismatch, InvalidInput, StyleclipError
+from styleclip_server.api import archives, events, forms, negotiation, openapi, problems, schemas
+from styleclip_server.api.schemas import EditRequest, File, InvertRequest
+from styleclip_server.api.state import api_of, call_in_thread, request_id, unless_disconnected
+
+router = APIRouter(tags=["edit"])
+
+LATENT_TYPE = "application/octet-stream"
+_CONCURRENCY = 4  # photos of one request that are edited at a time
+
+Report = Callable[[int, int], None]  # of how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image of an answer, or why there is none; `name` is that of its photo."""
+
+    name: str
+    edited: Edited | StyleclipError
+
+
+@router.post("/v1/edit", **openapi.edit)
+async def edit(request: Request) -> Response:
+    """Edit the face in a photo, or a latent, and return the image.
+
+    Several photos, or all faces of one, give several images: as a ZIP archive, multipart/mixed or
+    JSON. A photo that fails does not stop the others. With `Accept: text/event-stream` the answer
+    reports progress and ends with an event `result`, which has the JSON answer.
+    """
+    api = api_of(request)
+    fields = await forms.read(request, EditRequest, api.settings.body_limit)
+    check_photos(fields)
+    several = len(fields.photo) > 1 or (fields.face == "all" and not fields.paste)
+    images = [] if several else negotiation.image_types(fields.format)
+    offers = [*images, negotiation.ZIP, negotiation.MIXED, negotiation.JSON, negotiation.EVENTS]
+    media_type = negotiation.choose(request.headers.get("accept"), offers)
+    format = negotiation.FORMATS.get(media_type) or format_of(fields.format)
+    client = api.client_for(request)
+
+    async def work(report: Report) -> list[Result]:
+        edits = resolve_edits(fields, await api.domain())
+        return await edit_all(client, fields, edits, format, report)
+
+    identifier = request_id(request)
+    if media_type == negotiation.EVENTS:
+        return events.stream(
+            work, lambda results: json_answer(results, format, identifier), identifier
+        )
+    results = await unless_disconnected(request, work(lambda done, total: None))
+    failures = [each.edited for each in results if isinstance(each.edited, StyleclipError)]
+    if len(failures) == len(results):
+        raise failures[0]
+    if media_type == negotiation.JSON:
+        return JSONResponse(json_answer(results, format, identifier))
+    if media_type in (negotiation.ZIP, negotiation.MIXED):
+        return archives.pack(media_type, results, format, identifier)
+    edited = results[0].edited
+    assert isinstance(edited, Edited)
+    return Response(
+        edited.picture,
+        media_type=media_type,
+        headers={
+            "Content-Disposition": f'inline; filename="edited{SUFFIX_BY_FORMAT[format]}"',
+            "X-Channels": ", ".join(map(str, edited.channels)),
+        },
+    )
+
+
+def check_photos(fields: schemas.EditFields) -> None:
+    """Check that there is a photo or a latent, and no option that does not fit.
+
+    Raises:
+        InvalidInput: there is none, or too much.
+    """
+    paste = isinstance(fields, EditRequest) and fields.paste
+    if not fields.photo and not fields.latent:
+        raise InvalidInput("there is no photo: send the field photo, or latent")
+    if not fields.latent:
+        return
+    if fields.photo and not (paste and len(fields.photo) == 1):
+        raise InvalidInput("send a photo or a latent; both only to paste one face into one photo")
+    given = {"align": fields.align is not None, "face": fields.face != -1}
+    if not fields.photo:
+        given["paste"] = paste
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise InvalidInput(f"these fields need the photo, not a latent: {', '.join(names)}")
+
+
+def resolve_edits(fields: schemas.EditFields, domain: Domain) -> list[Edit]:
+    """Return the edits of a request, completed with the domain's defaults.
+
+    Raises:
+        InvalidInput: there is none, or one is not accepted.
+    """
+    values = EditFields(
+        fields.target, fields.neutral, fields.strength, fields.threshold, fields.preset
+    )
+    if fields.recipe is not None:
+        if any(
+            (*fields.target, *fields.neutral, *fields.preset, fields.strength, fields.threshold)
+        ):
+            raise EditsMismatch("recipe stands alone: it says all of the edits")
+        edits = list(Recipe.from_json(fields.recipe).edits)
+        if not edits:
+            raise InvalidInput("all edits of the recipe are switched off")
+        return edits
+    if not fields.target and not fields.preset:
+        raise InvalidInput("say what to change: send the field target, preset or recipe")
+    return values.resolve(domain)
+
+
+def format_of(format: str | None) -> str:
+    """Return the name of an image format as the server knows it."""
+    return negotiation.FORMATS[negotiation.image_types(format)[0]]
+
+
+async def edit_all(
+    client: AsyncClient, fields: EditRequest, edits: list[Edit], format: str, report: Report
+) -> list[Result]:
+    """Edit the latent or each photo of a request."""
+    output: dict[str, Any] = {"format": format, "quality": fields.quality, "mark": fields.mark}
+    if fields.latent:
+        inverted = Inverted.from_bytes(fields.latent.data)
+        if not fields.photo:
+            return [Result("latent", await client.edit(inverted.w_plus, edits, **output))]
+        photo = fields.photo[0]
+        edited = await client.paste(photo.data, inverted, edits, keep_gps=fields.keep_gps, **output)
+        return [Result(stem(photo, 0), edited)]
+    call = _edit_call(client, fields, edits, output)
+    results: list[Result] = []
+    index = 0
+    calls = (functools.partial(call, photo.data) for photo in fields.photo)
+    async with aclosing(in_order_async(calls, _CONCURRENCY)) as answers:
+        async for answer in answers:
+            results += _results(stem(fields.photo[index], index), answer)
+            index += 1
+            report(index, len(fields.photo))
+    return results
+
+
+def _edit_call(
+    client: AsyncClient, fields: EditRequest, edits: list[Edit], output: dict[str, Any]
+) -> Callable[[bytes], Awaitable[Edited | list[Edited]]]:
+    """Return what edits one photo into one image or several."""
+    output = {**output, "align": fields.align, "keep_gps": fields.keep_gps}
+    if fields.face == "all":
+        function: Callable[..., Any] = faces.edit_together if fields.paste else faces.edit_each
+        return lambda photo: call_in_thread(function, client, photo, edits, **output)
+    return functools.partial(
+        client.edit_photo, edits=edits, face=fields.face, paste=fields.paste, **output
+    )
+
+
+def _results(name: str, answer: Any) -> list[Result]:
+    if isinstance(answer, list):
+        return [Result(f"{name}-{face}", edited) for face, edited in enumerate(answer)]
+    if isinstance(answer, (Edited, StyleclipError)):
+        return [Result(name, answer)]
+    raise answer
+
+
+def stem(photo: File, index: int) -> str:
+    """Return the name for the image of a photo: its file's without folder and suffix."""
+    name = PurePath(photo.name.replace("\\", "/")).stem
+    safe = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name)[:80].strip(" .")
+    return safe or f"photo-{index + 1}"
+
+
+def json_answer(results: list[Result], format: str, request_id: str) -> dict[str, Any]:
+    """Return the JSON answer; images are base64 texts."""
+    return schemas.EditAnswer(
+        images=[_json_image(each, format, request_id) for each in results]
+    ).model_dump(exclude_none=True)
+
+
+def _json_image(result: Result, format: str, request_id: str) -> schemas.EditedImage:
+    if isinstance(result.edited, StyleclipError):
+        problem = problems.describe(result.edited, request_id).model_dump()
+        return schemas.EditedImage(name=result.name, problem=problem)
+    return schemas.EditedImage(
+        name=result.name,
+        media_type=negotiation.IMAGES[format],
+        image=base64.b64encode(result.edited.picture).decode(),
+        channels=result.edited.channels,
+    )
+
+
+@router.post("/v1/invert", **openapi.invert)
+async def invert(request: Request) -> Response:
+    """Invert the face in a photo: the latent (.npz) serves any number of fast edits."""
+    api = api_of(request)
+    fields = await forms.read(request, InvertRequest, api.settings.body_limit)
+    photo = one_photo(fields.photo)
+    media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
+    inverted = await unless_disconnected(
+        request, api.client_for(request).invert(photo.data, align=fields.align, face=fields.face)
+    )
+    return Response(
+        inverted.to_bytes(),
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="{stem(photo, 0)}.npz"'},
+    )
+
+
+def one_photo(photos: list[File]) -> File:
+    """Return the only photo.
+
+    Raises:
+        InvalidInput: there is none, or several.
+    """
+    if len(photos) != 1:
+        raise InvalidInput(f"{len(photos)} photos; one is expected in the field photo")
+    return photos[0]

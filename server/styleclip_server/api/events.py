@@ -1,0 +1,67 @@
+"""Progress of a long request as server-sent events, the last of which has the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from styleclip_contract.errors import StyleclipError
+from styleclip_server.api import negotiation, problems
+
+T = TypeVar("T")
+_PING_SECONDS = 15.0  # between comments, so that no proxy takes the connection for dead
+
+
+def stream(
+    work: Callable[[Callable[[int, int], None]], Awaitable[T]],
+    answer: Callable[[T], dict[str, Any]],
+    request_id: str,
+) -> StreamingResponse:
+    """Run `work` while its events are sent: `progress`, then `result` or `error`.
+
+    Args:
+        work: gets a function that reports how many are done, of how many.
+        answer: turns its result into the data of the event `result`.
+        request_id: the id of the request, for `error`.
+    """
+    return StreamingResponse(
+        _events(work, answer, request_id),
+        media_type=negotiation.EVENTS,
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(
+    work: Callable[[Callable[[int, int], None]], Awaitable[T]],
+    answer: Callable[[T], dict[str, Any]],
+    request_id: str,
+) -> AsyncIterator[bytes]:
+    queue: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+    task = asyncio.ensure_future(work(lambda done, total: queue.put_nowait((done, total))))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        while True:
+            try:
+                progress = await asyncio.wait_for(queue.get(), _PING_SECONDS)
+            except asyncio.TimeoutError:
+                yield KEEPALIVE_COMMENT
+                continue
+            if progress is None:
+                break
+            done, total = progress
+            yield _event("progress", {"done": done, "total": total})
+        try:
+            yield _event("result", answer(task.result()))
+        except StyleclipError as error:
+            yield _event("error", problems.describe(error, request_id).model_dump())
+    finally:
+        task.cancel()
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return format_sse_event(event=name, data_str=json.dumps(data))

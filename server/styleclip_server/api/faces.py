@@ -1,0 +1,26 @@
+"""POST /v1/faces: the faces that the server finds in a photo."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from styleclip_server.api import forms, openapi, schemas
+from styleclip_server.api.edits import one_photo
+from styleclip_server.api.state import api_of, unless_disconnected
+
+router = APIRouter(tags=["edit"])
+
+
+@router.post("/v1/faces", **openapi.faces)
+async def faces(request: Request) -> schemas.FacesAnswer:
+    """List the faces in a photo, best first; `face` takes their numbers."""
+    api = api_of(request)
+    fields = await forms.read(request, schemas.FacesRequest, api.settings.body_limit)
+    photo = one_photo(fields.photo)
+    detected = await unless_disconnected(request, api.client_for(request).faces(photo.data))
+    return schemas.FacesAnswer(
+        faces=[
+            schemas.FaceAnswer(face=index, box=face.box, score=face.score)
+            for index, face in enumerate(detected)
+        ]
+    )

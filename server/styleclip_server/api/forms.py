@@ -1,0 +1,131 @@
+"""Reads a request: a form with files, or JSON; its size is bounded while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from styleclip_client.recipe import RECIPE_BYTES
+from styleclip_contract import limits
+from styleclip_contract.errors import ImageTooLarge, InvalidInput
+from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, UnsupportedMediaType
+from styleclip_server.api.schemas import Fields, File
+
+SECONDS = 60.0  # for a body to arrive
+_FILES = limits.PHOTOS + 1  # and a latent
+_TEXTS = 6 * limits.EDITS + 32
+_TEXT_FIELDS = ("target", "neutral")  # an empty one is an error
+
+F = TypeVar("F", bound=Fields)
+
+
+async def read(request: Request, model: type[F], body_limit: int) -> F:
+    """Read the fields of a request.
+
+    Raises:
+        InvalidInput: they are not accepted; the message names the field.
+        ClientDisconnect: the client is gone.
+    """
+    bounded = Request(request.scope, _Bounded(request, body_limit).receive)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            return await asyncio.wait_for(_read_form(bounded, model), SECONDS)
+        if kind == "application/json":
+            body = await asyncio.wait_for(bounded.body(), SECONDS)
+            return model.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, model)) from error
+    except asyncio.TimeoutError as error:
+        raise RequestTooSlow(f"the body did not arrive within {SECONDS:g} s") from error
+    raise UnsupportedMediaType(
+        f"the body's type is {kind[:100]!r}: send a form with files (curl -F photo=@me.jpg …), or "
+        "application/json"
+    )
+
+
+class _Bounded:
+    """Receives a body of at most `limit` bytes."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        self._receive = request.receive
+        self._limit = limit
+        self._size = 0
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise self._too_large()
+        return message
+
+    def _too_large(self) -> ImageTooLarge:
+        return ImageTooLarge(
+            f"the request has more than {self._limit / 2**20:g} MiB, which the server accepts"
+        )
+
+
+async def _read_form(request: Request, model: type[F]) -> F:
+    try:
+        form = await request.form(max_files=_FILES, max_fields=_TEXTS, max_part_size=RECIPE_BYTES)
+    except HTTPException as error:  # Starlette's of a form that it cannot read
+        if error.detail.startswith("Too many"):
+            raise RequestTooLarge(error.detail) from error
+        raise InvalidInput(f"the form cannot be read: {error.detail}") from error
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    try:
+        values = {name: await _value(name, form, fields.get(name)) for name in form}
+    finally:
+        await form.close()
+    return model.model_validate({name: value for name, value in values.items() if value != []})
+
+
+async def _value(name: str, form: FormData, field: FieldInfo | None) -> Any:
+    """Return the value of a field, or a list if it may be given several times."""
+    values: list[str | File] = []
+    for value in form.getlist(name):
+        if isinstance(value, UploadFile):
+            if name not in ("photo", "latent"):
+                raise InvalidInput(f"{name[:50]} is a file, a text is expected")
+            values.append(File(value.filename or "", await value.read()))
+        elif name in ("photo", "latent"):
+            raise InvalidInput(
+                f"{name} is a text, a file is expected: curl needs {name}=@FILE, with an @"
+            )
+        elif value or name in _TEXT_FIELDS:  # an empty input of a page is one that is not given
+            values.append(value)
+    if field is None or _is_list(field):
+        return values
+    if len(values) > 1:
+        raise InvalidInput(f"{name} is given {len(values)} times; once is expected")
+    return values[0] if values else []
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return field.default == []
+
+
+def _explain(error: ValidationError, model: type[Fields]) -> str:
+    """Return one line that says what is wrong with which fields."""
+    reasons = []
+    for entry in error.errors(include_url=False, include_context=False, include_input=False)[:5]:
+        place = ".".join(str(part)[:50] for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            known = ", ".join(f.alias or name for name, f in model.model_fields.items())
+            reasons.append(f"there is no field {place!r}; there are {known}")
+        else:
+            reasons.append(f"{place}: {entry['msg']}" if place else entry["msg"])
+    return "; ".join(reasons)
+
+
+__all__ = ["SECONDS", "ClientDisconnect", "read"]

@@ -1,0 +1,185 @@
+"""The OpenAPI description: what FastAPI cannot derive, since a request is a form or JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from styleclip_server.api import negotiation, problems, schemas
+from styleclip_server.api.problems import Problem
+
+DESCRIPTION = """Edit a photo of a face with texts.
+
+```sh
+curl -F photo=@me.jpg -F target="a smiling face" localhost:8000/v1/edit -o smiling.jpg
+```
+
+Requests are forms with files, or JSON with the same fields, in which files are base64 texts. Errors
+are problem details (RFC 9457) with a stable name, what to do, and the id of the request, which the
+header `X-Request-Id` may set.
+"""
+
+_REQUESTS = (
+    schemas.EditRequest,
+    schemas.InvertRequest,
+    schemas.FacesRequest,
+    schemas.SweepRequest,
+)
+_ANSWERS = (
+    schemas.EditAnswer,
+    schemas.SweepAnswer,
+    Problem,
+)
+_REF = "#/components/schemas/{model}"
+
+_EDIT_EXAMPLE = {"photo": ["iVBORw0KGgo…"], "target": ["a smiling face"], "strength": [4]}
+_PROBLEM_EXAMPLE = {
+    "type": "/v1/errors#NoFaceFound",
+    "title": "The detector found no face in the photo.",
+    "status": 400,
+    "detail": "no face was found",
+    "name": "NoFaceFound",
+    "remedy": "Send a photo that shows a face from the front, or a face crop with align=false.",
+    "request_id": "7f1c9a",
+}
+_STATUSES = {
+    "400": "The request is not accepted.",
+    "401": "A valid token is needed.",
+    "406": "No accepted media type can be answered.",
+    "413": "The request or an image is too large.",
+    "415": "The body is neither a form nor JSON.",
+    "429": "Too many requests of this client.",
+    "500": "The server failed.",
+    "503": "The server is busy, or is starting or stopping.",
+    "504": "The server took too long.",
+}
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def _ref(model: str) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model)}
+
+
+def _form_name(model: type[BaseModel]) -> str:
+    return model.__name__.replace("Request", "Form")
+
+
+def _problems(*statuses: str) -> dict[str | int, dict[str, Any]]:
+    content = {problems.MEDIA_TYPE: {"schema": _ref("Problem"), "example": _PROBLEM_EXAMPLE}}
+    return {
+        status: {"description": _STATUSES[status], "content": content}
+        for status in statuses or _STATUSES
+    }
+
+
+def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """Describe a body: a form first, which is what generated clients send."""
+    # Each value of a list is a part of its own.
+    encoding = {
+        name: {"style": "form", "explode": True}
+        for name, field in model.model_fields.items()
+        if field.default == [] and name != "photo"
+    }
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _ref(_form_name(model)), "encoding": encoding},
+            "application/json": {"schema": _ref(model.__name__), "example": example},
+        },
+    }
+
+
+def _operation(
+    model: type[BaseModel], example: dict[str, Any], answer: str, content: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "openapi_extra": {"requestBody": _body(model, example)},
+        "responses": {200: {"description": answer, "content": content}, **_problems()},
+        "response_model": None,
+    }
+
+
+edit = _operation(
+    schemas.EditRequest,
+    _EDIT_EXAMPLE,
+    "The edited image, or several of them.",
+    {
+        **{kind: {"schema": _BINARY} for kind in negotiation.image_types(None)},
+        negotiation.ZIP: {"schema": _BINARY},
+        negotiation.MIXED: {"schema": _BINARY},
+        negotiation.JSON: {"schema": _ref("EditAnswer")},
+        negotiation.EVENTS: {"schema": {"type": "string"}},
+    },
+)
+invert = _operation(
+    schemas.InvertRequest,
+    {"photo": ["iVBORw0KGgo…"]},
+    "The latent, a NumPy .npz file with `w_plus` and `quad`.",
+    {"application/octet-stream": {"schema": _BINARY}},
+)
+sweep = _operation(
+    schemas.SweepRequest,
+    {**_EDIT_EXAMPLE, "steps": 5},
+    "A sheet of images, an animation, or the images one by one.",
+    {
+        **{kind: {"schema": _BINARY} for kind in negotiation.IMAGES.values()},
+        negotiation.ZIP: {"schema": _BINARY},
+        negotiation.JSON: {"schema": _ref("SweepAnswer")},
+        negotiation.EVENTS: {"schema": {"type": "string"}},
+    },
+)
+faces: dict[str, Any] = {
+    "openapi_extra": {"requestBody": _body(schemas.FacesRequest, {"photo": ["iVBORw0KGgo…"]})},
+    "responses": _problems(),
+}
+read: dict[str, Any] = {"responses": _problems("401", "429", "500", "503", "504")}
+health: dict[str, Any] = {"responses": _problems("503")}
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` serve this description."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    description = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
+        license_info={"name": "MIT", "identifier": "MIT"},
+    )
+    _, models = models_json_schema(
+        [(model, "validation") for model in (*_REQUESTS, *_ANSWERS)], ref_template=_REF
+    )
+    components = description.setdefault("components", {})
+    known = components.setdefault("schemas", {})
+    for name, schema in models["$defs"].items():
+        known.setdefault(name, schema)
+    for model in _REQUESTS:
+        known[_form_name(model)] = _as_form(known[model.__name__])
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    # A token is needed where the server listens off loopback.
+    description["security"] = [{}, {"token": []}]
+    return description
+
+
+def _as_form(schema: Any) -> Any:
+    """Return the schema of a form: files are files."""
+    if isinstance(schema, list):
+        return [_as_form(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("contentEncoding") == "base64":
+        return {**{k: v for k, v in schema.items() if k != "contentEncoding"}, "format": "binary"}
+    return {key: _as_form(value) for key, value in schema.items()}

@@ -1,0 +1,152 @@
+"""Errors as RFC 9457 problem details: the named error, its remedy and the request's id."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from styleclip_contract import errors
+from styleclip_contract.errors import StyleclipError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = 1  # seconds
+
+
+class NotAcceptable(errors.InvalidInput):
+    """No media type that the client accepts can be answered."""
+
+
+class UnsupportedMediaType(errors.InvalidInput):
+    """The request's body is neither a form with files nor JSON."""
+
+
+class RequestTooLarge(errors.InvalidInput):
+    """The request has more bytes, files or fields than the server accepts."""
+
+
+class RequestTooSlow(errors.InvalidInput):
+    """The request's body did not arrive in time."""
+
+
+class NoSuchPath(errors.InvalidInput):
+    """The server has no such path."""
+
+
+class MethodNotAllowed(errors.InvalidInput):
+    """The path exists, but not with this method."""
+
+
+class _Kind(NamedTuple):
+    status: int
+    remedy: str
+    meaning: str = ""  # where the class's docstring speaks of the class
+
+
+# In the order of the documents. A class that is missing has the entry of its base class.
+_KINDS: dict[type[StyleclipError], _Kind] = {
+    errors.InvalidInput: _Kind(
+        400,
+        "Correct what the detail names; /docs lists the fields.",
+        "The request is not accepted.",
+    ),
+    errors.NotAnImage: _Kind(400, "Send a JPEG, PNG or WebP file."),
+    errors.ImageTruncated: _Kind(400, "Send the complete file."),
+    errors.ImageTooLarge: _Kind(413, "Make the image smaller."),
+    errors.NoFaceFound: _Kind(
+        400, "Send a photo that shows a face from the front, or a face crop with align=false."
+    ),
+    errors.FaceIndexOutOfRange: _Kind(400, "POST /v1/faces lists the faces with their numbers."),
+    errors.EmptyText: _Kind(400, "Describe the image in a few words, such as 'a smiling face'."),
+    errors.TextTooLong: _Kind(400, "Use a few words; they work best."),
+    errors.SameTexts: _Kind(400, "Let the target differ from the neutral text in what to change."),
+    errors.InvalidStrength: _Kind(400, "Give a number within the limits of GET /v1/domain."),
+    errors.InvalidThreshold: _Kind(400, "Give a number from 0 to 1, usually 0.05 to 0.3."),
+    errors.NoChannelLeft: _Kind(400, "Lower the threshold to the value that the detail gives."),
+    errors.EditsMismatch: _Kind(
+        400, "Give neutral once or per target, strength and threshold once or per edit."
+    ),
+    errors.InvalidLatent: _Kind(400, "Send a file that POST /v1/invert of this server returned."),
+    errors.UnknownFormat: _Kind(400, "Use jpeg, png or webp, and a quality from 1 to 100."),
+    errors.UnknownPreset: _Kind(400, "GET /v1/domain lists the presets."),
+    errors.InvalidRecipe: _Kind(400, "Send a recipe as the web page saves it."),
+    NotAcceptable: _Kind(406, "Accept one of the media types that the detail lists."),
+    UnsupportedMediaType: _Kind(415, "Send multipart/form-data or application/json."),
+    RequestTooLarge: _Kind(413, "Send fewer or smaller files."),
+    RequestTooSlow: _Kind(408, "Send the request again on a faster connection."),
+    NoSuchPath: _Kind(404, "/docs lists the paths."),
+    MethodNotAllowed: _Kind(405, "/docs lists the methods."),
+    errors.AccessRefused: _Kind(401, "Send the header 'Authorization: Bearer TOKEN'."),
+    errors.ServerBusy: _Kind(503, "Send the request again after the seconds of Retry-After."),
+    errors.ServerUnavailable: _Kind(503, "Send the request again in a few seconds."),
+    errors.DeadlineExceeded: _Kind(504, "Send the request again when the server is less busy."),
+    errors.LandmarksMissing: _Kind(
+        501, "Send face crops with align=false, or install the landmark model on the server."
+    ),
+    errors.ServerError: _Kind(500, "Report it with the request_id; the server's log has the rest."),
+}
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do."""
+
+    type: str = Field(description="Identifies the kind of problem: a path of this server.")
+    title: str = Field(description="What the kind of problem means.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was wrong with this request.")
+    name: str = Field(description="The error's name; names are stable.")
+    remedy: str = Field(description="What to do.")
+    request_id: str = Field(description="The request's id, which the server's log has.")
+
+
+class ErrorKind(BaseModel):
+    """A kind of problem."""
+
+    name: str
+    status: int
+    title: str
+    remedy: str
+
+
+def kinds() -> list[ErrorKind]:
+    """Return every kind of problem."""
+    return [_kind(cls) for cls in _KINDS]
+
+
+def _kind(cls: type[StyleclipError]) -> ErrorKind:
+    kind = _KINDS[cls]
+    title = kind.meaning or (cls.__doc__ or "").strip()
+    return ErrorKind(name=cls.__name__, status=kind.status, title=title, remedy=kind.remedy)
+
+
+def describe(error: StyleclipError, request_id: str, status: int | None = None) -> Problem:
+    """Return the problem details of an error; `status` replaces the status of its class."""
+    kind = _kind(next(cls for cls in type(error).__mro__ if cls in _KINDS))
+    return Problem(
+        type=f"/v1/errors#{kind.name}",
+        title=kind.title,
+        status=status or kind.status,
+        detail=str(error),
+        name=kind.name,
+        remedy=kind.remedy,
+        request_id=request_id,
+    )
+
+
+def response(
+    error: StyleclipError,
+    request_id: str,
+    status: int | None = None,
+    retry_after: float | None = None,
+) -> JSONResponse:
+    """Return the answer that reports an error."""
+    problem = describe(error, request_id, status)
+    headers = {}
+    if isinstance(error, errors.ServerUnavailable) or retry_after is not None:
+        headers["Retry-After"] = str(max(RETRY_AFTER, round(retry_after or 0)))
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="StyleCLIP"'
+    return JSONResponse(
+        problem.model_dump(), problem.status, media_type=MEDIA_TYPE, headers=headers
+    )

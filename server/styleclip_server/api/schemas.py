@@ -1,0 +1,287 @@
+"""The fields of requests and answers; the OpenAPI description is generated from them.
+
+A request is a form with files, or JSON with the same fields, in which files are base64 texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from styleclip_contract import limits
+
+T = TypeVar("T")
+
+SWEEP_STEPS = 100
+SWEEP_THRESHOLDS = 16
+SWEEP_SIDES = (16, 2048)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a request."""
+
+    name: str
+    data: bytes
+
+
+def _file(value: object) -> File:
+    if isinstance(value, File):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a file as base64 text is expected")
+    text = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        return File("", base64.b64decode(text, validate=True))
+    except binascii.Error as error:
+        raise ValueError(f"this is no base64 text ({error})") from error
+
+
+def _list(value: object) -> object:
+    """A field that may be given several times is given once."""
+    return value if isinstance(value, list) else [value]
+
+
+UploadedFile = Annotated[
+    File, PlainValidator(_file), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+]
+Several = Annotated[list[T], BeforeValidator(_list)]
+
+
+class Fields(BaseModel):
+    """A request; fields that are not known are refused, as they may be misspelled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FaceFields(Fields):
+    """Which face of a photo."""
+
+    photo: Several[UploadedFile] = Field(
+        [], max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"
+    )
+    align: bool | None = Field(
+        None,
+        description="Find and align a face; false: the photo is a face crop already. "
+        "Default: as the domain needs.",
+    )
+    face: int | Literal["all"] = Field(
+        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
+    )
+
+
+class EditFields(FaceFields):
+    """Edits of a photo or of a latent; several edits are summed."""
+
+    latent: UploadedFile | None = Field(
+        None, description="A latent from /v1/invert, in place of the photo; each edit is faster."
+    )
+    target: Several[str] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="What the image should show. Repeatable.",
+        examples=[["a smiling face"]],
+    )
+    neutral: Several[str] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="What the photo shows; once for all targets, or once per target.",
+    )
+    strength: Several[float] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="α: how far; negative is the opposite way. Once for all edits (presets first, "
+        f"then targets), or once per edit. From {-limits.STRENGTH:g} to {limits.STRENGTH:g}.",
+    )
+    threshold: Several[float] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="β, 0 to 1: a higher one changes fewer other things. As strength.",
+    )
+    preset: Several[str] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="An edit that the server knows; /v1/domain lists them. Repeatable.",
+    )
+    recipe: str | None = Field(
+        None, description="The edits of a recipe, as the web page saves it, in place of others."
+    )
+
+
+class EditRequest(EditFields):
+    """POST /v1/edit."""
+
+    paste: bool = Field(False, description="Put the edited face back into the photo.")
+    format: str | None = Field(
+        None,
+        description="Format of the image; without it the header Accept decides. Default: jpeg.",
+        json_schema_extra={"enum": [name.lower() for name in limits.FORMATS]},
+    )
+    quality: int = Field(
+        limits.DEFAULT_QUALITY,
+        description="Of JPEG and WebP.",
+        json_schema_extra={"minimum": limits.QUALITY[0], "maximum": limits.QUALITY[1]},
+    )
+    mark: bool = Field(
+        True, description="Write into the file that AI edited it, with which model and texts."
+    )
+    keep_gps: bool = Field(False, description="With paste: keep where the photo was taken.")
+
+
+class InvertRequest(FaceFields):
+    """POST /v1/invert."""
+
+    face: int = Field(
+        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
+    )
+
+
+class FacesRequest(Fields):
+    """POST /v1/faces."""
+
+    photo: Several[UploadedFile] = Field(
+        [], max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"
+    )
+
+
+class SweepRequest(EditFields):
+    """POST /v1/sweep: the last edit at many strengths, the others as they are."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    face: int = Field(
+        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
+    )
+    low: float | None = Field(
+        None, alias="from", description="α of the first image. Default: the opposite of the edit."
+    )
+    high: float | None = Field(
+        None, alias="to", description="α of the last one. Default: twice the edit's strength."
+    )
+    steps: int | None = Field(
+        None,
+        ge=2,
+        le=SWEEP_STEPS,
+        description="Number of strengths, with first and last. Default: 7, of a GIF 13.",
+    )
+    thresholds: Several[float] = Field(
+        [], max_length=SWEEP_THRESHOLDS, description="A row for each β: an α × β grid. Repeatable."
+    )
+    size: int | None = Field(
+        None,
+        ge=SWEEP_SIDES[0],
+        le=SWEEP_SIDES[1],
+        description="Side of each image in pixels. Default: 256, of a GIF 384.",
+    )
+    delay: int = Field(
+        80, ge=20, le=10_000, description="Milliseconds between the images of a GIF."
+    )
+    format: str | None = Field(
+        None,
+        description="Format of the sheet; without it the header Accept decides. Default: png.",
+        json_schema_extra={"enum": [*(name.lower() for name in limits.FORMATS), "gif"]},
+    )
+
+
+class EditedImage(BaseModel):
+    """An edited image, or why there is none."""
+
+    name: str = Field(description="The photo's file name, without its suffix.")
+    media_type: str | None = Field(default=None, examples=["image/jpeg"])
+    image: str | None = Field(
+        default=None,
+        description="The file.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+    channels: list[int] = Field(default=[], description="StyleSpace channels that each edit moved.")
+    problem: dict[str, Any] | None = Field(default=None, description="Problem details.")
+
+
+class EditAnswer(BaseModel):
+    """The images, in the order of the photos."""
+
+    images: list[EditedImage]
+
+
+class SweepAnswer(BaseModel):
+    """A sweep as one image."""
+
+    media_type: str
+    image: str = Field(description="The file.", json_schema_extra={"contentEncoding": "base64"})
+    strengths: list[float] = Field(description="α of the columns, or of a GIF's images.")
+    thresholds: list[float] = Field(description="β of the rows.")
+    nothing_left: list[tuple[float, float]] = Field(
+        description="(α, β) at which no channel is left to change."
+    )
+
+
+class FaceAnswer(BaseModel):
+    """A face."""
+
+    face: int = Field(description="Its number, which `face` takes elsewhere.")
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right, bottom in pixels of the upright photo."
+    )
+    score: float = Field(description="The detector's score; a higher one is more certain.")
+
+
+class FacesAnswer(BaseModel):
+    """The faces of a photo, best first."""
+
+    faces: list[FaceAnswer]
+
+
+class PresetAnswer(BaseModel):
+    """An edit that the server knows."""
+
+    title: str
+    neutral: str
+    target: str
+    strength: float
+    threshold: float
+
+
+class Defaults(BaseModel):
+    """What an edit has unless it says otherwise."""
+
+    neutral: str
+    strength: float
+    threshold: float
+
+
+class Limits(BaseModel):
+    """The limits of a request."""
+
+    body_bytes: int
+    photo_bytes: int = limits.PHOTO_BYTES
+    photo_pixels: int = limits.PHOTO_PIXELS
+    photos: int = limits.PHOTOS
+    edits: int = limits.EDITS
+    text_characters: int = limits.TEXT_CHARACTERS
+    strength: float = limits.STRENGTH
+    formats: list[str] = [name.lower() for name in limits.FORMATS]
+
+
+class DomainAnswer(BaseModel):
+    """What the server's generator draws."""
+
+    name: str
+    title: str
+    resolution: int = Field(description="Height and width of an image in pixels.")
+    align: bool = Field(description="Whether photos are aligned by default.")
+    num_latents: int = Field(description="Rows of a latent.")
+    license: str = Field(description="License of the networks, or where it is written.")
+    defaults: Defaults
+    presets: list[PresetAnswer]
+    limits: Limits
+
+
+class Health(BaseModel):
+    """The server can edit images."""
+
+    status: Literal["ok"] = "ok"
+    seconds: float = Field(description="Since the small image that shows it was edited.")

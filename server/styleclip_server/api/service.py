@@ -1,0 +1,57 @@
+"""What is served and whether it works: /v1/domain, /v1/errors, /healthz, /livez."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request, Response
+
+from styleclip_contract.errors import StyleclipError
+from styleclip_server.api import openapi, problems, schemas
+from styleclip_server.api.state import api_of, request_id
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/v1/domain", **openapi.read)
+async def domain(request: Request) -> schemas.DomainAnswer:
+    """What the server's generator draws, its presets and the limits of a request."""
+    api = api_of(request)
+    served = await api.domain()
+    return schemas.DomainAnswer(
+        name=served.name,
+        title=served.title,
+        resolution=served.resolution,
+        align=served.align,
+        num_latents=served.num_latents,
+        license=served.license,
+        defaults=schemas.Defaults(
+            neutral=served.neutral, strength=served.strength, threshold=served.threshold
+        ),
+        presets=[
+            schemas.PresetAnswer(title=preset.title, **asdict(preset.edit))
+            for preset in served.presets
+        ],
+        limits=schemas.Limits(body_bytes=api.settings.body_limit),
+    )
+
+
+@router.get("/v1/errors", responses=openapi.read["responses"])
+async def errors() -> list[problems.ErrorKind]:
+    """All kinds of problems: their names, status and what to do."""
+    return problems.kinds()
+
+
+@router.get("/healthz", response_model=schemas.Health, **openapi.health)
+async def health(request: Request) -> schemas.Health | Response:
+    """Whether the server edits images: a small one is edited, at most every few seconds."""
+    try:
+        return schemas.Health(seconds=round(await api_of(request).check_health(), 1))
+    except StyleclipError as error:
+        return problems.response(error, request_id(request), status=503)
+
+
+@router.get("/livez", include_in_schema=False)
+async def live() -> Response:
+    """Answer; the launcher restarts a process that does not."""
+    return Response()

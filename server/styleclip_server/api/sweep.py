@@ -1,0 +1,168 @@
+"""POST /v1/sweep: one edit at many strengths, as a sheet, an animation or single images."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from PIL import Image
+
+from styleclip_client import AsyncClient, sweeps
+from styleclip_client.results import Inverted
+from styleclip_contract import limits
+from styleclip_contract.edits import Edit
+from styleclip_contract.errors import InvalidInput, InvalidStrength, NoChannelLeft
+from styleclip_server.api import archives, events, forms, negotiation, openapi, schemas
+from styleclip_server.api.edits import Report, check_photos, one_photo, resolve_edits
+from styleclip_server.api.schemas import SweepRequest
+from styleclip_server.api.state import api_of, request_id, unless_disconnected
+
+router = APIRouter(tags=["edit"])
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a sheet has texts, so PNG is preferred
+_CONCURRENCY = 4
+_PIXELS = limits.PHOTO_PIXELS  # of a sheet or of all images of an animation
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A drawn sweep; an image is None where β leaves no channel to change."""
+
+    grid: sweeps.Grid
+    images: list[Image.Image | None]
+
+    @property
+    def frames(self) -> list[Image.Image]:
+        return [image for image in self.images if image is not None]
+
+
+@router.post("/v1/sweep", **openapi.sweep)
+async def sweep(request: Request) -> Response:
+    """Draw one edit at many strengths; of several edits the last one is swept.
+
+    The answer is a strip, a grid with `thresholds`, an animation (GIF), or a ZIP archive of the
+    images. With `Accept: text/event-stream` it reports progress and ends with an event `result`,
+    which has the JSON answer.
+    """
+    api = api_of(request)
+    fields = await forms.read(request, SweepRequest, api.settings.body_limit)
+    check_photos(fields)
+    if fields.photo:
+        one_photo(fields.photo)
+    types = negotiation.image_types(fields.format, _FORMATS)
+    if fields.thresholds and not fields.format:
+        types.remove(negotiation.IMAGES["GIF"])
+    offers = [*types, negotiation.ZIP, negotiation.JSON, negotiation.EVENTS]
+    media_type = negotiation.choose(request.headers.get("accept"), offers)
+    format = negotiation.FORMATS.get(media_type) or negotiation.FORMATS[types[0]]
+    client = api.client_for(request)
+
+    async def work(report: Report) -> Sweep:
+        edits = resolve_edits(fields, await api.domain())
+        grid = _grid(fields, edits[-1], format)
+        return await _draw(client, fields, edits, grid, report)
+
+    if media_type == negotiation.EVENTS:
+        identifier = request_id(request)
+        return events.stream(work, lambda drawn: _json_answer(drawn, fields, format), identifier)
+    drawn = await unless_disconnected(request, work(lambda done, total: None))
+    if media_type == negotiation.JSON:
+        return JSONResponse(await asyncio.to_thread(_json_answer, drawn, fields, format))
+    if media_type == negotiation.ZIP:
+        return Response(
+            await asyncio.to_thread(_zip, drawn),
+            media_type=media_type,
+            headers={"Content-Disposition": 'attachment; filename="sweep.zip"'},
+        )
+    return Response(await asyncio.to_thread(_encode, drawn, fields, format), media_type=media_type)
+
+
+def _grid(fields: SweepRequest, edit: Edit, format: str) -> sweeps.Grid:
+    """Return the strengths and thresholds to draw.
+
+    Raises:
+        InvalidInput: they are out of bounds, or too many for the size.
+    """
+    for name, value in (("from", fields.low), ("to", fields.high)):
+        if value is not None and not abs(value) <= limits.STRENGTH:
+            raise InvalidStrength(
+                f"{name} is {value:g}; a number from {-limits.STRENGTH:g} to "
+                f"{limits.STRENGTH:g} is expected"
+            )
+    if format == "GIF" and fields.thresholds:
+        raise InvalidInput("a GIF has no rows: thresholds needs the format png, jpeg or webp")
+    defaults = _defaults(format)
+    grid = sweeps.Grid.of(
+        edit, fields.low, fields.high, fields.steps or defaults.steps, fields.thresholds
+    )
+    size = fields.size or defaults.size
+    if len(grid.values) * size**2 > _PIXELS:
+        raise InvalidInput(
+            f"{len(grid.values)} images of {size} x {size} pixels are more than the "
+            f"{_PIXELS / 1e6:g} million that are accepted: lower size, steps or thresholds"
+        )
+    return grid
+
+
+def _defaults(format: str) -> sweeps.Defaults:
+    return sweeps.GIF_DEFAULTS if format == "GIF" else sweeps.SHEET_DEFAULTS
+
+
+async def _draw(
+    client: AsyncClient,
+    fields: SweepRequest,
+    edits: list[Edit],
+    grid: sweeps.Grid,
+    report: Report,
+) -> Sweep:
+    """Invert the photo, unless there is a latent, and draw each image."""
+    if fields.latent:
+        inverted = Inverted.from_bytes(fields.latent.data)
+    else:
+        photo = one_photo(fields.photo)
+        inverted = await client.invert(photo.data, align=fields.align, face=fields.face)
+    images: list[Image.Image | None] = []
+    drawn = sweeps.draw_async(client, inverted.w_plus, edits, grid.values, concurrency=_CONCURRENCY)
+    async with aclosing(drawn):
+        async for image in drawn:
+            images.append(image)
+            report(len(images), len(grid.values))
+    result = Sweep(grid, images)
+    if not result.frames:
+        raise NoChannelLeft("these thresholds leave nothing to change: give lower ones")
+    return result
+
+
+def _encode(drawn: Sweep, fields: SweepRequest, format: str) -> bytes:
+    size = fields.size or _defaults(format).size
+    if format == "GIF":
+        return sweeps.animation(drawn.frames, fields.delay, size)
+    return drawn.grid.encode(drawn.images, size, format)
+
+
+def _json_answer(drawn: Sweep, fields: SweepRequest, format: str) -> dict[str, object]:
+    values = zip(drawn.grid.values, drawn.images, strict=True)
+    return schemas.SweepAnswer(
+        media_type=negotiation.IMAGES[format],
+        image=base64.b64encode(_encode(drawn, fields, format)).decode(),
+        strengths=drawn.grid.strengths,
+        thresholds=drawn.grid.thresholds,
+        nothing_left=[value for value, image in values if image is None],
+    ).model_dump()
+
+
+def _zip(drawn: Sweep) -> bytes:
+    files: dict[str, bytes] = {}
+    for (strength, threshold), image in zip(drawn.grid.values, drawn.images, strict=True):
+        if image is not None:
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            number = len(files) + 1
+            name = f"{number:03}-strength-{strength:g}-threshold-{threshold:g}.png"
+            files[name] = buffer.getvalue()
+    return archives.zip_files(files)

@@ -1,0 +1,372 @@
+"""POST /v1/edit: a form or JSON in, an image or several out."""
+
+import base64
+import email
+import email.policy
+import io
+import json
+import zipfile
+
+import pytest
+from PIL import Image
+
+from paths import AVATAR
+from polling import wait_until
+from styleclip_client import Client
+
+SAD = {"target": "a sad face"}
+PHOTO = AVATAR.read_bytes()
+
+
+def photo(name="me.png"):
+    return ("photo", (name, PHOTO))
+
+
+def image_of(data):
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+@pytest.fixture(scope="module")
+def expected(server):
+    """The edited image, as the Python client gets it."""
+    with Client(server.grpc_url) as client:
+        return client.edit_photo(AVATAR, client.domain().edit("a sad face")).picture
+
+
+def test_a_form_gives_the_image_that_the_client_gets(api, expected):
+    answer = api.post("/v1/edit", files=[photo()], data=SAD)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.content == expected
+    assert answer.headers["x-channels"] == "14"
+    assert "edited.jpg" in answer.headers["content-disposition"]
+
+
+def test_json_with_base64_gives_the_same_image(api, expected):
+    text = base64.b64encode(PHOTO).decode()
+    for value in (text, [text], f"data:image/png;base64,{text}"):
+        answer = api.post("/v1/edit", json={"photo": value, "target": "a sad face"})
+        assert answer.content == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "fields", "media_type"),
+    [
+        ("*/*", {}, "image/jpeg"),
+        ("image/png", {}, "image/png"),
+        ("image/avif, image/webp, image/*;q=0.8", {}, "image/webp"),
+        ("text/html, image/png;q=0.5, image/jpeg;q=0.9", {}, "image/jpeg"),
+        ("*/*", {"format": "png"}, "image/png"),
+        ("image/*", {"format": "WebP"}, "image/webp"),
+    ],
+)
+def test_the_format_is_the_field_s_or_what_the_client_accepts(api, accept, fields, media_type):
+    answer = api.post(
+        "/v1/edit", files=[photo()], data={**SAD, **fields}, headers={"accept": accept}
+    )
+    assert answer.headers["content-type"] == media_type
+    assert f"image/{image_of(answer.content).format.lower()}" == media_type
+
+
+def test_the_image_comes_as_json_if_that_is_accepted(api, expected):
+    answer = api.post(
+        "/v1/edit", files=[photo()], data=SAD, headers={"accept": "application/json"}
+    ).json()
+    (entry,) = answer["images"]
+    assert base64.b64decode(entry["image"]) == expected
+    assert (entry["name"], entry["media_type"], entry["channels"]) == ("me", "image/jpeg", [14])
+
+
+def test_several_edits_and_presets_are_summed_like_those_of_the_client(api, server):
+    fields = {
+        "preset": "beard",
+        "target": ["a sad face", "a face with red hair"],
+        "neutral": "a face",
+        "strength": ["1", "2", "3"],
+        "threshold": "0.12",
+        "format": "png",
+    }
+    answer = api.post("/v1/edit", files=[photo()], data=fields)
+    with Client(server.grpc_url) as client:
+        domain = client.domain()
+        edits = [
+            domain.edit("a face with a beard", strength=1, threshold=0.12),
+            domain.edit("a sad face", strength=2, threshold=0.12),
+            domain.edit("a face with red hair", strength=3, threshold=0.12),
+        ]
+        assert answer.content == client.edit_photo(AVATAR, edits, format="PNG").picture
+
+
+def test_a_latent_takes_the_place_of_the_photo(api, server):
+    inverted = api.post("/v1/invert", files=[photo("me.png")])
+    assert inverted.status_code == 200
+    assert 'filename="me.npz"' in inverted.headers["content-disposition"]
+    latent = ("latent", ("me.npz", inverted.content))
+    answer = api.post("/v1/edit", files=[latent], data=SAD)
+    with Client(server.grpc_url) as client:
+        face = client.invert(AVATAR)
+        edited = client.edit(face.w_plus, client.domain().edit("a sad face"))
+        pasted = client.paste(AVATAR, face, client.domain().edit("a sad face"))
+    assert answer.content == edited.picture
+    answer = api.post("/v1/edit", files=[latent, photo()], data={**SAD, "paste": "true"})
+    assert answer.content == pasted.picture
+
+
+class TestSeveralPhotos:
+    FILES = (photo("a.png"), ("photo", ("b.txt", b"no photo")), photo("a.png"))
+
+    def test_they_come_as_a_zip_archive_in_which_a_failure_is_a_file(self, api, expected):
+        answer = api.post("/v1/edit", files=self.FILES, data=SAD)
+        assert answer.headers["content-type"] == "application/zip"
+        archive = zipfile.ZipFile(io.BytesIO(answer.content))
+        assert archive.namelist() == ["a.jpg", "b.problem.json", "a-2.jpg"]
+        assert archive.read("a.jpg") == archive.read("a-2.jpg") == expected
+        assert json.loads(archive.read("b.problem.json"))["name"] == "NotAnImage"
+
+    def test_they_come_as_multipart_if_that_is_accepted(self, api, expected):
+        answer = api.post(
+            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "multipart/mixed"}
+        )
+        head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
+        message = email.message_from_bytes(head + answer.content, policy=email.policy.HTTP)
+        parts = list(message.iter_parts())
+        assert [part.get_content_type() for part in parts] == [
+            "image/jpeg", "application/problem+json", "image/jpeg",
+        ]  # fmt: skip
+        assert [part.get_filename() for part in parts] == ["a.jpg", "b.problem.json", "a-2.jpg"]
+        assert parts[0].get_payload(decode=True) == expected
+
+    def test_they_come_as_json_if_that_is_accepted(self, api, expected):
+        answer = api.post(
+            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "application/json"}
+        )
+        first, failed, last = answer.json()["images"]
+        assert first["image"] == last["image"] and base64.b64decode(first["image"]) == expected
+        assert failed["problem"]["name"] == "NotAnImage" and "image" not in failed
+
+    def test_progress_is_reported_by_events(self, api):
+        answer = api.post(
+            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "text/event-stream"}
+        )
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        *progress, (last, result) = events(answer)
+        assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
+        assert last == "result" and len(result["images"]) == 3
+
+    def test_where_all_fail_the_first_failure_is_the_answer(self, api):
+        files = [("photo", ("b.txt", b"no photo"))] * 2
+        answer = api.post("/v1/edit", files=files, data=SAD)
+        assert answer.status_code == 400 and answer.json()["name"] == "NotAnImage"
+
+    def test_no_format_of_one_image_fits(self, api):
+        answer = api.post("/v1/edit", files=self.FILES, data=SAD, headers={"accept": "image/png"})
+        assert answer.status_code == 406
+        assert "application/zip" in answer.json()["detail"]
+
+
+def events(answer):
+    """The events of a stream: their names and their data."""
+    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    return [
+        (block[0].removeprefix("event: "), json.loads(block[1].removeprefix("data: ")))
+        for block in blocks
+        if not block[0].startswith(":")
+    ]
+
+
+def test_an_error_in_a_stream_is_its_last_event(api):
+    answer = api.post(
+        "/v1/edit",
+        files=[("photo", b"no photo")],
+        data={**SAD, "threshold": "7"},
+        headers={"accept": "text/event-stream"},
+    )
+    ((name, problem),) = events(answer)
+    assert (name, problem["name"]) == ("error", "InvalidThreshold")
+
+
+class TestSweeps:
+    def test_a_sheet_has_an_image_for_each_strength(self, api):
+        answer = api.post("/v1/sweep", files=[photo()], data={**SAD, "steps": "3", "size": "64"})
+        assert answer.headers["content-type"] == "image/png"
+        assert image_of(answer.content).width == 3 * 70 + 6
+
+    def test_thresholds_make_a_grid_with_a_row_for_each(self, api):
+        data = {**SAD, "steps": "2", "size": "32", "thresholds": ["0.1", "0.2", "1"]}
+        answer = api.post(
+            "/v1/sweep", files=[photo()], data=data, headers={"accept": "application/json"}
+        ).json()
+        assert answer["thresholds"] == [0.1, 0.2, 1]
+        assert answer["strengths"] == [-5, 10]
+        assert answer["nothing_left"] == [[-5, 1], [10, 1]]
+        assert image_of(base64.b64decode(answer["image"])).format == "PNG"
+
+    def test_a_gif_moves(self, api):
+        data = {**SAD, "steps": "4", "size": "32", "format": "gif", "from": "0", "to": "8"}
+        answer = api.post("/v1/sweep", files=[photo()], data=data)
+        assert answer.headers["content-type"] == "image/gif"
+        assert image_of(answer.content).n_frames == 6  # forth and back
+
+    def test_the_images_come_one_by_one_in_an_archive(self, api):
+        latent = api.post("/v1/invert", files=[photo()]).content
+        answer = api.post(
+            "/v1/sweep",
+            files=[("latent", latent)],
+            data={**SAD, "steps": "2"},
+            headers={"accept": "application/zip"},
+        )
+        archive = zipfile.ZipFile(io.BytesIO(answer.content))
+        names = archive.namelist()
+        assert names == [
+            "001-strength--5-threshold-0.15.png", "002-strength-10-threshold-0.15.png",
+        ]  # fmt: skip
+        assert image_of(archive.read(names[0])).size == (256, 256)
+
+    def test_progress_is_reported_by_events(self, api):
+        answer = api.post(
+            "/v1/sweep",
+            files=[photo()],
+            data={**SAD, "steps": "3", "size": "32"},
+            headers={"accept": "text/event-stream"},
+        )
+        *progress, (last, result) = events(answer)
+        assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
+        assert last == "result" and result["media_type"] == "image/png"
+
+    @pytest.mark.parametrize(
+        ("fields", "name", "words"),
+        [
+            ({"steps": "1"}, "InvalidInput", "steps"),
+            ({"steps": "100", "size": "2048"}, "InvalidInput", "million"),
+            ({"to": "21"}, "InvalidStrength", "to is 21"),
+            ({"format": "gif", "thresholds": "0.1"}, "InvalidInput", "no rows"),
+            ({"format": "bmp"}, "UnknownFormat", "gif"),
+            ({"thresholds": "1"}, "NoChannelLeft", "lower"),
+        ],
+    )
+    def test_what_cannot_be_drawn_is_refused(self, api, fields, name, words):
+        data = {**SAD, "steps": "2", **fields}
+        problem = api.post("/v1/sweep", files=[photo()], data=data).json()
+        assert problem["name"] == name and words in problem["detail"]
+
+
+def test_the_faces_of_a_photo_are_listed_and_all_can_be_edited(api, golden):
+    astronaut = (golden / "align" / "astronaut.png").read_bytes()
+    faces = api.post("/v1/faces", files={"photo": astronaut}).json()["faces"]
+    assert [face["face"] for face in faces] == list(range(len(faces)))
+    assert faces and all(len(face["box"]) == 4 for face in faces)
+    scores = [face["score"] for face in faces]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "name", "words"),
+    [
+        ([photo()], {}, "InvalidInput", "say what to change"),
+        ([("x", b"")], SAD, "InvalidInput", "x is a file"),
+        ([photo()], {"target": ""}, "EmptyText", "empty"),
+        ([photo()], {"target": "a face"}, "SameTexts", "differ"),
+        ([photo()], {"target": "x" * 301}, "TextTooLong", "301"),
+        ([photo()], {**SAD, "strength": "21"}, "InvalidStrength", "21"),
+        ([photo()], {**SAD, "strength": "much"}, "InvalidInput", "strength.0"),
+        ([photo()], {**SAD, "threshold": "2"}, "InvalidThreshold", "0 to 1"),
+        ([photo()], {**SAD, "threshold": "1"}, "NoChannelLeft", "at most"),
+        ([photo()], {**SAD, "strength": ["1", "2"]}, "EditsMismatch", "strength is given 2 times"),
+        ([photo()], {**SAD, "strenght": "1"}, "InvalidInput", "no field 'strenght'"),
+        ([photo()], {**SAD, "face": ["1", "2"]}, "InvalidInput", "face is given 2 times"),
+        ([photo()], {**SAD, "face": "-7"}, "FaceIndexOutOfRange", "-7"),
+        ([photo()], {**SAD, "format": "bmp"}, "UnknownFormat", "jpeg, png, webp"),
+        ([photo()], {**SAD, "quality": "101"}, "UnknownFormat", "101"),
+        ([photo()], {"preset": "wings"}, "UnknownPreset", "Sunglasses"),
+        ([photo()], {"recipe": "{}"}, "InvalidRecipe", "no recipe"),
+        ([photo()], {**SAD, "photo": "me.png"}, "InvalidInput", "with an @"),
+        ([("photo", b"")], SAD, "NotAnImage", "empty"),
+        ([("latent", b"PK")], SAD, "InvalidLatent", "no file that `styleclip invert` wrote"),
+        ([photo(), ("latent", b"PK")], SAD, "InvalidInput", "a photo or a latent"),
+        ([("latent", b"PK")], {**SAD, "paste": "1"}, "InvalidInput", "paste"),
+        ([photo()] * 17, SAD, "InvalidInput", "16"),
+    ],
+)
+def test_what_is_not_accepted_is_refused_by_name(api, files, fields, name, words):
+    answer = api.post("/v1/edit", files=files, data=fields)
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, problem["status"]) == (400, 400)
+    assert problem["name"] == name and words in problem["detail"]
+    assert problem["remedy"] and problem["title"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "name"),
+    [
+        (b"{", "application/json", 400, "InvalidInput"),
+        (b"[" * 100_000, "application/json", 400, "InvalidInput"),
+        (b'{"photo": "no base64"}', "application/json", 400, "InvalidInput"),
+        (b'{"photo": 7}', "application/json", 400, "InvalidInput"),
+        (b'{"target": "a sad face"}', "application/json", 400, "InvalidInput"),
+        (b"photo=me", "application/x-www-form-urlencoded", 415, "UnsupportedMediaType"),
+        (PHOTO, "image/png", 415, "UnsupportedMediaType"),
+        (b"--x", "multipart/form-data", 400, "InvalidInput"),
+        (b"nothing", "multipart/form-data; boundary=x", 400, "InvalidInput"),
+    ],
+)
+def test_a_body_that_is_no_form_and_no_json_is_refused(api, content, content_type, status, name):
+    answer = api.post("/v1/edit", content=content, headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["name"]) == (status, name)
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(api):
+    size = 34 * 2**20
+    answer = api.post("/v1/edit", files={"photo": bytes(size)}, data=SAD)
+    assert (answer.status_code, answer.json()["name"]) == (413, "ImageTooLarge")
+
+
+def test_a_form_of_very_many_fields_or_an_endless_header_is_refused(api):
+    many = api.post("/v1/edit", files=[photo()], data={f"field{n}": "" for n in range(2000)})
+    assert (many.status_code, many.json()["name"]) == (413, "RequestTooLarge")
+    part = b'--x\r\nContent-Disposition: form-data; name="' + b"a" * (16 * 2**20)
+    header = {"content-type": "multipart/form-data; boundary=x"}
+    answer = api.post("/v1/edit", content=part, headers=header)
+    assert answer.status_code == 400
+
+
+class TestErrors:
+    def test_the_client_s_request_id_is_kept(self, api):
+        answer = api.post("/v1/edit", headers={"x-request-id": "order-7"})
+        assert answer.headers["x-request-id"] == answer.json()["request_id"] == "order-7"
+
+    def test_an_unusable_request_id_is_replaced(self, api):
+        answer = api.get("/v1/domain", headers={"x-request-id": "a b"})
+        assert answer.headers["x-request-id"] not in ("", "a b")
+
+    def test_an_unknown_path_and_a_wrong_method_are_problems_too(self, api):
+        unknown, wrong = api.get("/v1/wings"), api.get("/v1/edit")
+        assert (unknown.status_code, unknown.json()["name"]) == (404, "NoSuchPath")
+        assert (wrong.status_code, wrong.json()["name"]) == (405, "MethodNotAllowed")
+        assert wrong.headers["allow"] == "POST"
+
+    def test_every_kind_is_listed_with_its_remedy(self, api):
+        kinds = {kind["name"]: kind for kind in api.get("/v1/errors").json()}
+        assert kinds["NoFaceFound"]["status"] == 400
+        assert all(kind["remedy"].endswith(".") and kind["title"] for kind in kinds.values())
+
+
+def test_the_domain_is_described_with_presets_and_limits(api):
+    domain = api.get("/v1/domain").json()
+    assert (domain["name"], domain["resolution"]) == ("avatars", 256)
+    assert "Beard" in [preset["title"] for preset in domain["presets"]]
+    assert domain["limits"]["photos"] == 16
+
+
+def test_health_is_a_real_edit(api):
+    assert api.get("/healthz").json()["status"] == "ok"
+
+
+def test_the_id_of_a_request_is_in_the_server_s_log(server, api):
+    answer = api.post(
+        "/v1/edit", files={"photo": b"no photo"}, data=SAD, headers={"x-request-id": "order-8"}
+    )
+    assert answer.status_code == 400
+    wait_until(lambda: '"request_id": "order-8"' in server.options.log.read_text())
