@@ -1,0 +1,1 @@
+"""The people domain: rendered heads that look like photos."""

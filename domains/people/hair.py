@@ -1,0 +1,333 @@
+"""Hair, beards, brows and lashes as strands that grow from the skin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from domains.people.mesh import BODY, HeadMesh
+
+CENTER = (0.0, 7.4, 0.55)  # of the skull on the base mesh
+_HAIRLINE_AZIMUTH = (0.0, 0.45, 0.85, 1.1, 1.35, 1.55, 1.8, 2.2, 3.15)
+_HAIRLINE_ELEVATION = (0.66, 0.66, 0.52, 0.25, -0.22, -0.05, -0.35, -0.55, -0.70)
+
+
+def lookup(x: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tensor:
+    """Interpolate piecewise linearly, constant outside."""
+    result = torch.full_like(x, ys[0])
+    for x0, x1, y0, y1 in zip(xs[:-1], xs[1:], ys[:-1], ys[1:], strict=True):
+        result += ((x - x0) / (x1 - x0)).clamp(0, 1) * (y1 - y0)
+    return result
+
+
+def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
+    """Rise smoothly from 0 at `low` to 1 at `high`."""
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def skull_angles(rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return azimuth (0 in front, positive to the left) and elevation around the skull's center."""
+    x, y, z = (rest - torch.tensor(CENTER, device=rest.device)).unbind(-1)
+    return torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))
+
+
+def scalp_field(rest: Tensor, recession: float = 0.0) -> Tensor:
+    """Return how far above the hairline points of the skin lie, in radians."""
+    azimuth, elevation = skull_angles(rest)
+    line = lookup(azimuth.abs(), _HAIRLINE_AZIMUTH, _HAIRLINE_ELEVATION)
+    temples = torch.exp(-(((azimuth.abs() - 0.6) / 0.25) ** 2)) * 0.8 + 0.45
+    front = smoothstep(-azimuth.abs(), -1.2, -0.7)
+    return elevation - line - recession * temples * front
+
+
+def brow_field(rest: Tensor, thickness: float, height: float) -> Tensor:
+    """Return the density of the brows, 0 to 1."""
+    x = rest[:, 0].abs()
+    middle = lookup(x, (0.1, 0.2, 0.33, 0.45, 0.55), (7.455, 7.5, 7.535, 7.515, 7.44)) + height
+    half = lookup(x, (0.08, 0.13, 0.3, 0.45, 0.57), (0.02, 0.038, 0.036, 0.024, 0.008)) * thickness
+    inside = (x > 0.085) & (x < 0.57) & (rest[:, 2] > 1.0)
+    return (1 - ((rest[:, 1] - middle) / half).abs()).clamp(0, 1).sqrt() * inside
+
+
+def beard_field(rest: Tensor, lips: Tensor, style: str) -> Tensor:
+    """Return the density of a beard of that style, 0 to 1."""
+    x, y, z = rest[:, 0].abs(), rest[:, 1], rest[:, 2]
+    cheek = lookup(z, (0.6, 0.8, 1.2, 1.42, 1.6), (7.18, 7.02, 6.74, 6.70, 6.78))
+    line = smoothstep(cheek - y, -0.03, 0.10)
+    jaw = (
+        line
+        * smoothstep(z, 0.6, 0.72)
+        * smoothstep(y, 6.0, 6.2)
+        * smoothstep(z, 0.72, 0.95).clamp(min=0.6)
+    )
+    away = 1 - smoothstep(lips, 0.02, 0.15)
+    under_lip = 1 - torch.exp(-(((x - 0.12) / 0.06) ** 2) - ((y - 6.45) / 0.05) ** 2)
+    side = smoothstep(x, 0.24, 0.33) + smoothstep(-y, -6.52, -6.44)
+    jaw = jaw * side.clamp(0, 1) * away * under_lip
+    moustache = (
+        smoothstep(-x, -0.31, -0.22)
+        * smoothstep(y, 6.66 - 0.0, 6.70)
+        * smoothstep(-(y + x * 0.32), -6.85, -6.79)
+        * smoothstep(z, 1.2, 1.35)
+        * away
+        * (0.35 + 0.65 * smoothstep(x, 0.0, 0.05))
+    )
+    if style == "moustache":
+        return moustache
+    if style == "goatee":
+        chin = smoothstep(-x, -0.30, -0.2) * smoothstep(z, 0.95, 1.15)
+        beside = torch.exp(-(((x - 0.28) / 0.05) ** 2)) * smoothstep(-y, -6.72, -6.66)
+        return torch.maximum(jaw * torch.maximum(chin, beside * 0.9), moustache)
+    return torch.maximum(jaw, moustache)
+
+
+@dataclass
+class Strands:
+    """Strands of one kind.
+
+    Attributes:
+        nodes: (s, k, 3), positions from root to tip.
+        tones: (s,), brightness of each strand, about 1.
+        fraction: (s,), the part of each strand that is drawn.
+    """
+
+    nodes: Tensor
+    tones: Tensor
+    fraction: Tensor
+
+
+class Roots:
+    """Fixed candidates for strands' roots on the skin: they follow every deformation."""
+
+    def __init__(self, mesh: HeadMesh, count: int, region: Tensor) -> None:
+        """Sample `count` roots, by area, on the triangles that `region` (t,) selects."""
+        body = mesh.parts[BODY]
+        corners = body.rest[body.triangles].cpu()
+        area = torch.linalg.cross(
+            corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        ).norm(dim=1)
+        generator = torch.Generator().manual_seed(1)
+        triangle = torch.multinomial(
+            area * region.cpu(), count, replacement=True, generator=generator
+        )
+        uv = torch.rand(count, 2, generator=generator)
+        uv = torch.where(uv.sum(1, keepdim=True) > 1, 1 - uv, uv)
+        self.corners = body.triangles[triangle.to(mesh.device)]
+        self.weights = torch.cat([1 - uv.sum(1, keepdim=True), uv], 1).to(mesh.device)
+        self.rest = self.interpolate(body.rest)
+
+    def interpolate(self, values: Tensor) -> Tensor:
+        """Interpolate values (v, c) of the body's vertices at the roots: (count, c)."""
+        return (values[self.corners] * self.weights[..., None]).sum(1)
+
+
+class HeadSurface:
+    """The distance of a head's surface from its vertical axis, to keep hair outside.
+
+    Above the skull's center distances are from the center, below it from the vertical through it.
+    """
+
+    ROWS, COLUMNS = 56, 72
+    LOW, HIGH = -2.3, math.pi / 2
+    LIMIT = 1.25  # hair that falls farther from the axis rests on nothing
+
+    def __init__(self, positions: Tensor, center: Tensor) -> None:
+        self.center = center
+        row, column, radius = self._coordinates(positions)
+        inside = (row > -0.5) & (row < self.ROWS - 0.5)
+        cell = row.round().clamp(0, self.ROWS - 1).long() * self.COLUMNS
+        cell = cell + column.round().long() % self.COLUMNS
+        table = torch.zeros(self.ROWS * self.COLUMNS, device=positions.device)
+        table.scatter_reduce_(0, cell[inside], radius[inside], "amax")
+        table = table.view(1, 1, self.ROWS, self.COLUMNS)
+        for _ in range(6):  # fill cells without vertices
+            padded = F.pad(
+                F.pad(table, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate"
+            )
+            table = torch.where(table > 0, table, F.max_pool2d(padded, 3, 1))
+        padded = F.pad(F.pad(table, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate")
+        table = 0.5 * table + 0.5 * F.avg_pool2d(padded, 3, 1)
+        self.table = F.pad(table.clamp(max=self.LIMIT), (1, 1, 0, 0), mode="circular")
+
+    def _axis(self, points: Tensor) -> Tensor:
+        axis = self.center.expand_as(points).clone()
+        axis[..., 1] = torch.minimum(points[..., 1], self.center[1])
+        return axis
+
+    def _coordinates(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        offset = points - self.center
+        x, y, z = offset.unbind(-1)
+        flat = torch.hypot(x, z)
+        height = torch.where(y > 0, torch.atan2(y, flat), y)
+        row = (height - self.LOW) / (self.HIGH - self.LOW) * (self.ROWS - 1)
+        column = (torch.atan2(x, z) / (2 * math.pi) + 0.5) * self.COLUMNS
+        return row, column, torch.where(y > 0, offset.norm(dim=-1), flat)
+
+    def confine(self, points: Tensor, margin: Tensor, slack: float) -> Tensor:
+        """Move points (n, 3) to distances from `margin` (n,) to `slack` more outside the surface.
+
+        Below the skull's center hair may hang farther away.
+        """
+        row, column, radius = self._coordinates(points)
+        grid = torch.stack(
+            [(column + 1) / (self.COLUMNS + 1) * 2 - 1, row / (self.ROWS - 1) * 2 - 1], -1
+        )
+        surface = F.grid_sample(
+            self.table, grid[None, None], align_corners=True, padding_mode="border"
+        )
+        axis = self._axis(points)
+        least = surface.flatten() + margin
+        hanging = (self.center[1] - points[:, 1]).clamp(min=0)
+        target = torch.minimum(torch.maximum(radius, least), least + slack + hanging)
+        scale = target / radius.clamp(min=1e-3)
+        return axis + (points - axis) * scale[:, None]
+
+
+@dataclass
+class Growth:
+    """How strands grow: lengths in decimeters, the rest as rates for each node.
+
+    Attributes:
+        gravity: pull down; jitter: random change of direction.
+        volume: height of the uppermost layer over the skin; slack: how far it may stand off above.
+        curl: radius of curls; turns: curls over the length.
+        clump: how much strands of a lock converge toward their tips; locks: number of locks.
+    """
+
+    nodes: int = 12
+    gravity: float = 0.2
+    jitter: float = 0.05
+    volume: float = 0.05
+    slack: float = 0.05
+    curl: float = 0.0
+    turns: float = 3.0
+    clump: float = 0.5
+    locks: int = 350
+
+
+@dataclass
+class Face:
+    """Positions on a deformed head that hair and wear are fitted to, in decimeters."""
+
+    eyes: Tensor  # (2, 3): centers of the left and right eyeballs
+    eye_radius: float
+    brow_y: float
+    chin_y: float
+    center: Tensor  # (3,): of the skull
+
+
+def grow(
+    roots: Tensor,
+    directions: Tensor,
+    lengths: Tensor,
+    growth: Growth,
+    surface: HeadSurface,
+    face: Face | None,
+    generator: torch.Generator,
+) -> Strands:
+    """Grow strands outside `surface`, and where `face` is given, beside the face's window.
+
+    Args:
+        roots: (s, 3); directions: unit (s, 3); lengths: (s,).
+    """
+    count, device = len(roots), roots.device
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    leaders = torch.randperm(count, generator=generator, device=device)[: growth.locks]
+    lock = torch.cdist(roots, roots[leaders]).argmin(1)
+    lock_noise = randn(len(leaders), 3)
+    directions = F.normalize(directions + 0.18 * lock_noise[lock], dim=1)
+    layer = torch.rand(count, generator=generator, device=device)
+    step = (lengths / (growth.nodes - 1))[:, None]
+    down = torch.tensor([0.0, -1.0, 0.0], device=device)
+    side = torch.sign(roots[:, 0] + 0.05 * randn(count))
+    nodes = [roots]
+    position, direction = roots, directions
+    for k in range(1, growth.nodes):
+        bend = randn(len(leaders), 3)[lock] * 0.6 + randn(count, 3)
+        direction = F.normalize(direction + growth.gravity * down + growth.jitter * bend, dim=1)
+        margin = 0.008 + growth.volume * layer * min(k / 3, 1.0)
+        moved = surface.confine(position + direction * step, margin, growth.slack)
+        if face is not None:
+            moved = _keep_beside_face(moved, face, side)
+        direction = F.normalize(moved - position, dim=1)
+        position = moved
+        nodes.append(position)
+    stack = torch.stack(nodes, 1)
+    along = torch.linspace(0, 1, growth.nodes, device=device)[None, :, None]
+    if growth.clump:
+        toward = stack[leaders][lock] - stack
+        near = torch.exp(-toward.norm(dim=2, keepdim=True) / 0.25)
+        stack = stack + growth.clump * along * near * toward
+    if growth.curl:
+        stack = _add_curls(stack, growth, lock, len(leaders), generator)
+    tones = (1 + 0.14 * randn(len(leaders))[lock] + 0.10 * randn(count)).clamp(0.5, 1.6)
+    return Strands(stack, tones, torch.ones(count, device=device))
+
+
+def _keep_beside_face(points: Tensor, face: Face, side: Tensor) -> Tensor:
+    """Push points in front of the face to the side of a window from brow to chin."""
+    half = face.eyes[:, 0].abs().mean() + face.eye_radius * 2.0
+    rise = smoothstep(-points[:, 1], -(face.brow_y + 0.45), -(face.brow_y + 0.1))
+    taper = 1 - 0.25 * smoothstep(-points[:, 1], -face.brow_y + 0.4, -face.chin_y)
+    front = smoothstep(points[:, 2] - face.center[2], 0.15, 0.55)
+    least = half * rise * taper * front
+    x = torch.where(points[:, 0].abs() < least, side * least, points[:, 0])
+    return torch.stack([x, points[:, 1], points[:, 2]], 1)
+
+
+def _add_curls(
+    nodes: Tensor, growth: Growth, lock: Tensor, locks: int, generator: torch.Generator
+) -> Tensor:
+    tangent = F.normalize(
+        torch.diff(nodes, dim=1, append=2 * nodes[:, -1:] - nodes[:, -2:-1]), dim=2
+    )
+    up = torch.tensor([0.31, 0.2, 0.93], device=nodes.device).expand_as(tangent)
+    across = F.normalize(torch.linalg.cross(tangent, up), dim=2)
+    other = torch.linalg.cross(tangent, across)
+    phase = torch.rand(locks, generator=generator, device=nodes.device)[lock] * 2 * math.pi
+    phase = phase + 0.35 * torch.randn(len(nodes), generator=generator, device=nodes.device)
+    turns = growth.turns * (1 + 0.15 * torch.randn(locks, generator=generator, device=nodes.device))
+    along = torch.linspace(0, 1, nodes.shape[1], device=nodes.device)
+    angle = phase[:, None] + 2 * math.pi * turns[lock][:, None] * along
+    radius = growth.curl * (along * 4).clamp(max=1.0)[None, :, None]
+    return nodes + radius * (across * angle.cos()[..., None] + other * angle.sin()[..., None])
+
+
+def strand_points(
+    strands: Strands, spacing: Tensor | float, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample points along strands.
+
+    Args:
+        strands: the strands.
+        spacing: distance of points in decimeters.
+        limit: largest number of points on a strand.
+
+    Returns:
+        Positions (p, 3), tangents (p, 3), strand indices (p,), with the tips' points left out.
+    """
+    nodes = strands.nodes
+    count, num_nodes, _ = nodes.shape
+    segments = torch.diff(nodes, dim=1)
+    length = segments.norm(dim=2).sum(1)
+    steps = int(
+        float(length.quantile(0.98) if count < 10_000 else length[:10_000].quantile(0.98))
+        / float(spacing)
+    )
+    steps = max(2, min(steps, limit))
+    t = torch.linspace(0, 1, steps, device=nodes.device) * (num_nodes - 1 - 1e-4)
+    i = t.long()
+    w = (t - i)[None, :, None]
+    points = nodes[:, i] * (1 - w) + nodes[:, i + 1] * w
+    tangents = F.normalize(segments, dim=2)[:, i]
+    drawn = (t / (num_nodes - 1))[None] <= strands.fraction[:, None]
+    index = torch.arange(count, device=nodes.device)[:, None].expand(count, steps)
+    return points[drawn], tangents[drawn], index[drawn]

@@ -1,0 +1,330 @@
+"""Colors and fine normals of skin, eyes and cloth, as functions of the place on the base mesh."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from domains.people.hair import beard_field, brow_field, lookup, scalp_field, smoothstep
+
+# Linear albedo of the ten tones of the Monk scale, as skin has it under neutral light.
+SKIN_TONES = (
+    *((0.72, 0.51, 0.42), (0.68, 0.47, 0.37), (0.64, 0.43, 0.315), (0.57, 0.375, 0.265)),
+    *((0.485, 0.305, 0.2), (0.375, 0.222, 0.137), (0.28, 0.157, 0.095), (0.19, 0.104, 0.066)),
+    *((0.118, 0.066, 0.045), (0.072, 0.043, 0.032)),
+)
+HAIR_COLORS = {
+    "black": (0.016, 0.013, 0.012),
+    "dark brown": (0.045, 0.026, 0.016),
+    "brown": (0.115, 0.060, 0.032),
+    "blond": (0.46, 0.31, 0.155),
+    "red": (0.30, 0.085, 0.025),
+    "grey": (0.36, 0.355, 0.35),
+    "white": (0.72, 0.71, 0.69),
+}
+EYE_COLORS = {
+    "brown": (0.10, 0.045, 0.018),
+    "blue": (0.16, 0.30, 0.46),
+    "green": (0.15, 0.24, 0.11),
+    "grey": (0.24, 0.28, 0.31),
+}
+
+
+class Noise:
+    """Tileable noise: 0 and 1 clouds, 2 grain, 3 pores; 4 to 7 the slopes of the last two."""
+
+    SIZE = 512
+
+    def __init__(self, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(7)
+        n = self.SIZE
+        f = torch.fft.fftfreq(n) * n
+        radius = torch.hypot(f[:, None], f[None]).clamp(min=1.0)
+        clouds = radius**-1.4 * (radius < 90)
+        grain = torch.exp(-(((radius - 70) / 45) ** 2))
+        pores = torch.exp(-(((radius - 55) / 22) ** 2))
+        layers = []
+        for spectrum in (clouds, clouds, grain, pores):
+            white = torch.fft.fft2(torch.randn(n, n, generator=generator))
+            layer = torch.fft.ifft2(white * spectrum).real
+            layers.append(layer / layer.std())
+        layers[3] = -torch.relu(-layers[3] - 0.6)  # pits only
+        layers[3] = layers[3] / layers[3].std()
+        for layer in (layers[2], layers[3]):
+            layers.append((layer.roll(-1, 1) - layer.roll(1, 1)) / 2)
+            layers.append((layer.roll(-1, 0) - layer.roll(1, 0)) / 2)
+        self.textures = F.pad(torch.stack(layers)[None], (1, 1, 1, 1), mode="circular").to(device)
+
+    def __call__(self, uv: Tensor, scale: float, channels: list[int]) -> Tensor:
+        """Sample channels at texture coordinates (p, 2) times `scale`: (p, channels)."""
+        grid = torch.frac(torch.frac(uv * scale) + 1) * 2 - 1
+        grid = grid * self.SIZE / (self.SIZE + 2)
+        textures = self.textures[:, channels]
+        sampled = F.grid_sample(textures, grid[None, None], align_corners=False)
+        return sampled[0, :, 0].T
+
+
+@dataclass
+class SkinLook:
+    """What varies the skin of heads.
+
+    Attributes:
+        tone: 0 to 9 on the Monk scale, in between allowed; redness, contrast: about 1.
+        age: years; freckles, lipstick, shadow_of_beard, stubble: strengths, 0 to 1.
+        lipstick_color, hair_color: linear RGB.
+        recession: of the hairline, in radians; scalp: how much the hair's color shows on the scalp.
+        offset: shift of the noise, so that no two heads share it.
+    """
+
+    tone: float
+    redness: float
+    age: float
+    freckles: float
+    lipstick: float
+    lipstick_color: tuple[float, float, float]
+    shadow_of_beard: float
+    beard: str
+    hair_color: tuple[float, float, float]
+    recession: float
+    scalp: float
+    brow_tint: float
+    brow_thickness: float
+    brow_height: float
+    offset: float
+
+
+@dataclass
+class Shade:
+    """Materials of pixels: albedo, normal (p, 3); roughness, specular at 0 degrees (p,)."""
+
+    albedo: Tensor
+    normal: Tensor
+    roughness: Tensor
+    specular: Tensor
+
+
+def tilt(normal: Tensor, slopes: Tensor) -> Tensor:
+    """Tilt normals by slopes (p, 2) in an arbitrary tangent frame."""
+    up = torch.tensor([0.0, 1.0, 0.0], device=normal.device).expand_as(normal)
+    x = F.normalize(torch.linalg.cross(up, normal), dim=1)
+    y = torch.linalg.cross(normal, x)
+    return F.normalize(normal - slopes[:, :1] * x - slopes[:, 1:] * y, dim=1)
+
+
+def base_tone(tone: float, device: torch.device) -> Tensor:
+    """Return the albedo (3,) of a tone between 0 and 9."""
+    table = torch.tensor(SKIN_TONES, device=device)
+    low = min(int(tone), 8)
+    return torch.lerp(table[low].log(), table[low + 1].log(), tone - low).exp()
+
+
+def _spot(rest: Tensor, x: float, y: float, size: float, squeeze: float = 1.0) -> Tensor:
+    dx, dy = rest[:, 0].abs() - x, (rest[:, 1] - y) * squeeze
+    return torch.exp(-(dx * dx + dy * dy) / size**2) * (rest[:, 2] > 0.4)
+
+
+def skin(
+    look: SkinLook, rest: Tensor, uv: Tensor, normal: Tensor, masks: Tensor, noise: Noise
+) -> Shade:
+    """Return the skin's material at pixels.
+
+    Args:
+        look: what varies it.
+        rest: (p, 3); uv: (p, 2); normal: (p, 3).
+        masks: (p, 4): lips, eyelids, ears, inside of the mouth.
+    """
+    device = rest.device
+    base = base_tone(look.tone, device)
+    light = float(base.mean())
+    lips, lids, ears, mouth = masks.unbind(1)
+    clouds = noise(uv + look.offset, 3.0, [0, 1])
+    fine_clouds = noise(uv + look.offset, 9.0, [0, 1])
+    grain = noise(uv + look.offset, 5.0, [2])[:, 0]
+    pores = noise(uv, 3.2, [3, 6, 7])
+    fine = noise(uv, 6.5, [2, 4, 5])
+    tone = 1 + 0.035 * clouds[:, 0] + 0.035 * fine_clouds[:, 0] + 0.022 * grain + 0.02 * pores[:, 0]
+    albedo = base * tone[:, None]
+    # Blood shows on cheeks, nose, ears, chin and lids; hollows under the eyes are darker.
+    blood = 0.55 * _spot(rest, 0.42, 6.95, 0.20) + 0.6 * _spot(rest, 0.0, 6.93, 0.13)
+    blood = blood + 0.25 * _spot(rest, 0.0, 6.28, 0.16) + 0.5 * ears
+    blood = blood + 0.30 * fine_clouds[:, 1].clamp(-1, 2) * 0.5 + 0.10
+    flush = (look.redness * (0.35 + 0.65 * light / 0.5)) * blood
+    tint = torch.tensor([0.03, 0.20, 0.17], device=device)
+    albedo = albedo * (1 - flush[:, None].clamp(-0.5, 1.5) * tint)
+    tired = 0.10 + 0.16 * min(look.age / 80, 1.0)
+    hollow = _spot(rest, 0.28, 7.17, 0.10, 1.8) + 0.5 * _spot(rest, 0.19, 7.27, 0.06)
+    albedo = albedo * (1 - tired * hollow[:, None] * torch.tensor([0.8, 1.0, 0.7], device=device))
+    albedo = albedo * (1 - 0.14 * lids[:, None] * torch.tensor([0.6, 1.0, 0.9], device=device))
+    if look.freckles:
+        spots = (
+            noise(uv + 0.37 + look.offset, 5.5, [3])[:, 0] * -1 - 1.5 + 0.5 * clouds[:, 1]
+        ).clamp(0, 1.2)
+        where = _spot(rest, 0.3, 7.0, 0.33) + _spot(rest, 0.0, 7.05, 0.25) + 0.3
+        amount = look.freckles * (spots * where).clamp(0, 1)
+        albedo = albedo * (1 - amount[:, None] * torch.tensor([0.28, 0.42, 0.52], device=device))
+    if look.age > 50:
+        spots = (clouds[:, 1] + fine_clouds[:, 0] - 2.1).clamp(0, 1) * (look.age - 50) / 30
+        albedo = albedo * (
+            1 - 0.30 * spots.clamp(0, 1)[:, None] * torch.tensor([0.7, 1.0, 1.1], device=device)
+        )
+    hair = torch.tensor(look.hair_color, device=device)
+    brow = look.brow_tint * brow_field(rest, look.brow_thickness, look.brow_height)
+    albedo = torch.lerp(albedo, torch.lerp(base * 0.4, hair, 0.5).expand_as(albedo), brow[:, None])
+    if look.shadow_of_beard:
+        amount = look.shadow_of_beard * beard_field(rest, lips, look.beard)
+        amount = amount * (0.85 + 0.25 * pores[:, 0].clamp(-1, 1))
+        shade = torch.lerp(base * torch.tensor([0.62, 0.66, 0.72], device=device), hair, 0.35)
+        albedo = torch.lerp(albedo, shade.expand_as(albedo), amount[:, None].clamp(0, 0.9))
+    if look.scalp:
+        field = scalp_field(rest, look.recession) + 0.05 * fine_clouds[:, 0]
+        amount = look.scalp * smoothstep(field, -0.03, 0.09) * (1 - smoothstep(ears, 0.1, 0.4))
+        shade = torch.lerp(base * 0.5, hair, 0.75)
+        albedo = torch.lerp(albedo, shade.expand_as(albedo), amount[:, None])
+    natural = base * torch.tensor([0.80, 0.50, 0.50], device=device)
+    natural = natural + torch.tensor([0.035, 0.0, 0.004], device=device) * min(light * 3, 1.0)
+    color = torch.lerp(natural, torch.tensor(look.lipstick_color, device=device), look.lipstick)
+    lip = smoothstep(lips, 0.15, 0.75) * (0.75 + 0.25 * look.lipstick)
+    streaks = 1 + 0.06 * fine[:, 0] + 0.05 * fine_clouds[:, 0]
+    albedo = torch.lerp(albedo, color * streaks[:, None], lip[:, None])
+    inside = torch.tensor([0.22, 0.055, 0.045], device=device)
+    deep = mouth * (1 - smoothstep(lips, 0.4, 0.8))
+    albedo = torch.lerp(albedo, inside.expand_as(albedo), (deep[:, None] * 0.9).clamp(0, 1))
+    pore_depth = 0.06 * (1 - lip)
+    slopes = pore_depth[:, None] * pores[:, 1:] + 0.035 * fine[:, 1:]
+    slopes = slopes + _wrinkles(rest, look.age, clouds)
+    oily = (
+        _spot(rest, 0.0, 7.0, 0.3)
+        + 0.8 * _spot(rest, 0.0, 7.75, 0.4)
+        + 0.4 * _spot(rest, 0.45, 7.1, 0.2)
+    )
+    rough = (
+        0.52
+        - 0.10 * oily.clamp(0, 1)
+        + 0.03 * fine_clouds[:, 1]
+        - 0.16 * lip
+        - 0.08 * look.lipstick * lip
+    )
+    return Shade(
+        albedo.clamp(0.004, 0.95),
+        tilt(normal, slopes),
+        rough.clamp(0.25, 0.8),
+        torch.full_like(rough, 0.028) * (1 + 0.25 * fine[:, 0].clamp(-1, 1)),
+    )
+
+
+def _wrinkles(rest: Tensor, age: float, clouds: Tensor) -> Tensor:
+    """Return slopes (p, 2) of lines on the forehead and beside the eyes, deeper with age."""
+    depth = max(0.0, min((age - 32) / 40, 1.0))
+    x, y = rest[:, 0], rest[:, 1]
+    forehead = (
+        smoothstep(y, 7.62, 7.72) * smoothstep(-y, -8.0, -7.88) * smoothstep(-x.abs(), -0.5, -0.3)
+    )
+    phase = (y + 0.05 * x * x + 0.012 * clouds[:, 0]) * 2 * math.pi / 0.085
+    lines = torch.cos(phase).clamp(min=0) ** 3 * torch.sin(phase) * forehead * (rest[:, 2] > 1.0)
+    dx, dy = x.abs() - 0.44, y - 7.28
+    corner = smoothstep(torch.hypot(dx, dy), 0.05, 0.09) * smoothstep(
+        -torch.hypot(dx, dy), -0.24, -0.15
+    )
+    angle = torch.atan2(dy + 0.01 * clouds[:, 1], dx)
+    feet = torch.sin(angle * 11) * corner * (angle.abs() < 0.8) * (rest[:, 2] > 0.8)
+    fold_x = lookup(y, (6.5, 6.62, 6.85), (0.335, 0.31, 0.17))
+    fold = (x.abs() - fold_x - 0.008 * clouds[:, 0]) / 0.022
+    fold_slope = (
+        fold * torch.exp(-fold * fold) * smoothstep(y, 6.52, 6.62) * smoothstep(-y, -6.88, -6.80)
+    )
+    fold_slope = fold_slope * torch.sign(x) * (rest[:, 2] > 1.1)
+    across = 0.20 * fold_slope - 0.25 * feet * torch.sin(angle) * torch.sign(x)
+    return depth * torch.stack([across, 0.55 * lines + 0.25 * feet * torch.cos(angle)], 1)
+
+
+def eye(
+    color: tuple[float, float, float], seed: float, local: Tensor, normal: Tensor, noise: Noise
+) -> Shade:
+    """Return the eyeball's material; `local` (p, 3) is the direction from the gaze."""
+    device = local.device
+    theta = torch.acos(local[:, 2].clamp(-1, 1))
+    phi = torch.atan2(local[:, 1], local[:, 0])
+    white = torch.tensor([0.72, 0.67, 0.64], device=device)
+    veins = noise(torch.stack([phi / 6.2832, theta], 1), 2.0, [0])[:, 0].clamp(0, 2)
+    red = (smoothstep(theta, 0.6, 1.3)[:, None]) * torch.tensor([0.10, 0.34, 0.32], device=device)
+    albedo = (
+        white
+        * (1 - red)
+        * (1 - 0.05 * veins[:, None] * torch.tensor([0.2, 1.0, 1.0], device=device))
+    )
+    size, pupil = 0.475, 0.165 + 0.06 * math.sin(seed * 91.0)
+    streaks = noise(torch.stack([phi / 6.2832 + seed, theta * 0.12], 1), 3.0, [2])[:, 0]
+    inner = (1 - smoothstep(theta, pupil, pupil + 0.16))[:, None]
+    iris = torch.tensor(color, device=device) * (1 + 0.28 * streaks[:, None])
+    iris = iris * (1.2 + 0.5 * inner * torch.tensor([1.0, 0.6, 0.2], device=device))
+    iris = iris * (1 - 0.72 * smoothstep(theta, size * 0.72, size))[:, None]
+    albedo = torch.lerp(albedo, iris, (1 - smoothstep(theta, size - 0.035, size + 0.035))[:, None])
+    albedo = albedo * (smoothstep(theta, pupil - 0.03, pupil + 0.02) * 0.985 + 0.015)[:, None]
+    rough = torch.full_like(theta, 0.13)
+    return Shade(albedo.clamp(0.002, 0.9), normal, rough, torch.full_like(theta, 0.04))
+
+
+def cloth(
+    color: Tensor,
+    second: Tensor,
+    pattern: str,
+    field: Tensor,
+    rest: Tensor,
+    uv: Tensor,
+    normal: Tensor,
+    noise: Noise,
+    offset: float,
+) -> Shade:
+    """Return the material of clothes; `field` (p,) is the distance from the collar's edge."""
+    weave = noise(uv + offset, 16.0, [2, 4, 5])
+    folds = noise(uv + offset, 2.0, [0])[:, 0]
+    amount = torch.zeros_like(field)
+    if pattern == "striped":
+        amount = smoothstep(torch.sin(rest[:, 1] * 2 * math.pi / 0.36), -0.1, 0.1)
+    elif pattern == "checked":
+        a = torch.sin(rest[:, 1] * 2 * math.pi / 0.4)
+        b = torch.sin((rest[:, 0] + 0.1 * rest[:, 2]) * 2 * math.pi / 0.4)
+        amount = 0.5 * smoothstep(a, -0.1, 0.1) + 0.5 * smoothstep(b, -0.1, 0.1)
+    albedo = torch.lerp(color.expand(len(field), 3), second.expand(len(field), 3), amount[:, None])
+    albedo = albedo * (1 + 0.06 * weave[:, :1] + 0.03 * folds[:, None])
+    rib = smoothstep(-field, -0.125, -0.115)
+    seam = torch.exp(-(((field - 0.125) / 0.012) ** 2))
+    albedo = albedo * (1 - 0.12 * rib - 0.35 * seam)[:, None]
+    azimuth = torch.atan2(rest[:, 0], rest[:, 2] - 0.2)
+    slopes = 0.10 * weave[:, 1:] * (1 - 0.5 * rib[:, None])
+    slopes = slopes + (0.25 * rib * torch.sin(azimuth * 110))[:, None] * torch.tensor(
+        [1.0, 0.0], device=rest.device
+    )
+    crease = noise(uv + offset, 1.5, [0, 1]) * 0.05
+    rough = torch.full_like(field, 0.85)
+    return Shade(
+        albedo.clamp(0.004, 0.9), tilt(normal, slopes + crease), rough, torch.full_like(field, 0.02)
+    )
+
+
+def headwear(
+    color: Tensor, kind: str, rest: Tensor, field: Tensor, uv: Tensor, normal: Tensor, noise: Noise
+) -> Shade:
+    """Return the material of a hat (felt with a band) or a beanie (knitted)."""
+    weave = noise(rest[:, :2] * 0.7 + rest[:, 2:] * 0.3, 2.5, [2, 4, 5])
+    albedo = color * (1 + 0.07 * weave[:, :1])
+    slopes = 0.12 * weave[:, 1:]
+    if kind == "beanie":
+        azimuth = torch.atan2(rest[:, 0], rest[:, 2] - 0.5)
+        rib = torch.sin(azimuth * 68)
+        albedo = albedo * (1 + 0.16 * rib)[:, None]
+        albedo = albedo * (1 - 0.35 * torch.exp(-(((field - 0.285) / 0.02) ** 2)))[:, None]
+        slopes = slopes + (0.5 * torch.cos(azimuth * 68))[:, None] * torch.tensor(
+            [1.0, 0.0], device=rest.device
+        )
+    else:
+        band = smoothstep(field, 0.0, 0.01) * (1 - smoothstep(field, 0.17, 0.18)) * (rest[:, 0] < 8)
+        albedo = albedo * (1 - 0.65 * band)[:, None]
+    rough = torch.full_like(field, 0.9)
+    return Shade(
+        albedo.clamp(0.004, 0.9), tilt(normal, slopes), rough, torch.full_like(field, 0.02)
+    )

@@ -1,0 +1,117 @@
+"""The people domain: sampling, captions, shards, and a small render."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from domains.people import shards
+from domains.people.assets import ASSETS
+from domains.people.attributes import ATTRIBUTES, UNSEEN
+from domains.people.captions import PHRASES, describe
+from domains.people.sampling import PHOTOS_OF_A_PERSON, sample
+
+
+@pytest.fixture(scope="module")
+def targets():
+    with np.load(ASSETS) as data:
+        return [str(name) for name in data["target_names"]]
+
+
+@pytest.fixture(scope="module")
+def heads(targets):
+    return [sample(seed, targets) for seed in range(1500)]
+
+
+def test_a_seed_gives_the_same_head_every_time(targets):
+    assert sample(17, targets) == sample(17, reversed(targets))
+    assert sample(17, targets) != sample(18, targets)
+
+
+def test_photos_of_a_person_share_what_does_not_change(heads):
+    for first in range(0, 100, PHOTOS_OF_A_PERSON):
+        photos = heads[first : first + PHOTOS_OF_A_PERSON]
+        for name in ("sex", "age", "skin", "beard", "freckles"):
+            assert len({photo.labels[name] for photo in photos}) == 1
+        assert len({photo.camera.yaw for photo in photos}) == PHOTOS_OF_A_PERSON
+
+
+def test_every_value_of_every_attribute_occurs(heads):
+    for attribute in ATTRIBUTES.values():
+        counts = Counter(head.labels[attribute.name] for head in heads)
+        assert set(attribute.names) <= set(counts), attribute.name
+        assert set(counts) <= {*attribute.names, UNSEEN}, attribute.name
+        assert min(counts[name] for name in attribute.names) >= 15, (attribute.name, counts)
+
+
+def test_angles_stay_within_the_stated_range(heads):
+    assert max(abs(head.camera.yaw) for head in heads) <= np.radians(25)
+    assert max(abs(head.camera.pitch) for head in heads) <= np.radians(12)
+
+
+def test_heads_of_one_kind_do_not_contradict_each_other(heads):
+    for head in heads:
+        labels = head.labels
+        assert labels["beard"] == "none" or (labels["sex"] == "male" and labels["age"] != "child")
+        assert labels["hair_style"] != "bald" or labels["hair_color"] == UNSEEN
+        assert labels["glasses"] != "sunglasses" or labels["eye_color"] == UNSEEN
+        assert labels["expression"] != "eyes closed" or labels["eye_color"] == UNSEEN
+
+
+def test_captions_say_only_what_the_labels_say(heads):
+    rng = random.Random(1)
+    known = {phrase.text: phrase for phrase in PHRASES}
+    for head in heads[:400]:
+        text, chosen = describe(head.labels, rng)
+        assert len({phrase.attribute for phrase in chosen}) == len(chosen)
+        for phrase in chosen:
+            assert phrase.text in text
+            assert head.labels[phrase.attribute] in phrase.allowed
+            assert known[phrase.text]
+        sex = head.labels["sex"]
+        words = text.split()
+        assert not {"man", "guy", "boy", "male"} & set(words) or sex == "male"
+        assert not {"woman", "lady", "girl", "female"} & set(words) or sex == "female"
+
+
+def test_every_value_that_has_words_can_be_said():
+    for attribute in ATTRIBUTES.values():
+        for value in attribute.values:
+            said = [p for p in PHRASES if p.attribute == attribute.name and value.name in p.allowed]
+            assert said or not (value.adjectives or value.phrases)
+
+
+def test_shards_are_bounded_complete_and_resumed(tmp_path):
+    writer = shards.ShardWriter(tmp_path, 100_000)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for seed in range(40):
+        writer.add(seed, shards.encode_jpeg(noise, 90), {"seed": seed})
+    (tmp_path / "heads-00000099-00000100.partial").write_bytes(b"half")
+    assert shards.rendered_seeds(tmp_path) < set(range(40))  # the last shard is not written yet
+    assert not list(tmp_path.glob("*.partial"))
+    writer.flush()
+    assert shards.rendered_seeds(tmp_path) == set(range(40))
+    assert all(path.stat().st_size <= 100_000 for path in tmp_path.iterdir())
+    assert [labels["seed"] for _, labels in shards.read_shards(tmp_path)] == list(range(40))
+
+
+def test_a_small_photo_is_rendered_with_its_landmarks_inside():
+    torch = pytest.importorskip("torch")
+    from domains.people.mesh import HeadMesh
+    from domains.people.render import render_seed
+    from domains.people.renderer import Quality, Renderer
+
+    mesh = HeadMesh(ASSETS, torch.device("cpu"))
+    renderer = Renderer(mesh, Quality(surrounding_lights=4, shadow_size=96, strands=1500))
+    photo, record = render_seed(renderer, 8, 96)
+    again, _ = render_seed(renderer, 8, 96)
+    assert photo.pixels.shape == (96, 96, 3)
+    assert torch.equal(photo.pixels, again.pixels)
+    landmarks = np.array(record["landmarks"])
+    assert landmarks.shape == (68, 2)
+    assert landmarks.min() > 0 and landmarks.max() < 96
+    assert photo.pixels.float().std() > 15
+    eyes, mouth = landmarks[36:48].mean(0), landmarks[48:68].mean(0)
+    assert mouth[1] - eyes[1] > 8
+    assert landmarks[36:42, 0].mean() < landmarks[42:48, 0].mean()  # the person's right comes first
