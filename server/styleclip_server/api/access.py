@@ -1,0 +1,76 @@
+"""Who may call, and how often: the same for HTTP and gRPC.
+
+A caller shows a token as `Authorization: Bearer TOKEN`, in gRPC as metadata. The rate of each token
+is limited; where none is needed, that of each address.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping
+
+from grpc import StatusCode
+
+from styleclip_server.api.refusals import Refused
+
+BURST = 2.0  # seconds of the rate that a caller may save up
+_CALLERS = 10_000  # that are remembered at a time
+
+
+class Access:
+    """Checks callers.
+
+    Args:
+        tokens: the name of each token; empty: no token is needed.
+        rate: calls a second for each caller; 0: any number.
+    """
+
+    def __init__(self, tokens: Mapping[str, str] | None = None, rate: float = 0) -> None:
+        self._tokens = {token.encode(): name for token, name in (tokens or {}).items()}
+        self._rate = rate
+        self._saved: dict[str, tuple[float, float]] = {}  # calls that a caller has left, and when
+
+    def check(self, authorization: str | bytes | None, address: str) -> None:
+        """Count a call by a caller.
+
+        Args:
+            authorization: the header, if there is one.
+            address: where the call comes from, without the port.
+
+        Raises:
+            Refused: without a valid token, or too often.
+        """
+        caller = self._identify(authorization) if self._tokens else address
+        if self._rate:
+            self._limit(caller)
+
+    def _identify(self, authorization: str | bytes | None) -> str:
+        header = authorization or b""
+        scheme, _, token = (
+            header.encode("utf-8", "replace") if isinstance(header, str) else header
+        ).partition(b" ")
+        # Compares with each token, in a time that depends on none.
+        names = [
+            name
+            for known, name in self._tokens.items()
+            if hmac.compare_digest(known, token.strip())
+        ]
+        if scheme.lower() != b"bearer" or not names:
+            raise Refused(StatusCode.UNAUTHENTICATED, "no valid token")
+        return names[0]
+
+    def _limit(self, caller: str) -> None:
+        now, burst = time.monotonic(), max(1.0, BURST * self._rate)
+        saved, since = self._saved.pop(caller, (burst, now))
+        saved = min(burst, saved + (now - since) * self._rate)
+        if saved < 1:
+            self._saved[caller] = saved, now
+            raise Refused(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"more than {self._rate:g} requests a second: try again later",
+                retry_after=(1 - saved) / self._rate,
+            )
+        self._saved[caller] = saved - 1, now
+        if len(self._saved) > _CALLERS:  # the one that was away the longest
+            self._saved.pop(next(iter(self._saved)))

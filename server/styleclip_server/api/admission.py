@@ -1,0 +1,54 @@
+"""How many inference requests are inside at a time, over both protocols; the rest is refused.
+
+A queue would only make every client wait: clients retry, and a refusal at once tells a load
+balancer to go elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from grpc import StatusCode
+
+from styleclip_server.api.refusals import Refused
+
+RETRY_AFTER = 1.0  # seconds
+
+# Clients know it by "queue size", as Triton's and the gateway's.
+_BUSY = "the queue size of the server is reached: try again later"
+
+
+class Admission:
+    """Admits requests while they have together at most `limit` rows.
+
+    Attributes:
+        inside: rows that are inside.
+        admitted, refused: requests so far.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+        self.admitted = 0
+        self.refused = 0
+
+    @contextmanager
+    def enter(self, rows: int = 1) -> Iterator[None]:
+        """Count a request of `rows` images as inside during a `with` block.
+
+        A request of more rows than `limit` is admitted when nothing else is inside.
+
+        Raises:
+            Refused: the server is busy.
+        """
+        rows = max(1, min(rows, self.limit))
+        if self.inside + rows > self.limit:
+            self.refused += 1
+            raise Refused(StatusCode.UNAVAILABLE, _BUSY, retry_after=RETRY_AFTER)
+        self.admitted += 1
+        self.inside += rows
+        try:
+            yield
+        finally:
+            self.inside -= rows

@@ -1,0 +1,238 @@
+"""KServe's protocol over gRPC: every call is checked and passed on to Triton.
+
+Messages are read only after the caller is known, and parsed only as far as the checks need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+from tritonclient.grpc import service_pb2
+
+from styleclip_contract import limits
+from styleclip_server.api import inference, regions
+from styleclip_server.api.access import Access
+from styleclip_server.api.refusals import Refused, invalid
+from styleclip_server.api.triton import SERVICE, Triton
+
+MESSAGE_SECONDS = 10.0  # for a message to arrive
+READERS = 64  # messages that arrive at a time
+CALLS = 512  # at a time, waiting ones included
+CALLS_PER_CONNECTION = 128
+CONNECTIONS = 1024
+STREAMS = 16
+STOP_SECONDS = 10.0  # for calls under way
+CALL_BYTES = 64 * 2**10  # of a message of any other method
+METADATA_BYTES = 16 * 2**10
+
+FORWARDED = ("traceparent", "tracestate")
+
+# The methods that are passed on, with the type of their message.
+METHODS: dict[str, type[Message]] = {
+    "ServerLive": service_pb2.ServerLiveRequest,
+    "ServerReady": service_pb2.ServerReadyRequest,
+    "ModelReady": service_pb2.ModelReadyRequest,
+    "ServerMetadata": service_pb2.ServerMetadataRequest,
+    "ModelMetadata": service_pb2.ModelMetadataRequest,
+    "ModelConfig": service_pb2.ModelConfigRequest,
+    "ModelStatistics": service_pb2.ModelStatisticsRequest,
+    "RepositoryIndex": service_pb2.RepositoryIndexRequest,
+}
+SHARED_MEMORY_METHODS: dict[str, type[Message]] = {
+    "SystemSharedMemoryStatus": service_pb2.SystemSharedMemoryStatusRequest,
+    "SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterRequest,
+    "SystemSharedMemoryUnregister": service_pb2.SystemSharedMemoryUnregisterRequest,
+}
+RESTRICTED = (
+    *("TraceSetting", "LogSettings"),
+    *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+)
+MODEL_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
+
+Stream = AsyncIterator[bytes]
+Context: TypeAlias = Any  # grpc.aio.ServicerContext; grpcio has no types
+Answer = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Handles the calls of one server."""
+
+    def __init__(self, triton: Triton, access: Access, *, allow_shared_memory: bool) -> None:
+        self._triton = triton
+        self._access = access
+        self._methods = METHODS | (SHARED_MEMORY_METHODS if allow_shared_memory else {})
+        self._readers = asyncio.Semaphore(READERS)
+        self._streams = 0
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Return the handler of a call, by its method."""
+        name = details.method.removeprefix(SERVICE)
+        if name == "ModelStreamInfer":
+            return grpc.stream_stream_rpc_method_handler(self._stream_infer)
+        if name == "ModelInfer":
+            return self._unary(self._infer, inference.BODY_BYTES)
+        if name in self._methods:
+            return self._unary(self._pass_on(name, self._methods[name]), CALL_BYTES)
+        if name in MODEL_CONTROL:
+            message = "explicit model load / unload is not allowed"
+            return self._refusing(Refused(StatusCode.PERMISSION_DENIED, message))
+        if name in (*RESTRICTED, *SHARED_MEMORY_METHODS):
+            return self._refusing(regions.restricted("protocol"))
+        return None  # unimplemented
+
+    def _unary(self, answer: Answer, limit: int) -> grpc.RpcMethodHandler:
+        # On the wire a unary call is a stream of one message. gRPC reads the message of a unary
+        # call before it calls the handler; that of a stream is read when the handler asks for it.
+        async def handle(stream: Stream, context: Context) -> bytes:
+            try:
+                self._check_access(context)
+                message = await self._read(stream, limit)
+                return await answer(message, context)
+            except Refused as error:
+                await _abort(context, error)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _refusing(self, refusal: Refused) -> grpc.RpcMethodHandler:
+        async def handle(_: Stream, context: Context) -> bytes:
+            await _abort(context, refusal)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _read(self, stream: Stream, limit: int) -> bytes:
+        """Return the next message of `stream`."""
+        async with self._readers:
+            try:
+                message = await asyncio.wait_for(stream.__anext__(), MESSAGE_SECONDS)
+            except asyncio.TimeoutError:
+                raise Refused(
+                    StatusCode.DEADLINE_EXCEEDED,
+                    f"the message did not arrive within {MESSAGE_SECONDS:g} s",
+                ) from None
+            except StopAsyncIteration:
+                raise invalid("the call has no message") from None
+        if len(message) > limit:
+            raise inference.too_large(limit)
+        return message
+
+    async def _infer(self, message: bytes, context: Context) -> bytes:
+        return await self._triton.infer(
+            inference.parse(message), context.time_remaining(), _forwarded(context)
+        )
+
+    def _pass_on(self, method: str, kind: type[Message]) -> Answer:
+        async def answer(message: bytes, context: Context) -> bytes:
+            try:
+                request: Any = kind.FromString(message)
+            except DecodeError:
+                raise invalid(f"the message is not one of {method}") from None
+            request.DiscardUnknownFields()
+            if method == "SystemSharedMemoryRegister":
+                regions.check_registration(
+                    request.name, request.key, request.offset, request.byte_size
+                )
+            return await self._triton.call(
+                method, request.SerializeToString(), context.time_remaining()
+            )
+
+        return answer
+
+    async def _stream_infer(self, stream: Stream, context: Context) -> AsyncIterator[bytes]:
+        """Answer the requests of a stream one after the other; no model streams its answers."""
+        try:
+            self._check_access(context)
+            if self._streams == STREAMS:
+                raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"more than {STREAMS} streams")
+        except Refused as error:
+            await _abort(context, error)
+        self._streams += 1
+        try:
+            async for message in stream:
+                yield (await self._stream_answer(message, context)).SerializeToString()
+        finally:
+            self._streams -= 1
+
+    async def _stream_answer(
+        self, message: bytes, context: Context
+    ) -> service_pb2.ModelStreamInferResponse:
+        try:
+            if len(message) > inference.BODY_BYTES:
+                raise inference.too_large()
+            answer = await self._infer(message, context)
+        except Refused as error:
+            return service_pb2.ModelStreamInferResponse(error_message=error.message)
+        response = service_pb2.ModelInferResponse.FromString(answer)
+        return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+    def _check_access(self, context: Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        self._access.check(metadata.get("authorization"), _host(context.peer()))
+
+
+def _forwarded(context: Context) -> list[tuple[str, str | bytes]]:
+    """The metadata that Triton reads: a trace's context."""
+    return [(key, value) for key, value in context.invocation_metadata() or () if key in FORWARDED]
+
+
+def _host(peer: str) -> str:
+    """The address without the port, of gRPC's "ipv4:1.2.3.4:56" or "ipv6:[::1]:56"."""
+    return peer.partition(":")[2].rpartition(":")[0]
+
+
+async def _abort(context: Context, refusal: Refused) -> NoReturn:
+    pushback = (
+        ()
+        if refusal.retry_after is None
+        else (("grpc-retry-pushback-ms", str(int(1000 * refusal.retry_after))),)
+    )
+    await context.abort(refusal.code, refusal.message, pushback)
+    raise AssertionError("abort raises")
+
+
+@asynccontextmanager
+async def running_proxy(
+    proxy: GrpcProxy, address: str, connection_age: int = 0
+) -> AsyncIterator[None]:
+    """Serve on `address`, "host:port", during a `with` block.
+
+    Args:
+        connection_age: seconds after which clients are asked to connect again; 0: never.
+    """
+    server = grpc.aio.server(maximum_concurrent_rpcs=CALLS, options=_options(connection_age))
+    server.add_generic_rpc_handlers((proxy,))
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(STOP_SECONDS)
+
+
+def _options(connection_age: int) -> list[tuple[str, int]]:
+    options = [
+        # A name that is taken must not be shared with the process that has it.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", inference.BODY_BYTES),
+        ("grpc.max_send_message_length", limits.ANSWER_BYTES),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+        ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # A client that vanished is noticed within a minute, not two hours.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Our client pings every 20 s, also while it waits for an edit.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+    if connection_age:
+        options.append(("grpc.max_connection_age_ms", connection_age * 1000))
+    return options

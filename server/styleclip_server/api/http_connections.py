@@ -1,0 +1,154 @@
+"""HTTP connections with bounds on what a client may send, and for how long it may keep others out.
+
+uvicorn bounds neither the size of a request's head, the number of its chunks, nor the time that a
+client takes to send a head or to read an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+CONNECTIONS = 1024
+HEAD_BYTES = 16 * 2**10
+HEADERS = 64
+HEAD_SECONDS = 10.0  # for the head of a request to arrive
+STALL_SECONDS = 60.0  # for an answer to be read
+# Chunks of a body that cost more than their bytes are worth.
+SMALL_CHUNKS = 1000
+BYTES_PER_CHUNK = 32
+
+# Given twice, two readers of a request may understand it differently.
+_SINGLE = {
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"host",
+    b"inference-header-content-length",
+    b"transfer-encoding",
+}
+
+
+class TooMuch(Exception):
+    """The client exceeds a bound; the connection answers 400 and closes."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; uvicorn's, with bounds."""
+
+    # Connections of this process without a request under way, the oldest first.
+    _idle: ClassVar[dict[Connection, None]] = {}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_bytes = 0
+        self._chunks = 0
+        self._body_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._refusal = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time for a first request; where there is no room, the oldest idle one goes."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            oldest = next(iter(self._idle), self)
+            oldest._forget()
+            oldest.transport.abort()
+        if not transport.is_closing():
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timers."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Start the time for the head of a request."""
+        super().on_message_begin()
+        self._head_bytes = self._chunks = self._body_bytes = 0
+        self._wait_for_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the bytes of the request's target."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header and its bytes."""
+        self._count_head(len(name) + len(value))
+        super().on_header(name, value)
+        if len(self.headers) > HEADERS:
+            raise self._too_much(f"more than {HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        """Stop the time for the head, and refuse what could be understood in two ways."""
+        self._stop_head_timer()
+        counts = Counter(name for name, _ in self.headers)
+        for name in _SINGLE:
+            if counts[name] > 1:
+                raise self._too_much(f"the header {name.decode()} is given twice")
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Count a chunk of a body."""
+        self._chunks += 1
+        if self._chunks > SMALL_CHUNKS + self._body_bytes / BYTES_PER_CHUNK:
+            raise self._too_much("too many small chunks")
+
+    def on_body(self, body: bytes) -> None:
+        """Count the bytes of a body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if not self.pipeline and not self.transport.is_closing():
+            self._idle[self] = None
+
+    def pause_writing(self) -> None:
+        """Start the time for the answer to be read."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop the time for the answer to be read."""
+        super().resume_writing()
+        if self._stall_timer:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer with the bound that was exceeded, if that is the reason."""
+        super().send_400_response(self._refusal or msg)
+
+    def _wait_for_head(self) -> None:
+        self._idle[self] = None
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_head_timer(self) -> None:
+        self._idle.pop(self, None)
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _forget(self) -> None:
+        self._stop_head_timer()
+        if self._stall_timer:
+            self._stall_timer.cancel()
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES:
+            raise self._too_much(f"more than {HEAD_BYTES} bytes before the body")
+
+    def _too_much(self, reason: str) -> TooMuch:
+        self._refusal = f"Refused: {reason}."
+        return TooMuch(reason)

@@ -1,0 +1,225 @@
+"""Checks of an inference request against the model's own configuration, for both protocols.
+
+What passes has only fields that the protocol defines, and every tensor as raw bytes of exactly the
+size that its shape states, or in a region of shared memory.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+from styleclip_contract import limits
+from styleclip_contract.errors import ImageTooLarge, InvalidLatent
+from styleclip_contract.wire import W_PLUS
+from styleclip_server.api import regions, tensors
+from styleclip_server.api.refusals import Refused, invalid
+
+BODY_BYTES = limits.PHOTO_BYTES + 2**20  # a photo and the rest of the request
+# Parsed, a message takes up to 32 times its bytes, except for raw tensors.
+STRUCTURE_BYTES = 4 * 2**20
+_FIELDS = 512  # of a message; a request of ours has about 30
+_RAW_INPUT_CONTENTS = ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+
+_ID_CHARACTERS = 1024
+_VERSION = re.compile(r"[0-9]{0,9}")
+_PARAMETERS = 16
+_PARAMETER_CHARACTERS = 256
+_CLASSES = 1000
+
+
+def too_large(size: int = BODY_BYTES) -> Refused:
+    """Return the refusal of a request with more than `size` bytes."""
+    refusal = invalid(
+        ImageTooLarge(
+            f"the request has more than the {size / 2**20:g} MiB that the server accepts: "
+            "make the image smaller"
+        ).to_wire()
+    )
+    refusal.http_status = 413
+    return refusal
+
+
+def parse(message: bytes) -> ModelInferRequest:
+    """Parse a message of gRPC in bounded memory.
+
+    Raises:
+        Refused: it is not a ModelInferRequest, or has too many fields.
+    """
+    _check_wire(message)
+    request = ModelInferRequest()
+    try:
+        request.ParseFromString(message)
+    except DecodeError as error:
+        raise _not_a_request() from error
+    request.DiscardUnknownFields()
+    return request
+
+
+def _not_a_request() -> Refused:
+    return invalid("the message is not a ModelInferRequest")
+
+
+def _check_wire(message: bytes) -> None:
+    """Bound the number of top-level fields, and the bytes of those that are not raw tensors."""
+    at = structure = fields = 0
+    try:
+        while at < len(message):
+            start = at
+            tag, at = _read_varint(message, at)
+            if tag & 7 == 2:
+                length, at = _read_varint(message, at)
+                at += length
+            elif tag & 7 == 0:
+                _, at = _read_varint(message, at)
+            else:
+                raise _not_a_request()
+            fields += 1
+            if tag >> 3 != _RAW_INPUT_CONTENTS:
+                structure += at - start
+            if fields > _FIELDS:
+                raise invalid(f"the message has more than {_FIELDS} fields")
+    except IndexError:
+        raise _not_a_request() from None
+    if at > len(message):
+        raise _not_a_request()
+    if structure > STRUCTURE_BYTES:
+        raise invalid(
+            f"more than {STRUCTURE_BYTES >> 20} MiB outside raw_input_contents: "
+            "send large tensors there"
+        )
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number at `at` and the position after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError
+
+
+def check(request: ModelInferRequest, config: ModelConfig, *, allow_shared_memory: bool) -> int:
+    """Check `request` against the model's configuration, and make all of its tensors raw.
+
+    Returns:
+        The rows of the batch.
+
+    Raises:
+        Refused: with what was wrong and what was expected.
+    """
+    if len(request.id) > _ID_CHARACTERS:
+        raise invalid(f"the id has more than {_ID_CHARACTERS} characters")
+    if not _VERSION.fullmatch(request.model_version):
+        raise invalid(f"{request.model_version[:20]!r} is not the number of a model's version")
+    for parameters in (
+        request.parameters,
+        *(each.parameters for each in (*request.inputs, *request.outputs)),
+    ):
+        _check_parameters(parameters, allow_shared_memory)
+    _check_outputs(request, config)
+    inputs = {tensor.name: tensor for tensor in config.input}
+    _check_names("input", [each.name for each in request.inputs], inputs)
+    for name, tensor in inputs.items():
+        if not tensor.optional and all(each.name != name for each in request.inputs):
+            raise invalid(f"the input {name} of model {request.model_name!r} is missing")
+    return _check_inputs(request, inputs, config.max_batch_size)
+
+
+def _check_parameters(parameters: Mapping[str, Any], allow_shared_memory: bool) -> None:
+    if len(parameters) > _PARAMETERS:
+        raise invalid(f"more than {_PARAMETERS} parameters")
+    for name, value in parameters.items():
+        if len(name) > _PARAMETER_CHARACTERS or len(value.string_param) > _PARAMETER_CHARACTERS:
+            raise invalid(f"a parameter has more than {_PARAMETER_CHARACTERS} characters")
+    if regions.uses_region(parameters):
+        regions.check_use(parameters, allow_shared_memory)
+
+
+def _check_outputs(request: ModelInferRequest, config: ModelConfig) -> None:
+    names = [output.name for output in config.output]
+    _check_names("output", [output.name for output in request.outputs], names)
+    for output in request.outputs:
+        classes = output.parameters.get("classification")
+        if classes is not None and not 0 < classes.int64_param <= _CLASSES:
+            raise invalid(f"classification is not a number from 1 to {_CLASSES}")
+
+
+def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
+    for i, name in enumerate(names):
+        if name not in known:
+            raise invalid(
+                f"unexpected inference {kind} {name[:100]!r}: the model has {', '.join(known)}"
+            )
+        if name in names[:i]:
+            raise invalid(f"the {kind} {name} is given twice")
+
+
+def _check_inputs(
+    request: ModelInferRequest, inputs: Mapping[str, ModelInput], max_batch: int
+) -> int:
+    _convert_typed_contents(request)
+    raw = iter(request.raw_input_contents)
+    rows = {1} if not request.inputs else set()
+    for tensor in request.inputs:
+        count = _check_shape(tensor, inputs[tensor.name], max_batch)
+        rows.add(tensor.shape[0] if max_batch else 1)
+        if regions.uses_region(tensor.parameters):
+            size = tensors.byte_size(tensor.datatype, count)
+            if size not in (None, tensor.parameters["shared_memory_byte_size"].int64_param):
+                raise invalid(f"the shape of {tensor.name} needs {size} bytes of its region")
+            continue
+        content = next(raw, None)
+        if content is None:
+            raise invalid(f"the input {tensor.name} has no data")
+        tensors.check_content(tensor.name, tensor.datatype, count, content)
+    if next(raw, None) is not None:
+        raise invalid("raw_input_contents has more entries than there are inputs without a region")
+    if len(rows) > 1:
+        raise invalid(f"the inputs have different batch sizes: {sorted(rows)}")
+    return rows.pop()
+
+
+def _convert_typed_contents(request: ModelInferRequest) -> None:
+    """Replace typed contents by raw ones; Triton takes one or the other of a request."""
+    typed = [tensor for tensor in request.inputs if tensor.HasField("contents")]
+    if not typed:
+        return
+    if request.raw_input_contents:
+        raise invalid("contents and raw_input_contents are both given")
+    for tensor in request.inputs:
+        if regions.uses_region(tensor.parameters):
+            continue
+        if tensor.datatype not in tensors.TYPES:
+            raise invalid(f"{tensor.name} has the unknown type {tensor.datatype[:20]!r}")
+        request.raw_input_contents.append(tensors.contents_to_raw(tensor))
+        tensor.ClearField("contents")
+
+
+def _check_shape(
+    tensor: ModelInferRequest.InferInputTensor, expected: ModelInput, max_batch: int
+) -> int:
+    """Check type and shape; returns the number of elements."""
+    datatype = DataType.Name(expected.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+    if tensor.datatype != datatype:
+        raise invalid(f"{tensor.name} is {tensor.datatype[:20]!r}; {datatype} is expected")
+    shape, dims = tuple(tensor.shape), tuple(expected.dims)
+    batch, sides = (shape[:1], shape[1:]) if max_batch else ((), shape)
+    matches = len(sides) == len(dims) and all(
+        side == dim or (dim == -1 and side >= 0) for side, dim in zip(sides, dims, strict=True)
+    )
+    if not matches or (max_batch and not (batch and 1 <= batch[0] <= max_batch)):
+        full = [f"1 to {max_batch}"] * bool(max_batch) + ["any" if d < 0 else str(d) for d in dims]
+        message = f"{tensor.name} has the shape {list(shape[:8])}; expected is [{', '.join(full)}]"
+        named = InvalidLatent(message).to_wire() if tensor.name == W_PLUS.name else message
+        raise invalid(named)
+    return math.prod(shape)

@@ -1,0 +1,222 @@
+"""KServe's protocol over HTTP, with Triton's extensions: what of it this product offers.
+
+An inference request goes on to Triton as gRPC, so that what clients write never reaches Triton's
+own parsers of HTTP and JSON, and so that a client that goes away cancels its work. The other calls
+go on as requests that are written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import zlib
+from collections.abc import Awaitable
+from typing import Any
+
+import httpx
+import orjson
+from grpc import StatusCode
+
+from styleclip_server.api import regions
+from styleclip_server.api.http_body import (
+    WINDOWS,
+    BodyReader,
+    Disconnected,
+    Receive,
+    RequestBody,
+    Scope,
+    Send,
+)
+from styleclip_server.api.inference import BODY_BYTES
+from styleclip_server.api.kserve_json import (
+    HEADER_LENGTH,
+    decode_request,
+    encode_answer,
+    parse_json,
+)
+from styleclip_server.api.refusals import Refused, invalid
+from styleclip_server.api.triton import AWAY, CALL_SECONDS, Triton
+
+Headers = list[tuple[bytes, bytes]]
+Answer = tuple[int, bytes, Headers]
+
+CALL_BYTES = 64 * 2**10  # of the body of any call but inference
+COMPRESSED_BYTES = 1024  # a smaller answer is not compressed
+_MODEL = r"/v2/models/(?P<model>[A-Za-z0-9_.-]{1,100})(?:/versions/(?P<version>[0-9]{1,9}))?"
+_INFER = re.compile(f"{_MODEL}/infer")
+_READ = re.compile(
+    r"/v2(?:/health/(?:live|ready)|/models/stats|/systemsharedmemory(?:/region/[^/]+)?/status)?"
+    f"|{_MODEL}(?:/ready|/config|/stats)?"
+)
+_INDEX = "/v2/repository/index"
+_REGION = re.compile(
+    r"/v2/systemsharedmemory(?:/region/(?P<name>[^/]+))?/(?P<action>register|unregister|status)"
+)
+_RESTRICTED = re.compile(
+    r"/v2/(?:logging|trace/setting|models/[^/]+/trace/setting|(?:system|cuda)sharedmemory/.*)"
+)
+_MODEL_CONTROL = re.compile(r"/v2/repository/models/[^/]+/(?:load|unload)")
+_JSON = (b"content-type", b"application/json")
+
+
+class KServe:
+    """An ASGI application for the paths under /v2.
+
+    Args:
+        triton: the connection for inference.
+        calls: a client of Triton's HTTP port, for everything else.
+    """
+
+    def __init__(
+        self,
+        triton: Triton,
+        calls: httpx.AsyncClient,
+        *,
+        allow_shared_memory: bool = False,
+        body_limit: int = BODY_BYTES,
+    ) -> None:
+        self._triton = triton
+        self._calls = calls
+        self._allow_shared_memory = allow_shared_memory
+        self._body = BodyReader(body_limit)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = RequestBody(scope, receive)
+        try:
+            status, content, headers = await self._answer(scope, body)
+        except Refused as error:
+            status, content, headers = _refusal(error)
+        except Disconnected:
+            return
+        await _send(send, status, content, headers, body)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        method, path = scope["method"], scope["raw_path"].decode("ascii", "replace")
+        if match := _INFER.fullmatch(path):
+            _check_method(method, "POST")
+            return await self._infer(match, scope, receive)
+        if _MODEL_CONTROL.fullmatch(path):
+            raise Refused(
+                StatusCode.PERMISSION_DENIED, "explicit model load / unload is not allowed"
+            )
+        if path == _INDEX:
+            _check_method(method, "POST")
+            body = await self._body.read(scope, receive, CALL_BYTES)
+            ready = bool(parse_json(body).get("ready")) if body.strip() else False
+            return await self._pass_on("POST", path, {"ready": ready})
+        if match := _REGION.fullmatch(path):
+            return await self._region(match, method, scope, receive)
+        if _RESTRICTED.fullmatch(path):
+            raise regions.restricted("API")
+        if _READ.fullmatch(path):
+            _check_method(method, "GET")
+            return await self._pass_on("GET", path)
+        raise Refused(StatusCode.NOT_FOUND, f"there is no {path[:200]!r}")
+
+    async def _infer(self, match: re.Match[str], scope: Scope, receive: Receive) -> Answer:
+        headers = dict(scope["headers"])
+        body = await self._body.read(scope, receive)
+        request, binary = decode_request(
+            match["model"], match["version"] or "", body, headers.get(HEADER_LENGTH)
+        )
+        del body
+        trace = [
+            (name.decode(), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name in (b"traceparent", b"tracestate")
+        ]
+        answer = await _unless_disconnected(self._triton.infer(request, metadata=trace), receive)
+        content, header_length = encode_answer(answer, binary)
+        if header_length is None:
+            answer_headers = [_JSON]
+        else:
+            answer_headers = [
+                (b"content-type", b"application/octet-stream"),
+                (HEADER_LENGTH, str(header_length).encode()),
+            ]
+        return 200, *await _compress(content, answer_headers, headers.get(b"accept-encoding", b""))
+
+    async def _region(
+        self, match: re.Match[str], method: str, scope: Scope, receive: Receive
+    ) -> Answer:
+        """A call about shared memory."""
+        name, action = match["name"], match["action"]
+        if not self._allow_shared_memory:
+            raise regions.restricted("API")
+        if name is not None and not regions.is_name(name):
+            raise invalid(f"{name[:100]!r} is not the name of a region")
+        _check_method(method, "GET" if action == "status" else "POST")
+        path = scope["raw_path"].decode("ascii")
+        if action != "register" or name is None:
+            return await self._pass_on(method, path, None if method == "GET" else {})
+        entry = parse_json(await self._body.read(scope, receive, CALL_BYTES))
+        key, offset, size = entry.get("key"), entry.get("offset", 0), entry.get("byte_size")
+        if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+            raise invalid("a region has 'key' (a string), 'offset' and 'byte_size' (numbers)")
+        regions.check_registration(name, key, offset, size)
+        return await self._pass_on("POST", path, {"key": key, "offset": offset, "byte_size": size})
+
+    async def _pass_on(self, method: str, path: str, entry: Any = None) -> Answer:
+        """Send a call that is written here to Triton's HTTP port."""
+        content = None if entry is None else orjson.dumps(entry)
+        try:
+            answer = await self._calls.request(method, path, content=content, timeout=CALL_SECONDS)
+        except httpx.HTTPError as error:
+            raise Refused(StatusCode.UNAVAILABLE, AWAY, retry_after=1.0) from error
+        kind = answer.headers.get("content-type", "application/json")
+        return answer.status_code, answer.content, [(b"content-type", kind.encode())]
+
+
+def _check_method(method: str, expected: str) -> None:
+    if method != expected:
+        raise Refused(
+            StatusCode.UNIMPLEMENTED, f"the method is {method}, not {expected}", http_status=405
+        )
+
+
+async def _unless_disconnected(call: Awaitable[bytes], receive: Receive) -> bytes:
+    """Return the result of `call`, which is cancelled when the client goes away."""
+    running = asyncio.ensure_future(call)
+    disconnected = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((running, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise Disconnected
+        return running.result()
+    finally:
+        running.cancel()
+        disconnected.cancel()
+
+
+async def _compress(content: bytes, headers: Headers, accepted: bytes) -> tuple[bytes, Headers]:
+    """Compress an answer where the client accepts it."""
+    encodings = {each.strip().lower() for each in accepted.split(b",")}
+    encoding = next((name for name in (b"gzip", b"deflate") if name in encodings), None)
+    if encoding is None or len(content) < COMPRESSED_BYTES:
+        return content, headers
+    encoder = zlib.compressobj(1, wbits=WINDOWS[encoding])
+    compressed = await asyncio.to_thread(encoder.compress, content)
+    return compressed + encoder.flush(), [*headers, (b"content-encoding", encoding)]
+
+
+def _refusal(refusal: Refused) -> Answer:
+    headers = [_JSON]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", str(math.ceil(refusal.retry_after)).encode()))
+    return refusal.http_status, orjson.dumps({"error": refusal.message}), headers
+
+
+async def _send(
+    send: Send, status: int, content: bytes, headers: Headers, body: RequestBody
+) -> None:
+    headers = [*headers, (b"content-length", str(len(content)).encode())]
+    if not body.ended and status != 200:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if (b"connection", b"close") in headers:
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        await body.discard_rest()
+        content = b""
+    await send({"type": "http.response.body", "body": content})

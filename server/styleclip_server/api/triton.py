@@ -1,0 +1,125 @@
+"""The connection to Triton, which only the front door has."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+
+import grpc
+from grpc import StatusCode
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.service_pb2 import (
+    ModelConfigRequest,
+    ModelConfigResponse,
+    ModelInferRequest,
+)
+
+from styleclip_contract import limits
+from styleclip_server.api import inference
+from styleclip_server.api.admission import Admission
+from styleclip_server.api.refusals import Refused
+
+SERVICE = "/inference.GRPCInferenceService/"
+CALL_SECONDS = 10.0  # for everything but inference
+INFER_SECONDS = 300.0  # for clients that set no deadline; queues have shorter ones
+_CONFIG_SECONDS = 60.0  # between two looks at a model's configuration
+
+# Names of regions between Triton and its steps, which messages of its Python backend may contain.
+_INTERNAL_REGION = re.compile(r"\S*(?:styleclip_|triton_python_backend_)[0-9a-z_]*\S*")
+# gRPC's own messages, some with the private address, for a Triton that is away.
+_CONNECTION = re.compile(r"ipv[46]:|socket closed|connection|goaway", re.IGNORECASE)
+AWAY = "the inference server is starting or stopping: try again later"
+_MODEL = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+Metadata = Iterable[tuple[str, "str | bytes"]]
+
+
+class Triton:
+    """Calls Triton over gRPC. Created and used in one event loop.
+
+    Args:
+        address: "host:port" of its gRPC port.
+    """
+
+    def __init__(self, address: str, admission: Admission, *, allow_shared_memory: bool) -> None:
+        self.admission = admission
+        self._allow_shared_memory = allow_shared_memory
+        self._configs: dict[str, tuple[float, ModelConfig]] = {}
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", limits.ANSWER_BYTES),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def infer(
+        self,
+        request: ModelInferRequest,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> bytes:
+        """Check and admit `request`; returns the ModelInferResponse as Triton wrote it.
+
+        Raises:
+            Refused: by the checks, for want of room, or by Triton.
+        """
+        config = await self.model_config(request.model_name)
+        rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
+        with self.admission.enter(rows):
+            return await self.call(
+                "ModelInfer", request.SerializeToString(), timeout or INFER_SECONDS, metadata
+            )
+
+    async def model_config(self, name: str) -> ModelConfig:
+        """Return the configuration of a model.
+
+        Raises:
+            Refused: by Triton, for a model that it does not serve.
+        """
+        if not _MODEL.fullmatch(name):
+            raise Refused(
+                StatusCode.NOT_FOUND, f"Request for unknown model: {name[:100]!r} is not found"
+            )
+        known = self._configs.get(name)
+        if known and time.monotonic() - known[0] < _CONFIG_SECONDS:
+            return known[1]
+        answer = await self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
+        config = ModelConfigResponse.FromString(answer).config
+        self._configs[name] = time.monotonic(), config
+        return config
+
+    async def call(
+        self,
+        method: str,
+        message: bytes,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> bytes:
+        """Call a method with a serialized message; returns the serialized answer.
+
+        Raises:
+            Refused: Triton refused, failed or did not answer.
+        """
+        try:
+            answer: bytes = await self._channel.unary_unary(SERVICE + method)(
+                message, timeout=timeout or CALL_SECONDS, metadata=tuple(metadata)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(error) from error
+        return answer
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> Refused:
+    message = error.details() or ""
+    if error.code() is StatusCode.UNAVAILABLE and _CONNECTION.search(message):
+        return Refused(StatusCode.UNAVAILABLE, AWAY, retry_after=1.0)
+    return Refused(error.code(), _INTERNAL_REGION.sub("(a region)", message)[:4096])

@@ -1,0 +1,361 @@
+"""What the front door checks before it asks Triton, tried without a server."""
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+from styleclip_contract import wire
+from styleclip_server.api import inference, kserve_json, regions
+from styleclip_server.api.access import Access
+from styleclip_server.api.admission import Admission
+from styleclip_server.api.http_body import BodyReader
+from styleclip_server.api.refusals import Refused
+from styleclip_server.serving.configs import step_config
+
+DIRECTION = step_config(wire.DIRECTION, "cpu")
+EDIT = step_config(wire.EDIT, "cpu")
+TEXT = (6).to_bytes(4, "little") + b"a face"
+
+
+def direction(**changes):
+    """A valid request, with some of its fields changed."""
+    request = ModelInferRequest(model_name="direction")
+    for name, datatype, content in (
+        ("NEUTRAL", "BYTES", TEXT),
+        ("TARGET", "BYTES", TEXT),
+        ("STRENGTH", "FP32", bytes(4)),
+        ("THRESHOLD", "FP32", bytes(4)),
+    ):
+        request.inputs.add(name=name, datatype=datatype, shape=[1, 1])
+        request.raw_input_contents.append(content)
+    for path, value in changes.items():
+        setattr(request, path, value)
+    return request
+
+
+def check(request, config=DIRECTION, shared_memory=False):
+    return inference.check(request, config, allow_shared_memory=shared_memory)
+
+
+def change_shape(request, *shape):
+    request.inputs[2].shape[:] = shape
+
+
+def test_a_valid_request_passes_unchanged():
+    request = direction()
+    before = request.SerializeToString()
+    assert check(inference.parse(before)) == 1
+    assert inference.parse(before).SerializeToString() == before
+
+
+CHANGES = {
+    "a shape whose product overflows": lambda r: change_shape(r, 2**62, 4),
+    "a shape of 2^63 - 1": lambda r: change_shape(r, 1, 2**63 - 1),
+    "a negative side": lambda r: change_shape(r, 1, -1),
+    "a batch of none": lambda r: change_shape(r, 0, 1),
+    "a batch beyond the model's": lambda r: change_shape(r, 9, 1),
+    "no shape": lambda r: change_shape(r),
+    "a shape of 10,000 sides": lambda r: change_shape(r, *[1] * 10_000),
+    "another type": lambda r: setattr(r.inputs[2], "datatype", "INT64"),
+    "an unknown input": lambda r: setattr(r.inputs[2], "name", "SHAPE"),
+    "an input twice": lambda r: setattr(r.inputs[3], "name", "STRENGTH"),
+    "a missing input": lambda r: (r.inputs.pop(), r.raw_input_contents.pop()),
+    "too few bytes": lambda r: r.raw_input_contents.__setitem__(2, bytes(3)),
+    "too many bytes": lambda r: r.raw_input_contents.__setitem__(2, bytes(8)),
+    "too few contents": lambda r: r.raw_input_contents.pop(),
+    "too many contents": lambda r: r.raw_input_contents.append(b""),
+    "both kinds of contents": lambda r: r.inputs[2].contents.fp32_contents.append(1),
+    "a text longer than its bytes": lambda r: r.raw_input_contents.__setitem__(
+        0, b"\xff\xff\xff\xff"
+    ),
+    "two texts where one is stated": lambda r: r.raw_input_contents.__setitem__(0, TEXT + TEXT),
+    "half a length": lambda r: r.raw_input_contents.__setitem__(0, TEXT + b"\0\0"),
+    "different batches": lambda r: (
+        change_shape(r, 2, 1),
+        r.raw_input_contents.__setitem__(2, bytes(8)),
+    ),
+    "an unknown output": lambda r: r.outputs.add(name="PICTURE"),
+    "an output twice": lambda r: (r.outputs.add(name="DELTA"), r.outputs.add(name="DELTA")),
+    "a classification of a billion": lambda r: setattr(
+        r.outputs.add(name="DELTA").parameters["classification"], "int64_param", 10**9
+    ),
+    "a version that is no number": lambda r: setattr(r, "model_version", "1/../2"),
+    "an id of a megabyte": lambda r: setattr(r, "id", "x" * 2**20),
+    "a hundred parameters": lambda r: [
+        setattr(r.parameters[str(i)], "bool_param", True) for i in range(100)
+    ],
+    "a region of shared memory": lambda r: setattr(
+        r.inputs[2].parameters["shared_memory_region"], "string_param", "a"
+    ),
+    "a region for an output": lambda r: setattr(
+        r.outputs.add(name="DELTA").parameters["shared_memory_offset"], "int64_param", -1
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_invalid_request_is_refused(change):
+    request = direction()
+    CHANGES[change](request)
+    with pytest.raises(Refused) as refusal:
+        check(inference.parse(request.SerializeToString()))
+    assert refusal.value.http_status in (400, 403)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"shared_memory_region": "a"},
+        {"shared_memory_region": "a", "shared_memory_byte_size": -4},
+        {"shared_memory_region": "a", "shared_memory_byte_size": 2**63 - 1},
+        {"shared_memory_region": "a", "shared_memory_byte_size": 3},
+        {"shared_memory_region": "a", "shared_memory_byte_size": 4, "shared_memory_offset": -1},
+        {"shared_memory_region": "", "shared_memory_byte_size": 4},
+        {"shared_memory_byte_size": 4},
+    ],
+)
+def test_a_region_is_checked_where_shared_memory_is_allowed(parameters):
+    request = direction()
+    del request.raw_input_contents[2]
+    for name, value in parameters.items():
+        field = "string_param" if isinstance(value, str) else "int64_param"
+        setattr(request.inputs[2].parameters[name], field, value)
+    with pytest.raises(Refused):
+        check(request, shared_memory=True)
+
+
+KEYS = (
+    *("/styleclip_0a1b2c3d_0", "/triton_python_backend_shm_region_1"),
+    *("/../etc/passwd", "/", "", "/.", "/nothing-has-this-name"),
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_only_a_clients_own_region_can_be_registered(key):
+    with pytest.raises(Refused):
+        regions.check_registration("a", key, 0, 16)
+
+
+def test_typed_contents_become_raw():
+    request = direction()
+    raw = list(request.raw_input_contents)
+    del request.raw_input_contents[:]
+    for tensor in request.inputs[:2]:
+        tensor.contents.bytes_contents.append(b"a face")
+    for tensor in request.inputs[2:]:
+        tensor.contents.fp32_contents.append(0)
+    check(request)
+    assert list(request.raw_input_contents) == raw
+    assert not any(tensor.HasField("contents") for tensor in request.inputs)
+
+
+def test_the_wrong_latent_has_its_name():
+    request = ModelInferRequest(model_name="edit")
+    for tensor in direction().inputs:
+        request.inputs.append(tensor)
+    request.raw_input_contents.extend(direction().raw_input_contents)
+    request.inputs.add(name="W_PLUS", datatype="FP32", shape=[1, 14, 256])
+    request.raw_input_contents.append(bytes(14 * 256 * 4))
+    with pytest.raises(Refused, match=r"InvalidLatent: W_PLUS has the shape \[1, 14, 256\]"):
+        check(request, EDIT)
+
+
+def varint(number):
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*data, number])
+
+
+MESSAGES = {
+    "16 million empty inputs": b"\x2a\x00" * 2**24,
+    "16 million parameters": b"\x22\x00" * 2**24,
+    "one input of 16 million parameters": b"\x2a" + varint(2**25) + b"\x22\x00" * 2**24,
+    "packed sides": b"\x2a" + varint(2**25) + b"\x1a" + varint(2**25 - 5) + bytes(2**25 - 5),
+    "groups in groups": b"\x0b" * 2**20,
+    "a length beyond the end": b"\x2a\xff\xff\xff\xff\x0f",
+    "an endless number": b"\xff" * 2**20,
+    "a compressed message": gzip.compress(b"x"),
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_refused_before_it_takes_memory(message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused):
+            inference.parse(MESSAGES[message])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def as_json(**changes):
+    entry = {"name": "STRENGTH", "datatype": "FP32", "shape": [1, 2], "data": [[1, 2.5]]}
+    return json.dumps({"inputs": [entry | changes]}).encode()
+
+
+def decode(body, length=None):
+    return kserve_json.decode_request("direction", "", body, length)
+
+
+def test_json_data_become_raw():
+    request, _ = decode(as_json())
+    assert request.raw_input_contents == [np.array([1, 2.5], "<f4").tobytes()]
+    request, _ = decode(as_json(datatype="BYTES", data=["a face", "é"], shape=[2]))
+    assert request.raw_input_contents == [TEXT + b"\2\0\0\0" + "é".encode()]
+    request, _ = decode(as_json(datatype="BOOL", data=[True, False]))
+    assert request.raw_input_contents == [b"\1\0"]
+
+
+BODIES = {
+    "nothing": b"",
+    "a number": b"1",
+    "200,000 nested arrays": as_json(data=0).replace(
+        b'"data": 0', b'"data": ' + b"[" * 200_000 + b"]" * 200_000
+    ),
+    "900 nested arrays": as_json(data=0).replace(
+        b'"data": 0', b'"data":' + b"[" * 900 + b"]" * 900
+    ),
+    "nested objects as a parameter": b'{"parameters":{"a":' + b'{"a":' * 900 + b"1" + b"}" * 902,
+    "a million arrays": as_json(data=0).replace(
+        b'"data": 0', b'"data": [' + b"[]," * 10**6 + b"[]]"
+    ),
+    "a ragged array": as_json(data=[[1], 2]),
+    "a text among numbers": as_json(data=[1, "2"]),
+    "a bool among numbers": as_json(data=[1, True]),
+    "an object as data": as_json(data={}),
+    "no data": as_json(data=None),
+    "numbers as texts": as_json(datatype="BYTES"),
+    "a number beyond its type": as_json(datatype="UINT8", data=[1, 256]),
+    "half a character": as_json(datatype="BYTES", data=["\ud800"]),
+    "an unknown type": as_json(datatype="FP64"),
+    "a negative shape": as_json(shape=[-1]),
+    "a shape beyond 64 bits": as_json(shape=[2**64]),
+    "a shape of numbers with points": as_json(shape=[1.0]),
+    "a shape of bools": as_json(shape=[True]),
+    "a rank of 1,000": as_json(shape=[1] * 1000),
+    "more binary data than there are": as_json(parameters={"binary_data_size": 2**40}),
+    "a negative binary size": as_json(parameters={"binary_data_size": -1}),
+    "a bool as binary size": as_json(parameters={"binary_data_size": True}),
+    "a list as parameter": as_json(parameters={"a": []}),
+    "65 inputs": json.dumps({"inputs": [{}] * 65}).encode(),
+    "inputs that are no list": b'{"inputs": {}}',
+    "an id that is no text": b'{"id": 1, "inputs": []}',
+    "NaN": as_json(data=[float("nan")]),
+    "17 MiB": b'{"a":"' + b"x" * 17 * 2**20 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_an_invalid_body_is_refused(body):
+    with pytest.raises(Refused) as refusal:
+        decode(BODIES[body])
+    assert refusal.value.http_status == 400
+
+
+@pytest.mark.parametrize(
+    "length", [b"0", b"-1", b"+10", b"1e3", b"9999", b"9" * 30, b"x", b"", b"10"]
+)
+def test_an_inconsistent_length_of_the_header_is_refused(length):
+    with pytest.raises(Refused):
+        decode(as_json(), length)
+
+
+def test_a_body_with_more_bytes_than_its_inputs_is_refused():
+    with pytest.raises(Refused, match="belong to no input"):
+        decode(as_json() + b"more", str(len(as_json())).encode())
+
+
+def test_an_answer_is_json_or_binary_data_as_requested():
+    answer = ModelInferResponse(model_name="direction", model_version="1")
+    for name, datatype, content in (("DELTA", "FP32", bytes(8)), ("PICTURE", "BYTES", TEXT)):
+        answer.outputs.add(name=name, datatype=datatype, shape=[1, 2])
+        answer.raw_output_contents.append(content)
+    binary = kserve_json.BinaryOutputs(default=False)
+    body, length = kserve_json.encode_answer(answer.SerializeToString(), binary)
+    outputs = json.loads(body)["outputs"]
+    assert length is None
+    assert [output["data"] for output in outputs] == [[0.0, 0.0], ["a face"]]
+    binary.by_name["PICTURE"] = True
+    body, length = kserve_json.encode_answer(answer.SerializeToString(), binary)
+    assert body[length:] == TEXT
+    entry = json.loads(body[:length])["outputs"][1]
+    assert entry["parameters"] == {"binary_data_size": len(TEXT)}
+
+
+def read(*chunks, headers=(), limit=2**20):
+    """Read a body that arrives in chunks."""
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages[-1]["more_body"] = False
+
+    async def receive():
+        return messages.pop(0)
+
+    return asyncio.run(BodyReader(limit).read({"headers": list(headers)}, receive))
+
+
+@pytest.mark.parametrize(
+    "encoding, compress", [(b"gzip", gzip.compress), (b"deflate", zlib.compress)]
+)
+def test_a_compressed_body_is_bounded_as_it_grows(encoding, compress):
+    header = (b"content-encoding", encoding)
+    assert read(compress(b"a face"), headers=[header]) == b"a face"
+    bomb = compress(bytes(2**28))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused) as refusal:
+            read(bomb, headers=[header])
+        assert refusal.value.http_status == 413
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    for damaged in (compress(b"a face")[:-3], compress(b"a face") * 2, b"a face", b""):
+        with pytest.raises(Refused):
+            read(damaged, headers=[header])
+    with pytest.raises(Refused):
+        read(b"a face", headers=[(b"content-encoding", b"gzip, gzip")])
+
+
+def test_a_body_beyond_the_limit_is_refused_before_it_is_read():
+    with pytest.raises(Refused) as refusal:
+        read(b"", headers=[(b"content-length", b"1000000000000")])
+    assert refusal.value.http_status == 413
+    assert "ImageTooLarge: " in refusal.value.message
+    with pytest.raises(Refused):
+        read(bytes(2**19), bytes(2**19), b"x")
+
+
+def test_admission_counts_rows_and_refuses_at_once():
+    admission = Admission(2)
+    with admission.enter(), admission.enter():
+        with pytest.raises(Refused, match="queue size") as refusal:
+            admission.enter().__enter__()
+        assert refusal.value.retry_after
+    with pytest.raises(ZeroDivisionError), admission.enter(8):
+        assert admission.inside == 2
+        raise ZeroDivisionError
+    assert admission.inside == 0
+    assert (admission.admitted, admission.refused) == (3, 1)
+
+
+def test_a_token_is_needed_and_the_rate_is_that_of_a_caller():
+    access = Access({"secret": "ada", "other": "bob"}, rate=1)
+    for wrong in (None, "", "Bearer", "Bearer ", "Basic secret", "Bearer secre", "Bearer sécret"):
+        with pytest.raises(Refused) as refusal:
+            access.check(wrong, "::1")
+        assert refusal.value.http_status == 401
+    for _ in range(2):
+        access.check("Bearer secret", "::1")
+        access.check(b"bearer other", "::1")
+    with pytest.raises(Refused) as refusal:
+        access.check("Bearer secret", "1.2.3.4")
+    assert refusal.value.http_status == 429
+    assert 0 < refusal.value.retry_after <= 1
