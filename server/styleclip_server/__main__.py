@@ -53,6 +53,9 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--queue-length", type=click.IntRange(1), metavar="N",
               help="Requests that wait for each model; more are refused. [default: 32 on a GPU, "
               "6 on a CPU]")  # fmt: skip
+@click.option("--inside", type=click.IntRange(0), default=Options.inside, metavar="N",
+              help="Inference requests that are carried out at a time; the others are refused. "
+              "0: as many as answer within twice the time of one alone.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
               help="Ask clients to connect again after this time; 0: never.")  # fmt: skip

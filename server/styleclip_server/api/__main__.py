@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from styleclip_server.api.app import create_app
+from styleclip_server.api.http_connections import Connection
 from styleclip_server.api.settings import Settings
 
 
@@ -18,7 +19,8 @@ def main(path: Path) -> None:
         create_app(settings),
         host=settings.host,
         port=settings.http_port,
-        log_level="warning",
+        http=Connection,
+        log_level="error",
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=settings.exit_timeout,

@@ -6,7 +6,6 @@ import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -15,11 +14,12 @@ from starlette.requests import ClientDisconnect
 from styleclip_client import AsyncClient
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
 from styleclip_server.api import edits, faces, openapi, problems, service, sweep
+from styleclip_server.api.access import Access
+from styleclip_server.api.admission import Admission
 from styleclip_server.api.guard import Guard
+from styleclip_server.api.protocols import KServePaths, running_protocols
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.state import Api, request_id
-
-_HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -27,17 +27,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def connect(app: FastAPI) -> AsyncIterator[None]:
+        access, admission = Access(), Admission(settings.inside)
         async with (
             AsyncClient(settings.triton_grpc) as client,
-            httpx.AsyncClient(
-                base_url=f"http://{settings.triton_http}",
-                headers={"accept-encoding": "identity"},  # unless the client accepts another
-                timeout=None,
-                trust_env=False,
-            ) as triton,
+            running_protocols(settings, access, admission) as app.state.kserve,
         ):
             app.state.api = Api(settings, client)
-            app.state.triton = triton
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
@@ -51,15 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (edits, faces, sweep, service):
         app.include_router(module.router)
 
-    @app.api_route("/v2", methods=["GET", "POST"], include_in_schema=False)
-    @app.api_route("/v2/{path:path}", methods=["GET", "POST"], include_in_schema=False)
-    async def forward(request: Request) -> Response:
-        return await _forward(app.state.triton, request)
-
     app.add_exception_handler(StyleclipError, _report)
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(ClientDisconnect, _drop)
     app.add_exception_handler(Exception, _report_bug)
+    app.add_middleware(KServePaths)
     app.add_middleware(Guard)
     return app
 
@@ -92,28 +83,3 @@ async def _drop(request: Request, error: Exception) -> Response:
 async def _report_bug(request: Request, error: Exception) -> Response:
     """Report an error that has no name; the log has its trace."""
     return problems.response(ServerError("the API failed; its log says why"), request_id(request))
-
-
-async def _forward(triton: httpx.AsyncClient, request: Request) -> Response:
-    """Pass a request of KServe's protocol on to Triton."""
-    headers = [(name, value) for name, value in request.headers.items() if _passes(name)]
-    answer = await triton.send(
-        triton.build_request(
-            request.method,
-            request.scope["raw_path"].decode(),
-            params=request.query_params,
-            headers=headers,
-            content=await request.body(),
-        ),
-        stream=True,
-    )
-    try:
-        content = b"".join([chunk async for chunk in answer.aiter_raw()])
-    finally:
-        await answer.aclose()
-    passed = {name: value for name, value in answer.headers.items() if _passes(name)}
-    return Response(content, answer.status_code, passed)
-
-
-def _passes(name: str) -> bool:
-    return name not in _HOP_BY_HOP

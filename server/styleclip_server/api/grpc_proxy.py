@@ -27,7 +27,6 @@ CALLS = 512  # at a time, waiting ones included
 CALLS_PER_CONNECTION = 128
 CONNECTIONS = 1024
 STREAMS = 16
-STOP_SECONDS = 10.0  # for calls under way
 CALL_BYTES = 64 * 2**10  # of a message of any other method
 METADATA_BYTES = 16 * 2**10
 
@@ -197,12 +196,13 @@ async def _abort(context: Context, refusal: Refused) -> NoReturn:
 
 @asynccontextmanager
 async def running_proxy(
-    proxy: GrpcProxy, address: str, connection_age: int = 0
+    proxy: GrpcProxy, address: str, connection_age: int = 0, exit_timeout: float = 10.0
 ) -> AsyncIterator[None]:
     """Serve on `address`, "host:port", during a `with` block.
 
     Args:
         connection_age: seconds after which clients are asked to connect again; 0: never.
+        exit_timeout: seconds that calls under way have left at the end.
     """
     server = grpc.aio.server(maximum_concurrent_rpcs=CALLS, options=_options(connection_age))
     server.add_generic_rpc_handlers((proxy,))
@@ -211,7 +211,7 @@ async def running_proxy(
     try:
         yield
     finally:
-        await server.stop(STOP_SECONDS)
+        await server.stop(exit_timeout)
 
 
 def _options(connection_age: int) -> list[tuple[str, int]]:

@@ -18,6 +18,9 @@ class Settings:
         http_port, grpc_port: ports to listen on.
         triton_http, triton_grpc: Triton's private addresses, "host:port".
         body_limit: bytes of a request's body.
+        inside: inference requests that are carried out at a time; the others are refused.
+        allow_shared_memory: clients of this machine may pass tensors in shared memory.
+        connection_age: seconds after which gRPC's clients are asked to connect again; 0: never.
         exit_timeout: seconds that requests under way have left when the door is stopped.
     """
 
@@ -26,6 +29,9 @@ class Settings:
     grpc_port: int
     triton_http: str
     triton_grpc: str
+    inside: int
+    allow_shared_memory: bool = False
+    connection_age: int = 0
     body_limit: int = limits.PHOTO_BYTES + 2**20
     exit_timeout: int = 10
 

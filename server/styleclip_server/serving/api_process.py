@@ -9,7 +9,9 @@ import urllib.request
 from pathlib import Path
 
 from styleclip_server.api.settings import Settings
+from styleclip_server.engines.engine import Engine
 from styleclip_server.serving.child_process import die_with_parent, exit_status
+from styleclip_server.serving.configs import requests_inside
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports
@@ -24,9 +26,10 @@ class ApiProcess:
 
     Args:
         folder: a folder of this user alone, for the settings.
+        engine: what runs the networks.
     """
 
-    def __init__(self, options: Options, ports: Ports, folder: Path) -> None:
+    def __init__(self, options: Options, ports: Ports, folder: Path, engine: Engine) -> None:
         self._options = options
         self._live_url = f"http://{options.address(ports.http)}/livez"
         settings = folder / "api.json"
@@ -36,6 +39,9 @@ class ApiProcess:
             grpc_port=ports.grpc,
             triton_http=f"{TRITON_HOST}:{ports.triton_http}",
             triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
+            inside=options.inside or requests_inside(engine),
+            allow_shared_memory=options.allow_shared_memory,
+            connection_age=options.connection_age,
             exit_timeout=options.exit_timeout,
         ).save(settings)
         self._process = subprocess.Popen(

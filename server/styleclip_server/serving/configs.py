@@ -6,6 +6,7 @@ They differ by engine: backend, device, queues and instances.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 
 from google.protobuf import text_format
@@ -22,10 +23,11 @@ MAX_BATCH = 8
 MAX_PROMPTS = 256
 # How long a request waits for a model, and how many wait; more get UNAVAILABLE at once, and clients
 # retry. On a GPU a few batches wait; on a CPU the requests of four busy clients and the canary's
-# (Triton counts those it has dequeued too). The gateway bounds all requests together
-# (REQUESTS_INSIDE), below these numbers, so that what it lets in is not refused.
+# (Triton counts those it has dequeued too). The front door bounds all requests together, below
+# these numbers, so that what it lets in is not refused.
 QUEUE_SECONDS = 20
 QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
+GPU_REQUESTS_INSIDE = 24
 # On a GPU a short wait fills batches. On a CPU a batch costs as much as its images one by one, and
 # the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
@@ -50,6 +52,13 @@ ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
     ),
 }
 _TYPES = {"BYTES": "TYPE_STRING"}
+
+
+def requests_inside(engine: Engine) -> int:
+    """Return how many requests at a time answer within twice the time of one alone."""
+    if engine not in CPU_ENGINES:
+        return GPU_REQUESTS_INSIDE
+    return max(1, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1))
 
 
 def step_config(model: Model, engine: Engine) -> pb.ModelConfig:

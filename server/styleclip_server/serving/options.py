@@ -41,6 +41,8 @@ class Options:
         trace_to: an OpenTelemetry collector's URL.
         trace_every: trace one in N requests.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
+        inside: inference requests that are carried out at a time; the others are refused. 0: as
+            many as answer within twice the time of one alone.
         networks: how the networks are run; "auto": the fastest that this machine can.
     """
 
@@ -61,6 +63,7 @@ class Options:
     trace_to: str | None = None
     trace_every: int = 1
     allow_shared_memory: bool = False
+    inside: int = 0
     networks: Engine | Literal["auto"] = "auto"
 
     @property

@@ -46,4 +46,5 @@ def choose_ports(options: Options) -> Ports:
         http = bind(options.host, options.http_port, "--http-port")
         grpc = bind(options.host, options.grpc_port, "--grpc-port")
         metrics = bind(options.host, options.metrics_port, "--metrics-port")
-        return Ports(http, grpc, metrics, bind(TRITON_HOST, 0, "--http-port"), grpc)
+        private = (bind(TRITON_HOST, 0, option) for option in ("--http-port", "--grpc-port"))
+        return Ports(http, grpc, metrics, *private)

@@ -104,7 +104,9 @@ class SupervisedServer:
     def _supervise(self) -> None:
         try:
             self._installed = triton_command.prepare(self.options, self._folder)
-            self._api = ApiProcess(self.options, self._ports, self._folder)  # both start at once
+            self._api = ApiProcess(
+                self.options, self._ports, self._folder, self._installed.engine
+            )  # both start at once
             self._start_first()
             self._api.wait_until_ready()
             self._started.set()
@@ -194,7 +196,7 @@ class SupervisedServer:
         _log.warning("%s; restarting it", reason)
         assert self._api
         self._api.stop()
-        self._api = ApiProcess(self.options, self._ports, self._folder)
+        self._api = ApiProcess(self.options, self._ports, self._folder, self._installed.engine)
 
     def _check_canary(self) -> None:
         check_server(f"{TRITON_HOST}:{self._ports.triton_grpc}", CANARY_TIMEOUT)

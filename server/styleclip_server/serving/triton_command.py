@@ -70,14 +70,13 @@ def command_line(
         f"--exit-timeout-secs={options.exit_timeout}",
         "--log-verbose=0",
         f"--http-address={TRITON_HOST}",
-        f"--grpc-address={options.host}",
+        f"--grpc-address={TRITON_HOST}",
         f"--metrics-address={options.host}",
         f"--http-port={ports.triton_http}",
         f"--grpc-port={ports.triton_grpc}",
         f"--metrics-port={ports.metrics}",
         "--metrics-config=summary_latencies=true",
         *_restrictions(options.allow_shared_memory),
-        *_keepalive(options.connection_age),
         *_tracing(options.trace_to, options.trace_every),
     ]
 
@@ -113,18 +112,6 @@ def _restrictions(allow_shared_memory: bool) -> list[str]:
         "--model-control-mode=none",
         f"--http-restricted-api={names}:{key}",
         f"--grpc-restricted-protocol={names}:{key}",
-    ]
-
-
-def _keepalive(connection_age: int) -> list[str]:
-    """Detect within a minute, not two hours, that a gRPC client has vanished."""
-    return [
-        "--grpc-keepalive-time=30000",
-        "--grpc-keepalive-timeout=20000",
-        "--grpc-keepalive-permit-without-calls=1",
-        # Our client pings every 20 s, also while it waits for an edit.
-        "--grpc-http2-min-recv-ping-interval-without-data=10000",
-        *([f"--grpc-max-connection-age={connection_age * 1000}"] if connection_age else ()),
     ]
 
 

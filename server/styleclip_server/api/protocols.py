@@ -1,0 +1,51 @@
+"""KServe's protocol over HTTP and gRPC, with one connection to Triton and one bound for both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from styleclip_server.api.access import Access
+from styleclip_server.api.admission import Admission
+from styleclip_server.api.grpc_proxy import GrpcProxy, running_proxy
+from styleclip_server.api.kserve import KServe
+from styleclip_server.api.settings import Settings
+from styleclip_server.api.triton import Triton
+
+
+@asynccontextmanager
+async def running_protocols(
+    settings: Settings, access: Access, admission: Admission
+) -> AsyncIterator[KServe]:
+    """Serve gRPC during a `with` block; yields the application of the paths under /v2."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    triton = Triton(
+        settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
+    )
+    proxy = GrpcProxy(triton, access, allow_shared_memory=settings.allow_shared_memory)
+    async with (
+        httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
+        running_proxy(
+            proxy, f"{host}:{settings.grpc_port}", settings.connection_age, settings.exit_timeout
+        ),
+    ):
+        yield KServe(triton, calls, allow_shared_memory=settings.allow_shared_memory)
+    await triton.close()
+
+
+class KServePaths:
+    """ASGI middleware: `app.state.kserve` answers the paths under /v2."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        path: bytes = scope.get("raw_path", b"")
+        if scope["type"] == "http" and (path == b"/v2" or path.startswith(b"/v2/")):
+            await scope["app"].state.kserve(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
