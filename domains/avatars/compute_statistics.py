@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from domains.avatars.caption_data import local_vocabulary_size, read_vocabulary
 from domains.avatars.models import build_clip, load_generator, preprocess
 from domains.avatars.training import Setup, load_weights
-from styleclip_export.statistics.fs3 import Fs3Settings, estimate_fs3
+from styleclip_export.statistics.fs3 import Fs3Settings, Progress, fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3_part import Fs3Part, save_npz
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
+from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
 # so most channels leave most images unchanged.
@@ -23,7 +25,7 @@ NUM_IMAGES = 100  # for each channel
 
 
 def run(setup: Setup) -> None:
-    """Run the stage `statistics`: write `statistics.npz`."""
+    """Run the stage `statistics`: write STATISTICS_FILE."""
     generator = load_generator(setup.out).to(setup.device).eval()
     clip = build_clip(local_vocabulary_size(read_vocabulary(setup.captions)))
     if not load_weights(clip, setup.out / "clip.pt"):
@@ -31,24 +33,24 @@ def run(setup: Setup) -> None:
     clip = clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, 100_000)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
-    fs3, change = estimate_fs3(
-        generator,
-        lambda images: _encode_images(clip, images),
-        mean,
-        std,
-        Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype),
-        progress=_progress_printer(),
-    )
-    temporary = setup.out / "statistics.tmp.npz"
-    np.savez_compressed(
-        temporary,
+    total = len(fs3_channels(generator))
+    computed = Fs3Part.empty(total, clip.text_projection.shape[1])
+    settings = Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype)
+    progress = _progress_printer()
+    encode = partial(_encode_images, clip)
+    for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, range(total)), 1):
+        computed.add(row)
+        progress(done, total)
+    fs3, change = computed.fs3, computed.change
+    save_npz(
+        setup.out / STATISTICS_FILE,
+        compressed=True,
         style_mean=mean,
         style_std=std,
         w_avg=w_avg,
         fs3=fs3.astype(np.float16),
         change=change,
     )
-    temporary.rename(setup.out / "statistics.npz")
     moving, visible = int((std > 0).sum()), int((np.abs(fs3).sum(1) > 0).sum())
     print(f"{moving} channels move, CLIP sees {visible}; change quantiles", flush=True)
     print(np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9)).round(4), flush=True)
@@ -59,7 +61,7 @@ def _encode_images(clip: CLIP, images: Tensor) -> Tensor:
         return clip.encode_image(preprocess(images))
 
 
-def _progress_printer() -> Callable[[int, int], None]:
+def _progress_printer() -> Progress:
     start = last = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import click
@@ -51,11 +52,16 @@ def directions(
     Returns:
         directions (rows, D), and mean lengths of the changes (rows,).
     """
-    features = []
-    for index, channel in channels:
-        position = resynthesis.offsets[index] + channel
-        m, s = float(mean[position]), float(std[position])
-        features.append(resynthesis.features(index, channel, (m - ALPHA * s, m + ALPHA * s)))
+    generator = resynthesis.generator
+    offsets = [0, *accumulate(generator.style_channels)]
+    inputs, features = resynthesis.first_inputs(), []
+    for block, group in groupby(channels, lambda c: generator.layers[c[0]].block):
+        inputs = resynthesis.advance(inputs, block)
+        encoder = resynthesis.encoder(inputs)
+        for index, channel in group:
+            position = offsets[index] + channel
+            m, s = float(mean[position]), float(std[position])
+            features.append(encoder.encode_changed(position, (m - ALPHA * s, m + ALPHA * s)))
     return channel_direction(torch.stack(features))
 
 

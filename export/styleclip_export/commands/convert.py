@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from styleclip_export.commands.progress import peak_memory_mib
+from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 
 @click.command(name="convert")
@@ -67,5 +68,5 @@ def command(
     conversion.install_landmarks(weights, repository / domain, report=click.echo)
     peak = peak_memory_mib() / 1024
     click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
-    if not (repository / domain / "statistics.npz").is_file():
+    if not (repository / domain / STATISTICS_FILE).is_file():
         click.echo(f"next: styleclip-export stats {domain} (the texts need its statistics)")

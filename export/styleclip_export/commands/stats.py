@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from styleclip_export.commands.progress import peak_memory_mib
+from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 if TYPE_CHECKING:
     from styleclip_export.statistics.fs3 import Fs3Settings
@@ -26,7 +27,7 @@ _RAY = "Compute on a Ray cluster, one task per GPU: its address, `auto`, or `loc
 
 
 def _parse_part(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
-    """Parses "K/N"."""
+    """Parse "K/N"."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise click.BadParameter("K/N with K from 0 to N - 1 is expected")
@@ -99,11 +100,11 @@ def command(
         f"peak memory {peak:.1f} GiB",
         highlight=False,
     )
-    _merge(job, repository / domain / "statistics.npz", console)
+    _merge(job, repository / domain / STATISTICS_FILE, console)
 
 
 def _check_preview(preview: int | None, resolution: int) -> None:
-    """Raises BadParameter if the generator has no RGB of `preview` pixels."""
+    """Raise BadParameter if the generator has no RGB of `preview` pixels."""
     if preview and not (8 <= preview <= resolution and preview.bit_count() == 1):
         raise click.BadParameter(
             f"a power of two from 8 to {resolution} is expected", param_hint="--preview"
@@ -113,7 +114,7 @@ def _check_preview(preview: int | None, resolution: int) -> None:
 def _settings(
     images: int, batch: int | None, half: bool, preview: int | None, on_gpu: bool
 ) -> Fs3Settings:
-    """The settings of fs3, with a batch that fits the device."""
+    """Return the settings of fs3, with a batch that fits the device."""
     import torch
 
     from styleclip_export.statistics.fs3 import Fs3Settings
@@ -132,7 +133,7 @@ def _settings(
 def _compute(
     job: StatisticsJob, part: int, cluster: str | None, device: str, console: Console
 ) -> None:
-    """Computes one part here, or all parts on a Ray cluster."""
+    """Compute one part here, or all parts on a Ray cluster."""
     from styleclip_export.commands.progress import channel_bar
 
     with channel_bar(console) as progress:
@@ -145,7 +146,7 @@ def _compute(
 
 
 def _merge(job: StatisticsJob, target: Path, console: Console) -> None:
-    """Joins the parts if all of them have a file."""
+    """Join the parts if all of them have a file."""
     paths = [job.path(part) for part in range(job.parts)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

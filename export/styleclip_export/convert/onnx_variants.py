@@ -1,4 +1,4 @@
-"""The networks in the forms that ONNX Runtime computes fastest on a CPU, from the same parameters.
+"""The networks as ONNX Runtime computes them fastest on a CPU, from the same parameters.
 
 `synthesis`, `encode` and `encode_text` compute what `Generator.synthesis`, `GradualStyleEncoder`
 and `CLIP.encode_text` compute, up to float32 rounding. docs/notes/cpu-engines.md has the
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from styleclip_contract.wire import FACE_SIZE
-from styleclip_networks.clip import CLIP, ResidualAttentionBlock
+from styleclip_networks.clip import CLIP, Attention, ResidualAttentionBlock
 from styleclip_networks.e4e import BottleneckIRSE, GradualStyleEncoder
 from styleclip_networks.stylegan2 import (
     DEMODULATION_EPS,
@@ -54,19 +54,19 @@ _A = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8
 
 
 def _in_both_dimensions(rows: Sequence[Sequence[float]]) -> Tensor:
-    """The 2-D transform of flattened tiles that applies `rows` along both dimensions."""
+    """Return the transform of flattened tiles that applies `rows` along both dimensions."""
     matrix = torch.tensor(rows, dtype=torch.float64)
     return torch.kron(matrix, matrix).float()
 
 
 def suits_winograd(weight: Tensor, side: int) -> bool:
-    """Whether `winograd` is faster for a weight (out, in, 3, 3) and images of `side` pixels."""
+    """Return whether `winograd` is faster: weight (out, in, 3, 3), images of `side` pixels."""
     low, high = WINOGRAD_SIDES
     return min(weight.shape[:2]) >= WINOGRAD_CHANNELS and low <= side <= high
 
 
 def winograd(x: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Zero-padded 3x3 convolution: (N, side^2, in), weight (out, in, 3, 3) → (N, side^2, out).
+    """Convolve with zero padding: (N, side^2, in), weight (out, in, 3, 3) → (N, side^2, out).
 
     Channels come last, so that Gather copies whole pixels.
     """
@@ -86,8 +86,15 @@ def winograd(x: Tensor, weight: Tensor, side: int) -> Tensor:
 
 
 def transposed_by_parity(x: Tensor, weight: Tensor, side: int) -> Tensor:
-    """`F.conv_transpose2d` with stride 2: (N, in, side, side), weight (out, in, 3, 3) →
-    (N, out, 2 side + 1, 2 side + 1)."""
+    """Compute `F.conv_transpose2d` with stride 2, by parity of the output's rows and columns.
+
+    Args:
+        x: (N, in, side, side).
+        weight: (out, in, 3, 3).
+
+    Returns:
+        (N, out, 2 side + 1, 2 side + 1).
+    """
     index = np.empty((2 * side + 1, 2 * side + 1), np.int32)
     parts, first = [], 0
     for a in (0, 1):  # even rows see taps 2 and 0 of two pixels, odd rows tap 1 of one
@@ -103,23 +110,23 @@ def transposed_by_parity(x: Tensor, weight: Tensor, side: int) -> Tensor:
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """PReLU of (N, C, H, W) with slopes (C,) of at most 1."""
+    """Compute PReLU of (N, C, H, W) with slopes (C,) of at most 1."""
     linear = F.conv2d(x, slope[:, None, None, None], groups=len(slope))
     return linear + F.relu(F.conv2d(x, 1 - slope[:, None, None, None], groups=len(slope)))
 
 
 def _gather(x: Tensor, index: np.ndarray) -> Tensor:
-    """Selects rows of (N, R, C) by `index`, flattened."""
+    """Select rows of (N, R, C) by `index`, flattened."""
     return x.index_select(1, torch.from_numpy(index.astype(np.int32).ravel()))
 
 
 def _to_pixels(x: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, HW, C)."""
+    """Reshape (N, C, H, W) to (N, HW, C)."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _to_image(x: Tensor, side: int) -> Tensor:
-    """(N, HW, C) → (N, C, H, W)."""
+    """Reshape (N, HW, C) to (N, C, H, W)."""
     return x.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
@@ -151,7 +158,7 @@ class _Layer:
 
 
 def _layers(g: Generator, styles: Sequence[Tensor]) -> list[_Layer]:
-    """The layers of the synthesis in execution order, with the layouts between them."""
+    """List the layers of the synthesis in execution order."""
     layers: list[_Layer] = []
     for spec, style in zip(g.layers, styles, strict=True):
         module = g.get_submodule(spec.name)
@@ -161,17 +168,21 @@ def _layers(g: Generator, styles: Sequence[Tensor]) -> list[_Layer]:
             assert isinstance(module, StyledConv)
             noise = g.noises[len(layers)] if g.use_noise else None
             layers.append(_Layer(module, style, noise, spec.resolution))
-    for layer, following in pairwise(layers):
-        if layer.conv.conv.upsample:
-            layer.as_pixels = suits_winograd(following.conv.conv.weight[0], layer.side)
-            following.as_pixels_in = following.as_pixels = layer.as_pixels
-        else:
-            following.as_pixels_in = layer.as_pixels
+    _choose_layouts(layers)
     return layers
 
 
+def _choose_layouts(layers: Sequence[_Layer]) -> None:
+    """Set the layouts between the layers: pixels for each pair whose second layer is Winograd's."""
+    for layer, following in pairwise(layers):
+        if layer.conv.conv.upsample:
+            layer.as_pixels = suits_winograd(following.conv.conv.weight[0], layer.side)
+            following.as_pixels = layer.as_pixels
+        following.as_pixels_in = layer.as_pixels
+
+
 def synthesis(g: Generator, styles: Sequence[Tensor]) -> Tensor:
-    """S, a style (N, C) for each of `g.layers`, → image (N, 3, resolution, resolution)."""
+    """Compute `Generator.synthesis`: S as returned by `Generator.affine` → image (N, 3, r, r)."""
     x = g.input.input.expand(styles[0].shape[0], -1, -1, -1)
     rgb: Tensor | None = None
     dcoefs: Tensor | float = 1.0  # of the layer before, not yet applied to x
@@ -188,7 +199,7 @@ def synthesis(g: Generator, styles: Sequence[Tensor]) -> Tensor:
 
 
 def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
-    """The convolution of a layer without modulation, with upsampling and blur."""
+    """Convolve without modulation; with upsampling and blur if the layer upsamples."""
     conv = layer.conv.conv
     if not conv.upsample:
         if layer.as_pixels:
@@ -204,13 +215,13 @@ def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _demodulation(layer: _Layer, weight: Tensor) -> Tensor:
-    """Demodulation coefficients times the leaky ReLU's gain, (N, out)."""
+    """Compute demodulation coefficients times the leaky ReLU's gain, (N, out)."""
     squared_norms = weight.square().sum((2, 3)).T
     return torch.rsqrt(layer.style.square() @ squared_norms + DEMODULATION_EPS) * LEAKY_RELU_GAIN
 
 
 def _noise_and_bias(layer: _Layer, dcoefs: Tensor) -> Tensor:
-    """(noise + bias) / dcoefs, to be added to the layer's features."""
+    """Compute (noise + bias) / dcoefs, to be added to the layer's features."""
     bias = layer.conv.activate.bias
     if layer.noise is None:
         return _per_channel(bias * LEAKY_RELU_GAIN / dcoefs, layer.as_pixels)
@@ -225,7 +236,7 @@ def _noise_and_bias(layer: _Layer, dcoefs: Tensor) -> Tensor:
 
 
 def _to_rgb(layer: _Layer, x: Tensor, dcoefs: Tensor, skip: Tensor | None) -> Tensor:
-    """RGB (N, 3, side, side) of the layer's features, added to the upsampled `skip`."""
+    """Compute RGB (N, 3, side, side) of the layer's features, and add the upsampled `skip`."""
     assert layer.to_rgb is not None and layer.rgb_style is not None
     style = layer.rgb_style * dcoefs
     conv = layer.to_rgb.conv
@@ -236,12 +247,12 @@ def _to_rgb(layer: _Layer, x: Tensor, dcoefs: Tensor, skip: Tensor | None) -> Te
 
 
 def _per_channel(values: Tensor, as_pixels: bool) -> Tensor:
-    """Values (N, C), to be broadcast over (N, HW, C) or (N, C, H, W)."""
+    """Reshape values (N, C) to broadcast over (N, HW, C) or (N, C, H, W)."""
     return values[:, None] if as_pixels else values[:, :, None, None]
 
 
 def encode(e: GradualStyleEncoder, face: Tensor) -> Tensor:
-    """`GradualStyleEncoder.forward`: (N, 3, 256, 256) → (N, num_latents, w_dim)."""
+    """Compute `GradualStyleEncoder.forward`: (N, 3, 256, 256) → (N, num_latents, w_dim)."""
     convolution, norm, activation = e.input_layer
     x = _prelu(norm(convolution(face)), activation)
     side, stages = FACE_SIZE, []
@@ -255,13 +266,13 @@ def encode(e: GradualStyleEncoder, face: Tensor) -> Tensor:
 
 
 def _prelu(x: Tensor, module: torch.nn.Module) -> Tensor:
-    """`prelu` where its form is valid, else the module itself."""
+    """Compute `prelu` where its formula is valid, else the module itself."""
     slope: Tensor = module.weight  # type: ignore[assignment]
     return prelu(x, slope) if float(slope.max()) <= 1 else module(x)
 
 
 def _unit(unit: BottleneckIRSE, x: Tensor, side: int) -> Tensor:
-    """`BottleneckIRSE.forward` of images of `side` pixels."""
+    """Compute `BottleneckIRSE.forward` of images of `side` pixels."""
     norm, first, activation, second, last_norm, gates = unit.res_layer
     y = norm(x)
     weight: Tensor = first.weight  # type: ignore[assignment]
@@ -279,37 +290,68 @@ def _unit(unit: BottleneckIRSE, x: Tensor, side: int) -> Tensor:
 
 
 def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
-    """`CLIP.encode_text`: (N, 77) int → (N, embed_dim).
+    """Compute `CLIP.encode_text`: (N, 77) int → (N, embed_dim).
 
     Attention is causal, so the features at a position follow from the tokens up to it. Each
-    distinct prefix of the texts is one row of `x`, (T, width); only attention sees complete texts.
+    distinct prefix of the texts is one row of `x`, (P, width); only attention sees complete texts.
     """
     end = tokens.argmax(-1)
     tokens = tokens[:, : end.max() + 1]
+    row, source = _distinct_prefixes(tokens, end)
+    x = clip.token_embedding(tokens.flatten()[source])
+    x = x + clip.positional_embedding[source % tokens.shape[1]]
+    positions = torch.arange(tokens.shape[1])
+    mask = torch.where(positions[:, None] >= positions, 0.0, -torch.inf)
+    last = row.gather(1, end[:, None])[:, 0]
+    width = clip.ln_final.normalized_shape[0]
+    for i, block in enumerate(clip.transformer.resblocks):
+        assert isinstance(block, ResidualAttentionBlock)
+        y = _attend(block.attn, block.ln_1(x), row, mask)
+        if i + 1 == len(clip.transformer.resblocks):  # only the ends are read
+            x, source = x[last], source[last]
+        heads = y[:, source].transpose(0, 1).reshape(-1, width)
+        x = x + block.attn.out_proj(heads)
+        x = x + block.mlp(block.ln_2(x))
+    return clip.ln_final(x) @ clip.text_projection
+
+
+def _distinct_prefixes(tokens: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the distinct prefixes of the texts.
+
+    Args:
+        tokens: (N, L).
+        end: (N,) last position of each text.
+
+    Returns:
+        The prefix that ends at each position, (N, L), and the position in the flattened (N, L) at
+        which each of the P prefixes first ends, (P,).
+    """
     texts, positions = torch.arange(tokens.shape[0]), torch.arange(tokens.shape[1])
     needed = positions <= end[:, None]
     differs = (tokens[:, None] != tokens).int().cumsum(-1)  # (N, N, L)
     # The first text with the same prefix; positions after a text's end are never read.
     first = ((differs == 0) & needed).int().argmax(1)
     is_new = needed & (first == texts[:, None])
-    row = (is_new.flatten().int().cumsum(0) - 1).reshape(tokens.shape).gather(0, first)  # (N, L)
-    source = is_new.flatten().nonzero()[:, 0]  # (T,), the index in (N, L) of each row
-    x = clip.token_embedding(tokens.flatten()[source])
-    x = x + clip.positional_embedding[source % tokens.shape[1]]
-    mask = torch.where(positions[:, None] >= positions, 0.0, -torch.inf)
-    last = row.gather(1, end[:, None])[:, 0]
-    for i, block in enumerate(clip.transformer.resblocks):
-        assert isinstance(block, ResidualAttentionBlock)
-        attn, width = block.attn, block.attn.out_proj.in_features
-        head = width // attn.heads
-        qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
-        # Transposed while there are few rows; then q, k and v are (heads, N, L, head).
-        parts = qkv.reshape(-1, 3, attn.heads, head).permute(1, 2, 0, 3)
-        q, k, v = (part[:, row] for part in parts.unbind())
-        scores = q @ k.transpose(2, 3) * head**-0.5 + mask
-        y = (scores.softmax(3) @ v).reshape(attn.heads, -1, head)
-        if i + 1 == len(clip.transformer.resblocks):  # only the ends are read
-            x, source = x[last], source[last]
-        x = x + attn.out_proj(y[:, source].transpose(0, 1).reshape(-1, width))
-        x = x + block.mlp(block.ln_2(x))
-    return clip.ln_final(x) @ clip.text_projection
+    row = (is_new.flatten().int().cumsum(0) - 1).reshape(tokens.shape).gather(0, first)
+    return row, is_new.flatten().nonzero()[:, 0]
+
+
+def _attend(attention: Attention, x: Tensor, row: Tensor, mask: Tensor) -> Tensor:
+    """Compute the heads of attention of every text, before the output layer.
+
+    Args:
+        x: (P, width), a row for each distinct prefix.
+        row: (N, L) row of `x` at each position of each text.
+        mask: (L, L).
+
+    Returns:
+        (heads, N * L, width / heads).
+    """
+    heads = attention.heads
+    width = attention.out_proj.in_features // heads
+    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    # Transposed while there are few rows; then q, k and v are (heads, N, L, width).
+    parts = qkv.reshape(-1, 3, heads, width).permute(1, 2, 0, 3)
+    q, k, v = (part[:, row] for part in parts.unbind())
+    scores = q @ k.transpose(2, 3) * width**-0.5 + mask
+    return (scores.softmax(3) @ v).reshape(heads, -1, width)

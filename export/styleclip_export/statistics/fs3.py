@@ -10,8 +10,9 @@ compares the direction between two texts with these rows to select the channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_export.statistics.resynthesis import Resynthesis
+from styleclip_export.statistics.resynthesis import BlockEncoder, Resynthesis
 from styleclip_networks.stylegan2 import Generator
 
 Progress = Callable[[int, int], None]
+"""Called with the number of rows that are computed, and of all rows."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,10 @@ class Fs3Row(NamedTuple):
 
 
 def fs3_channels(generator: Generator) -> list[tuple[int, int]]:
-    """(style index, channel) of every row of fs3: the channels of all convolutions in execution
-    order, without those of toRGB."""
+    """List (style index, channel) of every row of fs3.
+
+    They are the channels of all convolutions in execution order, without those of toRGB.
+    """
     return [
         (index, channel)
         for index, layer in enumerate(generator.layers)
@@ -79,7 +83,7 @@ def fs3_channels(generator: Generator) -> list[tuple[int, int]]:
 
 
 def channel_direction(features: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Computes the directions of channels from CLIP's features (official `GetFs`).
+    """Compute the directions of channels from CLIP's features (official `GetFs`).
 
     Args:
         features: (channels, images, 2, D), not normalized, with the channel at mean - alpha std
@@ -110,15 +114,13 @@ def fs3_rows(
     settings: Fs3Settings,
     rows: Container[int],
 ) -> Iterator[Fs3Row]:
-    """Yields the requested `rows` of fs3 in order.
+    """Yield the requested `rows` of fs3 in order.
 
     Args:
         encode_image: images (N, 3, H, W) in [-1, 1] → CLIP features (N, D).
         style_mean, style_std: (S,) of `style_moments`.
     """
     device = next(generator.parameters()).device
-    means = torch.from_numpy(style_mean).split(generator.style_channels)
-    stds = torch.from_numpy(style_std).split(generator.style_channels)
     rng = torch.Generator().manual_seed(settings.seed)
     z = torch.randn(settings.num_images, generator.w_dim, generator=rng)
     w = generator.mapping(z.to(device))
@@ -132,46 +134,39 @@ def fs3_rows(
         preview=settings.preview,
         use_kernels=settings.use_kernels,
     )
-    for row, (index, channel) in enumerate(fs3_channels(generator)):
-        if row not in rows:
-            continue
-        mean, std = float(means[index][channel]), float(stds[index][channel])
+    requested = [
+        (row, index, channel)
+        for row, (index, channel) in enumerate(fs3_channels(generator))
+        if row in rows
+    ]
+    offsets = [0, *accumulate(generator.style_channels)]
+    inputs = resynthesis.first_inputs()
+    for block, channels in groupby(requested, lambda r: generator.layers[r[1]].block):
+        inputs = resynthesis.advance(inputs, block)
+        # The encoder ends with the call: a CUDA graph's memory is free for the next block.
+        yield from _rows_of_block(
+            resynthesis.encoder(inputs),
+            [(row, offsets[index] + channel) for row, index, channel in channels],
+            style_mean,
+            style_std,
+            settings,
+        )
+
+
+def _rows_of_block(
+    encoder: BlockEncoder,
+    positions: Sequence[tuple[int, int]],
+    style_mean: np.ndarray,
+    style_std: np.ndarray,
+    settings: Fs3Settings,
+) -> Iterator[Fs3Row]:
+    """Yield the rows of channels of one block; `positions`: (row, index in S) of each."""
+    for row, position in positions:
+        mean, std = float(style_mean[position]), float(style_std[position])
         if std == 0:
             yield Fs3Row(row, None, 0.0)
             continue
         values = mean - settings.alpha * std, mean + settings.alpha * std
-        features = resynthesis.features(index, channel, values)
+        features = encoder.encode_changed(position, values)
         direction, change = channel_direction(features[None], settings.floor)
         yield Fs3Row(row, direction[0].cpu().numpy(), float(change[0]))
-
-
-def estimate_fs3(
-    generator: Generator,
-    encode_image: Callable[[Tensor], Tensor],
-    style_mean: np.ndarray,
-    style_std: np.ndarray,
-    settings: Fs3Settings = Fs3Settings(),
-    *,
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Computes all rows of fs3 at once; arguments as of `fs3_rows`.
-
-    Args:
-        progress: called with the number of rows computed and of all rows.
-
-    Returns:
-        fs3 (R, D) float32, and the mean CLIP change of each row (R,) float32. Channels that never
-        change have a zero row.
-    """
-    total = len(fs3_channels(generator))
-    rows = []
-    for row in fs3_rows(generator, encode_image, style_mean, style_std, settings, range(total)):
-        rows.append(row)
-        if progress:
-            progress(len(rows), total)
-    width = max((len(r.direction) for r in rows if r.direction is not None), default=1)
-    fs3 = np.zeros((total, width), np.float32)
-    for r in rows:
-        if r.direction is not None:
-            fs3[r.row] = r.direction
-    return fs3, np.array([r.change for r in rows], np.float32)

@@ -9,19 +9,17 @@ are the same however it is split or resumed; on a GPU they differ by rounding.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from styleclip_export.errors import StatisticsError
-from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3 import Fs3Settings, Progress, fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3_part import Fs3Part, save_npz
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
@@ -30,61 +28,8 @@ from styleclip_networks.stylegan2 import Generator
 SAVE_SECONDS = 10.0
 MOMENTS = "moments.npz"
 
-Progress = Callable[[int, int], None]
 
-
-@dataclass
-class PartFile:
-    """The content of a part's file.
-
-    Attributes:
-        key: fingerprint of the networks and settings.
-        done: (R,) bool, the rows that are computed.
-        fs3: (R, D) float32, zero where not computed.
-        change: (R,) float32, mean CLIP change.
-    """
-
-    key: str
-    done: np.ndarray
-    fs3: np.ndarray
-    change: np.ndarray
-    saved: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def load(cls, path: Path, key: str, rows: int, width: int) -> PartFile:
-        """Reads `path`, or creates an empty part if there is no such file.
-
-        Raises:
-            StatisticsError: the file is damaged, or belongs to other networks or settings.
-        """
-        if not path.is_file():
-            return cls(
-                key,
-                np.zeros(rows, bool),
-                np.zeros((rows, width), np.float32),
-                np.zeros(rows, np.float32),
-            )
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                part = cls(str(data["key"]), data["done"], data["fs3"], data["change"])
-        except (OSError, ValueError, KeyError) as error:
-            raise StatisticsError(
-                f"{path} is damaged ({error}): remove it, its rows are computed again"
-            ) from error
-        if part.key != key or part.fs3.shape != (rows, width):
-            raise StatisticsError(
-                f"{path} belongs to other networks or settings: remove it or choose another "
-                "folder with --work"
-            )
-        return part
-
-    def save(self, path: Path) -> None:
-        """Writes the part to `path`, atomically."""
-        _save_npz(path, np.savez, key=self.key, done=self.done, fs3=self.fs3, change=self.change)
-        self.saved = time.monotonic()
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StatisticsJob:
     """The computation of a domain's statistics.
 
@@ -92,7 +37,7 @@ class StatisticsJob:
         work: folder for moments.npz and the files of the parts.
         samples: latents for the moments of S.
         parts: into how many parts fs3 is split.
-        channels: compute only the first so many rows, as a trial; None means all.
+        channels: compute only the first `channels` rows (a trial run); None means all.
     """
 
     generator: Generator
@@ -104,7 +49,7 @@ class StatisticsJob:
     channels: int | None = None
 
     @cached_property
-    def key(self) -> str:
+    def fingerprint(self) -> str:
         """A hash of all weights and of every setting that changes the numbers."""
         digest = hashlib.sha256(json.dumps([str(self.settings), self.samples]).encode())
         for network in (self.generator, self.clip):
@@ -120,69 +65,71 @@ class StatisticsJob:
         return len(fs3_channels(self.generator))
 
     def path(self, part: int) -> Path:
-        """The file of a part."""
+        """Return the file of a part."""
         return self.work / f"fs3-{part}-of-{self.parts}.npz"
 
     def rows(self, part: int) -> range:
-        """The rows of fs3 that a part computes."""
+        """Return the rows of fs3 that a part computes."""
         return range(part, min(self.num_rows, self.channels or self.num_rows), self.parts)
 
-    def load_part(self, part: int) -> PartFile:
-        """Reads the file of a part; raises as `PartFile.load`."""
-        width = self.clip.text_projection.shape[1]
-        return PartFile.load(self.path(part), self.key, self.num_rows, width)
+    def load_part(self, part: int) -> Fs3Part:
+        """Read the file of a part.
 
-    def missing_rows(self, part: int) -> set[int]:
-        """The rows of a part that are not computed yet; raises as `PartFile.load`."""
-        done = self.load_part(part).done
-        return {row for row in self.rows(part) if not done[row]}
+        Raises:
+            StatisticsError: see `Fs3Part.load`.
+        """
+        width = self.clip.text_projection.shape[1]
+        return Fs3Part.load(self.path(part), self.num_rows, width, self.fingerprint)
+
+    def missing_rows(self, part: int, computed: Fs3Part) -> set[int]:
+        """Return the rows of a part that `computed` does not have yet."""
+        return {row for row in self.rows(part) if not computed.done[row]}
 
     def moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean and deviation of S and the average latent, computed once for all parts."""
+        """Return mean and deviation of S and the average latent, computed once for all parts."""
         path = self.work / MOMENTS
         if path.is_file():
             with np.load(path, allow_pickle=False) as data:
-                if str(data["key"]) == self.key:
+                if str(data["key"]) == self.fingerprint:
                     return data["mean"], data["std"], data["w_avg"]
         mean, std, w_avg = style_moments(self.generator, self.samples)
-        _save_npz(path, np.savez, key=self.key, mean=mean, std=std, w_avg=w_avg)
+        save_npz(path, key=self.fingerprint, mean=mean, std=std, w_avg=w_avg)
         return mean, std, w_avg
 
     def compute_part(self, part: int = 0, progress: Progress | None = None) -> None:
-        """Computes the missing rows of a part.
+        """Compute the missing rows of a part.
 
         Args:
             progress: called with the part's rows that are done and all its rows.
 
         Raises:
-            StatisticsError: see `PartFile.load`.
+            StatisticsError: see `Fs3Part.load`.
         """
         # cuDNN's heuristics would choose less accurate algorithms in float16.
         torch.backends.cudnn.benchmark = True
         mean, std, _ = self.moments()
-        file, path = self.load_part(part), self.path(part)
-        missing, total = self.missing_rows(part), len(self.rows(part))
+        computed, path = self.load_part(part), self.path(part)
+        missing, total = self.missing_rows(part, computed), len(self.rows(part))
         done = total - len(missing)
         if progress:
             progress(done, total)
         encode = ImageFeatures(self.clip, self.settings.dtype)
         rows = fs3_rows(self.generator, encode, mean, std, self.settings, missing)
+        saved = time.monotonic()
         try:
-            for row, direction, change in rows:
-                if direction is not None:
-                    file.fs3[row] = direction
-                file.change[row] = change
-                file.done[row] = True
+            for row in rows:
+                computed.add(row)
                 done += 1
                 if progress:
                     progress(done, total)
-                if time.monotonic() - file.saved > SAVE_SECONDS:
-                    file.save(path)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    computed.save(path)
+                    saved = time.monotonic()
         finally:
-            file.save(path)  # also when interrupted
+            computed.save(path)  # also when interrupted
 
     def merge(self, target: Path) -> tuple[int, int]:
-        """Writes statistics.npz from the moments and the parts.
+        """Write statistics.npz from the moments and the parts.
 
         Rows that no part has become zero rows, so the statistics of a trial can be served.
 
@@ -190,18 +137,15 @@ class StatisticsJob:
             rows computed, and all rows.
 
         Raises:
-            StatisticsError: see `PartFile.load`.
+            StatisticsError: see `Fs3Part.load`.
         """
         mean, std, w_avg = self.moments()
         merged = self.load_part(0)
         for k in range(1, self.parts):
-            part = self.load_part(k)
-            merged.fs3[part.done] = part.fs3[part.done]
-            merged.change[part.done] = part.change[part.done]
-            merged.done |= part.done
-        _save_npz(
+            merged.update(self.load_part(k))
+        save_npz(
             target,
-            np.savez_compressed,
+            compressed=True,
             style_mean=mean,
             style_std=std,
             w_avg=w_avg,
@@ -209,17 +153,3 @@ class StatisticsJob:
             change=merged.change,
         )
         return int(merged.done.sum()), self.num_rows
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
-def _save_npz(path: Path, save: Callable[..., None], **arrays: object) -> None:
-    buffer = io.BytesIO()
-    save(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())

@@ -15,7 +15,7 @@ MIN_STD = 1e-6  # rounding gives channels that never change a deviation of about
 def style_moments(
     generator: Generator, samples: int = 100_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimates the moments of S over w = mapping(z), z ~ N(0, 1).
+    """Estimate the moments of S over w = mapping(z), z ~ N(0, 1).
 
     Returns:
         style_mean (S,), style_std (S,) (of the population), w_avg (w_dim,), all float32.

@@ -14,7 +14,9 @@ from pathlib import Path
 import ray
 import torch
 
-from styleclip_export.statistics.job import MOMENTS, Progress, StatisticsJob, write_bytes
+from styleclip_export.statistics.fs3 import Progress
+from styleclip_export.statistics.job import MOMENTS, StatisticsJob
+from styleclip_server.files import write_atomically
 
 LOCAL = "local"  # a cluster of this machine alone, for the duration of the call
 
@@ -25,7 +27,7 @@ def compute_parts(
     device: str = "cuda",
     progress: Progress | None = None,
 ) -> None:
-    """Computes the missing parts of a job, as many at once as the cluster has resources for.
+    """Compute the missing parts of a job, as many at once as the cluster has resources for.
 
     Args:
         address: of a Ray cluster ("auto", "ray://host:10001"), or LOCAL.
@@ -33,11 +35,11 @@ def compute_parts(
         progress: called after each part with the rows done and all rows.
 
     Raises:
-        StatisticsError: see `PartFile.load`.
+        StatisticsError: see `Fs3Part.load`.
     """
     job.moments()
     sizes = [len(job.rows(part)) for part in range(job.parts)]
-    missing = [part for part in range(job.parts) if job.missing_rows(part)]
+    missing = [part for part in range(job.parts) if job.missing_rows(part, job.load_part(part))]
     done = sum(sizes) - sum(sizes[part] for part in missing)
     if progress:
         progress(done, sum(sizes))
@@ -54,7 +56,7 @@ def compute_parts(
         while pending:
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)
             part = pending.pop(ready)
-            write_bytes(job.path(part), ray.get(ready))
+            write_atomically(job.path(part), ray.get(ready))
             done += sizes[part]
             if progress:
                 progress(done, sum(sizes))
@@ -63,7 +65,7 @@ def compute_parts(
 
 
 def _compute_part(job: StatisticsJob, moments: bytes, part: int, device: str) -> bytes:
-    """Computes a part on a worker and returns the content of its file."""
+    """Compute a part on a worker and return the content of its file."""
     if device == "cpu":
         torch.set_num_threads(1)  # Ray runs one task a core
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
 from styleclip_server.engines.model_files import OPENVINO_FILE
+from styleclip_server.files import write_atomically
 from styleclip_server.serving import configs
 
 # The Python model of a network in PyTorch.
@@ -154,7 +155,4 @@ def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
 
 def write_text(path: Path, content: str) -> None:
     """Write `content` atomically, creating the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(content, "utf-8")
-    partial.replace(path)
+    write_atomically(path, content.encode())
