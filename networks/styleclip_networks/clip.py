@@ -2,19 +2,20 @@
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
 Supervision", sections 2.4 and 3.1. Parameter names are those of openai/CLIP's `model.py`, so that
-an official ViT state_dict loads with ``strict=True``, see `CLIP.from_state_dict`.
+an official ViT state_dict loads with ``strict=True``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleclip_contract.wire import TOKENS_PER_TEXT
+from styleclip_networks.state_names import count_modules
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -168,40 +169,6 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> CLIP:
-        """Build a CLIP of the sizes of an official ViT state_dict and load its weights.
-
-        Raises:
-            KeyError: `state` is not of a ViT (a ResNet CLIP, or no CLIP at all).
-            RuntimeError: names or shapes do not match.
-        """
-        extra = {"input_resolution", "context_length", "vocab_size"}  # of OpenAI's archive
-        state = {k: v for k, v in state.items() if k not in extra}
-        vision_width, _, patch, _ = state["visual.conv1.weight"].shape
-        grid = math.isqrt(state["visual.positional_embedding"].shape[0] - 1)
-        width, embed_dim = state["text_projection"].shape
-
-        def depth(prefix: str) -> int:
-            start = f"{prefix}transformer.resblocks."
-            return 1 + max(int(k[len(start) :].split(".")[0]) for k in state if k.startswith(start))
-
-        clip = cls(
-            embed_dim,
-            image_resolution=grid * patch,
-            vision_patch_size=patch,
-            vision_width=vision_width,
-            vision_layers=depth("visual."),
-            vision_heads=vision_width // HEAD_WIDTH,
-            context_length=state["positional_embedding"].shape[0],
-            vocab_size=state["token_embedding.weight"].shape[0],
-            transformer_width=width,
-            transformer_layers=depth(""),
-            transformer_heads=width // HEAD_WIDTH,
-        )
-        clip.load_state_dict(state)
-        return clip
-
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode preprocessed images (N, 3, r, r) as features (N, embed_dim), not normalized."""
         return self.visual(images)
@@ -217,6 +184,41 @@ class CLIP(nn.Module):
         x = self.ln_final(self.transformer(x))
         x = x[torch.arange(x.shape[0], device=x.device), end]
         return x @ self.text_projection
+
+
+def clip_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the arguments of `CLIP` from the shapes of an official ViT state_dict.
+
+    Raises:
+        KeyError: it is not of a ViT (a ResNet CLIP, or no CLIP at all).
+    """
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    num_patches = shapes["visual.positional_embedding"][0] - 1
+    return {
+        "image_resolution": math.isqrt(num_patches) * patch,
+        "vision_patch_size": patch,
+        "vision_width": width,
+        "vision_layers": count_modules(shapes, "visual.transformer.resblocks."),
+        "vision_heads": width // HEAD_WIDTH,
+        **text_encoder_sizes(shapes),
+    }
+
+
+def text_encoder_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the arguments of `CLIP` for the text encoder.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    width, embed_dim = shapes["text_projection"]
+    return {
+        "embed_dim": embed_dim,
+        "context_length": shapes["positional_embedding"][0],
+        "vocab_size": shapes["token_embedding.weight"][0],
+        "transformer_width": width,
+        "transformer_layers": count_modules(shapes, "transformer.resblocks."),
+        "transformer_heads": width // HEAD_WIDTH,
+    }
 
 
 def trim_tokens(tokens: Tensor) -> Tensor:

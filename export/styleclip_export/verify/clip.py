@@ -19,7 +19,7 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.clip import CLIP, normalize_images, trim_tokens
+from styleclip_networks.clip import CLIP, clip_sizes, normalize_images, trim_tokens
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
@@ -54,7 +54,8 @@ def _check(folder: Folder, name: str, keys: list[str]) -> Iterator[Row]:
         )
     file = f"{keys[0]}.json"
     shapes = folder.shapes(folder.json(file), file)
-    clip = CLIP.from_state_dict(folder.state_dict(shapes)).eval()
+    clip = CLIP(**clip_sizes(shapes)).eval()
+    clip.load_state_dict(folder.state_dict(shapes))
     yield compare_mappings("names and shapes", shapes_of(clip), shapes)
     texts = folder.json(f"{name}.json", known=FIELDS)
     data = folder.arrays(f"{name}.npz")

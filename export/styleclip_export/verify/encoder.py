@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count, groupby
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from styleclip_export.verify import bounds, generator
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Comparison, Row, compare, compare_mappings
-from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.e4e import Encoder4Editing, encoder_sizes
 
 
 def cases(folder: Folder) -> Iterator[Case]:
@@ -92,19 +91,5 @@ def build_empty(shapes: Mapping[str, Sequence[int]]) -> Encoder4Editing:
     Args:
         shapes: an official state_dict's, without the prefix "encoder.".
     """
-    units: list[int] = []
-    for i in count():
-        weight = shapes.get(f"body.{i}.res_layer.1.weight")
-        if weight is None:
-            break
-        units.append(weight[0])
-    stages = [(width, len(list(run))) for width, run in groupby(units)]
-    latents = len([k for k in shapes if k.startswith("styles.") and k.endswith("linear.weight")])
     with torch.device("meta"):
-        return Encoder4Editing(
-            latents,
-            widths=[width for width, _ in stages],
-            depths=[depth for _, depth in stages],
-            style_width=shapes["styles.0.convs.0.weight"][0],
-            w_dim=shapes["styles.0.linear.weight"][0],
-        ).eval()
+        return Encoder4Editing(**encoder_sizes(shapes)).eval()

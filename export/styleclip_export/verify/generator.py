@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.stylegan2 import Generator, truncate_latents
+from styleclip_networks.stylegan2 import Generator, generator_sizes, truncate_latents
 
 TRUNCATION = 0.7
 PIXELS_PER_BATCH = 1024**2  # bounds the memory
@@ -66,14 +66,8 @@ def _check(folder: Folder, name: str) -> Iterator[Row]:
 
 def build_empty(shapes: Mapping[str, Sequence[int]]) -> Generator:
     """Build a generator on the meta device, with the sizes of an official state_dict."""
-    mapping = len([k for k in shapes if k.startswith("style.") and k.endswith(".weight")])
-    channels = {4: shapes["conv1.conv.weight"][1]}
-    while f"convs.{2 * len(channels) - 2}.conv.weight" in shapes:
-        weight = shapes[f"convs.{2 * len(channels) - 2}.conv.weight"]
-        channels[2 ** (len(channels) + 2)] = weight[1]
-    w_dim = shapes["conv1.conv.modulation.weight"][1]
     with torch.device("meta"):
-        return Generator(max(channels), channels, w_dim, mapping).eval()
+        return Generator(**generator_sizes(shapes)).eval()
 
 
 def shapes_of(module: nn.Module) -> dict[str, list[int]]:

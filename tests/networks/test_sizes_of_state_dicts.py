@@ -1,0 +1,35 @@
+"""The sizes of a network follow from the shapes of its state_dict."""
+
+import torch
+
+from styleclip_networks.clip import CLIP, clip_sizes
+from styleclip_networks.e4e import Encoder4Editing, encoder_sizes
+from styleclip_networks.stylegan2 import Generator, feature_channels, generator_sizes
+
+
+def shapes(network):
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def test_a_clip_has_the_sizes_of_its_state_dict():
+    clip = CLIP(32, image_resolution=32, vision_patch_size=16, vision_width=128, vision_layers=3,
+                vision_heads=2, transformer_width=64, transformer_layers=2, transformer_heads=1,
+                vocab_size=100)  # fmt: skip
+    extra = {k: torch.Size() for k in ("input_resolution", "context_length", "vocab_size")}
+    rebuilt = CLIP(**clip_sizes(shapes(clip) | extra))  # entries of OpenAI's archive are ignored
+    rebuilt.load_state_dict(clip.state_dict())
+    assert [block.attn.heads for block in rebuilt.visual.transformer.resblocks] == [2, 2, 2]
+
+
+def test_an_encoder_has_the_sizes_of_its_state_dict():
+    encoder = Encoder4Editing(10, (8, 12, 16, 24), (1, 2, 3, 1), 16, 32)
+    rebuilt = Encoder4Editing(**encoder_sizes(shapes(encoder)))
+    rebuilt.load_state_dict(encoder.state_dict())
+    assert rebuilt.stage_ends == encoder.stage_ends
+
+
+def test_a_generator_has_the_sizes_of_its_state_dict():
+    generator = Generator(64, feature_channels(64, 512, 32), w_dim=24, mapping_layers=3)
+    rebuilt = Generator(**generator_sizes(shapes(generator)))
+    rebuilt.load_state_dict(generator.state_dict())
+    assert rebuilt.channels == generator.channels
