@@ -12,7 +12,7 @@ import pytest
 from paths import GOLDEN
 from tools.ports import find_free_port
 
-# Triton-language kernels run interpreted, on the CPU. Must be set before Triton is imported.
+# Triton kernels run interpreted, on the CPU. Must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # No test may fail because the machine is busy.
@@ -57,7 +57,7 @@ def landmarks_bz2(tmp_path_factory):
 
 @pytest.fixture
 def styleclip(server, monkeypatch, capsys):
-    """Runs the command on the server; returns exit status, standard output and error."""
+    """Run the command on the server; return exit status, standard output and error."""
     from styleclip_client.cli import run
 
     monkeypatch.setenv("STYLECLIP_SERVER", server.grpc_url)
@@ -97,7 +97,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, running_page):
-    """Opens the page as a new user, by `visit(**options of the browser's context)`.
+    """Open the page as a new user, by `visit(**options of the browser's context)`.
 
     It waits for the first image unless `wait` is false. Afterwards no page may have had an error
     or requested anything from another host.

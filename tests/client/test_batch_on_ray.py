@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: each photo once, whatever is killed meanwhile."""
+"""A batch on a Ray cluster: each photo once, whatever is killed during it."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from edit_texts import SAD_OPTIONS
 from paths import SAMPLES
 from styleclip_client.batch.job import Task
 from styleclip_client.batch.scheduler import MAX_FAILURES, Scheduler
@@ -22,7 +23,6 @@ from styleclip_contract.errors import ServerUnavailable
 
 PHOTOS = sorted(SAMPLES.glob("avatar-*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
-SAD = ["--target", "a sad face"]
 
 
 def images(out):
@@ -36,7 +36,7 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     with gateways.forwarder(server.grpc_url) as port:  # the same server by another name
         urls = [server.grpc_url, f"127.0.0.1:{port}"]
-        command = [COMMAND, "batch", folder, *SAD, "-o", out, "--ray", "local", "--json"]
+        command = [COMMAND, "batch", folder, *SAD_OPTIONS, "-o", out, "--ray", "local", "--json"]
         for url in urls:
             command += ["--server", url]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -72,7 +72,7 @@ def settled(out):
 
 def test_a_missing_cluster_is_reported_at_once(server, tmp_path, capsys):
     shutil.copy(PHOTOS[0], tmp_path)
-    command = ["batch", tmp_path, *SAD, "-o", tmp_path / "out", "--server", server.grpc_url]
+    command = ["batch", tmp_path, *SAD_OPTIONS, "-o", tmp_path / "out", "--server", server.grpc_url]
     start = time.monotonic()
     assert run([str(part) for part in [*command, "--ray", "127.0.0.1:9"]]) == SERVER_FAILED
     assert time.monotonic() < start + 60
@@ -81,8 +81,8 @@ def test_a_missing_cluster_is_reported_at_once(server, tmp_path, capsys):
 
 
 def test_an_object_store_needs_pyarrow_and_a_known_scheme(server, tmp_path, capsys):
-    command = ["batch", "nowhere://photos", *SAD, "-o", tmp_path, "--server", server.grpc_url]
-    assert run([str(part) for part in command]) == WRONG_USAGE
+    arguments = ["nowhere://photos", *SAD_OPTIONS, "-o", tmp_path, "--server", server.grpc_url]
+    assert run(["batch", *map(str, arguments)]) == WRONG_USAGE
     assert "cannot be opened" in capsys.readouterr().err
 
 
@@ -107,7 +107,7 @@ class Server:
 TASKS = [Task(f"{number}.png", f"{number}.png", "PNG") for number in range(20)]
 
 
-def test_a_photo_that_brings_servers_down_is_given_up_and_no_other():
+def test_only_a_photo_that_crashes_servers_is_abandoned():
     def answer(task):
         if task.photo == "7.png":
             return TaskResult(task, "a", error="it died", fault=ServerFault.FAILED)
@@ -130,7 +130,7 @@ def test_a_batch_without_servers_fails_with_a_reason():
     assert len(server.tasks) < 10  # it pauses in between
 
 
-def test_a_busy_server_is_no_failure_of_a_photo():
+def test_a_busy_server_does_not_fail_a_photo():
     left = dict.fromkeys(TASKS[:1], MAX_FAILURES + 1)
 
     def answer(task):

@@ -1,4 +1,4 @@
-"""Batches of a folder: each photo is edited once, whatever happens meanwhile."""
+"""Batches of a folder: each photo is edited once, whatever happens during it."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from edit_texts import SAD_OPTIONS
 from paths import SAMPLES
 from styleclip_client.commands.options import (
     BAD_INPUT,
@@ -24,7 +25,6 @@ from styleclip_client.commands.options import (
 
 PHOTOS = sorted(SAMPLES.glob("*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
-SAD = ["--target", "a sad face"]
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def times(out):
     return {name: (out / name).stat().st_mtime_ns for name in images(out)}
 
 
-def test_each_photo_becomes_an_image_of_its_name(styleclip, photos, tmp_path):
+def test_each_photo_becomes_an_image_of_the_same_name(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    code, stdout, stderr = styleclip("batch", photos, *SAD, "-o", out)
+    code, stdout, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert (code, stderr) == (DONE, "")
     assert stdout.startswith(f"{out}: 4 edited (") and stdout.count("\n") == 1
     assert images(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
@@ -59,18 +59,18 @@ def test_each_photo_becomes_an_image_of_its_name(styleclip, photos, tmp_path):
     assert formats == ["PNG", "PNG", "JPEG", "JPEG"]
 
 
-def test_edit_takes_a_folder_as_well(styleclip, photos, tmp_path):
+def test_edit_also_takes_a_folder(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    code, stdout, _ = styleclip("edit", photos, *SAD, "-o", out, "--json")
+    code, stdout, _ = styleclip("edit", photos, *SAD_OPTIONS, "-o", out, "--json")
     assert code == DONE
     content = json.loads(stdout)
     assert len(content["edited"]) == 4 and content["failed"] == [] and content["left"] == 0
     assert {entry["picture"] for entry in content["edited"]} == set(images(out))
 
 
-def test_the_same_command_again_does_only_what_is_missing(styleclip, photos, tmp_path):
+def test_a_repeated_command_edits_only_missing_images(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    command = ("batch", photos, *SAD, "--format", "webp", "-o", out)
+    command = ("batch", photos, *SAD_OPTIONS, "--format", "webp", "-o", out)
     styleclip(*command)
     assert images(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
     before = times(out)
@@ -89,13 +89,13 @@ def test_bad_photos_affect_no_others_and_their_errors_are_printed(styleclip, pho
     (photos / "bad.jpg").write_bytes(b"no image")
     (photos / "cut.png").write_bytes(PHOTOS[0].read_bytes()[:2000])
     (photos / "empty.webp").touch()
-    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out)
+    code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == SOME_FAILED
     assert "4 edited, 3 failed" in stdout
     for reason in ("NotAnImage: ", "ImageTruncated: "):
         assert f"\n  {reason}" in stdout
     assert "bad.jpg" in stdout and len(images(out)) == 4
-    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out, "--json")
+    code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", out, "--json")
     content = json.loads(stdout)
     assert code == SOME_FAILED and len(content["done_before"]) == 4
     assert {f["photo"]: f["error"] for f in content["failed"]} == {
@@ -107,29 +107,29 @@ def test_existing_files_are_kept_without_overwrite(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "one.png").write_text("mine")
-    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out)
+    code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == SOME_FAILED and "3 edited, 1 failed" in stdout and "--overwrite" in stdout
     assert (out / "one.png").read_text() == "mine"
-    code, stdout, _ = styleclip("batch", photos, *SAD, "-o", out, "--overwrite")
+    code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", out, "--overwrite")
     assert code == DONE and "4 edited" in stdout
     assert Image.open(out / "one.png").format == "PNG"
 
 
 def test_images_of_other_edits_are_not_mixed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
-    styleclip("batch", photos, *SAD, "-o", out)
+    styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     before = times(out)
-    code, _, stderr = styleclip("batch", photos, *SAD, "--quality", 50, "-o", out)
+    code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "--quality", 50, "-o", out)
     assert code == BAD_INPUT and "BatchMismatch" in stderr and "other quality" in stderr
     assert times(out) == before
     (out / "styleclip-batch.json").write_text("[")
-    code, _, stderr = styleclip("batch", photos, *SAD, "-o", out)
+    code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == BAD_INPUT and "damaged" in stderr
 
 
-def test_images_in_the_photos_folder_are_no_photos(styleclip, photos):
+def test_output_images_in_the_photo_folder_are_not_edited(styleclip, photos):
     for _ in range(2):
-        code, stdout, _ = styleclip("batch", photos, *SAD, "-o", photos / "out", "--json")
+        code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", photos / "out", "--json")
         content = json.loads(stdout)
         assert code == DONE and len(content["edited"]) + len(content["done_before"]) == 4
     assert len(images(photos / "out")) == 4
@@ -140,7 +140,7 @@ def test_a_killed_batch_can_be_resumed(server, styleclip, tmp_path):
     folder.mkdir()
     for number in range(12):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
-    command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
+    command = ["batch", str(folder), *SAD_OPTIONS, "-o", str(out), "--server", server.grpc_url]
     process = subprocess.Popen(
         [COMMAND, *command],
         stdout=subprocess.DEVNULL,
@@ -165,12 +165,12 @@ def test_a_killed_batch_can_be_resumed(server, styleclip, tmp_path):
         Image.open(out / name).load()
 
 
-def test_an_interrupted_batch_says_how_to_resume_it(server, styleclip, tmp_path):
+def test_an_interrupted_batch_prints_how_to_resume_it(server, styleclip, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for number in range(12):
         shutil.copy(PHOTOS[0], folder / f"{number:02}.png")
-    command = ["batch", str(folder), *SAD, "-o", str(out), "--server", server.grpc_url]
+    command = ["batch", str(folder), *SAD_OPTIONS, "-o", str(out), "--server", server.grpc_url]
     process = subprocess.Popen(
         [COMMAND, *command],
         stdout=subprocess.PIPE,
@@ -197,7 +197,7 @@ def test_two_batches_cannot_share_a_folder(server, styleclip, photos, tmp_path):
     out.mkdir()
     with (out / ".styleclip-batch.json.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code, _, stderr = styleclip("batch", photos, *SAD, "-o", out)
+        code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == BAD_INPUT and "another batch is running" in stderr
     assert images(out) == []
 
@@ -207,7 +207,7 @@ def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_pa
     folder.mkdir()
     for number in range(10):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
-    arguments = ["batch", folder, *SAD, "-o", out, "--retries", 0, "--json"]
+    arguments = ["batch", folder, *SAD_OPTIONS, "-o", out, "--retries", 0, "--json"]
     with gateways.forwarder(server.grpc_url) as port:
         other = f"localhost:{port}"
         process = subprocess.Popen(
@@ -233,10 +233,10 @@ def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp
         pass  # nothing listens on the port
     out = tmp_path / "out"
     both = ["--server", f"localhost:{port}", "--server", server.grpc_url, "--retries", 0]
-    code, stdout, stderr = styleclip("batch", photos, *SAD, "-o", out, *both)
+    code, stdout, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out, *both)
     assert code == DONE and "4 edited" in stdout
     assert f"goes on without localhost:{port}" in stderr
-    code, _, stderr = styleclip("batch", photos, *SAD, "-o", out, *both[:2], "--retries", 0)
+    code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out, *both[:2], "--retries", 0)
     assert code == SERVER_FAILED and stderr.count("\n") == 1
 
 
@@ -256,6 +256,6 @@ def test_invalid_folders_are_refused_before_any_request(
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(os.walk(tmp_path))
-    code, _, stderr = styleclip("batch", *arguments, *SAD)
+    code, _, stderr = styleclip("batch", *arguments, *SAD_OPTIONS)
     assert code == WRONG_USAGE and word in stderr
     assert sorted(os.walk(tmp_path)) == before

@@ -10,8 +10,6 @@ import pytest
 from paths import AVATAR
 from styleclip_client.commands.options import DONE
 
-SAD = ["--target", "a sad face"]
-
 
 def test_bench_measures_each_call(styleclip):
     options = ["--seconds", 0.5, "--concurrency", 1, "--concurrency", 2]

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edit_texts import SAD_OPTIONS
 from paths import AVATAR, GOLDEN
 from styleclip_client import Client, faces
 from styleclip_client.commands.options import DONE
-
-SAD = ["--target", "a sad face"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def couple(tmp_path_factory):
 def test_each_face_becomes_a_file(styleclip, couple, tmp_path):
     out = tmp_path / "edited.png"
     code, stdout, _ = styleclip(
-        "edit", couple, *SAD, "--align", "--face", "all", "-o", out, "--json"
+        "edit", couple, *SAD_OPTIONS, "--align", "--face", "all", "-o", out, "--json"
     )
     assert code == DONE
     files = [Path(file["out"]) for file in json.loads(stdout)["files"]]
@@ -57,7 +56,7 @@ def test_all_faces_are_pasted_into_one_image(server, couple):
     assert edited.array().shape == before.shape
 
 
-def test_a_face_that_is_already_cut_out_is_the_only_one(server):
+def test_an_aligned_face_is_the_only_face(server):
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a sad face")
         assert len(faces.edit_each(client, AVATAR, edit)) == 1

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 
+from edit_texts import SAD_OPTIONS
 from paths import AVATAR
 from styleclip_client import Client, Inverted, Recipe
 from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
 from styleclip_client.recipe import Step
-
-SAD = ["--target", "a sad face"]
 
 
 def test_a_recipe_describes_the_edits(server, styleclip, tmp_path):
@@ -23,16 +22,16 @@ def test_a_recipe_describes_the_edits(server, styleclip, tmp_path):
     out = tmp_path / "out.png"
     assert styleclip("edit", AVATAR, "--recipe", recipe, "-o", out)[0] == DONE
     assert out.read_bytes() == expected.picture
-    code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, *SAD, "-o", out)
+    code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, *SAD_OPTIONS, "-o", out)
     assert code == WRONG_USAGE and "stands alone" in stderr
     recipe.write_text("{")
     code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, "-o", tmp_path / "other.png")
     assert code == BAD_INPUT and "InvalidRecipe" in stderr
 
 
-def test_edit_and_invert_are_json_for_programs(styleclip, tmp_path):
+def test_edit_and_invert_can_print_json(styleclip, tmp_path):
     out, latent = tmp_path / "out.png", tmp_path / "w.npz"
-    code, stdout, _ = styleclip("edit", AVATAR, *SAD, "-o", out, "--json")
+    code, stdout, _ = styleclip("edit", AVATAR, *SAD_OPTIONS, "-o", out, "--json")
     (file,) = json.loads(stdout)["files"]
     assert code == DONE and file["out"] == str(out)
     assert (file["width"], file["height"], file["format"]) == (256, 256, "PNG")

@@ -5,11 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+from edit_texts import SUNGLASSES
 from paths import AVATAR
 from styleclip_client import Inverted
 from styleclip_client.commands.options import BAD_INPUT, DONE
-
-SUNGLASSES = "a face with sunglasses"
 
 
 @pytest.mark.parametrize("suffix, format", [(".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])
@@ -22,7 +21,7 @@ def test_edit_writes_the_image_in_the_format_of_its_name(styleclip, tmp_path, su
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_edit_takes_several_targets_with_strengths_of_their_own(styleclip, tmp_path):
+def test_edit_takes_several_targets_each_with_its_strength(styleclip, tmp_path):
     texts = ["--target", SUNGLASSES, "--target", "a sad face", "--strength", 4, "--strength", 2]
     code, stdout, _ = styleclip("edit", AVATAR, *texts, "-o", tmp_path / "both.png")
     assert code == DONE
@@ -63,7 +62,7 @@ def test_overwrite_replaces_a_file(styleclip, tmp_path):
         ("UnknownPreset", ["--preset", "no such preset"]),
     ],
 )
-def test_refused_texts_and_numbers_are_one_line_and_write_nothing(
+def test_refused_texts_and_numbers_print_one_line_and_write_nothing(
     styleclip, tmp_path, name, options
 ):
     code, stdout, stderr = styleclip("edit", AVATAR, *options, "-o", tmp_path / "out.png")
@@ -74,7 +73,7 @@ def test_refused_texts_and_numbers_are_one_line_and_write_nothing(
 
 
 @pytest.mark.parametrize("name, content", [("NotAnImage", b"no image"), ("NotAnImage", b"")])
-def test_a_file_that_is_no_image_is_one_line(styleclip, tmp_path, name, content):
+def test_a_file_that_is_not_an_image_prints_one_line(styleclip, tmp_path, name, content):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(content)
     code, _, stderr = styleclip("edit", photo, "--target", SUNGLASSES, "-o", tmp_path / "out.png")
@@ -110,7 +109,7 @@ def test_faces_lists_boxes_and_scores_under_the_numbers_of_faces(styleclip, gold
 
 
 @pytest.mark.parametrize("more", [[], ["--paste"], ["--paste", "--face", "all"]])
-def test_no_mark_leaves_the_edit_out_of_the_file(styleclip, tmp_path, more):
+def test_no_mark_omits_the_edit_from_the_metadata(styleclip, tmp_path, more):
     for option, marked in (("--mark", True), ("--no-mark", False)):
         out = tmp_path / f"{option}.png"
         texts = ["--target", "a sad face", "-o", out]

@@ -5,18 +5,17 @@ import json
 import pytest
 from PIL import Image
 
+from edit_texts import SAD_OPTIONS
 from paths import AVATAR
 from styleclip_client.commands.options import DONE, WRONG_USAGE
 
-SAD = ["--target", "a sad face"]
 
-
-def test_a_sweep_is_a_strip_of_images(styleclip, tmp_path):
+def test_a_strength_sweep_is_a_strip_of_images(styleclip, tmp_path):
     out = tmp_path / "strip.png"
     code, stdout, _ = styleclip(
         "sweep",
         AVATAR,
-        *SAD,
+        *SAD_OPTIONS,
         "--from",
         0,
         "--to",
@@ -32,15 +31,15 @@ def test_a_sweep_is_a_strip_of_images(styleclip, tmp_path):
     assert code == DONE and json.loads(stdout)["strengths"] == [0, 2.5, 5]
     strip = Image.open(out)
     assert strip.width > 3 * 64 and 64 < strip.height < 128
-    assert "trainedAlgorithmicMedia" in strip.info["XML:com.adobe.xmp"]  # made by AI, as its parts
+    assert "trainedAlgorithmicMedia" in strip.info["XML:com.adobe.xmp"]  # like its parts
 
 
-def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
+def test_a_threshold_sweep_is_a_grid(styleclip, tmp_path):
     out = tmp_path / "grid.jpg"
     code, stdout, _ = styleclip(
         "sweep",
         AVATAR,
-        *SAD,
+        *SAD_OPTIONS,
         "--steps",
         2,
         "--thresholds",
@@ -58,10 +57,10 @@ def test_a_sweep_over_thresholds_is_a_grid(styleclip, tmp_path):
     assert grid.height > 2 * 64 and b"trainedAlgorithmicMedia" in grid.info["xmp"]
 
 
-def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
+def test_a_sweep_can_be_an_animated_gif(styleclip, tmp_path):
     latent, out = tmp_path / "w.npz", tmp_path / "sweep.gif"
     styleclip("invert", AVATAR, "-o", latent)
-    code, _, _ = styleclip("sweep", latent, *SAD, "--steps", 3, "--size", 64, "-o", out)
+    code, _, _ = styleclip("sweep", latent, *SAD_OPTIONS, "--steps", 3, "--size", 64, "-o", out)
     gif = Image.open(out)
     assert code == DONE and gif.n_frames == 4 and gif.size == (64, 64)
     assert b"AI" in gif.info["comment"]
@@ -78,5 +77,5 @@ def test_a_sweep_moves_as_a_gif(styleclip, tmp_path):
     ],
 )
 def test_an_impossible_sweep_is_wrong_usage(styleclip, options, word):
-    code, _, stderr = styleclip("sweep", AVATAR, *SAD, *options)
+    code, _, stderr = styleclip("sweep", AVATAR, *SAD_OPTIONS, *options)
     assert code == WRONG_USAGE and word in stderr

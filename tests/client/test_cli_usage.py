@@ -36,7 +36,7 @@ def test_help_lists_the_exit_statuses(capsys, command):
     assert "Exit status: 0 done, 1 the server" in capsys.readouterr().out
 
 
-def test_the_version_is_shown(capsys):
+def test_version_prints_the_version(capsys):
     assert run(["--version"]) == DONE
     assert capsys.readouterr().out.startswith("styleclip, version ")
 
@@ -68,7 +68,7 @@ def test_an_output_that_exists_is_kept_without_overwrite(fails, photo):
     assert photo.read_bytes() == before
 
 
-def test_an_output_in_no_folder_is_wrong_usage(fails, photo, tmp_path):
+def test_an_output_in_a_missing_folder_is_wrong_usage(fails, photo, tmp_path):
     out = tmp_path / "none" / "out.jpg"
     assert "no folder" in fails(WRONG_USAGE, "edit", photo, "--target", "sad", "-o", out)
 
@@ -80,7 +80,7 @@ def test_strengths_that_match_no_edit_are_wrong_usage(fails, photo, tmp_path):
         assert f"{option} is given 3 times" in line
 
 
-def test_a_latent_takes_no_options_of_photos(fails, tmp_path):
+def test_a_latent_takes_no_photo_options(fails, tmp_path):
     latent = tmp_path / "w.npz"
     latent.touch()
     line = fails(

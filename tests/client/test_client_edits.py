@@ -24,7 +24,7 @@ DOMAIN = {
 }
 
 
-def test_an_edit_keeps_what_it_is_given():
+def test_an_edit_keeps_its_arguments():
     edit = Edit("a face", "a sad face", -2.5, 0.0)
     assert (edit.neutral, edit.target, edit.strength, edit.threshold) == (
         "a face",
@@ -50,13 +50,13 @@ def test_texts_that_differ_only_in_case_and_spaces_are_the_same():
         Edit("A  Face", "a face ", 1, 0.1)
 
 
-def test_a_text_that_is_no_unicode_is_refused():
+def test_a_text_that_is_not_unicode_is_refused():
     with pytest.raises(errors.InvalidInput, match="Unicode"):
         Edit("a face", "a \udcff face", 1, 0.1)
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf, limits.STRENGTH * 1.01])
-def test_a_strength_that_is_no_number_within_limits_is_refused(strength):
+def test_a_strength_that_is_not_a_number_within_limits_is_refused(strength):
     with pytest.raises(errors.InvalidStrength, match="number from"):
         Edit("a face", "a sad face", strength, 0.1)
 
@@ -75,12 +75,12 @@ def test_a_domain_completes_an_edit_with_its_defaults():
     )
 
 
-def test_a_preset_is_found_by_its_title_in_any_case():
+def test_preset_titles_ignore_case():
     domain = Domain.from_json(json.dumps(DOMAIN))
     assert domain.preset("sunglasses") == Edit("a face", "a face with sunglasses", 4, 0.15)
 
 
-def test_an_unknown_preset_is_answered_with_the_known_ones():
+def test_an_unknown_preset_lists_the_known_ones():
     domain = Domain.from_json(json.dumps(DOMAIN))
     with pytest.raises(errors.UnknownPreset, match="'Sunglasses'"):
         domain.preset("Beard")

@@ -23,7 +23,7 @@ def from_triton(message, code):
 
 
 @pytest.mark.parametrize("cls", every_error())
-def test_every_named_error_arrives_as_itself(cls):
+def test_every_named_error_survives_the_wire(cls):
     back = from_triton(cls("what was wrong: what to do").to_wire(), "INVALID_ARGUMENT")
     assert type(back) is cls
     assert str(back) == "what was wrong: what to do"
@@ -119,7 +119,7 @@ def test_a_server_that_does_not_answer_exceeds_the_deadline(scheme):
         ("grpcs://faces.example", "grpcs://faces.example:443"),
     ],
 )
-def test_an_address_may_leave_out_port_and_scheme(given, used):
+def test_an_address_may_omit_port_and_scheme(given, used):
     with Client(given) as client:
         assert client.url == used
 

@@ -52,7 +52,7 @@ def test_an_array_is_sent_losslessly(channels):
         np.zeros(3, np.uint8),
     ],
 )
-def test_an_array_that_is_no_image_is_refused_with_the_expected_shape(pixels):
+def test_an_array_that_is_not_an_image_is_refused_with_the_expected_shape(pixels):
     with pytest.raises(errors.NotAnImage, match=r"uint8 of \[height, width\]"):
         photo_bytes(pixels)
 
@@ -76,18 +76,18 @@ def test_a_photo_over_the_limit_is_refused_before_it_is_sent(tmp_path):
         photo_bytes(bytes(limits.PHOTO_BYTES + 1))
 
 
-def test_an_empty_photo_is_no_image(tmp_path):
+def test_an_empty_photo_is_refused(tmp_path):
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(errors.NotAnImage, match="empty"):
         photo_bytes(tmp_path / "empty.jpg")
 
 
-def test_a_missing_photo_is_a_missing_file(tmp_path):
+def test_a_missing_photo_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         photo_bytes(tmp_path / "none.jpg")
 
 
-def test_a_file_that_appears_meanwhile_is_kept_even_without_links(tmp_path, monkeypatch):
+def test_a_file_created_in_the_meantime_is_kept_even_without_hard_links(tmp_path, monkeypatch):
     path = tmp_path / "out.bin"
     write_file(path, b"first", overwrite=False)
 
@@ -103,7 +103,7 @@ def test_a_file_that_appears_meanwhile_is_kept_even_without_links(tmp_path, monk
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_file_is_overwritten_on_request_only(tmp_path):
+def test_a_file_is_overwritten_only_on_request(tmp_path):
     path = tmp_path / "out.bin"
     write_file(path, b"first", overwrite=False)
     with pytest.raises(FileExistsError):
@@ -135,7 +135,7 @@ def test_a_latent_is_loaded_as_it_was_saved(tmp_path):
     assert np.array_equal(again.quad, inverted.quad)
 
 
-def test_a_file_that_is_no_latent_is_refused(tmp_path):
+def test_a_file_that_is_not_a_latent_is_refused(tmp_path):
     path = tmp_path / "w.npz"
     for content in (b"", b"not a zip file", b"PK\x03\x04 cut off"):
         path.write_bytes(content)
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_latent_is_refused(tmp_path):
         Inverted.load(path)
 
 
-def test_a_latent_file_with_pickled_objects_is_refused_unread(tmp_path):
+def test_pickled_objects_in_a_latent_file_are_never_loaded(tmp_path):
     np.savez(tmp_path / "w.npz", w_plus=np.array([{"an": "object"}], object), quad=np.zeros((4, 2)))
     with pytest.raises(errors.InvalidLatent):
         Inverted.load(tmp_path / "w.npz")

@@ -85,7 +85,7 @@ def names(tmp_path):
 
 @contextmanager
 def client(names, server):
-    """Yield a function by which a client of NAME edits some photos, and calls `meanwhile`."""
+    """Yield a function that edits photos by a client of NAME, and calls `interrupt` halfway."""
     port = server.grpc_url.rpartition(":")[2]
     command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(AVATAR)]
     inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts && exec {shlex.join(command)}"
@@ -94,10 +94,10 @@ def client(names, server):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
 
-        def edit(times, meanwhile=lambda: None):
+        def edit(times, interrupt=lambda: None):
             process.stdin.write(f"{times}\n")
             process.stdin.flush()
-            meanwhile()
+            interrupt()
             line = process.stdout.readline()
             assert line == "done\n", line or process.communicate()[1]
 
@@ -123,7 +123,7 @@ def repeat(do, until):
     raise AssertionError("it did not happen within a minute")
 
 
-def test_servers_of_one_name_take_turns_while_they_come_and_go(names, first, second):
+def test_servers_behind_one_name_share_requests_while_they_come_and_go(names, first, second):
     unused = edited(second)  # by its own canary
     with client(names, first) as edit:
         edit(2)
@@ -143,4 +143,4 @@ def test_servers_of_one_name_take_turns_while_they_come_and_go(names, first, sec
             counts.append(edited(second))
 
         repeat(edit_and_count, until=lambda: counts[-1] == counts[-2])
-        edit(8, meanwhile=second.stop)
+        edit(8, interrupt=second.stop)

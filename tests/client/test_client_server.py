@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edit_texts import SUNGLASSES
 from paths import AVATAR, ROOT
 from styleclip_client import Client, Edit
 from styleclip_contract import errors
-
-SUNGLASSES = "a face with sunglasses"
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_a_stronger_edit_changes_more(client):
     assert 0 < abs(some - none).mean() < abs(more - none).mean()
 
 
-def test_editing_the_latent_gives_what_editing_the_photo_gives(client):
+def test_editing_the_latent_equals_editing_the_photo(client):
     edit = client.domain().edit(SUNGLASSES)
     inverted = client.invert(AVATAR)
     assert inverted.w_plus.dtype == np.float32 and inverted.w_plus.shape[1] == 512
@@ -63,7 +62,7 @@ def test_editing_the_latent_gives_what_editing_the_photo_gives(client):
     assert abs(pixels(from_latent) - pixels(from_photo)).max() <= 1
 
 
-def test_several_edits_are_counted_one_by_one(client):
+def test_channels_are_counted_for_each_edit(client):
     edit = client.domain().edit
     alone = client.edit_photo(AVATAR, edit(SUNGLASSES))
     both = client.edit_photo(AVATAR, [edit(SUNGLASSES), edit("a face with a beard")])
@@ -77,7 +76,7 @@ def test_the_image_has_the_requested_format(client, format):
     assert edited.image().format == format
 
 
-def test_path_bytes_and_pil_images_are_edited_alike(client):
+def test_a_path_bytes_and_a_pil_image_give_the_same_edit(client):
     edit = client.domain().edit(SUNGLASSES)
     answers = {
         client.edit_photo(photo, edit, format="PNG").picture
@@ -86,26 +85,26 @@ def test_path_bytes_and_pil_images_are_edited_alike(client):
     assert len(answers) == 1
 
 
-def test_a_threshold_that_leaves_no_channel_raises_no_channel_left(client):
+def test_a_threshold_that_removes_every_channel_raises_no_channel_left(client):
     with pytest.raises(errors.NoChannelLeft, match=r"0\.\d"):
         client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES, threshold=1))
 
 
 def bad_photos():
-    whole = AVATAR.read_bytes()
-    header = bytearray(whole[:64])
+    png = AVATAR.read_bytes()
+    header = bytearray(png[:64])
     header[16:24] = (40_000).to_bytes(4, "big") * 2
     return {
         errors.NotAnImage: b"this is no image",
-        errors.ImageTruncated: whole[: len(whole) // 2],
-        errors.ImageTooLarge: repaired_header(bytes(header), whole),
+        errors.ImageTruncated: png[: len(png) // 2],
+        errors.ImageTooLarge: repaired_header(bytes(header), png),
     }
 
 
-def repaired_header(header, whole):
-    """The PNG `whole` claiming the size in `header`, its checksum put right."""
+def repaired_header(header, png):
+    """The PNG with the size in `header` and a valid checksum."""
     checksum = zlib.crc32(header[12:29]).to_bytes(4, "big")
-    return header[:29] + checksum + whole[33:]
+    return header[:29] + checksum + png[33:]
 
 
 @pytest.mark.parametrize("error, photo", bad_photos().items(), ids=lambda value: str(value)[:40])
@@ -135,7 +134,7 @@ def test_faces_are_reported_best_first_and_chosen_by_their_index(client, golden)
 
 
 @pytest.mark.parametrize("paste", [False, True])
-def test_the_file_names_the_texts_without_mark_false(client, paste):
+def test_the_metadata_contain_the_texts_unless_mark_is_false(client, paste):
     edits = client.domain().edit("a sad face"), client.domain().edit("a face with a hat")
     marked = client.edit_photo(AVATAR, edits, paste=paste).image().info["xmp"].decode()
     assert "a face → a sad face (α 5, β 0.15); a face → a face with a hat" in marked
@@ -145,7 +144,7 @@ def test_the_file_names_the_texts_without_mark_false(client, paste):
     assert b"StyleCLIP" not in client.edit(latent, edits, mark=False).picture
 
 
-def test_the_gps_position_of_a_photo_is_kept_on_request_only(client):
+def test_the_gps_position_of_a_photo_is_kept_only_on_request(client):
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
     Image.open(AVATAR).save(buffer, "PNG", exif=exif)

@@ -58,7 +58,7 @@ def no_region_is_left():
     assert regions() <= before
 
 
-def test_pixels_are_the_same_either_way(url, known):
+def test_pixels_are_the_same_with_and_without_shared_memory(url, known):
     face, edit, pixels, pasted = known
     with Client(url, shared_memory=True) as client:
         drawn = client.draw(face.w_plus, edit)
@@ -71,7 +71,7 @@ def test_pixels_are_the_same_either_way(url, known):
         assert not np.array_equal(plain, pixels)
 
 
-def test_asyncio_uses_shared_memory_as_well(url, known):
+def test_the_async_client_also_uses_shared_memory(url, known):
     face, edit, pixels, pasted = known
 
     async def work():
@@ -116,7 +116,7 @@ def infer(client, model, values):
     return client._infer(requests.build_request(model, values), client._deadline())
 
 
-def test_a_region_is_reused_and_not_before_its_pixels_are_gone(sharing, known):
+def test_a_region_is_reused_only_after_its_pixels_are_released(sharing, known):
     face, edit, pixels, _ = known
     with Client(sharing.grpc_url, shared_memory=True) as client:
         delta = client.direction(edit)
@@ -148,7 +148,7 @@ def test_a_large_array_of_the_caller_is_passed_in_shared_memory(sharing):
         assert [region.size for region in client._shared._registered] == [2**23]
 
 
-def test_a_restarted_server_gets_the_regions_again(sharing, known):
+def test_regions_are_registered_again_after_a_server_restart(sharing, known):
     face, edit, pixels, _ = known
     with Client(sharing.grpc_url, shared_memory=True, retries=12) as client:
         client.draw(face.w_plus, edit)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import gateways
+from edit_texts import SUNGLASSES
 from paths import AVATAR
 from styleclip_client import AsyncClient, Client, Edited
 from styleclip_contract import errors
-
-SUNGLASSES = "a face with sunglasses"
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -116,7 +115,7 @@ def test_many_photos_keep_their_order_and_a_failure_affects_no_other(url, tmp_pa
         assert isinstance(answers[3], FileNotFoundError)
 
 
-def test_photos_are_read_only_as_there_is_room(server):
+def test_photos_are_read_lazily(server):
     taken = []
 
     def endless():
@@ -184,7 +183,7 @@ def test_a_busy_gateway_is_retried_and_a_refused_photo_is_not(server):
         assert guard.answered == [503, 503, 200, 400]
 
 
-def test_more_requests_than_the_queue_holds_are_all_answered_in_the_end(server):
+def test_more_requests_than_fit_into_the_queue_are_all_answered(server):
     with Client(server.grpc_url, retries=1) as client:
         latent, edit = client.invert(AVATAR).w_plus, client.domain().edit("a sad face")
 
@@ -212,7 +211,7 @@ def test_retries_can_be_switched_off(server):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_a_server_that_returns_within_the_time_out_is_reached(server, kind):
+def test_a_server_that_comes_back_before_the_timeout_is_reached(server, kind):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     target = server.grpc_url if kind == "grpc" else server.http_url
@@ -233,7 +232,7 @@ def test_a_server_that_returns_within_the_time_out_is_reached(server, kind):
         thread.join()
 
 
-def test_no_retry_goes_beyond_the_time_out():
+def test_no_retry_exceeds_the_timeout():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (

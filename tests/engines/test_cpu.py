@@ -22,20 +22,20 @@ def cores_64(monkeypatch):
         ("nonsense\n", None),
     ],
 )
-def test_the_quota_is_read_and_rounded_up(cores_64, tmp_path, text, count):
+def test_the_core_quota_is_rounded_up(cores_64, tmp_path, text, count):
     (tmp_path / "cpu.max").write_text(text)
     assert core_quota(tmp_path) == count
 
 
 @pytest.mark.parametrize(("allowed", "count"), [("400000", 4), ("-1", None)])
-def test_control_groups_v1_are_read_too(cores_64, tmp_path, allowed, count):
+def test_the_quota_of_cgroups_v1_is_read(cores_64, tmp_path, allowed, count):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text(f"{allowed}\n")
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
     assert core_quota(tmp_path) == count
 
 
-def test_without_control_groups_there_is_no_core_quota(tmp_path):
+def test_without_cgroups_there_is_no_core_quota(tmp_path):
     assert core_quota(tmp_path) is None
 
 

@@ -51,14 +51,14 @@ def texts(n, length):
 
 @pytest.mark.parametrize("length", [8, 24, 77])
 @torch.inference_mode()
-def test_features_are_those_of_the_network(small, length):
+def test_features_match_the_reference_network(small, length):
     encoder = CudaTextEncoder(to_weights(small), "cpu", torch.float32)
     tokens = texts(9, length)
     torch.testing.assert_close(encoder(tokens), small(tokens), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_float16_loses_little(small):
+def test_float16_stays_close_to_float32(small):
     tokens = texts(9, 16)
     features = CudaTextEncoder(to_weights(small), "cpu")(tokens)
     assert features.dtype == torch.float32

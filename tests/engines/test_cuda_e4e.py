@@ -53,7 +53,7 @@ def weights_of(module):
 @pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @pytest.mark.parametrize("num_latents", [8, 14])
 @torch.inference_mode()
-def test_rows_are_those_of_the_network(formulas, num_latents, encoder_class):
+def test_latents_match_the_reference_network(formulas, num_latents, encoder_class):
     network = small(num_latents, torch.randn(num_latents, 40), encoder_class)
     face = torch.rand(2, 3, 256, 256) * 2 - 1
     output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
@@ -78,7 +78,7 @@ def test_the_kernels_compute_the_same_network(interpreter, encoder_class):
 
 
 @torch.inference_mode()
-def test_float16_loses_little(formulas):
+def test_float16_stays_close_to_float32(formulas):
     network = small()
     (face,) = random_faces(1)
     output = CudaEncoder(weights_of(network), "cpu")(face)
@@ -135,15 +135,15 @@ def test_elementwise_kernels_match_the_formulas(interpreter, monkeypatch, channe
     face, weight = torch.randn(2, 3, 12, 20), torch.randn(channels, 3, 3, 3)
 
     def call():
-        joined = torch.zeros(2, 12, 20, 3, channels // 2)
-        heads.activate_into(joined[:, :, :, 1:], x, bias)
+        output = torch.zeros(2, 12, 20, 3, channels // 2)
+        heads.activate_into(output[:, :, :, 1:], x, bias)
         return (
             backbone.convolve_stem(face, weight, bias, slope, torch.float32),
             backbone.apply_prelu_(x.clone(), border, slope),
             backbone.compute_gates(x, bias, fc1, fc2),
             backbone.add_residual_(y.clone(), bias, gate, x[:, :, ::2, ::2], other),
             pyramid.upsample_add_(y.clone(), bias, small),
-            joined,
+            output,
         )
 
     torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-4)
@@ -160,8 +160,8 @@ def test_the_head_kernels_match_the_formulas(interpreter, monkeypatch, n, size, 
     linear, linear_bias = torch.randn(3, 48, channels), torch.randn(3, 48)
 
     def call():
-        joined = torch.zeros(n, size // 2, size // 2, 4, channels)
-        heads.convolve_heads_into(joined[:, :, :, 1:], x, weight, bias)
-        return joined, heads.project_codes(codes, linear, linear_bias)
+        output = torch.zeros(n, size // 2, size // 2, 4, channels)
+        heads.convolve_heads_into(output[:, :, :, 1:], x, weight, bias)
+        return output, heads.project_codes(codes, linear, linear_bias)
 
     torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-3)

@@ -27,7 +27,7 @@ def rendered(image, requested=("RENDER",), **inputs):
     return jpeg.outputs(requested, image, files[0])
 
 
-def test_a_file_takes_the_place_of_the_pixels(image):
+def test_a_jpeg_file_replaces_the_pixels(image):
     answer = rendered(image)
     assert answer.keys() == {"RENDER"}
     assert answer["RENDER"].shape[:2] == (1, 1) and answer["RENDER"].shape[3:] == (1,)
@@ -37,7 +37,7 @@ def test_a_file_takes_the_place_of_the_pixels(image):
 
 
 @pytest.mark.parametrize("requested", [("IMAGE",), ("IMAGE", "RENDER")])
-def test_the_image_is_the_pixels_in_any_case(image, requested):
+def test_the_image_output_is_always_pixels(image, requested):
     answer = rendered(image, requested)
     assert answer.keys() == set(requested)
     np.testing.assert_array_equal(answer["IMAGE"], image)

@@ -35,7 +35,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("many", [0, 2**30], ids=["large images", "small images"])
-def test_the_image_is_that_of_the_reference_network(case, many, monkeypatch):
+def test_the_image_matches_the_reference_network(case, many, monkeypatch):
     weights, w_plus, delta, expected = case
     monkeypatch.setattr(epilogue, "MANY_PIXELS", many)
     if not many:  # every form of the convolutions; without this, only layers with many channels

@@ -67,7 +67,7 @@ def test_large_weights_are_stored_only_in_the_external_file(networks, name, floa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_of_rows_is_what_pytorch_computes(networks, name, tmp_path):
+def test_a_batch_matches_pytorch(networks, name, tmp_path):
     write_files(tmp_path, networks[name])
     variants = networks[name]
     path = tmp_path / "model.openvino.onnx"

@@ -116,7 +116,7 @@ def test_a_truncated_archive_of_unknown_hash_is_refused(file_server, tmp_path):
         fetch(tmp_path, file)
 
 
-def test_the_first_hash_is_locked_and_reported_and_another_file_refused(file_server, tmp_path):
+def test_the_first_hash_is_pinned_and_a_different_file_refused(file_server, tmp_path):
     file = make_file(f"{file_server.url}/good", known=False)
     messages = fetch(tmp_path, file)
     assert f"its published SHA-256 is not known; {sha256(DATA)} is now in {LOCK}" in messages

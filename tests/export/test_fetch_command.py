@@ -119,7 +119,7 @@ def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(
         {"files": None},
     ],
 )
-def test_a_bad_manifest_is_refused_by_one_line(manifest_file, capsys, change):
+def test_a_bad_manifest_is_refused_in_one_line(manifest_file, capsys, change):
     path = Path(manifest_file("good"))
     raw = json.loads(path.read_text())
     if isinstance(change.get("files"), list):

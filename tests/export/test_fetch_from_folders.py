@@ -35,7 +35,7 @@ def test_a_file_of_known_hash_is_found_under_any_name(tmp_path, user_folder):
     )  # fmt: skip
 
 
-def test_a_file_of_unknown_hash_is_found_by_its_name_and_locked(tmp_path, user_folder):
+def test_a_file_of_unknown_hash_is_found_by_its_name_and_pinned(tmp_path, user_folder):
     (user_folder / "A.PKL").write_bytes(DATA)
     messages = fetch(tmp_path / "to", make_file(known=False), sources=[user_folder])
     assert "recognized by name and kind" in messages and "is now in" in messages
@@ -52,7 +52,7 @@ def test_a_file_of_unknown_hash_is_found_by_its_contents(tmp_path, user_folder):
     assert (tmp_path / "to" / "e4e.pt").read_bytes() == data
 
 
-def test_of_two_files_that_match_neither_is_chosen(tmp_path, user_folder):
+def test_an_ambiguous_match_chooses_neither_file(tmp_path, user_folder):
     for name in ("one", "two"):
         (user_folder / name).write_bytes(archive(b"latent_avg" + name.encode()))
     file = File("e4e.pt", None, 50_000, "torch", (b"latent_avg",), "e4e", LICENSE, ("http://x",))
@@ -61,7 +61,7 @@ def test_of_two_files_that_match_neither_is_chosen(tmp_path, user_folder):
     assert "several files may be e4e.pt" in plan.warnings[0]
 
 
-def test_another_form_of_a_file_serves_as_well(tmp_path, user_folder):
+def test_an_uncompressed_variant_of_a_file_is_accepted(tmp_path, user_folder):
     (user_folder / "points.dat").write_bytes(DATA)
     packed = bz2.compress(DATA)
     file = File(
@@ -91,7 +91,7 @@ def test_a_web_page_saved_under_the_name_is_refused(tmp_path, user_folder):
         fetch(tmp_path / "to", make_file(known=False), sources=[user_folder])
 
 
-def test_a_copy_is_made_across_file_systems(tmp_path):
+def test_a_file_on_another_file_system_is_copied(tmp_path):
     own = Path("/dev/shm") / f"styleclip-test-{os.getpid()}.pkl"
     try:
         own.write_bytes(DATA)

@@ -113,14 +113,14 @@ def near(a, b, relative=1e-5):
 
 
 @pytest.mark.parametrize("side", [8, 16, 32])
-def test_winograds_filtering_is_a_convolution(side):
+def test_winograd_filtering_equals_the_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
     rows = onnx_variants.winograd(x.flatten(2).transpose(1, 2), weight, side)
     near(rows.transpose(1, 2).unflatten(2, (side, side)), F.conv2d(x, weight, padding=1))
 
 
 @pytest.mark.parametrize("side", [1, 4, 9])
-def test_convolutions_by_parity_are_a_transposed_convolution(side):
+def test_convolutions_by_parity_equal_the_transposed_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
     expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     near(onnx_variants.transposed_by_parity(x, weight, side), expected)
@@ -128,7 +128,7 @@ def test_convolutions_by_parity_are_a_transposed_convolution(side):
 
 @pytest.mark.parametrize("noise", [True, False])
 @torch.inference_mode()
-def test_the_image_is_the_generators(noise):
+def test_the_generator_variant_gives_the_same_image(noise):
     g = generator(use_noise=noise)
     w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
     styles = g.affine(w)
@@ -138,7 +138,7 @@ def test_the_image_is_the_generators(noise):
 
 @pytest.mark.parametrize("steepest", [1.0, 1.5])
 @torch.inference_mode()
-def test_the_latents_are_the_encoders(steepest):
+def test_the_encoder_variant_gives_the_same_latents(steepest):
     e = encoder()
     e.body[0].res_layer[2].weight[3] = steepest  # the form is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
@@ -154,7 +154,7 @@ def test_psps_latents_are_those_of_its_encoder():
 
 @pytest.mark.parametrize("texts", TEXTS)
 @torch.inference_mode()
-def test_the_features_are_those_of_each_text_alone(texts):
+def test_a_batch_of_texts_gives_the_features_of_each_text_alone(texts):
     c, tokens = clip(), TEXTS[texts]().long()
     expected = torch.cat([c.encode_text(row[None]) for row in tokens])
     near(onnx_variants.encode_text(c, tokens), expected)
@@ -176,7 +176,7 @@ def test_a_prefix_that_texts_share_is_computed_once(texts):
 
 @pytest.mark.parametrize("merged", [False, True])
 @torch.inference_mode()
-def test_one_file_answers_to_any_number_of_texts(merged):
+def test_one_file_serves_any_number_of_texts(merged):
     pairs = np.arange(49408) // 2  # words 4 and 5 are one, and so on
     pairs[END] += 1
     network, vocabulary = clip(), pairs if merged else None

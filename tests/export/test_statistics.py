@@ -78,7 +78,7 @@ def same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in other)
 
 
-def test_every_row_is_what_the_definition_gives(networks, complete):
+def test_every_row_matches_the_definition(networks, complete):
     generator, clip = networks
     encode = ImageFeatures(clip)
     rng = torch.Generator().manual_seed(SETTINGS.seed)
@@ -124,7 +124,7 @@ def test_an_interrupted_job_continues_and_gives_the_same_numbers(networks, compl
     assert same(merged(job), complete)
 
 
-def test_parts_join_to_the_same_numbers(networks, complete, tmp_path):
+def test_merged_parts_give_the_same_numbers(networks, complete, tmp_path):
     for part in (2, 0, 1):
         new_job(networks, tmp_path, parts=3).compute_part(part)
     job = new_job(networks, tmp_path, parts=3)
@@ -133,9 +133,7 @@ def test_parts_join_to_the_same_numbers(networks, complete, tmp_path):
     assert same(merged(job), complete)
 
 
-def test_a_ray_cluster_gives_the_same_numbers_and_continues_where_it_was(
-    networks, complete, tmp_path
-):
+def test_a_ray_cluster_gives_the_same_numbers_and_resumes(networks, complete, tmp_path):
     from styleclip_export.statistics.ray_job import compute_parts
 
     job = new_job(networks, tmp_path, parts=3)
@@ -146,7 +144,7 @@ def test_a_ray_cluster_gives_the_same_numbers_and_continues_where_it_was(
     assert same(merged(job), complete)
 
 
-def test_a_trial_of_a_few_channels_leaves_the_other_rows_zero(networks, complete, tmp_path):
+def test_a_trial_run_leaves_the_other_rows_zero(networks, complete, tmp_path):
     job = new_job(networks, tmp_path, channels=6)
     job.compute_part()
     assert job.merge(tmp_path / "statistics.npz") == (6, len(complete["fs3"]))
@@ -165,7 +163,7 @@ def test_parts_of_other_networks_are_refused(networks, tmp_path):
         job.compute_part()
 
 
-def test_a_preview_changes_little_and_nothing_above_it(networks, complete, tmp_path):
+def test_a_preview_changes_only_rows_up_to_its_resolution(networks, complete, tmp_path):
     generator = networks[0]
     job = new_job(networks, tmp_path, replace(SETTINGS, preview=16))
     job.compute_part()

@@ -100,7 +100,7 @@ def test_serving_images_contain_no_networks(path):
 
 
 @names
-def test_each_image_has_its_bill_of_materials_and_licences(path):
+def test_each_image_has_its_bill_of_materials_and_licenses(path):
     text = path.read_text()
     assert "describe.py" in text and "LICENSE NOTICE.md" in text
 
@@ -215,7 +215,7 @@ def test_with_oidc_the_gateway_has_no_passwords_and_oauth2_proxy_is_in_front_of_
     assert services["login"]["environment"]["OAUTH2_PROXY_UPSTREAMS"] == "http://ui:8501/"
 
 
-def test_the_gateway_admits_fewer_requests_than_a_queue_holds():
+def test_the_gateway_admits_fewer_requests_than_fit_into_a_queue():
     for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
         gateway = composed(overlay)["gateway"]
         assert 0 < int(gateway["environment"]["INSIDE"]) < QUEUE_LENGTH[kind]

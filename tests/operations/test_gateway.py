@@ -180,7 +180,7 @@ def test_the_page_requires_a_login_and_its_websocket_passes(gateway):
     assert gateway.get_status("/_stcore/stream", *web_socket, gateway.login()) == 101
 
 
-def test_the_gateways_log_has_names_and_no_secrets(gateway):
+def test_the_gateway_logs_user_names_and_no_secrets(gateway):
     text = gateway.log.read_text()
     assert "client=tester" in text and "user=tester" in text
     assert gateway.tokens["tester"] not in text

@@ -138,7 +138,7 @@ def test_the_image_downloads_in_each_format_and_the_sweep_as_a_gif(page):
     assert image.n_frames > 10
 
 
-def test_strengths_grid_and_layers_are_drawn(page):
+def test_strengths_grid_and_layers_are_displayed(page):
     choose_option(page, "Strengths")
     expect(page.locator(".sweep img")).to_have_count(7, timeout=WAIT)
     wait_until_idle(page)

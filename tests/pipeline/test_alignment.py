@@ -1,7 +1,7 @@
 """Which face is selected, how it is searched for, what is refused, and center crops.
 
 Boxes, landmarks, quads and crops are compared with the official code's in
-tests/networks/test_networks_match_golden_data.py.
+tests/networks/test_golden_data.py.
 """
 
 import importlib.util
@@ -138,7 +138,7 @@ def test_a_pyramid_level_does_not_depend_on_the_order_of_requests(golden):
 
 
 @pytest.mark.parametrize("longest", [500, 990])
-def test_levels_searched_separately_show_what_dlib_finds_in_one_run(golden, longest):
+def test_searching_levels_separately_finds_what_dlib_finds_in_one_run(golden, longest):
     pyramid = ImagePyramid(derived(golden, longest))
     rectangles, scores, _ = load_detector().run(pyramid.level(3), 0, 0.0)
     one_run = [detection._to_detection(hit, 3) for hit in zip(rectangles, scores, strict=True)]
@@ -178,7 +178,7 @@ def test_a_small_face_in_a_large_photo_is_found_as_the_official_search_finds_it(
     assert ours.box == official.box and ours.box[2] - ours.box[0] < 75
 
 
-def test_all_faces_are_the_official_list_and_nearly_so_in_a_tiled_photo(golden, monkeypatch):
+def test_all_faces_match_the_official_list_and_nearly_so_in_a_tiled_photo(golden, monkeypatch):
     image = Image.new("RGB", (900, 500), (90, 110, 100))
     image.paste(derived(golden, 500), (0, 0))
     image.paste(derived(golden, 300), (570, 150))
@@ -199,7 +199,7 @@ def face(left: int, side: int, score: float) -> Detection:
     return Detection((left, 0, left + side - 1, side - 1), score, 0)
 
 
-def test_the_largest_face_is_a_clear_one_and_rounding_does_not_decide_it():
+def test_the_largest_face_is_a_clear_one_whatever_the_rounding():
     best, weak = face(0, 100, 1.2), face(300, 150, 0.02)
     assert (
         select_face([best, weak], LARGEST_FACE) is best

@@ -235,7 +235,7 @@ def test_exif_and_profile_are_kept_but_not_the_location(format, orientation):
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
-def test_the_file_says_that_it_was_edited_by_ai(format):
+def test_the_metadata_say_that_ai_edited_the_image(format):
     photo = images.decode(phone_photo(6))
     labels = {"domain": "FFHQ & friends", "texts": 'a face → a "sad" face\0 (α 5, β 0.15)'}
     alone = compose(GREEN, format=format, **labels)
@@ -336,12 +336,12 @@ def test_a_jpeg_is_refused_where_pixels_are_needed(options):
 
 
 @pytest.mark.parametrize("data", [b"\0", b"", b"\xff\xd8\xff", b"GIF89a, no JPEG"])
-def test_bytes_that_are_no_jpeg_are_refused(data):
+def test_bytes_that_are_not_a_jpeg_are_refused(data):
     with pytest.raises(NotAnImage):
         compose(as_image(data))
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 1), (8, 8, 4), (1, 8, 0)])
-def test_neither_pixels_nor_a_file_are_refused(shape):
+def test_a_tensor_that_is_neither_pixels_nor_a_file_is_refused(shape):
     with pytest.raises(NotAnImage):
         compose(np.zeros(shape, np.uint8))

@@ -1,6 +1,6 @@
 """How texts become an offset in StyleSpace, and when there is none.
 
-tests/networks/test_networks_match_golden_data.py compares with the official code; these are
+tests/networks/test_golden_data.py compares with the official code; these are
 properties that hold for any statistics.
 """
 

@@ -18,7 +18,7 @@ from tools.bench import baseline, baseline_server, networks_from_onnx
 
 
 @torch.inference_mode()
-def test_weights_for_each_image_draw_what_shared_weights_draw():
+def test_per_image_weights_give_the_same_image_as_shared_weights():
     torch.manual_seed(0)
     generator = Generator(64, feature_channels(64, channel_base=512, channel_max=32), w_dim=48)
     for name, tensor in generator.named_parameters():
@@ -45,11 +45,11 @@ def test_class_embeddings_at_77_tokens_are_those_of_trimmed_texts(networks):
 
     texts = ["a face", "a sad face"]
     expected = directions.class_embeddings(texts, trimmed)
-    found = baseline.embeddings(networks.clip, texts, networks.vocabulary)
-    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    embeddings = baseline.embeddings(networks.clip, texts, networks.vocabulary)
+    np.testing.assert_allclose(embeddings, np.stack(expected), atol=1e-5)
 
 
-def test_the_baseline_server_draws_what_triton_draws(server):
+def test_the_baseline_server_gives_the_same_image_as_triton(server):
     photo = AVATAR.read_bytes()
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a sad face")

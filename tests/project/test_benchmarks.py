@@ -21,7 +21,7 @@ def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path
         assert row["psnr"] > {"fp32": 60, "fp16": 40, "bf16": 20}[row["dtype"]], row
 
 
-def test_without_a_gpu_the_gpu_benchmark_says_so():
+def test_the_gpu_benchmark_reports_a_missing_gpu():
     result = CliRunner().invoke(gpu_networks.main, [])
     assert result.exit_code == 1 and "--device cpu --small" in result.output
 
@@ -46,7 +46,7 @@ def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
     assert data["rows"][0]["seconds"] > 0 and data["cosines"]["0"][0] > 0.9999
 
 
-def test_the_arithmetic_of_fs3_is_that_of_the_published_sizes():
+def test_the_arithmetic_of_fs3_matches_the_published_sizes():
     generator, clip = fs3.networks("meta", small=False)
     assert sum(rows for _, rows in fs3.first_rows(generator)) == 6048
     # The table of docs/notes/gpu-kernels.md without the blur.

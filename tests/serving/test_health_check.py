@@ -17,7 +17,7 @@ def health(address, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_server_that_edits_passes_without_output(server):
+def test_a_working_server_passes_without_output(server):
     result = health(server.grpc_url)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 

@@ -173,7 +173,7 @@ def test_every_line_of_the_json_log_is_json(observed):
     assert len(lines(log)) == len(log.read_text().splitlines())
 
 
-def test_texts_are_in_a_line_only_where_the_option_says_so(monkeypatch):
+def test_texts_are_logged_only_with_the_option(monkeypatch):
     import numpy as np
 
     inputs = {"NEUTRAL": np.array([[b"a face"]], object), "PHOTO": np.array([[b"1234"]], object)}
@@ -194,14 +194,14 @@ def followed(log):
     log.finish()
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
+def test_an_unwritable_log_stops_nothing(tmp_path):
     log = ServerLog(Path("/dev/full"), "text")
     with followed(log) as pipe:
         pipe.write(b"dropped\n" * 10_000)  # more than fits into a pipe
     assert log.last_lines[-1] == "dropped"
 
 
-def test_a_log_is_written_again_when_it_can_be(tmp_path):
+def test_a_log_is_written_again_once_the_disk_has_room(tmp_path):
     folder = tmp_path / "full"
     folder.touch()  # no folder: the log cannot be opened
     log = ServerLog(folder / "log", "text")
@@ -215,7 +215,7 @@ def test_a_log_is_written_again_when_it_can_be(tmp_path):
     assert (folder / "log").read_text() == "written\n"
 
 
-def test_a_long_log_is_moved_aside(tmp_path):
+def test_a_long_log_is_rotated(tmp_path):
     path = tmp_path / "log"
     with followed(ServerLog(path, "text")) as pipe:
         for _ in range(25_000):

@@ -20,12 +20,12 @@ REPOSITORY = ROOT / "model_repository"
 
 
 @pytest.mark.parametrize("domain", [None, *model_repository.domains(REPOSITORY)])
-def test_every_config_is_as_the_contract_generates_it(domain):
+def test_every_committed_config_is_up_to_date(domain):
     for path, text in model_repository.config_files(REPOSITORY, domain).items():
         assert path.read_text("utf-8") == text, f"{path}: run `styleclip-export configs`"
 
 
-def test_the_repository_holds_every_model_of_the_contract():
+def test_the_repository_has_every_model_of_the_contract():
     for folder, models in (("steps", wire.STEPS), ("avatars", wire.NETWORKS)):
         names = {path.parent.name for path in (REPOSITORY / folder).glob("*/config.pbtxt")}
         assert names == {model.name for model in models}
@@ -47,7 +47,7 @@ def test_every_ensemble_is_one_chain():
 
 
 @pytest.mark.parametrize("name", ["edit", "edit_photo"])
-def test_pytorch_alone_renders_for_compose(name):
+def test_only_pytorch_renders_for_compose(name):
     """And gets what `compose` gets, to know whether a JPEG file will do."""
     model = wire.MODELS[name]
     for engine in ENGINES:
@@ -70,7 +70,7 @@ def test_the_domain_and_its_statistics_fit_together():
     assert len(domain.presets) >= 4 and domain.num_latents == 14
 
 
-def test_the_shipped_files_are_small_and_what_their_provenance_says():
+def test_the_shipped_files_are_small_and_match_their_provenance():
     sizes = [path.stat().st_size for path in REPOSITORY.rglob("*") if path.is_file()]
     assert sum(sizes) <= 40e6 and max(sizes) <= 20e6
     for path in REPOSITORY.glob("avatars/*/1/provenance.json"):
@@ -109,7 +109,7 @@ def test_a_config_names_the_file_of_its_engine_where_the_newest_version_has_it(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path, engine):
+def test_every_version_is_linked_from_a_read_only_repository(network, tmp_path, engine):
     for content in (b"1", b"2"):
         model_repository.add_version(network, {"model.onnx": content, "model.py": b"old"})
     served = tmp_path / "served"
@@ -124,7 +124,7 @@ def test_every_version_is_laid_out_from_a_read_only_repository(network, tmp_path
         assert (served / "edit" / "1").is_dir()
 
 
-def test_a_queue_length_is_that_of_every_model_but_the_ensembles(network, tmp_path):
+def test_a_queue_length_applies_to_every_model_except_ensembles(network, tmp_path):
     model_repository.add_version(network, {"model.onnx": b""})
     served = tmp_path / "served"
     model_repository.link_models(served, REPOSITORY / "steps", network.parent, "cpu", 99)

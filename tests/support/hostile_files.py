@@ -216,8 +216,8 @@ def false_shape_files():
     yield "NaN", "generator", _rosinality(**{weight: state[weight] * torch.nan})
     yield "infinity", "generator", ada(state | {"conv1.noise.weight": torch.tensor([torch.inf])},
                                        average())  # fmt: skip
-    whole = {weight: state[weight].to(torch.int32)}
-    yield "whole numbers", "generator", _rosinality(**whole)
+    integers = {weight: state[weight].to(torch.int32)}
+    yield "whole numbers", "generator", _rosinality(**integers)
     yield "complex numbers", "generator", _rosinality(**{weight: state[weight].cfloat()})
     yield (
         "another filter",
@@ -293,16 +293,16 @@ def other_files(valid):
     yield "another zip", "clip", zipped.getvalue()
     for reader, paths in valid.items():
         for path in paths:
-            whole = path.read_bytes()
-            yield f"{path.name}, half of it", reader, whole[: len(whole) // 2]
-            yield f"{path.name}, the last byte gone", reader, whole[:-1]
-            middle = bytearray(whole)
-            middle[len(whole) // 2] ^= 0xFF
-            if whole.startswith(b"PK"):  # the other formats have no checksum
+            valid = path.read_bytes()
+            yield f"{path.name}, half of it", reader, valid[: len(valid) // 2]
+            yield f"{path.name}, the last byte gone", reader, valid[:-1]
+            middle = bytearray(valid)
+            middle[len(valid) // 2] ^= 0xFF
+            if valid.startswith(b"PK"):  # the other formats have no checksum
                 yield f"{path.name}, a byte changed", reader, bytes(middle)
             for other in {"generator", "encoder", "clip", "moments", "fs3"} - {reader}:
                 if path.name != "e4e.pt":
-                    yield f"{path.name} as {other}", other, whole
+                    yield f"{path.name} as {other}", other, valid
 
 
 def readers():
@@ -350,8 +350,8 @@ def fuzz(valid, count, seed):
     rng = np.random.default_rng(seed)
     files = [(reader, path.read_bytes()) for reader, paths in valid.items() for path in paths]
     for i in range(count):
-        reader, whole = files[i % len(files)]
-        data = bytearray(whole)
+        reader, valid = files[i % len(files)]
+        data = bytearray(valid)
         # Half of the changes are where the pickles and tables are: at both ends.
         for at in rng.integers(0, len(data), rng.integers(1, 9)):
             index = [at, at % 4096, len(data) - 1 - at % 4096][rng.integers(3)]

@@ -69,7 +69,7 @@ def test_the_published_widths_are_those_of_config_f():
 
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
 @torch.inference_mode()
-def test_the_generator_draws_at_every_resolution(resolution):
+def test_the_generator_works_at_every_resolution(resolution):
     channels = feature_channels(resolution, channel_base=4096, channel_max=8)
     generator = Generator(resolution, channels, w_dim=16, mapping_layers=1)
     w = generator.mapping(torch.randn(1, 16))[:, None].expand(-1, generator.num_latents, -1)
@@ -97,7 +97,7 @@ def test_the_server_finds_the_convolutions_of_stylespace_where_the_generator_has
 
 
 @pytest.mark.parametrize("resolution", [16, 96, 2048])
-def test_other_resolutions_are_refused(resolution):
+def test_unsupported_resolutions_are_refused(resolution):
     with pytest.raises(ValueError, match="power of two from 32 to 1024"):
         Generator(resolution)
 
@@ -118,7 +118,7 @@ def test_every_image_of_a_batch_is_independent_of_the_others():
 
 
 @torch.inference_mode()
-def test_both_forms_of_upsampling_draw_the_same_image():
+def test_both_upsampling_modes_give_the_same_image():
     generator = small_generator(64)
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     transposed = generator.synthesis(styles)
@@ -127,7 +127,7 @@ def test_both_forms_of_upsampling_draw_the_same_image():
 
 
 @torch.inference_mode()
-def test_stylespace_as_one_vector_and_as_a_list_are_the_same():
+def test_flattened_styles_split_into_the_same_list():
     generator = small_generator()
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     flat = generator.flatten_styles(styles)
@@ -151,7 +151,7 @@ def test_a_generator_without_noise_has_none():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_features_in_half_precision_draw_nearly_the_same_image(dtype):
+def test_half_precision_gives_nearly_the_same_image(dtype):
     generator = small_generator()
     styles = generator.affine(torch.randn(2, generator.num_latents, 48))
     exact, rough = generator.synthesis(styles), generator.synthesis(styles, dtype)
@@ -188,7 +188,7 @@ def test_an_encoder_of_five_million_parameters_reads_a_face():
 
 
 @torch.inference_mode()
-def test_trimming_the_padding_behind_a_text_keeps_its_features():
+def test_trimming_the_padding_of_a_text_keeps_its_features():
     clip = small_clip()
     tokens = texts(3)  # the longest ends at the fifth token of twelve
     torch.testing.assert_close(
@@ -196,7 +196,7 @@ def test_trimming_the_padding_behind_a_text_keeps_its_features():
     )
 
 
-def test_every_weight_learns():
+def test_every_weight_gets_a_gradient():
     generator, encoder, clip = small_generator(), small_encoder(), small_clip()
     w = generator.mapping(torch.randn(4, 48))[:, None]
     losses = {

@@ -42,7 +42,7 @@ def _no_network(stderr):
     return "Could not find a version" in stderr or "Connection" in stderr
 
 
-def test_it_brings_nothing_heavy(alone):
+def test_the_client_installs_no_heavy_packages(alone):
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "--python", alone / "python", "list", "--format", "json"],
         capture_output=True,
@@ -54,7 +54,7 @@ def test_it_brings_nothing_heavy(alone):
     assert not names & {*HEAVY, "dlib_bin", "nvidia_pytriton", "face_recognition_models"}
 
 
-def test_it_edits_a_photo(alone, server, tmp_path):
+def test_the_client_alone_edits_a_photo(alone, server, tmp_path):
     out = tmp_path / "out.png"
     done = subprocess.run(
         [alone / "styleclip", "edit", AVATAR, "--target", "a sad face", "-o", out],
@@ -68,7 +68,7 @@ def test_it_edits_a_photo(alone, server, tmp_path):
     assert Image.open(out).size == (256, 256)
 
 
-def test_batch_says_what_ray_needs(alone, server, tmp_path):
+def test_batch_reports_what_ray_needs(alone, server, tmp_path):
     (tmp_path / "photos").mkdir()
     shutil.copy(AVATAR, tmp_path / "photos")
     command = [alone / "styleclip", "batch", "photos", "--target", "a sad face", "-o", "out"]
@@ -85,7 +85,7 @@ def test_batch_says_what_ray_needs(alone, server, tmp_path):
 
 @pytest.mark.parametrize("module", ["styleclip_client", "styleclip_client.client",
                                     "styleclip_client.cli"])  # fmt: skip
-def test_importing_it_loads_nothing_heavy(module):
+def test_importing_the_client_loads_no_heavy_packages(module):
     """This environment has all of them installed."""
     code = f"import sys, {module}; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
@@ -93,6 +93,6 @@ def test_importing_it_loads_nothing_heavy(module):
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 11), (3, 12), (3, 13)])
-def test_its_source_is_python_of_each_supported_version(version):
+def test_the_source_compiles_on_each_supported_python(version):
     for path in CLIENT.rglob("*.py"):
         ast.parse(path.read_text("utf-8"), str(path), feature_version=version)

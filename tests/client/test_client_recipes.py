@@ -15,14 +15,14 @@ BEARD = Edit("a face", "a face with a bärd", -2.0, 0.2)
 RECIPE = Recipe("avatars", "1", (Step(SMILE), Step(BEARD, on=False)))
 
 
-def test_a_recipe_survives_being_written_and_read():
+def test_a_recipe_round_trips():
     assert Recipe.from_json(RECIPE.to_json()) == RECIPE
     assert Recipe.from_json(RECIPE.to_json().encode()) == RECIPE
     assert RECIPE.edits == (SMILE,)
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
-def test_anything_else_is_refused_by_name(text):
+def test_text_that_is_not_a_recipe_raises_a_named_error(text):
     with pytest.raises(errors.InvalidRecipe):
         Recipe.from_json(text)
 
@@ -47,16 +47,16 @@ def test_anything_else_is_refused_by_name(text):
          errors.EmptyText),
     ],
 )  # fmt: skip
-def test_each_wrong_part_of_a_recipe_has_its_error(change, error):
+def test_each_invalid_field_of_a_recipe_has_its_error(change, error):
     with pytest.raises(error):
         Recipe.from_json(json.dumps(json.loads(RECIPE.to_json()) | change))
 
 
-def test_a_recipe_of_too_many_bytes_is_not_parsed():
+def test_an_oversized_recipe_is_not_parsed():
     with pytest.raises(errors.InvalidRecipe, match="limit"):
         Recipe.from_json(" " * (RECIPE_BYTES + 1))
 
 
-def test_a_recipe_nested_without_end_is_refused():
+def test_a_deeply_nested_recipe_is_refused():
     with pytest.raises(errors.InvalidRecipe):
         Recipe.from_json("[" * 60_000)

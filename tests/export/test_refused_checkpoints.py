@@ -68,7 +68,7 @@ def test_a_pickle_that_would_create_a_file_creates_none(tmp_path):
         assert "not on the list of safe names" in case["line"], name
 
 
-def test_a_file_that_claims_much_memory_or_time_gets_neither(tmp_path):
+def test_a_file_that_claims_excessive_memory_or_time_is_refused(tmp_path):
     check(attempts(tmp_path, hostile_files.oversized_files()))
 
 
@@ -80,7 +80,7 @@ def test_arrays_that_are_not_what_they_claim_are_refused(tmp_path):
     check(attempts(tmp_path, hostile_files.false_shape_files()))
 
 
-def test_the_error_says_what_another_or_a_broken_file_looks_like(valid, tmp_path):
+def test_the_error_describes_an_unexpected_or_damaged_file(valid, tmp_path):
     outcomes = attempts(tmp_path, hostile_files.other_files(valid))
     check(outcomes)
     assert all("looks like" in case["line"] for _, case in outcomes)
@@ -100,7 +100,7 @@ def test_the_error_says_what_another_or_a_broken_file_looks_like(valid, tmp_path
         assert looks[name].startswith(look), (name, looks[name])
 
 
-def test_changed_bytes_give_a_network_or_one_line(tmp_path):
+def test_corrupted_bytes_give_a_network_or_a_one_line_error(tmp_path):
     outcomes = run(tmp_path, "--fuzz", 300)
     assert len(outcomes) == 300
     assert {case["error"] for case in outcomes} == {"CheckpointError", "read"}

@@ -86,18 +86,18 @@ def test_the_golden_tensorflow_pickle_gives_the_images_of_the_official_code(gold
 def test_rosinalitys_file_in_either_format_gives_its_state(state, w_avg, zipped, tmp_path):
     path = tmp_path / "g.pt"
     torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
-    found = generators.read_generator(path)
-    assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
-    assert found.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
-    assert same_state(found.network().state_dict(), state)
+    checkpoint = generators.read_generator(path)
+    assert same_state(checkpoint.state, state) and torch.equal(checkpoint.w_avg, w_avg)
+    assert checkpoint.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
+    assert same_state(checkpoint.network().state_dict(), state)
 
 
-def test_blur_kernels_may_be_left_out(state, tmp_path):
+def test_blur_kernels_may_be_missing(state, tmp_path):
     torch.save({k: v for k, v in state.items() if "kernel" not in k}, tmp_path / "g.pt")
     assert same_state(generators.read_generator(tmp_path / "g.pt").state, state)
 
 
-def test_an_average_that_the_file_lacks_is_the_same_at_each_call(state, tmp_path):
+def test_a_missing_average_is_replaced_by_a_reproducible_mean(state, tmp_path):
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     checkpoint = generators.read_generator(tmp_path / "g.pt")
     assert checkpoint.w_avg is None
@@ -110,25 +110,25 @@ def test_resolution_and_widths_are_read_from_the_file(resolution, tmp_path):
     widths = {2**p: 3 + p for p in range(2, int(math.log2(resolution)) + 1)}
     state = filled(Generator(resolution, widths, 8, mapping_layers=1))
     torch.save({"g_ema": state}, tmp_path / "g.pt")
-    found = generators.read_generator(tmp_path / "g.pt")
-    assert found.sizes.channels == widths and same_state(found.state, state)
+    checkpoint = generators.read_generator(tmp_path / "g.pt")
+    assert checkpoint.sizes.channels == widths and same_state(checkpoint.state, state)
 
 
 def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
-    found = generators.read_generator(
+    checkpoint = generators.read_generator(
         write(tmp_path / "g.pkl", tensorflow(state, w_avg, label_size=0))
     )
     # The pickle lacks the 1 of the modulation's bias, so that one addition is rounded.
-    assert found.state.keys() == state.keys() and torch.equal(found.w_avg, w_avg)
+    assert checkpoint.state.keys() == state.keys() and torch.equal(checkpoint.w_avg, w_avg)
     for name, value in state.items():
         rounding = 1e-6 if name.endswith("modulation.bias") else 0
-        torch.testing.assert_close(found.state[name], value, rtol=0, atol=rounding)
+        torch.testing.assert_close(checkpoint.state[name], value, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 5}, {"channels_last": True}])
 def test_an_ada_pickle_gives_its_averaged_network(state, w_avg, options, tmp_path):
-    found = generators.read_generator(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
-    assert same_state(found.state, state) and torch.equal(found.w_avg, w_avg)
+    checkpoint = generators.read_generator(write(tmp_path / "g.pkl", ada(state, w_avg, **options)))
+    assert same_state(checkpoint.state, state) and torch.equal(checkpoint.w_avg, w_avg)
 
 
 def ada_image(state, ws):
@@ -174,7 +174,7 @@ def ada_image(state, ws):
     return image
 
 
-def test_an_ada_pickle_gives_the_image_of_its_own_arithmetic(state, w_avg, tmp_path):
+def test_an_ada_pickle_gives_the_image_of_the_official_arithmetic(state, w_avg, tmp_path):
     generator = generators.read_generator(write(tmp_path / "g.pkl", ada(state, w_avg))).network()
     ws = torch.randn(1, generator.num_latents, W_DIM, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -183,12 +183,12 @@ def test_an_ada_pickle_gives_the_image_of_its_own_arithmetic(state, w_avg, tmp_p
 
 def test_a_network_trained_without_noise_gets_noise_of_strength_zero(state, w_avg, tmp_path):
     without_noise = {k: v for k, v in state.items() if "noise" not in k}
-    found = generators.read_generator(write(tmp_path / "g.pkl", ada(without_noise, w_avg))).state
+    loaded = generators.read_generator(write(tmp_path / "g.pkl", ada(without_noise, w_avg))).state
     zeros = {k: torch.zeros_like(v) for k, v in state.items() if "noise" in k}
-    assert same_state(found, without_noise | zeros)
+    assert same_state(loaded, without_noise | zeros)
 
 
-def test_what_only_the_official_network_does_is_noted(state, w_avg, tmp_path):
+def test_differences_from_the_official_network_are_noted(state, w_avg, tmp_path):
     data = ada(state, w_avg, conv_clamp=256)
     assert "±256" in generators.read_generator(write(tmp_path / "g.pkl", data)).notes[0]
 
@@ -232,11 +232,11 @@ def test_tensorflow_networks_with_other_arithmetic_are_refused(
 def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp_path):
     encoder, content = encoder_state(), e4e_content(options)
     torch.save(content, tmp_path / "e4e.pt", _use_new_zipfile_serialization=zipped)
-    found = encoders.read_encoder(tmp_path / "e4e.pt")
-    assert same_state(found.state, encoder) and same_state(found.decoder.state, state)
-    assert same_state(found.network().state_dict(), encoder)
-    assert torch.equal(found.w_avg, content["latent_avg"])
-    assert (found.sizes.num_latents, found.options) == (10, {"device": "cuda"})
+    checkpoint = encoders.read_encoder(tmp_path / "e4e.pt")
+    assert same_state(checkpoint.state, encoder) and same_state(checkpoint.decoder.state, state)
+    assert same_state(checkpoint.network().state_dict(), encoder)
+    assert torch.equal(checkpoint.w_avg, content["latent_avg"])
+    assert (checkpoint.sizes.num_latents, checkpoint.options) == (10, {"device": "cuda"})
     assert same_state(generators.read_generator(tmp_path / "e4e.pt").state, state)
 
 
@@ -246,33 +246,35 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
 def test_a_plain_state_dict_of_clip_gives_its_state(tmp_path):
     official = small_clip().state_dict()
     torch.save(official | {"vocab_size": torch.tensor(2000)}, tmp_path / "clip.pt")
-    found = clip.read(tmp_path / "clip.pt")
-    assert same_state(found.state, official) and same_state(found.network().state_dict(), official)
-    assert found.sizes["transformer_heads"] == 2 and found.sizes["image_resolution"] == 48
+    checkpoint = clip.read(tmp_path / "clip.pt")
+    assert same_state(checkpoint.state, official)
+    assert same_state(checkpoint.network().state_dict(), official)
+    assert checkpoint.sizes["transformer_heads"] == 2 and checkpoint.sizes["image_resolution"] == 48
 
 
 def test_openais_torchscript_archive_gives_its_state_in_float32(tmp_path):
     script, state = scripted_clip()
     script.save(str(tmp_path / "ViT.pt"))
-    found = clip.read(tmp_path / "ViT.pt")
-    official = {k: v.float() for k, v in state.items() if k in found.state}
-    assert same_state(found.state, official) and len(official) == len(small_clip().state_dict())
+    checkpoint = clip.read(tmp_path / "ViT.pt")
+    official = {k: v.float() for k, v in state.items() if k in checkpoint.state}
+    assert same_state(checkpoint.state, official)
+    assert len(official) == len(small_clip().state_dict())
 
 
 # --- StyleCLIP's files and dlib's
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_styleclips_statistics_are_read_as_its_scripts_wrote_them(protocol, tmp_path):
+def test_the_statistics_of_styleclips_scripts_are_read(protocol, tmp_path):
     samples = style_samples()
     means, deviations = [s.mean(0) for s in samples], [s.std(0) for s in samples]
     write(tmp_path / "S", pickle.dumps(samples, protocol))
     write(tmp_path / "S_mean_std", pickle.dumps([means, deviations], protocol))
-    found = styleclip_npy.read_s_mean_std(tmp_path / "S_mean_std")
+    statistics = styleclip_npy.read_s_mean_std(tmp_path / "S_mean_std")
     for read, written in (
         (styleclip_npy.read_s(tmp_path / "S"), samples),
-        (found.means, means),
-        (found.deviations, deviations),
+        (statistics.means, means),
+        (statistics.deviations, deviations),
     ):
         assert all(np.array_equal(a, b) for a, b in zip(read, written, strict=True))
 
@@ -281,12 +283,12 @@ def test_styleclips_arrays_are_read_as_float32(tmp_path):
     fs3, w = np.arange(12.0).reshape(4, 3), np.ones((5, 1, 8), np.float32)
     np.save(tmp_path / "fs3.npy", fs3)
     np.save(tmp_path / "W.npy", w)
-    found = styleclip_npy.read_fs3(tmp_path / "fs3.npy")
-    assert found.dtype == np.float32 and np.array_equal(found, fs3)
+    loaded = styleclip_npy.read_fs3(tmp_path / "fs3.npy")
+    assert loaded.dtype == np.float32 and np.array_equal(loaded, fs3)
     assert styleclip_npy.read_w(tmp_path / "W.npy").shape == (5, 8)
 
 
-def test_dlibs_landmarks_are_placed_from_either_form(landmarks_bz2, tmp_path):
+def test_dlibs_landmarks_are_installed_compressed_or_not(landmarks_bz2, tmp_path):
     official = find_landmark_model()
     placed = dlib_landmarks.install(official, tmp_path / "plain.dat")
     assert placed.published and placed.path.stat().st_size == dlib_landmarks.SIZE
@@ -297,14 +299,14 @@ def test_dlibs_landmarks_are_placed_from_either_form(landmarks_bz2, tmp_path):
 def test_a_domain_folder_gives_all_networks(state, tmp_path):
     torch.save(e4e_content(), tmp_path / "e4e_any_encode.pt")
     torch.save(small_clip().state_dict(), tmp_path / "ViT-any.pt")
-    found = domain_files.read_domain(domain_files.DomainFiles.find(tmp_path))
-    assert same_state(found.generator.state_dict(), state)
-    assert same_state(found.encoder.state_dict(), encoder_state())
-    assert same_state(found.clip.state_dict(), small_clip().state_dict())
-    assert found.w_avg.shape == (10, W_DIM)
-    assert set(found.sources) == {"e4e_any_encode.pt", "ViT-any.pt"}
+    domain = domain_files.read_domain(domain_files.DomainFiles.find(tmp_path))
+    assert same_state(domain.generator.state_dict(), state)
+    assert same_state(domain.encoder.state_dict(), encoder_state())
+    assert same_state(domain.clip.state_dict(), small_clip().state_dict())
+    assert domain.w_avg.shape == (10, W_DIM)
+    assert set(domain.sources) == {"e4e_any_encode.pt", "ViT-any.pt"}
 
 
-def test_the_error_says_what_a_folder_lacks(tmp_path):
+def test_the_error_names_what_a_folder_lacks(tmp_path):
     with pytest.raises(CheckpointError, match=r"e4e_\*.*fetch"):
         domain_files.DomainFiles.find(tmp_path)

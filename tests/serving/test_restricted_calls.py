@@ -46,7 +46,7 @@ def test_a_call_over_http_is_refused(server, path):
     assert "restricted" in answer.text or "not allowed" in answer.text
 
 
-def test_shared_memory_is_for_clients_of_this_machine_and_allowed_by_an_option(tmp_path):
+def test_shared_memory_needs_the_option_and_a_loopback_address(tmp_path):
     options = {"log": tmp_path / "log", "allow_shared_memory": True}
     with (
         pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),

@@ -115,7 +115,7 @@ def test_an_unknown_domain_or_repository_is_refused_with_the_known_ones(tmp_path
             pass
 
 
-def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
+def test_domains_may_be_in_another_folder_than_the_steps(tmp_path):
     steps, domains = tmp_path / "code", tmp_path / "domains"
     shutil.copytree(default_repository() / "steps", steps / "steps")
     shutil.copytree(default_repository() / "avatars", domains / "cartoons")
@@ -129,8 +129,8 @@ def test_domains_may_lie_elsewhere_than_the_steps(tmp_path):
         pass
 
 
-def test_a_complete_triton_can_take_the_place_of_the_wheels(tmp_path, monkeypatch):
-    # As NVIDIA's container has it: its backends in one folder, its libraries where they are found.
+def test_a_full_triton_installation_can_replace_the_wheel(tmp_path, monkeypatch):
+    # As in NVIDIA's container: all backends in one folder, libraries on the loader's path.
     wheel = find_installation()
     complete = tmp_path / "tritonserver"
     wheel.prepare_backends(complete / "backends")
@@ -180,7 +180,7 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
     assert "Traceback" not in process.stderr.read()
 
 
-def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
+def test_killing_the_supervisor_ends_the_server(tmp_path):
     command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
     command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -192,7 +192,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(tmp_path):
     assert not alive
 
 
-def test_a_numpy_that_triton_would_misread_is_refused(tmp_path, monkeypatch):
+def test_an_incompatible_numpy_is_refused(tmp_path, monkeypatch):
     known = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "2.5.2" if name == "numpy" else known(name)

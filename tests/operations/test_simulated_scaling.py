@@ -9,7 +9,7 @@ def run(*rates):
     return simulate(list(rates), SERVICE, 0.5, START, HpaRule.read())
 
 
-def test_the_rule_is_that_of_the_manifest():
+def test_the_scaling_rule_matches_the_manifest():
     rule = HpaRule.read()
     assert (rule.target, rule.min_replicas, rule.max_replicas) == (0.075, 2, 16)
     assert (rule.max_growth, rule.stabilization, rule.min_shrink) == (2.0, 300, 0.9)

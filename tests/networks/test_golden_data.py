@@ -141,7 +141,7 @@ def failed(rows):
     return [(row.case, row.quantity) for row in rows if row.status == "fail"]
 
 
-def test_other_seeds_resolutions_widths_and_batches_are_found(folder, capsys):
+def test_other_seeds_resolutions_widths_and_batches_are_detected(folder, capsys):
     rows = rows_of(folder)
     assert {row.status for row in rows} == {"pass"}
     assert {row.case for row in rows} == {"align/other", "stylegan2_64"}
@@ -289,7 +289,7 @@ def test_a_folder_without_its_rule_or_header_is_refused(folder):
         Folder(folder)
 
 
-def test_only_chooses_cases_and_says_what_there_is(folder, capsys):
+def test_only_selects_cases_and_lists_the_known_ones(folder, capsys):
     rows = rows_of(folder, only=["align/*", "nothing*"])
     assert {row.case for row in rows} == {"align/other"}
     assert run(["verify", str(folder), "--only", "e4e*"]) == 1
@@ -303,7 +303,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(folder, name):
     assert not Folder(folder).has(name)
 
 
-def test_shapes_that_no_memory_holds_are_refused_before_they_are_made(folder):
+def test_oversized_shapes_are_refused_before_allocation(folder):
     shapes = json.loads((folder / "keys_stylegan2_64.json").read_text())
     shapes["style.1.weight"] = [10**9, 10**9]
     (folder / "keys_stylegan2_64.json").write_text(json.dumps(shapes))

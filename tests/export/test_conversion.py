@@ -232,7 +232,7 @@ def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
         assert set(answer) == {"IMAGE"}
 
 
-def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path):
+def test_triton_runs_the_file_that_the_config_names(repository, tmp_path):
     """The GPU's float16 networks, on the CPU."""
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
@@ -253,7 +253,7 @@ def test_the_file_that_a_config_names_is_the_one_that_runs(repository, tmp_path)
     assert psnr(rough[None], exact[None]) > 45
 
 
-def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weights, repository):
+def test_every_converted_file_records_its_sources_and_errors(weights, repository):
     for name in ("e4e", "clip_text", "stylegan2"):
         folder = repository / "ffhq" / name / "1"
         provenance = json.loads((folder / "provenance.json").read_text())
@@ -270,7 +270,7 @@ def test_every_converted_file_says_where_it_comes_from_and_how_true_it_is(weight
         assert (folder / "model.fp16.onnx").is_file()
 
 
-def test_only_dlibs_own_landmarks_are_placed(landmarks_bz2, tmp_path):
+def test_only_the_published_landmarks_are_installed(landmarks_bz2, tmp_path):
     lines, official = [], find_landmark_model()
     weights, folder = tmp_path / "weights", tmp_path / "ffhq"
     weights.mkdir()
@@ -310,7 +310,7 @@ def test_a_conversion_that_misses_its_bound_is_not_written(
     assert not list(Path(target).rglob("model.onnx"))
 
 
-def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):
+def test_missing_weights_print_one_line(tmp_path, capsys):
     assert cli.run(["convert", "ffhq", "--weights", str(tmp_path)]) == 1
     complaint = capsys.readouterr().err
     assert "CheckpointError" in complaint and "fetch" in complaint and complaint.count("\n") == 1

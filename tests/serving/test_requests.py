@@ -105,7 +105,7 @@ def test_a_tensor_of_a_wrong_shape_is_invalid_argument(ask):
     assert status == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_strength_of_zero_is_the_inversion_itself(ask):
+def test_a_strength_of_zero_gives_the_inversion(ask):
     latent = ask("invert", PHOTO=[png()])["W_PLUS"]
     zero = ask("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})
     size = len(ask("direction", **TEXTS)["DELTA"])
@@ -128,7 +128,7 @@ def test_several_edits_are_the_sum_of_their_offsets(ask):
     assert list(both["CHANNELS"]) == [*one["CHANNELS"], *other["CHANNELS"]]
 
 
-def test_a_batch_of_photos_gives_the_same_as_single_photos(server):
+def test_a_batch_of_photos_gives_the_same_results_as_single_photos(server):
     with triton.InferenceServerClient(server.grpc_url) as connection:
 
         def invert(photos):

@@ -193,7 +193,7 @@ def test_a_broken_profile_is_ignored(profile):
     assert image.getpixel((0, 0)) == (255, 0, 0) and "icc_profile" not in image.info
 
 
-def test_palette_with_alpha_and_sixteen_bit_colours_become_rgb():
+def test_palette_with_alpha_and_sixteen_bit_colors_become_rgb():
     rgba = Image.new("RGBA", (8, 8), (200, 0, 0, 255))
     rgba.paste((0, 0, 200, 0), (0, 0, 4, 8))
     for format in ("PNG", "GIF", "WEBP"):
