@@ -8,14 +8,12 @@ an official ViT state_dict loads with ``strict=True``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleclip_contract.wire import TOKENS_PER_TEXT
-from styleclip_networks.state_names import count_modules
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -184,41 +182,6 @@ class CLIP(nn.Module):
         x = self.ln_final(self.transformer(x))
         x = x[torch.arange(x.shape[0], device=x.device), end]
         return x @ self.text_projection
-
-
-def clip_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the arguments of `CLIP` from the shapes of an official ViT state_dict.
-
-    Raises:
-        KeyError: it is not of a ViT (a ResNet CLIP, or no CLIP at all).
-    """
-    width, _, patch, _ = shapes["visual.conv1.weight"]
-    num_patches = shapes["visual.positional_embedding"][0] - 1
-    return {
-        "image_resolution": math.isqrt(num_patches) * patch,
-        "vision_patch_size": patch,
-        "vision_width": width,
-        "vision_layers": count_modules(shapes, "visual.transformer.resblocks."),
-        "vision_heads": width // HEAD_WIDTH,
-        **text_encoder_sizes(shapes),
-    }
-
-
-def text_encoder_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the arguments of `CLIP` for the text encoder.
-
-    Raises:
-        KeyError: a weight is missing.
-    """
-    width, embed_dim = shapes["text_projection"]
-    return {
-        "embed_dim": embed_dim,
-        "context_length": shapes["positional_embedding"][0],
-        "vocab_size": shapes["token_embedding.weight"][0],
-        "transformer_width": width,
-        "transformer_layers": count_modules(shapes, "transformer.resblocks."),
-        "transformer_heads": width // HEAD_WIDTH,
-    }
 
 
 def trim_tokens(tokens: Tensor) -> Tensor:

@@ -11,16 +11,13 @@ official checkpoint loads with ``strict=True``. The backbone is the IR-SE50 of A
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleclip_contract.wire import W_DIM
-from styleclip_networks.state_names import count_modules
 from styleclip_networks.stylegan2 import EqualLinear
 
 IR_SE50_WIDTHS = (64, 128, 256, 512)
@@ -180,25 +177,6 @@ class Encoder4Editing(GradualStyleEncoder):
     def combine(self, rows: list[Tensor]) -> list[Tensor]:
         w0 = rows[0]
         return [w0, *(w0 + delta for delta in rows[1:])]
-
-
-def encoder_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return the arguments of an encoder from the shapes of its state_dict.
-
-    Raises:
-        KeyError: a weight is missing.
-    """
-    num_units = count_modules(shapes, "body.")
-    units = [shapes[f"body.{i}.res_layer.1.weight"][0] for i in range(num_units)]
-    stages = [(width, len(list(run))) for width, run in groupby(units)]
-    w_dim, style_width = shapes["styles.0.linear.weight"]
-    return {
-        "num_latents": count_modules(shapes, "styles."),
-        "widths": tuple(width for width, _ in stages),
-        "depths": tuple(depth for _, depth in stages),
-        "style_width": style_width,
-        "w_dim": w_dim,
-    }
 
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:

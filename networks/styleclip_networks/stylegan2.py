@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleclip_contract.wire import W_DIM
-from styleclip_networks.state_names import count_modules
 from styleclip_networks.stylespace import style_layers
 
 RESAMPLE_FILTER = (1.0, 3.0, 3.0, 1.0)  # of every upsampling, along each dimension
@@ -398,38 +397,3 @@ class Generator(nn.Module):
     def split_styles(self, flat: Tensor) -> list[Tensor]:
         """Split (N, S) into the style of each layer."""
         return list(flat.split(self.style_channels, dim=1))
-
-
-def generator_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return the arguments of `Generator` from the shapes of its state_dict.
-
-    Raises:
-        KeyError: a weight is missing.
-    """
-    channels = {4: shapes["conv1.conv.weight"][1]}
-    for i in range(0, count_modules(shapes, "convs."), 2):
-        channels[2 * max(channels)] = shapes[f"convs.{i}.conv.weight"][1]
-    return {
-        "resolution": max(channels),
-        "channels": channels,
-        "w_dim": shapes["conv1.conv.modulation.weight"][1],
-        # Module 0 is the normalization of z. An exported generator has no mapping network.
-        "mapping_layers": max(count_modules(shapes, "style.") - 1, 0),
-    }
-
-
-def truncate_latents(
-    w_plus: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None
-) -> Tensor:
-    """Apply the truncation trick (StyleGAN, appendix B): w_avg + psi * (w - w_avg).
-
-    Args:
-        w_plus: (N, L, w_dim).
-        w_avg: (w_dim,) or (L, w_dim).
-        psi: 1 keeps w, 0 gives the average.
-        cutoff: only the first `cutoff` rows are truncated; None means all.
-    """
-    truncated = w_avg + psi * (w_plus - w_avg)
-    if cutoff is None:
-        return truncated
-    return torch.cat([truncated[:, :cutoff], w_plus[:, cutoff:]], dim=1)

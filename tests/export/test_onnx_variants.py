@@ -140,7 +140,7 @@ def test_the_generator_variant_gives_the_same_image(noise):
 @torch.inference_mode()
 def test_the_encoder_variant_gives_the_same_latents(steepest):
     e = encoder()
-    e.body[0].res_layer[2].weight[3] = steepest  # the form is valid only up to 1
+    e.body[0].res_layer[2].weight[3] = steepest  # the formula is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
     near(onnx_variants.encode(e, face), e(face))
 

@@ -24,7 +24,8 @@ from styleclip_export.verify.folder import Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import compare
 from styleclip_export.verify.runner import find_cases, run_case, unknown_files, verify
-from styleclip_networks.stylegan2 import Generator, truncate_latents
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.stylegan2 import Generator
 
 COMPACT = Path(__file__).parents[1] / "golden"  # whatever STYLECLIP_GOLDEN names
 FOLDER = Folder(GOLDEN)

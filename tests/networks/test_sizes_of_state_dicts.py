@@ -2,9 +2,10 @@
 
 import torch
 
-from styleclip_networks.clip import CLIP, clip_sizes
-from styleclip_networks.e4e import Encoder4Editing, encoder_sizes
-from styleclip_networks.stylegan2 import Generator, feature_channels, generator_sizes
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sizes import clip_sizes, encoder_sizes, generator_sizes
+from styleclip_networks.stylegan2 import Generator, feature_channels
 
 
 def shapes(network):

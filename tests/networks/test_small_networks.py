@@ -6,12 +6,8 @@ import torch
 
 from styleclip_networks.clip import CLIP, trim_tokens
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import (
-    Generator,
-    config_f_channels,
-    feature_channels,
-    truncate_latents,
-)
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.stylegan2 import Generator, config_f_channels, feature_channels
 from styleclip_networks.stylespace import style_layers
 from styleclip_server.pipeline.style_statistics import convolution_channels
 

@@ -1,4 +1,4 @@
-"""The networks at full size on a CPU: the published form in eager PyTorch and the served form.
+"""The networks at full size on a CPU: as published, in eager PyTorch, and as served.
 
     python -m tools.bench.cpu_networks [--networks stylegan2] [--threads 2] [--onnxruntime]
 
@@ -47,7 +47,7 @@ class Case:
 
     Attributes:
         variants: what is exported.
-        published: the published form in PyTorch.
+        published: the network as published, in PyTorch.
         inputs: number of a call → inputs to measure with.
     """
 
@@ -85,28 +85,28 @@ def prompts(number: int) -> tuple[Tensor, ...]:
 
 @torch.inference_mode()
 def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dict[str, Any]:
-    """Return the medians of both forms in milliseconds."""
+    """Return the medians of both in milliseconds."""
     case = build(name)
     run, description = export_as_served(case.variants, threads, allow_openvino=not onnxruntime_only)
 
-    forms = {"published": case.published, "served": run}
-    times: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    calls = {"published": case.published, "served": run}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     largest = 0.0
     for number in range(repeat + 1):  # the first is a warm-up
         torch.manual_seed(number)
         inputs = case.inputs(number)
         outputs = []
-        for form, call in forms.items():
+        for kind, call in calls.items():
             start = time.perf_counter(), time.process_time()
             outputs.append(np.asarray(call(*inputs), np.float64))
             if number:
                 end = time.perf_counter(), time.process_time()
-                times[form].append((end[0] - start[0], end[1] - start[1]))
+                times[kind].append((end[0] - start[0], end[1] - start[1]))
         largest = max(largest, float(np.abs(outputs[0] - outputs[1]).max()))
     row: dict[str, Any] = {"network": name, "largest_difference": largest, "served": description}
-    for form, pairs in times.items():
-        for kind, values in zip(("wall", "cpu"), zip(*pairs, strict=True), strict=True):
-            row[f"{form}_{kind}"] = statistics.median(values) * 1000
+    for kind, pairs in times.items():
+        for clock, values in zip(("wall", "cpu"), zip(*pairs, strict=True), strict=True):
+            row[f"{kind}_{clock}"] = statistics.median(values) * 1000
     return row
 
 

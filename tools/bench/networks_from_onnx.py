@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from styleclip_networks.clip import CLIP, text_encoder_sizes
-from styleclip_networks.e4e import Encoder4Editing, encoder_sizes
-from styleclip_networks.stylegan2 import Generator, generator_sizes
+from styleclip_networks.clip import CLIP
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sizes import encoder_sizes, generator_sizes, text_encoder_sizes
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.engines.weights import read_parameters
 
 

@@ -37,7 +37,7 @@ class FaceToLatent(nn.Module):
         encode: Callable[[GradualStyleEncoder, Tensor], Tensor] = GradualStyleEncoder.__call__,
     ) -> None:
         super().__init__()
-        # The parameters' names tell the CUDA engine, which reads nothing else, which encoder it is.
+        # The CUDA engine reads only the parameters: their names say which encoder it is.
         self.name = "encoder" if isinstance(encoder, Encoder4Editing) else "psp"
         self.add_module(self.name, encoder)
         self.encode = encode

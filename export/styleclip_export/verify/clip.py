@@ -19,7 +19,8 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.clip import CLIP, clip_sizes, normalize_images, trim_tokens
+from styleclip_networks.clip import CLIP, normalize_images, trim_tokens
+from styleclip_networks.sizes import clip_sizes
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from styleclip_export.verify import bounds, generator
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Comparison, Row, compare, compare_mappings
-from styleclip_networks.e4e import Encoder4Editing, encoder_sizes
+from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sizes import encoder_sizes
 
 
 def cases(folder: Folder) -> Iterator[Case]:

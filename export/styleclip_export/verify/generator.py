@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.report import Row, compare, compare_lists, compare_mappings
-from styleclip_networks.stylegan2 import Generator, generator_sizes, truncate_latents
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.sizes import generator_sizes
+from styleclip_networks.stylegan2 import Generator
 
 TRUNCATION = 0.7
 PIXELS_PER_BATCH = 1024**2  # bounds the memory

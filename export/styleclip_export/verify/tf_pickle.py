@@ -17,7 +17,8 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Arrays, Case, Folder
 from styleclip_export.verify.generator import synthesize
 from styleclip_export.verify.report import Row, compare, compare_lists
-from styleclip_networks.stylegan2 import Generator, truncate_latents
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.stylegan2 import Generator
 
 FIELDS = (
     "seed",

@@ -18,8 +18,8 @@ def read_parameters(path: Path) -> dict[str, NDArray[np.generic]]:
     """
     graph = onnx.load(str(path)).graph
     parameters = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    # A parameter stored as float16, or equal to another one, has its name on the
-    # output of the Cast or Identity that reads it.
+    # A parameter stored as float16 (`onnx_export.store_as_float16`), or equal to another one, has
+    # its name on the output of the Cast or Identity that reads it.
     for node in graph.node:
         if node.op_type in ("Cast", "Identity") and node.input[0] in parameters:
             parameters[node.output[0]] = parameters[node.input[0]]

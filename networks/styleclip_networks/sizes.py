@@ -1,0 +1,90 @@
+"""The sizes of each network, from the shapes of its state_dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from styleclip_networks.clip import HEAD_WIDTH
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def generator_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Return the arguments of `Generator` from the shapes of its state_dict.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    channels = {4: shapes["conv1.conv.weight"][1]}
+    for i in range(0, count_modules(shapes, "convs."), 2):
+        channels[2 * max(channels)] = shapes[f"convs.{i}.conv.weight"][1]
+    return {
+        "resolution": max(channels),
+        "channels": channels,
+        "w_dim": shapes["conv1.conv.modulation.weight"][1],
+        # Module 0 is the normalization of z. An exported generator has no mapping network.
+        "mapping_layers": max(count_modules(shapes, "style.") - 1, 0),
+    }
+
+
+def encoder_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Return the arguments of an encoder from the shapes of its state_dict.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    num_units = count_modules(shapes, "body.")
+    units = [shapes[f"body.{i}.res_layer.1.weight"][0] for i in range(num_units)]
+    stages = [(width, len(list(run))) for width, run in groupby(units)]
+    w_dim, style_width = shapes["styles.0.linear.weight"]
+    return {
+        "num_latents": count_modules(shapes, "styles."),
+        "widths": tuple(width for width, _ in stages),
+        "depths": tuple(depth for _, depth in stages),
+        "style_width": style_width,
+        "w_dim": w_dim,
+    }
+
+
+def clip_sizes(shapes: Shapes) -> dict[str, int]:
+    """Return the arguments of `CLIP` from the shapes of an official ViT state_dict.
+
+    Raises:
+        KeyError: it is not of a ViT (a ResNet CLIP, or no CLIP at all).
+    """
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    num_patches = shapes["visual.positional_embedding"][0] - 1
+    return {
+        "image_resolution": math.isqrt(num_patches) * patch,
+        "vision_patch_size": patch,
+        "vision_width": width,
+        "vision_layers": count_modules(shapes, "visual.transformer.resblocks."),
+        "vision_heads": width // HEAD_WIDTH,
+        **text_encoder_sizes(shapes),
+    }
+
+
+def text_encoder_sizes(shapes: Shapes) -> dict[str, int]:
+    """Return the arguments of `CLIP` for the text encoder.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    width, embed_dim = shapes["text_projection"]
+    return {
+        "embed_dim": embed_dim,
+        "context_length": shapes["positional_embedding"][0],
+        "vocab_size": shapes["token_embedding.weight"][0],
+        "transformer_width": width,
+        "transformer_layers": count_modules(shapes, "transformer.resblocks."),
+        "transformer_heads": width // HEAD_WIDTH,
+    }
+
+
+def count_modules(names: Iterable[str], prefix: str) -> int:
+    """Count the modules `prefix`0, `prefix`1, … up to the highest number among `names`."""
+    numbers = (name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix))
+    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
