@@ -19,6 +19,7 @@ COMMANDS = {
     "fetch": "Fetch the published checkpoints of a domain, each checked.",
     "convert": "Convert checkpoints to ONNX and put them into the model repository.",
     "stats": "Compute StyleSpace statistics: mean and deviation of S, and fs3.",
+    "directions": "Add, fit, list or remove named directions of a domain (age, smile, mappers).",
     "verify": "Compare the project with numbers of the official code (a golden folder).",
     "configs": "Write every config.pbtxt from the wire contract.",
 }

@@ -23,3 +23,7 @@ class FetchError(ExportError):
 
 class StatisticsError(ExportError):
     """Statistics cannot be computed or merged."""
+
+
+class DirectionError(ExportError):
+    """A direction does not fit the domain, or cannot be fitted to the latents."""

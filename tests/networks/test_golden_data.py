@@ -45,7 +45,7 @@ def test_every_golden_case_passes(case):
 def test_every_golden_file_belongs_to_a_case():
     assert unknown_files(FOLDER, CASES) == []
     kinds = {re.match("[a-z]+2?", case.name)[0] for case in find_cases(Folder(COMPACT))}
-    assert kinds == {"align", "clip", "direction", "fs", "stylegan2", "e"}
+    assert kinds == {"align", "clip", "direction", "fs", "stylegan2", "e", "named"}
 
 
 def test_the_bounds_are_those_of_the_golden_readme():
@@ -56,6 +56,7 @@ def test_the_bounds_are_those_of_the_golden_readme():
     assert float(allowed["styles, W"]) == bounds.STYLES
     assert float(allowed["StyleGAN2 image (all sizes)"]) == bounds.IMAGE
     assert float(allowed["e4e codes (std 1) / their image"]) == bounds.E4E
+    assert float(allowed["latent mapper (std 1)"]) == bounds.MAPPER
     assert float(allowed["CLIP text features (std 1) / image features"]) == bounds.CLIP
     assert float(allowed["dt"]) == bounds.TEXT_DIRECTION
     assert allowed["boundaries, codes, fs3 estimation"] == "1e-5; counts exact"

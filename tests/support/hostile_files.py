@@ -81,6 +81,7 @@ def code_execution_files(mark):
             torch_archive(pickle.dumps(value, 2), code),
         )
         yield f"{name} in S_mean_std", "moments", pickle.dumps([value, value])
+        yield f"{name} in a direction", "direction", torch_save({"age": value})
 
 
 def _opcodes(*parts):
@@ -314,6 +315,7 @@ def readers():
         generators,
         styleclip_npy,
     )
+    from styleclip_export.directions import files
 
     return {
         "generator": generators.read_generator,
@@ -322,6 +324,7 @@ def readers():
         "s": styleclip_npy.read_s,
         "moments": styleclip_npy.read_s_mean_std,
         "fs3": styleclip_npy.read_fs3,
+        "direction": files.read,
         "landmarks": lambda path: dlib_landmarks.install(path, path.with_suffix(".placed")),
     }
 

@@ -18,6 +18,7 @@ from styleclip_export.verify import (
     encoder,
     fs3,
     generator,
+    named_edits,
     tf_pickle,
 )
 from styleclip_export.verify.folder import Case, Folder
@@ -29,6 +30,7 @@ KINDS: dict[str, Callable[[Folder], Iterator[Case]]] = {
     "direction": direction.cases,
     "fs3": fs3.cases,
     "clip": clip.cases,
+    "named_edits": named_edits.cases,
     "generator": generator.cases,
     "encoder": encoder.cases,
     "tf_pickle": tf_pickle.cases,

@@ -1,0 +1,52 @@
+"""The published directions of a domain, as `convert/domains/DOMAIN.json` lists them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from styleclip_export.directions import files
+from styleclip_export.directions.store import DirectionStore, Options
+
+Report = Callable[[str], None]
+_DOMAINS = Path(__file__).parents[1] / "convert/domains"
+
+
+def add_known(
+    store: DirectionStore, weights: Path, *, replace: bool = False, report: Report = print
+) -> int:
+    """Add the published directions whose files are in `weights`; those that are there stay.
+
+    Returns:
+        The number of published directions whose files are there.
+
+    Raises:
+        CheckpointError: a file is another, damaged or hostile.
+        DirectionError: it does not fit the domain.
+    """
+    path = _DOMAINS / f"{store.domain.name}.json"
+    listed = json.loads(path.read_text("utf-8")).get("directions", ()) if path.is_file() else ()
+    present = [entry for entry in listed if (weights / entry["file"]).is_file()]
+    names = {direction.name for direction in store.domain.directions}
+    for entry in present:
+        if entry["name"] in names and not replace:
+            report(f"direction {entry['name']}: already there")
+            continue
+        content = files.read(weights / entry["file"])
+        direction = store.add(content, _options(entry), replace=replace)
+        report(f"{entry['file']}: direction {direction.name}")
+    return len(present)
+
+
+def _options(entry: dict[str, Any]) -> Options:
+    low_high, layers = entry.get("range"), entry.get("layers")
+    return Options(
+        entry["name"],
+        entry.get("title"),
+        (float(low_high[0]), float(low_high[1])) if low_high else None,
+        (int(layers[0]), int(layers[1])) if layers else None,
+        entry.get("component"),
+        float(entry.get("scale", 1)),
+    )
