@@ -108,7 +108,7 @@ def _served(mapper: LatentMapper, w_plus: FloatArray) -> FloatArray:
 
 def _render(generator: Generator, w_plus: FloatArray, offsets: FloatArray) -> Tensor:
     """Synthesize latents with offsets in StyleSpace, averaged to 64 px."""
-    deltas = generator.split(torch.from_numpy(offsets))
+    deltas = generator.split_styles(torch.from_numpy(offsets))
     affine = generator.affine(torch.from_numpy(w_plus))
     styles = [style + delta for style, delta in zip(affine, deltas, strict=True)]
     return F.interpolate(generator.synthesis(styles), size=(64, 64), mode="area")
