@@ -45,7 +45,7 @@ def test_class_embeddings_at_77_tokens_are_those_of_trimmed_texts(networks):
 
     texts = ["a face", "a sad face"]
     expected = directions.class_embeddings(texts, trimmed)
-    embeddings = baseline.embeddings(networks.clip, texts, networks.vocabulary)
+    embeddings = baseline.embed_texts(networks.clip, texts, networks.vocabulary)
     np.testing.assert_allclose(embeddings, np.stack(expected), atol=1e-5)
 
 

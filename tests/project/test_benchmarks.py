@@ -38,7 +38,7 @@ def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
         "1",
         "--preview",
         "32",
-        "--form",
+        "--variant",
         "folded",
     ]
     fs3.main([*options, "--no-half"], standalone_mode=False)
@@ -47,11 +47,11 @@ def test_fs3_is_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
 
 
 def test_the_arithmetic_of_fs3_matches_the_published_sizes():
-    generator, clip = fs3.networks("meta", small=False)
+    generator, clip = fs3.build_networks("meta", small=False)
     assert sum(rows for _, rows in fs3.first_rows(generator)) == 6048
     # The table of docs/notes/gpu-kernels.md without the blur.
-    assert round(sum(fs3.macs(generator)) / 1e9, 1) == 74.3
-    assert round(fs3.clip_macs(clip) / 1e9, 1) == 4.4
+    assert round(sum(fs3.count_macs(generator)) / 1e9, 1) == 74.3
+    assert round(fs3.count_clip_macs(clip) / 1e9, 1) == 4.4
 
 
 def test_every_plot_is_written(tmp_path):

@@ -64,7 +64,7 @@ def align_officially(data, setup_seconds):
         return None
     shape = predictor(pixels, rectangles[-1])
     quad = quad_from_landmarks(np.array([(p.x, p.y) for p in shape.parts()], np.float64))
-    official_crop(Image.open(io.BytesIO(data)).convert("RGB"), quad)
+    crop_officially(Image.open(io.BytesIO(data)).convert("RGB"), quad)
     return to_boxes(rectangles)
 
 
@@ -72,7 +72,7 @@ def to_boxes(rectangles):
     return [(r.left(), r.top(), r.right(), r.bottom()) for r in rectangles]
 
 
-def official_crop(image, quad, size=256):
+def crop_officially(image, quad, size=256):
     """Crop as the official code does: reduce and pad the entire photo."""
     side = np.hypot(*(quad[3] - quad[0]))
     shrink = int(np.floor(side / size * 0.5))
@@ -101,7 +101,7 @@ def official_crop(image, quad, size=256):
     return image.transform((size, size), Image.QUAD, (quad + 0.5).ravel(), Image.BILINEAR)
 
 
-def fastest(repeat, function, *arguments):
+def time_fastest(repeat, function, *arguments):
     """Return the function's last result, and its shortest time in seconds."""
     times = []
     for _ in range(repeat):
@@ -121,12 +121,12 @@ def print_speed(sizes, repeat):
     for size in sizes:
         photo = encode_jpeg(astronaut.resize((size, size), Image.Resampling.BICUBIC))
         setup_seconds = {}
-        boxes, official_seconds = fastest(repeat, align_officially, photo, setup_seconds)
+        boxes, official_seconds = time_fastest(repeat, align_officially, photo, setup_seconds)
         try:
-            (_, quad), seconds = fastest(repeat, aligner.decode_and_align, photo)
+            (_, quad), seconds = time_fastest(repeat, aligner.decode_and_align, photo)
         except NoFaceFound:
             quad = None
-            _, seconds = fastest(repeat, decode_and_detect, photo)
+            _, seconds = time_fastest(repeat, decode_and_detect, photo)
         without_predictor = official_seconds - setup_seconds["predictor"]
         without_setup = without_predictor - setup_seconds["detector"]
         print(
@@ -165,13 +165,13 @@ class Variant:
     width: float
 
     def contains(self, box):
-        """Return whether `box` is a detection of her face."""
+        """Return whether `box` is a detection of the astronaut's face."""
         center = np.array([box[0] + box[2], box[1] + box[3]]) / 2
         near = np.hypot(*(center - self.center)) < 0.5 * self.width
         return bool(near and 0.5 < (box[2] - box[0]) / self.width < 2)
 
 
-def variants(count):
+def generate_photos(count):
     """Yield `count` photos, of each kind in turn."""
     rng = np.random.default_rng(0)
     astronaut = Image.fromarray(data.astronaut())
@@ -226,7 +226,7 @@ def print_recall(photos):
     """Print whether each rule detects a face, selects the astronaut's, and gives the same quad."""
     counters, distances = {}, []
     detector = import_dlib().get_frontal_face_detector()
-    for variant in variants(photos):
+    for variant in generate_photos(photos):
         counter = counters.setdefault(variant.kind, Counter())
         counter["photos"] += 1
         official = to_boxes(detector(np.asarray(variant.image), 1))

@@ -91,14 +91,14 @@ def synthesis(generator: Generator, styles: Sequence[Tensor]) -> Tensor:
     return rgb
 
 
-def image(generator: Generator, w_plus: Tensor, delta: Tensor) -> Tensor:
+def generate(generator: Generator, w_plus: Tensor, delta: Tensor) -> Tensor:
     """Generate: W+ (N, L, w_dim), offset in S (N, S) → RGB (N, H, W, 3) uint8."""
     styles = generator.flatten_styles(generator.affine(w_plus)) + delta
     rgb = synthesis(generator, generator.split_styles(styles))
     return ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def embeddings(clip: CLIP, texts: Sequence[str], vocabulary: Tensor | None = None) -> np.ndarray:
+def embed_texts(clip: CLIP, texts: Sequence[str], vocabulary: Tensor | None = None) -> np.ndarray:
     """Compute class embeddings (texts, D) from all prompts of every text at 77 tokens, uncached.
 
     `vocabulary` maps CLIP's token ids to the rows of a smaller token embedding.

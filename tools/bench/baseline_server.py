@@ -53,10 +53,10 @@ class Editor:
             w_plus = w_plus if net.w_avg is None else w_plus + net.w_avg
             texts = (edit.neutral, edit.target)
             embeddings = dict(
-                zip(texts, baseline.embeddings(net.clip, texts, net.vocabulary), strict=True)
+                zip(texts, baseline.embed_texts(net.clip, texts, net.vocabulary), strict=True)
             )
             delta, _ = directions.style_offset(self.statistics, [edit], embeddings.__getitem__)
-            picture = baseline.image(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
+            picture = baseline.generate(net.generator, w_plus, torch.from_numpy(delta)[None])[0]
             buffer = io.BytesIO()
             Image.fromarray(picture.numpy()).save(buffer, "JPEG", quality=95)
             return buffer.getvalue()

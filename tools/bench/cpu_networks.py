@@ -56,7 +56,7 @@ class Case:
     inputs: InputFactory
 
 
-def build(name: str) -> Case:
+def build_network(name: str) -> Case:
     """Build the network `name`."""
     torch.manual_seed(0)
     if name == "stylegan2":
@@ -64,7 +64,7 @@ def build(name: str) -> Case:
         variants = stylegan2_variants(g)
         return Case(
             variants,
-            lambda w_plus, delta: baseline.image(g, w_plus, delta),
+            lambda w_plus, delta: baseline.generate(g, w_plus, delta),
             lambda number: variants.draw_inputs(1),
         )
     if name == "e4e":
@@ -73,10 +73,11 @@ def build(name: str) -> Case:
         variants = e4e_variants(e, Generator().eval())
         return Case(variants, e, lambda number: variants.draw_inputs(1))
     clip = CLIP(vision_layers=1).eval()
-    return Case(clip_text_variants(clip), lambda tokens: clip.encode_text(tokens.long()), prompts)
+    variants = clip_text_variants(clip)
+    return Case(variants, lambda tokens: clip.encode_text(tokens.long()), tokenize_prompts)
 
 
-def prompts(number: int) -> tuple[Tensor, ...]:
+def tokenize_prompts(number: int) -> tuple[Tensor, ...]:
     """Return the tokens of both texts of an edit in all prompt templates."""
     texts = TEXTS[number % len(TEXTS)]
     rows = tokenize([template.format(text) for text in texts for template in TEMPLATES])
@@ -86,7 +87,7 @@ def prompts(number: int) -> tuple[Tensor, ...]:
 @torch.inference_mode()
 def compare(name: str, threads: int, repeat: int, onnxruntime_only: bool) -> dict[str, Any]:
     """Return the medians of both in milliseconds."""
-    case = build(name)
+    case = build_network(name)
     run, description = export_as_served(case.variants, threads, allow_openvino=not onnxruntime_only)
 
     calls = {"published": case.published, "served": run}

@@ -34,7 +34,7 @@ from styleclip_networks.stylegan2 import Generator, feature_channels
 
 OUT = Path(__file__).resolve().parents[2] / "out" / "bench-fs3"
 # How the synthesis is computed: on the server's CUDA kernels, or in PyTorch, see `UpsamplingMode`.
-FORMS = ("kernels", "folded", "transposed")
+VARIANTS = ("kernels", "folded", "transposed")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measurement:
 
     Attributes:
         preview: side in pixels; 0 means full images.
-        form: see FORMS.
+        variant: see VARIANTS.
         seconds: of all rows.
         floor: seconds of the arithmetic alone at the card's peak.
         gib: peak GPU memory.
@@ -51,7 +51,7 @@ class Measurement:
     """
 
     preview: int
-    form: str
+    variant: str
     batch: int
     seconds: float
     images_per_second: float
@@ -60,7 +60,7 @@ class Measurement:
     setup_seconds: float
 
 
-def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
+def build_networks(device: str, small: bool) -> tuple[Generator, CLIP]:
     """Build generator and CLIP with random weights, of the published size or tiny."""
     torch.manual_seed(0)
     with torch.device(device):
@@ -75,7 +75,7 @@ def networks(device: str, small: bool) -> tuple[Generator, CLIP]:
     return generator.eval().requires_grad_(False), clip.eval().requires_grad_(False)
 
 
-def macs(generator: Generator) -> list[int]:
+def count_macs(generator: Generator) -> list[int]:
     """Count the multiply-accumulates of each `generator.layers` for one image, but not the blur."""
     costs = []
     for layer in generator.layers:
@@ -86,7 +86,7 @@ def macs(generator: Generator) -> list[int]:
     return costs
 
 
-def clip_macs(clip: CLIP) -> int:
+def count_clip_macs(clip: CLIP) -> int:
     """Count the multiply-accumulates of CLIP's image encoder for one image."""
     tokens, width = clip.visual.positional_embedding.shape
     layers = len(clip.visual.transformer.resblocks)
@@ -95,9 +95,9 @@ def clip_macs(clip: CLIP) -> int:
     )
 
 
-def arithmetic(generator: Generator, clip: CLIP, images: int, preview: int) -> tuple[float, float]:
+def count_flop(generator: Generator, clip: CLIP, images: int, preview: int) -> tuple[float, float]:
     """Count the FLOP of fs3's synthesis and of its CLIP features; `preview` 0: full images."""
-    costs, rows, synthesis = macs(generator), 0, 0
+    costs, rows, synthesis = count_macs(generator), 0, 0
     for index, layer in enumerate(generator.layers):
         if layer.to_rgb:
             continue
@@ -109,7 +109,7 @@ def arithmetic(generator: Generator, clip: CLIP, images: int, preview: int) -> t
         ]
         rows += layer.channels
         synthesis += layer.channels * sum(follows)
-    return 2.0 * 2 * images * synthesis, 2.0 * 2 * images * rows * clip_macs(clip)
+    return 2.0 * 2 * images * synthesis, 2.0 * 2 * images * rows * count_clip_macs(clip)
 
 
 def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
@@ -121,19 +121,19 @@ def first_rows(generator: Generator) -> Iterator[tuple[int, int]]:
             row += layer.channels
 
 
-def _use_form(generator: Generator, settings: Fs3Settings, form: str) -> Fs3Settings:
-    """Select a form, see FORMS; return the settings for it."""
-    generator.set_upsampling("folded" if form == "kernels" else form)  # type: ignore[arg-type]
-    return replace(settings, use_kernels=form == "kernels")
+def _apply_variant(generator: Generator, settings: Fs3Settings, variant: str) -> Fs3Settings:
+    """Select a variant, see VARIANTS; return the settings for it."""
+    generator.set_upsampling("folded" if variant == "kernels" else variant)  # type: ignore[arg-type]
+    return replace(settings, use_kernels=variant == "kernels")
 
 
 def measure(
     generator: Generator, clip: CLIP, moments: tuple[np.ndarray, np.ndarray],
-    settings: Fs3Settings, form: str, channels: int, peak: float,
+    settings: Fs3Settings, variant: str, channels: int, peak: float,
 ) -> Measurement:  # fmt: skip
     """Time `channels` rows of every layer, after one warm-up row."""
     cuda = next(generator.parameters()).is_cuda
-    settings = _use_form(generator, settings, form)
+    settings = _apply_variant(generator, settings, variant)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     layers = list(first_rows(generator))
@@ -152,9 +152,9 @@ def measure(
         start = time.perf_counter()
     seconds = sum(layer_rows[row] * statistics.median(taken) for row, taken in times.items())
     images = 2 * settings.num_images * sum(layer_rows.values())
-    flop = sum(arithmetic(generator, clip, settings.num_images, settings.preview or 0))
+    flop = sum(count_flop(generator, clip, settings.num_images, settings.preview or 0))
     gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    return Measurement(settings.preview or 0, form, settings.batch, seconds, images / seconds,
+    return Measurement(settings.preview or 0, variant, settings.batch, seconds, images / seconds,
                     flop / peak / 1e12, gib, setup_seconds)  # fmt: skip
 
 
@@ -181,25 +181,25 @@ def check(
 
 
 def _compute_part(
-    part: int, parts: int, device: str, small: bool, work: Path, settings: Fs3Settings, form: str
+    part: int, parts: int, device: str, small: bool, work: Path, settings: Fs3Settings, variant: str
 ) -> None:
     """Compute one part for `compute_all_rows`, on a GPU of its own."""
     if device == "cuda":
         torch.cuda.set_device(part)
-    _job(parts, device, small, work, settings, form).compute_part(part)
+    _job(parts, device, small, work, settings, variant).compute_part(part)
 
 
 def _job(
-    parts: int, device: str, small: bool, work: Path, settings: Fs3Settings, form: str
+    parts: int, device: str, small: bool, work: Path, settings: Fs3Settings, variant: str
 ) -> StatisticsJob:
-    generator, clip = networks(device, small)
-    settings = _use_form(generator, settings, form)
+    generator, clip = build_networks(device, small)
+    settings = _apply_variant(generator, settings, variant)
     samples = 1000 if small else 100_000
     return StatisticsJob(generator, clip, work, settings, samples=samples, parts=parts)
 
 
 def compute_all_rows(
-    device: str, small: bool, settings: Fs3Settings, form: str
+    device: str, small: bool, settings: Fs3Settings, variant: str
 ) -> dict[str, float]:
     """Compute all rows of fs3, up to the merged file, in one process per GPU.
 
@@ -212,7 +212,7 @@ def compute_all_rows(
         work, target = Path(folder), Path(folder) / "statistics.npz"
         start = time.perf_counter()
         spawn = multiprocessing.get_context("spawn")
-        options = (parts, device, small, work, settings, form)
+        options = (parts, device, small, work, settings, variant)
         processes = [spawn.Process(target=_compute_part, args=(k, *options)) for k in range(parts)]
         for process in processes:
             process.start()
@@ -240,7 +240,7 @@ class Bench:
 
     Attributes:
         moments: mean and standard deviation of S.
-        settings: of fs3 with full images; see `at`.
+        settings: of fs3 with full images; see `settings_for`.
         peak: TFLOP/s of the card.
     """
 
@@ -252,7 +252,7 @@ class Bench:
     peak: float
     console: Console
 
-    def at(self, preview: int) -> Fs3Settings:
+    def settings_for(self, preview: int) -> Fs3Settings:
         """Return the settings with a preview (0 means full images), and a batch that fits."""
         batch = self.batch or (200 if 0 < preview <= 256 else 50)
         return replace(self.settings, preview=preview or None, batch=batch)
@@ -260,7 +260,7 @@ class Bench:
     def print_floor(self, preview: int) -> None:
         """Print the arithmetic and its time at the card's peak."""
         images = self.settings.num_images
-        synthesis, features = arithmetic(self.generator, self.clip, images, preview)
+        synthesis, features = count_flop(self.generator, self.clip, images, preview)
         self.console.print(
             f"floor, {f'preview {preview} px' if preview else 'full images'}: "
             f"{synthesis / 1e15:.2f} PFLOP of synthesis "
@@ -270,21 +270,22 @@ class Bench:
         )
 
     def measure_all(
-        self, previews: tuple[int, ...], forms: tuple[str, ...], channels: int
+        self, previews: tuple[int, ...], variants: tuple[str, ...], channels: int
     ) -> list[Measurement]:
-        """Measure every preview in every form, and print a table."""
-        table = Table("preview", "form", "batch", "s", "images/s", "floor s", "of peak", "GiB",
+        """Measure every preview in every variant, and print a table."""
+        table = Table("preview", "variant", "batch", "s", "images/s", "floor s", "of peak", "GiB",
                       "preparing s", box=None)  # fmt: skip
         results: list[Measurement] = []
-        for preview, form in itertools.product(previews, forms):
+        for preview, variant in itertools.product(previews, variants):
             try:
-                m = measure(self.generator, self.clip, self.moments, self.at(preview), form,
+                m = measure(self.generator, self.clip, self.moments, self.settings_for(preview),
+                            variant,
                             channels, self.peak)  # fmt: skip
             except (RuntimeError, torch.OutOfMemoryError) as error:
-                self.console.print(f"{preview} {form}: {str(error).splitlines()[0]}")
+                self.console.print(f"{preview} {variant}: {str(error).splitlines()[0]}")
                 continue
             results.append(m)
-            cells = (f"{preview or 'none'}", form, str(m.batch), f"{m.seconds:.0f}",
+            cells = (f"{preview or 'none'}", variant, str(m.batch), f"{m.seconds:.0f}",
                      f"{m.images_per_second:.0f}", f"{m.floor:.0f}", f"{m.floor / m.seconds:.0%}",
                      f"{m.gib:.1f}", f"{m.setup_seconds:.0f}")  # fmt: skip
             table.add_row(*cells)
@@ -292,11 +293,12 @@ class Bench:
         self.console.print(table)
         return results
 
-    def check_all(self, previews: tuple[int, ...], form: str) -> dict[int, tuple[float, float]]:
+    def check_all(self, previews: tuple[int, ...], variant: str) -> dict[int, tuple[float, float]]:
         """Compare rows of every preview with the official rule; see `check`."""
         cosines = {}
         for preview in dict.fromkeys((0, *previews)):
-            few = replace(self.at(preview), num_images=8, batch=16, use_kernels=form == "kernels")
+            few = replace(self.settings_for(preview), num_images=8, batch=16,
+                          use_kernels=variant == "kernels")  # fmt: skip
             cosines[preview] = check(self.generator, self.clip, self.moments, few)
             least, median = cosines[preview]
             self.console.print(
@@ -316,7 +318,8 @@ class Bench:
 @click.option(
     "--preview", "previews", multiple=True, type=int, default=(256, 0), help="0: full images."
 )
-@click.option("--form", "forms", multiple=True, type=click.Choice(FORMS), default=FORMS[:1])
+@click.option("--variant", "variants", multiple=True, type=click.Choice(VARIANTS),
+              default=VARIANTS[:1])  # fmt: skip
 @click.option("--batch", type=int, help="[default: 200 for previews up to 256 px, else 50]")
 @click.option("--half/--no-half", default=True, help="float16, or float32.")
 @click.option("--peak", default=740.0, help="TFLOP/s that the card reaches in matmuls.")
@@ -324,7 +327,7 @@ class Bench:
 @click.option("--whole", is_flag=True, help="Compute every row in the fastest way.")
 def main(
     device: str, small: bool, channels: int, images: int, previews: tuple[int, ...],
-    forms: tuple[str, ...], batch: int | None, half: bool, peak: float,
+    variants: tuple[str, ...], batch: int | None, half: bool, peak: float,
     checked: bool, whole: bool,
 ) -> None:  # fmt: skip
     """Measure fs3 (±5 deviations of every StyleSpace channel) at full size."""
@@ -334,7 +337,7 @@ def main(
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True  # as `StatisticsJob` sets it
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    generator, clip = networks(device, small)
+    generator, clip = build_networks(device, small)
     start = time.perf_counter()
     mean, std, _ = style_moments(generator, 1000 if small else 100_000)
     elapsed = time.perf_counter() - start
@@ -346,18 +349,18 @@ def main(
     bench = Bench(generator, clip, (mean, std), settings, batch, peak, console)
     for preview in previews:
         bench.print_floor(preview)
-    results = bench.measure_all(previews, forms, channels)
-    cosines = bench.check_all(previews, forms[0]) if checked else {}
+    results = bench.measure_all(previews, variants, channels)
+    cosines = bench.check_all(previews, variants[0]) if checked else {}
     report: dict[str, object] = {"device": name, "torch": torch.__version__, "small": small,
                                  "images": images, "cosines": cosines}  # fmt: skip
     if whole and results:
         best = min(results, key=lambda m: m.seconds)
-        fastest = replace(bench.at(best.preview), batch=best.batch)
+        fastest = replace(bench.settings_for(best.preview), batch=best.batch)
         del generator, clip, bench  # their memory, for the processes
-        run = compute_all_rows(device, small, fastest, best.form)
+        run = compute_all_rows(device, small, fastest, best.variant)
         report["whole"] = {**asdict(best), **run}
         console.print(
-            f"all {run['rows']} rows, preview {best.preview or 'none'}, {best.form}: "
+            f"all {run['rows']} rows, preview {best.preview or 'none'}, {best.variant}: "
             f"{run['seconds']:.0f} s in all, in {run['processes']} processes; some rows differ by "
             f"{run['off']:.1e} at most from those of a single process",
             highlight=False,

@@ -1,7 +1,7 @@
 """`make bench-gpu`: the networks at full size, eager PyTorch as published against this project's.
 
 A row is one network in one variant, dtype and batch size: the median time over different inputs,
-by CUDA events after a warm-up, and the PSNR against the published form in float32. Weights are
+by CUDA events after a warm-up, and the PSNR against the published variant in float32. Weights are
 random: speed does not depend on them. `--device cpu --small` tries the program without a GPU.
 """
 
@@ -42,7 +42,7 @@ Call = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """A network in each of its forms, and its inputs for a batch size."""
+    """A network in each of its variants, and its inputs for a batch size."""
 
     name: str
     published: Call
@@ -54,7 +54,7 @@ class NetworkCase:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement; `psnr` in dB against the published form in float32."""
+    """One measurement; `psnr` in dB against the published variant in float32."""
 
     network: str
     variant: str
@@ -65,7 +65,7 @@ class Measurement:
     psnr: float
 
 
-def cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[NetworkCase]:
+def build_cases(batches: tuple[int, ...], device: str, small: bool) -> Iterator[NetworkCase]:
     """Return the three networks, at full size or tiny."""
     torch.manual_seed(0)
     yield _stylegan2(batches, device, small)
@@ -93,7 +93,7 @@ def _stylegan2(batches: tuple[int, ...], device: str, small: bool) -> NetworkCas
         return call
 
     def published(w_plus: Tensor, delta: Tensor) -> Tensor:
-        return baseline.image(generator, w_plus, delta)
+        return baseline.generate(generator, w_plus, delta)
 
     def served() -> Call:
         from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
@@ -217,17 +217,17 @@ def _psnr(output: Tensor, expected: Tensor) -> float:
 @click.option("--dtypes", default=",".join(DTYPES))
 @click.option("--repeat", default=30, type=click.IntRange(1), help="Timed calls of each row.")
 def main(device: str, small: bool, batches: str, variants: str, dtypes: str, repeat: int) -> None:
-    """Measure the networks in PyTorch: as published, and in every form that the device can run."""
+    """Measure the networks in PyTorch: as published, and every variant that the device can run."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("PyTorch sees no GPU here; `--device cpu --small` tries it")
-    forms = list(_forms(_choices(variants, VARIANTS), _choices(dtypes, DTYPES), device))
+    measured = list(_list_variants(_choices(variants, VARIANTS), _choices(dtypes, DTYPES), device))
     console = Console()
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows: list[Measurement] = []
     with torch.inference_mode():
-        for case in cases(tuple(map(int, batches.split(","))), device, small):
-            for variant, dtype in forms:
+        for case in build_cases(tuple(map(int, batches.split(","))), device, small):
+            for variant, dtype in measured:
                 for batch in case.batches:
                     try:
                         rows.append(measure(case, variant, dtype, batch, repeat, device))
@@ -247,7 +247,9 @@ def _choices(text: str, allowed: Collection[str]) -> list[str]:
     return values
 
 
-def _forms(variants: list[str], dtypes: list[str], device: str) -> Iterator[tuple[str, str]]:
+def _list_variants(
+    variants: list[str], dtypes: list[str], device: str
+) -> Iterator[tuple[str, str]]:
     """Return the variants that `device` can run, each with its dtypes."""
     fixed = {"published": ["fp32"], "served": ["fp16"]}
     for variant in variants:

@@ -31,7 +31,7 @@ from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.tokenizer import tokenize
 from styleclip_server.serving.options import default_repository
-from tools.bench.cpu_networks import build
+from tools.bench.cpu_networks import build_network
 
 NETWORKS = {model.name: model for model in wire.NETWORKS}
 Feed = dict[str, np.ndarray]
@@ -87,10 +87,10 @@ VARIANTS = {
 }
 
 
-def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
+def load_network(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
     """Return the exported file of a network, and inputs that differ from call to call."""
     if full:
-        case = build(name)
+        case = build_network(name)
         variants = case.variants
         inputs = variants.draw_inputs(onnx_export.TRACED_BATCH)
         graph = onnx_export.to_onnx(variants.onnxruntime, variants.model, inputs)
@@ -123,14 +123,14 @@ def served(name: str, full: bool) -> tuple[bytes, Iterator[Feed]]:
     return data, avatars()
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float]:
+def time_call(call: Callable[[], Any]) -> tuple[float, float]:
     """Return the milliseconds of wall time and of CPU time."""
     start = time.perf_counter(), time.process_time()
     call()
     return (time.perf_counter() - start[0]) * 1000, (time.process_time() - start[1]) * 1000
 
 
-def two_clients(sessions: list[onnxruntime.InferenceSession], feed: Feed) -> float:
+def time_two_clients(sessions: list[onnxruntime.InferenceSession], feed: Feed) -> float:
     """Measure ms per run when two clients run twice each; an instance runs one at a time."""
     locks = [threading.Lock() for _ in sessions]
 
@@ -158,8 +158,8 @@ def compare(data: bytes, feeds: Iterator[Feed], repeat: int, names: list[str]) -
         for number in range(repeat + 1):  # the first is a warm-up
             feed = next(feeds)
             for sessions, times in zip(pair, rows, strict=True):
-                single = timed(lambda s=sessions, f=feed: s[0].run(None, f))  # type: ignore[misc]
-                concurrent = two_clients(sessions, feed)
+                single = time_call(lambda s=sessions, f=feed: s[0].run(None, f))  # type: ignore[misc]
+                concurrent = time_two_clients(sessions, feed)
                 if number:
                     times.append((*single, concurrent))
         yield name, *([statistics.median(c) for c in zip(*t, strict=True)] for t in rows)
@@ -181,7 +181,7 @@ def main(networks: str, variants: str, full: bool, repeat: int) -> None:
         table = Table(box=None, title=f"{network_name}{', full size' if full else ', avatars'}")
         for title in ("setting", "ms", "ratio", "ms of CPU", "ratio", "ms, two clients", "ratio"):
             table.add_column(title, justify="left" if title == "setting" else "right")
-        data, feeds = served(network_name, full)
+        data, feeds = load_network(network_name, full)
         for name, base, variant in compare(data, feeds, repeat, variants.split(",")):
             cells = [f"{x:.1f} {x / b:.2f}" for b, x in zip(base, variant, strict=True)]
             table.add_row(name, *" ".join(cells).split())

@@ -26,7 +26,7 @@ HOSTS = ("127.0.0.2", "127.0.0.3")
 NAMESPACE_VARIABLE = "STYLECLIP_CHAOS_NAMED"
 
 
-def roll(rate: float) -> dict[str, Any]:
+def restart_servers(rate: float) -> dict[str, Any]:
     """Restart both servers under load; return the outcomes with and without retries."""
     with socket.create_server((HOSTS[0], 0)) as free:
         port = free.getsockname()[1]
@@ -63,7 +63,7 @@ def main(rate: float) -> None:
     """Restart two servers one after the other, under load."""
     if NAMESPACE_VARIABLE not in os.environ:
         sys.exit(_run_in_namespace())
-    report = roll(rate)
+    report = restart_servers(rate)
     click.echo(json.dumps(report, indent=1))
     sys.exit(set(report["clients with retries"]) != {"answered"})
 

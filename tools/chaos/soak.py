@@ -84,7 +84,7 @@ def measure_memory(server: Server) -> dict[str, float]:
     return memory
 
 
-def growth(samples: list[dict[str, float]]) -> tuple[float, float]:
+def memory_growth(samples: list[dict[str, float]]) -> tuple[float, float]:
     """Return the mean MB of all processes in the second and in the last quarter."""
     totals = [sum(v for k, v in sample.items() if k != "s") for sample in samples]
     quarter = len(totals) // 4
@@ -103,7 +103,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     minutes = [sample["s"] / 60 for sample in samples]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.stackplot(minutes, [[sample.get(n, 0) for sample in samples] for n in names], labels=names)
-    early, late = growth(samples)
+    early, late = memory_growth(samples)
     axes.set_title(
         f"{report['requests']['answered']} answered and {report['requests']['refused']} refused "
         f"requests: {early:.0f} MB in the second quarter, {late:.0f} MB in the last",
@@ -123,7 +123,7 @@ def main(minutes: float, rate: float, plot_path: Path | None) -> None:
     report = soak(minutes, rate)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1))
-    early, late = growth(report["samples"])
+    early, late = memory_growth(report["samples"])
     click.echo(
         f"{report['requests']}: {early:.0f} MB in the second quarter, {late:.0f} in the last"
     )

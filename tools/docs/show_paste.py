@@ -25,7 +25,7 @@ SIZE = 1024  # pixels of the face, as FFHQ's generator synthesizes it
 TILE = 300
 
 
-def photos():
+def load_photos():
     """Return the photos by name."""
     astronaut = Image.fromarray(data.astronaut())
     sides = {scale: (512 * scale, 512 * scale) for scale in (3, 6)}
@@ -48,7 +48,7 @@ def reconstruct(face):
     return np.rint(levels.clip(0, 255)).astype(np.uint8)
 
 
-def smile(face):
+def warp_to_smile(face):
     """Warp the corners of the mouth up and apart."""
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     move = np.zeros((2, SIZE, SIZE))
@@ -62,7 +62,7 @@ def smile(face):
     )
 
 
-def mask_of(photo, quad):
+def weight_of_face(photo, quad):
     """Return the weight of the face in each pixel, 0 to 255."""
     white = np.full((64, 64, 3), 255, np.uint8)
     return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
@@ -73,7 +73,7 @@ def psnr(one, other, where):
     return 10 * np.log10(255**2 / error) if error else np.inf
 
 
-def seam(answer, photo, mask):
+def measure_seam(answer, photo, mask):
     """Return the mean step in levels that pasting adds in the seam; 0 if it is invisible.
 
     The difference from the photo is blurred first, so that detail does not count.
@@ -100,7 +100,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("docs/paste-back.jpg"))
     options = parser.parse_args()
     names = ("photo", "own face put back", "reconstructed", "colors matched", "smile")
-    rows, landmarks = photos(), LandmarkPredictor()
+    rows, landmarks = load_photos(), LandmarkPredictor()
     sheet = Image.new("RGB", (TILE * len(names), (TILE + 4) * len(rows) + 20), "white")
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
@@ -110,18 +110,18 @@ def main():
         box = select_face(detect_large_faces(photo), LARGEST_FACE).box
         quad = quad_from_landmarks(landmarks.predict(photo, box))
         own = np.asarray(crop_quad(photo, quad, SIZE))
-        face, mask = reconstruct(own), mask_of(photo, quad)
+        face, mask = reconstruct(own), weight_of_face(photo, quad)
         results = [
             photo,
             paste_back(own, photo, quad),
             paste_back(face, photo, quad, match_colors=False),
             paste_back(face, photo, quad),
-            paste_back(smile(face), photo, quad),
+            paste_back(warp_to_smile(face), photo, quad),
         ]
         outside = sum(
             int((np.asarray(p) != np.asarray(photo))[mask == 0].sum()) for p in results[1:]
         )
-        seams = [seam(result, photo, mask) for result in results[2:]]
+        seams = [measure_seam(result, photo, mask) for result in results[2:]]
         print(
             f"{name:15} {psnr(results[1], photo, mask > 127):14.1f} dB {outside:16}"
             f" | {seams[0]:19.2f} {seams[1]:8.2f} | {seams[2]:10.2f}"
