@@ -4,26 +4,34 @@ import pytest
 import torch
 from torch import nn
 
+import e4e_formulas
 from gpu_networks import relative_error, to_weights
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 from styleclip_server.engines.cuda.e4e import CudaEncoder
-from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, launch, pyramid
+from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, pyramid
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks
 
+LAUNCHERS = {
+    backbone: ("convolve_stem", "apply_prelu_", "compute_gates", "add_residual_"),
+    pyramid: ("upsample_add_",),
+    heads: ("bias_leaky_relu_", "convolve_heads_", "project_codes"),
+}
 
-@pytest.fixture
-def interpreter():
-    """Kernels run, not their formulas."""
-    assert launch.INTERPRETED, "conftest.py sets TRITON_INTERPRET"
+
+def run_formulas(monkeypatch):
+    """Replaces every launcher by its formula in PyTorch."""
+    for module, names in LAUNCHERS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(e4e_formulas, name))
 
 
 @pytest.fixture
 def formulas(monkeypatch):
     """Formulas run, not the kernels: a complete network is slow in the interpreter."""
-    monkeypatch.setattr(launch, "INTERPRETED", False)
+    run_formulas(monkeypatch)
 
 
 def small(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
@@ -70,7 +78,7 @@ def test_one_average_serves_all_rows(formulas):
 
 @pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @torch.inference_mode()
-def test_the_kernels_compute_the_same_network(interpreter, encoder_class):
+def test_the_kernels_compute_the_same_network(encoder_class):
     network = small(encoder_class=encoder_class)
     (face,) = random_faces(1)
     output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
@@ -112,23 +120,15 @@ def test_a_backbone_of_three_stages_is_refused():
 def both(monkeypatch, call):
     """The results of `call` by the kernels and by the formulas."""
     by_kernels = call()
-    monkeypatch.setattr(launch, "INTERPRETED", False)
+    run_formulas(monkeypatch)
     return by_kernels, call()
-
-
-def image(*shape):
-    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
 # Channels: a power of two, none, and more than one program takes.
 @pytest.mark.parametrize("channels", [16, 24, 112])
-def test_elementwise_kernels_match_the_formulas(interpreter, monkeypatch, channels):
+def test_elementwise_kernels_match_the_formulas(monkeypatch, channels):
     torch.manual_seed(0)
-    x, y, small = (
-        image(2, channels, 12, 20),
-        image(2, channels, 6, 10),
-        image(2, channels, 3, 5),
-    )
+    x, y, coarse = (torch.randn(2, h, w, channels) for h, w in ((12, 20), (6, 10), (3, 5)))
     bias, slope, gate = torch.randn(channels), torch.rand(channels), torch.rand(2, channels)
     border, other = torch.randn(3, 3, channels), torch.randn(channels)
     fc1, fc2 = torch.randn(7, channels), torch.randn(channels, 7)
@@ -136,13 +136,13 @@ def test_elementwise_kernels_match_the_formulas(interpreter, monkeypatch, channe
 
     def call():
         output = torch.zeros(2, 12, 20, 3, channels // 2)
-        heads.activate_into(output[:, :, :, 1:], x, bias)
+        heads.bias_leaky_relu_(output[:, :, :, 1:], x, bias)
         return (
             backbone.convolve_stem(face, weight, bias, slope, torch.float32),
             backbone.apply_prelu_(x.clone(), border, slope),
             backbone.compute_gates(x, bias, fc1, fc2),
-            backbone.add_residual_(y.clone(), bias, gate, x[:, :, ::2, ::2], other),
-            pyramid.upsample_add_(y.clone(), bias, small),
+            backbone.add_residual_(y.clone(), bias, gate, x[:, ::2, ::2], other),
+            pyramid.upsample_add_(y.clone(), bias, coarse),
             output,
         )
 
@@ -152,7 +152,7 @@ def test_elementwise_kernels_match_the_formulas(interpreter, monkeypatch, channe
 # Output pixels of a head: 1 (which only four taps reach), few, and more than one tile.
 @pytest.mark.parametrize("n, size", [(1, 2), (3, 2), (1, 4), (2, 8), (2, 16), (5, 16)])
 @pytest.mark.parametrize("channels", [16, 80])
-def test_the_head_kernels_match_the_formulas(interpreter, monkeypatch, n, size, channels):
+def test_the_head_kernels_match_the_formulas(monkeypatch, n, size, channels):
     torch.manual_seed(0)
     x = torch.randn(n, size, size, 3, channels)
     weight, bias = torch.randn(3, channels, 3, 3, channels), torch.randn(3, channels)
@@ -161,7 +161,7 @@ def test_the_head_kernels_match_the_formulas(interpreter, monkeypatch, n, size, 
 
     def call():
         output = torch.zeros(n, size // 2, size // 2, 4, channels)
-        heads.convolve_heads_into(output[:, :, :, 1:], x, weight, bias)
+        heads.convolve_heads_(output[:, :, :, 1:], x, weight, bias)
         return output, heads.project_codes(codes, linear, linear_bias)
 
     torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-3)

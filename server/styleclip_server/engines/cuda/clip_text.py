@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from styleclip_networks.clip import HEAD_WIDTH, QUICK_GELU_SCALE
+from styleclip_server.engines.cuda.parameters import Parameters
 
 
 @dataclass(frozen=True)
 class LinearParams:
-    """Weight and bias of a linear layer or of a layer norm."""
+    """Weight (out, in) and bias (out,) of a linear layer, or both (D,) of a layer norm."""
 
     weight: Tensor
     bias: Tensor
@@ -60,36 +61,16 @@ class CudaTextEncoder:
         device: torch.device | str = "cuda",
         dtype: torch.dtype = torch.float16,
     ) -> None:
-        def tensor(name: str, scale: float = 1.0) -> Tensor:
-            return (torch.from_numpy(np.array(weights[name])) * scale).to(device, dtype)
-
-        def linear(name: str, scale: float = 1.0, separator: str = ".") -> LinearParams:
-            return LinearParams(
-                tensor(f"{name}{separator}weight", scale), tensor(f"{name}{separator}bias", scale)
-            )
-
-        def block(name: str) -> TransformerBlock:
-            c_fc = linear(f"{name}mlp.c_fc")
-            return TransformerBlock(
-                linear(f"{name}ln_1"),
-                linear(f"{name}attn.in_proj", separator="_"),
-                linear(f"{name}attn.out_proj"),
-                # Multiplied in here, GELU's constant does not round the weight matrices again.
-                linear(f"{name}ln_2", QUICK_GELU_SCALE),
-                LinearParams(c_fc.weight, tensor(f"{name}mlp.c_fc.bias", QUICK_GELU_SCALE)),
-                linear(f"{name}mlp.c_proj"),
-            )
-
-        start = "clip.transformer.resblocks."
-        depth = 1 + max(int(k[len(start) :].split(".")[0]) for k in weights if k.startswith(start))
+        parameters = Parameters(weights, "clip.", torch.device(device), dtype)
         self.table = None
         if "table" in weights:
-            self.table = torch.from_numpy(np.array(weights["table"])).to(device, torch.int32)
-        self.embedding = tensor("clip.token_embedding.weight")
-        self.positional_embedding = tensor("clip.positional_embedding")
-        self.blocks = [block(f"{start}{i}.") for i in range(depth)]
-        self.norm = linear("clip.ln_final")
-        self.projection = tensor("clip.text_projection")
+            self.table = parameters.constant(weights["table"], torch.int32)
+        self.embedding = _weight(parameters, "token_embedding.weight")
+        self.positional_embedding = _weight(parameters, "positional_embedding")
+        blocks = "transformer.resblocks"
+        self.blocks = [_block(parameters, f"{blocks}.{i}") for i in range(parameters.count(blocks))]
+        self.norm = _linear_params(parameters, "ln_final.")
+        self.projection = _weight(parameters, "text_projection")
         self.width = self.embedding.shape[1]
         self.heads = self.width // HEAD_WIDTH
 
@@ -101,11 +82,11 @@ class CudaTextEncoder:
         ids = tokens.clamp(0, len(self.embedding) - 1)
         x = F.embedding(ids, self.embedding) + self.positional_embedding[: tokens.shape[1]]
         for block in self.blocks:
-            x = self._block(block, x)
+            x = self._run_block(block, x)
         x = x.take_along_dim(end[:, None, None], 1)[:, 0]
         return (self._norm(self.norm, x) @ self.projection).float()
 
-    def _block(self, block: TransformerBlock, x: Tensor) -> Tensor:
+    def _run_block(self, block: TransformerBlock, x: Tensor) -> Tensor:
         n, t, width = x.shape
         qkv = _linear(block.in_proj, self._norm(block.ln_1, x))
         q, k, v = qkv.view(n, t, 3, self.heads, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
@@ -116,6 +97,28 @@ class CudaTextEncoder:
 
     def _norm(self, norm: LinearParams, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,), norm.weight, norm.bias)  # statistics in float32
+
+
+def _block(parameters: Parameters, name: str) -> TransformerBlock:
+    c_fc = _linear_params(parameters, f"{name}.mlp.c_fc.")
+    return TransformerBlock(
+        _linear_params(parameters, f"{name}.ln_1."),
+        _linear_params(parameters, f"{name}.attn.in_proj_"),
+        _linear_params(parameters, f"{name}.attn.out_proj."),
+        # Multiplied in here, GELU's constant does not round the weight matrices again.
+        _linear_params(parameters, f"{name}.ln_2.", QUICK_GELU_SCALE),
+        LinearParams(c_fc.weight, _weight(parameters, f"{name}.mlp.c_fc.bias", QUICK_GELU_SCALE)),
+        _linear_params(parameters, f"{name}.mlp.c_proj."),
+    )
+
+
+def _linear_params(parameters: Parameters, prefix: str, scale: float = 1.0) -> LinearParams:
+    weight, bias = (_weight(parameters, f"{prefix}{part}", scale) for part in ("weight", "bias"))
+    return LinearParams(weight, bias)
+
+
+def _weight(parameters: Parameters, name: str, scale: float = 1.0) -> Tensor:
+    return parameters.weight(parameters.tensor(name) * scale)
 
 
 def _linear(layer: LinearParams, x: Tensor, scale: float = 1.0) -> Tensor:

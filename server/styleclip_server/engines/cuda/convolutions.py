@@ -41,10 +41,10 @@ class Convolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.uses_pixel_pairs:
-            return _convolve(x, self.filters, (1, 1))
+            return convolve(x, self.filters, (1, 1))
         n, height, width, channels = x.shape
         pairs = x.view(n, height, width // 2, 2 * channels)
-        return _convolve(pairs, self.filters, (1, 0)).view(n, height, width - 2, -1)
+        return convolve(pairs, self.filters, (1, 0)).view(n, height, width - 2, -1)
 
 
 class TransposedConvolution:
@@ -61,13 +61,21 @@ class TransposedConvolution:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if x.shape[0] * x.shape[1] * x.shape[2] < MIN_PIXELS_TO_SPLIT or not self.split:
-            a, b, c, d = _convolve(x, self.fused, (1, 1)).chunk(4, 3)
+            a, b, c, d = convolve(x, self.fused, (1, 1)).chunk(4, 3)
             return a, b, c, d
-        outputs = [_convolve(x, f, (f.shape[2] - 1, f.shape[3] - 1)) for f in self.split]
+        outputs = [convolve(x, f, (f.shape[2] - 1, f.shape[3] - 1)) for f in self.split]
         if len(outputs) == 2:
             outputs = [*outputs[0].chunk(2, 3), *outputs[1].chunk(2, 3)]
         a, b, c, d = outputs
         return a, b, c, d
+
+
+def convolve(
+    x: Tensor, filters: Tensor, padding: int | tuple[int, int] = 0, stride: int = 1
+) -> Tensor:
+    """Convolve (N, H, W, in) with `filters` (out, in, k, k): no copy if those are channels last."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), filters, padding=padding, stride=stride)
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def pair_filters(weight: Filters) -> Filters:
@@ -115,8 +123,3 @@ def phase_filters(weight: Filters) -> list[Filters]:
 def _tensor(filters: Filters, device: torch.device, dtype: torch.dtype) -> Tensor:
     tensor = torch.tensor(np.ascontiguousarray(filters), dtype=dtype, device=device)
     return tensor.to(memory_format=torch.channels_last)
-
-
-def _convolve(x: Tensor, filters: Tensor, padding: tuple[int, int]) -> Tensor:
-    y = F.conv2d(x.permute(0, 3, 1, 2), filters, padding=padding)
-    return y.permute(0, 2, 3, 1).contiguous()

@@ -4,27 +4,29 @@ Tov et al. 2021 with the IR-SE50 of Deng et al. 2019, as `styleclip_networks.e4e
 exact changes:
 
 - A batch norm in front of a convolution is folded into it. Its shift does not reach the zero
-  padding, so the bias differs along the border: nine values per channel. Batch norms behind a
-  convolution become its weights and bias.
+  padding, so the bias differs along the border: nine values per channel. A batch norm after a
+  convolution is folded into its weight and bias.
 - The first convolutions of the map2style heads on one pyramid level are one convolution.
 - From there on, one kernel runs a step of all heads.
 
-For a given shape nothing waits for the GPU, so that a CUDA graph can capture a call.
+Features are (N, H, W, C), contiguous, of the encoder's dtype. For a given shape nothing waits for
+the GPU, so that a CUDA graph can capture a call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from styleclip_networks.e4e import COARSE_SIZE, FINE_SIZE, MIDDLE_SIZE, pyramid_size
+from styleclip_server.engines.cuda.convolutions import convolve
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, pyramid
+from styleclip_server.engines.cuda.parameters import Parameters
 
 BATCH_NORM_EPS = 1e-5  # PyTorch's
 HEAD_SIZES = (64, 32, 16, 8, 4, 2)  # of the heads' inputs, convolution by convolution
@@ -32,15 +34,20 @@ HEAD_SIZES = (64, 32, 16, 8, 4, 2)  # of the heads' inputs, convolution by convo
 
 @dataclass(frozen=True)
 class ConvParams:
-    """Weight, in channels-last memory, of the encoder's dtype; bias (C,) float32."""
+    """Filters (D, C, k, k) in channels-last memory, of the encoder's dtype; bias (D,) float32."""
 
-    weight: Tensor
+    filters: Tensor
     bias: Tensor
 
 
 @dataclass(frozen=True)
 class Stem:
-    """The first convolution, its bias and PReLU: arguments of `backbone.convolve_stem`."""
+    """The first convolution, its bias and PReLU: arguments of `backbone.convolve_stem`.
+
+    Attributes:
+        weight: (C, 3, 3, 3), contiguous, of the encoder's dtype.
+        bias, slope: (C,) float32.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -49,11 +56,17 @@ class Stem:
 
 @dataclass(frozen=True)
 class ResidualUnit:
-    """A residual unit of IR-SE50 without batch norms.
+    """A residual unit of IR-SE50 from C to D channels, without batch norms.
 
     Attributes:
-        border_bias: (3, 3, C) of the first convolution, see `backbone.apply_prelu_`.
-        shortcut: the 1x1 convolution of a unit that changes its width.
+        stride: of the second convolution and the shortcut.
+        conv1: filters of the first convolution, (D, C, 3, 3), channels last.
+        border_bias: (3, 3, D) float32 of the first convolution, see `backbone.apply_prelu_`.
+        slope: (D,) float32.
+        conv2: the second convolution, from D to D channels.
+        fc1, fc2: of squeeze and excitation, (R, D) and (D, R) float32.
+        shortcut: filters of the 1x1 convolution, (D, C, 1, 1); None where C is D.
+        shortcut_bias: (D,) float32.
     """
 
     stride: int
@@ -67,15 +80,15 @@ class ResidualUnit:
     shortcut_bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, D, H / stride, W / stride)."""
-        y = _channels_last(F.conv2d(x, self.conv1, padding=1))
+        """(N, H, W, C) → (N, H / stride, W / stride, D)."""
+        y = convolve(x, self.conv1, padding=1)
         y = backbone.apply_prelu_(y, self.border_bias, self.slope)
-        y = _channels_last(F.conv2d(y, self.conv2.weight, stride=self.stride, padding=1))
+        y = convolve(y, self.conv2.filters, padding=1, stride=self.stride)
         gates = backbone.compute_gates(y, self.conv2.bias, self.fc1, self.fc2)
         if self.shortcut is None:
-            x = x[:, :, :: self.stride, :: self.stride]
+            x = x[:, :: self.stride, :: self.stride]
         else:
-            x = _channels_last(F.conv2d(x, self.shortcut, stride=self.stride))
+            x = convolve(x, self.shortcut, stride=self.stride)
         return backbone.add_residual_(y, self.conv2.bias, gates, x, self.shortcut_bias)
 
 
@@ -87,29 +100,37 @@ class HeadStep:
         size: side of the input in pixels.
         channels: C, of a head.
         num_new_heads: heads that start at this size, from a level of the pyramid.
-        first: their convolution, (num_new_heads * C outputs).
-        further: weights (G, C, 3, 3, C) and biases (G, C) of the heads that started at a larger
-            size.
+        new_heads: their convolution, to num_new_heads * C channels.
+        continuing_heads: weights (G, C, 3, 3, C), of the encoder's dtype, and biases (G, C) float32
+            of the G heads that started at a larger size.
     """
 
     size: int
     channels: int
     num_new_heads: int
-    first: ConvParams | None
-    further: tuple[Tensor, Tensor] | None
+    new_heads: ConvParams | None
+    continuing_heads: tuple[Tensor, Tensor] | None
 
     def __call__(self, levels: Mapping[int, Tensor], x: Tensor) -> Tensor:
-        """Features (N, size, size, G, C) of the heads so far → (N, size / 2, size / 2, …, C), with
-        those that start at this size in front."""
+        """Run one convolution of all heads so far.
+
+        Args:
+            levels: the pyramid by size, (N, size, size, C).
+            x: features of the continuing heads, (N, size, size, G, C).
+
+        Returns:
+            (N, size / 2, size / 2, num_new_heads + G, C), the new heads in front.
+        """
         n, half = levels[FINE_SIZE].shape[0], self.size // 2
-        num_heads = self.num_new_heads + (x.shape[3] if self.further else 0)
+        num_heads = self.num_new_heads + (x.shape[3] if self.continuing_heads else 0)
         out = levels[FINE_SIZE].new_empty((n, half, half, num_heads, self.channels))
-        if self.first:
-            y = F.conv2d(levels[self.size], self.first.weight, stride=2, padding=1)
-            starting = out[:, :, :, : self.num_new_heads]
-            heads.activate_into(starting, _channels_last(y), self.first.bias)
-        if self.further:
-            heads.convolve_heads_into(out[:, :, :, self.num_new_heads :], x, *self.further)
+        if self.new_heads:
+            y = convolve(levels[self.size], self.new_heads.filters, padding=1, stride=2)
+            new = out[:, :, :, : self.num_new_heads]
+            heads.bias_leaky_relu_(new, y, self.new_heads.bias)
+        if self.continuing_heads:
+            continuing = out[:, :, :, self.num_new_heads :]
+            heads.convolve_heads_(continuing, x, *self.continuing_heads)
         return out
 
 
@@ -133,18 +154,17 @@ class CudaEncoder:
         device: torch.device | str = "cuda",
         dtype: torch.dtype = torch.float16,
     ) -> None:
-        parameters = _Parameters(weights, device, dtype)
+        self.relative = "psp.latlayer1.weight" not in weights
+        prefix = "encoder." if self.relative else "psp."
+        parameters = Parameters(weights, prefix, torch.device(device), dtype)
         self.dtype = dtype
         self.stem = _stem(parameters)
-        self.units = [_unit(parameters, i) for i in range(parameters.count("body."))]
+        self.units = [_unit(parameters, f"body.{i}") for i in range(parameters.count("body"))]
         self.stage_ends = _stage_ends(self.units)
-        self.laterals = [parameters.convolution(f"latlayer{i}") for i in (1, 2)]
-        num_latents = parameters.count("styles.")
-        sizes = [pyramid_size(row) for row in range(num_latents)]
-        self.head_steps = [_head_step(parameters, sizes, size) for size in HEAD_SIZES]
-        self.relative = parameters.encoder == "encoder"
+        self.laterals = [_convolution(parameters, [f"latlayer{i}"]) for i in (1, 2)]
+        self.head_steps = [_head_step(parameters, size) for size in HEAD_SIZES]
         self.linear_weight, self.linear_bias = _linear_layers(
-            parameters, num_latents, self.relative
+            parameters, self.relative, weights.get("w_avg")
         )
 
     def __call__(self, face: Tensor) -> Tensor:
@@ -173,96 +193,61 @@ class CudaEncoder:
         return outputs[1:]
 
 
-def _upsample_add(x: Tensor, skip: Tensor, lateral: ConvParams) -> Tensor:
-    y = _channels_last(F.conv2d(skip, lateral.weight))
-    return pyramid.upsample_add_(y, lateral.bias, x)
+def _upsample_add(coarse: Tensor, skip: Tensor, lateral: ConvParams) -> Tensor:
+    """The next finer level of the pyramid, (N, 2h, 2w, D), from `coarse` (N, h, w, D) and the
+    backbone's features of that size."""
+    return pyramid.upsample_add_(convolve(skip, lateral.filters), lateral.bias, coarse)
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    """The parameters of the ONNX file, as the layers need them."""
-
-    weights: Mapping[str, np.ndarray]
-    device: torch.device | str
-    dtype: torch.dtype
-
-    @property
-    def encoder(self) -> str:
-        """The name that the encoder has in the file."""
-        return "psp" if "psp.latlayer1.weight" in self.weights else "encoder"
-
-    def count(self, prefix: str) -> int:
-        """How many modules of the encoder are numbered behind `prefix`."""
-        start = f"{self.encoder}.{prefix}"
-        return 1 + max(
-            int(name[len(start) :].split(".")[0]) for name in self.weights if name.startswith(start)
-        )
-
-    def has(self, name: str) -> bool:
-        return f"{self.encoder}.{name}" in self.weights
-
-    def read(self, name: str) -> Tensor:
-        return torch.from_numpy(np.array(self.weights[f"{self.encoder}.{name}"]))
-
-    def average_latent(self) -> Tensor | None:
-        average = self.weights.get("w_avg")
-        return None if average is None else torch.from_numpy(np.array(average))
-
-    def batch_norm(self, name: str) -> tuple[Tensor, Tensor]:
-        """A batch norm's scale and shift, (C,) float64."""
-        read = (self.read(f"{name}.{k}") for k in ("weight", "bias", "running_mean", "running_var"))
-        weight, bias, mean, variance = (tensor.double() for tensor in read)
-        scale = weight / (variance + BATCH_NORM_EPS).sqrt()
-        return scale, bias - mean * scale
-
-    def weight(self, name: str, scale: Tensor | float = 1.0) -> Tensor:
-        return (self.read(f"{name}.weight") * scale).to(self.device, self.dtype)
-
-    def filters(self, name: str, scale: Tensor | float = 1.0) -> Tensor:
-        return _channels_last(self.weight(name, scale))
-
-    def vector(self, values: Tensor) -> Tensor:
-        return values.to(self.device, torch.float32).contiguous()
-
-    def convolution(self, *names: str) -> ConvParams:
-        """Convolutions of one input, as one."""
-        weight = torch.cat([self.weight(name) for name in names])
-        biases = torch.cat([self.read(f"{name}.bias") for name in names])
-        return ConvParams(_channels_last(weight), self.vector(biases))
+def _stem(parameters: Parameters) -> Stem:
+    scale, shift = _batch_norm(parameters, "input_layer.1")
+    weight = parameters.tensor("input_layer.0.weight") * scale[:, None, None, None]
+    slope = parameters.tensor("input_layer.2.weight")
+    return Stem(parameters.weight(weight), parameters.constant(shift), parameters.constant(slope))
 
 
-def _stem(parameters: _Parameters) -> Stem:
-    scale, shift = parameters.batch_norm("input_layer.1")
-    return Stem(
-        parameters.weight("input_layer.0", scale[:, None, None, None]).contiguous(),
-        parameters.vector(shift),
-        parameters.vector(parameters.read("input_layer.2.weight")),
-    )
-
-
-def _unit(parameters: _Parameters, number: int) -> ResidualUnit:
-    name = f"body.{number}"
-    scale1, shift1 = parameters.batch_norm(f"{name}.res_layer.0")
-    scale2, shift2 = parameters.batch_norm(f"{name}.res_layer.4")
+def _unit(parameters: Parameters, name: str) -> ResidualUnit:
+    scale1, shift1 = _batch_norm(parameters, f"{name}.res_layer.0")
+    scale2, shift2 = _batch_norm(parameters, f"{name}.res_layer.4")
+    weight1, weight2 = (parameters.tensor(f"{name}.res_layer.{i}.weight") for i in (1, 3))
+    fc1, fc2 = (parameters.tensor(f"{name}.res_layer.5.fc{i}.weight").flatten(1) for i in (1, 2))
     shortcut, shortcut_bias = None, torch.zeros_like(shift2)
     if parameters.has(f"{name}.shortcut_layer.0.weight"):
-        scale, shortcut_bias = parameters.batch_norm(f"{name}.shortcut_layer.1")
-        shortcut = parameters.filters(f"{name}.shortcut_layer.0", scale[:, None, None, None])
-    border_bias = _border_bias(parameters.read(f"{name}.res_layer.1.weight"), shift1)
+        scale, shortcut_bias = _batch_norm(parameters, f"{name}.shortcut_layer.1")
+        weight = parameters.tensor(f"{name}.shortcut_layer.0.weight")
+        shortcut = parameters.filters(weight * scale[:, None, None, None])
     return ResidualUnit(
-        stride=2 if number == 0 or shortcut is not None else 1,
-        conv1=parameters.filters(f"{name}.res_layer.1", scale1[:, None, None]),
-        border_bias=parameters.vector(border_bias),
-        slope=parameters.vector(parameters.read(f"{name}.res_layer.2.weight")),
+        stride=2 if name == "body.0" or shortcut is not None else 1,
+        conv1=parameters.filters(weight1 * scale1[:, None, None]),
+        border_bias=parameters.constant(_border_bias(weight1, shift1)),
+        slope=parameters.constant(parameters.tensor(f"{name}.res_layer.2.weight")),
         conv2=ConvParams(
-            parameters.filters(f"{name}.res_layer.3", scale2[:, None, None, None]),
-            parameters.vector(shift2),
+            parameters.filters(weight2 * scale2[:, None, None, None]), parameters.constant(shift2)
         ),
-        fc1=parameters.vector(parameters.read(f"{name}.res_layer.5.fc1.weight").flatten(1)),
-        fc2=parameters.vector(parameters.read(f"{name}.res_layer.5.fc2.weight").flatten(1)),
+        fc1=parameters.constant(fc1),
+        fc2=parameters.constant(fc2),
         shortcut=shortcut,
-        shortcut_bias=parameters.vector(shortcut_bias),
+        shortcut_bias=parameters.constant(shortcut_bias),
     )
+
+
+def _batch_norm(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:
+    """A batch norm's scale and shift, (C,) float64."""
+    weight, bias, mean, variance = (
+        parameters.tensor(f"{name}.{part}").double()
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / (variance + BATCH_NORM_EPS).sqrt()
+    return scale, bias - mean * scale
+
+
+def _convolution(parameters: Parameters, names: Sequence[str]) -> ConvParams:
+    """Convolutions of one input, as one."""
+    weights, biases = (
+        torch.cat([parameters.tensor(f"{name}.{part}") for name in names])
+        for part in ("weight", "bias")
+    )
+    return ConvParams(parameters.filters(weights), parameters.constant(biases))
 
 
 def _stage_ends(units: list[ResidualUnit]) -> list[int]:
@@ -281,38 +266,39 @@ def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
     return torch.einsum("ry,cx,yxo->rco", inside, inside, taps)
 
 
-def _head_step(parameters: _Parameters, sizes: list[int], size: int) -> HeadStep:
-    """The step at `size` of heads that start at `sizes`."""
-    starting = [f"styles.{i}.convs.0" for i, start in enumerate(sizes) if start == size]
-    further = [
-        f"styles.{i}.convs.{2 * int(math.log2(start // size))}"
-        for i, start in enumerate(sizes)
+def _head_step(parameters: Parameters, size: int) -> HeadStep:
+    """The step at `size` of the heads that start there or at a larger size."""
+    starts = [pyramid_size(row) for row in range(parameters.count("styles"))]
+    new = [f"styles.{row}.convs.0" for row, start in enumerate(starts) if start == size]
+    continuing = [
+        f"styles.{row}.convs.{2 * int(math.log2(start // size))}"
+        for row, start in enumerate(starts)
         if start > size
     ]
     stacked = None
-    if further:
-        weights = [parameters.weight(name).permute(0, 2, 3, 1) for name in further]
-        biases = [parameters.read(f"{name}.bias") for name in further]
-        stacked = torch.stack(weights).contiguous(), parameters.vector(torch.stack(biases))
-    first = parameters.convolution(*starting) if starting else None
-    channels = parameters.read("styles.0.linear.weight").shape[1]
-    return HeadStep(size, channels, len(starting), first, stacked)
+    if continuing:
+        weights, biases = (
+            torch.stack([parameters.tensor(f"{name}.{part}") for name in continuing])
+            for part in ("weight", "bias")
+        )
+        weights = weights.permute(0, 1, 3, 4, 2)
+        stacked = parameters.weight(weights), parameters.constant(biases)
+    channels = parameters.array("styles.0.linear.weight").shape[1]
+    new_heads = _convolution(parameters, new) if new else None
+    return HeadStep(size, channels, len(new), new_heads, stacked)
 
 
 def _linear_layers(
-    parameters: _Parameters, num_latents: int, relative: bool
+    parameters: Parameters, relative: bool, w_avg: np.ndarray | None
 ) -> tuple[Tensor, Tensor]:
     """Weight (L, w_dim, C) and bias (L, w_dim) of the heads, the average latent added."""
-    names = [f"styles.{i}.linear" for i in range(num_latents)]
-    weight = torch.stack([parameters.weight(name) for name in names])
-    biases = torch.stack([parameters.read(f"{name}.bias") for name in names])
+    names = [f"styles.{row}.linear" for row in range(parameters.count("styles"))]
+    weights, biases = (
+        torch.stack([parameters.tensor(f"{name}.{part}") for name in names])
+        for part in ("weight", "bias")
+    )
     if relative:
         biases[1:] += biases[0].clone()
-    average = parameters.average_latent()
-    if average is not None:
-        biases += average
-    return weight, parameters.vector(biases)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    if w_avg is not None:
+        biases += torch.from_numpy(np.array(w_avg))
+    return parameters.weight(weights), parameters.constant(biases)

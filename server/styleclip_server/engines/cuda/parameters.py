@@ -52,6 +52,10 @@ class Parameters:
         """`values` on the device in the network's dtype."""
         return self.constant(values, self.dtype)
 
+    def filters(self, values: Tensor) -> Tensor:
+        """Filters (out, in, k, k) on the device in the network's dtype, channels last."""
+        return self.weight(values).contiguous(memory_format=torch.channels_last)
+
     def constant(self, values: np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """`values` on the device, contiguous."""
         tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

@@ -1,0 +1,13 @@
+"""The tiles of e4e's elementwise kernels."""
+
+from __future__ import annotations
+
+import triton
+
+BLOCK_SIZE = 2048  # elements per program
+
+
+def elementwise_blocks(n_channels: int) -> tuple[int, int]:
+    """BLOCK_PIXELS and BLOCK_CHANNELS for features with so many channels."""
+    block_channels = min(64, triton.next_power_of_2(n_channels))
+    return BLOCK_SIZE // block_channels, block_channels
