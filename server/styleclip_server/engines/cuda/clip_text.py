@@ -122,6 +122,6 @@ def _weight(parameters: Parameters, name: str, scale: float = 1.0) -> Tensor:
 
 
 def _linear(layer: LinearParams, x: Tensor, scale: float = 1.0) -> Tensor:
-    """scale * x W^T + bias, (N, T, in) → (N, T, out)."""
+    """Return scale * x W^T + bias, (N, T, in) → (N, T, out)."""
     y = torch.addmm(layer.bias, x.flatten(0, 1), layer.weight.t(), alpha=scale)
     return y.view(*x.shape[:2], -1)

@@ -25,6 +25,11 @@ class Convolution:
 
     With few output channels the filters are those of pixel pairs, see `pair_filters`. Then the
     input has a column of zeros at both ends of each row: (N, H, W + 2, in).
+
+    Args:
+        weight: (out, in, 3, 3).
+        dtype: of filters and features.
+        allow_pairs: whether the input may have the columns of zeros.
     """
 
     def __init__(
@@ -53,6 +58,10 @@ class TransposedConvolution:
     Phase 2a + b has the pixels (2i + a, 2j + b) of the output, as `blur_and_apply_epilogue` takes
     them. One convolution of 2x2 taps gives all four (16 taps, of which 7 are zero); large layers
     compute each row of phases (12 taps) or each phase (9) on its own.
+
+    Args:
+        weight: (out, in, 3, 3).
+        dtype: of filters and features.
     """
 
     def __init__(self, weight: Filters, device: torch.device, dtype: torch.dtype) -> None:
@@ -73,13 +82,14 @@ class TransposedConvolution:
 def convolve(
     x: Tensor, filters: Tensor, padding: int | tuple[int, int] = 0, stride: int = 1
 ) -> Tensor:
-    """Convolve (N, H, W, in) with `filters` (out, in, k, k): no copy if those are channels last."""
+    """Convolve (N, H, W, in) with `filters` (out, in, k, k): without copies if these are channels
+    last."""
     y = F.conv2d(x.permute(0, 3, 1, 2), filters, padding=padding, stride=stride)
     return y.permute(0, 2, 3, 1).contiguous()
 
 
 def pair_filters(weight: Filters) -> Filters:
-    """The filters of two neighboring pixels as one: (out, in, 3, 3) → (2 * out, 2 * in, 3, 2).
+    """Join the filters of two neighboring pixels: (out, in, 3, 3) → (2 * out, 2 * in, 3, 2).
 
     This is a third more arithmetic, but few channels alone leave most of the matrix units idle.
     With a column of zeros in front, pair k has pixels 2k - 1 and 2k. Output pixel 2j + b sees by
@@ -94,7 +104,7 @@ def pair_filters(weight: Filters) -> Filters:
 
 
 def phase_filters(weight: Filters) -> list[Filters]:
-    """The filters of a stride-2 transposed convolution as those of plain convolutions.
+    """Turn the filters of a stride-2 transposed convolution into those of plain convolutions.
 
     Along one dimension output 2i sees x[i - 1] by tap 2 and x[i] by tap 0; output 2i + 1 sees
     x[i] by tap 1.

@@ -14,8 +14,8 @@ WARM_UP = 3  # calls before the capture, in which cuDNN chooses its algorithms
 class Graphed:
     """Run `call`, captured once for each shape of its inputs.
 
-    The result is overwritten by the next call. `call` must not wait for the device. On a device
-    without graphs it is called as it is.
+    The result is overwritten by the next call. `call` must not wait for the device. On a CPU it is
+    called without capture.
     """
 
     def __init__(self, call: Callable[..., Tensor], device: torch.device) -> None:
@@ -26,7 +26,8 @@ class Graphed:
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Inputs on any device → the result on `self.device`. A new shape is captured first."""
+        """Run the call: inputs on any device → the result on `self.device`. A new shape is captured
+        first."""
         if self.device.type != "cuda":
             return self.call(*(tensor.to(self.device) for tensor in inputs))
         key = tuple(tensor.shape for tensor in inputs)

@@ -80,7 +80,7 @@ class ResidualUnit:
     shortcut_bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) → (N, H / stride, W / stride, D)."""
+        """Run the unit: (N, H, W, C) → (N, H / stride, W / stride, D)."""
         y = convolve(x, self.conv1, padding=1)
         y = backbone.apply_prelu_(y, self.border_bias, self.slope)
         y = convolve(y, self.conv2.filters, padding=1, stride=self.stride)
@@ -180,7 +180,7 @@ class CudaEncoder:
         )
 
     def _backbone(self, face: Tensor) -> list[Tensor]:
-        """The outputs of the last three stages."""
+        """Return the outputs of the last three stages, the finest first."""
         stem = self.stem
         x = backbone.convolve_stem(
             face.contiguous(), stem.weight, stem.bias, stem.slope, self.dtype
@@ -194,8 +194,8 @@ class CudaEncoder:
 
 
 def _upsample_add(coarse: Tensor, skip: Tensor, lateral: ConvParams) -> Tensor:
-    """The next finer level of the pyramid, (N, 2h, 2w, D), from `coarse` (N, h, w, D) and the
-    backbone's features of that size."""
+    """Compute the next finer level of the pyramid, (N, 2h, 2w, D), from `coarse` (N, h, w, D) and
+    the backbone's features of that size."""
     return pyramid.upsample_add_(convolve(skip, lateral.filters), lateral.bias, coarse)
 
 
@@ -232,7 +232,7 @@ def _unit(parameters: Parameters, name: str) -> ResidualUnit:
 
 
 def _batch_norm(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:
-    """A batch norm's scale and shift, (C,) float64."""
+    """Return a batch norm's scale and shift, (C,) float64."""
     weight, bias, mean, variance = (
         parameters.tensor(f"{name}.{part}").double()
         for part in ("weight", "bias", "running_mean", "running_var")
@@ -242,7 +242,7 @@ def _batch_norm(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _convolution(parameters: Parameters, names: Sequence[str]) -> ConvParams:
-    """Convolutions of one input, as one."""
+    """Join convolutions of one input."""
     weights, biases = (
         torch.cat([parameters.tensor(f"{name}.{part}") for name in names])
         for part in ("weight", "bias")
@@ -251,7 +251,7 @@ def _convolution(parameters: Parameters, names: Sequence[str]) -> ConvParams:
 
 
 def _stage_ends(units: list[ResidualUnit]) -> list[int]:
-    """The number of the last unit of each stage."""
+    """Return the index of the last unit of each stage."""
     starts = [i for i, unit in enumerate(units) if unit.stride == 2]
     if len(starts) != 4:
         raise ValueError(f"the encoder's backbone has {len(starts)} stages in place of four")
@@ -259,7 +259,7 @@ def _stage_ends(units: list[ResidualUnit]) -> list[int]:
 
 
 def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
-    """The output of a 3x3 convolution with zero padding for the constant image `shift` (I,), by
+    """Convolve the constant image `shift` (I,) by a 3x3 convolution with zero padding: output by
     first, inner and last row and column: weight (O, I, 3, 3) → (3, 3, O)."""
     taps = torch.einsum("oiyx,i->yxo", weight.double(), shift)
     inside = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 0]], dtype=taps.dtype)
@@ -267,7 +267,7 @@ def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
 
 
 def _head_step(parameters: Parameters, size: int) -> HeadStep:
-    """The step at `size` of the heads that start there or at a larger size."""
+    """Build the step at `size` of the heads that start there or at a larger size."""
     starts = [pyramid_size(row) for row in range(parameters.count("styles"))]
     new = [f"styles.{row}.convs.0" for row, start in enumerate(starts) if start == size]
     continuing = [
@@ -291,7 +291,8 @@ def _head_step(parameters: Parameters, size: int) -> HeadStep:
 def _linear_layers(
     parameters: Parameters, relative: bool, w_avg: np.ndarray | None
 ) -> tuple[Tensor, Tensor]:
-    """Weight (L, w_dim, C) and bias (L, w_dim) of the heads, the average latent added."""
+    """Stack the heads' linear layers: weight (L, w_dim, C), bias (L, w_dim) with the average latent
+    added."""
     names = [f"styles.{row}.linear" for row in range(parameters.count("styles"))]
     weights, biases = (
         torch.stack([parameters.tensor(f"{name}.{part}") for name in names])

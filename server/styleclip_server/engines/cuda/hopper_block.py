@@ -60,7 +60,7 @@ class HopperBlock:
         next_style: Tensor | None,
         image_dtype: torch.dtype,
     ) -> tuple[None, Tensor]:
-        """Run the last block. Returns (None, RGB)."""
+        """Run the last block and return (None, RGB)."""
         assert skip is not None and next_style is None
         conv_style = styles.normalized[:, self.conv.style_start :]
         features = upsample_convolve(

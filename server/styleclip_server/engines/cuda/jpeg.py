@@ -22,7 +22,7 @@ def requested_quality(
     format: NDArray[np.object_] | None = None,
     quality: NDArray[np.int32] | None = None,
 ) -> int | None:
-    """The quality of the JPEG file that a request gets; None: it gets pixels.
+    """Return the quality of the JPEG file that a request gets; None: it gets pixels.
 
     A request of several rows gets pixels. So does one with an unknown format or quality: `compose`
     refuses it by name.
@@ -42,7 +42,7 @@ def requested_quality(
 def outputs(
     requested: Collection[str], image: Tensor, file: File | None
 ) -> dict[str, NDArray[Any]]:
-    """The requested outputs of `wire.TORCH_STYLEGAN2` by name.
+    """Return the requested outputs of `wire.TORCH_STYLEGAN2` by name.
 
     Args:
         image: RGB (N, H, W, 3) uint8.
@@ -58,7 +58,7 @@ def outputs(
 
 
 def encode(batch: Tensor, qualities: Sequence[int | None]) -> list[File | None]:
-    """Encodes each image that has a quality as a JPEG file without metadata.
+    """Encode each image that has a quality as a JPEG file without metadata.
 
     On a GPU color has full resolution; on a CPU it is `images.encode`.
 
@@ -86,7 +86,7 @@ def _encode_rows(batch: Tensor, rows: Sequence[int], quality: int) -> list[File]
 
 
 def on_host(data: Tensor) -> NDArray[Any]:
-    """Copies `data` to the processor's memory: page-locked, which a GPU copies to directly."""
+    """Copy `data` to the processor's memory: page-locked, which a GPU copies to directly."""
     if data.device.type != "cpu":
         # PyTorch reuses such memory after it is freed, so it is locked once.
         data = torch.empty(data.shape, dtype=data.dtype, pin_memory=True).copy_(data)

@@ -33,7 +33,7 @@ class Parameters:
         return self.prefix + name in self.arrays
 
     def count(self, modules: str) -> int:
-        """Number of the modules `modules`.0, `modules`.1, …"""
+        """Return how many modules `modules`.0, `modules`.1, … there are."""
         start = f"{self.prefix}{modules}."
         numbers = {
             int(name[len(start) :].split(".")[0]) for name in self.arrays if name.startswith(start)
@@ -41,22 +41,22 @@ class Parameters:
         return 1 + max(numbers)
 
     def array(self, name: str) -> NDArray[np.floating]:
-        """The parameter as stored."""
+        """Return the parameter as stored."""
         return self.arrays[self.prefix + name]
 
     def tensor(self, name: str) -> Tensor:
-        """A copy of the parameter on the CPU."""
+        """Return a copy of the parameter on the CPU."""
         return torch.from_numpy(np.array(self.array(name)))
 
     def weight(self, values: np.ndarray | Tensor) -> Tensor:
-        """`values` on the device in the network's dtype."""
+        """Move `values` to the device, in the network's dtype."""
         return self.constant(values, self.dtype)
 
     def filters(self, values: Tensor) -> Tensor:
-        """Filters (out, in, k, k) on the device in the network's dtype, channels last."""
+        """Move filters (out, in, k, k) to the device, in the network's dtype, channels last."""
         return self.weight(values).contiguous(memory_format=torch.channels_last)
 
     def constant(self, values: np.ndarray | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`values` on the device, contiguous."""
+        """Move `values` to the device, contiguous."""
         tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
         return tensor.to(self.device, dtype).contiguous()

@@ -143,7 +143,7 @@ class CudaGenerator:
             first, last: blocks: 0 is 4 px, 1 is 8 px, and so on; `last` None is the last of all.
             features, skip: the input of block `first` from 1 on, (N, r, r, C) and (N, 3, r, r)
                 float32.
-            image_dtype: dtype of the result, see `apply_epilogue`.
+            image_dtype: dtype of the result, see `apply_epilogue_`.
 
         Returns:
             RGB of block `last`, (N, 3, r, r), or (N, r, r, 3) as uint8.
@@ -179,7 +179,7 @@ class _Builder:
         self.dcoef_starts = _starts(self.convs, outputs)
 
     def affine_layers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All affine layers as one: weight (S, w_dim), bias (S,), row of W_PLUS (S,) int32."""
+        """Join all affine layers: weight (S, w_dim), bias (S,), row of W_PLUS (S,) int32."""
         names = [f"{layer.name}.conv.modulation" for layer in self.layers]
         weights = [self.parameters.array(f"{name}.weight") for name in names]
         biases = [self.parameters.array(f"{name}.bias") for name in names]
@@ -191,7 +191,7 @@ class _Builder:
         )
 
     def demodulation_weights(self) -> modulation.DemodulationWeights:
-        """Squared filter sums of all convolutions, and the tiles of `demodulate`."""
+        """Sum the squared filters of all convolutions, and list the tiles of `demodulate`."""
         squared_weight, tiles, weight_start = [], [], 0
         for layer in self.convs:
             squares = np.square(self._filters(layer)).sum((2, 3))
@@ -214,7 +214,7 @@ class _Builder:
         )
 
     def blocks(self) -> list[SynthesisBlock | HopperBlock]:
-        """One block for each resolution."""
+        """Build one block for each resolution."""
         conv1, to_rgb1, *others = self.layers
         *middle, last = zip(others[::3], others[1::3], others[2::3], strict=True)
         return [
@@ -224,7 +224,7 @@ class _Builder:
         ]
 
     def input(self) -> Tensor:
-        """The learned constant, (1, 4, 4, C) float32."""
+        """Return the learned constant, (1, 4, 4, C) float32."""
         return self.parameters.constant(self.parameters.tensor("input.input").permute(0, 2, 3, 1))
 
     def _block(self, up: StyleLayer, conv: StyleLayer, to_rgb: StyleLayer) -> SynthesisBlock:
@@ -253,7 +253,7 @@ class _Builder:
     def _hopper_block(
         self, up: StyleLayer, conv: StyleLayer, to_rgb: StyleLayer
     ) -> HopperBlock | None:
-        """The last block, if the kernels of `hopper` run here and fit its layers."""
+        """Build the last block, if the kernels of `hopper` run here and fit its layers."""
         device, dtype = self.parameters.device, self.parameters.dtype
         if dtype != torch.float16 or not hopper.is_available(device):
             return None
@@ -291,7 +291,7 @@ class _Builder:
         return self.parameters.weight(noise * (strength * LEAKY_RELU_GAIN))
 
     def _filters(self, layer: StyleLayer) -> NDArray[np.floating]:
-        """(out, in, 3, 3), scaled by the equalized learning rate."""
+        """Return filters (out, in, 3, 3), scaled by the equalized learning rate."""
         weight = self.parameters.array(f"{layer.name}.conv.weight")[0]
         return weight / math.sqrt(weight[0].size)
 
@@ -300,6 +300,6 @@ class _Builder:
 
 
 def _starts(layers: Sequence[StyleLayer], sizes: Sequence[int]) -> dict[str, int]:
-    """Where each layer begins, by its name, if the sizes are stored one after the other."""
+    """Return where each layer begins, by its name, if the sizes are stored one after the other."""
     starts = accumulate(sizes[:-1], initial=0)
     return {layer.name: start for layer, start in zip(layers, starts, strict=True)}

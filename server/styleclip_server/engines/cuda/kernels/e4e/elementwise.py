@@ -8,6 +8,6 @@ BLOCK_SIZE = 2048  # elements per program
 
 
 def elementwise_blocks(n_channels: int) -> tuple[int, int]:
-    """BLOCK_PIXELS and BLOCK_CHANNELS for features with so many channels."""
+    """Choose BLOCK_PIXELS and BLOCK_CHANNELS by the number of channels."""
     block_channels = min(64, triton.next_power_of_2(n_channels))
     return BLOCK_SIZE // block_channels, block_channels

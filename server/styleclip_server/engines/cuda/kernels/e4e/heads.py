@@ -127,7 +127,7 @@ def convolve_heads_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Non
 
 
 def _head_tile(n_pixels: int) -> tuple[int, int, int, int, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K, num_warps and num_stages by the number of output pixels per head.
+    """Choose BLOCK_M, BLOCK_N, BLOCK_K, num_warps and num_stages by the output pixels per head.
 
     With few pixels, time goes into reading the weights: many narrow programs. With many, into
     arithmetic.

@@ -19,7 +19,7 @@ SUPPORTS_TRITON = triton.__version__.startswith("3.6.")
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether `device` is a Hopper GPU and Triton is the release of these kernels."""
+    """Return whether `device` is a Hopper GPU and Triton is the release of these kernels."""
     if device.type != "cuda" or not SUPPORTS_TRITON:
         return False
     return torch.cuda.get_device_capability(device) == (9, 0)

@@ -16,8 +16,8 @@ from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
 
 CONV_CLAMP = 60_000.0  # just within float16
 MANY_PIXELS = 128 * 1024  # of a batch: from here on, 128 pixels a program keep any device busy
-# What `styleclip_networks.stylegan2.RESAMPLE_FILTER`, upsampling, weighs the two pixels by that an
-# output pixel sees along one dimension.
+# An upsampled pixel sees two pixels along each dimension. Their weights, from
+# `styleclip_networks.stylegan2.RESAMPLE_FILTER`: 3/4 and 1/4.
 NEAR, FAR = tl.constexpr(0.75), tl.constexpr(0.25)
 ROUND_TO_INTEGER = tl.constexpr(2.0**23)  # x + 2^23 - 2^23 is x rounded, half to even
 
@@ -48,7 +48,7 @@ class ToRGBParams:
 
 
 def fills_device(n_pixels: int) -> bool:
-    """Whether a batch of so many pixels keeps any device busy with large blocks."""
+    """Return whether a batch with `n_pixels` keeps any device busy with large blocks."""
     return n_pixels >= MANY_PIXELS
 
 
