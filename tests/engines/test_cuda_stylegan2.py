@@ -58,3 +58,23 @@ def test_half_precision_is_within_its_bound(case):
         pixels = stylegan2.CudaGenerator(weights, "cpu", torch.float16)(w_plus, delta).float()
     error = (pixels - expected).square().mean()
     assert 10 * torch.log10(255**2 / error) > 45
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_blocks_run_on_their_own_continue_those_before_them(first):
+    torch.manual_seed(0)
+    generator = Generator(32, feature_channels(32, 192, 24), mapping_layers=1).eval()
+    weights = {name: value.numpy() for name, value in generator.state_dict().items()}
+    styles = torch.randn(2, sum(generator.style_channels)) * 0.3 + 1
+    split = generator.split_styles(styles)
+    inputs = {}
+    with torch.inference_mode():
+        x, rgb = generator.block(0, generator.constant_features(2, torch.float32), None, split)
+        for index in range(1, first):
+            x, rgb = generator.block(index, x, rgb, split)
+        if first:
+            inputs = {"features": x.permute(0, 2, 3, 1).contiguous(), "skip": rgb}
+            x, rgb = generator.block(first, x, rgb, split)
+        kernels = stylegan2.CudaGenerator(weights, "cpu", torch.float32)
+        output = kernels.synthesis(styles, first=first, last=first, **inputs)
+    torch.testing.assert_close(output, rgb, rtol=1e-4, atol=1e-4)
