@@ -20,6 +20,8 @@ from styleclip_networks.stylegan2 import EqualLinear, Generator
 # Parts of the names of weights that are used, and stored, as float32.
 FLOAT32_WEIGHTS = (".modulation.", ".linear.", "w_avg")
 
+_NO_EPS = 1e-12  # PyTorch 2.11 refuses 0; added to a variance of 1, it changes no bit of a float32
+
 
 def is_float16(name: str) -> bool:
     """Return whether the weight `name` is used as float16."""
@@ -47,7 +49,7 @@ def float16_encoder(encoder: GradualStyleEncoder) -> GradualStyleEncoder:
             module.bias.sub_(mean * module.weight)
             mean.zero_()
             variance.fill_(1)
-            module.eps = 0.0
+            module.eps = _NO_EPS
     copied.half()
     for module in copied.modules():
         if isinstance(module, EqualLinear):
