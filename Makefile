@@ -28,9 +28,10 @@ ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C
 weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
 	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
 
-export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX and compute the channel statistics
+export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX, with channel statistics
 	@$(BIN)/styleclip-export convert $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
-	@$(BIN)/styleclip-export stats $(or $(filter-out avatars,$(DOMAIN)),ffhq)
+	@test -f model_repository/$(or $(filter-out avatars,$(DOMAIN)),ffhq)/statistics.npz || \
+		$(BIN)/styleclip-export stats $(or $(filter-out avatars,$(DOMAIN)),ffhq)
 
 test: .venv/.dev  ## run the tests, on a real server
 	@$(BIN)/python -m pytest $(ARGS)

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     """Write a domain of full size with random weights to FOLDER."""
     console = Console()
     random_networks = build_networks()
-    description = conversion.read_description("ffhq")
+    description = conversion.describe("ffhq", random_networks.generator, {})
     description |= {"name": folder.name, "title": "random weights, 1024 px"}
     with console.status("converting"):
         conversion.convert(

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from styleclip_export.commands.network_files import (
+    find_files,
+    network_file_options,
+    read_statistics,
+)
 from styleclip_export.commands.progress import peak_memory_mib
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
+
+if TYPE_CHECKING:
+    from styleclip_export.checkpoints.domain_files import DomainNetworks
 
 
 @click.command(name="convert")
 @click.argument("domain", default="ffhq")
-@click.option("--weights", type=click.Path(path_type=Path), help="[default: weights/DOMAIN]")
+@network_file_options
 @click.option(
     "--repository",
     type=click.Path(path_type=Path),
     default=Path("model_repository"),
     show_default=True,
 )
+@click.option("--title", help="One line about a domain of your own. [default: its name and size]")
+@click.option("--neutral", help="What its images show. [default: a photo]")
+@click.option("--align", is_flag=True, help="Its photos show faces, to be aligned as FFHQ's are.")
 @click.option(
     "--only",
     multiple=True,
@@ -36,26 +48,51 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 )
 def command(
     domain: str,
+    generator: Path | None,
+    encoder: Path | None,
+    clip: Path | None,
+    statistics: tuple[Path, ...],
     weights: Path | None,
     repository: Path,
+    title: str | None,
+    neutral: str | None,
+    align: bool,
     only: tuple[str, ...],
     torchscript: bool,
     with_float16: bool,
 ) -> None:
     """Convert the checkpoints of DOMAIN to ONNX and add them to the model repository.
 
-    Each converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its
-    bound is not written. Older versions stay.
+    DOMAIN is one that `styleclip-export fetch` knows, or any name for networks of your own. Each
+    converted network is compared with PyTorch at batches 1, 2 and 8; one that misses its bound is
+    not written. Older versions stay. StyleCLIP's published statistics are taken where they are
+    there and belong to the generator.
+
+    \b
+    Examples:
+      styleclip-export convert ffhq
+      styleclip-export convert ffhq --generator stylegan2-ffhq-config-f.pkl
+      styleclip-export convert me --generator model_me.pt --encoder e4e_ffhq_encode.pt \\
+          --clip ViT-B-32.pt --statistics fs3.npy --statistics S_mean_std --align
     """
-    from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
+    from styleclip_export.checkpoints.domain_files import read_domain
     from styleclip_export.convert import conversion
 
     start = time.monotonic()
-    description = conversion.read_description(domain)
+
+    def report(line: str) -> None:
+        click.echo(f"[{time.monotonic() - start:5.0f} s] {line}")
+
     weights = weights or Path("weights") / domain
-    networks = read_domain(DomainFiles.find(weights))
+    files = find_files(weights, generator, encoder, clip, statistics)
+    own = {"title": title, "neutral": neutral, "align": align}
+    conversion.check_name(domain)
+    networks = read_domain(files)
     for line in networks.summary:
-        click.echo(line)
+        report(line)
+    description = conversion.describe(domain, networks.generator, own)
+    # Before the minutes of conversion: wrong statistics are an error.
+    published = read_statistics(files, networks, report) if not only else None
     conversion.convert(
         networks,
         description,
@@ -63,10 +100,30 @@ def command(
         only=only,
         torchscript=torchscript,
         with_float16=with_float16,
-        report=click.echo,
+        report=report,
     )
-    conversion.install_landmarks(weights, repository / domain, report=click.echo)
+    conversion.install_landmarks(weights, repository / domain, report=report)
+    if published:
+        from styleclip_export.statistics.job import write_statistics
+
+        write_statistics(
+            repository / domain / STATISTICS_FILE, published.arrays, published.provenance
+        )
     peak = peak_memory_mib() / 1024
-    click.echo(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
-    if not (repository / domain / STATISTICS_FILE).is_file():
-        click.echo(f"next: styleclip-export stats {domain} (the texts need its statistics)")
+    report(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
+    _say_what_is_next(domain, repository, networks)
+
+
+def _say_what_is_next(domain: str, repository: Path, networks: DomainNetworks) -> None:
+    if networks.encoder is None:
+        click.echo(
+            f"{domain} has no encoder: it edits latents and random seeds (`styleclip sample`), and "
+            "refuses photos"
+        )
+    if (repository / domain / STATISTICS_FILE).is_file():
+        click.echo(f"next: make serve DOMAIN={domain}")
+    else:
+        click.echo(
+            f"next: styleclip-export stats {domain} (edits by text need its statistics; where "
+            "somebody published fs3.npy and S_mean_std, give them with --statistics)"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from styleclip_export.commands.network_files import (
+    find_files,
+    network_file_options,
+    read_statistics,
+)
 from styleclip_export.commands.progress import peak_memory_mib
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
@@ -36,9 +42,10 @@ def _parse_part(context: click.Context, option: click.Parameter, text: str) -> t
 
 @click.command(name="stats")
 @click.argument("domain", default="ffhq")
-@click.option("--weights", type=_PATH, help="[default: weights/DOMAIN]")
+@network_file_options
 @click.option("--repository", type=_PATH, default=Path("model_repository"), show_default=True)
 @click.option("--work", type=_PATH, help="Where parts are kept. [default: WEIGHTS/statistics]")
+@click.option("--compute", is_flag=True, help="Compute them, though somebody published them.")
 @click.option("--samples", default=100_000, show_default=True, help="For mean and deviation of S.")
 @click.option("--images", default=100, show_default=True, help="Images for each channel of fs3.")
 @click.option("--batch", type=click.IntRange(1), help=_BATCH)
@@ -50,9 +57,14 @@ def _parse_part(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option("--ray", "cluster", metavar="ADDRESS", help=_RAY)
 def command(
     domain: str,
+    generator: Path | None,
+    encoder: Path | None,
+    clip: Path | None,
+    statistics: tuple[Path, ...],
     weights: Path | None,
     repository: Path,
     work: Path | None,
+    compute: bool,
     samples: int,
     images: int,
     batch: int | None,
@@ -63,16 +75,19 @@ def command(
     part: tuple[int, int],
     cluster: str | None,
 ) -> None:
-    """Compute the StyleSpace statistics of DOMAIN: mean and deviation of S, and fs3.
+    """Write the StyleSpace statistics of DOMAIN: mean and deviation of S, and fs3.
 
-    Can be interrupted at any time; the same command continues where it was.
+    Where StyleCLIP's published ones (fs3.npy and S_mean_std) are there and belong to the generator,
+    they are taken; else they are computed, which takes weeks on a CPU and minutes on a GPU. The
+    command says how long before it starts, can be interrupted at any time, and continues where it
+    was.
     """
     import torch
 
     if cluster and find_spec("ray") is None:
         raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
-    from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
-    from styleclip_export.statistics.job import StatisticsJob
+    from styleclip_export.checkpoints.domain_files import read_domain
+    from styleclip_export.statistics.job import StatisticsJob, write_statistics
 
     console = Console()
     weights = weights or Path("weights") / domain
@@ -80,12 +95,20 @@ def command(
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = target_device.type == "cuda"
     start = time.monotonic()
-    networks = read_domain(DomainFiles.find(weights))
-    generator = networks.generator.eval().to(target_device)
-    generator.set_upsampling("folded" if on_gpu else "transposed")
-    _check_preview(preview, generator.resolution)
+    files = find_files(weights, generator, encoder, clip, statistics)
+    networks = read_domain(files)
+    target = repository / domain / STATISTICS_FILE
+    if not (compute or channels or cluster or parts > 1) and (
+        published := read_statistics(files, networks, click.echo)
+    ):
+        write_statistics(target, published.arrays, published.provenance)
+        click.echo(f"{target}: written from the published files (--compute computes them)")
+        return
+    network = networks.generator.eval().to(target_device)
+    network.set_upsampling("folded" if on_gpu else "transposed")
+    _check_preview(preview, network.resolution)
     job = StatisticsJob(
-        generator,
+        network,
         networks.clip.float().eval().to(target_device),
         work or weights / "statistics",
         _settings(images, batch, half, preview, on_gpu),
@@ -93,6 +116,8 @@ def command(
         parts=parts,
         channels=channels,
     )
+    if not (on_gpu or cluster):
+        _say_how_long(job)
     _compute(job, index, cluster, target_device.type, console)
     peak = peak_memory_mib() / 1024
     console.print(
@@ -100,7 +125,24 @@ def command(
         f"peak memory {peak:.1f} GiB",
         highlight=False,
     )
-    _merge(job, repository / domain / STATISTICS_FILE, console)
+    _merge(job, target, console)
+
+
+def _say_how_long(job: StatisticsJob) -> None:
+    """Say how long the computation takes on a CPU, and what else there is to do."""
+    from styleclip_export.statistics.estimate import SECONDS_WORTH_SAYING, estimate
+
+    measured = estimate(job)
+    if measured.seconds < SECONDS_WORTH_SAYING:
+        return
+    cores = len(os.sched_getaffinity(0))
+    click.echo(
+        f"fs3 takes about {measured} on this machine ({cores} cores; measured on "
+        f"{measured.channels} channels). Shorter ways: StyleCLIP's published fs3.npy and "
+        "S_mean_std (--statistics; `styleclip-export fetch` has those of ffhq); a GPU (minutes); "
+        "fewer images (--images 20); several hosts (--part, --ray). Ctrl-C stops, the same command "
+        "continues."
+    )
 
 
 def _check_preview(preview: int | None, resolution: int) -> None:

@@ -7,6 +7,7 @@ version, beside the old ones, only if all its differences are within bounds.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,18 +32,41 @@ from styleclip_server.pipeline.landmarks import LANDMARK_MODEL
 from styleclip_server.serving import model_repository
 
 
-def read_description(domain: str) -> dict[str, Any]:
-    """Read title, defaults, presets and license of a known domain.
-
-    Raises:
-        ConversionError: no such domain is known.
-    """
-    if domain not in known_domains():
+def check_name(domain: str) -> None:
+    """Raise ConversionError if a domain cannot have the name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", domain) or domain == "steps":
         raise ConversionError(
-            f"domain {domain!r} is unknown; known domains: {', '.join(known_domains())}; a "
-            f"domain is a folder with domain.json and weights.json in {DOMAINS}"
+            f"{domain!r} cannot be the name of a domain: letters, digits, '.', '-' and '_' are "
+            "expected, and not 'steps'"
         )
-    return json.loads((DOMAINS / domain / DOMAIN_FILE).read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def describe(domain: str, generator: Generator, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return title, defaults, presets and license of a domain.
+
+    Args:
+        own: title, neutral and align of a domain that the project does not ship; what is None or
+            False has a default. Of a known domain they replace the shipped ones.
+    """
+    if domain in known_domains():
+        description = json.loads((DOMAINS / domain / DOMAIN_FILE).read_text("utf-8"))
+    else:
+        resolution = generator.resolution
+        description = {
+            "name": domain,
+            "title": f"{domain}, {resolution} x {resolution}",
+            "align": False,
+            "defaults": {"neutral": "a photo", "strength": 4.0, "threshold": 0.13},
+            "presets": [],
+            "licence": "see the licenses of the networks that it was converted from",
+        }
+    if own.get("title"):
+        description["title"] = own["title"]
+    if own.get("neutral"):
+        description["defaults"]["neutral"] = own["neutral"]
+    if own.get("align"):
+        description["align"] = True
+    return description
 
 
 def convert(
@@ -58,7 +82,7 @@ def convert(
     """Add the networks of a domain as a new version to `repository`/<domain name>.
 
     Args:
-        description: see `read_description`.
+        description: see `describe`.
         only: names of networks to convert; empty means all.
         torchscript: also write StyleGAN2 and e4e as TorchScript.
         with_float16: also write each network in float16, for GPUs.

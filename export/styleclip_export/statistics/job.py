@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,13 +144,26 @@ class StatisticsJob:
         merged = self.load_part(0)
         for k in range(1, self.parts):
             merged.update(self.load_part(k))
-        save_npz(
-            target,
-            compressed=True,
-            style_mean=mean,
-            style_std=std,
-            w_avg=w_avg,
-            fs3=merged.fs3.astype(np.float16),
-            change=merged.change,
-        )
+        arrays = {
+            "style_mean": mean,
+            "style_std": std,
+            "w_avg": w_avg,
+            "fs3": merged.fs3.astype(np.float16),
+            "change": merged.change,
+        }
+        provenance = {
+            "origin": "computed",
+            "networks_and_settings": self.fingerprint,
+            "settings": str(self.settings),
+            "samples": self.samples,
+            "rows": int(merged.done.sum()),
+        }
+        write_statistics(target, arrays, provenance)
         return int(merged.done.sum()), self.num_rows
+
+
+def write_statistics(
+    path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping[str, object]
+) -> None:
+    """Write a domain's statistics.npz, with a JSON text about where they come from."""
+    save_npz(path, compressed=True, **arrays, provenance=json.dumps(provenance))
