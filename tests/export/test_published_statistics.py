@@ -18,11 +18,12 @@ from styleclip_export.statistics.moments import style_moments
 from styleclip_export.statistics.published import read_published
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, channels_by_base, truncate
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.pipeline.style_statistics import convolution_channels, load_statistics
 
 WIDTH = 24
-CHANNELS = channels_by_base(32, 256, 16)
+CHANNELS = feature_channels(32, 256, 16)
 
 
 def new_generator(seed):
@@ -46,7 +47,7 @@ def moments(generator, w_center, psi=0.7, samples=20_000):
     """Mean and deviation of each layer, as StyleCLIP's GetCode.py samples them."""
     z = torch.randn(samples, generator.w_dim, generator=torch.Generator().manual_seed(5))
     w_plus = generator.mapping(z)[:, None].expand(-1, generator.num_latents, -1)
-    styles = generator.affine(truncate(w_plus, w_center, psi))
+    styles = generator.affine(truncate_latents(w_plus, w_center, psi))
     return [s.numpy().mean(0) for s in styles], [s.numpy().std(0) for s in styles]
 
 
@@ -142,7 +143,7 @@ def weights(published, generator, w_center):
     encoder = Encoder4Editing(generator.num_latents, (4, 6, 8, 12), (1, 1, 1, 1))
     state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
     state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
-    content = {"state_dict": state, "latent_avg": w_center.expand(generator.num_latents, -1)}
+    content = {"state_dict": state, "latent_avg": w_center.repeat(generator.num_latents, 1)}
     torch.save({**content, "opts": {"encoder_type": "Encoder4Editing"}}, published / "e4e_x.pt")
     torch.save(small_clip().state_dict(), published / "ViT-x.pt")
     return published
