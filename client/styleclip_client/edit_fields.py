@@ -1,4 +1,4 @@
-"""The edits of a form or a command line: lists of presets, texts and numbers."""
+"""The edits of a form or a command line: lists of presets, texts, directions and numbers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Value = TypeVar("Value")
 class EditFields:
     """Fields that describe edits; `resolve` completes them with the domain's defaults.
 
-    `neutrals` go with the targets, `strengths` and `thresholds` with the presets and then the
-    targets; each is given once for all, once per edit in the same order, or not at all.
+    `neutrals` go with the targets, `thresholds` with the presets and then the targets, `strengths`
+    with these and then the directions; each is given once for all, once per edit in the same order,
+    or not at all.
 
     Attributes:
         prefix: of the fields' names in messages, "--" for a command line.
@@ -29,6 +30,7 @@ class EditFields:
     strengths: Sequence[float] = ()
     thresholds: Sequence[float] = ()
     presets: Sequence[str] = ()
+    directions: Sequence[str] = ()
     prefix: str = ""
 
     def check(self) -> None:
@@ -37,17 +39,17 @@ class EditFields:
         Raises:
             EditsMismatch: a field is not given once, or once per edit.
         """
-        count = len(self.presets) + len(self.targets)
+        texts = len(self.presets) + len(self.targets)
         self._broadcast("neutral", self.neutrals, len(self.targets), f"{self.prefix}target")
-        self._broadcast("strength", self.strengths, count, "edit")
-        self._broadcast("threshold", self.thresholds, count, "edit")
+        self._broadcast("strength", self.strengths, texts + len(self.directions), "edit")
+        self._broadcast("threshold", self.thresholds, texts, "edit")
 
     def resolve(self, domain: Domain) -> list[Edit]:
-        """Return the edits: presets first, then targets.
+        """Return the edits: presets first, then targets, then directions.
 
         Raises:
             EditsMismatch: as `check`.
-            InvalidInput: a preset is unknown, or a value is not accepted.
+            InvalidInput: a preset or a direction is unknown, or a value is not accepted.
         """
         self.check()
         neutrals = self._broadcast(
@@ -58,16 +60,24 @@ class EditFields:
             domain.edit(target, neutral=neutral)
             for target, neutral in zip(self.targets, neutrals, strict=True)
         ]
-        strengths = self._broadcast("strength", self.strengths, len(edits), "edit")
+        directions = [domain.direction(name) for name in self.directions]
+        strengths = self._broadcast(
+            "strength", self.strengths, len(edits) + len(directions), "edit"
+        )
         thresholds = self._broadcast("threshold", self.thresholds, len(edits), "edit")
-        return [
+        by_texts = [
             replace(
                 edit,
                 strength=edit.strength if strength is None else strength,
                 threshold=edit.threshold if threshold is None else threshold,
             )
-            for edit, strength, threshold in zip(edits, strengths, thresholds, strict=True)
+            for edit, strength, threshold in zip(edits, strengths, thresholds, strict=False)
         ]
+        by_directions = [
+            direction.edit(direction.high / 2 if strength is None else strength)
+            for direction, strength in zip(directions, strengths[len(edits) :], strict=True)
+        ]
+        return by_texts + by_directions
 
     def _broadcast(
         self, name: str, values: Sequence[Value], count: int, what: str

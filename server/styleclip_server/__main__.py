@@ -45,9 +45,22 @@ _PORT = click.IntRange(0, 65535)
               "(ONNX Runtime), openvino (on a CPU); auto: the fastest here.")  # fmt: skip
 # Where.
 @click.option("--host", default=Options.host, help="Address to listen on; 0.0.0.0: all.")
-@click.option("--http-port", type=_PORT, default=8000, help="KServe v2 over HTTP; 0: any free.")
+@click.option("--http-port", type=_PORT, default=8000,
+              help="The web API, and KServe v2 over HTTP; 0: any free.")  # fmt: skip
 @click.option("--grpc-port", type=_PORT, default=8001, help="KServe v2 over gRPC; 0: any free.")
 @click.option("--metrics-port", type=_PORT, default=8002, help="Prometheus; 0: any free.")
+# Who may call, and how much.
+@click.option("--token", help="What clients show as “Authorization: Bearer TOKEN”. Prefer the "
+              "variable or a file: other users can read a command line.")  # fmt: skip
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="One token a line, and a name after it; or the gateway's file.")  # fmt: skip
+@click.option("--no-token", is_flag=True,
+              help="Serve off loopback without a token, where something else keeps others "
+              "out.")  # fmt: skip
+@click.option("--rate-limit", type=click.FloatRange(0), default=Options.rate_limit, metavar="N",
+              help="Calls a second of one client (its token, or its address); 0: any.")  # fmt: skip
+@click.option("--body-limit", type=click.IntRange(1, 1024), default=Options.body_limit,
+              metavar="MIB", help="Largest request.")  # fmt: skip
 @click.option("--allow-shared-memory", is_flag=True,
               help="Let clients on this machine pass tensors in shared memory.")  # fmt: skip
 @click.option("--queue-length", type=click.IntRange(1), metavar="N",

@@ -10,27 +10,53 @@ import os
 import sys
 
 import click
+import httpx
 
-from styleclip_contract.errors import StyleclipError
+from styleclip_contract.errors import (
+    DeadlineExceeded,
+    ServerUnavailable,
+    StyleclipError,
+    from_wire,
+)
 from styleclip_server.serving import canary
 
 
-def _local_server() -> str:
-    return f"localhost:{os.environ.get('STYLECLIP_GRPC_PORT') or 8001}"
+def _check_local_server(timeout: float) -> None:
+    """Ask the front door of this machine, which needs no token for that.
+
+    Raises:
+        StyleclipError: it is away, or cannot edit.
+    """
+    port = os.environ.get("STYLECLIP_HTTP_PORT") or 8000
+    url = f"http://localhost:{port}/healthz"
+    try:
+        answer = httpx.get(url, timeout=timeout, trust_env=False)
+    except httpx.TimeoutException as error:
+        raise DeadlineExceeded(f"no answer from {url} within {timeout:g} s") from error
+    except httpx.HTTPError as error:
+        raise ServerUnavailable(f"no server answers at {url} ({error})") from error
+    if answer.status_code != 200:
+        problem = answer.json()
+        raise from_wire(f"{problem['name']}: {problem['detail']}")
 
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Exit status: 0 the server can edit (or is too busy to), 1 it cannot.",
 )
-@click.option("--server", default=_local_server, show_default="localhost:8001",
+@click.option("--server", metavar="URL", show_default="this machine's, by its HTTP port",
               help="Its gRPC address, or https://… for HTTP.")  # fmt: skip
+@click.option("--token", envvar="STYLECLIP_TOKEN", show_envvar=True,
+              help="For --server, where that needs one.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=canary.TIMEOUT,
               metavar="SECONDS", help="Longest wait for the edit.")  # fmt: skip
-def command(server: str, timeout: float) -> None:
+def command(server: str | None, token: str | None, timeout: float) -> None:
     """Edit a small image on the server; the exit status says whether that works."""
     try:
-        canary.check_server(server, timeout)
+        if server is None:
+            _check_local_server(timeout)
+        else:
+            canary.check_server(server, timeout, token)
     except (StyleclipError, ValueError) as error:
         line = error.to_wire() if isinstance(error, StyleclipError) else str(error)
         print(f"styleclip-health: {line}", file=sys.stderr)

@@ -25,14 +25,16 @@ from styleclip_server.api.state import Api, request_id
 def create_app(settings: Settings) -> FastAPI:
     """Return the front door's application."""
 
+    access = Access(settings.tokens, settings.rate_limit)
+
     @asynccontextmanager
     async def connect(app: FastAPI) -> AsyncIterator[None]:
-        access, admission = Access(), Admission(settings.inside)
+        admission = Admission(settings.inside)
         async with (
             AsyncClient(settings.triton_grpc) as client,
             running_protocols(settings, access, admission) as app.state.kserve,
         ):
-            app.state.api = Api(settings, client)
+            app.state.api = Api(settings, client, admission)
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
@@ -40,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="StyleCLIP",
         version=importlib.metadata.version("styleclip-triton"),
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=connect,
     )
     openapi.install(app)
@@ -47,16 +50,17 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
 
     app.add_exception_handler(StyleclipError, _report)
+    app.add_exception_handler(problems.RequestError, _report)
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(ClientDisconnect, _drop)
     app.add_exception_handler(Exception, _report_bug)
     app.add_middleware(KServePaths)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, access=access, log=settings.log_requests)
     return app
 
 
 async def _report(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StyleclipError)
+    assert isinstance(error, (StyleclipError, problems.RequestError))
     return problems.response(error, request_id(request))
 
 
@@ -65,7 +69,7 @@ async def _report_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 404:
-        refusal: StyleclipError = problems.NoSuchPath(f"there is no {path!r}")
+        refusal: problems.Error = problems.NoSuchPath(f"there is no {path!r}")
     elif error.status_code == 405:
         refusal = problems.MethodNotAllowed(f"{request.method} is not allowed for {path}")
     else:

@@ -62,7 +62,8 @@ async def edit(request: Request) -> Response:
 
     async def work(report: Report) -> list[Result]:
         edits = resolve_edits(fields, await api.domain())
-        return await edit_all(client, fields, edits, format, report)
+        with api.admitted(min(_CONCURRENCY, len(fields.photo))) as concurrency:
+            return await edit_all(client, fields, edits, format, concurrency, report)
 
     identifier = request_id(request)
     if media_type == negotiation.EVENTS:
@@ -102,7 +103,7 @@ def check_photos(fields: schemas.EditFields) -> None:
         return
     if fields.photo and not (paste and len(fields.photo) == 1):
         raise InvalidInput("send a photo or a latent; both only to paste one face into one photo")
-    given = {"align": fields.align is not None, "face": fields.face != -1}
+    given = {"align": fields.align != "auto", "face": fields.face != -1}
     if not fields.photo:
         given["paste"] = paste
     if names := [name for name, is_given in given.items() if is_given]:
@@ -116,9 +117,14 @@ def resolve_edits(fields: schemas.EditFields, domain: Domain) -> list[Edit]:
         InvalidInput: there is none, or one is not accepted.
     """
     values = EditFields(
-        fields.target, fields.neutral, fields.strength, fields.threshold, fields.preset
+        fields.target,
+        fields.neutral,
+        fields.strength,
+        fields.threshold,
+        fields.preset,
+        fields.direction,
     )
-    if fields.recipe is not None:
+    if fields.recipe:
         if any(
             (*fields.target, *fields.neutral, *fields.preset, fields.strength, fields.threshold)
         ):
@@ -127,8 +133,8 @@ def resolve_edits(fields: schemas.EditFields, domain: Domain) -> list[Edit]:
         if not edits:
             raise InvalidInput("all edits of the recipe are switched off")
         return edits
-    if not fields.target and not fields.preset:
-        raise InvalidInput("say what to change: send the field target, preset or recipe")
+    if not (fields.target or fields.preset or fields.direction):
+        raise InvalidInput("say what to change: send the field target, preset, direction or recipe")
     return values.resolve(domain)
 
 
@@ -138,7 +144,12 @@ def format_of(format: str | None) -> str:
 
 
 async def edit_all(
-    client: AsyncClient, fields: EditRequest, edits: list[Edit], format: str, report: Report
+    client: AsyncClient,
+    fields: EditRequest,
+    edits: list[Edit],
+    format: str,
+    concurrency: int,
+    report: Report,
 ) -> list[Result]:
     """Edit the latent or each photo of a request."""
     output: dict[str, Any] = {"format": format, "quality": fields.quality, "mark": fields.mark}
@@ -153,7 +164,7 @@ async def edit_all(
     results: list[Result] = []
     index = 0
     calls = (functools.partial(call, photo.data) for photo in fields.photo)
-    async with aclosing(in_order_async(calls, _CONCURRENCY)) as answers:
+    async with aclosing(in_order_async(calls, concurrency)) as answers:
         async for answer in answers:
             results += _results(stem(fields.photo[index], index), answer)
             index += 1
@@ -165,7 +176,7 @@ def _edit_call(
     client: AsyncClient, fields: EditRequest, edits: list[Edit], output: dict[str, Any]
 ) -> Callable[[bytes], Awaitable[Edited | list[Edited]]]:
     """Return what edits one photo into one image or several."""
-    output = {**output, "align": fields.align, "keep_gps": fields.keep_gps}
+    output = {**output, "align": fields.aligns, "keep_gps": fields.keep_gps}
     if fields.face == "all":
         function: Callable[..., Any] = faces.edit_together if fields.paste else faces.edit_each
         return lambda photo: call_in_thread(function, client, photo, edits, **output)
@@ -215,9 +226,11 @@ async def invert(request: Request) -> Response:
     fields = await forms.read(request, InvertRequest, api.settings.body_limit)
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
-    inverted = await unless_disconnected(
-        request, api.client_for(request).invert(photo.data, align=fields.align, face=fields.face)
-    )
+    with api.admitted():
+        inverted = await unless_disconnected(
+            request,
+            api.client_for(request).invert(photo.data, align=fields.aligns, face=fields.face),
+        )
     return Response(
         inverted.to_bytes(),
         media_type=media_type,

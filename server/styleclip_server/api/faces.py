@@ -17,7 +17,8 @@ async def faces(request: Request) -> schemas.FacesAnswer:
     api = api_of(request)
     fields = await forms.read(request, schemas.FacesRequest, api.settings.body_limit)
     photo = one_photo(fields.photo)
-    detected = await unless_disconnected(request, api.client_for(request).faces(photo.data))
+    with api.admitted():
+        detected = await unless_disconnected(request, api.client_for(request).faces(photo.data))
     return schemas.FacesAnswer(
         faces=[
             schemas.FaceAnswer(face=index, box=face.box, score=face.score)

@@ -21,6 +21,7 @@ from styleclip_server.api.schemas import Fields, File
 SECONDS = 60.0  # for a body to arrive
 _FILES = limits.PHOTOS + 1  # and a latent
 _TEXTS = 6 * limits.EDITS + 32
+_FILE_FIELDS = ("photo", "latent")
 _TEXT_FIELDS = ("target", "neutral")  # an empty one is an error
 
 F = TypeVar("F", bound=Fields)
@@ -95,14 +96,15 @@ async def _value(name: str, form: FormData, field: FieldInfo | None) -> Any:
     values: list[str | File] = []
     for value in form.getlist(name):
         if isinstance(value, UploadFile):
-            if name not in ("photo", "latent"):
+            if name not in _FILE_FIELDS:
                 raise InvalidInput(f"{name[:50]} is a file, a text is expected")
-            values.append(File(value.filename or "", await value.read()))
-        elif name in ("photo", "latent"):
+            if value.filename or value.size:  # an empty input of a page is one that is not given
+                values.append(File(value.filename or "", await value.read()))
+        elif value and name in _FILE_FIELDS:
             raise InvalidInput(
                 f"{name} is a text, a file is expected: curl needs {name}=@FILE, with an @"
             )
-        elif value or name in _TEXT_FIELDS:  # an empty input of a page is one that is not given
+        elif value or name in _TEXT_FIELDS:
             values.append(value)
     if field is None or _is_list(field):
         return values

@@ -62,7 +62,15 @@ Answer = Callable[[bytes, Context], Awaitable[bytes]]
 class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Handles the calls of one server."""
 
-    def __init__(self, triton: Triton, access: Access, *, allow_shared_memory: bool) -> None:
+    def __init__(
+        self,
+        triton: Triton,
+        access: Access,
+        *,
+        allow_shared_memory: bool,
+        body_limit: int = inference.BODY_BYTES,
+    ) -> None:
+        self._body_limit = body_limit
         self._triton = triton
         self._access = access
         self._methods = METHODS | (SHARED_MEMORY_METHODS if allow_shared_memory else {})
@@ -75,7 +83,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if name == "ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream_infer)
         if name == "ModelInfer":
-            return self._unary(self._infer, inference.BODY_BYTES)
+            return self._unary(self._infer, self._body_limit)
         if name in self._methods:
             return self._unary(self._pass_on(name, self._methods[name]), CALL_BYTES)
         if name in MODEL_CONTROL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -94,16 +94,22 @@ def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(
-    model: type[BaseModel], example: dict[str, Any], answer: str, content: dict[str, Any]
+    summary: str,
+    model: type[BaseModel],
+    example: dict[str, Any],
+    answer: str,
+    content: dict[str, Any],
 ) -> dict[str, Any]:
     return {
+        "summary": summary,
         "openapi_extra": {"requestBody": _body(model, example)},
         "responses": {200: {"description": answer, "content": content}, **_problems()},
-        "response_model": None,
+        "response_class": Response,  # none that FastAPI would describe itself
     }
 
 
 edit = _operation(
+    "Edit the face in a photo",
     schemas.EditRequest,
     _EDIT_EXAMPLE,
     "The edited image, or several of them.",
@@ -116,12 +122,14 @@ edit = _operation(
     },
 )
 invert = _operation(
+    "Invert a face to a latent",
     schemas.InvertRequest,
     {"photo": ["iVBORw0KGgo…"]},
     "The latent, a NumPy .npz file with `w_plus` and `quad`.",
     {"application/octet-stream": {"schema": _BINARY}},
 )
 sweep = _operation(
+    "Draw one edit at many strengths",
     schemas.SweepRequest,
     {**_EDIT_EXAMPLE, "steps": 5},
     "A sheet of images, an animation, or the images one by one.",
@@ -133,11 +141,22 @@ sweep = _operation(
     },
 )
 faces: dict[str, Any] = {
+    "summary": "List the faces in a photo",
     "openapi_extra": {"requestBody": _body(schemas.FacesRequest, {"photo": ["iVBORw0KGgo…"]})},
     "responses": _problems(),
 }
-read: dict[str, Any] = {"responses": _problems("401", "429", "500", "503", "504")}
-health: dict[str, Any] = {"responses": _problems("503")}
+domain: dict[str, Any] = {
+    "summary": "Describe what is served",
+    "responses": _problems("401", "429", "500", "503", "504"),
+}
+errors: dict[str, Any] = {
+    "summary": "List the kinds of problems",
+    "responses": _problems("401", "429"),
+}
+health: dict[str, Any] = {
+    "summary": "Check that the server edits images",
+    "responses": _problems("503"),
+}
 
 
 def install(app: FastAPI) -> None:
@@ -165,7 +184,9 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     components = description.setdefault("components", {})
     known = components.setdefault("schemas", {})
     for name, schema in models["$defs"].items():
-        known.setdefault(name, schema)
+        if name != schemas.File.__name__:  # which is described by what it is sent as
+            known.setdefault(name, schema)
+    components["schemas"] = known = {n: _simplified(schema) for n, schema in known.items()}
     for model in _REQUESTS:
         known[_form_name(model)] = _as_form(known[model.__name__])
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -175,11 +196,39 @@ def _describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _as_form(schema: Any) -> Any:
-    """Return the schema of a form: files are files."""
+    """Return the schema of a form: files are files, and what may be a word is a text."""
     if isinstance(schema, list):
         return [_as_form(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("contentEncoding") == "base64":
-        return {**{k: v for k, v in schema.items() if k != "contentEncoding"}, "format": "binary"}
+        return {**_without(schema, "contentEncoding"), "format": "binary"}
+    if "anyOf" in schema:
+        return {**_without(schema, "anyOf"), "type": "string", "default": str(schema["default"])}
     return {key: _as_form(value) for key, value in schema.items()}
+
+
+def _simplified(schema: Any) -> Any:
+    """Return a schema without what generated clients have no use for.
+
+    A field that may be left out needs no null, and titles only repeat the names.
+    """
+    if isinstance(schema, list):
+        return [_simplified(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "properties" in schema:
+        fields = {name: _simplified(field) for name, field in schema["properties"].items()}
+        rest = _without(schema, "properties", "title")
+        return {**rest, "properties": fields}
+    simple = {
+        key: _simplified(value)
+        for key, value in schema.items()
+        if key != "title" and not (key == "default" and value is None)
+    }
+    kinds = [kind for kind in simple.get("anyOf", ()) if kind != {"type": "null"}]
+    return {**_without(simple, "anyOf"), **kinds[0]} if len(kinds) == 1 else simple
+
+
+def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in keys}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -14,28 +14,35 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1  # seconds
 
 
-class NotAcceptable(errors.InvalidInput):
+class RequestError(Exception):
+    """Base class of errors that only HTTP knows."""
+
+
+class NotAcceptable(RequestError):
     """No media type that the client accepts can be answered."""
 
 
-class UnsupportedMediaType(errors.InvalidInput):
+class UnsupportedMediaType(RequestError):
     """The request's body is neither a form with files nor JSON."""
 
 
-class RequestTooLarge(errors.InvalidInput):
+class RequestTooLarge(RequestError):
     """The request has more bytes, files or fields than the server accepts."""
 
 
-class RequestTooSlow(errors.InvalidInput):
+class RequestTooSlow(RequestError):
     """The request's body did not arrive in time."""
 
 
-class NoSuchPath(errors.InvalidInput):
+class NoSuchPath(RequestError):
     """The server has no such path."""
 
 
-class MethodNotAllowed(errors.InvalidInput):
+class MethodNotAllowed(RequestError):
     """The path exists, but not with this method."""
+
+
+Error: TypeAlias = "StyleclipError | RequestError"
 
 
 class _Kind(NamedTuple):
@@ -45,7 +52,7 @@ class _Kind(NamedTuple):
 
 
 # In the order of the documents. A class that is missing has the entry of its base class.
-_KINDS: dict[type[StyleclipError], _Kind] = {
+_KINDS: dict[type[Exception], _Kind] = {
     errors.InvalidInput: _Kind(
         400,
         "Correct what the detail names; /docs lists the fields.",
@@ -69,6 +76,7 @@ _KINDS: dict[type[StyleclipError], _Kind] = {
     ),
     errors.InvalidLatent: _Kind(400, "Send a file that POST /v1/invert of this server returned."),
     errors.UnknownFormat: _Kind(400, "Use jpeg, png or webp, and a quality from 1 to 100."),
+    errors.UnknownDirection: _Kind(400, "GET /v1/domain lists the directions."),
     errors.UnknownPreset: _Kind(400, "GET /v1/domain lists the presets."),
     errors.InvalidRecipe: _Kind(400, "Send a recipe as the web page saves it."),
     NotAcceptable: _Kind(406, "Accept one of the media types that the detail lists."),
@@ -114,15 +122,16 @@ def kinds() -> list[ErrorKind]:
     return [_kind(cls) for cls in _KINDS]
 
 
-def _kind(cls: type[StyleclipError]) -> ErrorKind:
-    kind = _KINDS[cls]
-    title = kind.meaning or (cls.__doc__ or "").strip()
+def _kind(cls: type[Exception]) -> ErrorKind:
+    nearest = next(base for base in cls.__mro__ if base in _KINDS)
+    kind = _KINDS[nearest]
+    title = (cls is nearest and kind.meaning) or (cls.__doc__ or "").strip()
     return ErrorKind(name=cls.__name__, status=kind.status, title=title, remedy=kind.remedy)
 
 
-def describe(error: StyleclipError, request_id: str, status: int | None = None) -> Problem:
+def describe(error: Error, request_id: str, status: int | None = None) -> Problem:
     """Return the problem details of an error; `status` replaces the status of its class."""
-    kind = _kind(next(cls for cls in type(error).__mro__ if cls in _KINDS))
+    kind = _kind(type(error))
     return Problem(
         type=f"/v1/errors#{kind.name}",
         title=kind.title,
@@ -135,7 +144,7 @@ def describe(error: StyleclipError, request_id: str, status: int | None = None) 
 
 
 def response(
-    error: StyleclipError,
+    error: Error,
     request_id: str,
     status: int | None = None,
     retry_after: float | None = None,

@@ -25,14 +25,24 @@ async def running_protocols(
     triton = Triton(
         settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
     )
-    proxy = GrpcProxy(triton, access, allow_shared_memory=settings.allow_shared_memory)
+    proxy = GrpcProxy(
+        triton,
+        access,
+        allow_shared_memory=settings.allow_shared_memory,
+        body_limit=settings.body_limit,
+    )
     async with (
         httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
         running_proxy(
             proxy, f"{host}:{settings.grpc_port}", settings.connection_age, settings.exit_timeout
         ),
     ):
-        yield KServe(triton, calls, allow_shared_memory=settings.allow_shared_memory)
+        yield KServe(
+            triton,
+            calls,
+            allow_shared_memory=settings.allow_shared_memory,
+            body_limit=settings.body_limit,
+        )
     await triton.close()
 
 

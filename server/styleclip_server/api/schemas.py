@@ -64,14 +64,19 @@ class FaceFields(Fields):
     photo: Several[UploadedFile] = Field(
         [], max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"
     )
-    align: bool | None = Field(
-        None,
-        description="Find and align a face; false: the photo is a face crop already. "
-        "Default: as the domain needs.",
+    align: bool | Literal["auto"] = Field(
+        "auto",
+        description="Find and align a face; false: the photo is a face crop already; auto: as the "
+        "domain needs.",
     )
     face: int | Literal["all"] = Field(
         -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
     )
+
+    @property
+    def aligns(self) -> bool | None:
+        """`align` as the client takes it."""
+        return None if self.align == "auto" else self.align
 
 
 class EditFields(FaceFields):
@@ -95,7 +100,8 @@ class EditFields(FaceFields):
         [],
         max_length=limits.EDITS,
         description="α: how far; negative is the opposite way. Once for all edits (presets first, "
-        f"then targets), or once per edit. From {-limits.STRENGTH:g} to {limits.STRENGTH:g}.",
+        "then targets, then directions), or once per edit. "
+        f"From {-limits.STRENGTH:g} to {limits.STRENGTH:g}.",
     )
     threshold: Several[float] = Field(
         [],
@@ -107,8 +113,13 @@ class EditFields(FaceFields):
         max_length=limits.EDITS,
         description="An edit that the server knows; /v1/domain lists them. Repeatable.",
     )
-    recipe: str | None = Field(
-        None, description="The edits of a recipe, as the web page saves it, in place of others."
+    direction: Several[str] = Field(
+        [],
+        max_length=limits.EDITS,
+        description="A named direction of the domain; /v1/domain lists them. Repeatable.",
+    )
+    recipe: str = Field(
+        "", description="The edits of a recipe, as the web page saves it, in place of others."
     )
 
 
@@ -157,16 +168,23 @@ class SweepRequest(EditFields):
         -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
     )
     low: float | None = Field(
-        None, alias="from", description="α of the first image. Default: the opposite of the edit."
+        None,
+        alias="from",
+        description="α of the first image. Default: the opposite of the edit.",
+        examples=[-5],
     )
     high: float | None = Field(
-        None, alias="to", description="α of the last one. Default: twice the edit's strength."
+        None,
+        alias="to",
+        description="α of the last one. Default: twice the edit's strength.",
+        examples=[10],
     )
     steps: int | None = Field(
         None,
         ge=2,
         le=SWEEP_STEPS,
         description="Number of strengths, with first and last. Default: 7, of a GIF 13.",
+        examples=[7],
     )
     thresholds: Several[float] = Field(
         [], max_length=SWEEP_THRESHOLDS, description="A row for each β: an α × β grid. Repeatable."
@@ -176,6 +194,7 @@ class SweepRequest(EditFields):
         ge=SWEEP_SIDES[0],
         le=SWEEP_SIDES[1],
         description="Side of each image in pixels. Default: 256, of a GIF 384.",
+        examples=[256],
     )
     delay: int = Field(
         80, ge=20, le=10_000, description="Milliseconds between the images of a GIF."
@@ -245,6 +264,15 @@ class PresetAnswer(BaseModel):
     threshold: float
 
 
+class DirectionAnswer(BaseModel):
+    """A named direction."""
+
+    name: str
+    title: str
+    low: float = Field(description="The least strength.")
+    high: float = Field(description="The greatest strength.")
+
+
 class Defaults(BaseModel):
     """What an edit has unless it says otherwise."""
 
@@ -277,6 +305,7 @@ class DomainAnswer(BaseModel):
     license: str = Field(description="License of the networks, or where it is written.")
     defaults: Defaults
     presets: list[PresetAnswer]
+    directions: list[DirectionAnswer]
     limits: Limits
 
 

@@ -13,7 +13,7 @@ from styleclip_server.api.state import api_of, request_id
 router = APIRouter(tags=["server"])
 
 
-@router.get("/v1/domain", **openapi.read)
+@router.get("/v1/domain", **openapi.domain)
 async def domain(request: Request) -> schemas.DomainAnswer:
     """What the server's generator draws, its presets and the limits of a request."""
     api = api_of(request)
@@ -32,11 +32,15 @@ async def domain(request: Request) -> schemas.DomainAnswer:
             schemas.PresetAnswer(title=preset.title, **asdict(preset.edit))
             for preset in served.presets
         ],
+        directions=[
+            schemas.DirectionAnswer(name=each.name, title=each.title, low=each.low, high=each.high)
+            for each in served.directions
+        ],
         limits=schemas.Limits(body_bytes=api.settings.body_limit),
     )
 
 
-@router.get("/v1/errors", responses=openapi.read["responses"])
+@router.get("/v1/errors", **openapi.errors)
 async def errors() -> list[problems.ErrorKind]:
     """All kinds of problems: their names, status and what to do."""
     return problems.kinds()

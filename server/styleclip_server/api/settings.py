@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from styleclip_contract import limits
@@ -17,7 +18,10 @@ class Settings:
         host: address to listen on.
         http_port, grpc_port: ports to listen on.
         triton_http, triton_grpc: Triton's private addresses, "host:port".
+        tokens: the client's name of each token; none: clients need no token.
+        rate_limit: calls a second of one client; 0: any number.
         body_limit: bytes of a request's body.
+        log_requests: which requests get a line in the log, one of `request_log.SELECTIONS`.
         inside: inference requests that are carried out at a time; the others are refused.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         connection_age: seconds after which gRPC's clients are asked to connect again; 0: never.
@@ -30,9 +34,12 @@ class Settings:
     triton_http: str
     triton_grpc: str
     inside: int
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    rate_limit: float = 0
     allow_shared_memory: bool = False
     connection_age: int = 0
     body_limit: int = limits.PHOTO_BYTES + 2**20
+    log_requests: str = "failures"
     exit_timeout: int = 10
 
     def save(self, path: Path) -> None:

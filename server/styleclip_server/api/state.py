@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -12,7 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from styleclip_client import AsyncClient, Client
 from styleclip_contract.domain import Domain
-from styleclip_contract.errors import StyleclipError
+from styleclip_contract.errors import ServerBusy, StyleclipError
+from styleclip_server.api.admission import Admission
+from styleclip_server.api.refusals import Refused
 from styleclip_server.api.settings import Settings
 from styleclip_server.serving.canary import check_server
 
@@ -28,6 +31,7 @@ class Api:
 
     settings: Settings
     client: AsyncClient
+    admission: Admission
     _domain: tuple[float, Domain] | None = None
     _canary: tuple[float, StyleclipError | None] | None = None
     _canary_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -35,6 +39,21 @@ class Api:
     def client_for(self, request: Request) -> AsyncClient:
         """Return a client whose calls have the id of `request` in the server's log."""
         return self.client.within(self.client.timeout, request_id=request_id(request))
+
+    @contextmanager
+    def admitted(self, calls: int = 1) -> Iterator[int]:
+        """Count a request as inside during a `with` block; yields how many calls it may make.
+
+        Raises:
+            ServerBusy: too much is inside.
+        """
+        calls = max(1, min(calls, self.admission.limit))
+        with ExitStack() as inside:
+            try:
+                inside.enter_context(self.admission.enter(calls))
+            except Refused as error:
+                raise ServerBusy(error.message) from error
+            yield calls
 
     async def domain(self) -> Domain:
         """Return what the server's generator draws."""

@@ -65,7 +65,8 @@ async def sweep(request: Request) -> Response:
     async def work(report: Report) -> Sweep:
         edits = resolve_edits(fields, await api.domain())
         grid = _grid(fields, edits[-1], format)
-        return await _draw(client, fields, edits, grid, report)
+        with api.admitted(_CONCURRENCY) as concurrency:
+            return await _draw(client, fields, edits, grid, concurrency, report)
 
     if media_type == negotiation.EVENTS:
         identifier = request_id(request)
@@ -118,6 +119,7 @@ async def _draw(
     fields: SweepRequest,
     edits: list[Edit],
     grid: sweeps.Grid,
+    concurrency: int,
     report: Report,
 ) -> Sweep:
     """Invert the photo, unless there is a latent, and draw each image."""
@@ -125,9 +127,9 @@ async def _draw(
         inverted = Inverted.from_bytes(fields.latent.data)
     else:
         photo = one_photo(fields.photo)
-        inverted = await client.invert(photo.data, align=fields.align, face=fields.face)
+        inverted = await client.invert(photo.data, align=fields.aligns, face=fields.face)
     images: list[Image.Image | None] = []
-    drawn = sweeps.draw_async(client, inverted.w_plus, edits, grid.values, concurrency=_CONCURRENCY)
+    drawn = sweeps.draw_async(client, inverted.w_plus, edits, grid.values, concurrency=concurrency)
     async with aclosing(drawn):
         async for image in drawn:
             images.append(image)

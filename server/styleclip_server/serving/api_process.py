@@ -16,6 +16,7 @@ from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports
 from styleclip_server.serving.server_log import ServerLog
+from styleclip_server.serving.tokens import read_tokens
 
 _START_SECONDS = 60
 _LIVE_SECONDS = 10
@@ -39,6 +40,10 @@ class ApiProcess:
             grpc_port=ports.grpc,
             triton_http=f"{TRITON_HOST}:{ports.triton_http}",
             triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
+            tokens=read_tokens(options),
+            rate_limit=options.rate_limit,
+            body_limit=options.body_limit * 2**20,
+            log_requests=options.log_requests,
             inside=options.inside or requests_inside(engine),
             allow_shared_memory=options.allow_shared_memory,
             connection_age=options.connection_age,

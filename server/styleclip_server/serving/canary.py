@@ -13,14 +13,14 @@ from styleclip_contract.wire import CANARY
 TIMEOUT = 10.0  # seconds; the edit takes 0.1 to 0.3 on two cores
 
 
-def check_server(address: str, timeout: float = TIMEOUT) -> None:
+def check_server(address: str, timeout: float = TIMEOUT, token: str | None = None) -> None:
     """Edit a small image on the server. A server that is too busy to answer passes.
 
     Raises:
         StyleclipError: the server cannot edit.
         ValueError: `address` is not an address.
     """
-    with Client(address, timeout, retries=0, name=CANARY) as client:
+    with Client(address, timeout, retries=0, token=token, name=CANARY) as client:
         answered = _answered_requests(client)
         try:
             _edit_small_image(client)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from styleclip_contract import limits
 from styleclip_server.engines.engine import Engine
 from styleclip_server.serving import request_log, server_log
 from styleclip_server.serving.domain_folder import DEFAULT_DOMAIN
@@ -41,6 +42,11 @@ class Options:
         trace_to: an OpenTelemetry collector's URL.
         trace_every: trace one in N requests.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
+        token: what clients show as `Authorization: Bearer TOKEN`.
+        token_file: a file with one token a line, and the client's name after it.
+        no_token: clients need no token, even where others than this machine can reach the server.
+        rate_limit: calls a second of one client; 0: any number.
+        body_limit: MiB of a request.
         inside: inference requests that are carried out at a time; the others are refused. 0: as
             many as answer within twice the time of one alone.
         networks: how the networks are run; "auto": the fastest that this machine can.
@@ -63,6 +69,11 @@ class Options:
     trace_to: str | None = None
     trace_every: int = 1
     allow_shared_memory: bool = False
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
+    no_token: bool = False
+    rate_limit: float = 0
+    body_limit: int = limits.PHOTO_BYTES // 2**20 + 1
     inside: int = 0
     networks: Engine | Literal["auto"] = "auto"
 

@@ -11,8 +11,7 @@ from styleclip_server.serving import model_repository
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import TRITON_VARIABLE, find_installation
 from styleclip_server.serving.options import Options
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from styleclip_server.serving.tokens import is_loopback, read_tokens
 
 
 def check(options: Options) -> None:
@@ -24,10 +23,11 @@ def check(options: Options) -> None:
     _check_repository(options)
     _check_networks(options)
     _check_installation()
-    if options.allow_shared_memory and options.host not in _LOOPBACK:
+    read_tokens(options)
+    if options.allow_shared_memory and not is_loopback(options.host):
         raise ServerStartFailed(
             f"--allow-shared-memory is for clients of this machine, but --host is {options.host}: "
-            f"leave one of them out, or listen on {_LOOPBACK[0]}"
+            f"leave one of them out, or listen on 127.0.0.1"
         )
 
 

@@ -1,0 +1,66 @@
+"""README.md and docs/api.md are true: their commands run as printed."""
+
+import re
+import subprocess
+import zipfile
+
+import pytest
+from PIL import Image
+
+from paths import ROOT
+from styleclip_server.__main__ import command
+from styleclip_server.api import problems, schemas
+
+API = (ROOT / "docs/api.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def curl_commands(text):
+    """The commands of a document that use curl on this machine, as they are printed."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if "curl" in block and "localhost:8000" in block]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in which the sample images lie as in the repository."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    (tmp_path / "README.md").symlink_to(ROOT / "README.md")
+    return tmp_path
+
+
+def run(block, server, folder):
+    script = block.replace("localhost:8000", server.http_url)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_curl_command_of_the_readme_gives_an_image(server, folder):
+    (block,) = curl_commands(README)
+    run(block, server, folder)
+    assert Image.open(folder / "smiling.jpg").size == (256, 256)
+
+
+def test_the_commands_of_the_api_s_page_give_what_it_says(server, folder):
+    output = "".join(run(block, server, folder) for block in curl_commands(API))
+    for name in ("smiling.jpg", "both.webp", "sad.jpg", "sad.gif"):
+        assert Image.open(folder / name).format.lower() in (name.rpartition(".")[2], "jpeg")
+    assert zipfile.ZipFile(folder / "edited.zip").namelist() == ["avatar-1.jpg", "avatar-2.jpg"]
+    assert 'data: {"done": 3, "total": 3}' in output
+    assert '{"images":[{"name":"photo-1","media_type":"image/jpeg"' in output
+    for text in re.findall(r"^```text\n(.*?)^```$", API, re.DOTALL | re.MULTILINE):
+        assert text.strip() in output
+
+
+def test_every_field_option_and_error_is_in_the_page():
+    for model in (schemas.EditRequest, schemas.InvertRequest, schemas.SweepRequest):
+        for name, field in model.model_fields.items():
+            assert f"`{field.alias or name}`" in API
+    options = {option for parameter in command.params for option in parameter.opts}
+    for option in re.findall(r"`(--[a-z-]+)", API):
+        assert option in options, option
+    for kind in problems.kinds():
+        assert f"`{kind.name}`" in API or kind.status == 400, kind.name
