@@ -191,6 +191,9 @@ edited=$(edit grpc.png --server "localhost:$GRPC_PORT")
 row "edit by gRPC" "$edited"
 edited=$(edit http.png --server "http://localhost:$HTTP_PORT")
 row "edit by HTTP" "$edited"
+curl -sf -F photo=@$photo -F target="a face with sunglasses" "http://localhost:$HTTP_PORT/v1/edit" \
+    -o "$out/api.jpg" || fail "the web API did not answer"
+row "edit by the web API" "$(wc -c < "$out/api.jpg") bytes"
 trust=(--token "$token" --ca "$folder/secrets/certificate.pem")
 edited=$(edit grpcs.png --server "grpcs://localhost:$GATEWAY_PORT" "${trust[@]}")
 row "edit by gRPC through the gateway (TLS, token)" "$edited"
@@ -256,7 +259,7 @@ END
 run_ngc() {
     local id
     id=$(podman run -d --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --shm-size 1g \
-        -v "$project/model_repository:/models:ro" -p "127.0.0.1:$GRPC_PORT:8001" localhost/styleclip-server-ngc 2> /dev/null)
+        -v "$project/model_repository:/models:ro" -p "127.0.0.1:$GRPC_PORT:8001" -e STYLECLIP_NO_TOKEN=1 localhost/styleclip-server-ngc 2> /dev/null)
     wait_for podman healthcheck run "$id" > /dev/null 2>&1
     edited=$(edit ngc.png --server "localhost:$GRPC_PORT")
     row "styleclip-server-ngc, on a substitute for its base: edit" "$edited"

@@ -42,7 +42,7 @@ def parse_server_address() -> str:
 @st.cache_resource(show_spinner=False)
 def _connect(address: str) -> Client:
     """Open one connection for all sessions; it keeps nothing of their requests."""
-    return Client(address, timeout=_TIMEOUT)
+    return Client(address, timeout=_TIMEOUT, token=os.environ.get("STYLECLIP_TOKEN") or None)
 
 
 @dataclass

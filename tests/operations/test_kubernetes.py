@@ -183,8 +183,9 @@ class TestSecurity:
     def test_only_clients_and_prometheus_reach_the_server(self, overlay):
         rules = get_object(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
         allowed = {port["port"]: rule["from"] for rule in rules for port in rule["ports"]}
-        assert allowed.keys() == {"grpc", "metrics"}
+        assert allowed.keys() == {"http", "grpc", "metrics"}
         (clients,) = allowed["grpc"]
+        assert allowed["http"] == allowed["grpc"]
         assert select_pods(overlay, clients["podSelector"]).keys() == {"styleclip-ui"}
 
 
