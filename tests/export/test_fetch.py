@@ -1,5 +1,6 @@
 """Fetching from a real HTTP server that misbehaves in every way that real ones do."""
 
+import hashlib
 import json
 import re
 import sys
@@ -10,6 +11,8 @@ from download_server import DATA, OTHER, sha256
 from fetching import archive, fetch, lock_of, make_file
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.lock_file import LOCK
+from styleclip_export.fetch.manifest import Manifest, ReportedHash
+from styleclip_export.fetch.plan import plan_fetch
 
 
 @pytest.mark.parametrize(
@@ -178,3 +181,22 @@ def test_without_gdown_the_message_says_what_to_install(file_server, tmp_path, m
         fetch(tmp_path, make_file(drive))
     fetch(tmp_path, make_file(drive, f"{file_server.url}/good"))
     assert (tmp_path / "a.pkl").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("kind", ["SHA-256", "Git blob"])
+def test_a_hash_that_only_others_report_warns_and_names_both(file_server, tmp_path, kind):
+    right = sha256(DATA) if kind == "SHA-256" else git_blob(DATA)
+    url = f"{file_server.url}/good"
+    for value, warned in ((right, False), ("0" * len(right), True)):
+        folder = tmp_path / value
+        folder.mkdir()
+        file = make_file(url, known=False, reported=ReportedHash(kind, value, "two copies"))
+        messages = fetch(folder, file)
+        assert (folder / "a.pkl").read_bytes() == DATA
+        assert (f"is {right}, but two copies have {value}" in messages) == warned
+        plan = plan_fetch(Manifest("test", "A test", (file,)), folder)
+        assert plan.present and len(plan.warnings) == warned
+
+
+def git_blob(data):
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -131,7 +131,7 @@ def test_a_bad_manifest_is_refused_in_one_line(manifest_file, capsys, change):
 
 def test_errors_about_unknown_domains_and_files_list_the_known_ones(capsys, tmp_path):
     assert cli.run(["fetch", "dogs"]) == 1
-    assert "known domains: ffhq" in capsys.readouterr().err
+    assert "known domains: cars, church, ffhq, horse" in capsys.readouterr().err
     assert cli.run(["fetch", "ffhq", "--only", "x.pt", "--to", str(tmp_path)]) == 1
     assert "its files are e4e_ffhq_encode.pt" in capsys.readouterr().err
 

@@ -19,7 +19,8 @@ from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator
 
-FS3_FILE, MOMENTS_FILE = "fs3.npy", "S_mean_std"
+# StyleCLIP's name, and the one that hyperstyle's successors gave the same file.
+_FS3_FILES, _MOMENTS_FILES = ("fs3.npy", "delta_i_c.npy"), ("S_mean_std",)
 _ENCODERS = ("e4e_*.pt", "psp_*.pt")
 _CLIPS = ("ViT-*.pt",)
 _OTHER_GENERATOR = 0.5  # relative difference of S, above which two generators are not related
@@ -63,9 +64,8 @@ class DomainFiles:
         if clip is None:
             raise _missing(folder, _CLIPS[0], "CLIP's checkpoint", "--clip")
         files = cls(clip, generator, encoder)
-        for path in (folder / FS3_FILE, folder / MOMENTS_FILE):
-            files = files._with_statistics(path) if path.is_file() else files
-        for path in statistics:
+        published = (folder / name for name in (*reversed(_FS3_FILES), *_MOMENTS_FILES))
+        for path in (*filter(Path.is_file, published), *statistics):
             files = files._with_statistics(path)
         return files
 

@@ -93,6 +93,8 @@ def _install(plan: FetchPlan, file: File, local: LocalFile, reporter: Reporter) 
     plan.lock.record(name, entry)
     if not local.published:
         reporter.message(f"{name}: NOT the published file, taken as it is")
+    elif doubt := local.variant.doubt(target, local.sha256):
+        reporter.message(doubt)
     elif local.variant.sha256 is None:
         reporter.message(_first_hash_message(name, local.sha256))
 
@@ -146,7 +148,9 @@ def _download_all(plan: FetchPlan, reporter: Reporter, jobs: int, downloader: Do
 
 def _record(plan: FetchPlan, result: _Downloaded, reporter: Reporter) -> None:
     file = result.file
-    if file.sha256 is None and plan.lock.pinned(file) is None:
+    if doubt := file.doubt(plan.folder / file.name, result.sha256):
+        reporter.message(doubt)
+    elif file.sha256 is None and plan.lock.pinned(file) is None:
         reporter.message(_first_hash_message(file.name, result.sha256))
     size = (plan.folder / file.name).stat().st_size
     entry = LockEntry(result.sha256, size, result.url, license_url=file.license.url)

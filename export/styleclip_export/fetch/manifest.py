@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from styleclip_export.domains import DOMAINS, known_domains
 from styleclip_export.errors import FetchError
-from styleclip_export.file_kinds import FileKind, problem_with
+from styleclip_export.file_kinds import FileKind, git_blob_of, problem_with
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class License:
 
 
 @dataclass(frozen=True)
+class ReportedHash:
+    """A hash that is known from others than the publisher.
+
+    Attributes:
+        kind: "SHA-256", or "Git blob" (SHA-1 of Git's object).
+        value: lower-case hexadecimal.
+        by: who has it, for a message.
+    """
+
+    kind: str
+    value: str
+    by: str
+
+
+@dataclass(frozen=True)
 class FileVariant:
     """How a file can be recognized.
 
@@ -37,6 +52,7 @@ class FileVariant:
         size: in bytes, rounded where no hash is known.
         kind: judged by the first bytes.
         marks: words in its pickle or header, which distinguish it from others of its kind.
+        reported: a hash that others report, where the publisher gives none; see `doubt`.
     """
 
     name: str
@@ -44,6 +60,20 @@ class FileVariant:
     size: int
     kind: FileKind
     marks: tuple[bytes, ...] = ()
+    reported: ReportedHash | None = None
+
+    def doubt(self, path: Path, sha256: str) -> str | None:
+        """Say that a file of this SHA-256 is not the one that others report; None if it is."""
+        reported = self.reported
+        if reported is None:
+            return None
+        actual = sha256 if reported.kind == "SHA-256" else git_blob_of(path)
+        if actual == reported.value:
+            return None
+        return (
+            f"{self.name}: WARNING: its {reported.kind} is {actual}, but {reported.by} have "
+            f"{reported.value}; taken all the same"
+        )
 
     def problem_with(self, path: Path) -> str | None:
         """Say why a file cannot be this one, judged without its hash; None if it can."""
@@ -146,6 +176,7 @@ def _parse_variant(raw: dict[str, Any]) -> dict[str, Any]:
         "size": int(raw["size"]),
         "kind": kind,
         "marks": tuple(mark.encode() for mark in raw.get("marks", ())),
+        "reported": ReportedHash(**raw["reported"]) if "reported" in raw else None,
     }
 
 

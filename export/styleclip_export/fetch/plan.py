@@ -61,13 +61,13 @@ def plan_fetch(
     plan = FetchPlan(folder, LockFile.read(folder))
     finder = LocalFileFinder(list_files(sources, leave_out=folder), allow_modified)
     for file in selected:
-        if _is_present(folder, plan.lock, file):
+        if _is_present(folder, plan, file):
             plan.present.append(file)
         elif local := finder.find(file, plan.lock.pinned(file)):
             plan.local.append((file, local))
         elif not file.optional or only or (optional and file.urls):
             plan.missing.append(file)
-    plan.warnings = finder.warnings
+    plan.warnings += finder.warnings
     for file in plan.missing:
         if not file.urls:
             raise FetchError(
@@ -88,18 +88,24 @@ def _select(manifest: Manifest, only: Sequence[str]) -> list[File]:
     return [file for file in manifest.files if not only or file.name in selected]
 
 
-def _is_present(folder: Path, lock: LockFile, file: File) -> bool:
+def _is_present(folder: Path, plan: FetchPlan, file: File) -> bool:
     """Return whether a variant of the file is in the folder, and check it."""
     for variant in file.variants:
         path = folder / variant.name
         if path.exists():
-            _check_present(path, variant, lock)
+            sha256 = _check_present(path, variant, plan.lock)
+            if doubt := variant.doubt(path, sha256):
+                plan.warnings.append(doubt)
             return True
     return False
 
 
-def _check_present(path: Path, variant: FileVariant, lock: LockFile) -> None:
-    """Raise FetchError if the file is not what it should be: it is never replaced silently."""
+def _check_present(path: Path, variant: FileVariant, lock: LockFile) -> str:
+    """Return the file's SHA-256.
+
+    Raises:
+        FetchError: it is not what it should be; it is never replaced silently.
+    """
     sha256, entry = sha256_of(path), lock.entries.get(variant.name)
     expected = variant.sha256
     if entry and (expected is None or not entry.published):
@@ -114,3 +120,4 @@ def _check_present(path: Path, variant: FileVariant, lock: LockFile) -> None:
             f"{path} is not {variant.name}: its SHA-256 is {sha256}, expected {expected}; "
             "move it away and run the command again"
         )
+    return sha256
