@@ -23,11 +23,11 @@ from checkpoint_files import (
     generator_state,
     rosinality,
 )
-from nvidia_pickles import ada_generator, official_names, torch_save
 from styleclip_export.checkpoints.encoders import read_encoder
 from styleclip_export.checkpoints.generators import read_generator
 from styleclip_export.errors import CheckpointError
 from styleclip_networks.e4e import GradualStyleEncoder
+from tools.parity.nvidia_pickles import ada_generator, official_names, torch_save
 
 MARGIN = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 0}
 

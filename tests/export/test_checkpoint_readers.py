@@ -26,7 +26,6 @@ from checkpoint_files import (
     style_samples,
 )
 from checkpoint_files import e4e as e4e_content
-from nvidia_pickles import ada, tensorflow
 from styleclip_export.checkpoints import (
     clip,
     dlib_landmarks,
@@ -39,6 +38,7 @@ from styleclip_export.errors import CheckpointError
 from styleclip_export.verify import folder, tf_pickle
 from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.landmarks import find_landmark_model
+from tools.parity.nvidia_pickles import ada, tensorflow
 
 
 @pytest.fixture(scope="module")

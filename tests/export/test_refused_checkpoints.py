@@ -4,6 +4,7 @@ They are read in a separate process that measures its own memory, so that a cras
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import hostile_files
 from checkpoint_files import write_all
+from paths import ROOT
 from styleclip_export.checkpoints import encoders, generators
 from styleclip_export.errors import CheckpointError
 
@@ -22,7 +24,10 @@ PROGRAM = Path(hostile_files.__file__)
 def run(*arguments):
     """Run the program; return the JSON lines that it printed."""
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for `tools`
+    process = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
     assert process.returncode == 0, (process.stdout[-500:], process.stderr[-2000:])
     return [json.loads(line) for line in process.stdout.splitlines()]
 

@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import torch
 
-from nvidia_pickles import ada, tensorflow
 from styleclip_export.verify.fill import fill
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator
+from tools.parity.nvidia_pickles import ada, tensorflow
 
 CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8, 64: 6}
 W_DIM = 24

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from checkpoint_files import average, e4e, generator_state, rosinality, small_clip, write_all
-from nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
+from tools.parity.nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
 
 PROTOCOL = b"\x80\x04"
 

@@ -8,14 +8,25 @@ from a golden folder (see `styleclip-export verify`).
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
+from torch import Tensor
 
+from styleclip_export.statistics.fs3 import fs3_channels
 from styleclip_export.verify.fill import fill
+from styleclip_networks.latents import truncate_latents
+from styleclip_networks.stylegan2 import Generator
+from tools.parity.nvidia_pickles import tensorflow
 
 BLUR = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64 * 4
+
+
+SAMPLES = 20_000  # of W, for S_mean_std; StyleCLIP takes 100,000
+TRUNCATION = 0.7  # of StyleCLIP's GetCode.py
 
 
 @click.command()
@@ -24,11 +35,11 @@ BLUR = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) /
     "--golden", type=click.Path(exists=True, path_type=Path), default=Path("tests/golden")
 )
 def main(target: Path, golden: Path) -> None:
-    """Write e4e_ffhq_encode.pt and ViT-B-32.pt to TARGET."""
+    """Write e4e_ffhq_encode.pt, ViT-B-32.pt, fs3.npy, S_mean_std and ffhq.pkl to TARGET."""
     seed = json.loads((golden / "golden.json").read_text())["seed"]
     target.mkdir(parents=True, exist_ok=True)
 
-    def state(name: str) -> dict[str, torch.Tensor]:
+    def state(name: str) -> dict[str, Tensor]:
         keys = json.loads((golden / name).read_text())
         shapes = keys.get("state_dict", keys)
         filled = {k: torch.from_numpy(v) for k, v in fill(shapes, seed=seed).items()}
@@ -47,10 +58,34 @@ def main(target: Path, golden: Path) -> None:
         "opts": keys.get("opts", {}),
     }
     torch.save(checkpoint, target / "e4e_ffhq_encode.pt")
+    decoder = {
+        name.removeprefix("decoder."): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith("decoder.")
+    }
     del checkpoint
     torch.save(state("keys_clip_vit_b32.json"), target / "ViT-B-32.pt")
-    for path in sorted(target.glob("*.pt")):
-        print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+    write_statistics_and_pickle(target, decoder)
+    for path in sorted(target.iterdir()):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@torch.no_grad()
+def write_statistics_and_pickle(target: Path, state: dict[str, Tensor]) -> None:
+    """Write StyleCLIP's two files for the generator, and NVIDIA's pickle of it."""
+    generator = Generator().eval()
+    generator.load_state_dict(state)
+    z = torch.randn(SAMPLES, generator.w_dim, generator=torch.Generator().manual_seed(5))
+    w = generator.mapping(z)
+    w_avg = w.mean(0)
+    w_plus = truncate_latents(w[:, None], w_avg, TRUNCATION).expand(-1, generator.num_latents, -1)
+    styles = [style.numpy() for style in generator.affine(w_plus)]
+    moments = [[style.mean(0) for style in styles], [style.std(0) for style in styles]]
+    (target / "S_mean_std").write_bytes(pickle.dumps(moments, 4))
+    rows = np.random.default_rng(0).standard_normal((len(fs3_channels(generator)), 512))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.save(target / "fs3.npy", rows.astype(np.float16))
+    (target / "ffhq.pkl").write_bytes(tensorflow(state, w_avg))
 
 
 if __name__ == "__main__":

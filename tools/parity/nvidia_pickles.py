@@ -3,20 +3,26 @@
 Stand-ins have the official names of their classes while a pickle is written.
 """
 
+from __future__ import annotations
+
 import io
 import pickle
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 SOURCE = "raise SystemExit('the source text in the pickle was executed')"
 
 
 @contextmanager
-def under_official_names(*classes):
+def under_official_names(*classes: Any) -> Iterator[None]:
     """Provide the modules in which pickle looks for the stand-ins."""
     before = dict(sys.modules)
     for value in classes:
@@ -31,16 +37,18 @@ def under_official_names(*classes):
             del sys.modules[name]
 
 
-def _reconstruct_persistent_obj(meta):
+def _reconstruct_persistent_obj(meta: Any) -> Any:
     raise AssertionError("never called")
 
 
-class EasyDict(dict):
-    pass
+class EasyDict(dict[str, Any]):
+    """dnnlib's dictionary."""
 
 
 class Network:
-    def __init__(self, **state):
+    """dnnlib's network."""
+
+    def __init__(self, **state: Any) -> None:
         self.__dict__.update(state)
 
 
@@ -52,7 +60,9 @@ Network.__module__ = "dnnlib.tflib.network"
 class Module:
     """A module that is pickled as by `torch_utils.persistence`."""
 
-    def __init__(self, class_name, tensors=(), modules=(), **attributes):
+    def __init__(
+        self, class_name: str, tensors: Any = (), modules: Any = (), **attributes: Any
+    ) -> None:
         tensors = dict(tensors)
         buffers = ("noise_const", "resample_filter", "w_avg")
         self.meta = EasyDict(
@@ -72,23 +82,25 @@ class Module:
             },
         )
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return _reconstruct_persistent_obj, (self.meta,)
 
 
-def _linear(weight, bias, **attributes):
+def _linear(weight: Tensor, bias: Tensor, **attributes: Any) -> Module:
     gain = np.float64(weight.shape[1] ** -0.5)  # NumPy's numbers are in the official files, too
     return Module(
         "FullyConnectedLayer", {"weight": weight, "bias": bias}, weight_gain=gain, **attributes
     )
 
 
-def ada_generator(state, w_avg, channels_last=False, **attributes):
+def ada_generator(
+    state: Mapping[str, Tensor], w_avg: Tensor, channels_last: bool = False, **attributes: Any
+) -> Module:
     """Build stylegan2-ada-pytorch's generator from a state (our names)."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     kernel = {"resample_filter": torch.outer(taps, taps) / 64}
 
-    def layer(ours, noise=None):
+    def layer(ours: str, noise: int | None = None) -> Module:
         weight = state[f"{ours}.conv.weight"][0].clone()
         if channels_last and weight.shape[-1] > 1:
             weight = weight.to(memory_format=torch.channels_last)
@@ -119,7 +131,7 @@ def ada_generator(state, w_avg, channels_last=False, **attributes):
         }
         blocks[f"b{2 ** (i + 3)}"] = Module("SynthesisBlock", kernel, parts, architecture="skip")
         i += 1
-    dense = {}
+    dense: dict[str, Module] = {}
     while f"style.{len(dense) + 1}.weight" in state:
         name = f"style.{len(dense) + 1}"
         dense[f"fc{len(dense)}"] = _linear(
@@ -136,10 +148,10 @@ def ada_generator(state, w_avg, channels_last=False, **attributes):
     )
 
 
-def official_names(state, w_avg):
+def official_names(state: Mapping[str, Tensor], w_avg: Tensor) -> dict[str, Tensor]:
     """Return the state_dict that stylegan2-ada-pytorch's generator of a state (our names) has."""
 
-    def tensors(module, prefix):
+    def tensors(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
         inner = module.meta["state"]
         for kind in ("_parameters", "_buffers"):
             for name, tensor in inner[kind].items():
@@ -150,7 +162,7 @@ def official_names(state, w_avg):
     return dict(tensors(ada_generator(state, w_avg), ""))
 
 
-def ada(state, w_avg, protocol=4, **attributes):
+def ada(state: Mapping[str, Tensor], w_avg: Tensor, protocol: int = 4, **attributes: Any) -> bytes:
     """Pickle a generator's state (our names) as stylegan2-ada-pytorch does."""
     content = {
         "G": None,
@@ -162,7 +174,7 @@ def ada(state, w_avg, protocol=4, **attributes):
     return dumps(content, protocol)
 
 
-def dumps(content, protocol=4):
+def dumps(content: Any, protocol: int = 4) -> bytes:
     """Pickle the content with the official names of the stand-ins."""
     with under_official_names(_reconstruct_persistent_obj, EasyDict, Network):
         stream = io.BytesIO()
@@ -170,21 +182,21 @@ def dumps(content, protocol=4):
         return stream.getvalue()
 
 
-def torch_save(content, path):
+def torch_save(content: Any, path: Path) -> None:
     """Save with torch.save, under the official names of the stand-ins, as PTI does."""
     with under_official_names(_reconstruct_persistent_obj, EasyDict):
         torch.save(content, path)
 
 
-def tensorflow(state, w_avg, **options):
+def tensorflow(state: Mapping[str, Tensor], w_avg: Tensor, **options: Any) -> bytes:
     """Pickle a generator's state (our names) as NVIDIA's StyleGAN2 in TensorFlow does.
 
     The weights of G, the network before averaging, are zeros.
     """
     numbers = {name: value.numpy() for name, value in state.items()}
-    synthesis = [("4x4/Const/const", numbers["input.input"])]
+    synthesis: list[tuple[str, Any]] = [("4x4/Const/const", numbers["input.input"])]
 
-    def layer(theirs, ours, flip=False):
+    def layer(theirs: str, ours: str, flip: bool = False) -> None:
         weight = numbers[f"{ours}.conv.weight"][0].transpose(2, 3, 1, 0)
         bias = numbers.get(f"{ours}.activate.bias", numbers.get(f"{ours}.bias"))
         synthesis.extend(
@@ -209,13 +221,13 @@ def tensorflow(state, w_avg, **options):
         layer(f"{size}/ToRGB", f"to_rgbs.{i}")
         i += 1
     synthesis += [(f"noise{j}", numbers[f"noises.noise_{j}"]) for j in range(2 * i + 1)]
-    mapping = []
+    mapping: list[tuple[str, Any]] = []
     while (name := f"style.{len(mapping) // 2 + 1}") + ".weight" in numbers:
         dense = f"Dense{len(mapping) // 2}"
         mapping.append((f"{dense}/weight", numbers[f"{name}.weight"].T.copy()))
         mapping.append((f"{dense}/bias", numbers[f"{name}.bias"]))
 
-    def network(values, components=(), variables=()):
+    def network(values: Any, components: Any = (), variables: Any = ()) -> Network:
         return Network(
             version=4,
             name="Gs",
@@ -226,7 +238,7 @@ def tensorflow(state, w_avg, **options):
             variables=[(name, value * values) for name, value in variables],
         )
 
-    def generator(values):
+    def generator(values: float) -> Network:
         parts = {"synthesis": synthesis, "mapping": mapping}
         return network(
             np.float32(values),
