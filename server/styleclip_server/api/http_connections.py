@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 CONNECTIONS = 1024
 HEAD_BYTES = 16 * 2**10
+UNPARSED_BYTES = 512 * 2**10  # with a head that has not ended: its own, and a body's before it
 HEADERS = 64
 HEAD_SECONDS = 10.0  # for the head of a request to arrive
 STALL_SECONDS = 60.0  # for an answer to be read
@@ -46,6 +47,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head_bytes = 0
+        self._unparsed_bytes = 0
         self._chunks = 0
         self._body_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -66,6 +68,13 @@ class Connection(HttpToolsProtocol):
         """Stop the timers."""
         self._forget()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, and bound a head that does not end: the parser keeps it in memory."""
+        super().data_received(data)
+        self._unparsed_bytes = self._unparsed_bytes + len(data) if self._head_timer else 0
+        if self._unparsed_bytes > UNPARSED_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"Refused: more than {HEAD_BYTES} bytes before the body.")
 
     def on_message_begin(self) -> None:
         """Start the time for the head of a request."""

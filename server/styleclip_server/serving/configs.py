@@ -58,7 +58,7 @@ def requests_inside(engine: Engine) -> int:
     """Return how many requests at a time answer within twice the time of one alone."""
     if engine not in CPU_ENGINES:
         return GPU_REQUESTS_INSIDE
-    return max(1, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1))
+    return max(2, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1))
 
 
 def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
