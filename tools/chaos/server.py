@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tools.ports import find_free_port
+
 SHM_BYTES = 256 * 2**20
 DISK_BYTES = 128 * 2**20
 # In a mount namespace of its own: the file systems disappear with the last process.
@@ -27,7 +29,7 @@ class Server:
     """`python -m styleclip_server` on free ports, its log and temporary files on a small disk.
 
     Attributes:
-        grpc, http: host:port.
+        grpc, http, metrics: host:port.
         disk: folder of the log and of temporary files.
         has_own_mounts: whether /dev/shm and `disk` are small file systems of this server alone,
             which needs root.
@@ -37,8 +39,10 @@ class Server:
         self.disk = Path(tempfile.mkdtemp(prefix="styleclip-chaos-"))
         self.has_own_mounts = os.geteuid() == 0
         command = [sys.executable, "-m", "styleclip_server", "--canary", "5"]
-        for port in ("http", "grpc", "metrics"):
+        for port in ("http", "grpc"):
             command += [f"--{port}-port", "0"]
+        self.metrics = f"127.0.0.1:{find_free_port()}"
+        command += ["--metrics-port", self.metrics.rpartition(":")[2]]
         command += ["--log", str(self.disk / "log"), *arguments]
         if self.has_own_mounts:
             command = ["unshare", "--mount", "sh", "-c", _OWN_MOUNTS, str(self.disk), *command]
@@ -60,13 +64,6 @@ class Server:
                 subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
                 return match[1], match[2]
         raise RuntimeError(f"the server did not start: {output}")
-
-    @property
-    def metrics(self) -> str:
-        """host:port of the metrics, from Triton's command line."""
-        (triton,) = self.find_processes("bin/tritonserver")
-        options = dict(word[2:].split("=", 1) for word in triton.cmdline() if "=" in word)
-        return f"{options['metrics-address']}:{options['metrics-port']}"
 
     def list_processes(self) -> list[psutil.Process]:
         """Return the launcher, Triton and the processes of the steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -11,20 +12,29 @@ from styleclip_server.api.app import create_app
 from styleclip_server.api.http_connections import Connection
 from styleclip_server.api.settings import Settings
 
+BACKLOG = 2048  # connections that wait to be accepted
+
 
 def main(path: Path) -> None:
     """Serve until a signal comes; requests under way are finished."""
     settings = Settings.load(path)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.http_port,
-        http=Connection,
-        log_level="error",
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=settings.exit_timeout,
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            http=Connection,
+            log_level="error",
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=settings.exit_timeout,
+        )
     )
+    ports = (settings.http_port, settings.metrics_port)
+    server.run([_listen(settings.host, port) for port in ports])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from styleclip_server.api import edits, faces, openapi, problems, service, sweep
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.guard import Guard
+from styleclip_server.api.metrics import Metrics, MetricsPort
 from styleclip_server.api.protocols import KServePaths, running_protocols
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.state import Api, request_id
@@ -33,7 +35,11 @@ def create_app(settings: Settings) -> FastAPI:
         async with (
             AsyncClient(settings.triton_grpc) as client,
             running_protocols(settings, access, admission) as app.state.kserve,
+            httpx.AsyncClient(
+                base_url=f"http://{settings.triton_metrics}", trust_env=False
+            ) as metrics,
         ):
+            app.state.metrics = Metrics(metrics, admission)
             app.state.api = Api(settings, client, admission)
             yield
 
@@ -56,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _report_bug)
     app.add_middleware(KServePaths)
     app.add_middleware(Guard, access=access, log=settings.log_requests)
+    app.add_middleware(MetricsPort, port=settings.metrics_port)
     return app
 
 

@@ -20,7 +20,7 @@ from styleclip_server.api.triton import Triton
 async def running_protocols(
     settings: Settings, access: Access, admission: Admission
 ) -> AsyncIterator[KServe]:
-    """Serve gRPC during a `with` block; yields the application of the paths under /v2."""
+    """Serve gRPC during a `with` block; yield the application of the paths under /v2."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     triton = Triton(
         settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory

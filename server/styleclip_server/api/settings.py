@@ -16,8 +16,8 @@ class Settings:
 
     Args:
         host: address to listen on.
-        http_port, grpc_port: ports to listen on.
-        triton_http, triton_grpc: Triton's private addresses, "host:port".
+        http_port, grpc_port, metrics_port: ports to listen on.
+        triton_http, triton_grpc, triton_metrics: Triton's private addresses, "host:port".
         tokens: the client's name of each token; none: clients need no token.
         rate_limit: calls a second of one client; 0: any number.
         body_limit: bytes of a request's body.
@@ -31,8 +31,10 @@ class Settings:
     host: str
     http_port: int
     grpc_port: int
+    metrics_port: int
     triton_http: str
     triton_grpc: str
+    triton_metrics: str
     inside: int
     tokens: Mapping[str, str] = field(default_factory=dict)
     rate_limit: float = 0

@@ -13,13 +13,14 @@ TRITON_HOST = "127.0.0.1"  # nobody but the front door may reach Triton
 
 
 class Ports(NamedTuple):
-    """TCP ports; `triton_http` and `triton_grpc` are private."""
+    """TCP ports; those of `triton_…` are private."""
 
     http: int
     grpc: int
     metrics: int
     triton_http: int
     triton_grpc: int
+    triton_metrics: int
 
 
 def choose_ports(options: Options) -> Ports:
@@ -43,8 +44,12 @@ def choose_ports(options: Options) -> Ports:
                 ) from error
             return int(probe.getsockname()[1])
 
-        http = bind(options.host, options.http_port, "--http-port")
-        grpc = bind(options.host, options.grpc_port, "--grpc-port")
-        metrics = bind(options.host, options.metrics_port, "--metrics-port")
-        private = (bind(TRITON_HOST, 0, option) for option in ("--http-port", "--grpc-port"))
-        return Ports(http, grpc, metrics, *private)
+        public = {
+            "--http-port": options.http_port,
+            "--grpc-port": options.grpc_port,
+            "--metrics-port": options.metrics_port,
+        }
+        return Ports(
+            *(bind(options.host, port, option) for option, port in public.items()),
+            *(bind(TRITON_HOST, 0, option) for option in public),
+        )

@@ -51,7 +51,7 @@ class SupervisedServer:
         self.restarts = 0
         self.failure: BaseException | None = None
         self._canary_seconds = canary
-        self._ports = Ports(0, 0, 0, 0, 0)
+        self._ports = Ports(0, 0, 0, 0, 0, 0)
         self._stopping = threading.Event()
         self._started = threading.Event()
         self._triton: TritonProcess | None = None

@@ -1,0 +1,71 @@
+"""The metrics port: Triton's metrics, and those of admission.
+
+Triton's own port keeps every body in memory, and 18 MB of one-byte chunks as 3 GB.
+"""
+
+from __future__ import annotations
+
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from styleclip_server.api.admission import Admission
+
+_SECONDS = 10.0
+_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class MetricsPort:
+    """ASGI middleware: `app.state.metrics` answers what arrives at `port`."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] == "http" and scope["server"] and scope["server"][1] == self._port:
+            await scope["app"].state.metrics(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class Metrics:
+    """An ASGI application with the path /metrics.
+
+    Args:
+        triton: a client of Triton's metrics port.
+    """
+
+    def __init__(self, triton: httpx.AsyncClient, admission: Admission) -> None:
+        self._triton = triton
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        status, content = 404, b"the path is /metrics\n"
+        if scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
+            status, content = await self._read()
+        headers = [(b"content-type", _TYPE), (b"content-length", str(len(content)).encode())]
+        if any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
+            headers.append((b"connection", b"close"))  # its body is not read
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _read(self) -> tuple[int, bytes]:
+        try:
+            answer = await self._triton.get("/metrics", timeout=_SECONDS)
+        except httpx.HTTPError:
+            return 503, b"the inference server is starting or stopping\n"
+        return answer.status_code, answer.content + self._of_admission()
+
+    def _of_admission(self) -> bytes:
+        admission = self._admission
+        families = (
+            ("styleclip_requests_inside", "gauge", "Requests inside", admission.inside),
+            ("styleclip_requests_admitted_total", "counter", "Requests let in", admission.admitted),
+            ("styleclip_requests_busy_total", "counter", "Requests refused", admission.refused),
+        )
+        return "".join(
+            f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n"
+            for name, kind, text, value in families
+        ).encode()
