@@ -57,6 +57,7 @@ _RESTRICTED = re.compile(
     r"/v2/(?:logging|trace/setting|models/[^/]+/trace/setting|(?:system|cuda)sharedmemory/.*)"
 )
 _MODEL_CONTROL = re.compile(r"/v2/repository/models/[^/]+/(?:load|unload)")
+_METADATA = re.compile(rb"[\x20-\x7e]{1,512}")  # what gRPC accepts as a value
 _JSON = (b"content-type", b"application/json")
 
 
@@ -123,9 +124,9 @@ class KServe:
         )
         del body
         trace = [
-            (name.decode(), value.decode("latin-1"))
+            (name.decode(), value.decode())
             for name, value in scope["headers"]
-            if name in (b"traceparent", b"tracestate")
+            if name in (b"traceparent", b"tracestate") and _METADATA.fullmatch(value)
         ]
         answer = await _unless_disconnected(self._triton.infer(request, metadata=trace), receive)
         content, header_length = encode_answer(answer, binary)
