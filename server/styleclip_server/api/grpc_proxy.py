@@ -169,8 +169,6 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self, message: bytes, context: Context
     ) -> service_pb2.ModelStreamInferResponse:
         try:
-            if len(message) > inference.BODY_BYTES:
-                raise inference.too_large()
             answer = await self._infer(message, context)
         except Refused as error:
             return service_pb2.ModelStreamInferResponse(error_message=error.message)
@@ -212,7 +210,9 @@ async def running_proxy(
         connection_age: seconds after which clients are asked to connect again; 0: never.
         exit_timeout: seconds that calls under way have left at the end.
     """
-    server = grpc.aio.server(maximum_concurrent_rpcs=CALLS, options=_options(connection_age))
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=CALLS, options=_options(connection_age, proxy.body_limit)
+    )
     server.add_generic_rpc_handlers((proxy,))
     server.add_insecure_port(address)
     await server.start()
@@ -222,11 +222,11 @@ async def running_proxy(
         await server.stop(exit_timeout)
 
 
-def _options(connection_age: int) -> list[tuple[str, int]]:
+def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
     options = [
         # A name that is taken must not be shared with the process that has it.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", inference.BODY_BYTES),
+        ("grpc.max_receive_message_length", body_limit),
         ("grpc.max_send_message_length", limits.ANSWER_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),

@@ -15,13 +15,11 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidLatent
 from styleclip_contract.wire import W_PLUS
 from styleclip_server.api import regions, tensors
 from styleclip_server.api.refusals import Refused, invalid
 
-BODY_BYTES = limits.PHOTO_BYTES + 2**20  # a photo and the rest of the request
 # Parsed, a message takes up to 32 times its bytes, except for raw tensors.
 STRUCTURE_BYTES = 4 * 2**20
 _FIELDS = 512  # of a message; a request of ours has about 30
@@ -34,7 +32,7 @@ _PARAMETER_CHARACTERS = 256
 _CLASSES = 1000
 
 
-def too_large(size: int = BODY_BYTES) -> Refused:
+def too_large(size: int) -> Refused:
     """Return the refusal of a request with more than `size` bytes."""
     refusal = invalid(
         ImageTooLarge(

@@ -28,7 +28,6 @@ from styleclip_server.api.http_body import (
     Scope,
     Send,
 )
-from styleclip_server.api.inference import BODY_BYTES
 from styleclip_server.api.kserve_json import (
     HEADER_LENGTH,
     decode_request,
@@ -74,8 +73,8 @@ class KServe:
         triton: Triton,
         calls: httpx.AsyncClient,
         *,
-        allow_shared_memory: bool = False,
-        body_limit: int = BODY_BYTES,
+        allow_shared_memory: bool,
+        body_limit: int,
     ) -> None:
         self._triton = triton
         self._calls = calls
