@@ -26,6 +26,7 @@ READERS = 64  # messages that arrive at a time
 CALLS = 512  # at a time, waiting ones included
 CALLS_PER_CONNECTION = 128
 CONNECTIONS = 1024
+NAMED_EXCESS_BYTES = 8 * 2**20
 STREAMS = 16
 CALL_BYTES = 64 * 2**10  # of a message of any other method
 METADATA_BYTES = 16 * 2**10
@@ -68,9 +69,9 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         access: Access,
         *,
         allow_shared_memory: bool,
-        body_limit: int = inference.BODY_BYTES,
+        body_limit: int,
     ) -> None:
-        self._body_limit = body_limit
+        self.body_limit = body_limit
         self._triton = triton
         self._access = access
         self._methods = METHODS | (SHARED_MEMORY_METHODS if allow_shared_memory else {})
@@ -83,7 +84,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if name == "ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream_infer)
         if name == "ModelInfer":
-            return self._unary(self._infer, self._body_limit)
+            return self._unary(self._infer, self.body_limit)
         if name in self._methods:
             return self._unary(self._pass_on(name, self._methods[name]), CALL_BYTES)
         if name in MODEL_CONTROL:
@@ -226,7 +227,8 @@ def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
     options = [
         # A name that is taken must not be shared with the process that has it.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", body_limit),
+        # A little more arrives, so that it is refused by the name that clients know.
+        ("grpc.max_receive_message_length", body_limit + NAMED_EXCESS_BYTES),
         ("grpc.max_send_message_length", limits.ANSWER_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
