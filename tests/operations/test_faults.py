@@ -9,7 +9,7 @@ import pytest
 from styleclip_client import Client
 from styleclip_contract.errors import ServerUnavailable, StyleclipError
 from tools.chaos import faults
-from tools.chaos.fuzz import Fuzzer
+from tools.chaos.fuzz.fuzzer import fuzz
 from tools.chaos.load import ANSWERED, PHOTOS, Load, count_outcomes
 from tools.chaos.server import Server
 
@@ -39,13 +39,15 @@ def test_a_bad_client_disturbs_no_other_client(target, fault):
     assert [process.pid for process in target.list_processes()] == before
 
 
-def test_malformed_requests_crash_nothing(target):
-    before = [process.pid for process in target.list_processes()]
-    fuzzer = Fuzzer(target, seed=11)
-    for _ in range(200):
-        assert fuzzer.draw()()
+def test_malformed_requests_end_nothing_and_cost_no_other_client_a_request(target):
+    result = fuzz(target, 400, seed=11)
+    assert not result["ends"]
+    for bystander in result["bystanders"]:
+        assert bystander["answered"] > 0
+        assert not bystander["lost"]
+    start, _, end = result["start, peak, end"]["door files"]
+    assert end < start + 50
     assert_edits(target)
-    assert [process.pid for process in target.list_processes()] == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")

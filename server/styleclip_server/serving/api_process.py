@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from styleclip_server.serving.tokens import read_tokens
 
 _START_SECONDS = 60
 _LIVE_SECONDS = 10
+
+# Large blocks go back when they are freed: by default glibc keeps them once some were freed.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "2"}
 
 
 class ApiProcess:
@@ -53,6 +57,7 @@ class ApiProcess:
         ).save(settings)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "styleclip_server.api", str(settings)],
+            env=_MALLOC | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
