@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Container, Mapping, Sequence
+from itertools import count, groupby
 from typing import Any
 
 from styleclip_networks.clip import HEAD_WIDTH
+
+_BLOCK_WEIGHT = "transformer.resblocks.{}.ln_1.weight"
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -19,14 +21,14 @@ def generator_sizes(shapes: Shapes) -> dict[str, Any]:
         KeyError: a weight is missing.
     """
     channels = {4: shapes["conv1.conv.weight"][1]}
-    for i in range(0, count_modules(shapes, "convs."), 2):
+    for i in range(0, count_modules(shapes, "convs.{}.conv.weight"), 2):
         channels[2 * max(channels)] = shapes[f"convs.{i}.conv.weight"][1]
     return {
         "resolution": max(channels),
         "channels": channels,
         "w_dim": shapes["conv1.conv.modulation.weight"][1],
-        # Module 0 is the normalization of z. An exported generator has no mapping network.
-        "mapping_layers": max(count_modules(shapes, "style.") - 1, 0),
+        # Module 0 is the normalization of z, which has no weight.
+        "mapping_layers": count_modules(shapes, "style.{}.weight", first=1),
     }
 
 
@@ -36,12 +38,12 @@ def encoder_sizes(shapes: Shapes) -> dict[str, Any]:
     Raises:
         KeyError: a weight is missing.
     """
-    num_units = count_modules(shapes, "body.")
+    num_units = count_modules(shapes, "body.{}.res_layer.1.weight")
     units = [shapes[f"body.{i}.res_layer.1.weight"][0] for i in range(num_units)]
     stages = [(width, len(list(run))) for width, run in groupby(units)]
     w_dim, style_width = shapes["styles.0.linear.weight"]
     return {
-        "num_latents": count_modules(shapes, "styles."),
+        "num_latents": count_modules(shapes, "styles.{}.linear.weight"),
         "widths": tuple(width for width, _ in stages),
         "depths": tuple(depth for _, depth in stages),
         "style_width": style_width,
@@ -61,7 +63,7 @@ def clip_sizes(shapes: Shapes) -> dict[str, int]:
         "image_resolution": math.isqrt(num_patches) * patch,
         "vision_patch_size": patch,
         "vision_width": width,
-        "vision_layers": count_modules(shapes, "visual.transformer.resblocks."),
+        "vision_layers": count_modules(shapes, "visual." + _BLOCK_WEIGHT),
         "vision_heads": width // HEAD_WIDTH,
         **text_encoder_sizes(shapes),
     }
@@ -79,12 +81,17 @@ def text_encoder_sizes(shapes: Shapes) -> dict[str, int]:
         "context_length": shapes["positional_embedding"][0],
         "vocab_size": shapes["token_embedding.weight"][0],
         "transformer_width": width,
-        "transformer_layers": count_modules(shapes, "transformer.resblocks."),
+        "transformer_layers": count_modules(shapes, _BLOCK_WEIGHT),
         "transformer_heads": width // HEAD_WIDTH,
     }
 
 
-def count_modules(names: Iterable[str], prefix: str) -> int:
-    """Count the modules `prefix`0, `prefix`1, … up to the highest number among `names`."""
-    numbers = (name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix))
-    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+def count_modules(names: Container[str], weight: str, first: int = 0) -> int:
+    """Count modules of consecutive numbers.
+
+    Args:
+        names: of a state_dict.
+        weight: the name of a weight that each module has, with {} for the number.
+        first: the first number.
+    """
+    return next(i for i in count(first) if weight.format(i) not in names) - first
