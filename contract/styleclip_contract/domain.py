@@ -106,7 +106,7 @@ class Domain:
                 resolution=int(content.get("resolution", 0)),
                 w_dim=int(content.get("w_dim", W_DIM)),
                 directions=tuple(_direction(entry) for entry in content.get("directions", ())),
-                license=str(content.get("license", "")),
+                license=str(content.get("licence", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from paths import AVATAR, SAMPLES
@@ -71,6 +72,26 @@ def test_a_client_with_a_token_edits_through_tls(gateway, scheme):
         assert edited.image().size == (256, 256)
         assert client.status().ready
         assert client.timings()
+
+
+def test_the_web_api_needs_a_token_and_its_documents_do_not(gateway):
+    context = ssl.create_default_context(cafile=str(gateway.ca))
+    url = f"https://localhost:{gateway.port}"
+    token = {"authorization": f"Bearer {gateway.tokens['tester']}"}
+    with httpx.Client(base_url=url, verify=context, trust_env=False, timeout=60) as client:
+        photo = {"photo": AVATAR.read_bytes()}
+        data = {"target": "a sad face"}
+        edited = client.post("/v1/edit", files=photo, data=data, headers=token)
+        assert (edited.status_code, edited.headers["content-type"]) == (200, "image/jpeg")
+        refused = client.post("/v1/edit", files=photo, data=data)
+        assert (refused.status_code, refused.json()["name"]) == (401, "AccessRefused")
+        assert refused.headers["content-type"] == "application/problem+json"
+        large = {"photo": bytes(limits.PHOTO_BYTES + 2**21)}
+        refused = client.post("/v1/edit", files=large, data=data, headers=token)
+        assert (refused.status_code, refused.json()["name"]) == (413, "ImageTooLarge")
+        assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 200
+        script = client.get("/static-offline-docs/swagger-ui-bundle.js")
+        assert script.status_code == 200 and len(script.content) > 10**6
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

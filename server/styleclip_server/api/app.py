@@ -18,6 +18,7 @@ from styleclip_server.api import edits, faces, openapi, problems, service, sweep
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.guard import Guard
+from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.metrics import Metrics, MetricsPort
 from styleclip_server.api.protocols import KServePaths, running_protocols
 from styleclip_server.api.settings import Settings
@@ -31,16 +32,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def connect(app: FastAPI) -> AsyncIterator[None]:
-        admission = Admission(settings.inside)
+        admission, bodies = Admission(settings.inside), BodyReader(settings.body_limit)
         async with (
             AsyncClient(settings.triton_grpc) as client,
-            running_protocols(settings, access, admission) as app.state.kserve,
+            running_protocols(settings, access, admission, bodies) as app.state.kserve,
             httpx.AsyncClient(
                 base_url=f"http://{settings.triton_metrics}", trust_env=False
             ) as metrics,
         ):
             app.state.metrics = Metrics(metrics, admission)
-            app.state.api = Api(settings, client, admission)
+            app.state.api = Api(settings, client, admission, bodies)
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.

@@ -51,7 +51,7 @@ async def edit(request: Request) -> Response:
     reports progress and ends with an event `result`, which has the JSON answer.
     """
     api = api_of(request)
-    fields = await forms.read(request, EditRequest, api.settings.body_limit)
+    fields = await forms.read(request, EditRequest, api.bodies)
     check_photos(fields)
     several = len(fields.photo) > 1 or (fields.face == "all" and not fields.paste)
     images = [] if several else negotiation.image_types(fields.format)
@@ -223,7 +223,7 @@ def _json_image(result: Result, format: str, request_id: str) -> schemas.EditedI
 async def invert(request: Request) -> Response:
     """Invert the face in a photo: the latent (.npz) serves any number of fast edits."""
     api = api_of(request)
-    fields = await forms.read(request, InvertRequest, api.settings.body_limit)
+    fields = await forms.read(request, InvertRequest, api.bodies)
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
     with api.admitted():

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from styleclip_contract.errors import StyleclipError
+from styleclip_contract.errors import ServerError, StyleclipError
 from styleclip_server.api import negotiation, problems
 
 T = TypeVar("T")
+
+_log = logging.getLogger("styleclip_server")
 _PING_SECONDS = 15.0  # between comments, so that no proxy takes the connection for dead
 
 
@@ -59,6 +62,10 @@ async def _events(
             yield _event("result", answer(task.result()))
         except StyleclipError as error:
             yield _event("error", problems.describe(error, request_id).model_dump())
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            failure = ServerError("the API failed; its log says why")
+            yield _event("error", problems.describe(failure, request_id).model_dump())
     finally:
         task.cancel()
 

@@ -15,7 +15,7 @@ router = APIRouter(tags=["edit"])
 async def faces(request: Request) -> schemas.FacesAnswer:
     """List the faces in a photo, best first; `face` takes their numbers."""
     api = api_of(request)
-    fields = await forms.read(request, schemas.FacesRequest, api.settings.body_limit)
+    fields = await forms.read(request, schemas.FacesRequest, api.bodies)
     photo = one_photo(fields.photo)
     with api.admitted():
         detected = await unless_disconnected(request, api.client_for(request).faces(photo.data))

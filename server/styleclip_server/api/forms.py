@@ -14,11 +14,19 @@ from starlette.types import Message
 
 from styleclip_client.recipe import RECIPE_BYTES
 from styleclip_contract import limits
-from styleclip_contract.errors import ImageTooLarge, InvalidInput
+from styleclip_contract.errors import ImageTooLarge, InvalidInput, ServerBusy
+from styleclip_server.api.http_body import BodyReader, Disconnected
 from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, UnsupportedMediaType
+from styleclip_server.api.refusals import Refused
 from styleclip_server.api.schemas import Fields, File
 
-SECONDS = 60.0  # for a body to arrive
+_PIECE = 2**16  # bytes of a form that are parsed before others have their turn
+_ERRORS: dict[int, type[Exception]] = {
+    408: RequestTooSlow,
+    413: ImageTooLarge,
+    415: UnsupportedMediaType,
+    503: ServerBusy,
+}
 _FILES = limits.PHOTOS + 1  # and a latent
 _TEXTS = 6 * limits.EDITS + 32
 _FILE_FIELDS = ("photo", "latent")
@@ -27,53 +35,52 @@ _TEXT_FIELDS = ("target", "neutral")  # an empty one is an error
 F = TypeVar("F", bound=Fields)
 
 
-async def read(request: Request, model: type[F], body_limit: int) -> F:
+async def read(request: Request, model: type[F], reader: BodyReader) -> F:
     """Read the fields of a request.
 
     Raises:
-        InvalidInput: they are not accepted; the message names the field.
+        InvalidInput, ServerBusy, RequestError: they are not accepted; the message says why.
         ClientDisconnect: the client is gone.
     """
-    bounded = Request(request.scope, _Bounded(request, body_limit).receive)
+    body = await _read_body(request, reader)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "multipart/form-data":
-            return await asyncio.wait_for(_read_form(bounded, model), SECONDS)
+            if not body.rstrip().endswith(b"--"):  # the parser would leave out the last part
+                raise InvalidInput("the form has no end: send all of it")
+            return await _read_form(Request(request.scope, _Replay(body)), model)
         if kind == "application/json":
-            body = await asyncio.wait_for(bounded.body(), SECONDS)
             return model.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInput(_explain(error, model)) from error
-    except asyncio.TimeoutError as error:
-        raise RequestTooSlow(f"the body did not arrive within {SECONDS:g} s") from error
     raise UnsupportedMediaType(
         f"the body's type is {kind[:100]!r}: send a form with files (curl -F photo=@me.jpg …), or "
         "application/json"
     )
 
 
-class _Bounded:
-    """Receives a body of at most `limit` bytes."""
+async def _read_body(request: Request, reader: BodyReader) -> bytes:
+    try:
+        return await reader.read(request.scope, request.receive)
+    except Refused as refused:
+        error = _ERRORS.get(refused.http_status, InvalidInput)
+        raise error(refused.message.removeprefix("ImageTooLarge: ")) from refused
+    except Disconnected as error:
+        raise ClientDisconnect from error
 
-    def __init__(self, request: Request, limit: int) -> None:
-        self._receive = request.receive
-        self._limit = limit
-        self._size = 0
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise self._too_large()
 
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        if self._size > self._limit:
-            raise self._too_large()
-        return message
+class _Replay:
+    """Receives a body that was read, in pieces: parsing one takes a moment."""
 
-    def _too_large(self) -> ImageTooLarge:
-        return ImageTooLarge(
-            f"the request has more than {self._limit / 2**20:g} MiB, which the server accepts"
-        )
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._start = 0
+
+    async def __call__(self) -> Message:
+        await asyncio.sleep(0)
+        start, self._start = self._start, self._start + _PIECE
+        piece = self._body[start : self._start]
+        return {"type": "http.request", "body": piece, "more_body": self._start < len(self._body)}
 
 
 async def _read_form(request: Request, model: type[F]) -> F:
@@ -128,6 +135,3 @@ def _explain(error: ValidationError, model: type[Fields]) -> str:
         else:
             reasons.append(f"{place}: {entry['msg']}" if place else entry["msg"])
     return "; ".join(reasons)
-
-
-__all__ = ["SECONDS", "ClientDisconnect", "read"]

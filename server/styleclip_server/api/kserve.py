@@ -66,6 +66,7 @@ class KServe:
     Args:
         triton: the connection for inference.
         calls: a client of Triton's HTTP port, for everything else.
+        bodies: reads the bodies of requests.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class KServe:
         calls: httpx.AsyncClient,
         *,
         allow_shared_memory: bool,
-        body_limit: int,
+        bodies: BodyReader,
     ) -> None:
         self._triton = triton
         self._calls = calls
         self._allow_shared_memory = allow_shared_memory
-        self._body = BodyReader(body_limit)
+        self._body = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.grpc_proxy import GrpcProxy, running_proxy
+from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve import KServe
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.triton import Triton
@@ -18,7 +19,7 @@ from styleclip_server.api.triton import Triton
 
 @asynccontextmanager
 async def running_protocols(
-    settings: Settings, access: Access, admission: Admission
+    settings: Settings, access: Access, admission: Admission, bodies: BodyReader
 ) -> AsyncIterator[KServe]:
     """Serve gRPC during a `with` block; yield the application of the paths under /v2."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -41,7 +42,7 @@ async def running_protocols(
             triton,
             calls,
             allow_shared_memory=settings.allow_shared_memory,
-            body_limit=settings.body_limit,
+            bodies=bodies,
         )
     await triton.close()
 

@@ -15,6 +15,7 @@ from styleclip_client import AsyncClient, Client
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerBusy, StyleclipError
 from styleclip_server.api.admission import Admission
+from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.settings import Settings
 from styleclip_server.serving.canary import check_server
@@ -32,6 +33,7 @@ class Api:
     settings: Settings
     client: AsyncClient
     admission: Admission
+    bodies: BodyReader
     _domain: tuple[float, Domain] | None = None
     _canary: tuple[float, StyleclipError | None] | None = None
     _canary_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

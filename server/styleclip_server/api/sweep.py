@@ -50,7 +50,7 @@ async def sweep(request: Request) -> Response:
     which has the JSON answer.
     """
     api = api_of(request)
-    fields = await forms.read(request, SweepRequest, api.settings.body_limit)
+    fields = await forms.read(request, SweepRequest, api.bodies)
     check_photos(fields)
     if fields.photo:
         one_photo(fields.photo)
