@@ -16,10 +16,10 @@ from session import Session
 from thumbnails import encode_thumbnail, show_thumbnail
 
 from styleclip_client import Domain, Inverted, StyleclipError
-from styleclip_client.images import FORMAT_BY_SUFFIX
+from styleclip_client.images import PHOTO_SUFFIXES
 from styleclip_contract import limits
 
-_EXTENSIONS = [suffix[1:] for suffix in FORMAT_BY_SUFFIX]
+_EXTENSIONS = [suffix[1:] for suffix in PHOTO_SUFFIXES]
 _PHOTO_MIB = limits.PHOTO_BYTES // 2**20
 _SAMPLE_WIDTH = 46  # pixels
 
@@ -42,7 +42,7 @@ def show_photo_picker(session: Session, domain: Domain) -> Any:
         _show_samples(session, domain)
     elif source == "Upload":
         file = st.file_uploader(
-            f"A photo of a face: JPEG, PNG or WebP, at most {_PHOTO_MIB} MiB",
+            f"A photo of a face: JPEG, PNG, WebP, HEIC or another, at most {_PHOTO_MIB} MiB",
             type=_EXTENSIONS,
             max_upload_size=_PHOTO_MIB,
             key="upload",

@@ -15,14 +15,13 @@ import numpy as np
 import streamlit as st
 from cache import SessionCache
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from styleclip_client import Inverted
-from styleclip_contract import errors, limits
+from styleclip_contract import color_profiles, photo_files
 
 _SAMPLES = Path(__file__).resolve().parent.parent / "demo" / "samples"
 _DISPLAY_SIDE = 1024  # pixels of the longer side
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -53,41 +52,21 @@ def load_samples(align: bool) -> list[Photo]:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode a photo for display: RGB, upright, at most 1024 pixels on the longer side.
+    """Decode a photo for display as the server does for editing, at most 1024 pixels long.
 
     Raises:
         NotAnImage, ImageTooLarge, ImageTruncated: before the pixels of a large image are decoded.
     """
-    if len(data) > limits.PHOTO_BYTES:
-        raise errors.ImageTooLarge(
-            f"the photo has {len(data) / 2**20:.1f} MiB, the limit is "
-            f"{limits.PHOTO_BYTES / 2**20:g} MiB"
-        )
-    try:
-        image = Image.open(io.BytesIO(data), formats=limits.FORMATS)
-    except Exception as error:  # Pillow's readers raise many kinds for invalid files
-        raise errors.NotAnImage("this file is not an image that can be read") from error
-    if image.width * image.height > limits.PHOTO_PIXELS:
-        raise errors.ImageTooLarge(
-            f"the photo has {image.width} x {image.height} pixels, the limit is "
-            f"{limits.PHOTO_PIXELS / 1e6:g} million"
-        )
-    try:
-        image.draft("RGB", (_DISPLAY_SIDE, _DISPLAY_SIDE))
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:  # on black, as the server reads it
-            upright = upright.convert("RGBA")
-        upright = upright.convert("RGB")
-    except Exception as error:
-        raise errors.ImageTruncated("the photo's data end early or are damaged") from error
-    upright.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
-    return upright
+    image = photo_files.decode(data, _DISPLAY_SIDE)
+    image = color_profiles.to_srgb(image, color_profiles.read_profile(image, "RGB"))
+    image.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
+    return image
 
 
 def read_size(data: bytes) -> tuple[int, int]:
     """Read width and height of the upright photo from its header."""
-    with Image.open(io.BytesIO(data), formats=limits.FORMATS) as image:
-        rotated = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # these swap width and height
+    with Image.open(io.BytesIO(data), formats=photo_files.INPUT_FORMATS) as image:
+        rotated = photo_files.read_orientation(image) >= 5  # these swap width and height
         return (image.height, image.width) if rotated else image.size
 
 

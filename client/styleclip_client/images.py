@@ -16,11 +16,13 @@ from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, NotAnImage
 
 Photo: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.generic]"
 )
 
 FORMAT_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+# What the server may be able to read; other files of a folder are ignored.
+PHOTO_SUFFIXES = (*FORMAT_BY_SUFFIX, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 PARTIAL = ".part"  # ends the name of a file that is being written
 
 
@@ -29,8 +31,9 @@ def photo_bytes(photo: Photo) -> bytes:
 
     Args:
         photo: a path or the bytes of a file, which are sent as they are; a PIL image, which is
-            turned upright by its EXIF orientation and encoded as PNG; or a uint8 array, gray
-            [H, W], RGB [H, W, 3] or RGBA [H, W, 4], which is encoded as PNG.
+            turned upright by its EXIF orientation and encoded as PNG; or an array, which is encoded
+            as PNG: uint8, gray [H, W], gray and alpha [H, W, 2], RGB [H, W, 3] or RGBA [H, W, 4];
+            or gray [H, W] of uint16 (white is 65535) or bool.
 
     Raises:
         NotAnImage: the photo is empty, or the array has another shape or dtype.
@@ -56,12 +59,13 @@ def photo_bytes(photo: Photo) -> bytes:
     return data
 
 
-def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
-    shape = pixels.shape
-    sides = shape if pixels.ndim == 2 else shape[:2] if shape[2:] in ((3,), (4,)) else ()
-    if pixels.dtype != np.uint8 or len(sides) != 2 or 0 in sides:
+def _from_array(pixels: NDArray[np.generic]) -> Image.Image:
+    shape, kind = pixels.shape, pixels.dtype
+    gray = len(shape) == 2 and kind in (np.uint8, np.uint16, np.bool_)
+    color = len(shape) == 3 and kind == np.uint8 and shape[2] in (2, 3, 4)
+    if not (gray or color) or 0 in shape:
         raise NotAnImage(
-            f"the array is {pixels.dtype} of shape {list(shape)}; uint8 of [height, width], "
+            f"the array is {kind} of shape {list(shape)}; uint8 of [height, width], "
             "[height, width, 3] or [height, width, 4] is expected, from 0 to 255"
         )
     return Image.fromarray(np.ascontiguousarray(pixels))
@@ -74,8 +78,10 @@ def _encode(image: Image.Image) -> bytes:
             f"{limits.PHOTO_PIXELS / 1e6:g} million: make it smaller"
         )
     upright = ImageOps.exif_transpose(image)
-    if upright.mode not in ("L", "RGB", "RGBA"):
-        upright = upright.convert("RGB")
+    if upright.mode not in ("L", "RGB", "RGBA"):  # others cannot all be written as PNG
+        from styleclip_contract import photo_files  # its readers of photos are loaded when needed
+
+        upright = photo_files.flatten(upright)
     buffer = io.BytesIO()
     upright.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

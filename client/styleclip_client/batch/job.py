@@ -14,13 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
-from styleclip_client.images import FORMAT_BY_SUFFIX, SUFFIX_BY_FORMAT
+from styleclip_client.images import FORMAT_BY_SUFFIX, PHOTO_SUFFIXES, SUFFIX_BY_FORMAT
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import BatchMismatch
 
 STATE = "styleclip-batch.json"
-# What the server may be able to read; other files of the folder are ignored.
-PHOTOS = (*FORMAT_BY_SUFFIX, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 _MAX_STATE_BYTES = 2**20
 
 
@@ -153,7 +151,7 @@ def list_photos(source: Store, out: Store) -> list[str]:
     return sorted(
         name
         for name, _ in source.files()
-        if name.lower().endswith(PHOTOS) and not (excluded and name.startswith(excluded))
+        if name.lower().endswith(PHOTO_SUFFIXES) and not (excluded and name.startswith(excluded))
     )
 
 

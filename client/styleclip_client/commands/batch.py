@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from styleclip_client import faces
-from styleclip_client.batch.job import PHOTOS, BatchPlan, Job, lock_output, plan_batch
+from styleclip_client.batch.job import BatchPlan, Job, lock_output, plan_batch
 from styleclip_client.batch.scheduler import Scheduler
 from styleclip_client.batch.stores import Bucket, Folder, open_store
 from styleclip_client.batch.workers import (
@@ -28,6 +28,7 @@ from styleclip_client.commands import options
 from styleclip_client.commands.edit_options import EditOptions, edit_options
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SOME_FAILED, PhotoOptions
 from styleclip_client.connection_options import ConnectionOptions
+from styleclip_client.images import PHOTO_SUFFIXES
 from styleclip_client.results import Status
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerError, ServerUnavailable
@@ -302,7 +303,7 @@ class _Report:
         if edited:
             text += f" ({seconds:.1f} s, {edited / seconds:.1f} photos/s)"
         if not (plan.todo or plan.done or plan.blocked):
-            text += f": no photos there ({', '.join(PHOTOS)})"
+            text += f": no photos there ({', '.join(PHOTO_SUFFIXES)})"
         return text
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from styleclip_contract.photo_files import check_pixels
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify.report import Row
 from styleclip_export.verify.weights import FillRule
-from styleclip_server.pipeline.images import check_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor

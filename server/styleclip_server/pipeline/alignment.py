@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from styleclip_contract import color_profiles
 from styleclip_contract.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 from styleclip_contract.wire import FACE_SIZE
-from styleclip_server.pipeline import color_profiles, images
+from styleclip_server.pipeline import images
 from styleclip_server.pipeline.detection import (
     Detection,
     detect_all_faces,

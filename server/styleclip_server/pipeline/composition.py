@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from styleclip_contract import jpeg_tensor
+from styleclip_contract import jpeg_tensor, photo_files
 from styleclip_contract.errors import InvalidInput
 from styleclip_contract.limits import DEFAULT_FORMAT, DEFAULT_QUALITY
 from styleclip_server.pipeline import images, metadata
@@ -50,7 +50,7 @@ def compose(
     name = images.check_encoding(format, quality)  # before any work
     jpeg = jpeg_tensor.unpack(face)
     if jpeg is None:
-        images.check_pixels(face.shape[1], face.shape[0])
+        photo_files.check_pixels(face.shape[1], face.shape[0])
     elif paste or name != "JPEG":
         raise InvalidInput("IMAGE is a JPEG file: send its pixels, or FORMAT JPEG without PASTE")
     result: NDArray[np.uint8] | Image.Image = face

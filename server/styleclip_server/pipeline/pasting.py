@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
+from styleclip_contract import color_profiles
 from styleclip_contract.errors import InvalidInput
-from styleclip_server.pipeline import color_profiles
 from styleclip_server.pipeline.ffhq_crop import Quad, crop_quad
 
 # Outlines of the mask in the crop's own coordinates, -1 to 1 (x to the right, y down), where FFHQ
