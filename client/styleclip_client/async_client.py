@@ -137,6 +137,15 @@ class AsyncClient(ClientBase):
         )
         return requests.parse_inverted(await self._infer(request, deadline))
 
+    async def sample(self, seed: int, truncation: float = 0.7) -> NDArray[np.float32]:
+        """Return the random latent of a seed, float32 [L, 512], for `edit` and `draw`.
+
+        A seed gives the same latent each time. `truncation` ψ, 0 to 1: lower is more average.
+        """
+        deadline = self._deadline()
+        request = requests.build_sample_request(seed, truncation)
+        return requests.parse_latent(await self._infer(request, deadline))
+
     async def edit(
         self,
         w_plus: ArrayLike,

@@ -1,4 +1,4 @@
-"""The command `styleclip`: edit, invert, faces, sweep, batch, status, bench, completion.
+"""The command `styleclip`: edit, invert, faces, sample, sweep, batch, status, bench, completion.
 
 A failure is one line on standard error and an exit status, see `commands.options.EXIT_STATUS`.
 """
@@ -22,6 +22,7 @@ from styleclip_client.commands.options import (
     WRONG_USAGE,
 )
 from styleclip_client.commands.photo import edit, invert, list_faces
+from styleclip_client.commands.sample import sample
 from styleclip_client.commands.status import status
 from styleclip_client.commands.sweep import sweep
 from styleclip_contract.errors import InvalidInput, StyleclipError
@@ -37,7 +38,7 @@ def cli() -> None:
     """Edit faces by text on a StyleCLIP server."""
 
 
-for _command in (edit, invert, list_faces, sweep, batch, status, bench, completion):
+for _command in (edit, invert, list_faces, sample, sweep, batch, status, bench, completion):
     cli.add_command(_command)
 
 

@@ -146,6 +146,15 @@ class Client(ClientBase):
         request = requests.build_invert_request(photo, align=align, face=face)
         return requests.parse_inverted(self._infer(request, deadline))
 
+    def sample(self, seed: int, truncation: float = 0.7) -> NDArray[np.float32]:
+        """Return the random latent of a seed, float32 [L, 512], for `edit` and `draw`.
+
+        A seed gives the same latent each time. `truncation` ψ, 0 to 1: lower is more average.
+        """
+        deadline = self._deadline()
+        request = requests.build_sample_request(seed, truncation)
+        return requests.parse_latent(self._infer(request, deadline))
+
     def edit(
         self,
         w_plus: ArrayLike,

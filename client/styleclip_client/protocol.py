@@ -26,6 +26,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "BOOL": np.bool_,
     "FP32": np.float32,
     "INT32": np.int32,
+    "INT64": np.int64,
     "UINT8": np.uint8,
 }
 

@@ -22,6 +22,7 @@ from styleclip_contract.errors import (
     EditsMismatch,
     FaceIndexOutOfRange,
     InvalidLatent,
+    InvalidSeed,
     ServerError,
     UnknownFormat,
 )
@@ -88,6 +89,13 @@ def build_faces_request(photo: Photo) -> InferRequest:
 def build_invert_request(photo: Photo, *, align: bool | None, face: int) -> InferRequest:
     """Invert the face in a photo."""
     return build_request(wire.INVERT, {wire.PHOTO: [photo_bytes(photo)], **_alignment(align, face)})
+
+
+def build_sample_request(seed: int, truncation: float) -> InferRequest:
+    """Draw the random latent of a seed."""
+    if not 0 <= seed <= limits.SEED:  # sent as int64
+        raise InvalidSeed(f"the seed is {seed}; 0 to {limits.SEED} is expected")
+    return build_request(wire.SAMPLE, {wire.SEED: [seed], wire.TRUNCATION: [truncation]})
 
 
 def build_edit_request(
@@ -170,6 +178,12 @@ def parse_faces(answer: Tensors) -> list[Face]:
     """Return the faces, best first."""
     rows = answer[wire.FACES.name][0].tolist()
     return [Face((left, top, right, bottom), score) for left, top, right, bottom, score in rows]
+
+
+def parse_latent(answer: Tensors) -> NDArray[np.float32]:
+    """Return a latent, float32 [L, 512]."""
+    latent: NDArray[np.float32] = answer[wire.W_PLUS.name][0]
+    return latent
 
 
 def parse_inverted(answer: Tensors) -> Inverted:

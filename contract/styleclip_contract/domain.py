@@ -60,6 +60,7 @@ class Domain:
         neutral, strength, threshold: defaults of an edit.
         presets: predefined edits.
         align: whether photos are aligned by default; if not, they are face crops already.
+        photos: whether it edits photos; without an encoder it edits latents and random seeds only.
         num_latents: L, the number of rows of W+; 0 if unknown.
         style_channels: the number of channels of each modulation in StyleSpace, in the order of
             DELTA; empty if unknown.
@@ -76,6 +77,7 @@ class Domain:
     threshold: float
     presets: tuple[Preset, ...] = ()
     align: bool = False
+    photos: bool = True
     num_latents: int = 0
     style_channels: tuple[int, ...] = ()
     resolution: int = 0
@@ -101,6 +103,7 @@ class Domain:
                 threshold=float(defaults["threshold"]),
                 presets=tuple(_preset(entry) for entry in content.get("presets", ())),
                 align=bool(content.get("align", False)),
+                photos=bool(content.get("photos", True)),
                 num_latents=int(content.get("num_latents", 0)),
                 style_channels=tuple(int(n) for n in content.get("style_channels", ())),
                 resolution=int(content.get("resolution", 0)),

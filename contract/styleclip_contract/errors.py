@@ -84,6 +84,18 @@ class InvalidLatent(InvalidInput):
     """W_PLUS has the wrong shape, contains NaN or infinity, or is missing though needed."""
 
 
+class NoEncoder(InvalidInput):
+    """The domain has no encoder, so it edits latents and random seeds, but no photos."""
+
+
+class InvalidSeed(InvalidInput):
+    """SEED or TRUNCATION is out of range."""
+
+
+class SamplingUnavailable(InvalidInput):
+    """The domain has no mapping network, so seeds give no latents."""
+
+
 class UnknownFormat(InvalidInput):
     """FORMAT is not JPEG, PNG or WEBP, or QUALITY is out of range."""
 

@@ -11,6 +11,7 @@ PHOTOS = 16  # in one request of the web API
 STRENGTH = 20.0  # |α|; StyleCLIP's own slider ends at 10
 DIRECTION_STRENGTH = 100.0  # of a named direction; the domain's own range is narrower
 DIRECTION_CHARACTERS = 64  # of the name of a direction
+SEED = 2**32 - 1  # of a random latent, the largest
 FORMATS = ("JPEG", "PNG", "WEBP")
 QUALITY = (1, 100)  # JPEG and WebP
 DEFAULT_FORMAT = "JPEG"

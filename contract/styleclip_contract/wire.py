@@ -63,6 +63,10 @@ FACES = Tensor(
     "every face, best first: left, top, right, bottom in pixels of the upright photo, and the "
     "detector's score; computed only when requested",
 )
+SEED = Tensor("SEED", "INT64", (1,), "of a random latent, 0 to 2^32 - 1")
+TRUNCATION = Tensor(
+    "TRUNCATION", "FP32", (1,), "ψ, 0 to 1 (default 0.7): lower is more average", optional=True
+)
 W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row per layer")
 TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-padded")
 TEXT_FEATURES = Tensor("TEXT_FEATURES", "FP32", (-1,), "CLIP text features, not normalized")
@@ -142,6 +146,7 @@ COMPOSE = Model(
     ),
     (PICTURE,),
 )
+SAMPLE = Model("sample", "python", (SEED, TRUNCATION), (W_PLUS,))
 INVERT = Model("invert", "ensemble", (PHOTO, ALIGN, FACE), (W_PLUS, QUAD))
 EDIT = Model("edit", "ensemble", (W_PLUS, *EDIT_INPUTS, FORMAT, QUALITY, MARK), (PICTURE, CHANNELS))
 EDIT_PHOTO = Model(
@@ -152,6 +157,6 @@ EDIT_PHOTO = Model(
 )
 
 ENSEMBLES = (INVERT, EDIT, EDIT_PHOTO)
-STEPS = (ALIGN_MODEL, DIRECTION, COMPOSE, *ENSEMBLES)
+STEPS = (ALIGN_MODEL, DIRECTION, COMPOSE, SAMPLE, *ENSEMBLES)
 NETWORKS = (E4E, CLIP_TEXT, STYLEGAN2)
 MODELS = {model.name: model for model in (*STEPS, *NETWORKS)}

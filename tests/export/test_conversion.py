@@ -266,7 +266,9 @@ def test_every_converted_file_records_its_sources_and_errors(weights, repository
             assert bool(openvino["tried"]) == supports_bfloat16()
             assert (folder / "model.openvino.onnx").is_file()
         half = provenance["float16"]
-        assert [error["batches"] for error in half["errors"]][-1] == [1, 2, 8]
+        # StyleGAN2's float16 is computed on a CPU for two rows at most.
+        batches = [1, 2] if name == "stylegan2" else [1, 2, 8]
+        assert [error["batches"] for error in half["errors"]][-1] == batches
         assert (folder / "model.fp16.onnx").is_file()
 
 

@@ -30,8 +30,13 @@ class EditOptions:
     fields: EditFields
     recipe: Recipe | None
 
-    def check(self) -> None:
-        """Raise UsageError if there is no edit, or if options do not fit together."""
+    @property
+    def given(self) -> bool:
+        """Whether there is any edit."""
+        return bool(self.recipe or self.fields.targets or self.fields.presets)
+
+    def check(self, required: bool = True) -> None:
+        """Raise UsageError if options do not fit together, or if a required edit is missing."""
         fields = self.fields
         named = fields.targets or fields.presets
         if self.recipe:
@@ -39,7 +44,7 @@ class EditOptions:
                 raise click.UsageError("--recipe stands alone: it says all of the edits")
             if not self.recipe.edits:
                 raise click.UsageError("all edits of the recipe are switched off")
-        elif not named:
+        elif required and not named:
             raise click.UsageError("say what to change: --target TEXT, --preset NAME or --recipe")
         try:
             fields.check()
@@ -77,6 +82,15 @@ def _complete_preset(
 
 def edit_options(command: Command) -> Command:
     """Add the texts and numbers of the edits; the command gets `edit_options`."""
+    return _add_edit_options(command, required=True)
+
+
+def optional_edit_options(command: Command) -> Command:
+    """Add the same for a command that needs no edit."""
+    return _add_edit_options(command, required=False)
+
+
+def _add_edit_options(command: Command, *, required: bool) -> Command:
     options = (
         click.option(
             "--target", multiple=True, metavar="TEXT", help="What it should show. Repeatable."
@@ -123,7 +137,7 @@ def edit_options(command: Command) -> Command:
         loaded = _load_recipe(recipe) if recipe else None
         fields = EditFields(target, neutral, strength, threshold, preset, prefix="--")
         edit_options = EditOptions(fields, loaded)
-        edit_options.check()
+        edit_options.check(required)
         return command(edit_options=edit_options, **others)
 
     return add_options(options, with_edits)

@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE
@@ -27,9 +31,14 @@ from styleclip_export.convert.comparison import ProgressCallback, compute_refere
 from styleclip_export.convert.network_variants import NetworkVariants, build_variants
 from styleclip_export.domains import DOMAINS, known_domains
 from styleclip_export.errors import ConversionError
-from styleclip_networks.stylegan2 import Generator
+from styleclip_export.statistics.fs3_part import save_npz
+from styleclip_networks.stylegan2 import EqualLinear, Generator
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL
+from styleclip_server.pipeline.random_latents import MAPPING_FILE
 from styleclip_server.serving import model_repository
+
+# How long all files of a network take, compared with its references, measured on two cores.
+_TIMES_AS_LONG = {"stylegan2": 2.0, "e4e": 4.0, "clip_text": 5.0}
 
 
 def check_name(domain: str) -> None:
@@ -114,6 +123,10 @@ def convert(
                      if p.suffix != ".json"]  # fmt: skip
             version = model_repository.add_version(folder / name, {p.name: p for p in files})
         report(f"{name}: version {version}, {', '.join(sizes)}")
+    if networks.encoder is None and not (folder / wire.E4E.name).is_dir():
+        model_repository.add_missing_encoder(folder)
+    write_mapping(folder, networks)
+    description = {**description, "photos": networks.encoder is not None}
     write_domain_json(folder, description, networks.generator)
     model_repository.write_configs(repository, description["name"])
 
@@ -151,7 +164,11 @@ def write_network(
     Raises:
         ConversionError: a file misses its bound.
     """
+    start = time.monotonic()
     references = compute_references(variants.reference.eval(), variants.draw_inputs)
+    seconds = time.monotonic() - start
+    left = _TIMES_AS_LONG.get(variants.name, 1.0) * seconds
+    report(f"{variants.name}: computed in PyTorch in {seconds:.0f} s; the rest: about {left:.0f} s")
     written = variants, references, folder, report
     provenance: dict[str, Any] = {**origin, **onnx_export.write(*written)}
     if torchscript and variants.name in torchscript_export.NETWORKS:
@@ -174,12 +191,25 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "w_dim": generator.w_dim,
         "style_channels": list(generator.style_channels),
         "align": description["align"],
+        "photos": description.get("photos", True),
         "defaults": defaults,
         "presets": [{**defaults, **preset} for preset in description["presets"]],
         "licence": description["licence"],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False)
     model_repository.write_text(folder / DOMAIN_FILE, text + "\n")
+
+
+@torch.no_grad()
+def write_mapping(folder: Path, networks: DomainNetworks) -> None:
+    """Write the served domain's mapping network, by which seeds become latents."""
+    layers = [layer for layer in networks.generator.style if isinstance(layer, EqualLinear)]
+    save_npz(
+        folder / MAPPING_FILE,
+        weights=np.stack([(layer.weight * layer.scale).numpy() for layer in layers]),
+        biases=np.stack([(layer.bias * layer.lr_mul).numpy() for layer in layers]),
+        w_avg=networks.w_center.numpy(),
+    )
 
 
 def install_landmarks(weights: Path, folder: Path, report: ProgressCallback = print) -> None:

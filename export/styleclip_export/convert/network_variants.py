@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from styleclip_contract import wire
@@ -43,7 +44,7 @@ class NetworkVariants:
         bound: largest absolute difference allowed in float32, in units of the output.
         accuracy: what half precision must reach.
         calibration_inputs: inputs on which bfloat16 is measured; None means `draw_inputs`.
-        float16_rows: how many rows of a batch PyTorch computes in float16.
+        float16_rows: the largest batch that is computed in float16.
         float16_weights: store the weights of float32 networks as float16.
     """
 
@@ -67,6 +68,9 @@ def stylegan2_variants(
     generator: Generator, draw_inputs: InputFactory | None = None
 ) -> NetworkVariants:
     """Return the variants of StyleGAN2; `draw_inputs` None means those of `latent_factory`."""
+    # All features follow in this layout, in which PyTorch's convolutions take a quarter less time.
+    constant = generator.input.input
+    constant.data = constant.data.contiguous(memory_format=torch.channels_last)
     return NetworkVariants(
         wire.STYLEGAN2,
         LatentToImage(generator),

@@ -75,6 +75,9 @@ _KINDS: dict[type[Exception], _Kind] = {
         400, "Give neutral once or per target, strength and threshold once or per edit."
     ),
     errors.InvalidLatent: _Kind(400, "Send a file that POST /v1/invert of this server returned."),
+    errors.NoEncoder: _Kind(400, "Edit a latent, or use a domain that has an encoder."),
+    errors.InvalidSeed: _Kind(400, "Give a seed from 0 to 4294967295, a truncation from 0 to 1."),
+    errors.SamplingUnavailable: _Kind(400, "Convert the domain again, then seeds give latents."),
     errors.UnknownFormat: _Kind(400, "Use jpeg, png or webp, and a quality from 1 to 100."),
     errors.UnknownDirection: _Kind(400, "GET /v1/domain lists the directions."),
     errors.UnknownPreset: _Kind(400, "GET /v1/domain lists the presets."),

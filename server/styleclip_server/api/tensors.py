@@ -25,6 +25,7 @@ TYPES = {
     "BOOL": _Type("?", "bool_contents"),
     "UINT8": _Type("u1", "uint_contents"),
     "INT32": _Type("<i4", "int_contents"),
+    "INT64": _Type("<i8", "int64_contents"),
     "FP32": _Type("<f4", "fp32_contents"),
     "BYTES": _Type("O", "bytes_contents"),
 }

@@ -2,4 +2,5 @@
 
 MODEL_FILE = "model.onnx"  # float32
 FLOAT16_FILE = "model.fp16.onnx"  # run by "gpu" in place of MODEL_FILE, where there is one
+PYTHON_FILE = "model.py"  # alone: the domain lacks this network
 OPENVINO_FILE = "model.openvino.onnx"  # run by "openvino"; its weights lie in MODEL_FILE

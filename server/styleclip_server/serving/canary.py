@@ -38,7 +38,10 @@ def _edit_small_image(client: Client) -> None:
     edit = domain.presets[0].edit if domain.presets else domain.edit("a smiling face")
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(buffer, "PNG")
-    client.edit_photo(buffer.getvalue(), edit, align=False)
+    if domain.photos:
+        client.edit_photo(buffer.getvalue(), edit, align=False)
+    else:
+        client.edit(client.sample(0), edit)
 
 
 def _answered_requests(client: Client) -> int:

@@ -16,7 +16,12 @@ from styleclip_contract import wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.wire import Model, Tensor
 from styleclip_server.engines.engine import CPU_ENGINES, Engine
-from styleclip_server.engines.model_files import FLOAT16_FILE, OPENVINO_FILE
+from styleclip_server.engines.model_files import (
+    FLOAT16_FILE,
+    MODEL_FILE,
+    OPENVINO_FILE,
+    PYTHON_FILE,
+)
 
 # Maximum rows per execution. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
@@ -101,6 +106,11 @@ def network_config(
         "IMAGE": (domain.resolution, domain.resolution, 3),
     }
     config = _interface(_served_model(model, engine), dims)
+    if PYTHON_FILE in files and MODEL_FILE not in files:  # a domain without this network
+        config.backend = "python"
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        _set_queue_policy(config, 0, engine)
+        return config
     config.backend, config.default_model_filename = _backend_and_file(model, engine, files)
     if engine == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"

@@ -19,12 +19,18 @@ from tritonclient.grpc import model_config_pb2 as pb
 from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
-from styleclip_server.engines.model_files import OPENVINO_FILE
+from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE, PYTHON_FILE
 from styleclip_server.files import write_atomically
 from styleclip_server.serving import configs
 
 # The Python model of a network in PyTorch.
 _TORCH_MODEL = """from styleclip_server.serving.backends.torch import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
+
+# The encoder of a domain that has none.
+_NO_ENCODER_MODEL = """from styleclip_server.serving.backends.no_encoder import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 """
@@ -53,7 +59,8 @@ def link_models(
             served.mkdir(parents=True)
             (served / "config.pbtxt").write_text(configs.to_pbtxt(config), "utf-8")
             for version in _versions(parent.resolve() / name):
-                if engine == "torch" and models is wire.NETWORKS:
+                is_network = (version / MODEL_FILE).is_file()
+                if engine == "torch" and models is wire.NETWORKS and is_network:
                     _link_beside_torch_model(served / version.name, version)
                 else:
                     (served / version.name).symlink_to(version)
@@ -62,9 +69,9 @@ def link_models(
 def _link_beside_torch_model(folder: Path, version: Path) -> None:
     """Write PyTorch's model.py into `folder` and link the files of `version` beside it."""
     folder.mkdir()
-    (folder / "model.py").write_text(_TORCH_MODEL, "utf-8")
+    (folder / PYTHON_FILE).write_text(_TORCH_MODEL, "utf-8")
     for file in version.iterdir():
-        if file.name != "model.py":
+        if file.name != PYTHON_FILE:
             (folder / file.name).symlink_to(file)
 
 
@@ -151,6 +158,11 @@ def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return version
+
+
+def add_missing_encoder(domain: Path) -> None:
+    """Add a version of e4e that says that the domain in this folder has no encoder."""
+    add_version(domain / wire.E4E.name, {PYTHON_FILE: _NO_ENCODER_MODEL.encode()})
 
 
 def write_text(path: Path, content: str) -> None:
