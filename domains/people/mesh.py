@@ -156,7 +156,24 @@ class HeadMesh:
         ).to(device)
         self.eye_vertices = [self._vertices_of(name) for name in EYES]
         self.lash_rows = [self._find_lash_rows(name) for name in LASHES]
-        self.upper_teeth = self._vertices_of(TEETH[0])
+        self.vertex_masks = self._vertex_masks()
+
+    def sample_masks(self, uv: Tensor) -> Tensor:
+        """Return the masks (p, 4) at texture coordinates (p, 2): lips, eyelids, ears, mouth."""
+        grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], 1)
+        sampled = torch.nn.functional.grid_sample(
+            self.masks[None], grid[None, None], align_corners=False
+        )
+        return sampled[0, :, 0].T
+
+    def _vertex_masks(self) -> Tensor:
+        """Return the masks (v, 4) at the body's vertices."""
+        body = self.parts[BODY]
+        masks = torch.zeros(len(body.rest), 4, device=self.device)
+        sampled = self.sample_masks(body.uvs)
+        for corner in range(3):
+            masks[body.triangles[:, corner]] = sampled[body.uv_triangles[:, corner]]
+        return masks
 
     def _vertices_of(self, part: str) -> Tensor:
         unique = np.unique(self._arrays[f"faces/{part}"].astype(np.int64))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.hair import Face, smoothstep
+from domains.people.mesh import vertex_normals
 
 MATERIALS = ("skin", "cloth", "eye", "teeth", "tongue", "headwear", "frame", "lens", "jewel")
 
@@ -128,15 +129,9 @@ def _brim(rest: Tensor, positions: Tensor, field: Tensor) -> Surface:
     by = by - 0.5 * o * o * a.cos().abs() + 0.9 * o * o * a.sin() ** 2
     points = torch.stack([bx, by, bz], -1).reshape(-1, 3)
     triangles = _grid_triangles(7, 97, device)
-    normals = _normals(points, triangles)
+    normals = vertex_normals(points, triangles)
     far = torch.full((len(points), 3), 9.0, device=device)
     return Surface("headwear", points, normals, triangles, far)
-
-
-def _normals(points: Tensor, triangles: Tensor) -> Tensor:
-    from domains.people.mesh import vertex_normals
-
-    return vertex_normals(points, triangles)
 
 
 def tube(
@@ -168,7 +163,7 @@ def _merge(material: str, pieces: list[tuple[Tensor, Tensor]]) -> Surface:
     for piece in pieces:
         starts.append(starts[-1] + len(piece[0]))
     triangles = torch.cat([piece[1] + start for piece, start in zip(pieces, starts, strict=False)])
-    return Surface(material, points, _normals(points, triangles), triangles, points)
+    return Surface(material, points, vertex_normals(points, triangles), triangles, points)
 
 
 def glasses(kind: str, face: Face, front_z: float, ears: Tensor) -> tuple[Surface, Surface]:
@@ -193,8 +188,9 @@ def glasses(kind: str, face: Face, front_z: float, ears: Tensor) -> tuple[Surfac
     frames, lenses = [], []
     inner = []
     for eye, ear, sign in zip(face.eyes, ears, (1.0, -1.0), strict=True):
-        middle = torch.stack([eye[0] + sign * 0.18 * r, eye[1] - 0.22 * r, torch.tensor(z)])
-        middle = middle.to(device)
+        middle = torch.stack(
+            [eye[0] + sign * 0.18 * r, eye[1] - 0.22 * r, torch.tensor(z, device=device)]
+        )
         c, s = angle.cos(), angle.sin()
         rx = c.sign() * c.abs() ** (2 / power) * width
         ry = s.sign() * s.abs() ** (2 / power) * height

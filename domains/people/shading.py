@@ -1,0 +1,250 @@
+"""Shading: what light makes of the visible surfaces, hair and lenses.
+
+Light that enters the skin leaves it nearby, redder: the skin's irradiance is blurred in the image,
+more in red (d'Eon and Luebke, GPU Gems 3, chapter 14). Hair follows Kajiya and Kay (1989) with a
+second, colored highlight (Marschner et al. 2003).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from domains.people import hair, materials, wear
+from domains.people.background import blur
+from domains.people.head import Head
+from domains.people.lighting import Light, Shadows, ggx
+from domains.people.materials import Noise, Shade
+from domains.people.mesh import HeadMesh
+from domains.people.rasterizer import draw_triangles, interpolate_at, unpack_depth
+from domains.people.scene import Attributes, Scene, View
+
+_DIFFUSION = ((0.30, 0.32, 0.38), (0.55, 0.33, 0.12), (0.72, 0.24, 0.04))  # none, near, far
+_DIFFUSION_SIGMA = (0.015, 0.05)  # near and far, decimeters
+
+
+@dataclass
+class HairPoints:
+    """Hair as points: positions, tangents and colors (p, 3)."""
+
+    points: Tensor
+    tangents: Tensor
+    colors: Tensor
+
+
+@dataclass
+class Shot:
+    """What all shading of a photo shares."""
+
+    head: Head
+    view: View
+    light: Light
+    shadows: Shadows
+    generator: torch.Generator
+
+
+class Shader:
+    """Shades pixels of heads on a device."""
+
+    def __init__(self, mesh: HeadMesh, noise: Noise) -> None:
+        self.mesh, self.noise, self.device = mesh, noise, mesh.device
+
+    def surfaces(self, shot: Shot, scene: Scene, pixel: Tensor) -> Tensor:
+        """Return the radiance (p, 3) of the surfaces at pixels (p,)."""
+        head, view, light, shadows = shot.head, shot.view, shot.light, shot.shadows
+        at = scene.attributes(pixel)
+        toward = F.normalize(view.origin - at.position, dim=1)
+        facing = torch.sign((at.normal * toward).sum(1, keepdim=True))
+        normal = at.normal * torch.where(facing == 0, torch.ones_like(facing), facing)
+        shade = self._materials(head, at, normal)
+        is_skin, is_eye = at.material == 0, at.material == 2
+        soft = is_skin | is_eye
+        irradiance = torch.zeros_like(at.position)
+        gloss = torch.zeros_like(at.position)
+        shiny = (at.material >= 6) | is_eye
+        for index, (direction, radiance) in enumerate(
+            zip(light.directions, light.colors, strict=True)
+        ):
+            cosine = shade.normal @ direction
+            wrapped = torch.where(is_skin, (cosine + 0.08) / 1.08, cosine).clamp(min=0)
+            jitter = torch.rand(len(pixel), 2, generator=shot.generator, device=self.device) - 0.5
+            offset = at.position + normal * 0.012
+            seen = shadows.visibility(index, offset, 0.012, jitter * 1.6)
+            irradiance += (seen * wrapped)[:, None] * radiance
+            reflected = ggx(shade.normal, toward, direction, shade.roughness, shade.specular)
+            if index >= light.lamps:
+                reflected = torch.where(shiny, 0.0, reflected)
+            gloss += (seen * reflected)[:, None] * radiance * math.pi
+        bounce = 0.22 * light.colors.sum(0) / math.pi * 0.5
+        irradiance += torch.where(soft[:, None], bounce, bounce * 0.8) * 0.6
+        if bool(is_skin.any()):
+            irradiance[is_skin] = self._diffuse(irradiance, pixel, is_skin, view)
+        mirror = self._environment(head, view, shade.normal, toward)
+        fresnel = (
+            shade.specular
+            + (1 - shade.specular) * (1 - (shade.normal * toward).sum(1).clamp(0, 1)) ** 5
+        )
+        gloss += torch.where(shiny[:, None], mirror * fresnel[:, None], 0.0)
+        return shade.albedo * irradiance + gloss
+
+    def _environment(self, head: Head, view: View, normal: Tensor, toward: Tensor) -> Tensor:
+        """Return the radiance of the surroundings in the mirror's direction."""
+        mirrored = 2 * (normal * toward).sum(1, keepdim=True) * normal - toward
+        local = mirrored @ view.frame.T
+        top, bottom = (torch.tensor(head.ambient[k], device=self.device) for k in ("top", "bottom"))
+        sky = torch.lerp(bottom, top, hair.smoothstep(local[:, 1:2], -0.35, 0.45))
+        return sky * (0.5 + 0.5 * hair.smoothstep(local[:, 2:3], -0.2, 0.6))
+
+    def _materials(self, head: Head, at: Attributes, normal: Tensor) -> Shade:
+        count = len(at.position)
+        shade = Shade(
+            torch.zeros(count, 3, device=self.device),
+            normal.clone(),
+            torch.full((count,), 0.4, device=self.device),
+            torch.full((count,), 0.04, device=self.device),
+        )
+
+        def put(mask: Tensor, part: Shade) -> None:
+            shade.albedo[mask], shade.normal[mask] = part.albedo, part.normal
+            shade.roughness[mask], shade.specular[mask] = part.roughness, part.specular
+
+        mask = at.material == 0
+        masks = self.mesh.sample_masks(at.uv[mask])
+        put(
+            mask,
+            materials.skin(head.skin, at.rest[mask], at.uv[mask], normal[mask], masks, self.noise),
+        )
+        mask = at.material == 1
+        rest = at.rest[mask]
+        colors = [
+            torch.tensor(c, device=self.device) for c in (head.clothes_color, head.second_color)
+        ]
+        field = wear.collar_field(rest, head.clothes)
+        flat = torch.stack([rest[:, 0] * 0.25 + rest[:, 2] * 0.1, rest[:, 1] * 0.25], 1)
+        put(
+            mask,
+            materials.cloth(
+                *colors, head.pattern, field, rest, flat, normal[mask], self.noise, head.skin.offset
+            ),
+        )
+        mask = at.material == 2
+        put(
+            mask,
+            materials.eye(
+                head.eye_color, head.skin.offset, at.rest[mask], normal[mask], self.noise
+            ),
+        )
+        mask = at.material == 5
+        if bool(mask.any()):
+            rest = at.rest[mask]
+            field = wear.headwear_field(rest, head.headwear)
+            color = torch.tensor(head.headwear_color, device=self.device)
+            put(
+                mask,
+                materials.headwear(
+                    color, head.headwear, rest, field, at.uv[mask], normal[mask], self.noise
+                ),
+            )
+        mask = at.material == 3
+        depth = hair.smoothstep(at.rest[:, 2], 1.15, 1.5)
+        enamel = torch.tensor([0.72, 0.67, 0.57], device=self.device)
+        shade.albedo = torch.where(
+            mask[:, None], enamel * (0.15 + 0.85 * depth[:, None]), shade.albedo
+        )
+        shade.roughness[mask] = 0.22
+        for material, color, rough, specular in (
+            (4, (0.30, 0.09, 0.08), 0.35, 0.03),
+            (6, head.frame_color, 0.25, 0.06),
+            (7, (0.006, 0.006, 0.007), 0.12, 0.06),
+            (8, (0.55, 0.40, 0.16), 0.2, 0.6),
+        ):
+            mask = at.material == material
+            shade.albedo[mask] = torch.tensor(color, device=self.device)
+            shade.roughness[mask], shade.specular[mask] = rough, specular
+        return shade
+
+    def _diffuse(self, irradiance: Tensor, pixel: Tensor, is_skin: Tensor, view: View) -> Tensor:
+        """Blur the skin's irradiance (p, 3) and return that of the skin's pixels."""
+        size = view.size
+        layers = torch.zeros(4, size * size, device=self.device)
+        where = pixel[is_skin]
+        layers[:3, where] = irradiance[is_skin].T
+        layers[3, where] = 1.0
+        layers = layers.view(1, 4, size, size)
+        result = irradiance[is_skin] * torch.tensor(
+            [row[0] for row in _DIFFUSION], device=self.device
+        )
+        for band, sigma in enumerate(_DIFFUSION_SIGMA, 1):
+            blurred = blur(layers, max(sigma * view.scale, 0.5)).view(4, -1)[:, where]
+            weight = torch.tensor([row[band] for row in _DIFFUSION], device=self.device)
+            result += (blurred[:3] / blurred[3].clamp(min=1e-3)).T * weight
+        return result
+
+    def hair(self, shot: Shot, strands: HairPoints, index: Tensor) -> Tensor:
+        """Return the radiance (p, 3) of the points of hair with the indices (p,)."""
+        view, light, shadows = shot.view, shot.light, shot.shadows
+        position, tangent, color = (
+            strands.points[index],
+            strands.tangents[index],
+            strands.colors[index],
+        )
+        toward = F.normalize(view.origin - position, dim=1)
+        outward = F.normalize(position - shadows.center, dim=1)
+        tv = (tangent * toward).sum(1)
+        sin_tv = (1 - tv * tv).clamp(min=0).sqrt()
+        first = F.normalize(tangent - 0.12 * outward, dim=1)
+        second = F.normalize(tangent + 0.18 * outward, dim=1)
+        result = 0.05 * color * light.colors.sum(0)
+        bright = color.clamp(0, 1) ** 0.75
+        for number, (direction, radiance) in enumerate(
+            zip(light.directions, light.colors, strict=True)
+        ):
+            seen = shadows.visibility(number, position, 0.03, torch.zeros_like(position[:, :2]))
+            tl = tangent @ direction
+            sin_tl = (1 - tl * tl).clamp(min=0).sqrt()
+            side = (0.35 + 0.65 * (outward @ direction)).clamp(min=0)
+            total = color * (0.62 * sin_tl * side)[:, None]
+            for axis, power, strength, tinted in (
+                (first, 42.0, 0.075, False),
+                (second, 13.0, 0.34, True),
+            ):
+                al = axis @ direction
+                av = (axis * toward).sum(1)
+                cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(
+                    min=0
+                ).sqrt() - al * av
+                lobe = (
+                    strength
+                    * (1.0 if number < light.lamps else 0.35)
+                    * cosine.clamp(min=0) ** power
+                    * (side > 0)
+                    * sin_tv
+                )[:, None]
+                total = total + (lobe * bright if tinted else lobe)
+            result = result + seen[:, None] * total * radiance
+        return result
+
+    def add_lens(self, shot: Shot, image: Tensor, lens: wear.Surface, depth: Tensor) -> None:
+        """Lay clear lenses over the image: a slight tint and the reflection of the surroundings."""
+        head, view, light = shot.head, shot.view, shot.light
+        points = view.project(lens.positions)
+        keys = draw_triangles(points[None], lens.triangles, view.size)[0]
+        pixel = torch.nonzero(unpack_depth(keys) < depth).squeeze(1)
+        triangle = keys[pixel] & 0xFFFFFFFF
+        weights = interpolate_at(points, lens.triangles, view.size, pixel, triangle)
+        position = (lens.positions[lens.triangles[triangle]] * weights[..., None]).sum(1)
+        normal = F.normalize(
+            (lens.normals[lens.triangles[triangle]] * weights[..., None]).sum(1), dim=1
+        )
+        toward = F.normalize(view.origin - position, dim=1)
+        normal = normal * torch.sign((normal * toward).sum(1, keepdim=True))
+        mirror = self._environment(head, view, normal, toward)
+        for direction, radiance in zip(light.directions[: light.lamps], light.colors, strict=False):
+            rough = torch.full_like(position[:, 0], 0.16)
+            glint = ggx(normal, toward, direction, rough, torch.full_like(rough, 0.04))
+            mirror = mirror + glint[:, None] * radiance * 8
+        image[pixel] = image[pixel] * 0.94 + 0.05 * mirror
