@@ -114,19 +114,22 @@ def write_sentence(phrases: list[Phrase], noun: str, rng: random.Random) -> str:
     features = [phrase for phrase in phrases if not phrase.is_adjective]
     if len(phrases) == 1 and features and rng.random() < 0.1:
         return features[0].text
-    if " of " in noun:  # "photo of a woman": adjectives belong to the woman
-        outer, inner = noun.split(" of a ")
-        subject = f"{_with_article(outer)} of {_with_article(' '.join([*adjectives, inner]))}"
-    else:
-        words = " ".join([*adjectives, noun])
-        subject = rng.choice((_with_article(words), _with_article(words), words, f"the {words}"))
+    subject = _write_subject(noun, adjectives, rng)
     if not features:
         return subject
-    worn = all(phrase.attribute in WORN for phrase in features)
-    no = any(phrase.text.startswith("no ") for phrase in features)
-    wearing = worn and not no and rng.random() < 0.5
-    connector = "wearing" if wearing else rng.choice(("with", "with", "with", "having"))
+    connector = rng.choice(("with", "with", "with", "having"))
+    worn = all(p.attribute in WORN and not p.text.startswith("no ") for p in features)
+    if worn and rng.random() < 0.5:
+        connector = "wearing"
     return f"{subject} {connector} {_join([phrase.text for phrase in features])}"
+
+
+def _write_subject(noun: str, adjectives: list[str], rng: random.Random) -> str:
+    if " of a " in noun:  # "photo of a woman": the adjectives are the woman's
+        outer, inner = noun.split(" of a ")
+        return f"{_with_article(outer)} of {_with_article(' '.join([*adjectives, inner]))}"
+    words = " ".join([*adjectives, noun])
+    return rng.choice((_with_article(words), _with_article(words), words, f"the {words}"))
 
 
 def _with_article(words: str) -> str:

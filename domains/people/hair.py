@@ -134,7 +134,7 @@ class HeadSurface:
 
     ROWS, COLUMNS = 56, 72
     LOW, HIGH = -2.3, math.pi / 2
-    LIMIT = 1.25  # hair that falls farther from the axis rests on nothing
+    LIMIT = 0.95  # hair that falls farther from the axis rests on nothing
 
     def __init__(self, positions: Tensor, center: Tensor) -> None:
         self.center = center
@@ -269,7 +269,10 @@ def grow(
     if growth.curl:
         stack = _add_curls(stack, growth, lock, len(leaders), generator)
     tones = (1 + 0.14 * randn(len(leaders))[lock] + 0.10 * randn(count)).clamp(0.5, 1.6)
-    return Strands(stack, tones, torch.ones(count, device=device))
+    jumps = torch.diff(stack, dim=1).norm(dim=2) > 0.12 + 3 * step  # across the face: end before
+    intact = (~jumps).cumprod(1).sum(1) / growth.nodes
+    fraction = torch.where(jumps.any(1), intact, torch.ones_like(intact))
+    return Strands(stack, tones, fraction)
 
 
 def _keep_beside_face(points: Tensor, face: Face, side: Tensor) -> Tensor:
@@ -279,6 +282,7 @@ def _keep_beside_face(points: Tensor, face: Face, side: Tensor) -> Tensor:
     taper = 1 - 0.25 * smoothstep(-points[:, 1], -face.brow_y + 0.4, -face.chin_y)
     front = smoothstep(points[:, 2] - face.center[2], 0.15, 0.55)
     least = half * rise * taper * front
+    side = torch.where(points[:, 0].abs() > 0.03, torch.sign(points[:, 0]), side)
     x = torch.where(points[:, 0].abs() < least, side * least, points[:, 0])
     return torch.stack([x, points[:, 1], points[:, 2]], 1)
 

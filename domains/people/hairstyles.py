@@ -135,7 +135,7 @@ def dress_hair(
     directions = F.normalize(directions, dim=1)
     strands = grow(start, directions, lengths, growth, surface, window, generator)
     if fringe or long:
-        strands.fraction = _fraction_above(strands.nodes, end)
+        strands.fraction = torch.minimum(strands.fraction, _fraction_above(strands.nodes, end))
     return strands
 
 

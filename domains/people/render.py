@@ -118,7 +118,7 @@ def write_sheet(renderer: Renderer, seeds: list[int], size: int, path: Path) -> 
 @click.option("--first", default=0, help="First seed.")
 @click.option("--count", default=100, help="Number of seeds.")
 @click.option("--size", default=384, help="Side of the photos in pixels.")
-@click.option("--quality", default=88, help="Of the JPEGs, 1 to 95.")
+@click.option("--quality", default=85, help="Of the JPEGs, 1 to 95.")
 @click.option("--processes", default=1, help="Processes that share the device.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 @click.option("--preview", is_flag=True, help="Fewer lights and coarser shadows, for CPUs.")

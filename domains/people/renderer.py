@@ -63,9 +63,9 @@ class Renderer:
         self.scalp = hair.Roots(mesh, self.quality.strands, scalp.float())
         near_brow = (rest[:, 0].abs() < 0.65) & (rest[:, 1] > 7.3) & (rest[:, 1] < 7.7)
         near_brow &= rest[:, 2] > 1.0
-        brow = hair.Roots(mesh, 12000, near_brow.float() * outer)
+        brow = hair.Roots(mesh, 40_000, near_brow.float() * outer)
         bearded = (rest[:, 1] > 5.95) & (rest[:, 1] < 7.3) & (rest[:, 2] > 0.55) & (ears < 0.3)
-        beard = hair.Roots(mesh, 26000, (bearded & (lips < 0.6)).float() * outer)
+        beard = hair.Roots(mesh, 26_000, (bearded & (lips < 0.6)).float() * outer)
         self.ear_tips = self._nearest([(0.79, 7.25, 0.45), (-0.79, 7.25, 0.45)])
         self.lobes = self._nearest([(0.78, 6.86, 0.58), (-0.78, 6.86, 0.58)])
         self.facial_hair = FacialHair(mesh, self.noise, brow, beard)

@@ -1,0 +1,306 @@
+"""People: what all photos of one person have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from domains.people.attributes import ATTRIBUTES, UNSEEN
+from domains.people.head import Color
+from domains.people.materials import EYE_COLORS, HAIR_COLORS
+
+ANCESTRIES = ("african", "asian", "caucasian")  # as the targets are named
+_HEAD_SHAPES = (
+    "diamond",
+    "invertedtriangular",
+    "oval",
+    "rectangular",
+    "round",
+    "square",
+    "triangular",
+)
+_OPPOSITES = (
+    ("decr", "incr"),
+    ("down", "up"),
+    ("in", "out"),
+    ("concave", "convex"),
+    ("backward", "forward"),
+    ("compress", "uncompress"),
+    ("narrow", "wide"),
+)
+
+
+@dataclass
+class Person:
+    """What a person's photos have in common."""
+
+    sex: str
+    years: float
+    ancestry: dict[str, float]
+    targets: dict[str, float]
+    labels: dict[str, str]
+    skin_tone: float
+    redness: float
+    hair_color: Color
+    hair_length: float
+    part: float
+    fringe: bool
+    recession: float
+    beard_length: float
+    brow_thickness: float
+    brow_height: float
+    eye_color: Color
+    offset: float
+
+
+def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    """Draw a name by relative weights."""
+    names = list(weights)
+    p = np.array([weights[name] for name in names])
+    return names[int(rng.choice(len(names), p=p / p.sum()))]
+
+
+def draw_prior(rng: np.random.Generator, attribute: str, leave: Iterable[str] = ()) -> str:
+    """Draw a value of an attribute by its prior, except some."""
+    values = ATTRIBUTES[attribute].values
+    return choose(rng, {v.name: v.weight for v in values if v.name not in set(leave)})
+
+
+def vary(rng: np.random.Generator, color: Sequence[float], amount: float) -> Color:
+    gain = np.exp(rng.normal(0, amount)) * np.exp(rng.normal(0, amount / 3, 3))
+    r, g, b = np.clip(np.asarray(color) * gain, 0.002, 0.9)
+    return float(r), float(g), float(b)
+
+
+def _macro_targets(
+    sex: str, years: float, ancestry: dict[str, float], weight: float
+) -> dict[str, float]:
+    """Return the weights of the targets of sex, age, ancestry and weight (-1 thin to 1 stout)."""
+    ages, stops = ("baby", "child", "young", "old"), (1.0, 11.0, 25.0, 82.0)
+    shares = dict.fromkeys(ages, 0.0)
+    index = int(np.clip(np.searchsorted(stops, years) - 1, 0, 2))
+    t = float(np.clip((years - stops[index]) / (stops[index + 1] - stops[index]), 0, 1))
+    shares[ages[index]], shares[ages[index + 1]] = 1 - t, t
+    builds = {
+        "averageweight": 1 - abs(weight),
+        "maxweight": max(weight, 0.0),
+        "minweight": max(-weight, 0.0),
+    }
+    targets = {}
+    for age, share in shares.items():
+        for name, part in ancestry.items():
+            targets[f"macro/{name}-{sex}-{age}"] = share * part
+        for build, part in builds.items():
+            targets[f"macro/universal-{sex}-{age}-averagemuscle-{build}"] = share * part
+    return targets
+
+
+def _feature_groups(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return pairs of opposite targets of the face, (negative, positive), by their common name."""
+    known = set(names)
+    groups = {}
+    for name in sorted(known):
+        for low, high in _OPPOSITES:
+            if name.endswith(f"-{low}") and f"{name.removesuffix(low)}{high}" in known:
+                groups[name.removesuffix(f"-{low}")] = (name, f"{name.removesuffix(low)}{high}")
+    return groups
+
+
+# How much features vary, where not by 1; the position of the head on the neck is not a feature.
+_STRENGTH = {
+    "head/head-trans": 0.0,
+    "forehead/forehead-trans": 0.4,
+    "cheek/": 0.6,
+    "chin/": 0.8,
+    "head/": 0.6,
+    "eyes/": 0.75,
+    "mouth/": 0.8,
+    "ears/": 0.8,
+    "head/head-age": 0.0,
+    "head/head-angle": 0.5,
+    "head/head-scale": 0.7,
+    "neck/": 0.4,
+    "eyes/eye-push": 0.3,
+    "nose/nose-trans": 0.6,
+    "forehead/": 0.8,
+}
+
+
+def _feature_targets(
+    rng: np.random.Generator, names: Iterable[str], amount: float
+) -> dict[str, float]:
+    """Draw how a face differs from the average of its kind: weights of features' targets."""
+    targets: dict[str, float] = {}
+    groups = _feature_groups(n for n in names if n.split("/")[0] not in ("macro", "unit"))
+    for name, (low, high) in groups.items():
+        folder, feature = name.split("/")
+        if feature.startswith("r-"):
+            continue
+        plain = f"{folder}/{feature.removeprefix('l-')}"
+        matching = [k for k in _STRENGTH if plain.startswith(k)]
+        strength = amount * (_STRENGTH[max(matching, key=len)] if matching else 1.0)
+        value = float(np.clip(rng.normal(0, strength), -1.0, 1.0))
+        sides = (feature,)
+        if feature.startswith("l-"):
+            sides = (feature, f"r-{feature.removeprefix('l-')}")
+        for side in sides:
+            target = (low if value < 0 else high).replace(feature, side, 1)
+            targets[target] = abs(value) * float(rng.uniform(0.9, 1.1) if len(sides) > 1 else 1.0)
+    shape = _HEAD_SHAPES[int(rng.integers(len(_HEAD_SHAPES)))]
+    targets[f"head/head-{shape}"] = float(rng.uniform(0.1, 0.8))
+    return targets
+
+
+def _hair_style(
+    rng: np.random.Generator, sex: str, years: float, ancestry: dict[str, float]
+) -> str:
+    if sex == "male":
+        weights = {
+            "bald": 0.04 + 0.16 * (years > 35),
+            "buzz cut": 0.18,
+            "short": 0.32,
+            "side-parted": 0.2,
+            "bob": 0.03,
+            "long": 0.04,
+            "wavy": 0.03,
+            "curly": 0.1,
+            "tied back": 0.03,
+        }
+    else:
+        weights = {
+            "bald": 0.02,
+            "buzz cut": 0.03,
+            "short": 0.09,
+            "side-parted": 0.07,
+            "bob": 0.19,
+            "long": 0.19,
+            "wavy": 0.18,
+            "curly": 0.11,
+            "tied back": 0.15,
+        }
+    weights["curly"] *= 1 + 2 * ancestry["african"]
+    if years < 14:
+        weights["bald"] = 0.0
+    return choose(rng, weights)
+
+
+def _hair_color(rng: np.random.Generator, years: float, light: float) -> str:
+    """Draw a hair color; `light` (0 to 1) is how light the skin is."""
+    grey = float(np.clip((years - 45) / 25, 0, 1))
+    return choose(
+        rng,
+        {
+            "black": 0.22 + 0.45 * (1 - light),
+            "dark brown": 0.18 + 0.08 * (1 - light),
+            "brown": 0.20,
+            "blond": 0.05 + 0.22 * light,
+            "red": 0.04 + 0.14 * light,
+            "grey": 0.02 + 0.9 * grey,
+            "white": 0.01 + 0.6 * grey * grey,
+        },
+    )
+
+
+def sample_person(seed: int, targets: Iterable[str]) -> Person:
+    """Draw the person of a seed; `targets` are the names of the mesh's targets."""
+    rng = np.random.default_rng([seed, 1])
+    sex = choose(rng, {"female": 0.5, "male": 0.5})
+    age = draw_prior(rng, "age")
+    low, high = {"child": (6, 13), "young": (17, 34), "middle-aged": (38, 56), "old": (62, 85)}[age]
+    years = float(rng.uniform(low, high))
+    mix = rng.dirichlet([0.45] * 3)
+    ancestry = dict(zip(ANCESTRIES, map(float, mix), strict=True))
+    tone = 7.4 * ancestry["african"] + 3.2 * ancestry["asian"] + 1.6 * ancestry["caucasian"]
+    tone = (
+        float(np.clip(rng.normal(tone, 1.4), -0.4, 9.4))
+        if rng.random() < 0.7
+        else float(rng.uniform(-0.4, 9.4))
+    )
+    skin_index = round(float(np.clip(tone, 0, 9)))
+    light = float(np.clip(1 - tone / 6, 0, 1))
+    style = _hair_style(rng, sex, years, ancestry)
+    color = _hair_color(rng, years, light)
+    eyes = {
+        "brown": 0.25 + 0.7 * (1 - light),
+        "blue": 0.28 * light + 0.03,
+        "green": 0.2 * light + 0.03,
+        "grey": 0.15 * light + 0.02,
+    }
+    eye_color = choose(rng, eyes)
+    beard = "none"
+    if sex == "male" and years > 16:
+        beard = choose(
+            rng,
+            {
+                "none": 0.36,
+                "stubble": 0.16,
+                "moustache": 0.11,
+                "goatee": 0.11,
+                "short beard": 0.13,
+                "full beard": 0.13,
+            },
+        )
+    brows = choose(
+        rng,
+        {
+            "thin": 0.4 if sex == "female" else 0.12,
+            "medium": 0.4,
+            "thick": 0.2 if sex == "female" else 0.48,
+        },
+    )
+    freckled = rng.random() < 0.03 + 0.24 * light
+    shape = _macro_targets(sex, years, ancestry, float(np.clip(rng.normal(0, 0.4), -0.9, 0.9)))
+    shape |= _feature_targets(rng, targets, 0.30 if years < 14 else 0.42)
+    fringe = bool(rng.random() < (0.35 if sex == "female" else 0.15)) and style in (
+        "bob",
+        "long",
+        "wavy",
+        "short",
+    )
+    recession = 0.0
+    if sex == "male" and years > 28:
+        recession = float(np.clip(rng.normal(0.10, 0.12), 0, 0.35))
+    thickness = {
+        "thin": rng.uniform(0.45, 0.65),
+        "medium": rng.uniform(0.85, 1.1),
+        "thick": rng.uniform(1.35, 1.75),
+    }
+    lengths = {
+        "stubble": 0.0,
+        "short beard": 0.075,
+        "full beard": 0.27,
+        "moustache": 0.13,
+        "goatee": 0.13,
+    }
+    labels = {
+        "sex": sex,
+        "age": age,
+        "skin": f"monk {skin_index + 1}",
+        "hair_style": style,
+        "hair_color": UNSEEN if style == "bald" else color,
+        "beard": beard,
+        "brows": brows,
+        "freckles": "yes" if freckled else "no",
+        "eye_color": eye_color,
+    }
+    return Person(
+        sex,
+        years,
+        ancestry,
+        shape,
+        labels,
+        float(np.clip(tone, 0, 9)),
+        float(rng.uniform(0.5, 1.5)),
+        vary(rng, HAIR_COLORS[color], 0.16),
+        float(rng.uniform(0.8, 1.2)),
+        float(rng.uniform(-0.4, 0.4)),
+        fringe,
+        recession,
+        lengths.get(beard, 0.0) * float(rng.uniform(0.8, 1.3)),
+        float(thickness[brows]),
+        float(rng.normal(0, 0.015)),
+        vary(rng, EYE_COLORS[eye_color], 0.15),
+        float(rng.random()),
+    )
