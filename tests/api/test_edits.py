@@ -3,6 +3,7 @@
 import base64
 import email
 import email.policy
+import gzip
 import io
 import json
 import zipfile
@@ -12,7 +13,8 @@ from PIL import Image
 
 from paths import AVATAR
 from polling import wait_until
-from styleclip_client import Client
+from styleclip_client import Client, faces
+from styleclip_client.recipe import Recipe, Step
 
 SAD = {"target": "a sad face"}
 PHOTO = AVATAR.read_bytes()
@@ -111,6 +113,24 @@ def test_a_latent_takes_the_place_of_the_photo(api, server):
     assert answer.content == edited.picture
     answer = api.post("/v1/edit", files=[latent, photo()], data={**SAD, "paste": "true"})
     assert answer.content == pasted.picture
+
+
+def test_a_recipe_of_the_page_is_applied(api, server):
+    with Client(server.grpc_url) as client:
+        edits = [client.domain().edit("a sad face", strength=2), client.domain().preset("beard")]
+        recipe = Recipe("avatars", "1", (Step(edits[0]), Step(edits[1], on=False)))
+        expected = client.edit_photo(AVATAR, edits[0]).picture
+    answer = api.post("/v1/edit", files=[photo()], data={"recipe": recipe.to_json()})
+    assert answer.content == expected
+
+
+def test_a_compressed_body_is_read_and_one_that_unpacks_to_too_much_is_refused(api, expected):
+    request = api.build_request("POST", "/v1/edit", files=[photo()], data=SAD)
+    headers = {"content-type": request.headers["content-type"], "content-encoding": "gzip"}
+    body = gzip.compress(request.read())
+    assert api.post("/v1/edit", content=body, headers=headers).content == expected
+    bomb = gzip.compress(bytes(40 * 2**20))
+    assert api.post("/v1/edit", content=bomb, headers=headers).json()["name"] == "ImageTooLarge"
 
 
 class TestSeveralPhotos:
@@ -251,13 +271,33 @@ class TestSweeps:
         assert problem["name"] == name and words in problem["detail"]
 
 
-def test_the_faces_of_a_photo_are_listed_and_all_can_be_edited(api, golden):
-    astronaut = (golden / "align" / "astronaut.png").read_bytes()
-    faces = api.post("/v1/faces", files={"photo": astronaut}).json()["faces"]
-    assert [face["face"] for face in faces] == list(range(len(faces)))
-    assert faces and all(len(face["box"]) == 4 for face in faces)
-    scores = [face["score"] for face in faces]
+@pytest.fixture(scope="module")
+def astronaut(golden):
+    """A photo in which the detector finds several faces."""
+    return (golden / "align" / "astronaut.png").read_bytes()
+
+
+def test_the_faces_of_a_photo_are_listed(api, astronaut):
+    listed = api.post("/v1/faces", files={"photo": astronaut}).json()["faces"]
+    assert [face["face"] for face in listed] == list(range(len(listed)))
+    assert listed and all(len(face["box"]) == 4 for face in listed)
+    scores = [face["score"] for face in listed]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_all_faces_of_a_photo_are_edited_as_by_the_client(api, server, astronaut):
+    fields = {**SAD, "face": "all", "align": "true"}
+    separate = api.post("/v1/edit", files={"photo": ("us.png", astronaut)}, data=fields)
+    together = api.post("/v1/edit", files={"photo": astronaut}, data={**fields, "paste": "true"})
+    with Client(server.grpc_url) as client:
+        edit = client.domain().edit("a sad face")
+        each = faces.edit_each(client, astronaut, edit, align=True)
+        pasted = faces.edit_together(client, astronaut, edit, align=True)
+    archive = zipfile.ZipFile(io.BytesIO(separate.content))
+    assert archive.namelist() == [f"us-{index}.jpg" for index in range(len(each))]
+    for name, edited in zip(archive.namelist(), each, strict=True):
+        assert archive.read(name) == edited.picture
+    assert together.content == pasted.picture
 
 
 @pytest.mark.parametrize(
@@ -310,6 +350,12 @@ def test_what_is_not_accepted_is_refused_by_name(api, files, fields, name, words
         (PHOTO, "image/png", 415, "UnsupportedMediaType"),
         (b"--x", "multipart/form-data", 400, "InvalidInput"),
         (b"nothing", "multipart/form-data; boundary=x", 400, "InvalidInput"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="target"\r\n\r\na',
+            "multipart/form-data; boundary=x",
+            400,
+            "InvalidInput",
+        ),
     ],
 )
 def test_a_body_that_is_no_form_and_no_json_is_refused(api, content, content_type, status, name):

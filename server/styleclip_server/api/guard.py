@@ -41,8 +41,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        sent = headers.get(_HEADER, b"")
+        sent_headers = dict(scope["headers"])
+        sent = sent_headers.get(_HEADER, b"")
         identifier = sent.decode() if _ID.fullmatch(sent) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = identifier
         start, status = time.monotonic(), 0
@@ -51,10 +51,12 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = identifier
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = identifier
+                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        refusal = self._refusal(scope, headers.get(b"authorization"), identifier)
+        refusal = self._refusal(scope, sent_headers.get(b"authorization"), identifier)
         try:
             await (refusal or self._app)(scope, receive, send_with_id)
         finally:
