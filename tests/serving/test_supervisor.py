@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import httpx
 import psutil
 import pytest
 
@@ -55,6 +56,37 @@ def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_l
     assert not alive
     with pytest.raises(StyleclipError):
         assert_edits(server)
+
+
+def listens(process, port):
+    return any(
+        connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+        for connection in process.net_connections()
+    )
+
+
+def health_status(server):
+    try:
+        url = f"http://{server.http_url}/healthz"
+        return httpx.get(url, timeout=30, trust_env=False).status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_a_killed_front_door_is_restarted_alone_and_reports_a_dead_triton(tmp_path):
+    with running_server(options(tmp_path), canary=0) as server:
+        triton = server.pid
+        port = int(server.http_url.rpartition(":")[2])
+        (door,) = (child for child in children_of(os.getpid()) if listens(child, port))
+        door.kill()
+        wait_until(lambda: health_status(server) == 200)
+        assert_edits(server)
+        assert server.pid == triton and server.restarts == 0
+
+        os.kill(triton, signal.SIGKILL)
+        wait_until(lambda: health_status(server) == 503)
+        wait_until(lambda: health_status(server) == 200)
+        assert server.restarts == 1
 
 
 def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):

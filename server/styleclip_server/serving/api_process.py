@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from styleclip_server.api.settings import Settings
@@ -20,7 +21,7 @@ from styleclip_server.serving.server_log import ServerLog
 from styleclip_server.serving.tokens import read_tokens
 
 _START_SECONDS = 60
-_LIVE_SECONDS = 10
+_LIVE_SECONDS = 5
 
 # Large blocks go back when they are freed: by default glibc keeps them once some were freed.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "2"}
@@ -38,23 +39,9 @@ class ApiProcess:
         self._options = options
         self._live_url = f"http://{options.address(ports.http)}/livez"
         settings = folder / "api.json"
-        Settings(
-            host=options.host,
-            http_port=ports.http,
-            grpc_port=ports.grpc,
-            metrics_port=ports.metrics,
-            triton_http=f"{TRITON_HOST}:{ports.triton_http}",
-            triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
-            triton_metrics=f"{TRITON_HOST}:{ports.triton_metrics}",
-            tokens=read_tokens(options),
-            rate_limit=options.rate_limit,
-            body_limit=options.body_limit * 2**20,
-            log_requests=options.log_requests,
-            inside=options.inside or requests_inside(engine),
-            allow_shared_memory=options.allow_shared_memory,
-            connection_age=options.connection_age,
-            exit_timeout=options.exit_timeout,
-        ).save(settings)
+        if not settings.exists():  # a restart must not depend on free disk space
+            _settings(options, ports, engine).save(settings)
+        self._started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "styleclip_server.api", str(settings)],
             env=_MALLOC | os.environ,
@@ -99,6 +86,14 @@ class ApiProcess:
         except OSError:
             return False
 
+    def age(self) -> float:
+        """Return how many seconds ago the process was started."""
+        return time.monotonic() - self._started
+
+    def hangs(self) -> bool:
+        """Return whether the process does not answer, though it had the time to start."""
+        return self.age() > _START_SECONDS and not any(self.is_live() for _ in range(2))
+
     def find_failure(self) -> str | None:
         """Return how the process ended, or None."""
         if self._process.poll() is None:
@@ -108,9 +103,32 @@ class ApiProcess:
     def stop(self) -> None:
         """End the process; requests under way are finished within the exit timeout."""
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(self._options.exit_timeout + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
         self._log.finish()
+
+
+def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
+    return Settings(
+        host=options.host,
+        http_port=ports.http,
+        grpc_port=ports.grpc,
+        metrics_port=ports.metrics,
+        triton_http=f"{TRITON_HOST}:{ports.triton_http}",
+        triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
+        triton_metrics=f"{TRITON_HOST}:{ports.triton_metrics}",
+        tokens=read_tokens(options),
+        rate_limit=options.rate_limit,
+        body_limit=options.body_limit * 2**20,
+        log_requests=options.log_requests,
+        inside=options.inside or requests_inside(engine),
+        allow_shared_memory=options.allow_shared_memory,
+        connection_age=options.connection_age,
+        exit_timeout=options.exit_timeout,
+    )

@@ -104,9 +104,7 @@ class SupervisedServer:
     def _supervise(self) -> None:
         try:
             self._installed = triton_command.prepare(self.options, self._folder)
-            self._api = ApiProcess(
-                self.options, self._ports, self._folder, self._installed.engine
-            )  # both start at once
+            self._api = self._start_api()  # both start at once
             self._start_first()
             self._api.wait_until_ready()
             self._started.set()
@@ -163,6 +161,8 @@ class SupervisedServer:
             if failure := self._api.find_failure():
                 self._restart_api(failure)
             if self._canary_seconds and time.monotonic() >= next_canary:
+                if self._api.hangs():
+                    self._restart_api("the API does not answer")
                 try:
                     self._check_canary()
                     failed_canaries = 0
@@ -193,10 +193,18 @@ class SupervisedServer:
 
     def _restart_api(self, reason: str) -> None:
         """Restart the front door alone: Triton goes on with what it does."""
-        _log.warning("%s; restarting it", reason)
         assert self._api
-        self._api.stop()
-        self._api = ApiProcess(self.options, self._ports, self._folder, self._installed.engine)
+        _log.warning("%s; restarting it", reason)
+        self._api.kill()
+        if self._api.age() < STABLE_SECONDS:
+            self._stopping.wait(RESTART_DELAYS[1])
+        try:
+            self._api = self._start_api()
+        except (ServerStartFailed, OSError) as error:  # the next look at it tries again
+            _log.warning("the API does not start: %s", error)
+
+    def _start_api(self) -> ApiProcess:
+        return ApiProcess(self.options, self._ports, self._folder, self._installed.engine)
 
     def _check_canary(self) -> None:
         check_server(f"{TRITON_HOST}:{self._ports.triton_grpc}", CANARY_TIMEOUT)
