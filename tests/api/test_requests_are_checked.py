@@ -60,6 +60,10 @@ CHANGES = {
     "a negative side": lambda r: change_shape(r, 1, -1),
     "a batch of none": lambda r: change_shape(r, 0, 1),
     "a batch beyond the model's": lambda r: change_shape(r, 9, 1),
+    "a million edits": lambda r: (
+        change_shape(r, 1, 10**6),
+        r.raw_input_contents.__setitem__(2, bytes(4 * 10**6)),
+    ),
     "no shape": lambda r: change_shape(r),
     "a shape of 10,000 sides": lambda r: change_shape(r, *[1] * 10_000),
     "another type": lambda r: setattr(r.inputs[2], "datatype", "INT64"),
@@ -250,6 +254,9 @@ BODIES = {
     "inputs that are no list": b'{"inputs": {}}',
     "an id that is no text": b'{"id": 1, "inputs": []}',
     "NaN": as_json(data=[float("nan")]),
+    "two million numbers": as_json(data=0).replace(
+        b'"data": 0', b'"data":[1' + b",1" * 2**21 + b"]"
+    ),
     "17 MiB": b'{"a":"' + b"x" * 17 * 2**20 + b'"}',
 }
 

@@ -53,6 +53,7 @@ RESTRICTED = (
     *("TraceSetting", "LogSettings"),
     *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
 )
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 MODEL_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 Stream = AsyncIterator[bytes]
@@ -87,6 +88,8 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return self._unary(self._infer, self.body_limit)
         if name in self._methods:
             return self._unary(self._pass_on(name, self._methods[name]), CALL_BYTES)
+        if name == HEALTH_CHECK:
+            return self._unary(self._check_health, CALL_BYTES)
         if name in MODEL_CONTROL:
             message = "explicit model load / unload is not allowed"
             return self._refusing(Refused(StatusCode.PERMISSION_DENIED, message))
@@ -133,6 +136,10 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         return await self._triton.infer(
             inference.parse(message), context.time_remaining(), _forwarded(context)
         )
+
+    async def _check_health(self, _: bytes, context: Context) -> bytes:
+        """Answer gRPC's own health check, which probes use, for the server as a whole."""
+        return await self._triton.call(HEALTH_CHECK, b"", context.time_remaining())
 
     def _pass_on(self, method: str, kind: type[Message]) -> Answer:
         async def answer(message: bytes, context: Context) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -165,59 +165,78 @@ def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> Non
 def _check_inputs(
     request: ModelInferRequest, inputs: Mapping[str, ModelInput], max_batch: int
 ) -> int:
-    _convert_typed_contents(request)
-    raw = iter(request.raw_input_contents)
-    rows = {1} if not request.inputs else set()
+    raw = _raw_contents(request)
+    rows, contents = set(), []
     for tensor in request.inputs:
         count = _check_shape(tensor, inputs[tensor.name], max_batch)
         rows.add(tensor.shape[0] if max_batch else 1)
         if regions.uses_region(tensor.parameters):
-            size = tensors.byte_size(tensor.datatype, count)
-            if size not in (None, tensor.parameters["shared_memory_byte_size"].int64_param):
-                raise invalid(f"the shape of {tensor.name} needs {size} bytes of its region")
-            continue
-        content = next(raw, None)
-        if content is None:
-            raise invalid(f"the input {tensor.name} has no data")
-        tensors.check_content(tensor.name, tensor.datatype, count, content)
-    if next(raw, None) is not None:
+            _check_region(tensor, count)
+        else:
+            contents.append(_take_content(tensor, count, raw))
+    if raw and next(raw, None) is not None:
         raise invalid("raw_input_contents has more entries than there are inputs without a region")
     if len(rows) > 1:
         raise invalid(f"the inputs have different batch sizes: {sorted(rows)}")
-    return rows.pop()
+    if raw is None:
+        request.raw_input_contents.extend(contents)
+    return rows.pop() if rows else 1
 
 
-def _convert_typed_contents(request: ModelInferRequest) -> None:
-    """Replace typed contents by raw ones; Triton takes one or the other of a request."""
-    typed = [tensor for tensor in request.inputs if tensor.HasField("contents")]
-    if not typed:
-        return
+def _raw_contents(request: ModelInferRequest) -> Iterator[bytes] | None:
+    """Return the raw contents; None if the contents are typed. Triton takes either."""
+    if not any(tensor.HasField("contents") for tensor in request.inputs):
+        return iter(request.raw_input_contents)
     if request.raw_input_contents:
         raise invalid("contents and raw_input_contents are both given")
-    for tensor in request.inputs:
-        if regions.uses_region(tensor.parameters):
-            continue
-        if tensor.datatype not in tensors.TYPES:
-            raise invalid(f"{tensor.name} has the unknown type {tensor.datatype[:20]!r}")
-        request.raw_input_contents.append(tensors.contents_to_raw(tensor))
+    return None
+
+
+def _check_region(tensor: ModelInferRequest.InferInputTensor, count: int) -> None:
+    size = tensors.byte_size(tensor.datatype, count)
+    if size not in (None, tensor.parameters["shared_memory_byte_size"].int64_param):
+        raise invalid(f"the shape of {tensor.name} needs {size} bytes of its region")
+
+
+def _take_content(
+    tensor: ModelInferRequest.InferInputTensor, count: int, raw: Iterator[bytes] | None
+) -> bytes:
+    """Return the bytes of a tensor, from `raw` or from its typed contents, which are removed."""
+    if raw is None:
+        content = tensors.contents_to_raw(tensor, count)
         tensor.ClearField("contents")
+    else:
+        following = next(raw, None)
+        if following is None:
+            raise invalid(f"the input {tensor.name} has no data")
+        content = following
+    tensors.check_content(tensor.name, tensor.datatype, count, content)
+    return content
 
 
 def _check_shape(
     tensor: ModelInferRequest.InferInputTensor, expected: ModelInput, max_batch: int
 ) -> int:
-    """Check type and shape; returns the number of elements."""
+    """Check type and shape; return the number of elements."""
     datatype = DataType.Name(expected.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
     if tensor.datatype != datatype:
         raise invalid(f"{tensor.name} is {tensor.datatype[:20]!r}; {datatype} is expected")
     shape, dims = tuple(tensor.shape), tuple(expected.dims)
     batch, sides = (shape[:1], shape[1:]) if max_batch else ((), shape)
-    matches = len(sides) == len(dims) and all(
-        side == dim or (dim == -1 and side >= 0) for side, dim in zip(sides, dims, strict=True)
-    )
-    if not matches or (max_batch and not (batch and 1 <= batch[0] <= max_batch)):
+    if not _fit(sides, dims) or (max_batch and not (batch and 1 <= batch[0] <= max_batch)):
         full = [f"1 to {max_batch}"] * bool(max_batch) + ["any" if d < 0 else str(d) for d in dims]
         message = f"{tensor.name} has the shape {list(shape[:8])}; expected is [{', '.join(full)}]"
         named = InvalidLatent(message).to_wire() if tensor.name == W_PLUS.name else message
         raise invalid(named)
     return math.prod(shape)
+
+
+def _fit(sides: Sequence[int], dims: Sequence[int]) -> bool:
+    """Return whether the sides are those of a model's dimensions, of which -1 is any."""
+    if len(sides) != len(dims):
+        return False
+    most = tensors.MAX_TEXTS if len(dims) == 1 else math.inf
+    return all(
+        side == dim or (dim == -1 and 0 <= side <= most)
+        for side, dim in zip(sides, dims, strict=True)
+    )

@@ -19,6 +19,7 @@ from styleclip_server.api.refusals import invalid
 HEADER_LENGTH = b"inference-header-content-length"
 JSON_BYTES = 16 * 2**20
 JSON_CONTAINERS = 100_000  # arrays and objects
+JSON_VALUES = 2**20  # a FACE_CROP has 196,608
 _MAX_INT64 = 2**63 - 1
 _RANK = 8
 
@@ -33,35 +34,17 @@ def decode_request(
     Raises:
         Refused: the body violates the protocol.
     """
-    end = len(body)
-    if header_length is not None:
-        if not header_length.isdigit() or len(header_length) > 10 or int(header_length) > end:
-            raise invalid("Inference-Header-Content-Length is not the length of the JSON header")
-        end = int(header_length)
+    end = _json_length(body, header_length)
     document = parse_json(body[:end] if end < len(body) else body)
     request = ModelInferRequest(
         model_name=model, model_version=version, id=_text(document, "id", "")
     )
     binary = BinaryOutputs(bool(_object(document, "parameters").get("binary_data_output")))
     _set_parameters(request.parameters, document, skip="binary_data_output")
-    at = end
     for entry in _objects(document, "inputs"):
-        tensor = request.inputs.add(
-            name=_text(entry, "name"), datatype=_text(entry, "datatype"), shape=_shape(entry)
-        )
-        size = _object(entry, "parameters").get("binary_data_size")
-        _set_parameters(tensor.parameters, entry, skip="binary_data_size")
-        if regions.uses_region(tensor.parameters):
-            continue
-        if size is None:
-            request.raw_input_contents.append(_raw(tensor, entry))
-            continue
-        if type(size) is not int or not 0 <= size <= len(body) - at:
-            raise invalid(f"binary_data_size of {tensor.name[:100]!r} is beyond the body")
-        request.raw_input_contents.append(body[at : at + size])
-        at += size
-    if at != len(body):
-        raise invalid(f"the body has {len(body) - at} bytes that belong to no input")
+        end = _decode_input(request, entry, body, end)
+    if end != len(body):
+        raise invalid(f"the body has {len(body) - end} bytes that belong to no input")
     for entry in _objects(document, "outputs"):
         output = request.outputs.add(name=_text(entry, "name"))
         flag = _object(entry, "parameters").get("binary_data")
@@ -69,6 +52,33 @@ def decode_request(
             binary.by_name[output.name] = bool(flag)
         _set_parameters(output.parameters, entry, skip="binary_data")
     return request, binary
+
+
+def _json_length(body: bytes, header_length: bytes | None) -> int:
+    if header_length is None:
+        return len(body)
+    digits = header_length.isdigit() and len(header_length) <= 10
+    if not digits or int(header_length) > len(body):
+        raise invalid("Inference-Header-Content-Length is not the length of the JSON header")
+    return int(header_length)
+
+
+def _decode_input(request: ModelInferRequest, entry: JsonObject, body: bytes, at: int) -> int:
+    """Add an input, whose binary data would start at `at`; return where those of the next start."""
+    tensor = request.inputs.add(
+        name=_text(entry, "name"), datatype=_text(entry, "datatype"), shape=_shape(entry)
+    )
+    _set_parameters(tensor.parameters, entry, skip="binary_data_size")
+    if regions.uses_region(tensor.parameters):
+        return at
+    size = _object(entry, "parameters").get("binary_data_size")
+    if size is None:
+        request.raw_input_contents.append(_raw(tensor, entry))
+        return at
+    if type(size) is not int or not 0 <= size <= len(body) - at:
+        raise invalid(f"binary_data_size of {tensor.name[:100]!r} is beyond the body")
+    request.raw_input_contents.append(body[at : at + size])
+    return at + size
 
 
 class BinaryOutputs:
@@ -121,6 +131,10 @@ def parse_json(text: bytes) -> JsonObject:
         )
     if text.count(b"[") + text.count(b"{") > JSON_CONTAINERS:
         raise invalid(f"the JSON has more than {JSON_CONTAINERS} arrays and objects")
+    if text.count(b",") > JSON_VALUES:
+        raise invalid(
+            f"the JSON has more than {JSON_VALUES} values: send large tensors as binary data"
+        )
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -59,7 +59,7 @@ def uses_region(parameters: Mapping[str, Any]) -> bool:
 
 
 def check_use(parameters: Mapping[str, Any], allowed: bool) -> int:
-    """Check the parameters of a tensor in a region; returns the bytes that they give it.
+    """Check the parameters of a tensor in a region; return the bytes that they give it.
 
     Raises:
         Refused: shared memory is not allowed, or a parameter is missing or out of range.

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from styleclip_server.api.refusals import invalid
 
-MAX_TEXTS = 1024  # elements of a tensor of type BYTES
+MAX_TEXTS = 1024  # elements of a tensor with one entry per edit, or of type BYTES
 
 
 class _Type(NamedTuple):
@@ -85,17 +85,20 @@ def to_raw(name: str, datatype: str, values: Iterable[Any]) -> bytes:
         return array.astype(dtype).tobytes()
 
 
-def contents_to_raw(tensor: service_pb2.ModelInferRequest.InferInputTensor) -> bytes:
-    """Return the typed contents of a tensor as raw bytes.
+def contents_to_raw(tensor: service_pb2.ModelInferRequest.InferInputTensor, count: int) -> bytes:
+    """Return the `count` typed contents of a tensor as raw bytes.
 
     Raises:
-        Refused: the contents are of another type.
+        Refused: the contents are of another type or number.
     """
     expected = TYPES[tensor.datatype].field
     for field, _ in tensor.contents.ListFields():
         if field.name != expected:
             raise invalid(f"{tensor.name} has {field.name}, but its type is {tensor.datatype}")
-    return to_raw(tensor.name, tensor.datatype, getattr(tensor.contents, expected))
+    values = getattr(tensor.contents, expected)
+    if len(values) != count:
+        raise invalid(f"{tensor.name} has {len(values)} values, but its shape needs {count}")
+    return to_raw(tensor.name, tensor.datatype, values)
 
 
 def from_raw(datatype: str, content: bytes) -> Sequence[Any]:

@@ -67,7 +67,7 @@ class Triton:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> bytes:
-        """Check and admit `request`; returns the ModelInferResponse as Triton wrote it.
+        """Check and admit `request`; return the ModelInferResponse as Triton wrote it.
 
         Raises:
             Refused: by the checks, for want of room, or by Triton.
@@ -104,13 +104,17 @@ class Triton:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> bytes:
-        """Call a method with a serialized message; returns the serialized answer.
+        """Call a method with a serialized message; return the serialized answer.
+
+        Args:
+            method: its name, or its path if it is of another service.
 
         Raises:
             Refused: Triton refused, failed or did not answer.
         """
         try:
-            answer: bytes = await self._channel.unary_unary(SERVICE + method)(
+            path = method if method.startswith("/") else SERVICE + method
+            answer: bytes = await self._channel.unary_unary(path)(
                 message, timeout=timeout or CALL_SECONDS, metadata=tuple(metadata)
             )
         except grpc.aio.AioRpcError as error:

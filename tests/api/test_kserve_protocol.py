@@ -1,0 +1,216 @@
+"""KServe's protocol at the front door, by NVIDIA's own clients."""
+
+import threading
+import time
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from paths import AVATAR
+from styleclip_client import Client
+from styleclip_contract.errors import AccessRefused, ServerBusy
+from styleclip_server.serving.options import Options
+from styleclip_server.serving.supervisor import running_server
+
+VALUES = {
+    "NEUTRAL": np.array([[b"a face"]], np.object_),
+    "TARGET": np.array([[b"a sad face"]], np.object_),
+    "STRENGTH": np.array([[5]], np.float32),
+    "THRESHOLD": np.array([[0.15]], np.float32),
+}
+TEXTS = ("NEUTRAL", "TARGET")
+TOKEN = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def over_http(server):
+    client = triton_http.InferenceServerClient(server.http_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def over_grpc(server):
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+def inputs(module, **options):
+    tensors = []
+    for name, value in VALUES.items():
+        datatype = "BYTES" if value.dtype == np.object_ else "FP32"
+        tensors.append(module.InferInput(name, list(value.shape), datatype))
+        tensors[-1].set_data_from_numpy(value, **options)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def expected(over_grpc):
+    answer = over_grpc.infer("direction", inputs(triton_grpc))
+    return {name: answer.as_numpy(name) for name in ("DELTA", "CHANNELS")}
+
+
+def assert_expected(answer, expected):
+    for name, value in expected.items():
+        assert np.array_equal(answer.as_numpy(name), value)
+
+
+def test_both_clients_read_what_the_server_says_of_itself(over_http, over_grpc):
+    for client in (over_http, over_grpc):
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("edit")
+        assert not client.is_model_ready("nothing")
+    assert over_http.get_server_metadata()["name"] == over_grpc.get_server_metadata().name
+    names = {model["name"] for model in over_http.get_model_repository_index()}
+    assert names == {model.name for model in over_grpc.get_model_repository_index().models}
+    assert over_http.get_model_config("edit")["name"] == "edit"
+    assert over_http.get_model_metadata("edit", "1")["versions"] == ["1"]
+    assert over_http.get_inference_statistics("edit")["model_stats"][0]["name"] == "edit"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_data_and_answers_are_binary_or_json(over_http, expected, binary):
+    outputs = [triton_http.InferRequestedOutput(name, binary_data=binary) for name in expected]
+    answer = over_http.infer("direction", inputs(triton_http, binary_data=binary), outputs=outputs)
+    assert_expected(answer, expected)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_requests_and_answers_are_compressed(over_http, over_grpc, expected, algorithm):
+    answer = over_http.infer(
+        "direction",
+        inputs(triton_http),
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+    assert_expected(answer, expected)
+    answer = over_grpc.infer("direction", inputs(triton_grpc), compression_algorithm=algorithm)
+    assert_expected(answer, expected)
+
+
+def test_id_version_and_parameters_go_on(over_http, over_grpc, expected):
+    options = {"model_version": "1", "request_id": "mine", "priority": 1, "timeout": 10_000_000}
+    for client, module in ((over_http, triton_http), (over_grpc, triton_grpc)):
+        assert_expected(answer := client.infer("direction", inputs(module), **options), expected)
+        response = answer.get_response()
+        assert (response["id"] if module is triton_http else response.id) == "mine"
+
+
+def test_a_classification_is_answered(over_http):
+    output = triton_http.InferRequestedOutput("DELTA", class_count=3)
+    answer = over_http.infer("direction", inputs(triton_http), outputs=[output])
+    assert answer.as_numpy("DELTA").shape == (1, 3)
+
+
+def test_an_image_as_json_is_refused_with_what_to_do(server):
+    with Client(server.grpc_url) as client:
+        latent = client.invert(AVATAR).w_plus
+    values = {"W_PLUS": latent[None], **VALUES}
+    entries = [
+        {
+            "name": name,
+            "datatype": "BYTES" if value.dtype == np.object_ else "FP32",
+            "shape": list(value.shape),
+            "data": [text.decode() for text in value.flat] if name in TEXTS else value.tolist(),
+        }
+        for name, value in values.items()
+    ]
+    body = {"inputs": entries}
+    answer = httpx.post(f"http://{server.http_url}/v2/models/edit/infer", json=body, timeout=60)
+    assert answer.status_code == 400
+    assert "binary_data" in answer.json()["error"]
+
+
+def test_errors_have_the_statuses_of_triton(over_http, over_grpc):
+    for client, module, status in (
+        (over_http, triton_http, "404"),
+        (over_grpc, triton_grpc, "StatusCode.NOT_FOUND"),
+    ):
+        with pytest.raises(InferenceServerException, match="unknown model") as caught:
+            client.infer("nothing", inputs(module))
+        assert caught.value.status() == status
+        with pytest.raises(InferenceServerException, match="STRENGTH"):
+            client.infer("direction", inputs(module)[:2])
+
+
+def test_grpcs_own_health_check_is_answered(server):
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"
+
+
+def test_a_deadline_is_passed_on(server):
+    with (
+        triton_grpc.InferenceServerClient(server.grpc_url) as client,
+        pytest.raises(InferenceServerException, match=r"[Dd]eadline"),
+    ):
+        client.infer("direction", inputs(triton_grpc), client_timeout=0.0005)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A server that asks for a token and does one thing at a time."""
+    folder = tmp_path_factory.mktemp("narrow")
+    options = Options(log=folder / "log", inside=1, token=TOKEN)
+    with running_server(options, canary=0) as server:
+        yield server
+
+
+@pytest.mark.parametrize("prefix", ["", "http://"])
+def test_a_token_is_needed_on_both_protocols(narrow, prefix):
+    address = prefix + (narrow.http_url if prefix else narrow.grpc_url)
+    with Client(address, retries=0) as client, pytest.raises(AccessRefused):
+        client.status()
+    with Client(address, retries=0, token=TOKEN) as client:
+        client.domain()
+
+
+def test_the_bound_of_requests_counts_for_both_protocols_at_once(narrow):
+    addresses = (narrow.grpc_url, f"http://{narrow.http_url}")
+    outcomes, stopping = [], threading.Event()
+
+    def run(address):
+        with Client(address, retries=0, token=TOKEN) as client:
+            edit = client.domain().edit("a sad face")
+            while not stopping.is_set():
+                try:
+                    client.edit_photo(AVATAR, edit)
+                    outcomes.append((address, "answered"))
+                except ServerBusy:
+                    outcomes.append((address, "busy"))
+                    time.sleep(0.005)
+
+    threads = [threading.Thread(target=run, args=(address,)) for address in addresses]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while len({*outcomes}) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    assert {*outcomes} == {
+        (address, kind) for address in addresses for kind in ("answered", "busy")
+    }
+
+
+def test_a_busy_server_says_when_to_come_back(narrow):
+    request = pb.ModelInferRequest(model_name="invert")
+    photo = AVATAR.read_bytes()
+    request.inputs.add(name="PHOTO", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(len(photo).to_bytes(4, "little") + photo)
+    content, metadata = request.SerializeToString(), [("authorization", f"Bearer {TOKEN}")]
+    with grpc.insecure_channel(narrow.grpc_url) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        calls = [infer.future(content, metadata=metadata) for _ in range(4)]
+        refused = [call for call in calls if call.code() is not grpc.StatusCode.OK]
+    assert refused
+    for call in refused:
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(call.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
