@@ -110,6 +110,7 @@ def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_th
             client.invert(b"not an image")
 
     assert metric_changes(scrape, invert_bad_photos) == {
+        "styleclip_requests_admitted_total": 2,
         'styleclip_refusals_total{error="NoFaceFound",step="align"}': 1,
         'styleclip_refusals_total{error="NotAnImage",step="align"}': 1,
         **{

@@ -50,7 +50,7 @@ def test_shared_memory_needs_the_option_and_a_loopback_address(tmp_path):
     options = {"log": tmp_path / "log", "allow_shared_memory": True}
     with (
         pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),
-        running_server(Options(host="0.0.0.0", **options)),
+        running_server(Options(host="0.0.0.0", no_token=True, **options)),
     ):
         pass
     with (

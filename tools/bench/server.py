@@ -118,11 +118,13 @@ def main(
 
 @contextmanager
 def _start_server() -> Iterator[str]:
-    """Run a server whose queues are long enough for every client; yield its gRPC address.
+    """Run a server that refuses no client; yield its gRPC address.
 
-    perf_analyzer stops at the first refusal, and the default queues are short.
+    perf_analyzer stops at the first refusal, and by default queues are short and few are inside.
     """
-    with running_server(Options(queue_length=QUEUE_LENGTH), canary=0) as server:
+    with running_server(
+        Options(queue_length=QUEUE_LENGTH, inside=QUEUE_LENGTH), canary=0
+    ) as server:
         yield server.grpc_url
 
 

@@ -161,9 +161,13 @@ def main(server: str | None, metrics: str | None, loads: str, seconds: float) ->
     console = Console(highlight=False)
     with ExitStack() as stack:
         if server is None:
+            from styleclip_server.serving.configs import QUEUE_LENGTH
+            from styleclip_server.serving.options import Options
             from styleclip_server.serving.supervisor import running_server
 
-            running = stack.enter_context(running_server(canary=0))
+            # As the manifests set it, so that requests wait in queues.
+            options = Options(inside=QUEUE_LENGTH["cpu"] - 1)
+            running = stack.enter_context(running_server(options, canary=0))
             server, metrics = running.grpc_url, running.metrics_url
         assert server and metrics
         fractions = [float(fraction) for fraction in loads.split(",")]
