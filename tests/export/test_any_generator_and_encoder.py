@@ -4,8 +4,6 @@ A file is a small network of this project, written under the names and keys of a
 """
 
 import argparse
-import io
-import json
 import re
 import struct
 
@@ -22,6 +20,7 @@ from checkpoint_files import (
     filled,
     generator_state,
     rosinality,
+    safetensors,
 )
 from styleclip_export.checkpoints.encoders import read_encoder
 from styleclip_export.checkpoints.generators import read_generator
@@ -47,22 +46,8 @@ def save(content, folder):
 
 
 def save_safetensors(tensors, folder, **metadata):
-    """Write tensors by name as huggingface/safetensors does."""
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
-    header, numbers = {"__metadata__": metadata}, io.BytesIO()
-    for name, tensor in tensors.items():
-        start = numbers.tell()
-        flat = tensor.detach().contiguous().flatten()
-        numbers.write(flat.view(torch.uint8).numpy().tobytes())
-        header[name] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, numbers.tell()],
-        }
-    text = json.dumps(header).encode()
-    path = folder / "file.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text + numbers.getvalue())
-    return path
+    (folder / "file.safetensors").write_bytes(safetensors(tensors, **metadata))
+    return folder / "file.safetensors"
 
 
 def basicsr(state):

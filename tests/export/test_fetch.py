@@ -193,7 +193,7 @@ def test_a_hash_that_only_others_report_warns_and_names_both(file_server, tmp_pa
         file = make_file(url, known=False, reported=ReportedHash(kind, value, "two copies"))
         messages = fetch(folder, file)
         assert (folder / "a.pkl").read_bytes() == DATA
-        assert (f"is {right}, but two copies have {value}" in messages) == warned
+        assert (f"is {right}, but {value} according to two copies" in messages) == warned
         plan = plan_fetch(Manifest("test", "A test", (file,)), folder)
         assert plan.present and len(plan.warnings) == warned
 

@@ -1,6 +1,9 @@
 """Small checkpoints of every published layout, filled by the golden rule."""
 
+import io
+import json
 import pickle
+import struct
 
 import numpy as np
 import torch
@@ -76,6 +79,22 @@ def style_samples():
     return [rng.standard_normal((7, c)).astype(np.float32) for c in (5, 3)]
 
 
+def safetensors(tensors, **metadata):
+    """Return the bytes of tensors by name as huggingface/safetensors writes them."""
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+    header, numbers = {"__metadata__": metadata}, io.BytesIO()
+    for name, tensor in tensors.items():
+        start = numbers.tell()
+        numbers.write(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, numbers.tell()],
+        }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + numbers.getvalue()
+
+
 def write_all(folder):
     """Write valid files into `folder`; return those for each reader of `hostile_files.readers`."""
     state = generator_state()
@@ -83,6 +102,7 @@ def write_all(folder):
     torch.save(rosinality(state), folder / "old.pt", _use_new_zipfile_serialization=False)
     (folder / "tensorflow.pkl").write_bytes(tensorflow(state, average()))
     (folder / "ada.pkl").write_bytes(ada(state, average()))
+    (folder / "g.safetensors").write_bytes(safetensors(state))
     torch.save(e4e(), folder / "e4e.pt")
     scripted_clip()[0].save(str(folder / "scripted.pt"))
     torch.save(small_clip().state_dict(), folder / "clip.pt")
@@ -92,7 +112,14 @@ def write_all(folder):
     (folder / "S_mean_std").write_bytes(pickle.dumps(moments))
     np.save(folder / "fs3.npy", np.ones((8, 4), np.float32))
     files = {
-        "generator": ["rosinality.pt", "old.pt", "tensorflow.pkl", "ada.pkl", "e4e.pt"],
+        "generator": [
+            "rosinality.pt",
+            "old.pt",
+            "tensorflow.pkl",
+            "ada.pkl",
+            "e4e.pt",
+            "g.safetensors",
+        ],
         "encoder": ["e4e.pt"],
         "clip": ["scripted.pt", "clip.pt"],
         "s": ["S"],

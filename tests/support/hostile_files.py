@@ -125,6 +125,12 @@ def oversized_files():
         "clip",
         torch_archive(_opcodes(_persistent_id(_doubled()))),
     )
+    many = b"{" + b",".join(b'"%d": {}' % i for i in range(500_000)) + b"}"
+    yield "500,000 safetensors", "generator", struct.pack("<Q", len(many)) + many
+    entry = b'"%d": {"dtype": "F32", "shape": [4096, 1024], "data_offsets": [0, 16777216]}'
+    shared = b"{" + b",".join(entry % i for i in range(1_000)) + b"}"
+    over = struct.pack("<Q", len(shared)) + shared + bytes(1 << 24)
+    yield "1,000 safetensors over one another", "generator", over
     shared = torch_save(torch.zeros(2)._typed_storage(), _use_new_zipfile_serialization=False)
     load = b"B" + struct.pack("<I", len(shared)) + shared
     call = _named("torch.storage", "_load_from_bytes") + b"q\0" + load + b"\x85q\x01"
@@ -188,6 +194,8 @@ def nested_files():
     value = b"}X\x04\0\0\0opts" + records + b"s"
     yield "20,000 nested records", "encoder", torch_archive(_opcodes(value))
     yield "200,000 marks", "clip", torch_archive(_opcodes(b"(" * 200_000))
+    nested = b'{"a": ' + b"[" * 200_000
+    yield "nested header of safetensors", "generator", struct.pack("<Q", len(nested)) + nested
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * 9_000
     yield "nested header of an npy", "fs3", _npy(header)
 

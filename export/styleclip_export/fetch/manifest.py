@@ -71,8 +71,8 @@ class FileVariant:
         if actual == reported.value:
             return None
         return (
-            f"{self.name}: WARNING: its {reported.kind} is {actual}, but {reported.by} have "
-            f"{reported.value}; taken all the same"
+            f"{self.name}: WARNING: its {reported.kind} is {actual}, but {reported.value} "
+            f"according to {reported.by}; taken all the same"
         )
 
     def problem_with(self, path: Path) -> str | None:
