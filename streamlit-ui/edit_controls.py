@@ -1,4 +1,4 @@
-"""The controls of the edits: presets, texts, sliders, switches."""
+"""The controls of the edits: presets, texts, sliders, switches, named directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_THRESHOLD = 0.5  # of the slider, unless the edit has more
 
 
 def show_edit_controls(session: Session, domain: Domain) -> None:
-    """Show the controls and copy their values into `session.rows`."""
+    """Show the controls and copy their values into `session`."""
     if domain.presets:
         st.pills(
             "Ready-made edits",
@@ -34,6 +34,27 @@ def show_edit_controls(session: Session, domain: Domain) -> None:
         help="Edits are summed: glasses and a smile, say.",
         on_click=session.add_row,
     )
+    if domain.directions:
+        _show_directions(session, domain)
+
+
+def _show_directions(session: Session, domain: Domain) -> None:
+    """Show a slider for each named direction; at 0 it is not applied."""
+    with st.container(border=True):
+        st.markdown("**Directions**")
+        for direction in domain.directions:
+            key = f"direction-{direction.name}"
+            if key not in st.session_state:
+                st.session_state[key] = session.directions.get(direction.name, 0.0)
+            session.directions[direction.name] = st.slider(
+                direction.title,
+                min(direction.low, 0.0),
+                max(direction.high, 0.0),
+                key=key,
+                step=0.1,
+                format="%.1f",
+                help="Learned for this model, without words. 0 changes nothing.",
+            )
 
 
 def _apply_preset(session: Session, domain: Domain) -> None:

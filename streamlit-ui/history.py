@@ -15,7 +15,7 @@ def show_history(session: Session) -> None:
     st.header("History")
     with st.container(horizontal=True, gap="small"):
         for number, entry in reversed(list(enumerate(session.history, 1))):
-            targets = ", ".join(edit.target for edit in entry.recipe.edits)
+            targets = ", ".join(edit.label for edit in entry.recipe.edits)
             with st.container(width=92, gap="xsmall"):
                 show_thumbnail(entry.thumbnail, targets, 92)
                 st.button(

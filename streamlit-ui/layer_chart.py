@@ -36,12 +36,14 @@ _STYLE = """<style>
 </style>"""
 
 
-def show_layer_chart(server: ServerSession, domain: Domain, edits: Sequence[Edit]) -> None:
+def show_layer_chart(
+    server: ServerSession, domain: Domain, edits: Sequence[Edit], w_plus: NDArray[np.float32]
+) -> None:
     """Show how many channels of each layer the edits move, a color for each edit."""
     if not domain.style_channels:
         st.info("This server does not report how many channels each layer has.")
         return
-    counts = _count_moved_channels(server, domain, edits)
+    counts = _count_moved_channels(server, domain, edits, w_plus)
     names = _layer_names(counts.shape[1])
     totals = counts.sum(axis=0)
     if not totals.any():
@@ -66,7 +68,7 @@ def show_layer_chart(server: ServerSession, domain: Domain, edits: Sequence[Edit
             f'{domain.style_channels[layer]}</td><td class="bars"><div>{bars}</div></td></tr>'
         )
     keys = "".join(
-        f'<span class="key" style="background:{_color(index)}"></span>{escape(edit.target)}'
+        f'<span class="key" style="background:{_color(index)}"></span>{escape(edit.label)}'
         for index, edit in enumerate(edits)
     )
     st.html(f'{_STYLE}<table class="layers"><tbody>{rows}</tbody></table><p>{keys}</p>')
@@ -82,13 +84,13 @@ def _layer_names(count: int) -> list[str]:
 
 
 def _count_moved_channels(
-    server: ServerSession, domain: Domain, edits: Sequence[Edit]
+    server: ServerSession, domain: Domain, edits: Sequence[Edit], w_plus: NDArray[np.float32]
 ) -> NDArray[np.int64]:
     """Count the channels that each edit moves, int [edits, layers]."""
     ends = np.cumsum(domain.style_channels)[:-1]
     return np.array(
         [
-            [np.count_nonzero(layer) for layer in np.split(server.direction([edit]), ends)]
+            [np.count_nonzero(layer) for layer in np.split(server.direction([edit], w_plus), ends)]
             for edit in edits
         ]
     )

@@ -113,10 +113,12 @@ class ServerSession:
             lambda edited: len(edited.picture),
         )
 
-    def direction(self, edits: Sequence[Edit]) -> NDArray[np.float32]:
-        """Compute the StyleSpace offset of the edits, float32 [S]."""
-        key = ("direction", tuple(edits))
-        return self._call(key, lambda: self.client.direction(edits), lambda delta: delta.nbytes)
+    def direction(self, edits: Sequence[Edit], w_plus: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute the StyleSpace offset of the edits of a face, float32 [S]."""
+        key = ("direction", compute_digest(w_plus.tobytes()), tuple(edits))
+        return self._call(
+            key, lambda: self.client.direction(edits, w_plus), lambda delta: delta.nbytes
+        )
 
     def _call(self, key: tuple[Any, ...], call: Callable[[], T], measure: Callable[[T], int]) -> T:
         """Return the cached response, or that of a timed call."""

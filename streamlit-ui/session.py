@@ -78,6 +78,7 @@ class Session:
     photo: Photo | None = None
     inverted: Inverted | None = None  # the latent of `photo`
     rows: list[EditRow] = field(default_factory=list)
+    directions: dict[str, float] = field(default_factory=dict)  # name -> strength; 0: not applied
     # Results.
     comparison: Comparison | None = None  # the last before and after
     gif: RenderedGif | None = None
@@ -112,19 +113,47 @@ class Session:
 
     def active_edits(self) -> list[Edit]:
         """Return the edits that are on and complete. Raises what is wrong with their texts."""
-        return [row.to_edit() for row in self.rows if row.on and row.is_complete]
+        edits = [row.to_edit() for row in self.rows if row.on and row.is_complete]
+        return edits + self._named_edits()
+
+    def _named_edits(self) -> list[Edit]:
+        """Return an edit for each direction that moves."""
+        assert self.domain
+        return [
+            direction.edit(strength)
+            for direction in self.domain.directions
+            if (strength := self.directions.get(direction.name, 0.0))
+        ]
+
+    def _set_directions(self, strengths: dict[str, float]) -> None:
+        """Move the sliders of all directions; those that are not given go to 0."""
+        assert self.domain
+        self.directions = {}
+        for direction in self.domain.directions:
+            strength = strengths.get(direction.name, 0.0)
+            strength = max(min(direction.low, 0.0), min(strength, max(direction.high, 0.0)))
+            self.directions[direction.name] = strength
+            st.session_state[f"direction-{direction.name}"] = strength
 
     def to_recipe(self) -> Recipe | None:
         """Return the complete rows as a recipe, or None without any."""
         assert self.domain
-        steps = tuple(Step(row.to_edit(), row.on) for row in self.rows if row.is_complete)
-        return Recipe(self.domain.name, self.model_version, steps) if steps else None
+        steps = [Step(row.to_edit(), row.on) for row in self.rows if row.is_complete]
+        steps += map(Step, self._named_edits())
+        return Recipe(self.domain.name, self.model_version, tuple(steps)) if steps else None
 
     def load_recipe(self, recipe: Recipe) -> None:
         """Replace all edits by the recipe's."""
         self.rows = []
+        strengths: dict[str, float] = {}
         for step in recipe.steps:
-            self.add_row(step.edit, on=step.on)
+            if not step.edit.direction:
+                self.add_row(step.edit, on=step.on)
+            elif step.on:
+                strengths[step.edit.direction] = step.edit.strength
+        if not self.rows:
+            self.add_row()
+        self._set_directions(strengths)
         self.notice = ""
         if self.domain and recipe.domain != self.domain.name:
             self.notice = (
@@ -165,7 +194,7 @@ class Session:
 
 def _texts(entry: HistoryEntry) -> tuple[Photo, list[tuple[str, str, bool]]]:
     steps = entry.recipe.steps
-    return entry.photo, [(step.edit.neutral, step.edit.target, step.on) for step in steps]
+    return entry.photo, [(step.edit.neutral, step.edit.label, step.on) for step in steps]
 
 
 def _photo_bytes(entries: list[HistoryEntry]) -> int:

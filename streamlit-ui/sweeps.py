@@ -19,7 +19,7 @@ from thumbnails import data_uri, encode_thumbnail
 
 from styleclip_client import Edit
 from styleclip_client.sweeps import animation
-from styleclip_contract import errors, limits
+from styleclip_contract import errors
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
@@ -40,11 +40,15 @@ _STYLE = """<style>
 
 
 def show_strip(
-    server: ServerSession, w_plus: NDArray[np.float32], edits: Sequence[Edit], varied: int
+    server: ServerSession,
+    w_plus: NDArray[np.float32],
+    edits: Sequence[Edit],
+    varied: int,
+    bounds: tuple[float, float],
 ) -> None:
-    """Show `edits[varied]` at several strengths, with the other edits unchanged."""
+    """Show `edits[varied]` at several strengths, within `bounds`, the other edits unchanged."""
     edit = edits[varied]
-    strengths = _strip_strengths(edit)
+    strengths = _strip_strengths(edit, bounds)
     variants = [_replace_edit(edits, varied, strength, edit.threshold) for strength in strengths]
     images = _render_thumbnails(server, w_plus, variants)
     items = "".join(
@@ -56,11 +60,15 @@ def show_strip(
 
 
 def show_grid(
-    server: ServerSession, w_plus: NDArray[np.float32], edits: Sequence[Edit], varied: int
+    server: ServerSession,
+    w_plus: NDArray[np.float32],
+    edits: Sequence[Edit],
+    varied: int,
+    bounds: tuple[float, float],
 ) -> None:
-    """Show strengths times thresholds of `edits[varied]`, with the other edits unchanged."""
+    """Show strengths times thresholds of `edits[varied]`, within `bounds`, others unchanged."""
     edit = edits[varied]
-    strengths, thresholds = _grid_values(edit)
+    strengths, thresholds = _grid_values(edit, bounds)
     values = list(itertools.product(strengths, thresholds))
     variants = [_replace_edit(edits, varied, *value) for value in values]
     images = dict(zip(values, _render_thumbnails(server, w_plus, variants), strict=True))
@@ -102,17 +110,17 @@ def render_gif(
     return animation(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
 
-def _strip_strengths(edit: Edit) -> list[float]:
+def _strip_strengths(edit: Edit, bounds: tuple[float, float]) -> list[float]:
     """Return strengths from the opposite of the edit to twice it, including its own."""
     unit = edit.strength or _DEFAULT_STRENGTH
-    strengths = {_clamp(unit * factor) for factor in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)}
+    strengths = {_clamp(unit * factor, bounds) for factor in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)}
     return sorted(strengths, reverse=unit < 0)
 
 
-def _grid_values(edit: Edit) -> tuple[list[float], list[float]]:
+def _grid_values(edit: Edit, bounds: tuple[float, float]) -> tuple[list[float], list[float]]:
     """Return strengths (rows) and thresholds (columns) around the edit's own."""
     strength, threshold = edit.strength or _DEFAULT_STRENGTH, edit.threshold or _DEFAULT_THRESHOLD
-    strengths = {_clamp(strength * factor) for factor in (0.5, 1.0, 1.5, 2.0)}
+    strengths = {_clamp(strength * factor, bounds) for factor in (0.5, 1.0, 1.5, 2.0)}
     thresholds = {round(min(1.0, threshold * factor), 2) for factor in (0.5, 0.75, 1.0, 1.25)}
     return sorted(strengths), sorted(thresholds)
 
@@ -151,5 +159,6 @@ def _replace_edit(
     return [*edits[:index], changed, *edits[index + 1 :]]
 
 
-def _clamp(strength: float) -> float:
-    return round(max(-limits.STRENGTH, min(limits.STRENGTH, strength)), 2)
+def _clamp(strength: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return round(max(low, min(high, strength)), 2)

@@ -134,7 +134,7 @@ def _compare(
 ) -> Comparison:
     photo, inverted = session.photo, session.inverted
     assert photo and inverted
-    description = ", ".join(edit.target for edit in edits) or "nothing is changed"
+    description = ", ".join(edit.label for edit in edits) or "nothing is changed"
     subject = f"{photo.title} {photo.digest.hex()} {photo.face} {paste}"
     if paste:
         width, height = photos.read_size(photo.data)
@@ -152,11 +152,14 @@ def _show_analysis(session: Session, domain: Domain, edits: list[Edit], view: st
     assert session.inverted
     w_plus = session.inverted.w_plus
     if view == _LAYERS:
-        show_layer_chart(session.server, domain, edits)
+        show_layer_chart(session.server, domain, edits, w_plus)
         return
     varied = _select_edit(edits)
-    show_sweep = show_strip if view == _STRENGTHS else show_grid
-    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied))
+    # A direction has no threshold, so its grid is a strip.
+    is_strip = view == _STRENGTHS or edits[varied].direction
+    show_sweep = show_strip if is_strip else show_grid
+    bounds = domain.strengths(edits[varied])
+    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied, bounds))
 
 
 def _select_edit(edits: list[Edit]) -> int:
@@ -166,6 +169,8 @@ def _select_edit(edits: list[Edit]) -> int:
 
     def label(index: int) -> str:
         edit = edits[index]
+        if edit.direction:
+            return f"{edit.direction}, {edit.strength:g}"
         return f"Edit {index + 1}: {edit.target}, α {edit.strength:g}, β {edit.threshold:g}"
 
     return int(st.selectbox("Vary", range(len(edits)), format_func=label) or 0)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from styleclip_client.client import Client
     from styleclip_client.recipe import Recipe
     from styleclip_client.results import Edited, Face, Inverted, ModelState, Status
-    from styleclip_contract.domain import Domain, Preset
+    from styleclip_contract.domain import Direction, Domain, Preset
     from styleclip_contract.edits import Edit
     from styleclip_contract.errors import StyleclipError
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AsyncClient": "styleclip_client.async_client",
     "Client": "styleclip_client.client",
+    "Direction": "styleclip_contract.domain",
     "Domain": "styleclip_contract.domain",
     "Edit": "styleclip_contract.edits",
     "Edited": "styleclip_client.results",
@@ -46,6 +47,7 @@ _MODULES = {
 __all__ = [
     "AsyncClient",
     "Client",
+    "Direction",
     "Domain",
     "Edit",
     "Edited",

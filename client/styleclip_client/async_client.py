@@ -200,13 +200,16 @@ class AsyncClient(ClientBase):
         image = requests.parse_image(await self._infer(synthesis, deadline))
         return image.copy()  # the original may be a view of shared memory
 
-    async def direction(self, edits: Edit | Sequence[Edit]) -> NDArray[np.float32]:
+    async def direction(
+        self, edits: Edit | Sequence[Edit], w_plus: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
         """Return the sum of the edits in StyleSpace, float32 [S].
 
-        `Domain.style_channels` says how many channels belong to each layer.
+        `Domain.style_channels` says how many channels belong to each layer. Only an edit by a
+        latent mapper (`Direction.follows_face`) needs the face, `w_plus` float32 [L, 512].
         """
         deadline = self._deadline()
-        request = requests.build_direction_request(edits)
+        request = requests.build_direction_request(edits, w_plus)
         return requests.parse_delta(await self._infer(request, deadline))
 
     async def domain(self) -> Domain:

@@ -1,4 +1,5 @@
-"""The command `styleclip`: edit, invert, faces, sample, sweep, batch, status, bench, completion.
+"""The command `styleclip`: edit, invert, faces, sample, sweep, batch, status, domain, bench and
+completion.
 
 A failure is one line on standard error and an exit status, see `commands.options.EXIT_STATUS`.
 """
@@ -13,6 +14,7 @@ import click
 from styleclip_client.commands.batch import batch
 from styleclip_client.commands.bench import bench
 from styleclip_client.commands.completion import completion
+from styleclip_client.commands.domain import domain
 from styleclip_client.commands.options import (
     BAD_INPUT,
     DONE,
@@ -38,7 +40,7 @@ def cli() -> None:
     """Edit faces by text on a StyleCLIP server."""
 
 
-for _command in (edit, invert, list_faces, sample, sweep, batch, status, bench, completion):
+for _command in (edit, invert, list_faces, sample, sweep, batch, status, domain, bench, completion):
     cli.add_command(_command)
 
 

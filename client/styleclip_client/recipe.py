@@ -48,16 +48,7 @@ class Recipe:
             "version": _VERSION,
             "domain": self.domain,
             "model_version": self.model_version,
-            "edits": [
-                {
-                    "neutral": step.edit.neutral,
-                    "target": step.edit.target,
-                    "strength": step.edit.strength,
-                    "threshold": step.edit.threshold,
-                    "on": step.on,
-                }
-                for step in self.steps
-            ],
+            "edits": [{**_values(step.edit), "on": step.on} for step in self.steps],
         }
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -95,21 +86,33 @@ class Recipe:
         )
 
 
+def _values(edit: Edit) -> dict[str, str | float]:
+    if edit.direction:
+        return {"direction": edit.direction, "strength": edit.strength}
+    return {
+        "neutral": edit.neutral,
+        "target": edit.target,
+        "strength": edit.strength,
+        "threshold": edit.threshold,
+    }
+
+
 def _step(entry: Any) -> Step:
     if not isinstance(entry, dict):
         raise InvalidRecipe("an edit of the recipe is no JSON object")
     on = entry.get("on", True)
     if not isinstance(on, bool):
         raise InvalidRecipe('"on" of an edit must be true or false')
-    return Step(
-        Edit(
-            _text(entry, "neutral"),
-            _text(entry, "target"),
-            _number(entry, "strength"),
-            _number(entry, "threshold"),
-        ),
-        on,
+    if "direction" in entry:
+        direction = _text(entry, "direction")
+        return Step(Edit(direction=direction, strength=_number(entry, "strength")), on)
+    edit = Edit(
+        _text(entry, "neutral"),
+        _text(entry, "target"),
+        _number(entry, "strength"),
+        _number(entry, "threshold"),
     )
+    return Step(edit, on)
 
 
 def _text(content: dict[str, Any], name: str) -> str:

@@ -110,7 +110,7 @@ def build_edit_request(
 def build_direction_request(
     edits: Edit | Sequence[Edit], w_plus: ArrayLike | None = None
 ) -> InferRequest:
-    """Sum `edits` in StyleSpace; the server checks `w_plus` if it is given."""
+    """Sum `edits` in StyleSpace; the server checks `w_plus` if it is given, and mappers need it."""
     latent = None if w_plus is None else check_latent(w_plus)
     return build_request(wire.DIRECTION, {wire.W_PLUS: latent, **_edits(edits)})
 

@@ -17,8 +17,9 @@ from styleclip_client.async_client import AsyncClient
 from styleclip_client.client import Client
 from styleclip_client.results import Edited
 from styleclip_contract import limits
+from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
-from styleclip_contract.errors import NoChannelLeft
+from styleclip_contract.errors import InvalidThreshold, NoChannelLeft
 
 T = TypeVar("T")
 
@@ -54,9 +55,16 @@ class Grid(NamedTuple):
         high: float | None,
         steps: int,
         thresholds: Sequence[float] | None,
+        domain: Domain,
     ) -> Grid:
-        """Return the grid of `edit`, from `low` to `high`, which `bounds` replaces if None."""
-        default_low, default_high = bounds(edit)
+        """Return the grid of `edit`, from `low` to `high`, which `bounds` replaces if None.
+
+        Raises:
+            InvalidThreshold: there are thresholds, but the edit is a direction, which has none.
+        """
+        if edit.direction and thresholds:
+            raise InvalidThreshold(f"{edit.direction} is a direction: it has no thresholds")
+        default_low, default_high = bounds(edit, domain)
         strengths = evenly(
             default_low if low is None else low, default_high if high is None else high, steps
         )
@@ -77,8 +85,13 @@ class Grid(NamedTuple):
         return encode(sheet(images, columns, self.row_labels, side=size), format, QUALITY)
 
 
-def bounds(edit: Edit) -> tuple[float, float]:
-    """Return a range of strengths: from the opposite of `edit` to twice its strength."""
+def bounds(edit: Edit, domain: Domain | None = None) -> tuple[float, float]:
+    """Return a range of strengths: from the opposite of `edit` to twice its strength.
+
+    Of a direction it is the range that the domain gives.
+    """
+    if domain and edit.direction:
+        return domain.strengths(edit)
     unit = edit.strength or 5.0
     return _clamp(-unit), _clamp(2 * unit)
 

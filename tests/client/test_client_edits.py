@@ -6,6 +6,7 @@ import math
 import pytest
 
 from styleclip_client import Domain, Edit
+from styleclip_client.edit_fields import EditFields
 from styleclip_contract import errors, limits
 
 DOMAIN = {
@@ -90,3 +91,44 @@ def test_an_unknown_preset_lists_the_known_ones():
 def test_a_damaged_domain_description_is_refused(text):
     with pytest.raises(ValueError, match="damaged"):
         Domain.from_json(text)
+
+
+DIRECTIONS = DOMAIN | {
+    "directions": [
+        {"name": "age", "title": "Age", "low": -5, "high": 5},
+        {"name": "mohawk", "title": "Mohawk", "low": -1, "high": 2, "follows_face": True},
+    ]
+}
+
+
+def test_a_domain_lists_named_directions_with_their_ranges():
+    domain = Domain.from_json(json.dumps(DIRECTIONS))
+    assert [(d.name, d.low, d.high, d.follows_face) for d in domain.directions] == [
+        ("age", -5, 5, False),
+        ("mohawk", -1, 2, True),
+    ]
+    edit = domain.direction("AGE").edit(3)
+    assert edit == Edit(direction="age", strength=3)
+    assert (str(edit), edit.label) == ("age (3)", "age")
+    assert domain.strengths(edit) == (-5, 5)
+    assert domain.strengths(domain.edit("a sad face")) == (-limits.STRENGTH, limits.STRENGTH)
+    with pytest.raises(errors.InvalidStrength, match="strength of mohawk is 3; a number from -1"):
+        domain.direction("mohawk").edit(3)
+    with pytest.raises(errors.UnknownDirection, match="it has: age, mohawk"):
+        domain.direction("smile")
+    assert Domain.from_json(json.dumps(DOMAIN)).directions == ()
+
+
+def test_fields_of_a_form_may_have_directions_with_their_strengths():
+    domain = Domain.from_json(json.dumps(DIRECTIONS))
+    fields = EditFields(targets=["a sad face"], strengths=[2], directions=["age=-4", "mohawk=1.5"])
+    text, age, mohawk = fields.resolve(domain)
+    assert (text.strength, age, mohawk.strength) == (2, Edit(direction="age", strength=-4), 1.5)
+    fields = EditFields(presets=["Sunglasses"], directions=["age=1", "mohawk"], strengths=[4, 2])
+    assert [edit.strength for edit in fields.resolve(domain)] == [4, 1, 2]
+    assert EditFields(directions=["age"]).resolve(domain) == [Edit(direction="age", strength=2.5)]
+    for wrong in ("age=", "age=old", "="):
+        with pytest.raises(errors.EditsMismatch, match="NAME=STRENGTH is expected"):
+            EditFields(directions=[wrong]).check()
+    with pytest.raises(errors.UnknownDirection):
+        EditFields(directions=["smile=1"]).resolve(domain)

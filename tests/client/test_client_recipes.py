@@ -60,3 +60,16 @@ def test_an_oversized_recipe_is_not_parsed():
 def test_a_deeply_nested_recipe_is_refused():
     with pytest.raises(errors.InvalidRecipe):
         Recipe.from_json("[" * 60_000)
+
+
+def test_a_recipe_may_have_named_directions_beside_texts():
+    named = Edit(direction="age", strength=-2.5)
+    recipe = Recipe("avatars", "1", (Step(SMILE), Step(named), Step(named, on=False)))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert json.loads(recipe.to_json())["edits"][1] == {
+        "direction": "age",
+        "strength": -2.5,
+        "on": True,
+    }
+    with pytest.raises(errors.InvalidStrength):
+        Recipe.from_json(recipe.to_json().replace("-2.5", "1e9"))

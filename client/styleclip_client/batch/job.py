@@ -127,7 +127,11 @@ def _start_or_resume(job: Job, out: Store, overwrite: bool) -> bool:
 
 
 def _settings(job: Job) -> dict[str, object]:
-    return {**asdict(job), "edits": [asdict(edit) for edit in job.edits]}
+    edits = [asdict(edit) for edit in job.edits]
+    for edit in edits:
+        if not edit["direction"]:  # the same settings as those of clients without directions
+            del edit["direction"]
+    return {**asdict(job), "edits": edits}
 
 
 def _read_state(out: Store) -> dict[str, object] | None:

@@ -33,26 +33,29 @@ class EditOptions:
     @property
     def given(self) -> bool:
         """Whether there is any edit."""
-        return bool(self.recipe or self.fields.targets or self.fields.presets)
+        fields = self.fields
+        return bool(self.recipe or fields.targets or fields.presets or fields.directions)
 
     def check(self, required: bool = True) -> None:
         """Raise UsageError if options do not fit together, or if a required edit is missing."""
         fields = self.fields
-        named = fields.targets or fields.presets
+        named = fields.targets or fields.presets or fields.directions
         if self.recipe:
             if named or fields.neutrals or fields.strengths or fields.thresholds:
                 raise click.UsageError("--recipe stands alone: it says all of the edits")
             if not self.recipe.edits:
                 raise click.UsageError("all edits of the recipe are switched off")
         elif required and not named:
-            raise click.UsageError("say what to change: --target TEXT, --preset NAME or --recipe")
+            raise click.UsageError(
+                "say what to change: --target TEXT, --preset NAME, --direction NAME=A or --recipe"
+            )
         try:
             fields.check()
         except EditsMismatch as error:
             raise click.UsageError(str(error)) from error
 
     def resolve(self, domain: Domain) -> list[Edit]:
-        """Return the edits: presets first, then targets; or those of the recipe."""
+        """Return the edits: presets, then targets, then directions; or those of the recipe."""
         if self.recipe:
             if self.recipe.domain != domain.name:
                 click.echo(
@@ -64,20 +67,36 @@ class EditOptions:
         return self.fields.resolve(domain)
 
 
-def _complete_preset(
-    context: click.Context, _: click.Parameter, prefix: str
-) -> list[CompletionItem]:
-    """Complete presets of the server that the command line names, if it answers within a second."""
+def _domain(context: click.Context) -> Domain | None:
+    """Return the domain of the server that the command line names, if it answers in a second."""
     named = context.params.get("server") or os.environ.get("STYLECLIP_SERVER")
     url = named if isinstance(named, str) else DEFAULT_URL
     token = context.params.get("token") or os.environ.get("STYLECLIP_TOKEN")
     with contextlib.suppress(Exception), ConnectionOptions(1.0, 0, token).client(url) as client:
-        return [
-            CompletionItem(preset.title, help=preset.edit.target)
-            for preset in client.domain().presets
-            if preset.title.lower().startswith(prefix.lower())
-        ]
-    return []
+        return client.domain()
+    return None
+
+
+def _complete_preset(
+    context: click.Context, _: click.Parameter, prefix: str
+) -> list[CompletionItem]:
+    domain = _domain(context)
+    return [
+        CompletionItem(preset.title, help=preset.edit.label)
+        for preset in (domain.presets if domain else ())
+        if preset.title.lower().startswith(prefix.lower())
+    ]
+
+
+def _complete_direction(
+    context: click.Context, _: click.Parameter, prefix: str
+) -> list[CompletionItem]:
+    domain = _domain(context)
+    return [
+        CompletionItem(f"{each.name}=", help=f"{each.title}, {each.low:g} to {each.high:g}")
+        for each in (domain.directions if domain else ())
+        if each.name.startswith(prefix.lower())
+    ]
 
 
 def edit_options(command: Command) -> Command:
@@ -118,6 +137,14 @@ def _add_edit_options(command: Command, *, required: bool) -> Command:
             shell_complete=_complete_preset,
         ),
         click.option(
+            "--direction",
+            multiple=True,
+            metavar="NAME=A",
+            help="A named direction and its strength, as `styleclip domain` lists them. "
+            "Repeatable.",
+            shell_complete=_complete_direction,
+        ),
+        click.option(
             "--recipe",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The edits of a recipe, as the web page saves it.",
@@ -131,11 +158,12 @@ def _add_edit_options(command: Command, *, required: bool) -> Command:
         strength: Sequence[float],
         threshold: Sequence[float],
         preset: Sequence[str],
+        direction: Sequence[str],
         recipe: Path | None,
         **others: Any,
     ) -> Any:
         loaded = _load_recipe(recipe) if recipe else None
-        fields = EditFields(target, neutral, strength, threshold, preset, prefix="--")
+        fields = EditFields(target, neutral, strength, threshold, preset, direction, prefix="--")
         edit_options = EditOptions(fields, loaded)
         edit_options.check(required)
         return command(edit_options=edit_options, **others)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from styleclip_client.client import Client
 from styleclip_client.commands import options
+from styleclip_client.commands.domain import print_domain
 from styleclip_client.commands.options import DONE, EXIT_STATUS, SERVER_FAILED
 from styleclip_client.results import Status
 
@@ -18,7 +19,7 @@ from styleclip_client.results import Status
 @options.json_option
 @options.server_option
 def status(client: Client, as_json: bool) -> int:
-    """Show whether the server is ready, its models, defaults and presets.
+    """Show whether the server is ready, its models, defaults, presets and directions.
 
     Exit status 0 when it can edit photos, 1 when it cannot.
     """
@@ -40,23 +41,5 @@ def _print_status(status: Status) -> None:
     console.print(table)
     if status.domain is None:
         return
-    domain = status.domain
-    console.print(
-        f"\ndomain {domain.name}: {domain.title}\n"
-        f"defaults: neutral {domain.neutral!r}, strength {domain.strength:g}, "
-        f"threshold {domain.threshold:g}",
-        highlight=False,
-        markup=False,
-    )
-    if domain.presets:
-        presets = Table("preset", "neutral", "target", "α", "β", box=None, pad_edge=False)
-        for preset in domain.presets:
-            edit = preset.edit
-            presets.add_row(
-                preset.title,
-                edit.neutral,
-                edit.target,
-                f"{edit.strength:g}",
-                f"{edit.threshold:g}",
-            )
-        console.print(presets)
+    console.print()
+    print_domain(status.domain, console)

@@ -93,7 +93,7 @@ def sweep(
     OUT is a strip from left to right, a grid with --thresholds, or a .gif that plays it forth and
     back. PHOTO may be a latent (.npz). The edits are given as for `styleclip edit`; of several the
     last one is swept, the others stay as they are. Without --from and --to it goes from the
-    opposite of the edit to twice its strength.
+    opposite of the edit to twice its strength, and over a direction's range.
 
     \b
     Examples:
@@ -109,10 +109,11 @@ def sweep(
     options.check_out(out, overwrite)
     defaults = sweeps.GIF_DEFAULTS if is_gif else sweeps.SHEET_DEFAULTS
     with options.spinner(f"inverting {photo.name}"):
-        edits = edit_options.resolve(client.domain())
+        domain = client.domain()
+        edits = edit_options.resolve(domain)
         start = time.perf_counter()
         inverted = _inverted(client, photo, align, face)
-    grid = sweeps.Grid.of(edits[-1], low, high, steps or defaults.steps, thresholds)
+    grid = sweeps.Grid.of(edits[-1], low, high, steps or defaults.steps, thresholds, domain)
     images = _draw(client, inverted, edits, grid.values)
     size = size or defaults.size
     data = _encode_gif(images, delay, size) if is_gif else grid.encode(images, size, format)

@@ -125,9 +125,7 @@ def resolve_edits(fields: schemas.EditFields, domain: Domain) -> list[Edit]:
         fields.direction,
     )
     if fields.recipe:
-        if any(
-            (*fields.target, *fields.neutral, *fields.preset, fields.strength, fields.threshold)
-        ):
+        if any(vars(values).values()):
             raise EditsMismatch("recipe stands alone: it says all of the edits")
         edits = list(Recipe.from_json(fields.recipe).edits)
         if not edits:

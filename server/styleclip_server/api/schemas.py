@@ -116,7 +116,9 @@ class EditFields(FaceFields):
     direction: Several[str] = Field(
         [],
         max_length=limits.EDITS,
-        description="A named direction of the domain; /v1/domain lists them. Repeatable.",
+        description="A named direction, with its strength (age=3) or without (age); /v1/domain "
+        "lists them. Repeatable.",
+        examples=[["age=3"]],
     )
     recipe: str = Field(
         "", description="The edits of a recipe, as the web page saves it, in place of others."
@@ -271,6 +273,7 @@ class DirectionAnswer(BaseModel):
     title: str
     low: float = Field(description="The least strength.")
     high: float = Field(description="The greatest strength.")
+    follows_face: bool = Field(description="A latent mapper, which moves each face differently.")
 
 
 class Defaults(BaseModel):

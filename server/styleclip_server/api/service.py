@@ -32,10 +32,7 @@ async def domain(request: Request) -> schemas.DomainAnswer:
             schemas.PresetAnswer(title=preset.title, **asdict(preset.edit))
             for preset in served.presets
         ],
-        directions=[
-            schemas.DirectionAnswer(name=each.name, title=each.title, low=each.low, high=each.high)
-            for each in served.directions
-        ],
+        directions=[schemas.DirectionAnswer(**asdict(each)) for each in served.directions],
         limits=schemas.Limits(body_bytes=api.settings.body_limit),
     )
 

@@ -15,6 +15,7 @@ from PIL import Image
 from styleclip_client import AsyncClient, sweeps
 from styleclip_client.results import Inverted
 from styleclip_contract import limits
+from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, InvalidStrength, NoChannelLeft
 from styleclip_server.api import archives, events, forms, negotiation, openapi, schemas
@@ -63,8 +64,9 @@ async def sweep(request: Request) -> Response:
     client = api.client_for(request)
 
     async def work(report: Report) -> Sweep:
-        edits = resolve_edits(fields, await api.domain())
-        grid = _grid(fields, edits[-1], format)
+        domain = await api.domain()
+        edits = resolve_edits(fields, domain)
+        grid = _grid(fields, edits[-1], format, domain)
         with api.admitted(_CONCURRENCY) as concurrency:
             return await _draw(client, fields, edits, grid, concurrency, report)
 
@@ -83,7 +85,7 @@ async def sweep(request: Request) -> Response:
     return Response(await asyncio.to_thread(_encode, drawn, fields, format), media_type=media_type)
 
 
-def _grid(fields: SweepRequest, edit: Edit, format: str) -> sweeps.Grid:
+def _grid(fields: SweepRequest, edit: Edit, format: str, domain: Domain) -> sweeps.Grid:
     """Return the strengths and thresholds to draw.
 
     Raises:
@@ -99,7 +101,7 @@ def _grid(fields: SweepRequest, edit: Edit, format: str) -> sweeps.Grid:
         raise InvalidInput("a GIF has no rows: thresholds needs the format png, jpeg or webp")
     defaults = _defaults(format)
     grid = sweeps.Grid.of(
-        edit, fields.low, fields.high, fields.steps or defaults.steps, fields.thresholds
+        edit, fields.low, fields.high, fields.steps or defaults.steps, fields.thresholds, domain
     )
     size = fields.size or defaults.size
     if len(grid.values) * size**2 > _PIXELS:
