@@ -16,6 +16,7 @@ from paths import ROOT
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_export.cli import run
+from styleclip_export.directions.store import DirectionStore
 from styleclip_networks.mapper import LatentMapper
 from styleclip_server.pipeline.named_directions import load_directions
 
@@ -277,3 +278,32 @@ def test_a_name_that_is_taken_is_kept_unless_it_is_to_be_replaced(domain, tmp_pa
     assert len(domain.listed().directions) == 1
     code, _, error = domain.command("remove", "avatars", "smile")
     assert code == 1 and "it has: age" in error
+
+
+def test_the_published_files_are_added_by_their_names(tmp_path, original, capsys):
+    folder = tmp_path / "repository/ffhq"
+    shutil.copytree(original, folder, copy_function=shutil.os.link)
+    content = json.loads((folder / "domain.json").read_text("utf-8")) | {"name": "ffhq"}
+    (folder / "domain.json").unlink()
+    (folder / "domain.json").write_text(json.dumps(content), "utf-8")
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    torch.save(torch.from_numpy(DIRECTION), weights / "age.pt")
+    components = torch.randn(80, 1, 512)
+    pca = {"mean": torch.zeros(1, 512), "comp": components, "std": torch.ones(80)}
+    torch.save(pca, weights / "ffhq_pca.pt")
+    torch.save(official_mapper(("coarse", "medium"))[1], weights / "afro.pt")
+    arguments = ["directions", "add", "ffhq", "--weights", str(weights)]
+    arguments += ["--repository", str(folder.parent)]
+    assert run(arguments) == 0
+    domain = Domain.from_json((folder / "domain.json").read_text("utf-8"))
+    names = ["age", "eye_openness", "happiness", "trimmed_beard", "white_hair", "lipstick", "afro"]
+    assert [direction.name for direction in domain.directions] == names
+    store = DirectionStore(folder)
+    assert torch.equal(torch.from_numpy(-store.w_plus("white_hair")[7]), components[57, 0])
+    assert "afro.pt: direction afro" in capsys.readouterr().out
+    before = load_directions(folder, domain).offsets
+    (folder / "affine.npz").unlink()
+    store.refresh()  # as after another conversion
+    for name, offset in load_directions(folder, domain).offsets.items():
+        np.testing.assert_array_equal(offset, before[name])

@@ -77,6 +77,8 @@ def command(
     """
     from styleclip_export.checkpoints.domain_files import read_domain
     from styleclip_export.convert import conversion
+    from styleclip_export.directions.known import add_known
+    from styleclip_export.directions.store import DirectionStore
 
     start = time.monotonic()
 
@@ -103,6 +105,9 @@ def command(
         report=report,
     )
     conversion.install_landmarks(weights, repository / domain, report=report)
+    directions = DirectionStore(repository / domain)
+    directions.refresh(report)
+    add_known(directions, weights, report=report)
     if published:
         from styleclip_export.statistics.job import write_statistics
 

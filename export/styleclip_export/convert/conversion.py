@@ -181,8 +181,13 @@ def write_network(
 
 
 def write_domain_json(folder: Path, description: Mapping[str, Any], generator: Generator) -> None:
-    """Write the served domain's domain.json: `description` and the generator's sizes."""
+    """Write the served domain's domain.json: `description` and the generator's sizes.
+
+    The list of named directions stays.
+    """
     defaults = description["defaults"]
+    path = folder / DOMAIN_FILE
+    former = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     content = {
         "name": description["name"],
         "title": description["title"],
@@ -194,10 +199,11 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "photos": description.get("photos", True),
         "defaults": defaults,
         "presets": [{**defaults, **preset} for preset in description["presets"]],
+        "directions": former.get("directions", []),
         "licence": description["licence"],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    model_repository.write_text(folder / DOMAIN_FILE, text + "\n")
+    model_repository.write_text(path, text + "\n")
 
 
 @torch.no_grad()

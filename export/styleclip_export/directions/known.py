@@ -1,4 +1,4 @@
-"""The published directions of a domain, as `convert/domains/DOMAIN.json` lists them."""
+"""The published directions of a domain, as `domains/DOMAIN/directions.json` lists them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from styleclip_export.directions import files
 from styleclip_export.directions.store import DirectionStore, Options
+from styleclip_export.domains import DOMAINS
 
 Report = Callable[[str], None]
-_DOMAINS = Path(__file__).parents[1] / "convert/domains"
 
 
 def add_known(
@@ -26,8 +26,8 @@ def add_known(
         CheckpointError: a file is another, damaged or hostile.
         DirectionError: it does not fit the domain.
     """
-    path = _DOMAINS / f"{store.domain.name}.json"
-    listed = json.loads(path.read_text("utf-8")).get("directions", ()) if path.is_file() else ()
+    path = DOMAINS / store.domain.name / "directions.json"
+    listed = json.loads(path.read_text("utf-8")) if path.is_file() else ()
     present = [entry for entry in listed if (weights / entry["file"]).is_file()]
     names = {direction.name for direction in store.domain.directions}
     for entry in present:

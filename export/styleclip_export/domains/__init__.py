@@ -1,7 +1,7 @@
 """The domains that can be fetched and converted, a folder each.
 
 `weights.json` is the manifest of the files to fetch; `domain.json` has the title, defaults, presets
-and license of the served domain.
+and license of the served domain; `directions.json` lists the published directions among the files.
 """
 
 from pathlib import Path
