@@ -31,7 +31,6 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "beard": ("facial_hair", ("short beard", "long beard"), ("none",)),
     "glasses": ("accessories", ("round glasses", "square glasses"), ("none",)),
     "long_hair": ("top", ("long", "bob"), ("bald", "short", "shaggy")),
-    "dark_skin": ("skin", ("brown", "dark"), ("pale", "yellow")),
 }
 
 
@@ -49,7 +48,7 @@ def label(read: Tensor, column: str) -> list[str]:
 
 
 @click.command()
-@click.option("--count", default=1500, show_default=True, help="Avatars.")
+@click.option("--count", default=900, show_default=True, help="Avatars.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build/avatars/latents"))
 def main(count: int, out: Path) -> None:
     """Write OUT.npy, the latents, and OUT.csv, a row of labels for each."""

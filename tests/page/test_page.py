@@ -103,6 +103,24 @@ def test_an_upload_is_edited_downloaded_and_edited_again_from_its_recipe(page, c
     wait_for_image(page, lambda now: now == stacked)
 
 
+def test_a_slider_for_each_direction_edits_and_goes_into_the_recipe(page, client, tmp_path):
+    old = edited_digest(page)
+    press_slider_key(page, "Beard", "ArrowRight", 30)
+    bearded = wait_for_change(page, old)
+    saved = tmp_path / "recipe.json"
+    saved.write_bytes(Path(download(page, "Recipe").path()).read_bytes())
+    edits = Recipe.from_json(saved.read_bytes()).edits
+    assert [edit.label for edit in edits] == ["a face with sunglasses", "beard"]
+    assert edits[1].strength == pytest.approx(3)
+    expected = client.edit(client.invert(FIRST).w_plus, edits).picture
+    assert mean_difference(decode_pixels(expected), edited_pixels(page)) < 1
+    press_slider_key(page, "Beard", "ArrowLeft", 30)
+    wait_for_image(page, lambda now: now == old)
+    page.get_by_text("Load a recipe").click()
+    upload_file(page, saved, "recipe")
+    wait_for_image(page, lambda now: now == bearded)
+
+
 def test_moving_a_slider_requests_only_edits_and_the_last_move_wins(page, client):
     before, old = count_requests(client), edited_digest(page)
     divider = page.get_by_role("slider", name="Divider")
