@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,23 +97,23 @@ def add(
     from styleclip_export.directions.store import DirectionStore, Options
 
     store = DirectionStore(repository / domain)
-    if not files:
-        if name or title or bounds or layers or component is not None or scale != 1:
-            raise click.UsageError("these options describe a FILE: give one")
-        folder = weights or Path("weights") / domain
-        if not add_known(store, folder, replace=replace, report=click.echo):
-            raise click.UsageError(f"{folder} has no published direction to add: give a FILE")
-        click.echo(_RESTART)
-        return
-    if len(files) > 1 and (name or title or component is not None):
-        raise click.UsageError("--name, --title and --component describe one FILE")
+    described = Options(name or "", title, bounds, layers, component, scale)
+    if not files and described != Options(""):
+        raise click.UsageError("these options describe a FILE: give one")
+    if len(files) > 1 and dataclasses.replace(described, range=None, layers=None) != Options(""):
+        raise click.UsageError("--name, --title, --component and --scale describe one FILE")
+    folder = weights or Path("weights") / domain
+    if not files and not add_known(store, folder, replace=replace, report=click.echo):
+        raise click.UsageError(f"{folder} has no published direction to add: give a FILE")
     contents = [(path, direction_files.read(path)) for path in files]  # all, before one is added
     for path, content in contents:
-        options = Options(
-            name or path.stem.lower().replace(" ", "_"), title, bounds, layers, component, scale
-        )
+        options = described if name else dataclasses.replace(described, name=_name_of(path))
         click.echo(f"{path.name}: {_describe(store.add(content, options, replace=replace))}")
     click.echo(_RESTART)
+
+
+def _name_of(path: Path) -> str:
+    return path.stem.lower().replace(" ", "_")
 
 
 @command.command()

@@ -93,11 +93,7 @@ def read_table(latents: Path, table: Path, towards: str, share: float) -> Labele
         DirectionError: the table does not fit the latents, or has no such column.
         CheckpointError: a file is no latent.
     """
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or towards not in rows[0]:
-        known = ", ".join(rows[0]) if rows else "none"
-        raise DirectionError(f"{table} has no column {towards!r}; it has: {known}")
+    rows = _read_rows(table, towards)
     labeled = [i for i, row in enumerate(rows) if (row[towards] or "").strip()]
     scores = np.array([_score(rows[i][towards], towards, table) for i in labeled])
     order, labels = _choose(scores, share)
@@ -106,17 +102,26 @@ def read_table(latents: Path, table: Path, towards: str, share: float) -> Labele
         if _FILE_COLUMN not in rows[0]:
             raise DirectionError(f"{table} needs a column {_FILE_COLUMN!r} with the latents' names")
         array = _read_latents([latents / str(rows[i][_FILE_COLUMN]) for i in chosen])
-    else:
-        every = _read_latents([latents])
-        if len(every) != len(rows):
-            raise DirectionError(
-                f"{latents} has {len(every)} latents, {table} has {len(rows)} rows: one for each "
-                "is expected"
-            )
-        array = every[chosen]
-    if len(array) != len(chosen):
-        raise DirectionError(f"a file that {table} names has more than one latent")
-    return LabeledLatents(array, labels)
+        if len(array) != len(chosen):
+            raise DirectionError(f"a file that {table} names has more than one latent")
+        return LabeledLatents(array, labels)
+    every = _read_latents([latents])
+    if len(every) != len(rows):
+        raise DirectionError(
+            f"{latents} has {len(every)} latents, {table} has {len(rows)} rows: one for each is "
+            "expected"
+        )
+    return LabeledLatents(every[chosen], labels)
+
+
+def _read_rows(table: Path, column: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with this column."""
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or column not in rows[0]:
+        known = ", ".join(rows[0]) if rows else "none"
+        raise DirectionError(f"{table} has no column {column!r}; it has: {known}")
+    return rows
 
 
 def fit(

@@ -9,7 +9,7 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,23 @@ def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FloatArray | Components:
     """Return GANSpace's components, or the only direction among named arrays."""
-    components = [arrays[name] for name in _COMPONENTS if name in arrays]
-    deviations = [arrays[name] for name in _DEVIATIONS if name in arrays]
+    components, deviations = _first(_COMPONENTS, arrays), _first(_DEVIATIONS, arrays)
     if components and deviations:
-        return _to_components(components[0], deviations[0])
-    names = [name for name in _NAMES if name in arrays] or list(arrays)
-    if not names or (names[0] not in _NAMES and len(names) > 1):
-        known = ", ".join(sorted(map(str, arrays))[:5]) or "none"
+        return _to_components(arrays[components], arrays[deviations])
+    name = _first(_NAMES, arrays)
+    if name is None and len(arrays) == 1:
+        (name,) = arrays
+    if name is None:
+        known = ", ".join(sorted(arrays)[:5]) or "none"
         raise UnsupportedFile(
             f"it has the arrays {known}; one is expected, or one named {', '.join(_NAMES)}"
         )
-    return _to_direction(arrays[names[0]])
+    return _to_direction(arrays[name])
+
+
+def _first(names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return the first of the names that there is."""
+    return next((name for name in names if name in arrays), None)
 
 
 def _to_components(components: NDArray[Any], deviations: NDArray[Any]) -> Components:

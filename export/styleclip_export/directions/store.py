@@ -89,40 +89,19 @@ class DirectionStore:
         Raises:
             DirectionError: it does not fit the domain, or the name is taken or not one.
         """
-        name = options.name
-        if not NAME.fullmatch(name):
-            raise DirectionError(
-                f"{name!r} is no name: use lower-case letters, digits, - and _, at most "
-                f"{limits.DIRECTION_CHARACTERS}"
-            )
-        if not replace and any(each.name == name for each in self.domain.directions):
-            raise DirectionError(
-                f"{self.domain.name} has a direction {name}: --replace replaces it"
-            )
+        self._check_name(options.name, replace)
+        low, high = options.range or _usual_range(content)
+        _check_range(low, high)
         if isinstance(content, LatentMapper):
-            if options.layers or options.component is not None or options.scale != 1:
-                raise DirectionError(f"{name} is a latent mapper: it takes only a name and a range")
-            self._write_affine(self._read_affine())
-            arrays, usual_range = _checked_mapper_arrays(content, self.domain), MAPPER_RANGE
+            arrays = self._mapper_arrays(content, options)
         else:
-            if isinstance(content, Components):
-                content, usual_range = _component(content, options), COMPONENT_RANGE
-            elif options.component is not None:
-                raise DirectionError("the file has a single direction: leave out --component")
-            else:
-                usual_range = RANGE
-            arrays = self._arrays(content, options)
-        low, high = options.range or usual_range
-        limit = limits.DIRECTION_STRENGTH
-        if not -limit <= low < high <= limit:
-            raise DirectionError(
-                f"the range {low:g} to {high:g} is none: two numbers from {-limit:g} to {limit:g}, "
-                "the lower first"
-            )
-        title = options.title or name.replace("_", " ").replace("-", " ").capitalize()
-        direction = Direction(name, title, low, high, isinstance(content, LatentMapper))
-        self._write_arrays(self.folder / FOLDER / f"{name}.npz", arrays)
-        self._list([each for each in self.domain.directions if each.name != name] + [direction])
+            arrays = self._constant_arrays(content, options)
+        title = options.title or options.name.replace("_", " ").replace("-", " ").capitalize()
+        follows_face = isinstance(content, LatentMapper)
+        direction = Direction(options.name, title, low, high, follows_face)
+        self._write_arrays(self.folder / FOLDER / f"{direction.name}.npz", arrays)
+        others = [each for each in self.domain.directions if each.name != direction.name]
+        self._list([*others, direction])
         return direction
 
     def remove(self, name: str) -> None:
@@ -162,8 +141,37 @@ class DirectionStore:
         with np.load(self.folder / FOLDER / f"{name}.npz", allow_pickle=False) as file:
             return np.asarray(file["w_plus"]) if "w_plus" in file.files else None
 
-    def _arrays(self, direction: FloatArray, options: Options) -> dict[str, FloatArray]:
+    def _check_name(self, name: str, replace: bool) -> None:
+        if not NAME.fullmatch(name):
+            raise DirectionError(
+                f"{name!r} is no name: use lower-case letters, digits, - and _, at most "
+                f"{limits.DIRECTION_CHARACTERS}"
+            )
+        if not replace and any(each.name == name for each in self.domain.directions):
+            raise DirectionError(
+                f"{self.domain.name} has a direction {name}: --replace replaces it"
+            )
+
+    def _mapper_arrays(self, mapper: LatentMapper, options: Options) -> dict[str, FloatArray]:
+        """Return the arrays of a mapper's file, and write A for it."""
+        if options.layers or options.component is not None or options.scale != 1:
+            raise DirectionError(
+                f"{options.name} is a latent mapper: it takes only a name and a range"
+            )
+        arrays = _checked_mapper_arrays(mapper, self.domain)
+        self._write_affine(self._read_affine())
+        return arrays
+
+    def _constant_arrays(
+        self, content: Components | FloatArray, options: Options
+    ) -> dict[str, FloatArray]:
         """Return the arrays of a constant direction's file."""
+        if isinstance(content, Components):
+            direction = _component(content, options)
+        elif options.component is not None:
+            raise DirectionError("the file has a single direction: leave out --component")
+        else:
+            direction = content
         domain = self.domain
         flat = direction.reshape(-1) if direction.shape[0] == 1 else direction
         scale = np.float32(options.scale)
@@ -237,6 +245,21 @@ def _component(content: Components, options: Options) -> FloatArray:
         raise DirectionError(f"the file has {count} components: give --component 0 to {count - 1}")
     index = options.component
     return content.components[index] * content.deviations[index]
+
+
+def _usual_range(content: Content) -> tuple[float, float]:
+    if isinstance(content, LatentMapper):
+        return MAPPER_RANGE
+    return COMPONENT_RANGE if isinstance(content, Components) else RANGE
+
+
+def _check_range(low: float, high: float) -> None:
+    limit = limits.DIRECTION_STRENGTH
+    if not -limit <= low < high <= limit:
+        raise DirectionError(
+            f"the range {low:g} to {high:g} is none: two numbers from {-limit:g} to {limit:g}, the "
+            "lower first"
+        )
 
 
 @torch.no_grad()
