@@ -79,6 +79,7 @@ class Session:
     inverted: Inverted | None = None  # the latent of `photo`
     rows: list[EditRow] = field(default_factory=list)
     directions: dict[str, float] = field(default_factory=dict)  # name -> strength; 0: not applied
+    directions_id: int = 0  # of their sliders: a widget on the page cannot be moved, only replaced
     # Results.
     comparison: Comparison | None = None  # the last before and after
     gif: RenderedGif | None = None
@@ -133,7 +134,7 @@ class Session:
             strength = strengths.get(direction.name, 0.0)
             strength = max(min(direction.low, 0.0), min(strength, max(direction.high, 0.0)))
             self.directions[direction.name] = strength
-            st.session_state[f"direction-{direction.name}"] = strength
+        self.directions_id += 1
 
     def to_recipe(self) -> Recipe | None:
         """Return the complete rows as a recipe, or None without any."""

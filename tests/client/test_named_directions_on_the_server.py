@@ -132,9 +132,11 @@ def test_a_latent_mapper_moves_each_face_as_in_pytorch(tmp_path, capsys):
         for photo in (AVATAR, SAMPLES / "avatar-2.png"):
             w_plus = client.invert(photo).w_plus
             with torch.no_grad():
-                mapped = w_plus + 0.1 * mapper(torch.from_numpy(w_plus[np.newaxis]))[0].numpy()
+                mapped = w_plus + 0.1 * mapper(torch.tensor(w_plus[np.newaxis]))[0].numpy()
             edited = client.edit(w_plus, [edit], format="PNG").array().astype(int)
-            assert np.abs(edited - client.draw(mapped)).max() <= 2
+            # Some CPUs run the networks in bfloat16; test_directions_are_added compares exactly.
+            assert np.abs(edited - client.draw(mapped)).mean() < 0.2
+            assert np.abs(edited - client.draw(w_plus)).mean() > 2
             moved.append(client.direction([beard, edit], w_plus))
             assert client.edit_photo(photo, [beard, edit]).channels[1] > 0
         assert np.abs(moved[0] - moved[1]).max() > 0.01
