@@ -31,6 +31,7 @@ MAX_MEAN_ERROR = 0.2  # in deviations
 MAX_STD_ERROR = 0.25  # relative
 TRUNCATIONS = (0.3, 1.1)  # the scale of the deviations must lie between
 MAX_NORM_ERROR = 0.01  # of a row of fs3, which is a unit vector
+_REMEDY = "give this generator's own, or move them away: `styleclip-export stats` computes them"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _check_layers(path: Path, moments: styleclip_npy.StyleStatistics, generator:
     raise StatisticsError(
         f"{path} is of another generator: it has {sum(channels):,} channels in {len(channels)} "
         f"layers, this one {sum(expected):,} in {len(expected)}, and they differ from layer "
-        f"{layer} ({name}) on"
+        f"{layer} ({name}) on; {_REMEDY}"
     )
 
 
@@ -114,7 +115,7 @@ def _check_fs3(path: Path, fs3: np.ndarray, generator: Generator, clip_width: in
         raise StatisticsError(
             f"{path} is of another generator or CLIP: it has {fs3.shape[0]:,} rows of "
             f"{fs3.shape[1]:,}, and {rows:,} of {clip_width:,} are needed (a row for each channel "
-            "of the convolutions)"
+            f"of the convolutions); {_REMEDY}"
         )
     norms = np.linalg.norm(fs3, axis=1)
     wrong = np.flatnonzero((np.abs(norms - 1) > MAX_NORM_ERROR) & (norms != 0))
@@ -143,7 +144,8 @@ def _compare(
     if not TRUNCATIONS[0] <= truncation <= TRUNCATIONS[1]:
         raise StatisticsError(
             f"{path} is of another generator: the deviations of its channels are {truncation:.2g} "
-            f"times those of this one, {TRUNCATIONS[0]} to {TRUNCATIONS[1]} were expected"
+            f"times those of this one, {TRUNCATIONS[0]} to {TRUNCATIONS[1]} were expected; "
+            f"{_REMEDY}"
         )
     center = w_center + truncation * (torch.from_numpy(w_avg) - w_center)
     w_plus = center.expand(1, generator.num_latents, -1)
@@ -176,5 +178,5 @@ def _refuse_worst(
     raise StatisticsError(
         f"{path} is of another generator: the {what} of channel {rows[worst] - starts[layer]} of "
         f"{generator.layers[layer].styleclip_name} differs by {errors[worst]:.2g} {unit} (at most "
-        f"{bound:g}), as do {int((errors > bound).sum()):,} of {len(rows):,} channels"
+        f"{bound:g}), as do {int((errors > bound).sum()):,} of {len(rows):,} channels; {_REMEDY}"
     )
