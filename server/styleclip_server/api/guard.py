@@ -67,7 +67,7 @@ class Guard:
     ) -> Response | None:
         """Return the answer to a caller that is not allowed to call."""
         path: str = scope["path"]
-        if path.startswith(_PUBLIC):
+        if path == "/" or path.startswith(_PUBLIC):
             return None
         address = scope["client"][0] if scope["client"] else ""
         try:

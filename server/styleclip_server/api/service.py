@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.api import openapi, problems, schemas
@@ -50,6 +51,12 @@ async def health(request: Request) -> schemas.Health | Response:
         return schemas.Health(seconds=round(await api_of(request).check_health(), 1))
     except StyleclipError as error:
         return problems.response(error, request_id(request), status=503)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """Lead a browser to the documentation."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/livez", include_in_schema=False)
