@@ -1,4 +1,4 @@
-"""Edits of all faces of one photo."""
+"""Edits of all clear faces of one photo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TypeVar
 
 from styleclip_client.client import Client
 from styleclip_client.images import Photo, photo_bytes
-from styleclip_client.results import Edited, Inverted
+from styleclip_client.results import Edited, Face, Inverted
 from styleclip_contract.edits import Edit
-from styleclip_contract.errors import FaceIndexOutOfRange
+from styleclip_contract.errors import NoFaceFound
 
-ALL = -2  # in place of a face's index: all faces
+ALL = -2  # in place of a face's index: all clear faces
+CLEAR_SCORE = 0.3  # what the detector scores lower may be no face
 _T = TypeVar("_T")
+
+# Called with the index of a face that is not edited, since its score is too low, and with the face.
+ReportUnclear = Callable[[int, Face], None]
 
 
 def edit_each(
@@ -25,10 +29,14 @@ def edit_each(
     quality: int = 95,
     mark: bool = True,
     keep_gps: bool = False,
+    report_unclear: ReportUnclear = lambda index, face: None,
 ) -> list[Edited]:
-    """Edit each face of `photo` into an image of its own, best first.
+    """Edit each clear face of `photo` into an image of its own, best first.
 
-    Parameters are those of `Client.edit_photo`.
+    Other parameters are those of `Client.edit_photo`.
+
+    Raises:
+        NoFaceFound: no face is clear.
     """
     data, align = photo_bytes(photo), _resolve_align(client, align)
 
@@ -44,7 +52,7 @@ def edit_each(
             keep_gps=keep_gps,
         )
 
-    return _for_each_face(edit_face, align)
+    return _for_each_face(client, data, edit_face, align, report_unclear)
 
 
 def edit_together(
@@ -57,15 +65,23 @@ def edit_together(
     quality: int = 95,
     mark: bool = True,
     keep_gps: bool = False,
+    report_unclear: ReportUnclear = lambda index, face: None,
 ) -> Edited:
-    """Edit all faces of `photo` into one image.
+    """Edit all clear faces of `photo` into one image.
 
-    All faces are inverted before the first one is pasted. Parameters are those of
+    All faces are inverted before the first one is pasted. Other parameters are those of
     `Client.edit_photo`.
+
+    Raises:
+        NoFaceFound: no face is clear.
     """
     data, align = photo_bytes(photo), _resolve_align(client, align)
     inversions: list[Inverted] = _for_each_face(
-        lambda face: client.invert(data, align=align, face=face), align
+        client,
+        data,
+        lambda face: client.invert(data, align=align, face=face),
+        align,
+        report_unclear,
     )
     channels: list[int] = []
     # Intermediate images should be lossless, but a large photo as PNG may be too large to send.
@@ -83,15 +99,25 @@ def _resolve_align(client: Client, align: bool | None) -> bool:
     return client.domain().align if align is None else align
 
 
-def _for_each_face(call: Callable[[int], _T], align: bool) -> list[_T]:
-    """Return the results of `call` for each face; only the server knows how many there are."""
-    results: list[_T] = []
-    while True:
-        try:
-            results.append(call(len(results)))
-        except FaceIndexOutOfRange:
-            if not results:
-                raise
-            return results
-        if not align:  # a crop has one face, whatever its index
-            return results
+def _for_each_face(
+    client: Client,
+    photo: bytes,
+    call: Callable[[int], _T],
+    align: bool,
+    report_unclear: ReportUnclear,
+) -> list[_T]:
+    """Return the results of `call` for each clear face; a crop that is not aligned has one."""
+    if not align:
+        return [call(0)]
+    detected = client.faces(photo)
+    clear = [index for index, face in enumerate(detected) if face.score >= CLEAR_SCORE]
+    if detected and not clear:
+        scores = ", ".join(f"face {index}: {face.score:.2f}" for index, face in enumerate(detected))
+        raise NoFaceFound(
+            f"no face is clear: a score of {CLEAR_SCORE} is expected ({scores}); name a face by "
+            "its number to edit it"
+        )
+    for index, face in enumerate(detected):
+        if face.score < CLEAR_SCORE:
+            report_unclear(index, face)
+    return [call(index) for index in clear or (0,)]  # without any, the server says what to try

@@ -9,6 +9,7 @@ from styleclip_contract.errors import (
     AccessRefused,
     DeadlineExceeded,
     InvalidInput,
+    InvalidLatent,
     ServerBusy,
     ServerError,
     ServerUnavailable,
@@ -66,6 +67,12 @@ _RULES = (
 )  # fmt: skip
 
 
+# Triton refuses a latent of another generator before a step can name the error.
+_LATENT_SHAPE = re.compile(
+    r"unexpected shape for input 'W_PLUS'.*Expected \[-1,(\d+),\d+\], got \[\d+,(\d+),", re.DOTALL
+)
+
+
 class CallFailed(Exception):
     """A call that failed; `code` is gRPC's name of the status over either protocol."""
 
@@ -103,6 +110,11 @@ class CallFailed(Exception):
 
     def _server_error(self) -> StyleclipError | None:
         """The error that the server named in its message, if it named one."""
+        if match := _LATENT_SHAPE.search(self.message):
+            return InvalidLatent(
+                f"W+ has {match[2]} rows; the server's generator needs {match[1]}, as its own "
+                "`invert` returns them"
+            )
         error = from_wire(self.message)
         return None if str(error) == self.message else error
 

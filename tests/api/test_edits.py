@@ -8,16 +8,20 @@ import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from paths import AVATAR
 from polling import wait_until
-from styleclip_client import Client, faces
+from styleclip_client import Client, Inverted, faces
 from styleclip_client.recipe import Recipe, Step
 
 SAD = {"target": "a sad face"}
 PHOTO = AVATAR.read_bytes()
+
+# Of a generator with 1024 x 1024 pixels.
+OTHER_LATENT = Inverted(np.zeros((18, 512), np.float32), np.zeros((4, 2), np.float32)).to_bytes()
 
 
 def photo(name="me.png"):
@@ -323,6 +327,13 @@ def test_all_faces_of_a_photo_are_edited_as_by_the_client(api, server, astronaut
         ([photo()], {**SAD, "photo": "me.png"}, "InvalidInput", "with an @"),
         ([("photo", b"")], SAD, "NotAnImage", "empty"),
         ([("latent", b"PK")], SAD, "InvalidLatent", "no file that `styleclip invert` wrote"),
+        (
+            [("latent", OTHER_LATENT)],
+            SAD,
+            "InvalidLatent",
+            "18 rows; the server",
+        ),
+        ([photo()], {"target": "&nbsp;"}, "EmptyText", "no character that CLIP reads"),
         ([photo(), ("latent", b"PK")], SAD, "InvalidInput", "a photo or a latent"),
         ([("latent", b"PK")], {**SAD, "paste": "1"}, "InvalidInput", "paste"),
         ([photo()] * 17, SAD, "InvalidInput", "16"),

@@ -60,3 +60,23 @@ def test_an_aligned_face_is_the_only_face(server):
     with Client(server.grpc_url) as client:
         edit = client.domain().edit("a sad face")
         assert len(faces.edit_each(client, AVATAR, edit)) == 1
+
+
+@pytest.mark.parametrize("paste", [True, False])
+def test_all_faces_are_all_clear_ones_and_others_are_edited_by_number(styleclip, tmp_path, paste):
+    astronaut = GOLDEN / "align" / "astronaut.png"
+    detected = json.loads(styleclip("faces", astronaut, "--json")[1])["faces"]
+    unclear = [face["face"] for face in detected if face["score"] < 0.3]
+    assert unclear == [1]
+    options = [*SAD_OPTIONS, "--align", *["--paste"] * paste, "--json"]
+    code, stdout, stderr = styleclip(
+        "edit", astronaut, *options, "--face", "all", "-o", tmp_path / "all.png"
+    )
+    assert code == DONE and len(json.loads(stdout)["files"]) == 1
+    assert "face 1 has a score of 0.1" in stderr and "--face 1 edits it" in stderr
+    styleclip("edit", astronaut, *options, "--face", "0", "-o", tmp_path / "first.png")
+    name = "all.png" if paste else "all-0.png"
+    edited, first = (np.asarray(Image.open(tmp_path / each)) for each in (name, "first.png"))
+    assert np.array_equal(edited, first)
+    code, _, _ = styleclip("edit", astronaut, *options, "--face", "1", "-o", tmp_path / "one.png")
+    assert code == DONE

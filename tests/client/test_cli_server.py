@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -54,6 +55,7 @@ def test_overwrite_replaces_a_file(styleclip, tmp_path):
     "name, options",
     [
         ("EmptyText", ["--target", " "]),
+        ("EmptyText", ["--target", "&nbsp;"]),
         ("TextTooLong", ["--target", "word " * 500]),
         ("TextTooLong", ["--target", "x1 " * 90]),
         ("InvalidStrength", ["--target", SUNGLASSES, "--strength", "nan"]),
@@ -70,6 +72,20 @@ def test_refused_texts_and_numbers_print_one_line_and_write_nothing(
     assert stdout == ""
     assert stderr.startswith(f"styleclip: {name}: ") and stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_latent_of_another_generator_is_refused_with_the_rows_that_are_needed(
+    server, styleclip, tmp_path, protocol
+):
+    latent = tmp_path / "latent.npz"
+    Inverted(np.zeros((18, 512), np.float32), np.zeros((4, 2), np.float32)).save(latent)
+    url = server.grpc_url if protocol == "grpc" else f"http://{server.http_url}"
+    out = tmp_path / "out.png"
+    code, _, stderr = styleclip("edit", latent, "--target", SUNGLASSES, "-o", out, "--server", url)
+    assert code == BAD_INPUT and not out.exists()
+    assert stderr.startswith("styleclip: InvalidLatent: ") and stderr.count("\n") == 1
+    assert "14" in stderr and "18" in stderr
 
 
 @pytest.mark.parametrize("name, content", [("NotAnImage", b"no image"), ("NotAnImage", b"")])

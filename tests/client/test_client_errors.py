@@ -36,6 +36,10 @@ def test_an_error_name_is_found_after_tritons_prefix():
     assert str(back) == "there is no face in the photo"
 
 
+OTHER_ROWS = (
+    "[request id: a] unexpected shape for input 'W_PLUS' for model 'edit'. "
+    "Expected [-1,14,512], got [1,18,512]."
+)
 UNLOADED = "Request for unknown model: 'edit' has no available versions"
 STEP_DIED = "Stub process 'align_0_0' is not healthy."
 
@@ -51,6 +55,7 @@ STEP_DIED = "Stub process 'align_0_0' is not healthy."
         ("NOT_FOUND", "unknown model: 'edit'", errors.ServerUnavailable, "styleclip status"),
         ("INVALID_ARGUMENT", UNLOADED, errors.ServerUnavailable, "starting or stopping"),
         ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidInput, "unexpected shape"),
+        ("INVALID_ARGUMENT", OTHER_ROWS, errors.InvalidLatent, "18 rows"),
         ("RESOURCE_EXHAUSTED", "slow down", errors.ServerBusy, "try again"),
         ("RESOURCE_EXHAUSTED", "message larger than max", errors.ServerError, "larger than max"),
         ("UNAUTHENTICATED", "", errors.AccessRefused, "token"),

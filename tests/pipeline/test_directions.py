@@ -170,3 +170,23 @@ def test_every_text_fills_every_template_in_one_batch():
     assert len(embeddings) == 2 and embeddings[0].shape == (4,)
     with pytest.raises(errors.TextTooLong):
         class_embeddings(["word " * 75], encode)
+
+
+@pytest.mark.parametrize("text", ["&nbsp;", "\0", " \ufeff ", "&amp;nbsp;", "<|endoftext|>"])
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_refused(text):
+    with pytest.raises(errors.EmptyText, match="no character that CLIP reads"):
+        class_embeddings(["a face", text], lambda tokens: np.ones((len(tokens), WIDTH)))
+
+
+def test_a_long_text_is_counted_and_quoted_without_the_template_around_it():
+    def refusal(words):
+        with pytest.raises(errors.TextTooLong) as caught:
+            class_embeddings(["word " * words], lambda tokens: np.ones((len(tokens), WIDTH)))
+        return str(caught.value)
+
+    message = refusal(75)
+    assert message.startswith("the text has 75 tokens")
+    assert "begins with 'word word" in message and "photo" not in message
+    room = int(re.search("at most ([0-9]+) fit", message)[1])
+    class_embeddings(["word " * room], lambda tokens: np.ones((len(tokens), WIDTH)))
+    assert f"the text has {room + 1} tokens" in refusal(room + 1)

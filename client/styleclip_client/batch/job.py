@@ -30,7 +30,7 @@ class Job:
         source: where the photos are.
         domain, model_version: what the servers' generator draws, and its version.
         edits: the edits, which are summed.
-        face: which face, best first; -1 is the largest, `faces.ALL` all of them.
+        face: which face, best first; -1 is the largest, `faces.ALL` all clear ones.
         format: of all images; None keeps each photo's own.
         align, paste, quality, mark, keep_gps: as in `Client.edit_photo`.
     """

@@ -170,7 +170,7 @@ def _face_options(several: bool) -> Sequence[Callable[[Any], Any]]:
             metavar="N",
             show_default=True,
             help="Which face, best first; -1: the largest"
-            + ("; all: each of them." if several else "."),
+            + ("; all: each clear one." if several else "."),
         ),
         click.option(
             "--align/--no-align",

@@ -16,7 +16,7 @@ from styleclip_client.commands.batch import edit_all
 from styleclip_client.commands.edit_options import EditOptions, edit_options
 from styleclip_client.commands.options import EXIT_STATUS, LATENT, PhotoOptions
 from styleclip_client.connection_options import ConnectionOptions
-from styleclip_client.results import Edited, Inverted
+from styleclip_client.results import Edited, Face, Inverted
 from styleclip_contract.edits import Edit
 
 _PHOTO = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -49,8 +49,9 @@ def edit(
     --strength and --threshold with the presets and then the targets; give each of them once
     for all, or once per edit in the same order. The server has defaults for what is left out.
 
-    `--face all` writes each face to a file of its own, OUT with -0, -1, … in its name; with
-    --paste it edits all of them in the one image OUT.
+    `--face all` writes each clear face to a file of its own, OUT with -0, -1, … in its name; with
+    --paste it edits all of them in the one image OUT. Faces with a score below 0.3, which may be
+    none, are listed and edited only if --face names their number.
 
     \b
     Examples:
@@ -100,9 +101,18 @@ def _edit_file(
         return [client.edit(Inverted.load(photo).w_plus, edits, **settings)]
     if face != faces.ALL:
         return [client.edit_photo(photo, edits, face=face, paste=paste, **settings)]
+    settings["report_unclear"] = _print_unclear
     if paste:
         return [faces.edit_together(client, photo, edits, **settings)]
     return faces.edit_each(client, photo, edits, **settings)
+
+
+def _print_unclear(index: int, face: Face) -> None:
+    click.echo(
+        f"styleclip: face {index} has a score of {face.score:.2f} and may be none: it is not "
+        f"edited; --face {index} edits it",
+        err=True,
+    )
 
 
 @click.command(epilog=EXIT_STATUS)

@@ -70,7 +70,9 @@ class FaceFields(Fields):
         "domain needs.",
     )
     face: int | Literal["all"] = Field(
-        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
+        -1,
+        description="Which face, best first, as /v1/faces numbers them; -1: the largest; all: each "
+        "with a score of 0.3 or more.",
     )
 
     @property

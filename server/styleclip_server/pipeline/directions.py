@@ -14,14 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from styleclip_contract.edits import Edit
-from styleclip_contract.errors import (
-    NoChannelLeft,
-    SameTexts,
-)
+from styleclip_contract.errors import EmptyText, NoChannelLeft, SameTexts, TextTooLong
+from styleclip_contract.wire import TOKENS_PER_TEXT
 from styleclip_server.pipeline.named_directions import NamedDirections
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
 from styleclip_server.pipeline.style_statistics import Statistics
-from styleclip_server.pipeline.tokenizer import tokenize
+from styleclip_server.pipeline.tokenizer import count_tokens, tokenize
 
 # Class embeddings closer than this are equal within CLIP's float32 precision.
 MIN_TEXT_DISTANCE = 1e-4
@@ -46,11 +44,32 @@ def class_embeddings(texts: Sequence[str], encode: EncodeTokens) -> list[np.ndar
         A class embedding (D,) of unit length for each text.
 
     Raises:
+        EmptyText: the tokenizer leaves nothing of a text.
         TextTooLong: a prompt exceeds CLIP's 77 tokens.
     """
-    prompts = [template.format(text) for text in texts for template in TEMPLATES]
-    features = encode(tokenize(prompts)).astype(np.float32)
+    tokens = np.concatenate([_tokenize_prompts(text) for text in texts])
+    features = encode(tokens).astype(np.float32)
     return [class_embedding(prompt_features) for prompt_features in np.split(features, len(texts))]
+
+
+def _tokenize_prompts(text: str) -> np.ndarray:
+    """Fill every prompt template with a text; returns tokens (templates, 77)."""
+    count = count_tokens(text)
+    if not count:
+        raise EmptyText(
+            f"the text {text[:40]!r} has no character that CLIP reads: say what the image shows, "
+            "such as 'a face'"
+        )
+    prompts = [template.format(text) for template in TEMPLATES]
+    try:
+        return tokenize(prompts)
+    except TextTooLong as error:
+        longest = max(count_tokens(prompt) for prompt in prompts)
+        room = TOKENS_PER_TEXT - 2 - (longest - count)  # besides the start and end tokens
+        raise TextTooLong(
+            f"the text has {count} tokens (words and parts of words); at most {room} fit. Shorten "
+            f"the text that begins with {text.strip()[:40]!r}"
+        ) from error
 
 
 def text_direction(neutral: np.ndarray, target: np.ndarray) -> np.ndarray:

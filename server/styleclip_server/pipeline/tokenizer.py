@@ -90,6 +90,16 @@ def encode(text: str) -> list[int]:
     return tokens
 
 
+def count_tokens(text: str) -> int:
+    """Return the number of tokens that mean something: 0 for a text such as `&nbsp;`.
+
+    Start and end tokens are not counted, nor any that the text spells out.
+    """
+    _, ids = _load_vocabulary()
+    marks = {ids["<|startoftext|>"], ids["<|endoftext|>"]}
+    return sum(token not in marks for token in encode(text))
+
+
 def tokenize(texts: Sequence[str], truncate: bool = False) -> np.ndarray:
     """Tokenize texts.
 
