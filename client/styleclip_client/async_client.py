@@ -263,7 +263,7 @@ class AsyncClient(ClientBase):
                 await self._send(protocol.register_region(region), deadline)
 
     async def _close_shared_memory(self, shared: SharedMemory) -> None:
-        once = self.within(CLOSE_TIMEOUT, retries=0)
+        once = self.within(CLOSE_TIMEOUT, retries=1)
         deadline = once._deadline()
         while region := shared.pop_registered():
             with contextlib.suppress(StyleclipError):

@@ -268,7 +268,7 @@ class Client(ClientBase):
                 self._send(protocol.register_region(region), deadline)
 
     def _close_shared_memory(self, shared: SharedMemory) -> None:
-        once = self.within(CLOSE_TIMEOUT, retries=0)
+        once = self.within(CLOSE_TIMEOUT, retries=1)
         deadline = once._deadline()
         while region := shared.pop_registered():
             with contextlib.suppress(StyleclipError):

@@ -50,6 +50,8 @@ _RULES = (
     _Rule(("RESOURCE_EXHAUSTED",), "larger than max", ServerError, "{message}"),
     _Rule(("RESOURCE_EXHAUSTED",), "", ServerBusy, _BUSY, True),
     _Rule((), "queue size|timeout expired", ServerBusy, _BUSY, True),
+    # Triton may answer a request a moment before it releases the shared memory.
+    _Rule((), "shared memory region .* currently in use", ServerBusy, _BUSY, True),
     # Triton's message for a model that is being loaded or unloaded, and gRPC's code for a call
     # that a stopping server dropped: this client cancels none that it waits for.
     _Rule((), "has no available versions", ServerUnavailable, _STARTING, True),

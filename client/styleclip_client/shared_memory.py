@@ -8,6 +8,7 @@ request and releases them afterwards; the clients register them and send the req
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import weakref
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from styleclip_contract.errors import AccessRefused, InvalidInput, ServerError, 
 PREFIX = "styleclip-client-"  # of the names in /dev/shm
 MIN_TENSOR_BYTES = 64 * 2**10  # a smaller tensor is sent faster in the request
 _REGION_SIZE = 4 * 2**20  # bytes; an image of 1024 x 1024 has 3 MiB
+_FOLDER = Path("/dev/shm")
 _LARGE_OUTPUTS = (wire.IMAGE,)
 
 
@@ -39,6 +42,10 @@ class Region:
         self.size = size
         self.registered = False
         self._memory = shared_memory.SharedMemory(self.name, create=True, size=size)
+        # The lock ends with the process, however that ends: the server then closes the region.
+        descriptor = os.open(_FOLDER / self.name, os.O_RDWR)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        self._unlock = weakref.finalize(self, os.close, descriptor)
 
     def view(self, shape: Iterable[int], dtype: Any) -> NDArray[Any]:
         """Return an array of this shape and dtype that starts at the region's first byte."""
@@ -50,6 +57,7 @@ class Region:
         # Not closed here: NumPy would not notice that the memory of an array is gone. The finalizer
         # of such an array keeps this object alive.
         self._memory.unlink()
+        self._unlock()
 
 
 @dataclass(frozen=True)

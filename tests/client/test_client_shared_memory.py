@@ -3,16 +3,23 @@
 import asyncio
 import gc
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from paths import AVATAR
+from polling import wait_until
 from styleclip_client import AsyncClient, Client, requests, shared_memory
 from styleclip_contract import errors, wire
+from styleclip_server.api.abandoned_regions import SECONDS
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
 
@@ -182,3 +189,43 @@ def test_a_server_without_shared_memory_raises_a_named_error(server, known, kind
         pytest.raises(errors.AccessRefused, match="--allow-shared-memory"),
     ):
         client.draw(face.w_plus, edit)
+
+
+def regions(server):
+    with triton.InferenceServerClient(server.grpc_url) as inference:
+        return inference.get_system_shared_memory_status(as_json=True).get("regions", {})
+
+
+def test_closed_clients_leave_no_region_on_the_server(url, known, sharing):
+    face, edit, _, _ = known
+
+    def draw(_):
+        with Client(url, shared_memory=True) as client:
+            client.draw(face.w_plus, edit)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(draw, range(30)))
+    assert regions(sharing) == {}
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_the_region_of_a_killed_client_is_closed(known, sharing, tmp_path, group):
+    face, _, _, _ = known
+    face.save(tmp_path / "face.npz")
+    code = (
+        "import sys, time; from styleclip_client import Client, Inverted\n"
+        "client = Client(sys.argv[1], shared_memory=True)\n"
+        "client.draw(Inverted.load(sys.argv[2]).w_plus)\n"
+        "print('drawn', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, sharing.grpc_url, str(tmp_path / "face.npz")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline() == b"drawn\n"
+        names = list(regions(sharing))
+        assert len(names) == 1
+        time.sleep(2 * SECONDS)
+        assert list(regions(sharing)) == names  # not while its client lives
+        # With its helper process, Python's resource tracker, nobody removes the file.
+        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+    wait_until(lambda: regions(sharing) == {})
+    assert not Path("/dev/shm", names[0]).exists()

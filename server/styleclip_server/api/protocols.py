@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from styleclip_server.api.abandoned_regions import close_abandoned_regions
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.grpc_proxy import GrpcProxy, running_proxy
@@ -37,6 +39,7 @@ async def running_protocols(
         running_proxy(
             proxy, f"{host}:{settings.grpc_port}", settings.connection_age, settings.exit_timeout
         ),
+        _closing_abandoned_regions(triton, settings),
     ):
         yield KServe(
             triton,
@@ -45,6 +48,18 @@ async def running_protocols(
             bodies=bodies,
         )
     await triton.close()
+
+
+@asynccontextmanager
+async def _closing_abandoned_regions(triton: Triton, settings: Settings) -> AsyncIterator[None]:
+    if not settings.allow_shared_memory:
+        yield
+        return
+    closing = asyncio.create_task(close_abandoned_regions(triton))
+    try:
+        yield
+    finally:
+        closing.cancel()
 
 
 class KServePaths:

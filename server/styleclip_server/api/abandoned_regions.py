@@ -1,0 +1,71 @@
+"""Closes shared memory that Triton keeps open for clients that are gone.
+
+A client that is killed cannot ask for it, and Triton refuses it while a request still uses the
+region. Each region is up to some MiB of memory that no one else can use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from tritonclient.grpc.service_pb2 import (
+    SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest,
+)
+
+from styleclip_client.shared_memory import PREFIX
+from styleclip_server.api.refusals import Refused
+from styleclip_server.api.triton import Triton
+
+SECONDS = 5.0  # between two looks
+_FOLDER = Path("/dev/shm")
+_log = logging.getLogger(__name__)
+
+
+async def close_abandoned_regions(triton: Triton, seconds: float = SECONDS) -> None:
+    """Close the regions of clients that are gone, every `seconds`, until cancelled."""
+    while True:
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(Refused):  # Triton is away, or a region is still in use
+            await _close_once(triton)
+
+
+async def _close_once(triton: Triton) -> None:
+    message = SystemSharedMemoryStatusRequest().SerializeToString()
+    answer = await triton.call("SystemSharedMemoryStatus", message)
+    for name, region in SystemSharedMemoryStatusResponse.FromString(answer).regions.items():
+        if _is_abandoned(region.key.removeprefix("/")):
+            request = SystemSharedMemoryUnregisterRequest(name=name)
+            with contextlib.suppress(Refused):
+                await triton.call("SystemSharedMemoryUnregister", request.SerializeToString())
+                _log.info("closed the abandoned shared memory region %s", name)
+
+
+def _is_abandoned(file: str) -> bool:
+    """Whether nobody can use a region: it has no name, or the client that locked it is gone.
+
+    Only this project's clients lock their regions; the file of a gone one is removed.
+    """
+    path = _FOLDER / file
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not file.startswith(PREFIX):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return True
+    except OSError:  # it is locked
+        return False
+    finally:
+        os.close(descriptor)
