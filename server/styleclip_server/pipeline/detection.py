@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from styleclip_server.pipeline.cancellation import check_cancelled
 from styleclip_server.pipeline.dlib_detector import (
     WINDOW,
     Hit,
@@ -80,6 +81,7 @@ def detect_all_faces(image: Image.Image) -> list[Detection]:
     if min(image.size) < _MIN_PHOTO:
         return []
     pyramid = ImagePyramid(image)
+    check_cancelled()
     if max(image.size) <= OFFICIAL_SEARCH_UP_TO:
         detections = [_to_detection(hit, 0) for hit in run_on_pyramid(pyramid.level(0))]
     else:
@@ -109,6 +111,7 @@ def detect_large_faces(image: Image.Image) -> list[Detection]:
         start = pyramid.first_level_within(longest)
         if start is None:
             continue
+        check_cancelled()
         detections = _suppress_overlaps(detections + _search(pyramid, start, end))
         end = start
         if detections:
@@ -197,6 +200,7 @@ def _search_tiles(image: Image.Image) -> Iterator[Detection]:
     size = _TILE + overlap
     for top in rows:
         for left in columns:
+            check_cancelled()
             right, bottom = min(left + size, image.width), min(top + size, image.height)
             tile = np.asarray(image.crop((left, top, right, bottom)))
             for rectangle, score in run_on_pyramid(tile, upsample=1):

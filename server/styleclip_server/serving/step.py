@@ -14,6 +14,11 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import InvalidInput, StyleclipError
 from styleclip_contract.wire import Model
+from styleclip_server.pipeline.cancellation import (
+    WorkCancelled,
+    cancelled_by,
+    check_cancelled,
+)
 from styleclip_server.serving import parent_watch, request_log
 from styleclip_server.serving.metrics import Metrics
 
@@ -26,7 +31,8 @@ RunRow = Callable[[Row], Row]
 def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Metrics) -> list[Any]:
     """Respond to each request of `execute`, computing row by row.
 
-    An `InvalidInput` becomes INVALID_ARGUMENT of its request only.
+    An `InvalidInput` becomes INVALID_ARGUMENT of its request only. A request whose client is gone
+    ends before its next row, or where its work calls `check_cancelled`.
 
     Args:
         run_row: takes a row's inputs by name (None for an optional one that was not sent) and
@@ -45,8 +51,13 @@ def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> A
             value = triton.get_input_tensor_by_name(request, tensor.name)
             inputs[tensor.name] = None if value is None else value.as_numpy()
         requested = set(request.requested_output_names())
-        response = triton.InferenceResponse(_outputs(model, inputs, run_row, requested))
+        with cancelled_by(request.is_cancelled):
+            outputs = _outputs(model, inputs, run_row, requested)
+        response = triton.InferenceResponse(outputs)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
+    except WorkCancelled:
+        cancelled = triton.TritonError("the client is gone", triton.TritonError.CANCELLED)
+        response = triton.InferenceResponse(error=cancelled)
     except Exception as error:
         response = triton.InferenceResponse(error=_triton_error(model, error))
         metrics.count_error(error)
@@ -56,10 +67,12 @@ def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> A
 
 def _outputs(model: Model, inputs: Row, run_row: RunRow, requested: set[str]) -> list[Any]:
     batch = max(len(array) for array in inputs.values() if array is not None)
-    rows = [
-        run_row({name: None if array is None else array[i] for name, array in inputs.items()})
-        for i in range(batch)
-    ]
+    rows = []
+    for i in range(batch):
+        if i:  # Triton has just checked the first one; asking takes some time
+            check_cancelled()
+        row = {name: None if array is None else array[i] for name, array in inputs.items()}
+        rows.append(run_row(row))
     return [
         triton.Tensor(tensor.name, _stack([_evaluate(row[tensor.name]) for row in rows]))
         for tensor in model.outputs

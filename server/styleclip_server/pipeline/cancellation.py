@@ -1,0 +1,37 @@
+"""Long work that ends soon after nobody waits for its result any more.
+
+Whoever starts the work says how to find out (`cancelled_by`); the work calls `check_cancelled`
+between its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_is_cancelled: ContextVar[Callable[[], bool]] = ContextVar("is_cancelled", default=lambda: False)
+
+
+class WorkCancelled(Exception):
+    """Nobody waits for the result."""
+
+
+@contextmanager
+def cancelled_by(is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Let `check_cancelled` ask `is_cancelled` during a `with` block, in this thread."""
+    token = _is_cancelled.set(is_cancelled)
+    try:
+        yield
+    finally:
+        _is_cancelled.reset(token)
+
+
+def check_cancelled() -> None:
+    """Return if somebody waits for the result.
+
+    Raises:
+        WorkCancelled: nobody does.
+    """
+    if _is_cancelled.get()():
+        raise WorkCancelled

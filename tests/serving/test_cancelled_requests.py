@@ -1,0 +1,58 @@
+"""The work of a client that goes away is dropped, whatever way the client came."""
+
+import io
+
+import httpx
+import pytest
+from PIL import Image
+
+from paths import GOLDEN
+from polling import wait_until
+from styleclip_client import Client, errors
+
+
+@pytest.fixture(scope="module")
+def slow_photo():
+    """A photo in which the search for all faces takes many seconds."""
+    with Image.open(GOLDEN / "align" / "astronaut.png") as astronaut:
+        photo = astronaut.convert("RGB").resize((4800, 4800))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def align_failures(client):
+    return next(timing.failures for timing in client.timings() if timing.name == "align")
+
+
+def find_faces(address, photo):
+    with Client(address, timeout=1, retries=0) as client:
+        client.faces(photo)
+
+
+def edit_second_face(address, photo):
+    with Client(address, timeout=1, retries=0) as client:
+        client.edit_photo(photo, client.domain().edit("a sad face"), align=True, face=1)
+
+
+def post_faces(address, photo):
+    httpx.post(f"{address}/v1/faces", files={"photo": photo}, timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "call"),
+    [
+        ("grpc", find_faces),
+        ("http", find_faces),
+        ("grpc", edit_second_face),
+        ("http", edit_second_face),
+        ("http", post_faces),
+    ],
+)
+def test_the_work_of_a_client_that_gave_up_is_dropped(server, slow_photo, protocol, call):
+    address = server.grpc_url if protocol == "grpc" else f"http://{server.http_url}"
+    with Client(server.grpc_url) as client:
+        before = align_failures(client)
+        with pytest.raises((errors.DeadlineExceeded, httpx.ReadTimeout)):
+            call(address, slow_photo)
+        wait_until(lambda: align_failures(client) == before + 1)  # it did not end as a success
