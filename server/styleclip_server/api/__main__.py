@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ from styleclip_server.api.http_connections import Connection
 from styleclip_server.api.settings import Settings
 
 BACKLOG = 2048  # connections that wait to be accepted
+OPEN_FILES = 8192  # the connections of all ports and those to Triton
 
 
 def main(path: Path) -> None:
     """Serve until a signal comes; requests under way are finished."""
     settings = Settings.load(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),

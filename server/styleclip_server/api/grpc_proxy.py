@@ -25,7 +25,7 @@ MESSAGE_SECONDS = 10.0  # for a message to arrive
 READERS = 64  # messages that arrive at a time
 CALLS = 512  # at a time, waiting ones included
 CALLS_PER_CONNECTION = 128
-CONNECTIONS = 1024
+CONNECTIONS = 4096
 NAMED_EXCESS_BYTES = 8 * 2**20
 STREAMS = 16
 CALL_BYTES = 64 * 2**10  # of a message of any other method
@@ -241,7 +241,7 @@ def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         ("grpc.max_allowed_incoming_connections", CONNECTIONS),
-        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.server_handshake_timeout_ms", 5_000),
         # A client that vanished is noticed within a minute, not two hours.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
