@@ -27,7 +27,7 @@ def main(count: int, seed: int, concurrency: int) -> None:
 
     Over KServe's protocol (HTTP and gRPC), the plain web API and bare sockets, beside two clients
     that must not notice. Exits with 1 when a process ended or a request of these clients was lost.
-    Writes out/chaos/fuzz-<time>.json with curves of memory and file descriptors.
+    Ctrl-C ends it early. out/chaos/fuzz-<time>.json gets curves of memory and file descriptors.
     """
     server, console = Server(), Console(stderr=True)
     columns = (
@@ -45,6 +45,8 @@ def main(count: int, seed: int, concurrency: int) -> None:
                 answered = sum(each.answered for each in observer.bystanders)
                 note = f"{len(observer.ends)} ends; bystanders: {answered} answered, {lost} lost"
                 progress.update(task, completed=sent, note=note)
+                if not console.is_terminal and sent % 5000 == 0:
+                    console.print(f"{sent} of {count}: {note}")
 
             result = fuzz(server, count, seed, concurrency, report)
     finally:

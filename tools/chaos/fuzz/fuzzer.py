@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from tools.chaos.fuzz.grpc_requests import GrpcRequests
@@ -46,7 +47,7 @@ def fuzz(
     concurrency: int = 8,
     report: Callable[[int, Observer], None] = lambda sent, observer: None,
 ) -> dict[str, Any]:
-    """Send `count` requests beside two bystanders.
+    """Send `count` requests beside two bystanders; Ctrl-C ends it early.
 
     Args:
         report: gets the number of requests so far and the observer, after each batch.
@@ -58,15 +59,16 @@ def fuzz(
     requests = (fuzzer.draw() for _ in range(count))
     with Observer(server) as observer, ThreadPoolExecutor(concurrency) as executor:
         sent = 0
-        while batch := list(itertools.islice(requests, _BATCH)):
-            for request, outcome in zip(batch, executor.map(_send, batch), strict=True):
-                outcomes[f"{request.kind}: {outcome}"] += 1
-            sent += len(batch)
-            report(sent, observer)
+        with suppress(KeyboardInterrupt):
+            while batch := list(itertools.islice(requests, _BATCH)):
+                for request, outcome in zip(batch, executor.map(_send, batch), strict=True):
+                    outcomes[f"{request.kind}: {outcome}"] += 1
+                sent += len(batch)
+                report(sent, observer)
         seconds = time.monotonic() - start
         time.sleep(QUIET_SECONDS)
     return {
-        "requests": count,
+        "requests": sent,
         "seed": seed,
         "seconds": round(seconds),
         "ends": observer.ends,
