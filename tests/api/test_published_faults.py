@@ -25,6 +25,7 @@ from paths import AVATAR, ROOT
 from styleclip_client import Client
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
+from tools.chaos.fuzz.sockets import PREFACE, encode_headers, frame
 
 SERVICE = "/inference.GRPCInferenceService/"
 POST = b"POST /v2/models/direction/infer HTTP/1.1\r\nHost: a\r\n"
@@ -328,6 +329,16 @@ def test_streams_that_are_cancelled_at_once_end_nothing(target, unharmed):
     calls = [target.channel.unary_unary(SERVICE + "ModelInfer").future(content) for _ in range(100)]
     for call in calls:
         call.cancel()
+
+
+def test_a_method_whose_name_is_no_text_is_unknown(target, unharmed):
+    """It ends grpcio's server for asyncio (1.85), so that no client of gRPC could connect."""
+    content = PREFACE + frame(4, 0, 0, b"") + frame(1, 4, 1, encode_headers(b"/\xc5\xe2/\xff"))
+    host, port = target.server.grpc_url.split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(content)
+            assert connection.recv(100)
 
 
 def test_a_stream_answers_each_request(target, unharmed):

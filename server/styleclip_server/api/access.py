@@ -7,6 +7,7 @@ is limited; where none is needed, that of each address.
 from __future__ import annotations
 
 import hmac
+import threading
 import time
 from collections.abc import Mapping
 
@@ -30,6 +31,7 @@ class Access:
         self._tokens = {token.encode(): name for token, name in (tokens or {}).items()}
         self._rate = rate
         self._saved: dict[str, tuple[float, float]] = {}  # calls that a caller has left, and when
+        self._lock = threading.Lock()  # HTTP and gRPC are served by different threads
 
     def check(self, authorization: str | bytes | None, address: str) -> None:
         """Count a call by a caller.
@@ -43,7 +45,8 @@ class Access:
         """
         caller = self._identify(authorization) if self._tokens else address
         if self._rate:
-            self._limit(caller)
+            with self._lock:
+                self._limit(caller)
 
     def _identify(self, authorization: str | bytes | None) -> str:
         header = authorization or b""

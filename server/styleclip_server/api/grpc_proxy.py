@@ -1,13 +1,18 @@
 """KServe's protocol over gRPC: every call is checked and passed on to Triton.
 
-Messages are read only after the caller is known, and parsed only as far as the checks need it.
+Messages are read only after the caller is known. The server is gRPC's for threads: that for asyncio
+(grpcio 1.85) stops serving when the name of a method is not UTF-8. Its threads hand the work to the
+event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -23,7 +28,7 @@ from styleclip_server.api.triton import SERVICE, Triton
 
 MESSAGE_SECONDS = 10.0  # for a message to arrive
 READERS = 64  # messages that arrive at a time
-CALLS = 512  # at a time, waiting ones included
+CALLS = 256  # at a time, waiting ones included; each has a thread
 CALLS_PER_CONNECTION = 128
 CONNECTIONS = 4096
 NAMED_EXCESS_BYTES = 8 * 2**20
@@ -31,6 +36,7 @@ STREAMS = 16
 CALL_BYTES = 64 * 2**10  # of a message of any other method
 METADATA_BYTES = 16 * 2**10
 
+_NO_DEADLINE = 1e6  # seconds
 FORWARDED = ("traceparent", "tracestate")
 
 # The methods that are passed on, with the type of their message.
@@ -56,13 +62,12 @@ RESTRICTED = (
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 MODEL_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
 
-Stream = AsyncIterator[bytes]
-Context: TypeAlias = Any  # grpc.aio.ServicerContext; grpcio has no types
-Answer = Callable[[bytes, Context], Awaitable[bytes]]
+Context: TypeAlias = Any  # grpc.ServicerContext; grpcio has no types
+Answer = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
 
 
 class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Handles the calls of one server."""
+    """Handles the calls of one server, in its threads. Created in the event loop that works."""
 
     def __init__(
         self,
@@ -76,8 +81,10 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._triton = triton
         self._access = access
         self._methods = METHODS | (SHARED_MEMORY_METHODS if allow_shared_memory else {})
-        self._readers = asyncio.Semaphore(READERS)
-        self._streams = 0
+        self._loop = asyncio.get_running_loop()
+        self._readers = threading.BoundedSemaphore(READERS)
+        self._streams = threading.BoundedSemaphore(STREAMS)
+        self._reading: dict[Context, float] = {}  # calls whose message arrives, and since when
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """Return the handler of a call, by its method."""
@@ -97,49 +104,70 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             return self._refusing(regions.restricted("protocol"))
         return None  # unimplemented
 
+    async def cancel_slow_messages(self) -> None:
+        """Cancel calls whose message does not arrive in time, until this task is cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            for context, since in list(self._reading.items()):
+                if time.monotonic() - since > MESSAGE_SECONDS:
+                    context.cancel()
+
     def _unary(self, answer: Answer, limit: int) -> grpc.RpcMethodHandler:
         # On the wire a unary call is a stream of one message. gRPC reads the message of a unary
         # call before it calls the handler; that of a stream is read when the handler asks for it.
-        async def handle(stream: Stream, context: Context) -> bytes:
+        def handle(stream: Iterator[bytes], context: Context) -> bytes:
             try:
                 self._check_access(context)
-                message = await self._read(stream, limit)
-                return await answer(message, context)
+                message = self._read(stream, context)
+                if len(message) > limit:
+                    raise inference.too_large(limit)
+                return self._run(answer(message, context), context)
             except Refused as error:
-                await _abort(context, error)
+                _abort(context, error)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def _refusing(self, refusal: Refused) -> grpc.RpcMethodHandler:
-        async def handle(_: Stream, context: Context) -> bytes:
-            await _abort(context, refusal)
+        def handle(_: Iterator[bytes], context: Context) -> bytes:
+            _abort(context, refusal)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    async def _read(self, stream: Stream, limit: int) -> bytes:
-        """Return the next message of `stream`."""
-        async with self._readers:
-            try:
-                message = await asyncio.wait_for(stream.__anext__(), MESSAGE_SECONDS)
-            except asyncio.TimeoutError:
-                raise Refused(
-                    StatusCode.DEADLINE_EXCEEDED,
-                    f"the message did not arrive within {MESSAGE_SECONDS:g} s",
-                ) from None
-            except StopAsyncIteration:
-                raise invalid("the call has no message") from None
-        if len(message) > limit:
-            raise inference.too_large(limit)
-        return message
+    def _read(self, stream: Iterator[bytes], context: Context) -> bytes:
+        """Return the message of a call."""
+        if not self._readers.acquire(timeout=MESSAGE_SECONDS):
+            raise Refused(
+                StatusCode.UNAVAILABLE,
+                "the queue size of the server is reached: try again later",
+                retry_after=1.0,
+            )
+        self._reading[context] = time.monotonic()
+        try:
+            return next(stream)
+        except StopIteration:
+            raise invalid("the call has no message") from None
+        finally:
+            del self._reading[context]
+            self._readers.release()
+
+    def _run(self, work: Coroutine[Any, Any, bytes], context: Context) -> bytes:
+        """Return the result of `work` in the event loop; it is cancelled with the call."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if not context.add_callback(future.cancel):
+            future.cancel()
+        try:
+            return future.result()
+        except CancelledError:
+            raise Refused(StatusCode.CANCELLED, "the call was cancelled") from None
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
         return await self._triton.infer(
-            inference.parse(message), context.time_remaining(), _forwarded(context)
+            inference.parse(message), _time_left(context), _forwarded(context)
         )
 
     async def _check_health(self, _: bytes, context: Context) -> bytes:
         """Answer gRPC's own health check, which probes use, for the server as a whole."""
-        return await self._triton.call(HEALTH_CHECK, b"", context.time_remaining())
+        return await self._triton.call(HEALTH_CHECK, b"", _time_left(context))
 
     def _pass_on(self, method: str, kind: type[Message]) -> Answer:
         async def answer(message: bytes, context: Context) -> bytes:
@@ -152,32 +180,31 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 regions.check_registration(
                     request.name, request.key, request.offset, request.byte_size
                 )
-            return await self._triton.call(
-                method, request.SerializeToString(), context.time_remaining()
-            )
+            return await self._triton.call(method, request.SerializeToString(), _time_left(context))
 
         return answer
 
-    async def _stream_infer(self, stream: Stream, context: Context) -> AsyncIterator[bytes]:
+    def _stream_infer(self, stream: Iterator[bytes], context: Context) -> Iterator[bytes]:
         """Answer the requests of a stream one after the other; no model streams its answers."""
         try:
             self._check_access(context)
-            if self._streams == STREAMS:
+            if not self._streams.acquire(blocking=False):
                 raise Refused(StatusCode.RESOURCE_EXHAUSTED, f"more than {STREAMS} streams")
         except Refused as error:
-            await _abort(context, error)
-        self._streams += 1
+            _abort(context, error)
         try:
-            async for message in stream:
-                yield (await self._stream_answer(message, context)).SerializeToString()
+            for message in stream:
+                yield self._stream_answer(message, context).SerializeToString()
         finally:
-            self._streams -= 1
+            self._streams.release()
 
-    async def _stream_answer(
+    def _stream_answer(
         self, message: bytes, context: Context
     ) -> service_pb2.ModelStreamInferResponse:
         try:
-            answer = await self._infer(message, context)
+            if len(message) > self.body_limit:
+                raise inference.too_large(self.body_limit)
+            answer = self._run(self._infer(message, context), context)
         except Refused as error:
             return service_pb2.ModelStreamInferResponse(error_message=error.message)
         response = service_pb2.ModelInferResponse.FromString(answer)
@@ -186,6 +213,12 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _check_access(self, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         self._access.check(metadata.get("authorization"), _host(context.peer()))
+
+
+def _time_left(context: Context) -> float | None:
+    """The seconds until the client's deadline; None if it has none, which gRPC gives as ages."""
+    seconds: float = context.time_remaining()
+    return seconds if seconds < _NO_DEADLINE else None
 
 
 def _forwarded(context: Context) -> list[tuple[str, str | bytes]]:
@@ -198,13 +231,11 @@ def _host(peer: str) -> str:
     return peer.partition(":")[2].rpartition(":")[0]
 
 
-async def _abort(context: Context, refusal: Refused) -> NoReturn:
-    pushback = (
-        ()
-        if refusal.retry_after is None
-        else (("grpc-retry-pushback-ms", str(int(1000 * refusal.retry_after))),)
-    )
-    await context.abort(refusal.code, refusal.message, pushback)
+def _abort(context: Context, refusal: Refused) -> NoReturn:
+    if refusal.retry_after is not None:
+        milliseconds = str(int(1000 * refusal.retry_after))
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", milliseconds),))
+    context.abort(refusal.code, refusal.message)
     raise AssertionError("abort raises")
 
 
@@ -218,16 +249,22 @@ async def running_proxy(
         connection_age: seconds after which clients are asked to connect again; 0: never.
         exit_timeout: seconds that calls under way have left at the end.
     """
-    server = grpc.aio.server(
-        maximum_concurrent_rpcs=CALLS, options=_options(connection_age, proxy.body_limit)
+    server = grpc.server(
+        ThreadPoolExecutor(CALLS, thread_name_prefix="grpc"),
+        handlers=(proxy,),
+        options=_options(connection_age, proxy.body_limit),
+        maximum_concurrent_rpcs=CALLS,
     )
-    server.add_generic_rpc_handlers((proxy,))
     server.add_insecure_port(address)
-    await server.start()
+    server.start()
+    watcher = asyncio.create_task(proxy.cancel_slow_messages())
     try:
         yield
     finally:
-        await server.stop(exit_timeout)
+        await asyncio.to_thread(server.stop(exit_timeout).wait)
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
 
 
 def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:

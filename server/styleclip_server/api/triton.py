@@ -76,7 +76,10 @@ class Triton:
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
         with self.admission.enter(rows):
             return await self.call(
-                "ModelInfer", request.SerializeToString(), timeout or INFER_SECONDS, metadata
+                "ModelInfer",
+                request.SerializeToString(),
+                INFER_SECONDS if timeout is None else timeout,
+                metadata,
             )
 
     async def model_config(self, name: str) -> ModelConfig:
@@ -115,7 +118,9 @@ class Triton:
         try:
             path = method if method.startswith("/") else SERVICE + method
             answer: bytes = await self._channel.unary_unary(path)(
-                message, timeout=timeout or CALL_SECONDS, metadata=tuple(metadata)
+                message,
+                timeout=CALL_SECONDS if timeout is None else timeout,
+                metadata=tuple(metadata),
             )
         except grpc.aio.AioRpcError as error:
             raise _refusal(error) from error

@@ -12,7 +12,7 @@ from tools.chaos.fuzz.request import Request, damage
 
 SECONDS = 3.0  # for an answer
 _POST = b"POST /v2/models/edit/infer HTTP/1.1\r\nHost: a\r\n"
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _INFER = b"/inference.GRPCInferenceService/ModelInfer"
 _HEADERS, _RST, _SETTINGS, _PING, _WINDOW, _CONTINUATION, _DATA = 1, 3, 4, 6, 8, 9, 0
 
@@ -102,45 +102,46 @@ class Sockets:
     def _garbage(self) -> Request:
         rng = self._rng
         address = rng.choice((self._http, self._grpc, self._metrics))
-        start = rng.choice((b"", _PREFACE, _POST, b"POST /metrics HTTP/1.1\r\nHost: a\r\n"))
+        start = rng.choice((b"", PREFACE, _POST, b"POST /metrics HTTP/1.1\r\nHost: a\r\n"))
         return self._over(address, "garbage", [start + rng.randbytes(rng.choice((1, 100, 60_000)))])
 
     def _frames(self) -> Request:
         """Frames of HTTP/2 to gRPC: well-formed ones at the wrong time, or too many of them."""
         rng = self._rng
-        call = _frame(_HEADERS, 4, 1, _encode_headers())
+        call = frame(_HEADERS, 4, 1, encode_headers())
         data = b"\0" + struct.pack(">I", rng.choice((0, 3, 2**20, 2**31, 2**32 - 1))) + b"abc"
         frames = {
-            "settings": _frame(_SETTINGS, 0, 0, struct.pack(">HI", rng.randrange(9), 2**31)) * 300,
-            "pings": _frame(_PING, 0, 0, bytes(8)) * 3000,
-            "window of nothing": _frame(_WINDOW, 0, 0, bytes(4)) * 10,
-            "window overflow": _frame(_WINDOW, 0, 0, struct.pack(">I", 2**31 - 1)) * 10,
+            "settings": frame(_SETTINGS, 0, 0, struct.pack(">HI", rng.randrange(9), 2**31)) * 300,
+            "pings": frame(_PING, 0, 0, bytes(8)) * 3000,
+            "window of nothing": frame(_WINDOW, 0, 0, bytes(4)) * 10,
+            "window overflow": frame(_WINDOW, 0, 0, struct.pack(">I", 2**31 - 1)) * 10,
             "resets": b"".join(
-                _frame(_HEADERS, 4, i, _encode_headers()) + _frame(_RST, 0, i, struct.pack(">I", 8))
+                frame(_HEADERS, 4, i, encode_headers()) + frame(_RST, 0, i, struct.pack(">I", 8))
                 for i in range(1, 400, 2)
             ),
             "open streams": b"".join(
-                _frame(_HEADERS, 4, i, _encode_headers()) for i in range(1, 600, 2)
+                frame(_HEADERS, 4, i, encode_headers()) for i in range(1, 600, 2)
             ),
-            "continuations": _frame(_HEADERS, 0, 1, b"")
-            + _frame(_CONTINUATION, 0, 1, b"\x00\x01x" + b"\x7f" + b"y" * 127) * 2000,
-            "a huge header": _frame(
-                _HEADERS, 4, 1, _encode_headers() + b"\x00\x01x\x7f\x80\x80\x7f"
+            "continuations": frame(_HEADERS, 0, 1, b"")
+            + frame(_CONTINUATION, 0, 1, b"\x00\x01x" + b"\x7f" + b"y" * 127) * 2000,
+            "a huge header": frame(
+                _HEADERS, 4, 1, encode_headers() + b"\x00\x01x\x7f\x80\x80\x7f"
             ),
-            "a wrong length": call + _frame(_DATA, 1, 1, data),
+            "a wrong length": call + frame(_DATA, 1, 1, data),
             "an endless message": call
-            + _frame(_DATA, 0, 1, data)
-            + _frame(_DATA, 0, 1, bytes(16384)) * 20,
+            + frame(_DATA, 0, 1, data)
+            + frame(_DATA, 0, 1, bytes(16384)) * 20,
             "a frame beyond the limit": struct.pack(">I", 2**24 - 1)[1:]
             + bytes((_DATA, 0))
             + bytes(70_000),
-            "data of no stream": _frame(_DATA, 0, 99, b"abc"),
-            "stream 0": _frame(_HEADERS, 4, 0, _encode_headers()),
-            "an even stream": _frame(_HEADERS, 4, 2, _encode_headers()),
-            "padding": _frame(_DATA, 8, 1, b"\xff"),
+            "data of no stream": frame(_DATA, 0, 99, b"abc"),
+            "stream 0": frame(_HEADERS, 4, 0, encode_headers()),
+            "an even stream": frame(_HEADERS, 4, 2, encode_headers()),
+            "a method that is no text": frame(_HEADERS, 4, 1, encode_headers(b"/\xc5\xe2/\xff")),
+            "padding": frame(_DATA, 8, 1, b"\xff"),
         }  # fmt: skip
         kind = rng.choice(list(frames))
-        content = _PREFACE + _frame(_SETTINGS, 0, 0, b"") + frames[kind]
+        content = PREFACE + frame(_SETTINGS, 0, 0, b"") + frames[kind]
         if rng.random() < 0.2:
             content = damage(rng, content)
         return self._over(self._grpc, "frames", [content])
@@ -194,15 +195,16 @@ def _outcome(answer: bytes) -> str:
     return "frames" if answer else "closed"
 
 
-def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
     head = struct.pack(">I", len(content))[1:] + bytes((kind, flags)) + struct.pack(">I", stream)
     return head + content
 
 
-def _encode_headers() -> bytes:
+def encode_headers(path: bytes = _INFER) -> bytes:
     """HPACK without compression: literals that are not indexed."""
     fields = (
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", _INFER), (b":authority", b"a"),
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"a"),
         (b"content-type", b"application/grpc"), (b"te", b"trailers"),
     )  # fmt: skip
     return b"".join(
