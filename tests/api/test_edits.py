@@ -427,3 +427,31 @@ def test_the_id_of_a_request_is_in_the_server_s_log(server, api):
     )
     assert answer.status_code == 400
     wait_until(lambda: '"request_id": "order-8"' in server.options.log.read_text())
+
+
+def test_named_directions_are_fields_with_or_without_their_strengths(api, server):
+    with Client(server.grpc_url) as client:
+        domain = client.domain()
+        edits = [
+            domain.edit("a sad face", strength=4),
+            domain.direction("beard").edit(3),
+            domain.direction("glasses").edit(2),
+        ]
+        expected = client.edit_photo(AVATAR, edits).picture
+    for fields in (
+        {**SAD, "direction": ["beard=3", "glasses=2"], "strength": 4},
+        {**SAD, "direction": ["beard", "glasses"], "strength": [4, 3, 2]},
+    ):
+        assert api.post("/v1/edit", files=[photo()], data=fields).content == expected
+    listed = api.get("/v1/domain").json()["directions"]
+    assert {
+        "name": "beard",
+        "title": "Beard",
+        "low": -5,
+        "high": 5,
+        "follows_face": False,
+    } in listed
+    answer = api.post("/v1/edit", files=[photo()], data={"direction": "mood=1"})
+    assert answer.status_code == 400 and "UnknownDirection" in answer.text
+    answer = api.post("/v1/edit", files=[photo()], data={"direction": "beard=9"})
+    assert answer.status_code == 400 and "-5 to 5" in answer.text

@@ -16,8 +16,10 @@ from paths import ROOT
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_export.cli import run
+from styleclip_export.convert import conversion
 from styleclip_export.directions.store import DirectionStore
 from styleclip_networks.mapper import LatentMapper
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.named_directions import load_directions
 
 AVATARS = ROOT / "model_repository/avatars"
@@ -89,6 +91,7 @@ FORMATS = {
     "a.npy": lambda path: np.save(path, DIRECTION),
     "flat.npy": lambda path: np.save(path, DIRECTION[0].astype(np.float64)),
     "rows.npy": lambda path: np.save(path, np.repeat(DIRECTION, 14, 0)),
+    "batch.npy": lambda path: np.save(path, np.repeat(DIRECTION, 14, 0)[np.newaxis]),
     "a.npz": lambda path: np.savez(path, boundary=DIRECTION, other=np.ones(3, np.float32)),
     "a.pt": lambda path: torch.save(torch.from_numpy(DIRECTION), path),
     "legacy.pt": lambda path: torch.save(
@@ -307,3 +310,18 @@ def test_the_published_files_are_added_by_their_names(tmp_path, original, capsys
     store.refresh()  # as after another conversion
     for name, offset in load_directions(folder, domain).offsets.items():
         np.testing.assert_array_equal(offset, before[name])
+
+
+def test_another_conversion_keeps_the_list_of_directions(domain, tmp_path):
+    np.save(tmp_path / "age.npy", DIRECTION)
+    assert domain.command("add", "avatars", tmp_path / "age.npy")[0] == 0
+    before = domain.listed()
+    defaults = {"neutral": "a face", "strength": 4.0, "threshold": 0.1}
+    description = {
+        "name": "avatars", "title": "again", "align": False, "defaults": defaults, "presets": [],
+        "licence": "none",
+    }  # fmt: skip
+    sizes = {r: before.style_channels[0] if r == 4 else 8 for r in (4, 8, 16, 32)}
+    conversion.write_domain_json(domain.folder, description, Generator(32, sizes))
+    assert domain.listed().title == "again" and domain.listed().num_latents == 8
+    assert domain.listed().directions == before.directions

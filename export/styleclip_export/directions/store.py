@@ -173,14 +173,15 @@ class DirectionStore:
         else:
             direction = content
         domain = self.domain
-        flat = direction.reshape(-1) if direction.shape[0] == 1 else direction
+        flat = direction
+        while flat.ndim > 1 and len(flat) == 1:  # pose.pt has (1, 18, 512)
+            flat = flat[0]
         scale = np.float32(options.scale)
         if flat.shape == (domain.style_size,):
             if options.layers:
                 raise DirectionError("--layers are rows of W+, but the direction is in StyleSpace")
             return {"offset": scale * flat}
         shapes = {(domain.w_dim,), (domain.num_latents, domain.w_dim)}
-        flat = flat[0] if flat.ndim == 3 and len(flat) == 1 else flat
         if flat.shape not in shapes:
             raise DirectionError(
                 f"the direction has the shape {direction.shape}; {domain.name} takes "
