@@ -124,7 +124,7 @@ def test_a_latent_mapper_moves_each_face_as_in_pytorch(tmp_path, capsys):
     arguments = ["directions", "add", "avatars", str(tmp_path / "mohawk.pt")]
     assert run([*arguments, "--repository", str(tmp_path / "domains")]) == 0
     capsys.readouterr()
-    edit, beard = Edit(direction="mohawk", strength=1), Edit(direction="beard", strength=1)
+    edit, beard = Edit(direction="mohawk", strength=2), Edit(direction="beard", strength=1)
     options = Options(domains=tmp_path / "domains", log=tmp_path / "log")
     with running_server(options) as server, Client(server.grpc_url) as client:
         assert client.domain().direction("mohawk").follows_face
@@ -132,11 +132,11 @@ def test_a_latent_mapper_moves_each_face_as_in_pytorch(tmp_path, capsys):
         for photo in (AVATAR, SAMPLES / "avatar-2.png"):
             w_plus = client.invert(photo).w_plus
             with torch.no_grad():
-                mapped = w_plus + 0.1 * mapper(torch.tensor(w_plus[np.newaxis]))[0].numpy()
+                mapped = w_plus + 0.2 * mapper(torch.tensor(w_plus[np.newaxis]))[0].numpy()
             edited = client.edit(w_plus, [edit], format="PNG").array().astype(int)
             # Some CPUs run the networks in bfloat16; test_directions_are_added compares exactly.
-            assert np.abs(edited - client.draw(mapped)).mean() < 0.2
-            assert np.abs(edited - client.draw(w_plus)).mean() > 2
+            difference = np.abs(edited - client.draw(mapped)).mean()
+            assert difference < 0.25 * np.abs(edited - client.draw(w_plus)).mean()
             moved.append(client.direction([beard, edit], w_plus))
             assert client.edit_photo(photo, [beard, edit]).channels[1] > 0
         assert np.abs(moved[0] - moved[1]).max() > 0.01
