@@ -176,8 +176,8 @@ class ModulatedConv(nn.Module):
             return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
 
         weight = self.weight[0] * self.scale
-        squared_norms = weight.float().square().sum((2, 3)).T  # (in, out)
-        dcoefs = torch.rsqrt(style.float().square() @ squared_norms + DEMODULATION_EPS) * gain
+        squared_weights = weight.float().square().sum((2, 3)).T  # (in, out)
+        dcoefs = torch.rsqrt(style.float().square() @ squared_weights + DEMODULATION_EPS) * gain
         if x.dtype == torch.float16:  # keep x * style below 65,504
             peak = style.abs().amax(1, keepdim=True).clamp(min=1e-6)
             style, dcoefs = style / peak, dcoefs * peak

@@ -9,6 +9,7 @@ from PIL import Image
 
 from styleclip_server.engines.cuda import jpeg
 from styleclip_server.pipeline import images
+from styleclip_server.serving.backends import jpeg_outputs
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def column(value, dtype=np.object_):
 
 
 def rendered(image, requested=("RENDER",), **inputs):
-    quality = jpeg.requested_quality(len(image), **inputs)
+    quality = jpeg_outputs.requested_jpeg_quality(len(image), **inputs)
     files = jpeg.encode(image, [quality] * len(image))
-    return jpeg.outputs(requested, image, files[0])
+    return jpeg_outputs.build_outputs(requested, image, files[0])
 
 
 def test_a_jpeg_file_replaces_the_pixels(image):

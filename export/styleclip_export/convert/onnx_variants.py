@@ -216,8 +216,8 @@ def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
 
 def _demodulation(layer: _Layer, weight: Tensor) -> Tensor:
     """Compute demodulation coefficients times the leaky ReLU's gain, (N, out)."""
-    squared_norms = weight.square().sum((2, 3)).T
-    return torch.rsqrt(layer.style.square() @ squared_norms + DEMODULATION_EPS) * LEAKY_RELU_GAIN
+    squared_weights = weight.square().sum((2, 3)).T
+    return torch.rsqrt(layer.style.square() @ squared_weights + DEMODULATION_EPS) * LEAKY_RELU_GAIN
 
 
 def _noise_and_bias(layer: _Layer, dcoefs: Tensor) -> Tensor:

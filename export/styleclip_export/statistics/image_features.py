@@ -61,7 +61,8 @@ def _constants(
 class FoldedMLP(nn.Module):
     """`MLP` with quick GELU's scale a in the weights: x sigmoid(a x) = silu(a x) / a.
 
-    A GPU runs silu as one kernel, and quick GELU as three.
+    A GPU runs silu as one kernel, and quick GELU as three. The server's `clip_text` folds the scale
+    into the layer norm instead.
 
     Args:
         mlp: its layers are modified.

@@ -7,4 +7,5 @@
 - `parameters`: weights by name, moved to the GPU
 - `cuda_graphs`: calls captured for each shape
 - `jpeg`: images encoded on the GPU
+- `host_memory`: copies of tensors for the CPU
 """

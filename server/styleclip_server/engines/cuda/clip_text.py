@@ -29,7 +29,10 @@ class LinearParams:
 
 @dataclass(frozen=True)
 class TransformerBlock:
-    """A pre-norm transformer block; `ln_2` and the bias of `c_fc` contain `QUICK_GELU_SCALE`."""
+    """A pre-norm transformer block; `ln_2` and the bias of `c_fc` contain `QUICK_GELU_SCALE`.
+
+    `image_features.FoldedMLP` of the exporter folds the scale into the linear layers instead.
+    """
 
     ln_1: LinearParams
     in_proj: LinearParams
@@ -43,8 +46,8 @@ class CudaTextEncoder:
     """TOKENS (N, T) int32, T up to 77, → TEXT_FEATURES (N, D) float32, not normalized.
 
     A text ends at its largest id, and attention is causal: T has to cover the longest text, and
-    what follows a text's end has no effect. Ids outside the vocabulary are clamped to it: an index
-    out of range would end the process's use of the GPU.
+    what follows a text's end has no effect. Ids outside the vocabulary are clamped to it: an
+    out-of-range index would fail a device-side assert and leave the CUDA context unusable.
 
     Args:
         weights: parameters by the names in `clip_text`'s `model.onnx`, float32. `table`, int32, is
@@ -105,7 +108,7 @@ def _block(parameters: Parameters, name: str) -> TransformerBlock:
         _linear_params(parameters, f"{name}.ln_1."),
         _linear_params(parameters, f"{name}.attn.in_proj_"),
         _linear_params(parameters, f"{name}.attn.out_proj."),
-        # Multiplied in here, GELU's constant does not round the weight matrices again.
+        # Folded into the layer norm: scaling `c_fc.weight` would round it a second time.
         _linear_params(parameters, f"{name}.ln_2.", QUICK_GELU_SCALE),
         LinearParams(c_fc.weight, _weight(parameters, f"{name}.mlp.c_fc.bias", QUICK_GELU_SCALE)),
         _linear_params(parameters, f"{name}.mlp.c_proj."),

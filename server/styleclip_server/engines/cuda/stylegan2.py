@@ -192,22 +192,20 @@ class _Builder:
 
     def demodulation_weights(self) -> modulation.DemodulationWeights:
         """Sum the squared filters of all convolutions, and list the tiles of `demodulate`."""
-        squared_weight, tiles, weight_start = [], [], 0
+        squared_weights, tiles, weight_start = [], [], 0
         for layer in self.convs:
             squares = np.square(self._filters(layer)).sum((2, 3))
-            outputs = len(squares)
-            for first in range(0, outputs, modulation.BLOCK_ROWS):
-                tiles.append((
-                    self.style_starts[layer.name],
-                    layer.channels,
-                    self.dcoef_starts[layer.name] + first,
-                    min(modulation.BLOCK_ROWS, outputs - first),
-                    weight_start + first * layer.channels,
-                ))  # fmt: skip
-            squared_weight.append(squares.reshape(-1))
+            tiles += modulation.demodulation_tiles(
+                self.style_starts[layer.name],
+                layer.channels,
+                self.dcoef_starts[layer.name],
+                len(squares),
+                weight_start,
+            )
+            squared_weights.append(squares.reshape(-1))
             weight_start += squares.size
         return modulation.DemodulationWeights(
-            self.parameters.constant(np.concatenate(squared_weight)),
+            self.parameters.constant(np.concatenate(squared_weights)),
             self.parameters.constant(np.array(tiles), torch.int32),
             self.n_dcoefs,
             max(layer.channels for layer in self.convs),

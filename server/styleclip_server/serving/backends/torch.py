@@ -1,7 +1,7 @@
 """The Triton model of each network in PyTorch.
 
 Requests that Triton batches are run together, padded to a batch size whose CUDA graph was captured.
-The outputs are copied to the processor's memory; images may leave the GPU as JPEG files.
+The outputs are copied to the host's memory; images may leave the GPU as JPEG files.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 import triton_python_backend_utils as triton
 from torch import Tensor
 
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import jpeg
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
+from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import parent_watch
-from styleclip_server.serving.backends import batching
+from styleclip_server.serving.backends import batching, jpeg_outputs
 
 parent_watch.die_with_triton()
 
@@ -72,8 +73,8 @@ class TritonPythonModel:
             result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
             rows *= 2
         if self.renders:
-            jpeg.encode(result, [95] * len(result))
-            jpeg.on_host(result[:1])
+            jpeg.encode(result, [limits.DEFAULT_QUALITY] * len(result))
+            copy_to_host(result[:1])
 
     def execute(self, requests):
         try:
@@ -95,8 +96,8 @@ class TritonPythonModel:
     def _outputs(self, requests, result, spans):
         """Return the outputs of each request by name, from its rows of the network's output."""
         if not self.renders:
-            on_host = jpeg.on_host(result[: spans[-1].stop])
-            return [{self.output: on_host[rows]} for rows in spans]
+            output = copy_to_host(result[: spans[-1].stop])
+            return [{self.output: output[rows]} for rows in spans]
         requested = [request.requested_output_names() for request in requests]
         qualities: list[int | None] = []
         for request, names, rows in zip(requests, requested, spans, strict=True):
@@ -105,7 +106,7 @@ class TritonPythonModel:
             qualities += [quality] * count
         files = jpeg.encode(result[: len(qualities)], qualities)
         return [
-            jpeg.outputs(names, result[rows], files[rows.start])
+            jpeg_outputs.build_outputs(names, result[rows], files[rows.start])
             for names, rows in zip(requested, spans, strict=True)
         ]
 
@@ -153,6 +154,6 @@ def _requested_quality(request: Any, rows: int) -> int | None:
         triton.get_input_tensor_by_name(request, tensor.name)
         for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
     )
-    return jpeg.requested_quality(
-        rows, *(None if each is None else each.as_numpy() for each in inputs)
+    return jpeg_outputs.requested_jpeg_quality(
+        rows, *(None if tensor is None else tensor.as_numpy() for tensor in inputs)
     )

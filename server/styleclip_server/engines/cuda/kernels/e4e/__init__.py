@@ -1,4 +1,4 @@
-"""e4e's layers around the large convolutions, in the language Triton (the compiler).
+"""Triton kernels of e4e's layers around the large convolutions.
 
 - `backbone`: stem, PReLU, squeeze and excitation, residual sum of IR-SE50
 - `pyramid`: bilinear upsampling and lateral sum
@@ -6,5 +6,5 @@
 - `elementwise`: the tiles of elementwise kernels
 
 Features are (N, H, W, C), contiguous, in the encoder's dtype; biases, slopes, gates and all
-arithmetic are float32. `kernels` says what names mean.
+arithmetic are float32. See `kernels` for the naming convention.
 """

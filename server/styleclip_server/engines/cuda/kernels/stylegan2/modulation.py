@@ -84,31 +84,48 @@ class DemodulationWeights:
     """What the demodulation of all convolutions reads beside the styles.
 
     Attributes:
-        squared_weight: sum of the squared taps of each filter, (out, in) of layer after layer,
+        squared_weights: squared weights summed over the taps, (out, in) of layer after layer,
             flat, float32.
         tiles: (B, 5) int32, one row per program: where the layer's style begins, its channels,
             where its dcoefs begin, how many the program computes, where its rows of
-            `squared_weight` begin.
+            `squared_weights` begin.
         n_dcoefs: output channels of all convolutions.
         max_channels: channels of the longest style.
     """
 
-    squared_weight: Tensor
+    squared_weights: Tensor
     tiles: Tensor
     n_dcoefs: int
     max_channels: int
 
 
+def demodulation_tiles(
+    style_start: int, n_cols: int, dcoef_start: int, n_rows: int, weight_start: int
+) -> list[tuple[int, ...]]:
+    """Return the rows of `DemodulationWeights.tiles` of one layer with `n_rows` filters."""
+    return [
+        (
+            style_start,
+            n_cols,
+            dcoef_start + row,
+            min(BLOCK_ROWS, n_rows - row),
+            weight_start + row * n_cols,
+        )
+        for row in range(0, n_rows, BLOCK_ROWS)
+    ]
+
+
 @triton.jit
 def _demodulate_kernel(
-    styles_ptr, squared_weight_ptr, tile_ptr, normalized_ptr, dcoefs_ptr,
+    styles_ptr, squared_weights_ptr, tile_ptr, normalized_ptr, dcoefs_ptr,
     STYLES_ROW_STRIDE: tl.constexpr, DCOEFS_ROW_STRIDE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, GAIN: tl.constexpr, EPS: tl.constexpr,
+    TILE_FIELDS: tl.constexpr,
 ):  # fmt: skip
     """With m = max_i |s_i|: normalized_i = s_i / m and
-    dcoef_o = GAIN / sqrt(sum_i squared_weight_oi (s_i / m)² + EPS / m²)."""
+    dcoef_o = GAIN / sqrt(sum_i squared_weights_oi (s_i / m)² + EPS / m²)."""
     image = tl.program_id(1)
-    tile_ptr += tl.program_id(0) * 5
+    tile_ptr += tl.program_id(0) * TILE_FIELDS
     style_start, n_cols = tl.load(tile_ptr), tl.load(tile_ptr + 1)
     dcoef_start, n_rows = tl.load(tile_ptr + 2), tl.load(tile_ptr + 3)
     weight_start = tl.load(tile_ptr + 4)
@@ -124,9 +141,9 @@ def _demodulate_kernel(
     rows = tl.arange(0, BLOCK_ROWS)
     row_mask = rows < n_rows
     mask = row_mask[:, None] & col_mask[None, :]
-    weight_ptrs = squared_weight_ptr + weight_start + rows[:, None] * n_cols + cols[None, :]
-    squared_weight = tl.load(weight_ptrs, mask=mask, other=0.0)
-    total = tl.sum(squared_weight * (style * style)[None, :], 1) + EPS / (peak * peak)
+    weight_ptrs = squared_weights_ptr + weight_start + rows[:, None] * n_cols + cols[None, :]
+    squared_weights = tl.load(weight_ptrs, mask=mask, other=0.0)
+    total = tl.sum(squared_weights * (style * style)[None, :], 1) + EPS / (peak * peak)
     dcoef_ptrs = dcoefs_ptr + image * DCOEFS_ROW_STRIDE + dcoef_start + rows
     tl.store(dcoef_ptrs, GAIN / tl.sqrt(total), mask=row_mask)
 
@@ -146,8 +163,9 @@ def demodulate(styles: Tensor, weights: DemodulationWeights, gain: float) -> Bat
     normalized = torch.empty_like(styles)
     dcoefs = torch.empty(n, weights.n_dcoefs, dtype=torch.float32, device=styles.device)
     _demodulate_kernel[(weights.tiles.shape[0], n)](
-        styles, weights.squared_weight, weights.tiles, normalized, dcoefs,
+        styles, weights.squared_weights, weights.tiles, normalized, dcoefs,
         n_channels, weights.n_dcoefs, BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COLS=triton.next_power_of_2(weights.max_channels), GAIN=gain, EPS=DEMODULATION_EPS,
+        TILE_FIELDS=weights.tiles.shape[1],
     )  # fmt: skip
     return BatchStyles(styles, normalized, dcoefs)
