@@ -78,7 +78,7 @@ class Connection:
         headers: sent with each request (gRPC: metadata).
         ca: PEM file with the authorities to trust in place of the system's.
         certificate, key: PEM files that prove who the client is.
-        compression: of requests, and of answers where the server agrees.
+        compression: of requests, and of responses where the server agrees.
         name: prefix of request ids.
     """
 

@@ -27,7 +27,7 @@ from styleclip_client.failures import CallFailed
 from styleclip_client.images import Photo, photo_bytes
 from styleclip_client.protocol import InferRequest, Request, Tensors
 from styleclip_client.results import Edited, Face, Inverted, ModelTiming, Status
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
@@ -40,7 +40,7 @@ class AsyncTransport(Protocol):
     """Carries the requests of an `AsyncClient`."""
 
     async def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
 
     async def close(self) -> None:
         """Close the connection."""
@@ -93,8 +93,8 @@ class AsyncClient(ClientBase):
         align: bool | None = None,
         face: int = -1,
         paste: bool = False,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
     ) -> Edited:
@@ -124,7 +124,7 @@ class AsyncClient(ClientBase):
         return parallel_calls.in_order_async(calls, concurrency)
 
     async def faces(self, photo: Photo) -> list[Face]:
-        """Find every face in a photo, best first: an index is what `face` means elsewhere."""
+        """Find every face in a photo, best first; other methods take its index as `face`."""
         deadline = self._deadline()
         request = await asyncio.to_thread(requests.build_faces_request, photo)
         return requests.parse_faces(await self._infer(request, deadline))
@@ -137,7 +137,9 @@ class AsyncClient(ClientBase):
         )
         return requests.parse_inverted(await self._infer(request, deadline))
 
-    async def sample(self, seed: int, truncation: float = 0.7) -> NDArray[np.float32]:
+    async def sample(
+        self, seed: int, truncation: float = limits.DEFAULT_TRUNCATION
+    ) -> NDArray[np.float32]:
         """Return the random latent of a seed, float32 [L, 512], for `edit` and `draw`.
 
         A seed gives the same latent each time. `truncation` ψ, 0 to 1: lower is more average.
@@ -151,8 +153,8 @@ class AsyncClient(ClientBase):
         w_plus: ArrayLike,
         edits: Edit | Sequence[Edit],
         *,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
     ) -> Edited:
         """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
@@ -167,12 +169,12 @@ class AsyncClient(ClientBase):
         inverted: Inverted,
         edits: Edit | Sequence[Edit],
         *,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
     ) -> Edited:
-        """Put an inverted face of `photo`, edited, back into it, without inverting it again."""
+        """Paste the edit of an inverted face back into its photo."""
         deadline = self._deadline()
         data = await asyncio.to_thread(photo_bytes, photo)
         direction = await self._infer(
@@ -240,8 +242,8 @@ class AsyncClient(ClientBase):
         request = self._identified(request)
         if self._shared:
             return await self._infer_in_shared_memory(self._shared, request, deadline)
-        answer: Tensors = await self._send(request, deadline)
-        return answer
+        response: Tensors = await self._send(request, deadline)
+        return response
 
     async def _infer_in_shared_memory(
         self, shared: SharedMemory, request: InferRequest, deadline: float
@@ -249,13 +251,13 @@ class AsyncClient(ClientBase):
         with shared.place(request) as placement:
             await self._register(shared, placement, deadline)
             try:
-                answer = await self._send(placement.request, deadline)
+                response = await self._send(placement.request, deadline)
             except StyleclipError as error:
                 if not placement.unregister_if_unknown(error):
                     raise
                 await self._register(shared, placement, deadline)
-                answer = await self._send(placement.request, deadline)
-            return shared.reserve_outputs(placement, answer)
+                response = await self._send(placement.request, deadline)
+            return shared.reserve_outputs(placement, response)
 
     async def _register(self, shared: SharedMemory, placement: Placement, deadline: float) -> None:
         for region in placement.unregistered():
@@ -271,7 +273,7 @@ class AsyncClient(ClientBase):
             region.destroy()
 
     async def _send(self, request: Request, deadline: float) -> Any:
-        """Return the answer to `request`, with retries, or raise the named error."""
+        """Return the response to `request`, with retries, or raise the named error."""
 
         async def attempt() -> Any:
             return await self._transport().send(request, seconds_left(deadline))

@@ -6,7 +6,7 @@
         edit = client.domain().edit("a face with sunglasses")
         client.edit_photo("me.jpg", edit).image().show()
 
-Each method builds its requests and parses the answers with `requests`; a transport carries them
+Each method builds its requests and parses the responses with `requests`; a transport carries them
 over gRPC or HTTP.
 """
 
@@ -28,7 +28,7 @@ from styleclip_client.failures import CallFailed
 from styleclip_client.images import Photo, photo_bytes
 from styleclip_client.protocol import InferRequest, Request, Tensors
 from styleclip_client.results import Edited, Face, Inverted, ModelTiming, Status
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
@@ -41,7 +41,7 @@ class Transport(Protocol):
     """Carries the requests of a `Client`."""
 
     def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,8 +92,8 @@ class Client(ClientBase):
         align: bool | None = None,
         face: int = -1,
         paste: bool = False,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
     ) -> Edited:
@@ -135,7 +135,7 @@ class Client(ClientBase):
         return parallel_calls.in_order(calls, concurrency)
 
     def faces(self, photo: Photo) -> list[Face]:
-        """Find every face in a photo, best first: an index is what `face` means elsewhere."""
+        """Detect every face in a photo, best first; other methods take its index as `face`."""
         deadline = self._deadline()
         request = requests.build_faces_request(photo)
         return requests.parse_faces(self._infer(request, deadline))
@@ -146,7 +146,9 @@ class Client(ClientBase):
         request = requests.build_invert_request(photo, align=align, face=face)
         return requests.parse_inverted(self._infer(request, deadline))
 
-    def sample(self, seed: int, truncation: float = 0.7) -> NDArray[np.float32]:
+    def sample(
+        self, seed: int, truncation: float = limits.DEFAULT_TRUNCATION
+    ) -> NDArray[np.float32]:
         """Return the random latent of a seed, float32 [L, 512], for `edit` and `draw`.
 
         A seed gives the same latent each time. `truncation` ψ, 0 to 1: lower is more average.
@@ -160,8 +162,8 @@ class Client(ClientBase):
         w_plus: ArrayLike,
         edits: Edit | Sequence[Edit],
         *,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
     ) -> Edited:
         """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
@@ -176,12 +178,12 @@ class Client(ClientBase):
         inverted: Inverted,
         edits: Edit | Sequence[Edit],
         *,
-        format: str = "JPEG",
-        quality: int = 95,
+        format: str = limits.DEFAULT_FORMAT,
+        quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
     ) -> Edited:
-        """Put an inverted face of `photo`, edited, back into it, without inverting it again."""
+        """Paste the edit of an inverted face back into its photo."""
         deadline = self._deadline()
         data = photo_bytes(photo)
         direction = self._infer(requests.build_direction_request(edits, inverted.w_plus), deadline)
@@ -195,7 +197,7 @@ class Client(ClientBase):
         return Edited(picture, requests.parse_channels(direction))
 
     def draw(self, w_plus: ArrayLike, edits: Edit | Sequence[Edit] = ()) -> NDArray[np.uint8]:
-        """Synthesize an inverted face, edited or as it is: RGB, uint8 [H, W, 3], never encoded."""
+        """Return the pixels of an inverted face, edited or not: RGB uint8 [H, W, 3]."""
         deadline = self._deadline()
         latent = requests.check_latent(w_plus)
         if edits:
@@ -245,8 +247,8 @@ class Client(ClientBase):
         request = self._identified(request)
         if self._shared:
             return self._infer_in_shared_memory(self._shared, request, deadline)
-        answer: Tensors = self._send(request, deadline)
-        return answer
+        response: Tensors = self._send(request, deadline)
+        return response
 
     def _infer_in_shared_memory(
         self, shared: SharedMemory, request: InferRequest, deadline: float
@@ -254,13 +256,13 @@ class Client(ClientBase):
         with shared.place(request) as placement:
             self._register(shared, placement, deadline)
             try:
-                answer = self._send(placement.request, deadline)
+                response = self._send(placement.request, deadline)
             except StyleclipError as error:
                 if not placement.unregister_if_unknown(error):
                     raise
                 self._register(shared, placement, deadline)
-                answer = self._send(placement.request, deadline)
-            return shared.reserve_outputs(placement, answer)
+                response = self._send(placement.request, deadline)
+            return shared.reserve_outputs(placement, response)
 
     def _register(self, shared: SharedMemory, placement: Placement, deadline: float) -> None:
         for region in placement.unregistered():
@@ -276,7 +278,7 @@ class Client(ClientBase):
             region.destroy()
 
     def _send(self, request: Request, deadline: float) -> Any:
-        """Return the answer to `request`, with retries, or raise the named error."""
+        """Return the response to `request`, with retries, or raise the named error."""
 
         def attempt() -> Any:
             return self._transport.send(request, seconds_left(deadline))

@@ -8,6 +8,7 @@ from typing import TypeVar
 from styleclip_client.client import Client
 from styleclip_client.images import Photo, photo_bytes
 from styleclip_client.results import Edited, Face, Inverted
+from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoFaceFound
 
@@ -25,8 +26,8 @@ def edit_each(
     edits: Edit | Sequence[Edit],
     *,
     align: bool | None = None,
-    format: str = "JPEG",
-    quality: int = 95,
+    format: str = limits.DEFAULT_FORMAT,
+    quality: int = limits.DEFAULT_QUALITY,
     mark: bool = True,
     keep_gps: bool = False,
     report_unclear: ReportUnclear = lambda index, face: None,
@@ -61,8 +62,8 @@ def edit_together(
     edits: Edit | Sequence[Edit],
     *,
     align: bool | None = None,
-    format: str = "JPEG",
-    quality: int = 95,
+    format: str = limits.DEFAULT_FORMAT,
+    quality: int = limits.DEFAULT_QUALITY,
     mark: bool = True,
     keep_gps: bool = False,
     report_unclear: ReportUnclear = lambda index, face: None,

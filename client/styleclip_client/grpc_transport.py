@@ -27,7 +27,7 @@ class GrpcTransport:
         self._client = triton.InferenceServerClient(**_options(connection))
 
     def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
         method, arguments = _prepare(self._connection, request, timeout)
         try:
             return _decode(request, getattr(self._client, method)(**arguments))
@@ -47,7 +47,7 @@ class AsyncGrpcTransport:
         self._client = triton_aio.InferenceServerClient(**_options(connection))
 
     async def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
         method, arguments = _prepare(self._connection, request, timeout)
         try:
             return _decode(request, await getattr(self._client, method)(**arguments))
@@ -62,7 +62,7 @@ class AsyncGrpcTransport:
 def _options(connection: Connection) -> dict[str, Any]:
     channel: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", _SEND_LIMIT),
-        ("grpc.max_receive_message_length", limits.ANSWER_BYTES),
+        ("grpc.max_receive_message_length", limits.RESPONSE_BYTES),
         # By default gRPC waits up to two minutes before it reconnects to a server that went away,
         # and fails every call until then.
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -128,26 +128,26 @@ def _prepare(
     }
 
 
-def _decode(request: Request, answer: Any) -> Any:
+def _decode(request: Request, response: Any) -> Any:
     if isinstance(request, InferRequest):
         names = [tensor.name for tensor in request.model.outputs]
-        tensors = {name: _tensor(request, answer, name) for name in names}
+        tensors = {name: _tensor(request, response, name) for name in names}
         return check_outputs(request.model, tensors)
-    if answer is None:
+    if response is None:
         return {}
     if request.is_boolean:
-        return bool(answer)
-    content = MessageToDict(answer, preserving_proto_field_name=True)
-    # Two answers are one level lower than in the HTTP protocol.
+        return bool(response)
+    content = MessageToDict(response, preserving_proto_field_name=True)
+    # Two responses are one level lower than in the HTTP protocol.
     if request.method == "get_model_repository_index":
         return content.get("models", [])
     return content.get("config", content)
 
 
-def _tensor(request: InferRequest, answer: Any, name: str) -> NDArray[Any] | None:
-    region, output = request.regions.get(name), answer.get_output(name)
+def _tensor(request: InferRequest, response: Any, name: str) -> NDArray[Any] | None:
+    region, output = request.regions.get(name), response.get_output(name)
     if region is None or output is None:
-        return answer.as_numpy(name)  # type: ignore[no-any-return]
+        return response.as_numpy(name)  # type: ignore[no-any-return]
     if output.datatype not in DTYPES:
         raise ServerError(f"the server answered {name} as {output.datatype} in shared memory")
     return region.view(output.shape, DTYPES[output.datatype])

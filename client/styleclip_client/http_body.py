@@ -59,15 +59,15 @@ def _in_region(region: MemoryRegion, size: int) -> dict[str, Any]:
 
 
 def decode(request: InferRequest, body: bytes, json_length: str | None) -> Tensors:
-    """Return the tensors of an answer to `request`.
+    """Return the tensors of a response to `request`.
 
     Args:
         request: the request that was sent.
-        body: the body of the answer.
+        body: the body of the response.
         json_length: the value of its header JSON_LENGTH, if it has one.
 
     Raises:
-        ServerError: the answer is damaged.
+        ServerError: the response is damaged.
     """
     try:
         end = len(body) if json_length is None else int(json_length)
@@ -85,5 +85,5 @@ def decode(request: InferRequest, body: bytes, json_length: str | None) -> Tenso
                 array = np.frombuffer(data, DTYPES[datatype])
             tensors[str(entry["name"])] = array.reshape(shape)
     except Exception as error:  # json, numpy, struct and int each have their own
-        raise ServerError(f"the answer violates the KServe v2 protocol: {error}") from error
+        raise ServerError(f"the response violates the KServe v2 protocol: {error}") from error
     return tensors

@@ -42,7 +42,7 @@ class HttpTransport:
         self._client = httpx.Client(**_options(connection))
 
     def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
         deadline = time.monotonic() + timeout
         prepared = self._client.build_request(**_prepare(self._connection, request, timeout))
         body = bytearray()
@@ -70,7 +70,7 @@ class AsyncHttpTransport:
         self._client = httpx.AsyncClient(**_options(connection))
 
     async def send(self, request: Request, timeout: float) -> Any:
-        """Return the answer to `request` within `timeout` seconds, or raise CallFailed."""
+        """Return the response to `request` within `timeout` seconds, or raise CallFailed."""
         deadline = time.monotonic() + timeout
         prepared = self._client.build_request(**_prepare(self._connection, request, timeout))
         body = bytearray()
@@ -129,11 +129,11 @@ def _prepare(connection: Connection, request: Request, timeout: float) -> dict[s
 
 
 def _append(body: bytearray, chunk: bytes, deadline: float) -> None:
-    """Add `chunk` to `body`, unless the answer is late or too large."""
+    """Add `chunk` to `body`, unless the response is late or too large."""
     if time.monotonic() > deadline:
-        raise CallFailed("DEADLINE_EXCEEDED", "the answer did not end in time")
-    if len(body) + len(chunk) > limits.ANSWER_BYTES:
-        raise CallFailed("INTERNAL", f"the answer has more than {limits.ANSWER_BYTES} bytes")
+        raise CallFailed("DEADLINE_EXCEEDED", "the response did not end in time")
+    if len(body) + len(chunk) > limits.RESPONSE_BYTES:
+        raise CallFailed("INTERNAL", f"the response has more than {limits.RESPONSE_BYTES} bytes")
     body += chunk
 
 
@@ -151,7 +151,7 @@ def _decode(request: Request, response: httpx.Response, body: bytes) -> Any:
         try:
             return json.loads(body or b"{}")
         except ValueError as error:
-            raise CallFailed("INTERNAL", f"the answer of {request.path} is not JSON") from error
+            raise CallFailed("INTERNAL", f"the response of {request.path} is not JSON") from error
     tensors = http_body.decode(request, body, response.headers.get(http_body.JSON_LENGTH))
     return check_outputs(request.model, dict(tensors))
 

@@ -1,8 +1,8 @@
 """Requests to the server, independent of the transport that carries them.
 
 Methods are named as in tritonclient's gRPC client; paths are those of the KServe v2 protocol with
-Triton's extensions (docs/protocol of triton-inference-server/server). Answers have the shape of
-the HTTP protocol's JSON.
+Triton's extensions (docs/protocol of triton-inference-server/server). Responses have the shape
+of the HTTP protocol's JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MemoryRegion(Protocol):
 
 @dataclass(frozen=True)
 class InferRequest:
-    """Run `model` on `tensors`; the answer is all of its outputs as `Tensors`.
+    """Run `model` on `tensors`; the response is all of its outputs as `Tensors`.
 
     Attributes:
         model: the model to run.
@@ -67,7 +67,7 @@ class AdminRequest:
         path: path over HTTP.
         verb: HTTP method.
         arguments: arguments of the gRPC method; over HTTP a POST carries them, except the name.
-        is_boolean: the answer is a bool; otherwise it is JSON.
+        is_boolean: the response is a bool; otherwise it is JSON.
     """
 
     method: str
@@ -87,7 +87,7 @@ STATISTICS = AdminRequest("get_inference_statistics", "v2/models/stats")
 
 
 def model_config(model: Model) -> AdminRequest:
-    """Ask for the configuration of `model`."""
+    """Build the request for the configuration of `model`."""
     return AdminRequest(
         "get_model_config",
         f"v2/models/{model.name}/config",
@@ -96,7 +96,7 @@ def model_config(model: Model) -> AdminRequest:
 
 
 def register_region(region: MemoryRegion) -> AdminRequest:
-    """Ask the server to open `region`."""
+    """Build the request that opens `region` on the server."""
     return AdminRequest(
         "register_system_shared_memory",
         f"v2/systemsharedmemory/region/{region.name}/register",
@@ -106,7 +106,7 @@ def register_region(region: MemoryRegion) -> AdminRequest:
 
 
 def unregister_region(region: MemoryRegion) -> AdminRequest:
-    """Ask the server to close `region`."""
+    """Build the request that closes `region` on the server."""
     return AdminRequest(
         "unregister_system_shared_memory",
         f"v2/systemsharedmemory/region/{region.name}/unregister",
@@ -115,15 +115,15 @@ def unregister_region(region: MemoryRegion) -> AdminRequest:
     )
 
 
-def check_outputs(model: Model, answer: Mapping[str, NDArray[Any] | None]) -> Tensors:
-    """Return all outputs of `model` from `answer`.
+def check_outputs(model: Model, response: Mapping[str, NDArray[Any] | None]) -> Tensors:
+    """Return all outputs of `model` from `response`.
 
     Raises:
         ServerError: an output is missing or is not a batch of one.
     """
     outputs: Tensors = {}
     for tensor in model.outputs:
-        array = answer.get(tensor.name)
+        array = response.get(tensor.name)
         if array is None or array.ndim == 0 or len(array) != 1:
             raise ServerError(f"{model.name} answered without {tensor.name}")
         outputs[tensor.name] = array

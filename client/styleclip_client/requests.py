@@ -1,4 +1,4 @@
-"""Inference requests from Python values, and Python values from the server's answers.
+"""Inference requests from Python values, and Python values from the server's responses.
 
 Pure functions that `Client` and `AsyncClient` share. Requests are checked before they are sent.
 """
@@ -68,7 +68,7 @@ def build_edit_photo_request(
     face: int,
     paste: bool,
 ) -> InferRequest:
-    """Edit the face in a photo."""
+    """Build the request that edits the face in a photo."""
     return build_request(
         wire.EDIT_PHOTO,
         {
@@ -82,17 +82,17 @@ def build_edit_photo_request(
 
 
 def build_faces_request(photo: Photo) -> InferRequest:
-    """Find the faces in a photo."""
+    """Build the request that detects the faces in a photo."""
     return build_request(wire.ALIGN_MODEL, {wire.PHOTO: [photo_bytes(photo)], wire.ALIGN: [True]})
 
 
 def build_invert_request(photo: Photo, *, align: bool | None, face: int) -> InferRequest:
-    """Invert the face in a photo."""
+    """Build the request that inverts the face in a photo."""
     return build_request(wire.INVERT, {wire.PHOTO: [photo_bytes(photo)], **_alignment(align, face)})
 
 
 def build_sample_request(seed: int, truncation: float) -> InferRequest:
-    """Draw the random latent of a seed."""
+    """Build the request that draws the random latent of a seed."""
     if not 0 <= seed <= limits.SEED:  # sent as int64
         raise InvalidSeed(f"the seed is {seed}; 0 to {limits.SEED} is expected")
     return build_request(wire.SAMPLE, {wire.SEED: [seed], wire.TRUNCATION: [truncation]})
@@ -101,7 +101,7 @@ def build_sample_request(seed: int, truncation: float) -> InferRequest:
 def build_edit_request(
     w_plus: ArrayLike, edits: Edit | Sequence[Edit], output: OutputOptions
 ) -> InferRequest:
-    """Edit an inverted face, `w_plus` float32 [L, 512]."""
+    """Build the request that edits an inverted face, `w_plus` float32 [L, 512]."""
     return build_request(
         wire.EDIT, {wire.W_PLUS: check_latent(w_plus), **_edits(edits), **output.tensors()}
     )
@@ -110,13 +110,13 @@ def build_edit_request(
 def build_direction_request(
     edits: Edit | Sequence[Edit], w_plus: ArrayLike | None = None
 ) -> InferRequest:
-    """Sum `edits` in StyleSpace; the server checks `w_plus` if it is given, and mappers need it."""
+    """Build the request that sums `edits` in StyleSpace; latent mappers need `w_plus`."""
     latent = None if w_plus is None else check_latent(w_plus)
     return build_request(wire.DIRECTION, {wire.W_PLUS: latent, **_edits(edits)})
 
 
 def build_synthesis_request(w_plus: ArrayLike, delta: NDArray[np.float32]) -> InferRequest:
-    """Synthesize the image of `w_plus`, float32 [L, 512], offset by `delta`, float32 [S]."""
+    """Build the request that synthesizes `w_plus`, float32 [L, 512], offset by `delta`, [S]."""
     return build_request(wire.STYLEGAN2, {wire.W_PLUS: check_latent(w_plus), wire.DELTA: delta})
 
 
@@ -127,7 +127,7 @@ def build_paste_request(
     edits: Edit | Sequence[Edit],
     output: OutputOptions,
 ) -> InferRequest:
-    """Put `image`, RGB uint8 [H, W, 3], into `photo` at `quad`, float32 [4, 2], and encode it."""
+    """Build the request that pastes `image`, RGB uint8 [H, W, 3], into `photo` at `quad`."""
     return build_request(
         wire.COMPOSE,
         {
@@ -142,7 +142,7 @@ def build_paste_request(
 
 
 def build_request(model: Model, values: Mapping[Tensor, Any]) -> InferRequest:
-    """Run `model` on a batch of one; an optional tensor whose value is None is left out.
+    """Build the request that runs `model` on a batch of one, without tensors whose value is None.
 
     Raises:
         ValueError: an input that is not optional is missing.
@@ -158,48 +158,48 @@ def build_request(model: Model, values: Mapping[Tensor, Any]) -> InferRequest:
     return InferRequest(model, tensors)
 
 
-def parse_picture(answer: Tensors) -> bytes:
+def parse_picture(response: Tensors) -> bytes:
     """Return the encoded image."""
-    picture: bytes = answer[wire.PICTURE.name][0][0]
+    picture: bytes = response[wire.PICTURE.name][0][0]
     return picture
 
 
-def parse_channels(answer: Tensors) -> list[int]:
+def parse_channels(response: Tensors) -> list[int]:
     """Return the number of StyleSpace channels that each edit moved."""
-    return [int(count) for count in answer[wire.CHANNELS.name][0]]
+    return [int(count) for count in response[wire.CHANNELS.name][0]]
 
 
-def parse_edited(answer: Tensors) -> Edited:
+def parse_edited(response: Tensors) -> Edited:
     """Return the encoded image and the number of channels that each edit moved."""
-    return Edited(parse_picture(answer), parse_channels(answer))
+    return Edited(parse_picture(response), parse_channels(response))
 
 
-def parse_faces(answer: Tensors) -> list[Face]:
+def parse_faces(response: Tensors) -> list[Face]:
     """Return the faces, best first."""
-    rows = answer[wire.FACES.name][0].tolist()
+    rows = response[wire.FACES.name][0].tolist()
     return [Face((left, top, right, bottom), score) for left, top, right, bottom, score in rows]
 
 
-def parse_latent(answer: Tensors) -> NDArray[np.float32]:
+def parse_latent(response: Tensors) -> NDArray[np.float32]:
     """Return a latent, float32 [L, 512]."""
-    latent: NDArray[np.float32] = answer[wire.W_PLUS.name][0]
+    latent: NDArray[np.float32] = response[wire.W_PLUS.name][0]
     return latent
 
 
-def parse_inverted(answer: Tensors) -> Inverted:
+def parse_inverted(response: Tensors) -> Inverted:
     """Return the latent and the quad of an inverted face."""
-    return Inverted(answer[wire.W_PLUS.name][0], answer[wire.QUAD.name][0])
+    return Inverted(response[wire.W_PLUS.name][0], response[wire.QUAD.name][0])
 
 
-def parse_delta(answer: Tensors) -> NDArray[np.float32]:
+def parse_delta(response: Tensors) -> NDArray[np.float32]:
     """Return the offset in StyleSpace, float32 [S]."""
-    delta: NDArray[np.float32] = answer[wire.DELTA.name][0]
+    delta: NDArray[np.float32] = response[wire.DELTA.name][0]
     return delta
 
 
-def parse_image(answer: Tensors) -> NDArray[np.uint8]:
+def parse_image(response: Tensors) -> NDArray[np.uint8]:
     """Return the synthesized image, RGB uint8 [H, W, 3]; it may be a view of shared memory."""
-    image: NDArray[np.uint8] = answer[wire.IMAGE.name][0]
+    image: NDArray[np.uint8] = response[wire.IMAGE.name][0]
     return image
 
 
@@ -259,8 +259,8 @@ def _timing(model: Mapping[str, Any]) -> ModelTiming:
     # gRPC's JSON leaves out zeros and writes 64-bit numbers as strings.
     statistics = model.get("inference_stats", {})
 
-    def number(what: str, key: str) -> int:
-        return int(statistics.get(what, {}).get(key, 0))
+    def number(group: str, key: str) -> int:
+        return int(statistics.get(group, {}).get(key, 0))
 
     return ModelTiming(
         name=str(model["name"]),
@@ -289,7 +289,7 @@ def check_latent(w_plus: ArrayLike) -> NDArray[np.float32]:
 
 
 def _alignment(align: bool | None, face: int) -> dict[Tensor, list[Any] | None]:
-    """Left out where they are the server's default."""
+    """Return ALIGN and FACE; None where the server's default applies."""
     if not -1 <= face <= 1000:  # sent as int32
         raise FaceIndexOutOfRange(f"the face is {face}; 0 or more is expected, or -1: the largest")
     return {
@@ -299,7 +299,7 @@ def _alignment(align: bool | None, face: int) -> dict[Tensor, list[Any] | None]:
 
 
 def _edits(edits: Edit | Sequence[Edit]) -> dict[Tensor, list[Any] | None]:
-    """DIRECTION is left out where all edits are texts, for servers that lack it."""
+    """Return the tensors of the edits; DIRECTION is None if all edits are texts."""
     sequence = [edits] if isinstance(edits, Edit) else list(edits)
     if not 1 <= len(sequence) <= limits.EDITS:
         raise EditsMismatch(f"{len(sequence)} edits; 1 to {limits.EDITS} are expected")

@@ -35,7 +35,7 @@ _LARGE_OUTPUTS = (wire.IMAGE,)
 
 
 class Region:
-    """Memory that belongs to one request, then to its answer, then to the next request."""
+    """Memory that belongs to one request, then to its response, then to the next request."""
 
     def __init__(self, size: int) -> None:
         self.name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
@@ -77,7 +77,7 @@ class Placement:
     outputs: Mapping[str, Region]
 
     def unregistered(self) -> list[Region]:
-        """The regions that the server has not opened."""
+        """Return the regions that the server has not opened."""
         return [region for region in self.regions if not region.registered]
 
     def unregister_if_unknown(self, error: StyleclipError) -> bool:
@@ -105,7 +105,7 @@ class SharedMemory:
         """Put the large tensors of `request` into regions, and release these at the end.
 
         Regions of outputs are not released after success: `reserve_outputs` gives them to
-        the answer.
+        the response.
         """
         placement = self._place(request)
         try:
@@ -124,7 +124,7 @@ class SharedMemory:
 
     @contextmanager
     def registering(self, region: Region) -> Iterator[None]:
-        """Note that the server has opened `region`, which the body asks it to do.
+        """Mark `region` as registered if the body, which asks the server to open it, succeeds.
 
         Raises:
             AccessRefused: the server does not open it.
@@ -140,13 +140,13 @@ class SharedMemory:
             self._registered.append(region)
         region.registered = True
 
-    def reserve_outputs(self, placement: Placement, answer: Tensors) -> Tensors:
-        """Reserve the regions of the outputs for as long as the arrays of `answer` exist."""
+    def reserve_outputs(self, placement: Placement, response: Tensors) -> Tensors:
+        """Reserve the regions of the outputs for as long as the arrays of `response` exist."""
         for name, region in placement.outputs.items():
-            array = answer[name]
+            array = response[name]
             self._reserved[id(array)] = region
             weakref.finalize(array, self._on_array_freed, id(array), region).atexit = False
-        return answer
+        return response
 
     def pop_registered(self) -> Region | None:
         """Remove and return a region that the server may have open; None if there is none left."""
@@ -181,7 +181,7 @@ class SharedMemory:
         return Placement(placed, list(regions.values()), copies, outputs)
 
     def _region_of(self, array: NDArray[Any]) -> Region | None:
-        """The region of an answer, if `array` is that answer or a view of all of it."""
+        """Return the region of an output, if `array` is that output or a view of all of it."""
         owner: Any = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base

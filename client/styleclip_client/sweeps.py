@@ -121,8 +121,8 @@ def draw(
     Yields:
         The images, None where β leaves no channel to change.
     """
-    for answer in parallel_calls.in_order(_calls(client.edit, w_plus, edits, values), concurrency):
-        yield _image_or_none(answer)
+    for result in parallel_calls.in_order(_calls(client.edit, w_plus, edits, values), concurrency):
+        yield _image_or_none(result)
 
 
 async def draw_async(
@@ -135,9 +135,9 @@ async def draw_async(
 ) -> AsyncGenerator[Image.Image | None, None]:
     """`draw` for `async for`; leaving the loop early cancels running calls."""
     calls = _calls(client.edit, w_plus, edits, values)
-    async with aclosing(parallel_calls.in_order_async(calls, concurrency)) as answers:
-        async for answer in answers:
-            yield _image_or_none(answer)
+    async with aclosing(parallel_calls.in_order_async(calls, concurrency)) as results:
+        async for result in results:
+            yield _image_or_none(result)
 
 
 def _calls(
@@ -159,12 +159,12 @@ def _calls(
     )
 
 
-def _image_or_none(answer: Edited | parallel_calls.Failure) -> Image.Image | None:
-    if isinstance(answer, NoChannelLeft):
+def _image_or_none(result: Edited | parallel_calls.Failure) -> Image.Image | None:
+    if isinstance(result, NoChannelLeft):
         return None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer.image()
+    if isinstance(result, Exception):
+        raise result
+    return result.image()
 
 
 def sheet(

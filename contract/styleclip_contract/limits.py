@@ -16,4 +16,5 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 QUALITY = (1, 100)  # JPEG and WebP
 DEFAULT_FORMAT = "JPEG"
 DEFAULT_QUALITY = 95
-ANSWER_BYTES = 256 * 2**20  # accepted by the client; the largest PNG is smaller
+DEFAULT_TRUNCATION = 0.7  # ψ, of a random latent
+RESPONSE_BYTES = 256 * 2**20  # accepted by the client; the largest PNG is smaller

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from styleclip_contract import limits
+
 TOKENS_PER_TEXT = 77  # CLIP's context length
 W_DIM = 512  # width of W and W+
 CANARY = "canary"  # prefix of the request IDs of health checks
@@ -65,7 +67,11 @@ FACES = Tensor(
 )
 SEED = Tensor("SEED", "INT64", (1,), "of a random latent, 0 to 2^32 - 1")
 TRUNCATION = Tensor(
-    "TRUNCATION", "FP32", (1,), "ψ, 0 to 1 (default 0.7): lower is more average", optional=True
+    "TRUNCATION",
+    "FP32",
+    (1,),
+    f"ψ, 0 to 1 (default {limits.DEFAULT_TRUNCATION}): lower is more average",
+    optional=True,
 )
 W_PLUS = Tensor("W_PLUS", "FP32", (-1, W_DIM), "the inverted latent, one row per layer")
 TOKENS = Tensor("TOKENS", "INT32", (TOKENS_PER_TEXT,), "CLIP's token ids, zero-padded")
@@ -102,8 +108,16 @@ RENDER = Tensor(
     "IMAGE; the JPEG file where a request of one row asks for JPEG and not for PASTE",
 )
 PASTE = Tensor("PASTE", "BOOL", (1,), "put the face back into PHOTO at QUAD", optional=True)
-FORMAT = Tensor("FORMAT", "BYTES", (1,), "JPEG (default), PNG or WEBP", optional=True)
-QUALITY = Tensor("QUALITY", "INT32", (1,), "1 to 100, JPEG and WebP (default 95)", optional=True)
+FORMAT = Tensor(
+    "FORMAT", "BYTES", (1,), f"{limits.DEFAULT_FORMAT} (default), PNG or WEBP", optional=True
+)
+QUALITY = Tensor(
+    "QUALITY",
+    "INT32",
+    (1,),
+    "{} to {}, JPEG and WebP (default {})".format(*limits.QUALITY, limits.DEFAULT_QUALITY),
+    optional=True,
+)
 MARK = Tensor(
     "MARK", "BOOL", (1,), "write into the file that AI edited it (default true)", optional=True
 )
@@ -127,12 +141,12 @@ ALIGN_MODEL = Model("align", "python", (PHOTO, ALIGN, FACE), (FACE_CROP, QUAD, F
 E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 # DELTA depends on W_PLUS only where an edit is a latent mapper. W_PLUS also makes each ensemble one
-# chain: Triton 2.51 never frees a request of which one step fails while another runs.
+# chain: Triton 2.51 leaks a request if one of its steps fails while another is running.
 DIRECTION = Model("direction", "python", (*EDIT_INPUTS, _optional(W_PLUS)), (DELTA, CHANNELS))
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
-# The same where PyTorch runs it. It also encodes JPEG: processes that share a GPU
-# take turns, so an encoder in another one would wait for their batches. The ensembles pass
-# RENDER to `compose` as its IMAGE.
+# The same run by PyTorch, which also encodes JPEG: processes that share a GPU take turns, so an
+# encoder in another one would wait for their batches. The ensembles pass RENDER to `compose` as
+# its IMAGE.
 TORCH_STYLEGAN2 = Model(
     "stylegan2", "python", (W_PLUS, DELTA, PASTE, FORMAT, QUALITY), (IMAGE, RENDER)
 )

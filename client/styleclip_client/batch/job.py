@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
 from styleclip_client.images import FORMAT_BY_SUFFIX, PHOTO_SUFFIXES, SUFFIX_BY_FORMAT
+from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import BatchMismatch
 
@@ -43,7 +44,7 @@ class Job:
     face: int = -1
     paste: bool = False
     format: str | None = None
-    quality: int = 95
+    quality: int = limits.DEFAULT_QUALITY
     mark: bool = True
     keep_gps: bool = False
 

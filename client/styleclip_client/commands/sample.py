@@ -34,7 +34,7 @@ from styleclip_contract.edits import Edit
 @click.option(
     "--truncation",
     type=click.FloatRange(0, 1),
-    default=0.7,
+    default=limits.DEFAULT_TRUNCATION,
     show_default=True,
     help="ψ: lower is more average, 1 the most varied.",
 )

@@ -273,7 +273,7 @@ def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         # A little more arrives, so that it is refused by the name that clients know.
         ("grpc.max_receive_message_length", body_limit + NAMED_EXCESS_BYTES),
-        ("grpc.max_send_message_length", limits.ANSWER_BYTES),
+        ("grpc.max_send_message_length", limits.RESPONSE_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),

@@ -51,7 +51,7 @@ class Triton:
             options=[
                 ("grpc.enable_http_proxy", 0),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", limits.ANSWER_BYTES),
+                ("grpc.max_receive_message_length", limits.RESPONSE_BYTES),
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ],

@@ -17,7 +17,6 @@ from styleclip_contract import limits
 from styleclip_contract.errors import InvalidSeed, SamplingUnavailable
 
 MAPPING_FILE = "mapping.npz"
-DEFAULT_TRUNCATION = 0.7
 _SLOPE, _GAIN, _EPS = 0.2, math.sqrt(2.0), 1e-8  # of the leaky ReLU, and of the normalization
 
 
