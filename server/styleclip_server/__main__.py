@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from styleclip_server.engines.engine import ENGINES
+from styleclip_server.serving.configs import QUEUE_LENGTH
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.request_log import SELECTIONS
@@ -53,22 +54,22 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--token", help="What clients show as “Authorization: Bearer TOKEN”. Prefer the "
               "variable or a file: other users can read a command line.")  # fmt: skip
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="One token a line, and a name after it; or the gateway's file.")  # fmt: skip
+              help="One token per line, and a name after it; or the gateway's file.")  # fmt: skip
 @click.option("--no-token", is_flag=True,
               help="Serve off loopback without a token, where something else keeps others "
               "out.")  # fmt: skip
 @click.option("--rate-limit", type=click.FloatRange(0), default=Options.rate_limit, metavar="N",
-              help="Calls a second of one client (its token, or its address); 0: any.")  # fmt: skip
+              help="Calls per second and client (its token, or its address); 0: any.")  # fmt: skip
 @click.option("--body-limit", type=click.IntRange(1, 1024), default=Options.body_limit,
               metavar="MIB", help="Largest request.")  # fmt: skip
 @click.option("--allow-shared-memory", is_flag=True,
               help="Let clients on this machine pass tensors in shared memory.")  # fmt: skip
 @click.option("--queue-length", type=click.IntRange(1), metavar="N",
-              help="Requests that wait for each model; more are refused. [default: 32 on a GPU, "
-              "6 on a CPU]")  # fmt: skip
+              help="Requests that wait for each model; more are refused. [default: "
+              f"{QUEUE_LENGTH['gpu']} on a GPU, {QUEUE_LENGTH['cpu']} on a CPU]")  # fmt: skip
 @click.option("--inside", type=click.IntRange(0), default=Options.inside, metavar="N",
-              help="Inference requests that are carried out at a time; the others are refused. "
-              "0: as many as answer within twice the time of one alone.")  # fmt: skip
+              help="Inference requests that run concurrently; more are refused. 0: as many as "
+              "finish within twice the latency of a single one.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
               help="Ask clients to connect again after this time; 0: never.")  # fmt: skip

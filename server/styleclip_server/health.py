@@ -22,10 +22,10 @@ from styleclip_server.serving import canary
 
 
 def _check_local_server(timeout: float) -> None:
-    """Ask the front door of this machine, which needs no token for that.
+    """Ask the API server of this machine; its health check needs no token.
 
     Raises:
-        StyleclipError: it is away, or cannot edit.
+        StyleclipError: it is unreachable, or cannot edit.
     """
     port = os.environ.get("STYLECLIP_HTTP_PORT") or 8000
     url = f"http://localhost:{port}/healthz"

@@ -16,14 +16,14 @@ from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cpu import supports_bfloat16
-from styleclip_server.engines.openvino import Network, Part
+from styleclip_server.engines.openvino import OpenvinoNetwork, PrecisionPart
 from styleclip_server.serving import installation
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.preflight import check
 
 NAMES = ("stylegan2", "e4e")
-FLOAT32 = [Part("f32")]
+FLOAT32 = [PrecisionPart("f32")]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,9 @@ def write_files(folder, variants):
     return openvino_export.write(variants, references, folder, print)
 
 
-def run(path, variants, batch, plan=None):
-    compiled = Network(path, plan=plan)
-    names = (t.name for t in variants.model.inputs)
-    values = dict(zip(names, variants.draw_inputs(batch), strict=True))
-    return compiled(*(values[name].numpy() for name in compiled.inputs))[0]
+def infer(path, variants, batch, plan=None):
+    tensors = zip(variants.model.inputs, variants.draw_inputs(batch), strict=True)
+    return OpenvinoNetwork(path, plan=plan)({t.name: x.numpy() for t, x in tensors})[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +69,7 @@ def test_a_batch_matches_pytorch(networks, name, tmp_path):
     write_files(tmp_path, networks[name])
     variants = networks[name]
     path = tmp_path / "model.openvino.onnx"
-    output = run(path, variants, 3, FLOAT32)
+    output = infer(path, variants, 3, FLOAT32)
     with torch.no_grad():
         expected = variants.reference(*variants.draw_inputs(3)).numpy()
     assert np.abs(output.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
@@ -82,13 +80,13 @@ def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks,
     """All parts in float32, so that a part with wrong inputs is seen."""
     write_files(tmp_path, networks[name])
     path = tmp_path / "model.openvino.onnx"
-    expected = run(path, networks[name], 2, FLOAT32).astype(float)
+    expected = infer(path, networks[name], 2, FLOAT32).astype(float)
     graph = onnx.load(path, load_external_data=False)
     plans = list(openvino_export.bfloat16_plans(graph, name))
     assert len(plans) == {"stylegan2": 4, "e4e": 3}[name]
     for where, plan in plans:
-        exact = [Part("f32", part.end_tensors) for part in plan]
-        difference = np.abs(run(path, networks[name], 2, exact) - expected).max()
+        exact = [PrecisionPart("f32", part.end_tensors) for part in plan]
+        difference = np.abs(infer(path, networks[name], 2, exact) - expected).max()
         assert difference <= (1 if name == "stylegan2" else 1e-5), where
 
 
@@ -100,14 +98,14 @@ def test_the_first_plan_within_the_bound_is_the_one_that_runs(networks, name, tm
     provenance = write_files(tmp_path, replace(networks[name], accuracy=accuracy))
     assert [trial["used"] for trial in provenance["tried"]] == [False, True]
     path = tmp_path / "model.openvino.onnx"
-    by_plan = run(path, networks[name], 1, provenance["plan"])
-    assert np.array_equal(run(path, networks[name], 1), by_plan)
-    exact = run(path, networks[name], 1, FLOAT32)
-    assert not np.array_equal(run(path, networks[name], 1), exact)
+    by_plan = infer(path, networks[name], 1, provenance["plan"])
+    assert np.array_equal(infer(path, networks[name], 1), by_plan)
+    exact = infer(path, networks[name], 1, FLOAT32)
+    assert not np.array_equal(infer(path, networks[name], 1), exact)
 
     unreachable = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
     assert not write_files(tmp_path, replace(networks[name], accuracy=unreachable))["plan"]
-    assert np.array_equal(run(path, networks[name], 1), exact)
+    assert np.array_equal(infer(path, networks[name], 1), exact)
 
 
 def test_a_file_that_misses_its_bound_is_not_written(networks, tmp_path):
@@ -119,7 +117,9 @@ def test_a_file_that_misses_its_bound_is_not_written(networks, tmp_path):
 def test_a_missing_tensor_is_named(networks, tmp_path):
     write_files(tmp_path, networks["e4e"])
     with pytest.raises(RuntimeError, match="no tensor nowhere"):
-        Network(tmp_path / "model.openvino.onnx", plan=[Part("bf16", ["nowhere"]), *FLOAT32])
+        OpenvinoNetwork(
+            tmp_path / "model.openvino.onnx", plan=[PrecisionPart("bf16", ["nowhere"]), *FLOAT32]
+        )
 
 
 def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, tmp_path):

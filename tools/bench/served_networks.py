@@ -4,7 +4,7 @@ Runtime."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from styleclip_export.convert.comparison import compute_references
 from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
-from styleclip_server.engines.openvino import Network
+from styleclip_server.engines.openvino import OpenvinoNetwork
 
 Run = Callable[..., np.ndarray]
 
@@ -44,8 +44,12 @@ def export_as_served(
         if provenance is None:
             data = (folder / MODEL_FILE).read_bytes()
             return _in_onnxruntime(data, variants.model, threads), "ONNX Runtime"
-        network = Network(folder / OPENVINO_FILE, threads)
-    return lambda *x: network(*(t.numpy() for t in x))[0], openvino_export.summarize(provenance)
+        network = OpenvinoNetwork(folder / OPENVINO_FILE, threads)
+
+    def run(*inputs: Tensor) -> np.ndarray:
+        return network(_feed(variants.model, inputs))[0]
+
+    return run, openvino_export.summarize(provenance)
 
 
 def _ignore(line: str) -> None:
@@ -59,7 +63,11 @@ def _in_onnxruntime(data: bytes, model: wire.Model, threads: int | None) -> Run:
     session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> np.ndarray:
-        feed = {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}
-        return session.run(None, feed)[0]
+        return session.run(None, _feed(model, inputs))[0]
 
     return run
+
+
+def _feed(model: wire.Model, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """Return the inputs of `model` by name."""
+    return {t.name: x.numpy() for t, x in zip(model.inputs, inputs, strict=True)}

@@ -34,11 +34,16 @@ from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
-from styleclip_server.engines.openvino import METADATA_KEY, Network, Part, PrecisionPlan
+from styleclip_server.engines.openvino import (
+    METADATA_KEY,
+    OpenvinoNetwork,
+    PrecisionPart,
+    PrecisionPlan,
+)
 
 NETWORKS = ("stylegan2", "e4e")
 MIN_EXTERNAL_BYTES = 1024  # smaller weights stay in the file
-FLOAT32 = [Part("f32")]
+FLOAT32 = [PrecisionPart("f32")]
 
 
 def write(
@@ -101,8 +106,7 @@ def _choose_plan(
     expected = largest.expected
 
     def compute(plan: PrecisionPlan) -> np.ndarray:
-        network = Network(path, plan=plan)
-        return network(*(inputs[name] for name in network.inputs))[0]
+        return OpenvinoNetwork(path, plan=plan)(inputs)[0]
 
     float32 = compare(compute(FLOAT32), expected)
     float32.check(variants.bound, f"{variants.name} in OpenVINO")
@@ -130,7 +134,7 @@ def bfloat16_plans(graph: onnx.ModelProto, name: str) -> Iterator[tuple[str, Pre
         a description such as "everywhere", and the plan.
     """
     outputs = {node.name: node.output[0] for node in graph.graph.node}
-    yield "everywhere", [Part("bf16")]
+    yield "everywhere", [PrecisionPart("bf16")]
     yield from _e4e_plans(outputs) if name == "e4e" else _stylegan2_plans(outputs)
 
 
@@ -140,7 +144,10 @@ def _e4e_plans(outputs: Mapping[str, str]) -> Iterator[tuple[str, PrecisionPlan]
         # The activation after that convolution, in each head.
         node_name = re.compile(rf"/styles\.\d+/convs/convs\.{activation}/\w+$")
         ends = [tensor for node, tensor in outputs.items() if node_name.search(node)]
-        yield f"up to the heads' {which} convolution", [Part("bf16", ends), Part("f32")]
+        yield (
+            f"up to the heads' {which} convolution",
+            [PrecisionPart("bf16", ends), PrecisionPart("f32")],
+        )
 
 
 def _stylegan2_plans(outputs: Mapping[str, str]) -> Iterator[tuple[str, PrecisionPlan]]:
@@ -154,7 +161,7 @@ def _stylegan2_plans(outputs: Mapping[str, str]) -> Iterator[tuple[str, Precisio
         features = outputs[f"/convs.{2 * block + 1}/activate/LeakyRelu"]
         rgb = outputs[f"/to_rgbs.{block}/Add_1"]
         ends = [features, rgb, *styles[2 + 3 * (block + 1) :]]
-        yield f"from {16 << block} px on", [Part("f32", ends), Part("bf16")]
+        yield f"from {16 << block} px on", [PrecisionPart("f32", ends), PrecisionPart("bf16")]
 
 
 def share_weights(graph: onnx.ModelProto, model_onnx: bytes) -> None:

@@ -67,7 +67,7 @@ def compute_parts(
 def _compute_part(job: StatisticsJob, moments: bytes, part: int, device: str) -> bytes:
     """Compute a part on a worker and return the content of its file."""
     if device == "cpu":
-        torch.set_num_threads(1)  # Ray runs one task a core
+        torch.set_num_threads(1)  # Ray runs one task per core
     with tempfile.TemporaryDirectory() as folder:
         local_job = replace(
             job, generator=job.generator.to(device), clip=job.clip.to(device), work=Path(folder)

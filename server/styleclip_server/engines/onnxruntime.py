@@ -10,19 +10,19 @@ import onnxruntime
 from numpy.typing import NDArray
 
 
-class Network:
-    """The network of an ONNX file.
+class OnnxNetwork:
+    """The network of an ONNX file, run by ONNX Runtime.
 
     Args:
         path: the ONNX file.
-        threads: number of threads; None means one for each core.
+        threads: number of threads; None means one per core.
         device: index of the GPU; None means the CPU.
     """
 
     def __init__(self, path: Path, threads: int | None = None, device: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0  # 0: one for each core
+        options.intra_op_num_threads = threads or 0  # 0: one per core
         # Long enough for the gap between two layers. Between requests, spinning threads would take
         # the cores from the other models.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "20")

@@ -7,7 +7,7 @@ accuracy bound when the network was converted.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "precisions"  # of a PrecisionPlan, as JSON, in the ONNX file
 
 
-class Part(NamedTuple):
+class PrecisionPart(NamedTuple):
     """A part of a network that is computed in one precision.
 
     Attributes:
@@ -32,18 +32,18 @@ class Part(NamedTuple):
     end_tensors: Sequence[str] = ()
 
 
-PrecisionPlan = Sequence[Part]
+PrecisionPlan = Sequence[PrecisionPart]
 """The parts of a network in execution order."""
 
 
-class Network:
-    """The network of an ONNX file, run one row of the batch at a time.
+class OpenvinoNetwork:
+    """The network of an ONNX file, run by OpenVINO, one row of the batch at a time.
 
     A row alone keeps all cores busy, and fixed shapes let OpenVINO plan its memory once.
 
     Args:
         path: the ONNX file.
-        threads: number of threads; None means one for each core.
+        threads: number of threads; None means one per core.
         plan: precisions of the parts; None means the file's own plan, or float32 if it has none.
 
     Raises:
@@ -72,15 +72,16 @@ class Network:
             core.compile_model(
                 part, "CPU", options | {"INFERENCE_PRECISION_HINT": precision}
             ).create_infer_request()
-            for part, precision in _split(model, plan or _plan_of(model))
+            for part, precision in _split(model, plan or _stored_plan(model))
         ]
 
-    def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        """Run the network: inputs (N, …), as in `self.inputs`, → outputs (N, …)."""
-        rows = [self._row([x[i : i + 1] for x in inputs]) for i in range(len(inputs[0]))]
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the network: inputs (N, …) by name → outputs (N, …), as in `self.outputs`."""
+        arrays = [inputs[name] for name in self.inputs]
+        rows = [self._run_row([x[i : i + 1] for x in arrays]) for i in range(len(arrays[0]))]
         return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
-    def _row(self, values: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run_row(self, values: list[NDArray[Any]]) -> list[NDArray[Any]]:
         for request in self._requests:
             # The outputs are views: the next part reads them in place.
             request.infer(dict(enumerate(values)), share_inputs=True)
@@ -88,11 +89,11 @@ class Network:
         return [value.copy() for value in values]
 
 
-def _plan_of(model: openvino.Model) -> PrecisionPlan:
-    """Return the plan in the file's metadata, or float32 for all of the network."""
+def _stored_plan(model: openvino.Model) -> PrecisionPlan:
+    """Return the plan in the file's metadata, or float32 for the entire network."""
     where = ["framework", METADATA_KEY]
     plan = json.loads(model.get_rt_info(where).astype(str)) if model.has_rt_info(where) else None
-    return [Part(*part) for part in plan or [("f32", ())]]
+    return [PrecisionPart(*part) for part in plan or [("f32", ())]]
 
 
 def _split(model: openvino.Model, plan: PrecisionPlan) -> list[tuple[openvino.Model, str]]:

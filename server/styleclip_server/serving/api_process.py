@@ -1,4 +1,4 @@
-"""The process of the front door: started, watched and stopped."""
+"""Starts, watches and stops the process of the API server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 from styleclip_server.api.settings import Settings
 from styleclip_server.engines.engine import Engine
-from styleclip_server.serving.child_process import die_with_parent, exit_status
-from styleclip_server.serving.configs import requests_inside
+from styleclip_server.serving.child_process import die_with_parent, exit_status, responds
+from styleclip_server.serving.configs import max_concurrent_requests
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports
@@ -28,7 +27,7 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "2"}
 
 
 class ApiProcess:
-    """A started front door; `stop` ends it.
+    """A running API server; `stop` ends it.
 
     Args:
         folder: a folder of this user alone, for the settings.
@@ -61,10 +60,10 @@ class ApiProcess:
         return self._process.pid
 
     def wait_until_ready(self) -> None:
-        """Return when the door answers.
+        """Wait until it responds.
 
         Raises:
-            ServerStartFailed: it ended, or does not answer in time.
+            ServerStartFailed: it ended, or does not respond in time.
         """
         deadline = time.monotonic() + _START_SECONDS
         while not self.is_live():
@@ -73,32 +72,26 @@ class ApiProcess:
                 lines = self._log.last_lines
                 raise ServerStartFailed(f"{failure}: {lines[-1] if lines else 'it logged nothing'}")
             if time.monotonic() > deadline:
-                raise ServerStartFailed(f"the API did not answer within {_START_SECONDS} s")
+                raise ServerStartFailed(f"the API server did not respond within {_START_SECONDS} s")
             time.sleep(0.05)
 
     def is_live(self) -> bool:
-        """Return whether the process answers."""
-        # An http_proxy of the environment is not for this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(self._live_url, timeout=_LIVE_SECONDS) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+        """Return whether the process responds."""
+        return responds(self._live_url, _LIVE_SECONDS)
 
     def age(self) -> float:
         """Return how many seconds ago the process was started."""
         return time.monotonic() - self._started
 
     def hangs(self) -> bool:
-        """Return whether the process does not answer, though it had the time to start."""
+        """Return whether the process does not respond although it had time to start."""
         return self.age() > _START_SECONDS and not any(self.is_live() for _ in range(2))
 
     def find_failure(self) -> str | None:
         """Return how the process ended, or None."""
         if self._process.poll() is None:
             return None
-        return f"the API ended ({exit_status(self._process.returncode)})"
+        return f"the API server ended ({exit_status(self._process.returncode)})"
 
     def stop(self) -> None:
         """End the process; requests under way are finished within the exit timeout."""
@@ -127,7 +120,7 @@ def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
         rate_limit=options.rate_limit,
         body_limit=options.body_limit * 2**20,
         log_requests=options.log_requests,
-        inside=options.inside or requests_inside(engine),
+        inside=options.inside or max_concurrent_requests(engine),
         allow_shared_memory=options.allow_shared_memory,
         connection_age=options.connection_age,
         exit_timeout=options.exit_timeout,

@@ -1,9 +1,10 @@
-"""What the launcher's child processes have in common."""
+"""What the launcher's child processes share."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
+import urllib.request
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -17,3 +18,13 @@ def die_with_parent() -> None:
 def exit_status(code: int) -> str:
     """Return how a process ended, from its return code."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def responds(url: str, timeout: float) -> bool:
+    """Return whether a GET of `url`, on this machine, returns 200, without any proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

@@ -28,17 +28,17 @@ MAX_BATCH = 8
 MAX_PROMPTS = 256
 # How long a request waits for a model, and how many wait; more get UNAVAILABLE at once, and clients
 # retry. On a GPU a few batches wait; on a CPU the requests of four busy clients and the canary's
-# (Triton counts those it has dequeued too). The front door bounds all requests together, below
-# these numbers, so that what it lets in is not refused.
+# (Triton counts those it has dequeued too). The API server bounds all requests together, below
+# these numbers, so that what it admits is not refused.
 QUEUE_SECONDS = 20
 QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
-GPU_REQUESTS_INSIDE = 24
+GPU_MAX_CONCURRENT_REQUESTS = 24
 # On a GPU a short wait fills batches. On a CPU a batch costs as much as its images one by one, and
 # the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
-# `align` is the slowest step; two keep two cores busy.
+# Instances of each step on a CPU: `align` is the slowest.
 INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
-# A GPU keeps many cores busy.
+# Beside a GPU, whose requests need more of the CPU steps at once.
 TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
@@ -59,10 +59,10 @@ ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
 _TYPES = {"BYTES": "TYPE_STRING"}
 
 
-def requests_inside(engine: Engine) -> int:
-    """Return how many requests at a time answer within twice the time of one alone."""
+def max_concurrent_requests(engine: Engine) -> int:
+    """Return how many concurrent requests finish within twice the latency of a single one."""
     if engine not in CPU_ENGINES:
-        return GPU_REQUESTS_INSIDE
+        return GPU_MAX_CONCURRENT_REQUESTS
     return max(2, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1))
 
 
@@ -72,7 +72,8 @@ def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
-        for step in (_served_model(each, engine) for each in ENSEMBLE_STEPS[model.name]):
+        for part in ENSEMBLE_STEPS[model.name]:
+            step = _served_model(part, engine)
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
                 if tensor.name in known:

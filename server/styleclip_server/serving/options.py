@@ -1,4 +1,4 @@
-"""What a server serves, and how: the launcher's options."""
+"""The launcher's options: what a server serves, and how."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Options:
         trace_every: trace one in N requests.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         token: what clients show as `Authorization: Bearer TOKEN`.
-        token_file: a file with one token a line, and the client's name after it.
+        token_file: a file with one token per line, and the client's name after it.
         no_token: clients need no token, even where others than this machine can reach the server.
-        rate_limit: calls a second of one client; 0: any number.
+        rate_limit: calls per second and client; 0: any number.
         body_limit: MiB of a request.
-        inside: inference requests that are carried out at a time; the others are refused. 0: as
-            many as answer within twice the time of one alone.
-        networks: how the networks are run; "auto": the fastest that this machine can.
+        inside: inference requests that run concurrently; more are refused. 0: as many as finish
+            within twice the latency of a single one.
+        networks: how the networks are run; "auto": the fastest that this machine can run.
     """
 
     repository: Path = field(default_factory=default_repository)

@@ -1,4 +1,4 @@
-"""The ports of a server: those of its clients, and Triton's own behind the front door."""
+"""The ports of a server: those of its clients, and Triton's own behind the API server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 
-TRITON_HOST = "127.0.0.1"  # nobody but the front door may reach Triton
+TRITON_HOST = "127.0.0.1"  # only the API server may reach Triton
 
 
 class Ports(NamedTuple):

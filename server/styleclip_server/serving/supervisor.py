@@ -1,8 +1,8 @@
-"""The supervised server, Triton and its front door: started, watched, restarted, stopped.
+"""Starts, watches, restarts and stops Triton and the API server.
 
 Triton does not notice when the process of a Python step dies: its readiness stays true and every
-request fails. So a supervisor watches the processes and edits a small image now and then (the
-canary), and restarts the server on the same ports when something is wrong.
+request fails. So a supervisor watches the processes, edits a small image periodically (the canary),
+and restarts the server on the same ports if a process died or the canary fails.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class SupervisedServer:
 
     def _supervise(self) -> None:
         try:
-            self._installed = triton_command.prepare(self.options, self._folder)
+            self._setup = triton_command.prepare_setup(self.options, self._folder)
             self._api = self._start_api()  # both start at once
             self._start_first()
             self._api.wait_until_ready()
@@ -136,7 +136,7 @@ class SupervisedServer:
             self._start_triton()
 
     def _start_triton(self) -> None:
-        self._triton = TritonProcess(self.options, self._ports, self._installed)
+        self._triton = TritonProcess(self.options, self._ports, self._setup)
         self._triton.wait_until_ready()
         try:
             self._check_canary()
@@ -162,7 +162,7 @@ class SupervisedServer:
                 self._restart_api(failure)
             if self._canary_seconds and time.monotonic() >= next_canary:
                 if self._api.hangs():
-                    self._restart_api("the API does not answer")
+                    self._restart_api("the API server does not respond")
                 try:
                     self._check_canary()
                     failed_canaries = 0
@@ -192,7 +192,7 @@ class SupervisedServer:
             return
 
     def _restart_api(self, reason: str) -> None:
-        """Restart the front door alone: Triton goes on with what it does."""
+        """Restart the API server only; Triton keeps running."""
         assert self._api
         _log.warning("%s; restarting it", reason)
         self._api.kill()
@@ -200,11 +200,11 @@ class SupervisedServer:
             self._stopping.wait(RESTART_DELAYS[1])
         try:
             self._api = self._start_api()
-        except (ServerStartFailed, OSError) as error:  # the next look at it tries again
-            _log.warning("the API does not start: %s", error)
+        except (ServerStartFailed, OSError) as error:  # the next check tries again
+            _log.warning("the API server does not start: %s", error)
 
     def _start_api(self) -> ApiProcess:
-        return ApiProcess(self.options, self._ports, self._folder, self._installed.engine)
+        return ApiProcess(self.options, self._ports, self._folder, self._setup.engine)
 
     def _check_canary(self) -> None:
         check_server(f"{TRITON_HOST}:{self._ports.triton_grpc}", CANARY_TIMEOUT)

@@ -1,4 +1,4 @@
-"""The tokens that clients show, and whether they need one."""
+"""The tokens of the clients, and whether they need one."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from contextlib import suppress
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 
-_NAME = "me"
+_DEFAULT_CLIENT = "me"
 # A token and, after it, the client's name; also as the gateway's file has it: "Bearer TOKEN" NAME;
 _LINE = re.compile(r'(?:"Bearer )?([A-Za-z0-9._~+/=-]+)"?(?:\s+([A-Za-z0-9_.-]+))?;?')
-_LEAST_CHARACTERS = 16
+_MIN_CHARACTERS = 16
 
 
 def read_tokens(options: Options) -> dict[str, str]:
-    """Return the client's name of each token; none where clients need no token.
+    """Return the client's name by token; empty if clients need none.
 
     Raises:
         ServerStartFailed: a token is missing, too short or not readable.
     """
-    tokens = {options.token: _NAME} if options.token else {}
+    tokens = {options.token: _DEFAULT_CLIENT} if options.token else {}
     if options.token_file:
         tokens |= _read_file(options)
     for token in tokens:
-        if len(token) < _LEAST_CHARACTERS or not _LINE.fullmatch(token):
+        if len(token) < _MIN_CHARACTERS or not _LINE.fullmatch(token):
             raise ServerStartFailed(
-                f"a token has {len(token)} characters; at least {_LEAST_CHARACTERS} letters, "
+                f"a token has {len(token)} characters; at least {_MIN_CHARACTERS} letters, "
                 "digits and -._~+/= are expected, as `openssl rand -hex 24` prints them"
             )
     if not tokens and not options.no_token and not is_loopback(options.host):
@@ -46,7 +46,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _read_file(options: Options) -> dict[str, str]:
-    """Read a file with one token a line."""
+    """Read a file with one token per line."""
     assert options.token_file
     try:
         lines = options.token_file.read_text().splitlines()
@@ -62,7 +62,7 @@ def _read_file(options: Options) -> dict[str, str]:
             raise ServerStartFailed(
                 f"{options.token_file}, line {number}: a token is expected, and maybe a name"
             )
-        tokens[match[1]] = match[2] or _NAME
+        tokens[match[1]] = match[2] or _DEFAULT_CLIENT
     if not tokens:
-        raise ServerStartFailed(f"{options.token_file} has no token: write one a line")
+        raise ServerStartFailed(f"{options.token_file} has no token: write one per line")
     return tokens

@@ -1,4 +1,4 @@
-"""How Triton is started: its command line and its environment."""
+"""Triton's command line and environment."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _RESTRICTED = ("trace", "logging")
 _SHARED_MEMORY = "shared-memory"
 
 # Beside a GPU, giving an image's pages back when it is freed and faulting them in for the next one
-# is a fifth of `compose`. With these glibc keeps blocks up to 16 MB, up to 64 MB a process.
+# is a fifth of `compose`. With these glibc keeps blocks up to 16 MB, up to 64 MB per process.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 
 
 @dataclass(frozen=True)
-class Installed:
-    """What one server runs, and the folders prepared for it."""
+class ServerSetup:
+    """The Triton installation, the engine and the prepared folders of one server."""
 
     installation: Installation
     engine: Engine
@@ -34,8 +34,8 @@ class Installed:
     backends: Path
 
 
-def prepare(options: Options, folder: Path) -> Installed:
-    """Prepare in `folder` the models and backends that Triton loads.
+def prepare_setup(options: Options, folder: Path) -> ServerSetup:
+    """Prepare the models and backends that Triton loads in `folder`.
 
     Done once per server: a restart must not depend on free disk space.
     """
@@ -52,19 +52,19 @@ def prepare(options: Options, folder: Path) -> Installed:
         engine,
         options.queue_length,
     )
-    return Installed(
+    return ServerSetup(
         installation, engine, models, installation.prepare_backends(folder / "backends")
     )
 
 
 def command_line(
-    options: Options, ports: Ports, installed: Installed, shared_memory_prefix: str
+    options: Options, ports: Ports, setup: ServerSetup, shared_memory_prefix: str
 ) -> list[str]:
     """Return Triton's command line."""
     return [
-        str(installed.installation.binary),
-        f"--model-repository={installed.models}",
-        f"--backend-directory={installed.backends}",
+        str(setup.installation.binary),
+        f"--model-repository={setup.models}",
+        f"--backend-directory={setup.backends}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={options.exit_timeout}",
@@ -81,16 +81,16 @@ def command_line(
     ]
 
 
-def environment(options: Options, installed: Installed) -> dict[str, str]:
+def environment(options: Options, setup: ServerSetup) -> dict[str, str]:
     """Return the environment of Triton and its steps."""
     # The stub embeds an isolated interpreter: it heeds no PYTHONPATH, but finds its packages
     # (those of a virtual environment too) by the first `python3` on PATH.
     interpreter = Path(sys.executable).parent
     return {
-        **(_MALLOC if installed.engine == "torch" else {}),
+        **(_MALLOC if setup.engine == "torch" else {}),
         **os.environ,
         "LD_LIBRARY_PATH": _search_path(
-            *installed.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
+            *setup.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
         ),
         "PATH": _search_path(interpreter, os.environ.get("PATH")),
         DOMAIN_VARIABLE: options.domain,

@@ -1,24 +1,23 @@
-"""One Triton process with its steps: started, watched and stopped."""
+"""Starts, watches and stops one Triton process with its steps."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import time
-import urllib.request
 import uuid
 from pathlib import Path
 
 import psutil
 
 from styleclip_server.serving import parent_watch, triton_command
-from styleclip_server.serving.child_process import die_with_parent, exit_status
+from styleclip_server.serving.child_process import die_with_parent, exit_status, responds
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import STUB
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports
 from styleclip_server.serving.server_log import ServerLog
-from styleclip_server.serving.triton_command import Installed
+from styleclip_server.serving.triton_command import ServerSetup
 
 # What Triton logs when the process of a step dies while it is loaded. The processes cannot be
 # watched at that time: Triton starts some that end as they should.
@@ -30,21 +29,21 @@ class StepProcessDied(ServerStartFailed):
 
 
 class TritonProcess:
-    """A started server; `stop` ends it.
+    """A running Triton; `stop` ends it.
 
     Args:
         ports: the server's ports.
-        installed: what it runs; another process may use it later.
+        setup: what it runs; another process may use it later.
     """
 
-    def __init__(self, options: Options, ports: Ports, installed: Installed) -> None:
+    def __init__(self, options: Options, ports: Ports, setup: ServerSetup) -> None:
         self._options = options
         self._ready_url = f"http://{TRITON_HOST}:{ports.triton_http}/v2/health/ready"
         self._shared_memory_prefix = f"styleclip_{uuid.uuid4().hex[:8]}_"
         with parent_watch.inheritable_pipe() as pipe:
             self._process = subprocess.Popen(
-                triton_command.command_line(options, ports, installed, self._shared_memory_prefix),
-                env=triton_command.environment(options, installed)
+                triton_command.command_line(options, ports, setup, self._shared_memory_prefix),
+                env=triton_command.environment(options, setup)
                 | {parent_watch.VARIABLE: ",".join(map(str, pipe))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -93,13 +92,7 @@ class TritonProcess:
 
     def ready(self) -> bool:
         """Return whether Triton reports that all models are ready."""
-        # An http_proxy of the environment is not for this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(self._ready_url, timeout=2) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+        return responds(self._ready_url, timeout=2)
 
     def find_failure(self) -> str | None:
         """Return what died since the server was ready, or None.
@@ -129,7 +122,7 @@ class TritonProcess:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        # The stubs are no children of ours, so they cannot be waited for; a zombie counts as dead.
+        # The stubs are not our children, so we cannot wait for them; a zombie counts as dead.
         deadline = time.monotonic() + 5
         while any(map(_is_alive, processes)) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -13,7 +13,7 @@ import triton_python_backend_utils as triton
 
 from styleclip_server.engines.cpu import core_quota
 from styleclip_server.engines.model_files import MODEL_FILE
-from styleclip_server.engines.onnxruntime import Network
+from styleclip_server.engines.onnxruntime import OnnxNetwork
 from styleclip_server.serving import parent_watch
 from styleclip_server.serving.backends import batching
 
@@ -37,7 +37,7 @@ class TritonPythonModel:
         if parameter := config.get("parameters", {}).get("intra_op_thread_count"):
             threads = int(parameter["string_value"])
         gpu = args["model_instance_kind"] == "GPU"
-        self.network = Network(
+        self.network = OnnxNetwork(
             path, threads, int(args["model_instance_device_id"]) if gpu else None
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import triton_python_backend_utils as triton
 
 from styleclip_server.engines.cpu import core_quota
-from styleclip_server.engines.openvino import Network
+from styleclip_server.engines.openvino import OpenvinoNetwork
 from styleclip_server.serving import parent_watch
 from styleclip_server.serving.backends import batching
 
@@ -28,18 +28,18 @@ class TritonPythonModel:
         path = folder / config["default_model_filename"]
         if not path.is_file():
             raise triton.TritonModelException(f"{path} does not exist")
-        self.network = Network(path, core_quota())
+        self.network = OpenvinoNetwork(path, core_quota())
 
     def execute(self, requests):
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):
-        inputs = [
-            triton.get_input_tensor_by_name(request, name).as_numpy()
+        inputs = {
+            name: triton.get_input_tensor_by_name(request, name).as_numpy()
             for name in self.network.inputs
-        ]
+        }
         try:
-            results = self.network(*inputs)
+            results = self.network(inputs)
         except Exception as error:
             return batching.failure("OpenVINO", error)
         return triton.InferenceResponse(
