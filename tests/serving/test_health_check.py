@@ -8,7 +8,7 @@ import psutil
 
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import choose_ports
-from styleclip_server.serving.triton_command import prepare
+from styleclip_server.serving.triton_command import prepare_setup
 from styleclip_server.serving.triton_process import TritonProcess
 
 
@@ -27,7 +27,7 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     options = Options(log=log)
     # Without the supervisor, which would restart it.
     ports = choose_ports(options)
-    server = TritonProcess(options, ports, prepare(options, tmp_path))
+    server = TritonProcess(options, ports, prepare_setup(options, tmp_path))
     try:
         server.wait_until_ready()
         address, triton = f"127.0.0.1:{ports.triton_grpc}", psutil.Process(server.pid)
