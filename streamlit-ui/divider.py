@@ -1,5 +1,7 @@
 """Before and after in one frame, with a divider to drag or to move with the arrow keys.
 
+While another slider of the page is dragged, the image after the edit follows it (`live_edits`).
+
 A custom component (Streamlit's components v2): streamlit-image-comparison 0.0.4 loads its script
 from another site, and streamlit-drawable-konva 0.7.0 draws on a canvas of fixed size without
 keyboard or labels. An `<input type="range">` over the two images gives mouse, touch, keyboard and
@@ -8,6 +10,7 @@ screen reader the browser's own behavior.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import streamlit as st
@@ -47,12 +50,73 @@ input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opac
 """
 
 _JS = """
+// While a slider moves, asks the page's address for images: one request at a time, with the newest
+// value. Without an answer the image changes on release only, when the page's script has run.
+function followSliders(box) {
+  const live = { data: null, wanted: null, last: null, asking: false, generation: 0, off: false };
+  const show = (blob) => {
+    if (live.shown) URL.revokeObjectURL(live.shown);
+    live.shown = URL.createObjectURL(blob);
+    box.querySelector(".after").src = live.shown;
+  };
+  live.ask = async () => {
+    if (live.asking) return;
+    live.asking = true;
+    while (live.wanted && !live.off) {
+      const wanted = live.wanted, generation = live.generation;
+      live.wanted = null;
+      try {
+        const query = new URLSearchParams(wanted);
+        const url = new URL("live/" + live.data.id + "?" + query, document.baseURI);
+        const answer = await fetch(url, { cache: "no-store" });
+        if (answer.ok) {
+          const blob = await answer.blob();
+          if (generation === live.generation) show(blob);
+        } else if (answer.status === 503) {  // busy: ask again unless the slider moved on
+          await new Promise((done) => setTimeout(done, 50));
+          if (generation === live.generation) live.wanted ??= wanted;
+        } else if (answer.status === 404) {
+          live.off = true;
+        }
+      } catch {  // not reachable
+        live.off = true;
+      }
+    }
+    live.asking = false;
+  };
+  const observer = new MutationObserver((changes) => {
+    if (!box.isConnected) return observer.disconnect();
+    for (const { target } of changes) {
+      const key = target.closest("[class*='st-key-']")?.className.match(/st-key-([\\w-]+)/)?.[1];
+      const [edit, field] = live.data?.sliders[key] ?? [];
+      if (!field || target !== document.activeElement) continue;  // moved by the script
+      const wanted = { edit, field, value: target.value };
+      if (JSON.stringify(wanted) !== JSON.stringify(live.last)) live.wanted = live.last = wanted;
+    }
+    live.ask();
+  });
+  observer.observe(document.body, { subtree: true, attributeFilter: ["aria-valuetext"] });
+  return live;
+}
+
+function showResult(box, data) {
+  const live = (box.live ??= followSliders(box));
+  live.data = data.live;
+  if (live.after === data.after) return;
+  live.after = box.querySelector(".after").src = data.after;
+  live.generation += 1;  // answers under way are older
+  // The user has gone on dragging while the script ran.
+  const pressed = document.querySelector("[data-testid=stSlider]:active");
+  live.wanted = pressed && live.last;
+  live.ask();
+}
+
 export default function({ data, parentElement }) {
   const find = (name) => parentElement.querySelector(name);
   const [box, input] = [find(".images"), find("input")];
   const before = find(".before"), after = find(".after");
   before.src = data.before;
-  after.src = data.after;
+  showResult(box, data);
   before.alt = data.before_label;
   after.alt = data.after_alt;
   box.style.aspectRatio = data.aspect_ratio;
@@ -93,8 +157,22 @@ class Comparison:
     start: float = 50.0
 
 
-def show_divider(comparison: Comparison, after_label: str = "After") -> None:
-    """Show a comparison under a divider."""
+@dataclass(frozen=True)
+class LiveSliders:
+    """The sliders that the image follows.
+
+    `live_id` is the session's in `live_edits`; `sliders` has by a widget's key the index of its
+    edit and the number that it sets.
+    """
+
+    live_id: str
+    sliders: dict[str, tuple[int, str]]
+
+
+def show_divider(
+    comparison: Comparison, after_label: str = "After", live: LiveSliders | None = None
+) -> None:
+    """Show a comparison under a divider; the image after the edit follows the `live` sliders."""
     _component(
         key="divider",
         data={
@@ -106,5 +184,15 @@ def show_divider(comparison: Comparison, after_label: str = "After") -> None:
             "subject": comparison.subject,
             "aspect_ratio": f"{comparison.aspect_ratio:.4f}",
             "start": round(comparison.start),
+            "live": live
+            and {
+                "id": live.live_id,
+                "sliders": {_css_key(key): value for key, value in live.sliders.items()},
+            },
         },
     )
+
+
+def _css_key(key: str) -> str:
+    """Return a widget's key as Streamlit puts it into the class of its element."""
+    return re.sub("[^a-zA-Z0-9_-]", "-", key.strip())

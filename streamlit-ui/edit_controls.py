@@ -43,7 +43,7 @@ def _show_directions(session: Session, domain: Domain) -> None:
     with st.container(border=True):
         st.markdown("**Directions**")
         for direction in domain.directions:
-            key = f"direction-{direction.name}-{session.directions_id}"
+            key = session.direction_key(direction.name)
             if key not in st.session_state:
                 st.session_state[key] = session.directions.get(direction.name, 0.0)
             session.directions[direction.name] = st.slider(

@@ -7,6 +7,7 @@ Streamlit forgets a widget's value when the widget is not drawn, so the values l
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass, field
 
 import streamlit as st
@@ -86,6 +87,7 @@ class Session:
     history: list[HistoryEntry] = field(default_factory=list)
     pinned: bool = False  # the next result does not replace the newest entry of the history
     notice: str = ""  # Markdown, about the recipe that was loaded
+    live_id: str = field(default_factory=secrets.token_urlsafe)  # in `live_edits`
     handled_files: dict[str, str] = field(default_factory=dict)  # uploader -> id of its last file
     _last_row_id: int = 0
 
@@ -116,6 +118,10 @@ class Session:
         """Return the edits that are on and complete. Raises what is wrong with their texts."""
         edits = [row.to_edit() for row in self.rows if row.on and row.is_complete]
         return edits + self._named_edits()
+
+    def direction_key(self, name: str) -> str:
+        """Return the key of the slider of a direction."""
+        return f"direction-{name}-{self.directions_id}"
 
     def _named_edits(self) -> list[Edit]:
         """Return an edit for each direction that moves."""

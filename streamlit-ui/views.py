@@ -7,9 +7,10 @@ from typing import Any
 
 import photos
 import streamlit as st
-from divider import Comparison, show_divider
+from divider import Comparison, LiveSliders, show_divider
 from error_messages import describe_error
 from layer_chart import show_layer_chart
+from live_edits import LIVE_IMAGES, LiveEdits
 from session import Session
 from sweeps import show_grid, show_strip
 from thumbnails import encode_thumbnail, show_thumbnail
@@ -120,13 +121,34 @@ def _show_before_after(
     session.comparison = _compare(session, domain, edited.picture, edits, paste)
     session.retry = False
     with image_container:
-        show_divider(session.comparison)
+        show_divider(session.comparison, live=_follow_sliders(session, domain, paste))
     if edits:
         counts = " + ".join(str(count) for count in edited.channels)
         status_placeholder.caption(f"{counts} of {sum(domain.style_channels)} channels are moved.")
     recipe = session.to_recipe()
     if edits and recipe:
         session.record_result(recipe, encode_thumbnail(edited.picture, _HISTORY_SIDE))
+
+
+def _follow_sliders(session: Session, domain: Domain, paste: bool) -> LiveSliders:
+    """Prepare `live_edits` for the session's edits and for directions that are still at 0."""
+    assert session.photo and session.inverted
+    rows = [row for row in session.rows if row.on and row.is_complete]
+    edits = [row.to_edit() for row in rows]
+    sliders: dict[str, tuple[int, str]] = {}
+    for index, row in enumerate(rows):
+        sliders |= {f"{name}-{row.id}": (index, name) for name in ("strength", "threshold")}
+    for direction in domain.directions:
+        sliders[session.direction_key(direction.name)] = (len(edits), "strength")
+        edits.append(direction.edit(session.directions.get(direction.name, 0.0)))
+    live = LiveEdits(
+        session.inverted,
+        tuple(edits),
+        _identity_edits(domain)[0],
+        session.photo if paste else None,
+    )
+    LIVE_IMAGES.put(session.live_id, live)
+    return LiveSliders(session.live_id, sliders)
 
 
 def _compare(
