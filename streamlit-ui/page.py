@@ -17,6 +17,7 @@ import streamlit as st
 from downloads import show_downloads
 from edit_controls import show_edit_controls
 from history import show_history
+from page_address import restore_from_address, show_in_address
 from photo_picker import show_faces, show_photo_picker
 from photos import load_samples
 from server_calls import parse_server_address
@@ -67,7 +68,9 @@ def main() -> None:
 
 
 def fill_defaults(session: Session, domain: Domain) -> None:
-    """Begin with the first sample and the first preset."""
+    """Begin with the edits of the address, else with the first sample and the first preset."""
+    if session.photo is None and not session.rows:
+        restore_from_address(session, domain)
     if session.photo is None:
         session.select_photo(load_samples(domain.align)[0])
     if not session.rows:
@@ -92,6 +95,7 @@ def show_editor(session: Session, domain: Domain) -> None:
     with right:
         show_inversion(session, domain)
     show_server_details(session)
+    show_in_address(session)
 
 
 main()

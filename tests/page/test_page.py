@@ -215,6 +215,43 @@ def test_a_click_chooses_one_of_several_faces_which_is_pasted_back(page, client,
     assert count_requests(client)["invert"] == before["invert"]
 
 
+def test_a_reload_keeps_the_edits_and_the_sample(page):
+    old, entries = edited_digest(page), page.evaluate("history.length")
+    choose_preset(page, "Beard")
+    bearded = wait_for_change(page, old)
+    page.get_by_role("button", name="2", exact=True).click()  # the second sample
+    other = wait_for_change(page, bearded)
+    press_slider_key(page, "How strong", "ArrowLeft", 3)
+    weaker = wait_for_change(page, other)
+    assert page.evaluate("history.length") == entries
+    page.reload()
+    wait_for_image(page, lambda now: now == weaker)
+    expect_text(page, "Your edits were kept in the page's address")
+
+
+def test_a_reload_keeps_the_edits_of_an_own_photo_and_asks_for_it(page):
+    old = edited_digest(page)
+    choose_option(page, "Upload")
+    upload_file(page, SAMPLE)
+    uploaded = wait_for_change(page, old)
+    choose_preset(page, "Beard")
+    bearded = wait_for_change(page, uploaded)
+    page.reload()
+    expect_text(page, "Your photo is nowhere stored: choose it again")
+    choose_option(page, "Upload")
+    upload_file(page, SAMPLE)
+    wait_for_image(page, lambda now: now == bearded)
+
+
+@pytest.mark.parametrize("recipe", ["!", "e30", "eyJraW5kIjog", "A" * 9000])
+def test_an_address_that_is_no_recipe_is_reported_and_ignored(visit, running_page, recipe):
+    page = visit()
+    page.goto(f"{running_page.url}/?photo=nobody&recipe={recipe}")
+    expect_text(page, "The edits in the page's address cannot be used")
+    expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
 def test_the_camera_takes_a_photo(page):
     old = edited_digest(page)
     choose_option(page, "Camera")
