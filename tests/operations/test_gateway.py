@@ -185,6 +185,12 @@ def test_administrative_calls_are_denied(gateway):
         assert gateway.get_status(path, bearer) == 403, path
 
 
+def test_images_while_a_slider_is_dragged_pass_with_the_login_of_the_page(gateway):
+    path = "/live/unknown?edit=0&field=strength&value=1"
+    assert gateway.get_status(path) == 401
+    assert gateway.get_status(path, gateway.login()) == 404  # the page's answer
+
+
 def test_the_page_requires_a_login_and_its_websocket_passes(gateway):
     assert gateway.get_status("/") == 401
     assert gateway.get_status("/", gateway.login("guessed")) == 401
