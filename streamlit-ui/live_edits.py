@@ -7,20 +7,22 @@ stay here. What is edited stays here too; the browser knows it by a secret id.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from photos import Photo
-from server_calls import parse_server_address
+from server_address import parse_server_address, server_token
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from styleclip_client import AsyncClient, Edit, Edited, Inverted, StyleclipError
 from styleclip_contract import errors
+
+if TYPE_CHECKING:
+    from photos import Photo
 
 _FIELDS = ("strength", "threshold")
 _SESSIONS = 256  # a latent has 37 kB
@@ -70,9 +72,10 @@ class LiveImages:
     @asynccontextmanager
     async def connected(self, app: object) -> AsyncIterator[None]:
         """Keep a connection to the server while the page is served."""
-        token = os.environ.get("STYLECLIP_TOKEN") or None
         try:  # a busy server is asked again by the browser, with the strength of that moment
-            client = AsyncClient(parse_server_address(), timeout=_TIMEOUT, token=token, retries=0)
+            client = AsyncClient(
+                parse_server_address(), timeout=_TIMEOUT, token=server_token(), retries=0
+            )
         except ValueError:  # the page says that it cannot parse the address
             yield
             return

@@ -20,7 +20,7 @@ from history import show_history
 from page_address import restore_from_address, show_in_address
 from photo_picker import show_faces, show_photo_picker
 from photos import load_samples
-from server_calls import parse_server_address
+from server_address import parse_server_address
 from server_status import (
     refresh_status,
     session_status,

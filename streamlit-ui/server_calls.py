@@ -6,9 +6,6 @@ slider positions, never that of an older position.
 
 from __future__ import annotations
 
-import itertools
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +16,9 @@ import streamlit as st
 from cache import SessionCache
 from numpy.typing import NDArray
 from photos import Photo, compute_digest
+from server_address import server_token
 
 from styleclip_client import Client, Domain, Edit, Edited, Inverted, Status
-from styleclip_client.address import DEFAULT_URL
 from styleclip_contract import errors
 
 T = TypeVar("T")
@@ -31,18 +28,10 @@ _MAX_FACES = 8
 _MAX_TIMES = 200
 
 
-def parse_server_address() -> str:
-    """Return the address given by `--server` (as `make ui` does), else by STYLECLIP_SERVER."""
-    for option, value in itertools.pairwise(sys.argv[1:]):
-        if option == "--server":
-            return value
-    return os.environ.get("STYLECLIP_SERVER") or DEFAULT_URL
-
-
 @st.cache_resource(show_spinner=False)
 def _connect(address: str) -> Client:
     """Open one connection for all sessions; it keeps nothing of their requests."""
-    return Client(address, timeout=_TIMEOUT, token=os.environ.get("STYLECLIP_TOKEN") or None)
+    return Client(address, timeout=_TIMEOUT, token=server_token())
 
 
 @dataclass
