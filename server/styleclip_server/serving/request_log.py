@@ -16,12 +16,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from styleclip_contract.errors import InvalidInput, StyleclipError
+from styleclip_server.pipeline.cancellation import WorkCancelled
 
 SELECTION_VARIABLE = "STYLECLIP_LOG_REQUESTS"
 TEXTS_VARIABLE = "STYLECLIP_LOG_TEXTS"
 SELECTIONS = ("failures", "all", "none")
 
 _MAX_ID = 128  # characters; the client chooses the id
+
+_EXPECTED = (InvalidInput, WorkCancelled)  # caused by the client
 
 
 def log_request(
@@ -56,7 +59,7 @@ def entry(
     """Return the content of a request's line; the arguments are those of `log_request`."""
     fields: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "level": "info" if error is None or isinstance(error, InvalidInput) else "error",
+        "level": "info" if error is None or isinstance(error, _EXPECTED) else "error",
         "step": step,
         "request_id": request_id[:_MAX_ID],
         "ms": round(seconds * 1000, 1),
@@ -83,7 +86,7 @@ def _texts(inputs: Mapping[str, Any], error: BaseException | None) -> dict[str, 
 
 def _error_place(error: BaseException | None) -> dict[str, Any]:
     """Return only the place of an unforeseen error, whose message may quote its input."""
-    if error is None or isinstance(error, StyleclipError):
+    if error is None or isinstance(error, (StyleclipError, WorkCancelled)):
         return {}
     trace = error.__traceback__
     while trace and trace.tb_next:

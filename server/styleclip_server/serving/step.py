@@ -55,9 +55,10 @@ def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> A
             outputs = _outputs(model, inputs, run_row, requested)
         response = triton.InferenceResponse(outputs)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
-    except WorkCancelled:
+    except WorkCancelled as error:
         cancelled = triton.TritonError("the client is gone", triton.TritonError.CANCELLED)
         response = triton.InferenceResponse(error=cancelled)
+        request_log.log_request(model.name, request_id, time.monotonic() - start, inputs, error)
     except Exception as error:
         response = triton.InferenceResponse(error=_triton_error(model, error))
         metrics.count_error(error)
