@@ -1,5 +1,6 @@
 """The work of a client that goes away is dropped, whatever way the client came."""
 
+import contextlib
 import io
 
 import httpx
@@ -9,6 +10,8 @@ from PIL import Image
 from paths import GOLDEN
 from polling import wait_until
 from styleclip_client import Client, errors
+
+SECONDS = 3  # that a client waits; the search takes longer
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +31,17 @@ def dropped(server):
 
 
 def find_faces(address, photo):
-    with Client(address, timeout=1, retries=0) as client:
+    with Client(address, timeout=SECONDS, retries=0) as client:
         client.faces(photo)
 
 
 def edit_second_face(address, photo):
-    with Client(address, timeout=1, retries=0) as client:
+    with Client(address, timeout=SECONDS, retries=0) as client:
         client.edit_photo(photo, client.domain().edit("a sad face"), align=True, face=1)
 
 
 def post_faces(address, photo):
-    httpx.post(f"{address}/v1/faces", files={"photo": photo}, timeout=1)
+    httpx.post(f"{address}/v1/faces", files={"photo": photo}, timeout=SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,13 @@ def post_faces(address, photo):
 )
 def test_the_work_of_a_client_that_gave_up_is_dropped(server, slow_photo, protocol, call):
     address = server.grpc_url if protocol == "grpc" else f"http://{server.http_url}"
-    before = len(dropped(server))
-    with pytest.raises((errors.DeadlineExceeded, httpx.ReadTimeout)):
-        call(address, slow_photo)
-    wait_until(lambda: len(dropped(server)) == before + 1)
+
+    def is_dropped():
+        before = len(dropped(server))
+        with pytest.raises((errors.DeadlineExceeded, httpx.ReadTimeout)):
+            call(address, slow_photo)
+        # On a busy machine a client may give up before its request reaches the step.
+        with contextlib.suppress(AssertionError):
+            return wait_until(lambda: len(dropped(server)) > before, 30)
+
+    wait_until(is_dropped, 180)
