@@ -12,8 +12,10 @@ from torch import Tensor
 from domains.avatars.caption_data import local_vocabulary_size, read_vocabulary
 from domains.avatars.models import build_clip, load_generator, preprocess
 from domains.avatars.training import Setup, load_weights
-from styleclip_export.statistics.fs3 import Fs3Settings, Progress, fs3_channels, fs3_rows
-from styleclip_export.statistics.fs3_part import Fs3Part, save_npz
+from styleclip_export.npz_files import save_npz
+from styleclip_export.progress import ReportRows
+from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3_part import Fs3Part
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
@@ -61,7 +63,7 @@ def _encode_images(clip: CLIP, images: Tensor) -> Tensor:
         return clip.encode_image(preprocess(images))
 
 
-def _progress_printer() -> Progress:
+def _progress_printer() -> ReportRows:
     start = last = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -5,9 +5,11 @@ demodulation, section 2.2; skip architecture, section 4). Parameter names are th
 rosinality/stylegan2-pytorch, the format of the checkpoints of e4e and StyleCLIP, so that an
 official state_dict loads with ``strict=True``.
 
-Two rearrangements keep the result and make it faster. Styles scale the activations and
-demodulation scales the output, so that all images of a batch share one weight and no grouped
-convolution is needed. The leaky ReLU's gain is applied per channel, to its inputs.
+Four rearrangements keep the result. Styles scale the activations and demodulation scales the
+output, so that all images of a batch share one weight and no grouped convolution is needed. The
+leaky ReLU's gain is applied per channel, to its inputs. Upsampling has two modes: one is fast on a
+CPU, the other on a GPU, and training uses both. In float16 a style is divided by its largest
+magnitude, so that the features stay finite.
 """
 
 from __future__ import annotations

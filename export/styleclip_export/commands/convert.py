@@ -87,12 +87,12 @@ def command(
 
     weights = weights or Path("weights") / domain
     files = find_files(weights, generator, encoder, clip, statistics)
-    own = {"title": title, "neutral": neutral, "align": align}
+    overrides = {"title": title, "neutral": neutral, "align": align}
     conversion.check_name(domain)
     networks = read_domain(files)
     for line in networks.summary:
         report(line)
-    description = conversion.describe(domain, networks.generator, own)
+    description = conversion.describe(domain, networks.generator, overrides)
     # Before the minutes of conversion: wrong statistics are an error.
     published = read_statistics(files, networks, report) if not only else None
     conversion.convert(
@@ -100,7 +100,7 @@ def command(
         description,
         repository,
         only=only,
-        torchscript=torchscript,
+        with_torchscript=torchscript,
         with_float16=with_float16,
         report=report,
     )

@@ -130,10 +130,10 @@ def command(
 
 def _say_how_long(job: StatisticsJob) -> None:
     """Say how long the computation takes on a CPU, and what else there is to do."""
-    from styleclip_export.statistics.estimate import SECONDS_WORTH_SAYING, estimate
+    from styleclip_export.statistics.estimate import MIN_REPORTED_SECONDS, estimate
 
     measured = estimate(job)
-    if measured.seconds < SECONDS_WORTH_SAYING:
+    if measured.seconds < MIN_REPORTED_SECONDS:
         return
     cores = len(os.sched_getaffinity(0))
     click.echo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,6 @@ from styleclip_export.convert.random_inputs import InputFactory
 from styleclip_export.errors import ConversionError
 
 BATCHES = (1, 2, 8)
-
-ProgressCallback = Callable[[str], None]
-"""Called with each line of progress."""
 
 
 @dataclass(frozen=True)

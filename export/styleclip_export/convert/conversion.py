@@ -27,18 +27,20 @@ from styleclip_export.convert import (
     openvino_export,
     torchscript_export,
 )
-from styleclip_export.convert.comparison import ProgressCallback, compute_references
+from styleclip_export.convert.comparison import compute_references
 from styleclip_export.convert.network_variants import NetworkVariants, build_variants
 from styleclip_export.domains import DOMAINS, known_domains
 from styleclip_export.errors import ConversionError
-from styleclip_export.statistics.fs3_part import save_npz
+from styleclip_export.npz_files import save_npz
+from styleclip_export.progress import ReportLine
 from styleclip_networks.stylegan2 import EqualLinear, Generator
+from styleclip_server.files import write_atomically
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL
 from styleclip_server.pipeline.random_latents import MAPPING_FILE
 from styleclip_server.serving import model_repository
 
 # How long all files of a network take, compared with its references, measured on two cores.
-_TIMES_AS_LONG = {"stylegan2": 2.0, "e4e": 4.0, "clip_text": 5.0}
+_RELATIVE_DURATIONS = {"stylegan2": 2.0, "e4e": 4.0, "clip_text": 5.0}
 
 
 def check_name(domain: str) -> None:
@@ -50,12 +52,12 @@ def check_name(domain: str) -> None:
         )
 
 
-def describe(domain: str, generator: Generator, own: Mapping[str, Any]) -> dict[str, Any]:
+def describe(domain: str, generator: Generator, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return title, defaults, presets and license of a domain.
 
     Args:
-        own: title, neutral and align of a domain that the project does not ship; what is None or
-            False has a default. Of a known domain they replace the shipped ones.
+        overrides: title, neutral and align that replace the shipped or default ones; None and False
+            are ignored.
     """
     if domain in known_domains():
         description = json.loads((DOMAINS / domain / DOMAIN_FILE).read_text("utf-8"))
@@ -69,11 +71,11 @@ def describe(domain: str, generator: Generator, own: Mapping[str, Any]) -> dict[
             "presets": [],
             "licence": "see the licenses of the networks that it was converted from",
         }
-    if own.get("title"):
-        description["title"] = own["title"]
-    if own.get("neutral"):
-        description["defaults"]["neutral"] = own["neutral"]
-    if own.get("align"):
+    if overrides.get("title"):
+        description["title"] = overrides["title"]
+    if overrides.get("neutral"):
+        description["defaults"]["neutral"] = overrides["neutral"]
+    if overrides.get("align"):
         description["align"] = True
     return description
 
@@ -84,16 +86,16 @@ def convert(
     repository: Path,
     *,
     only: tuple[str, ...] = (),
-    torchscript: bool = False,
+    with_torchscript: bool = False,
     with_float16: bool = True,
-    report: ProgressCallback = print,
+    report: ReportLine = print,
 ) -> None:
     """Add the networks of a domain as a new version to `repository`/<domain name>.
 
     Args:
         description: see `describe`.
         only: names of networks to convert; empty means all.
-        torchscript: also write StyleGAN2 and e4e as TorchScript.
+        with_torchscript: also write StyleGAN2 and e4e as TorchScript.
         with_float16: also write each network in float16, for GPUs.
         report: called with each line of progress.
 
@@ -114,7 +116,7 @@ def convert(
                 variants,
                 Path(partial),
                 {"sources": networks.sources},
-                torchscript=torchscript,
+                with_torchscript=with_torchscript,
                 with_float16=with_float16,
                 report=report,
             )
@@ -152,9 +154,9 @@ def write_network(
     folder: Path,
     origin: Mapping[str, Any],
     *,
-    torchscript: bool = False,
+    with_torchscript: bool = False,
     with_float16: bool = True,
-    report: ProgressCallback = print,
+    report: ReportLine = print,
 ) -> None:
     """Write the files of one network and their provenance.json into `folder`.
 
@@ -167,16 +169,16 @@ def write_network(
     start = time.monotonic()
     references = compute_references(variants.reference.eval(), variants.draw_inputs)
     seconds = time.monotonic() - start
-    left = _TIMES_AS_LONG.get(variants.name, 1.0) * seconds
+    left = _RELATIVE_DURATIONS.get(variants.name, 1.0) * seconds
     report(f"{variants.name}: computed in PyTorch in {seconds:.0f} s; the rest: about {left:.0f} s")
-    written = variants, references, folder, report
-    provenance: dict[str, Any] = {**origin, **onnx_export.write(*written)}
-    if torchscript and variants.name in torchscript_export.NETWORKS:
-        provenance["torchscript"] = torchscript_export.write(*written)
+    arguments = variants, references, folder, report
+    provenance: dict[str, Any] = {**origin, **onnx_export.write(*arguments)}
+    if with_torchscript and variants.name in torchscript_export.NETWORKS:
+        provenance["torchscript"] = torchscript_export.write(*arguments)
     if variants.name in openvino_export.NETWORKS:
-        provenance["openvino"] = openvino_export.write(*written)
+        provenance["openvino"] = openvino_export.write(*arguments)
     if with_float16:
-        provenance["float16"] = float16_export.write(*written)
+        provenance["float16"] = float16_export.write(*arguments)
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
 
 
@@ -203,7 +205,7 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "licence": description["licence"],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    model_repository.write_text(path, text + "\n")
+    write_atomically(path, text + "\n")
 
 
 @torch.no_grad()
@@ -218,7 +220,7 @@ def write_mapping(folder: Path, networks: DomainNetworks) -> None:
     )
 
 
-def install_landmarks(weights: Path, folder: Path, report: ProgressCallback = print) -> None:
+def install_landmarks(weights: Path, folder: Path, report: ReportLine = print) -> None:
     """Copy dlib's landmark model from `weights`, if it is there, into the domain's `folder`.
 
     dlib trusts what it reads, so only the published file, plain or as .bz2, is accepted.
@@ -231,6 +233,6 @@ def install_landmarks(weights: Path, folder: Path, report: ProgressCallback = pr
             if installed.published:
                 installed.path.chmod(0o644)
                 installed.path.replace(folder / LANDMARK_MODEL)
-                report(f"{path.name}: landmarks of photos are read with it")
+                report(f"{path.name}: installed as the landmark model")
                 return
         report(f"{path.name}: not the file that dlib published: skipped")

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from styleclip_export.convert.comparison import ProgressCallback, Reference, compare, run_onnx
+from styleclip_export.convert.comparison import Reference, compare, run_onnx
 from styleclip_export.convert.float16_on_cpu import Float16OnCPU
 from styleclip_export.convert.float16_variants import is_float16
 from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
 from styleclip_export.errors import ConversionError
+from styleclip_export.progress import ReportLine
 from styleclip_server.engines.model_files import FLOAT16_FILE
 
 
@@ -23,7 +24,7 @@ def write(
     variants: NetworkVariants,
     references: Sequence[Reference],
     folder: Path,
-    report: ProgressCallback,
+    report: ReportLine,
 ) -> dict[str, Any]:
     """Write FLOAT16_FILE into `folder`: the dtypes of the served model outside, float16 inside.
 
@@ -69,7 +70,7 @@ def _compare(
     batches: list[int],
     output: np.ndarray,
     expected: np.ndarray,
-    report: ProgressCallback,
+    report: ReportLine,
 ) -> dict[str, Any]:
     """Compare the output of one runtime; return what provenance.json says about it."""
     accuracy = variants.accuracy

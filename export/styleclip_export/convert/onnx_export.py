@@ -23,10 +23,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from styleclip_contract import wire
-from styleclip_export.convert.comparison import ProgressCallback, Reference, compare, run_onnx
+from styleclip_export.convert.comparison import Reference, compare, run_onnx
 from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_export.convert.random_inputs import Inputs
 from styleclip_export.errors import ConversionError
+from styleclip_export.progress import ReportLine
 from styleclip_server.engines.model_files import MODEL_FILE
 
 TRACED_BATCH = 2  # not 1, which would hide a dimension that broadcasts
@@ -38,7 +39,7 @@ def write(
     variants: NetworkVariants,
     references: Sequence[Reference],
     folder: Path,
-    report: ProgressCallback,
+    report: ReportLine,
 ) -> dict[str, Any]:
     """Write MODEL_FILE into `folder`.
 

@@ -25,13 +25,13 @@ import onnx
 from onnx import TensorProto
 
 from styleclip_export.convert.comparison import (
-    ProgressCallback,
     Reference,
     compare,
     compute_references,
 )
 from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
+from styleclip_export.progress import ReportLine
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
 from styleclip_server.engines.openvino import (
@@ -50,7 +50,7 @@ def write(
     variants: NetworkVariants,
     references: Sequence[Reference],
     folder: Path,
-    report: ProgressCallback,
+    report: ReportLine,
 ) -> dict[str, Any] | None:
     """Write OPENVINO_FILE beside the `model.onnx` of the same network in `folder`.
 

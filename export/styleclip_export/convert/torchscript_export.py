@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from styleclip_export.convert.comparison import ProgressCallback, Reference, compare
+from styleclip_export.convert.comparison import Reference, compare
 from styleclip_export.convert.network_variants import NetworkVariants
 from styleclip_export.convert.onnx_export import TRACED_BATCH
+from styleclip_export.progress import ReportLine
 
 FILE = "model.pt"
 NETWORKS = ("stylegan2", "e4e")  # CLIP's trimming of texts cannot be traced
@@ -22,7 +23,7 @@ def write(
     variants: NetworkVariants,
     references: Sequence[Reference],
     folder: Path,
-    report: ProgressCallback,
+    report: ReportLine,
 ) -> dict[str, Any]:
     """Write FILE into `folder`.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.manifest import File
+from styleclip_server.files import write_atomically
 
 LOCK = "fetch.lock.json"
 
@@ -80,9 +81,7 @@ class LockFile:
     def write(self) -> None:
         """Save the entries atomically."""
         raw = {name: entry.to_json() for name, entry in self.entries.items()}
-        temporary = self.folder / f".{LOCK}.new"
-        temporary.write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", "utf-8")
-        temporary.replace(self.folder / LOCK)
+        write_atomically(self.folder / LOCK, json.dumps(raw, indent=1, sort_keys=True) + "\n")
 
     def record(self, name: str, entry: LockEntry) -> None:
         """Add an entry and save it."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from styleclip_export.statistics.fs3 import fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3 import Fs3Row, fs3_channels, fs3_rows
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 
 MEASURED_LAYERS = 4
-SECONDS_WORTH_SAYING = 600.0
+MIN_REPORTED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,27 @@ def estimate(job: StatisticsJob) -> Estimate:
     """Measure one channel, in one image, of a few layers from the first to the last."""
     generator, settings = job.generator, replace(job.settings, num_images=1, batch=1)
     rows = fs3_channels(generator)
-    first_rows = {layer: row for row, (layer, _) in reversed(list(enumerate(rows)))}
+    first_rows: dict[int, int] = {}
+    for row, (layer, _) in enumerate(rows):
+        first_rows.setdefault(layer, row)
     layers = sorted(first_rows)
     chosen = sorted({layers[round(i)] for i in np.linspace(0, len(layers) - 1, MEASURED_LAYERS)})
     size = sum(generator.style_channels)
-    unit = np.ones(size, np.float32)
+    mean, std = np.zeros(size, np.float32), np.full(size, 0.1, np.float32)
     encode = ImageFeatures(job.clip, settings.dtype)
     seconds = []
     for layer in chosen:
-        requested = {first_rows[layer], first_rows[layer] + 1}  # the first one also warms up
-        start = time.monotonic()
-        for _ in fs3_rows(generator, encode, 0 * unit, 0.1 * unit, settings, requested):
-            start, before = time.monotonic(), start
-        seconds.append(start - before)
+        measured = {first_rows[layer], first_rows[layer] + 1}
+        seconds.append(_time_second(fs3_rows(generator, encode, mean, std, settings, measured)))
     per_layer = np.interp([layer for layer, _ in rows], chosen, seconds)
-    missing = job.missing_rows(0, job.load_part(0))
+    missing = list(job.missing_rows(0, job.load_part(0)))
     images = job.settings.num_images
-    return Estimate(float(per_layer[list(missing)].sum()) * images, len(chosen))
+    return Estimate(float(per_layer[missing].sum()) * images, len(chosen))
+
+
+def _time_second(rows: Iterator[Fs3Row]) -> float:
+    """Compute two rows, the first as warm-up; return the seconds of the second."""
+    next(rows)
+    start = time.monotonic()
+    next(rows)
+    return time.monotonic() - start

@@ -23,9 +23,6 @@ from torch.nn import functional as F
 from styleclip_export.statistics.resynthesis import BlockEncoder, Resynthesis
 from styleclip_networks.stylegan2 import Generator
 
-Progress = Callable[[int, int], None]
-"""Called with the number of rows that are computed, and of all rows."""
-
 
 @dataclass(frozen=True)
 class Fs3Settings:

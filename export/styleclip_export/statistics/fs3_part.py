@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from styleclip_export.errors import StatisticsError
+from styleclip_export.npz_files import save_npz
 from styleclip_export.statistics.fs3 import Fs3Row
-from styleclip_server.files import write_atomically
 
 
 @dataclass
@@ -82,10 +81,3 @@ class Fs3Part:
     def save(self, path: Path) -> None:
         """Write the part to `path`, atomically."""
         save_npz(path, key=self.fingerprint, done=self.done, fs3=self.fs3, change=self.change)
-
-
-def save_npz(path: Path, *, compressed: bool = False, **arrays: object) -> None:
-    """Write `arrays` to an .npz file, atomically."""
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, buffer.getvalue())

@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from styleclip_export.statistics.fs3 import Fs3Settings, Progress, fs3_channels, fs3_rows
-from styleclip_export.statistics.fs3_part import Fs3Part, save_npz
+from styleclip_export.npz_files import save_npz
+from styleclip_export.progress import ReportRows
+from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
+from styleclip_export.statistics.fs3_part import Fs3Part
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
@@ -97,7 +99,7 @@ class StatisticsJob:
         save_npz(path, key=self.fingerprint, mean=mean, std=std, w_avg=w_avg)
         return mean, std, w_avg
 
-    def compute_part(self, part: int = 0, progress: Progress | None = None) -> None:
+    def compute_part(self, part: int = 0, progress: ReportRows | None = None) -> None:
         """Compute the missing rows of a part.
 
         Args:

@@ -1,10 +1,10 @@
 """StyleCLIP's published statistics of a generator, checked against the generator itself.
 
-`fs3.npy` and `S_mean_std` say nothing about the network that they were computed from, so it is
-asked: mean and deviation of S over a few thousand of its own latents must be those of the file.
-StyleCLIP's `GetCode.py` samples W with truncation 0.7 on all layers, which scales every deviation;
-that scale is estimated. toRGB is not compared: NVIDIA's code scales its styles in another way, and
-no edit moves them, so their moments are those that were sampled.
+The files do not identify their generator, so the mean and standard deviation of S, estimated over
+`SAMPLES` latents of this generator, must match those of the file. StyleCLIP's `GetCode.py` samples
+W with truncation 0.7 on all layers, which scales every deviation; that scale is estimated. toRGB is
+not compared: NVIDIA's code scales its styles in another way, and no edit moves them, so their
+moments are the estimated ones.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SAMPLES = 4000
 # Of the worst channel. With so many samples, a mean of 6,048 channels is off by 0.07 deviations.
 MAX_MEAN_ERROR = 0.2  # in deviations
 MAX_STD_ERROR = 0.25  # relative
-TRUNCATIONS = (0.3, 1.1)  # the scale of the deviations must lie between
+TRUNCATION_RANGE = (0.3, 1.1)  # the scale of the deviations must lie between
 MAX_NORM_ERROR = 0.01  # of a row of fs3, which is a unit vector
 _REMEDY = "give this generator's own, or move them away: `styleclip-export stats` computes them"
 
 
 @dataclass(frozen=True)
 class PublishedStatistics:
-    """What statistics.npz gets from published files.
+    """Published statistics, ready to be written to statistics.npz.
 
     Attributes:
         arrays: style_mean (S,), style_std (S,), w_avg (w_dim,) float32, fs3 (R, D) float16.
@@ -67,14 +67,14 @@ def read_published(
     fs3 = styleclip_npy.read_fs3(fs3_path)
     _check_fs3(fs3_path, fs3, generator, clip_width)
     mean, std = np.concatenate(moments.means), np.concatenate(moments.deviations)
-    own_mean, own_std, w_avg = style_moments(generator, SAMPLES)
-    agreement = _compare(moments_path, mean, std, generator, (own_std, w_avg), w_center)
-    of_convolutions = convolution_channels(generator.style_channels)
-    own_mean[of_convolutions] = mean[of_convolutions]
-    own_std[of_convolutions] = std[of_convolutions]
+    estimated_mean, estimated_std, w_avg = style_moments(generator, SAMPLES)
+    agreement = _compare(moments_path, mean, std, generator, (estimated_std, w_avg), w_center)
+    conv_channels = convolution_channels(generator.style_channels)
+    estimated_mean[conv_channels] = mean[conv_channels]
+    estimated_std[conv_channels] = std[conv_channels]
     arrays = {
-        "style_mean": own_mean,
-        "style_std": own_std,
+        "style_mean": estimated_mean,
+        "style_std": estimated_std,
         "w_avg": w_avg,
         "fs3": fs3.astype(np.float16),
     }
@@ -136,21 +136,22 @@ def _compare(
     w_center: Tensor,
 ) -> dict[str, float]:
     """Compare the moments of the convolutions' channels; return the largest differences."""
-    own_std, w_avg = sampled
+    estimated_std, w_avg = sampled
     rows = convolution_channels(generator.style_channels)
-    rows = rows[own_std[rows] > 0]
-    ratio = std[rows] / own_std[rows]
+    rows = rows[estimated_std[rows] > 0]
+    ratio = std[rows] / estimated_std[rows]
     truncation = float(np.median(ratio))
-    if not TRUNCATIONS[0] <= truncation <= TRUNCATIONS[1]:
+    low, high = TRUNCATION_RANGE
+    if not low <= truncation <= high:
         raise StatisticsError(
             f"{path} is of another generator: the deviations of its channels are {truncation:.2g} "
-            f"times those of this one, {TRUNCATIONS[0]} to {TRUNCATIONS[1]} were expected; "
+            f"times those of this one, {low} to {high} were expected; "
             f"{_REMEDY}"
         )
     center = w_center + truncation * (torch.from_numpy(w_avg) - w_center)
     w_plus = center.expand(1, generator.num_latents, -1)
     expected = generator.flatten_styles(generator.affine(w_plus))[0].numpy()
-    mean_error = np.abs(mean[rows] - expected[rows]) / own_std[rows]
+    mean_error = np.abs(mean[rows] - expected[rows]) / estimated_std[rows]
     std_error = np.abs(ratio / truncation - 1)
     _refuse_worst(path, generator, rows, mean_error, MAX_MEAN_ERROR, "mean", "deviations")
     _refuse_worst(path, generator, rows, std_error, MAX_STD_ERROR, "deviation", "of its size")
@@ -167,7 +168,7 @@ def _refuse_worst(
     rows: np.ndarray,
     errors: np.ndarray,
     bound: float,
-    what: str,
+    quantity: str,
     unit: str,
 ) -> None:
     worst = int(errors.argmax())
@@ -176,7 +177,7 @@ def _refuse_worst(
     starts = np.cumsum([0, *generator.style_channels])
     layer = int(np.searchsorted(starts, rows[worst], side="right")) - 1
     raise StatisticsError(
-        f"{path} is of another generator: the {what} of channel {rows[worst] - starts[layer]} of "
-        f"{generator.layers[layer].styleclip_name} differs by {errors[worst]:.2g} {unit} (at most "
-        f"{bound:g}), as do {int((errors > bound).sum()):,} of {len(rows):,} channels; {_REMEDY}"
+        f"{path} is of another generator: the {quantity} of channel "
+        f"{rows[worst] - starts[layer]} of {generator.layers[layer].styleclip_name} differs by "
+        f"{errors[worst]:.2g} {unit} (at most {bound:g}), as do {int((errors > bound).sum()):,} of {len(rows):,} channels; {_REMEDY}"
     )

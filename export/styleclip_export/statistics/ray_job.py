@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 import torch
 
-from styleclip_export.statistics.fs3 import Progress
+from styleclip_export.progress import ReportRows
 from styleclip_export.statistics.job import MOMENTS, StatisticsJob
 from styleclip_server.files import write_atomically
 
@@ -25,7 +25,7 @@ def compute_parts(
     job: StatisticsJob,
     address: str = LOCAL,
     device: str = "cuda",
-    progress: Progress | None = None,
+    progress: ReportRows | None = None,
 ) -> None:
     """Compute the missing parts of a job, as many at once as the cluster has resources for.
 
