@@ -56,39 +56,39 @@ def second(first, tmp_path):
         yield server
 
 
-class Names:
+class HostsFile:
     """The hosts file of the client's namespace."""
 
     def __init__(self, path):
         self.path = path
 
-    def give(self, *addresses):
-        """Let NAME stand for `addresses`."""
+    def resolve_to(self, *addresses):
+        """Make NAME resolve to `addresses`."""
         lines = [f"{address} {name}" for address, name in [(FIRST, "localhost")]]
         lines += [f"{address} {NAME}" for address in addresses]
         self.path.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture
-def names(tmp_path):
-    names = Names(tmp_path / "hosts")
-    names.give(FIRST)
-    inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts"
+def hosts(tmp_path):
+    hosts = HostsFile(tmp_path / "hosts")
+    hosts.resolve_to(FIRST)
+    inside = f"mount --bind {shlex.quote(str(hosts.path))} /etc/hosts"
     try:
         tried = subprocess.run(["unshare", "-rm", "sh", "-c", inside], capture_output=True)
     except FileNotFoundError:
         pytest.skip("unshare (util-linux) is not installed")
     if tried.returncode:
         pytest.skip("this machine does not allow mount namespaces")
-    return names
+    return hosts
 
 
 @contextmanager
-def client(names, server):
+def client(hosts, server):
     """Yield a function that edits photos by a client of NAME, and calls `interrupt` halfway."""
     port = server.grpc_url.rpartition(":")[2]
     command = [sys.executable, "-c", CLIENT, f"{NAME}:{port}", str(AVATAR)]
-    inside = f"mount --bind {shlex.quote(str(names.path))} /etc/hosts && exec {shlex.join(command)}"
+    inside = f"mount --bind {shlex.quote(str(hosts.path))} /etc/hosts && exec {shlex.join(command)}"
     with subprocess.Popen(
         ["unshare", "-rm", "env", f"no_proxy={NAME}", "sh", "-c", inside],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -123,19 +123,19 @@ def repeat(do, until):
     raise AssertionError("it did not happen within a minute")
 
 
-def test_servers_behind_one_name_share_requests_while_they_come_and_go(names, first, second):
+def test_servers_behind_one_name_share_requests_while_they_come_and_go(hosts, first, second):
     unused = edited(second)  # by its own canary
-    with client(names, first) as edit:
+    with client(hosts, first) as edit:
         edit(2)
         assert edited(second) == unused
-        names.give(FIRST, SECOND)
+        hosts.resolve_to(FIRST, SECOND)
         repeat(lambda: edit(2), until=lambda: edited(second) > unused)
         before = edited(first), edited(second)
         edit(12)
         shares = edited(first) - before[0], edited(second) - before[1]
         assert sum(shares) == 12 and min(shares) >= 3, shares
         # As in Kubernetes: the address goes first, and the server once it gets no requests.
-        names.give(FIRST)
+        hosts.resolve_to(FIRST)
         counts = [0]
 
         def edit_and_count():

@@ -34,7 +34,7 @@ def formulas(monkeypatch):
     run_formulas(monkeypatch)
 
 
-def small(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
+def build_small_encoder(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
     """An encoder whose batch norms, slopes and biases are not trivial."""
     torch.manual_seed(0)
     encoder = encoder_class(
@@ -51,7 +51,7 @@ def small(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
     return FaceToLatent(encoder, w_avg)
 
 
-def weights_of(module):
+def exported_weights(module):
     weights = to_weights(module)
     if module.w_avg is not None:
         weights["w_avg"] = module.w_avg.numpy()
@@ -62,34 +62,34 @@ def weights_of(module):
 @pytest.mark.parametrize("num_latents", [8, 14])
 @torch.inference_mode()
 def test_latents_match_the_reference_network(formulas, num_latents, encoder_class):
-    network = small(num_latents, torch.randn(num_latents, 40), encoder_class)
+    network = build_small_encoder(num_latents, torch.randn(num_latents, 40), encoder_class)
     face = torch.rand(2, 3, 256, 256) * 2 - 1
-    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_one_average_serves_all_rows(formulas):
-    network = small(w_avg=torch.randn(40))
+    network = build_small_encoder(w_avg=torch.randn(40))
     (face,) = random_faces(1)
-    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @torch.inference_mode()
 def test_the_kernels_compute_the_same_network(encoder_class):
-    network = small(encoder_class=encoder_class)
+    network = build_small_encoder(encoder_class=encoder_class)
     (face,) = random_faces(1)
-    output = CudaEncoder(weights_of(network), "cpu", torch.float32)(face)
+    output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_float16_stays_close_to_float32(formulas):
-    network = small()
+    network = build_small_encoder()
     (face,) = random_faces(1)
-    output = CudaEncoder(weights_of(network), "cpu")(face)
+    output = CudaEncoder(exported_weights(network), "cpu")(face)
     assert output.dtype == torch.float32
     assert relative_error(output, network(face)) < 2e-3
 
@@ -99,25 +99,25 @@ def test_the_avatars_encoder_in_float16(formulas):
     networks = read_networks(default_repository() / "avatars")
     network = FaceToLatent(networks.encoder, networks.w_avg)
     (face,) = random_faces(1)
-    output = CudaEncoder(weights_of(network), "cpu")(face)
+    output = CudaEncoder(exported_weights(network), "cpu")(face)
     assert relative_error(output, network(face)) < 2e-3
 
 
 def test_a_missing_weight_is_named():
-    weights = weights_of(small())
+    weights = exported_weights(build_small_encoder())
     del weights["encoder.latlayer1.bias"]
     with pytest.raises(KeyError, match=r"encoder\.latlayer1\.bias"):
         CudaEncoder(weights, "cpu")
 
 
 def test_a_backbone_of_three_stages_is_refused():
-    weights = weights_of(small())
+    weights = exported_weights(build_small_encoder())
     fewer = {k: v for k, v in weights.items() if not k.startswith("encoder.body.5.")}
     with pytest.raises(ValueError, match="3 stages in place of four"):
         CudaEncoder(fewer, "cpu")
 
 
-def both(monkeypatch, call):
+def run_kernels_and_formulas(monkeypatch, call):
     """The results of `call` by the kernels and by the formulas."""
     by_kernels = call()
     run_formulas(monkeypatch)
@@ -146,7 +146,7 @@ def test_elementwise_kernels_match_the_formulas(monkeypatch, channels):
             output,
         )
 
-    torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*run_kernels_and_formulas(monkeypatch, call), rtol=1e-4, atol=1e-4)
 
 
 # Output pixels of a head: 1 (which only four taps reach), few, and more than one tile.
@@ -164,4 +164,4 @@ def test_the_head_kernels_match_the_formulas(monkeypatch, n, size, channels):
         heads.convolve_heads_(output[:, :, :, 1:], x, weight, bias)
         return output, heads.project_codes(codes, linear, linear_bias)
 
-    torch.testing.assert_close(*both(monkeypatch, call), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(*run_kernels_and_formulas(monkeypatch, call), rtol=1e-4, atol=1e-3)

@@ -284,6 +284,6 @@ def test_an_encoder_and_a_decoder_of_other_sizes_are_refused_with_both(tmp_path)
         read_encoder(save(content, tmp_path))
 
 
-def test_an_array_of_numpy_in_the_options_does_no_harm(tmp_path):
+def test_a_numpy_array_in_the_options_is_ignored(tmp_path):
     content = encoder(exclude=np.float64(3.5))
     assert read_encoder(save(content, tmp_path)).options["exclude"] == 3.5

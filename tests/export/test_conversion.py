@@ -17,13 +17,13 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from small_networks import small_clip
 from styleclip_client import Client, Edit
 from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
 from styleclip_export.convert import accuracy, conversion
 from styleclip_export.convert.accuracy import psnr
-from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cpu import supports_bfloat16
@@ -47,17 +47,7 @@ def weights(tmp_path_factory):
         torch.manual_seed(1)
         generator = Generator(32, feature_channels(32, 256, 16), mapping_layers=2)
         encoder = Encoder4Editing(8, (4, 6, 8, 12), (1, 1, 1, 1))
-        clip = CLIP(
-            64,
-            image_resolution=32,
-            vision_patch_size=16,
-            vision_width=64,
-            vision_layers=1,
-            vision_heads=1,
-            transformer_width=64,
-            transformer_layers=2,
-            transformer_heads=1,
-        )
+        clip = small_clip(64, text_layers=2, image_resolution=32, vision_patch_size=16)
         state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
         state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
         average = torch.randn(8, 512) * 0.1
@@ -130,8 +120,7 @@ def test_served_outputs_match_pytorch(weights, repository, served):
                 [text], lambda tokens: networks.clip.encode_text(torch.from_numpy(tokens)).numpy()
             )[0]
 
-        edit = directions.Edit(EDIT.neutral, EDIT.target, EDIT.strength, EDIT.threshold)
-        offset, counts = directions.style_offset(statistics, [edit], embedding)
+        offset, counts = directions.style_offset(statistics, [EDIT], embedding)
         assert edited.channels == counts
         generator = networks.generator.eval()
         delta = generator.split_styles(torch.from_numpy(offset)[None])
@@ -194,7 +183,7 @@ def test_every_other_format_has_the_same_image(served, w_plus):
     assert webp[8:12] == b"WEBP" and psnr(decoded(webp)[None], drawn[None]) > 25
 
 
-def test_a_photo_gets_its_face_back_as_jpeg(served):
+def test_an_edited_face_is_pasted_back_as_jpeg(served):
     photo = Image.fromarray(skimage.data.astronaut())
     with Client(served.url) as client:
         edited = client.edit_photo(photo, EDIT, paste=True).picture

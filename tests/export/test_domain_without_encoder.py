@@ -107,7 +107,7 @@ def test_a_photo_is_refused_by_its_reason(url):
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**32}, {"seed": 1, "truncation": 2.0}])
-def test_a_wrong_seed_has_a_name(url, wrong):
+def test_an_invalid_seed_raises_a_named_error(url, wrong):
     with Client(url) as client, pytest.raises(errors.InvalidSeed):
         client.sample(**wrong)
 

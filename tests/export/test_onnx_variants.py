@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from small_networks import small_clip
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export, onnx_variants
 from styleclip_export.convert.comparison import Reference, compute_references, run_onnx
@@ -16,7 +17,6 @@ from styleclip_export.convert.network_variants import (
     stylegan2_variants,
 )
 from styleclip_export.convert.wrappers import TokensToFeatures
-from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 from styleclip_networks.stylegan2 import Generator, feature_channels
 
@@ -55,16 +55,7 @@ START, END = 198, 199
 
 
 def clip():
-    c = CLIP(
-        32,
-        vision_width=64,
-        vision_layers=1,
-        vision_heads=1,
-        vocab_size=200,
-        transformer_width=128,
-        transformer_layers=3,
-        transformer_heads=4,
-    ).eval()
+    c = small_clip(text_layers=3, text_width=128, transformer_heads=4, vocab_size=200).eval()
     for name, parameter in c.named_parameters():
         if "ln_" in name or name.endswith("bias"):
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -73,7 +64,7 @@ def clip():
     return c
 
 
-def rows(*texts, pad=0):
+def token_rows(*texts, pad=0):
     """(N, 77) tokens: each text's words between start and end."""
     tokens = [[START, *words, END] for words in texts]
     return torch.tensor([row + [pad] * (77 - len(row)) for row in tokens], dtype=torch.int32)
@@ -92,22 +83,22 @@ def with_ends_inside():
 
 
 TEXTS = {
-    "one": lambda: rows([5, 6, 7]),
-    "one without words": lambda: rows([]),
-    "equal": lambda: rows([5, 6, 7], [5, 6, 7], [5, 6, 7]),
-    "each in the next": lambda: rows([], [5], [5, 6], [5, 6, 7, 8, 9, 10, 11]),
-    "each in the last": lambda: rows([5, 6, 7, 8, 9, 10, 11], [5, 6], [5], []),
-    "nothing in common": lambda: rows([5, 6, 7], [6, 7, 5], [7, 5]),
-    "the same end": lambda: rows([5, 8, 9], [6, 8, 9], [6, 6, 8, 9]),
-    "few words": lambda: rows(*some_texts(40, 2, 9)),
-    "many words": lambda: rows(*some_texts(40, 190, 12)),
-    "the longest": lambda: rows([7] * 75, [7] * 74, [7] * 30 + [8] * 40, [8]),
-    "filled up with ends": lambda: rows(*some_texts(9, 2, 5), pad=END),
+    "one": lambda: token_rows([5, 6, 7]),
+    "one without words": lambda: token_rows([]),
+    "equal": lambda: token_rows([5, 6, 7], [5, 6, 7], [5, 6, 7]),
+    "each in the next": lambda: token_rows([], [5], [5, 6], [5, 6, 7, 8, 9, 10, 11]),
+    "each in the last": lambda: token_rows([5, 6, 7, 8, 9, 10, 11], [5, 6], [5], []),
+    "nothing in common": lambda: token_rows([5, 6, 7], [6, 7, 5], [7, 5]),
+    "the same end": lambda: token_rows([5, 8, 9], [6, 8, 9], [6, 6, 8, 9]),
+    "few words": lambda: token_rows(*some_texts(40, 2, 9)),
+    "many words": lambda: token_rows(*some_texts(40, 190, 12)),
+    "the longest": lambda: token_rows([7] * 75, [7] * 74, [7] * 30 + [8] * 40, [8]),
+    "filled up with ends": lambda: token_rows(*some_texts(9, 2, 5), pad=END),
     "ends inside": with_ends_inside,
 }
 
 
-def near(a, b, relative=1e-5):
+def assert_close(a, b, relative=1e-5):
     assert a.shape == b.shape
     assert (a - b).abs().max() <= relative * b.abs().max()
 
@@ -116,14 +107,14 @@ def near(a, b, relative=1e-5):
 def test_winograd_filtering_equals_the_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
     rows = onnx_variants.winograd(x.flatten(2).transpose(1, 2), weight, side)
-    near(rows.transpose(1, 2).unflatten(2, (side, side)), F.conv2d(x, weight, padding=1))
+    assert_close(rows.transpose(1, 2).unflatten(2, (side, side)), F.conv2d(x, weight, padding=1))
 
 
 @pytest.mark.parametrize("side", [1, 4, 9])
 def test_convolutions_by_parity_equal_the_transposed_convolution(side):
     x, weight = torch.randn(2, 5, side, side), torch.randn(7, 5, 3, 3)
     expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    near(onnx_variants.transposed_by_parity(x, weight, side), expected)
+    assert_close(onnx_variants.transposed_by_parity(x, weight, side), expected)
 
 
 @pytest.mark.parametrize("noise", [True, False])
@@ -133,7 +124,7 @@ def test_the_generator_variant_gives_the_same_image(noise):
     w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
     styles = g.affine(w)
     assert onnx_variants.suits_winograd(g.convs[3].conv.weight[0], 16)
-    near(onnx_variants.synthesis(g, styles), g.synthesis(styles))
+    assert_close(onnx_variants.synthesis(g, styles), g.synthesis(styles))
 
 
 @pytest.mark.parametrize("steepest", [1.0, 1.5])
@@ -142,14 +133,14 @@ def test_the_encoder_variant_gives_the_same_latents(steepest):
     e = encoder()
     e.body[0].res_layer[2].weight[3] = steepest  # the formula is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
-    near(onnx_variants.encode(e, face), e(face))
+    assert_close(onnx_variants.encode(e, face), e(face))
 
 
 @torch.inference_mode()
 def test_psps_latents_are_those_of_its_encoder():
     e = encoder(GradualStyleEncoder)
     face = torch.randn(2, 3, 256, 256)
-    near(onnx_variants.encode(e, face), e(face))
+    assert_close(onnx_variants.encode(e, face), e(face))
 
 
 @pytest.mark.parametrize("texts", TEXTS)
@@ -157,7 +148,7 @@ def test_psps_latents_are_those_of_its_encoder():
 def test_a_batch_of_texts_gives_the_features_of_each_text_alone(texts):
     c, tokens = clip(), TEXTS[texts]().long()
     expected = torch.cat([c.encode_text(row[None]) for row in tokens])
-    near(onnx_variants.encode_text(c, tokens), expected)
+    assert_close(onnx_variants.encode_text(c, tokens), expected)
 
 
 @pytest.mark.parametrize("texts", TEXTS)
@@ -182,13 +173,13 @@ def test_one_file_serves_any_number_of_texts(merged):
     network, vocabulary = clip(), pairs if merged else None
     reference = TokensToFeatures(network, vocabulary)
     exported = TokensToFeatures(network, vocabulary, onnx_variants.encode_text)
-    graph = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (rows([5, 6], [5, 7]),))
+    graph = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (token_rows([5, 6], [5, 7]),))
     batches = [(texts(),) for texts in TEXTS.values()]
     expected = [torch.cat([reference(row[None]) for row in rows]).numpy() for (rows,) in batches]
     references = [Reference(*pair) for pair in zip(batches, expected, strict=True)]
     outputs = run_onnx(graph.SerializeToString(), wire.CLIP_TEXT, references)
     for output, features in zip(outputs, expected, strict=True):
-        near(*map(torch.from_numpy, (output, features)))
+        assert_close(*map(torch.from_numpy, (output, features)))
 
 
 def test_exported_files_keep_every_parameter_by_its_name(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from small_networks import small_clip
 from styleclip_export.errors import StatisticsError
 from styleclip_export.statistics.fs3 import (
     Fs3Settings,
@@ -16,7 +17,6 @@ from styleclip_export.statistics.fs3 import (
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
-from styleclip_networks.clip import CLIP
 from styleclip_networks.stylegan2 import Generator, feature_channels
 
 SETTINGS = Fs3Settings(num_images=5, batch=3)
@@ -37,18 +37,7 @@ def networks():
     with torch.random.fork_rng():
         torch.manual_seed(3)
         generator = Generator(32, feature_channels(32, 128, 8), w_dim=16, mapping_layers=2)
-        clip = CLIP(
-            24,
-            image_resolution=16,
-            vision_patch_size=8,
-            vision_width=64,
-            vision_layers=1,
-            vision_heads=1,
-            vocab_size=100,
-            transformer_width=64,
-            transformer_layers=1,
-            transformer_heads=1,
-        )
+        clip = small_clip(24, image_resolution=16, vision_patch_size=8, vocab_size=100)
     return generator.eval(), clip.eval()
 
 
@@ -56,13 +45,13 @@ def new_job(networks, work, settings=SETTINGS, **options):
     return StatisticsJob(*networks, work, settings, samples=SAMPLES, **options)
 
 
-def merged(job):
+def merge_and_load(job):
     """The arrays of statistics.npz."""
     job.merge(job.work / "statistics.npz")
-    return read(job.work / "statistics.npz")
+    return load_npz(job.work / "statistics.npz")
 
 
-def read(path):
+def load_npz(path):
     with np.load(path) as data:
         return {name: data[name] for name in data.files}
 
@@ -71,10 +60,10 @@ def read(path):
 def complete(networks, tmp_path_factory):
     job = new_job(networks, tmp_path_factory.mktemp("complete"))
     job.compute_part()
-    return merged(job)
+    return merge_and_load(job)
 
 
-def same(one, other):
+def arrays_equal(one, other):
     return all(np.array_equal(one[name], other[name]) for name in other)
 
 
@@ -121,7 +110,7 @@ def test_an_interrupted_job_continues_and_gives_the_same_numbers(networks, compl
     job = new_job(networks, tmp_path)
     job.compute_part(progress=lambda done, total: seen.append(done))
     assert seen[0] == 40  # nothing is computed twice
-    assert same(merged(job), complete)
+    assert arrays_equal(merge_and_load(job), complete)
 
 
 def test_merged_parts_give_the_same_numbers(networks, complete, tmp_path):
@@ -130,7 +119,7 @@ def test_merged_parts_give_the_same_numbers(networks, complete, tmp_path):
     job = new_job(networks, tmp_path, parts=3)
     done, rows = job.merge(tmp_path / "statistics.npz")
     assert done == rows
-    assert same(merged(job), complete)
+    assert arrays_equal(merge_and_load(job), complete)
 
 
 def test_a_ray_cluster_gives_the_same_numbers_and_resumes(networks, complete, tmp_path):
@@ -141,14 +130,14 @@ def test_a_ray_cluster_gives_the_same_numbers_and_resumes(networks, complete, tm
     seen = []
     compute_parts(job, device="cpu", progress=lambda done, total: seen.append(done))
     assert seen[0] == len(job.rows(1)) and len(seen) == 3
-    assert same(merged(job), complete)
+    assert arrays_equal(merge_and_load(job), complete)
 
 
 def test_a_trial_run_leaves_the_other_rows_zero(networks, complete, tmp_path):
     job = new_job(networks, tmp_path, channels=6)
     job.compute_part()
     assert job.merge(tmp_path / "statistics.npz") == (6, len(complete["fs3"]))
-    trial = read(tmp_path / "statistics.npz")["fs3"]
+    trial = load_npz(tmp_path / "statistics.npz")["fs3"]
     assert np.array_equal(trial[:6], complete["fs3"][:6]) and not trial[6:].any()
 
 
@@ -167,7 +156,7 @@ def test_a_preview_changes_only_rows_up_to_its_resolution(networks, complete, tm
     generator = networks[0]
     job = new_job(networks, tmp_path, replace(SETTINGS, preview=16))
     job.compute_part()
-    fs3 = read(job.path(0))["fs3"]
+    fs3 = load_npz(job.path(0))["fs3"]
     resolutions = [generator.layers[index].resolution for index, _ in fs3_channels(generator)]
     above = np.array(resolutions) > 16
     # Complete statistics are stored in float16.

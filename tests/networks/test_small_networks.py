@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from styleclip_networks.clip import CLIP, trim_tokens
+from small_networks import small_clip
+from styleclip_networks.clip import trim_tokens
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.latents import truncate_latents
 from styleclip_networks.stylegan2 import Generator, config_f_channels, feature_channels
@@ -32,19 +33,16 @@ def small_encoder(num_latents=8, w_dim=48):
     )
 
 
-def small_clip():
-    return CLIP(
-        32,
-        image_resolution=48,
-        vision_patch_size=16,
-        vision_width=64,
+def clip_of_short_texts():
+    return small_clip(
         vision_layers=2,
         vision_heads=2,
+        text_layers=2,
+        transformer_heads=2,
+        image_resolution=48,
+        vision_patch_size=16,
         context_length=12,
         vocab_size=200,
-        transformer_width=64,
-        transformer_layers=2,
-        transformer_heads=2,
     )
 
 
@@ -100,7 +98,11 @@ def test_unsupported_resolutions_are_refused(resolution):
 
 @torch.inference_mode()
 def test_every_image_of_a_batch_is_independent_of_the_others():
-    generator, encoder, clip = small_generator(), small_encoder().eval(), small_clip().eval()
+    generator, encoder, clip = (
+        small_generator(),
+        small_encoder().eval(),
+        clip_of_short_texts().eval(),
+    )
     cases = (
         (generator, torch.randn(3, generator.num_latents, 48)),
         (encoder, torch.rand(3, 3, 256, 256) * 2 - 1),
@@ -185,7 +187,7 @@ def test_an_encoder_of_five_million_parameters_reads_a_face():
 
 @torch.inference_mode()
 def test_trimming_the_padding_of_a_text_keeps_its_features():
-    clip = small_clip()
+    clip = clip_of_short_texts()
     tokens = texts(3)  # the longest ends at the fifth token of twelve
     torch.testing.assert_close(
         clip.encode_text(trim_tokens(tokens)), clip.encode_text(tokens), atol=1e-5, rtol=0
@@ -193,7 +195,7 @@ def test_trimming_the_padding_of_a_text_keeps_its_features():
 
 
 def test_every_weight_gets_a_gradient():
-    generator, encoder, clip = small_generator(), small_encoder(), small_clip()
+    generator, encoder, clip = small_generator(), small_encoder(), clip_of_short_texts()
     w = generator.mapping(torch.randn(4, 48))[:, None]
     losses = {
         generator: generator(w.expand(-1, generator.num_latents, -1)).square().mean(),

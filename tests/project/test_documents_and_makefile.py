@@ -5,9 +5,13 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
 
 from paths import ROOT
+from styleclip_client.cli import cli as client_cli
+from styleclip_export.cli import command as export_command
+from tools.setup import check_host
 
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [
@@ -28,14 +32,6 @@ TARGETS = (
     "chaos",
     "clean",
 )
-
-
-@pytest.fixture
-def check_host():
-    spec = importlib.util.spec_from_file_location("check_host", ROOT / "tools/setup/check_host.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def anchors(document):
@@ -69,6 +65,22 @@ def test_every_program_and_path_that_a_document_names_exists(document):
         assert (ROOT / path).exists() or path == "docker/.env", path
 
 
+def test_every_command_that_a_document_names_exists():
+    names = {
+        "styleclip": set(client_cli.commands),
+        "styleclip-export": set(export_command.list_commands(click.Context(export_command))),
+    }
+    used = set()
+    for document in DOCUMENTS:
+        text = re.sub(r"\s*\\\n\s*", " ", document.read_text("utf-8"))
+        # In running text a command is code; in a block it begins a line or follows an operator.
+        pattern = r"(?:`|^|&& |\| )(styleclip(?:-export)?) ([a-z]+)\b"
+        for program, name in re.findall(pattern, text, re.MULTILINE):
+            assert name in names[program], f"{document.name}: {program} {name}"
+            used.add((program, name))
+    assert len(used) > 10
+
+
 def test_the_readme_names_only_folders_and_images_that_exist():
     for folder in re.findall(r"^\| `([a-z_/]+/)` \|", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
@@ -92,12 +104,12 @@ def test_the_locks_pin_every_package_exactly():
             assert line.startswith("#") or re.match(r"[\w-]+==[\w.]+( ; .+)?$", line), line
 
 
-def test_this_python_can_run_the_server(check_host):
+def test_this_python_can_run_the_server():
     assert check_host.find_problems() == []
 
 
 @pytest.mark.parametrize("version", [(3, 9), (3, 13)])
-def test_an_unsuitable_python_gets_the_reason_and_a_fix(check_host, monkeypatch, version):
+def test_an_unsuitable_python_gets_the_reason_and_a_fix(monkeypatch, version):
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
     (line,) = check_host.find_problems()
     assert "3.10 to 3.12" in line and "NumPy" in line and "PYTHON=" in line

@@ -1,4 +1,4 @@
-"""The wire itself, without our client's own checks: what a stranger may send to the server."""
+"""The wire itself, without our client's own checks: what any client may send to the server."""
 
 import io
 import struct
@@ -14,8 +14,8 @@ from styleclip_contract import wire
 
 
 @pytest.fixture(scope="module")
-def ask(server):
-    """Sends tensors (batch of one) to a model; returns its outputs or (status, message)."""
+def infer(server):
+    """A function that runs a model on a batch of one; it returns outputs or (status, message)."""
     connection = triton.InferenceServerClient(server.grpc_url)
 
     def call(name, **values):
@@ -27,10 +27,10 @@ def ask(server):
             inputs.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
             inputs[-1].set_data_from_numpy(array)
         try:
-            answer = connection.infer(name, inputs, client_timeout=60)
+            response = connection.infer(name, inputs, client_timeout=60)
         except InferenceServerException as error:
             return error.status(), error.message()
-        return {tensor.name: answer.as_numpy(tensor.name)[0] for tensor in model.outputs}
+        return {tensor.name: response.as_numpy(tensor.name)[0] for tensor in model.outputs}
 
     yield call
     connection.close()
@@ -87,37 +87,37 @@ EDITS = [
 
 
 @pytest.mark.parametrize("name, change", [*PHOTOS, *EDITS])
-def test_bad_input_is_a_named_invalid_argument_and_the_server_keeps_serving(ask, name, change):
+def test_bad_input_is_a_named_invalid_argument_and_the_server_keeps_serving(infer, name, change):
     # Twice, because the second answer could come from a cache.
     for _ in range(2):
         status, message = (
-            ask("edit_photo", PHOTO=[png()], **TEXTS | change)
+            infer("edit_photo", PHOTO=[png()], **TEXTS | change)
             if ("PHOTO" not in change)
-            else ask("edit_photo", **TEXTS | change)
+            else infer("edit_photo", **TEXTS | change)
         )
         assert status == "StatusCode.INVALID_ARGUMENT"
         assert f"{name}: " in message
-    assert ask("edit_photo", PHOTO=[png()], **TEXTS)["CHANNELS"] > 0
+    assert infer("edit_photo", PHOTO=[png()], **TEXTS)["CHANNELS"] > 0
 
 
-def test_a_tensor_of_a_wrong_shape_is_invalid_argument(ask):
-    status, _ = ask("edit", W_PLUS=np.zeros((3, 512)), **TEXTS)
+def test_a_tensor_of_a_wrong_shape_is_invalid_argument(infer):
+    status, _ = infer("edit", W_PLUS=np.zeros((3, 512)), **TEXTS)
     assert status == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_strength_of_zero_gives_the_inversion(ask):
-    latent = ask("invert", PHOTO=[png()])["W_PLUS"]
-    zero = ask("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})
-    size = len(ask("direction", **TEXTS)["DELTA"])
-    plain = ask("stylegan2", W_PLUS=latent, DELTA=np.zeros(size))
+def test_a_strength_of_zero_gives_the_inversion(infer):
+    latent = infer("invert", PHOTO=[png()])["W_PLUS"]
+    zero = infer("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})
+    size = len(infer("direction", **TEXTS)["DELTA"])
+    plain = infer("stylegan2", W_PLUS=latent, DELTA=np.zeros(size))
     image = np.asarray(Image.open(io.BytesIO(zero["PICTURE"][0])))
     assert np.array_equal(image, plain["IMAGE"])
 
 
-def test_several_edits_are_the_sum_of_their_offsets(ask):
-    one = ask("direction", **TEXTS)
-    other = ask("direction", **TEXTS | {"TARGET": [b"a face with a beard"], "STRENGTH": [-2.0]})
-    both = ask(
+def test_several_edits_are_the_sum_of_their_offsets(infer):
+    one = infer("direction", **TEXTS)
+    other = infer("direction", **TEXTS | {"TARGET": [b"a face with a beard"], "STRENGTH": [-2.0]})
+    both = infer(
         "direction",
         NEUTRAL=[b"a face", b"a face"],
         TARGET=[b"a sad face", b"a face with a beard"],

@@ -179,5 +179,6 @@ def _refuse_worst(
     raise StatisticsError(
         f"{path} is of another generator: the {quantity} of channel "
         f"{rows[worst] - starts[layer]} of {generator.layers[layer].styleclip_name} differs by "
-        f"{errors[worst]:.2g} {unit} (at most {bound:g}), as do {int((errors > bound).sum()):,} of {len(rows):,} channels; {_REMEDY}"
+        f"{errors[worst]:.2g} {unit} (at most {bound:g}), as do {int((errors > bound).sum()):,} of "
+        f"{len(rows):,} channels; {_REMEDY}"
     )
