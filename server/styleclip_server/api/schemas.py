@@ -120,7 +120,6 @@ class EditFields(FaceFields):
         max_length=limits.EDITS,
         description="A named direction, with its strength (age=3) or without (age); /v1/domain "
         "lists them. Repeatable.",
-        examples=[["age=3"]],
     )
     recipe: str = Field(
         "", description="The edits of a recipe, as the web page saves it, in place of others."
