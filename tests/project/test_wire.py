@@ -45,7 +45,7 @@ def test_the_tables_match_the_contract():
 
 
 def test_each_error_of_the_server_is_listed_with_its_status():
-    invalid, internal = re.findall(r"\n\n(\| (?:400|500), .*?)\n\n", WIRE, re.DOTALL)
+    invalid, internal = re.findall(r"\n\n(\| (?:400|500), .*?)(?=\n\n)", WIRE, re.DOTALL)
     assert invalid.startswith("| 400, INVALID_ARGUMENT |")
     assert internal.startswith("| 500, INTERNAL |")
     for kind in set(subclasses(errors.StyleclipError)) - CLIENT_ERRORS:
