@@ -25,16 +25,16 @@ class SessionCache:
         return key in self._entries
 
     def get_or_compute(
-        self, key: Hashable, compute: Callable[[], T], measure: Callable[[T], int]
+        self, key: Hashable, compute: Callable[[], T], size_in_bytes: Callable[[T], int]
     ) -> T:
-        """Return the value of `key`, computed if it is missing; `measure` gives its bytes."""
+        """Return the value of `key`, computed if it is missing; `size_in_bytes` measures it."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
                 return self._entries[key][0]
         value = compute()
         with self._lock:
-            self._entries[key] = (value, measure(value))
+            self._entries[key] = (value, size_in_bytes(value))
             while sum(size for _, size in self._entries.values()) > _LIMIT_BYTES:
                 self._entries.popitem(last=False)
         return value

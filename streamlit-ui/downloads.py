@@ -95,7 +95,7 @@ def _show_gif_download(session: Session, edits: list[Edit], progress_container: 
     ):
         return
     assert inverted
-    bar = progress_container.progress(0.0, "Making the GIF")
+    bar = progress_container.progress(0.0, "Rendering the GIF")
     # A click ends this run of the script, and with it the work.
     progress_container.button("Cancel", icon=":material/close:", key="cancel-gif")
     try:

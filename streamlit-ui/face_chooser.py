@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from thumbnails import data_uri
 
 _KEY = "face-chooser"
-_FACE_PART = 0.55  # of the quad's side: FFHQ's crop has much room around the face
+_FACE_FRACTION = 0.55  # of the quad's side: FFHQ's crop has much room around the face
 
 _HTML = '<div class="photo" role="group"><img alt=""></div>'
 
@@ -91,7 +91,7 @@ def show_face_chooser(
 def _button_box(quad: NDArray[np.floating], size: tuple[int, int]) -> dict[str, float]:
     """Return the box of the face within its crop, in percent of the photo's sides."""
     center = quad.mean(axis=0)
-    reach = _FACE_PART * (quad.max(axis=0) - quad.min(axis=0)) / 2
+    reach = _FACE_FRACTION * (quad.max(axis=0) - quad.min(axis=0)) / 2
     low = np.clip((center - reach) / size, 0, 0.97)
     high = np.clip((center + reach) / size, 0.03, 1)
     left, top, right, bottom = (round(100 * float(value), 2) for value in (*low, *high))

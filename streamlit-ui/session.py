@@ -73,7 +73,7 @@ class Session:
     server_ready: bool = False
     domain: Domain | None = None
     model_version: str = ""
-    status_time: float = -60.0  # time.monotonic() of the last status call
+    status_time: float = -math.inf  # time.monotonic() of the last status call
     retry: bool = False  # a call failed because the server was unavailable
     # What is edited.
     photo: Photo | None = None
@@ -164,15 +164,15 @@ class Session:
         self.notice = ""
         if self.domain and recipe.domain != self.domain.name:
             self.notice = (
-                f"This recipe was made with “{escape_markdown(recipe.domain)}”; the server runs "
-                f"“{escape_markdown(self.domain.name)}”. The same numbers may change more or less "
-                "here."
+                f"This recipe was created with “{escape_markdown(recipe.domain)}”; the server runs "
+                f"“{escape_markdown(self.domain.name)}”. The same strengths may have a "
+                "different effect here."
             )
         elif recipe.model_version != self.model_version:
             self.notice = (
-                f"This recipe was made with version {escape_markdown(recipe.model_version)} of the "
-                f"model; the server has version {self.model_version}. The result may differ a "
-                "little."
+                f"This recipe was created with version {escape_markdown(recipe.model_version)} of the "
+                f"model; the server has version {self.model_version}. The result may differ "
+                "slightly."
             )
 
     def select_photo(self, photo: Photo) -> None:

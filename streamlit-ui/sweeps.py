@@ -98,15 +98,15 @@ def render_gif(
 
     Args:
         w_plus: float32 [L, 512].
-        on_progress: called after each frame with the finished part (0 to 1) and a text.
+        on_progress: called after each frame with the finished fraction (0 to 1) and a text.
     """
     frames = []
     for step in range(_GIF_STEPS + 1):
-        part = step / _GIF_STEPS
-        scaled = [replace(edit, strength=edit.strength * part) for edit in edits]
+        fraction = step / _GIF_STEPS
+        scaled = [replace(edit, strength=edit.strength * fraction) for edit in edits]
         # PNG, because `animation` reads from its metadata how the image was created.
         frames.append(server.edit(w_plus, scaled, "PNG").image())
-        on_progress(part, f"Making the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
+        on_progress(fraction, f"Rendering the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
     return animation(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
 

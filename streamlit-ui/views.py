@@ -63,7 +63,7 @@ def render_result(
 ) -> Edited:
     """Return the edited face, or with `paste` the photo around it; without edits the inversion."""
     assert session.photo and session.inverted
-    edits = edits or _identity_edits(domain)
+    edits = edits or [_zero_strength_edit(domain)]
     if paste:
         return session.server.paste(session.photo, session.inverted, edits, format)
     return session.server.edit(session.inverted.w_plus, edits, format)
@@ -94,12 +94,13 @@ def show_inversion(session: Session, domain: Domain) -> None:
     )
 
 
-def _identity_edits(domain: Domain) -> list[Edit]:
+def _zero_strength_edit(domain: Domain) -> Edit:
     """Return an edit of strength 0, which leaves the latent unchanged.
 
     `edit` encodes and caches the image like any other result; `Client.draw` returns raw pixels.
     """
-    return [Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)]
+    # Any target differs from the neutral text.
+    return Edit(domain.neutral, f"{domain.neutral} smiling", 0.0, 0.0)
 
 
 def _show_before_after(
@@ -144,7 +145,7 @@ def _follow_sliders(session: Session, domain: Domain, paste: bool) -> LiveSlider
     live = LiveEdits(
         session.inverted,
         tuple(edits),
-        _identity_edits(domain)[0],
+        _zero_strength_edit(domain),
         session.photo if paste else None,
     )
     LIVE_IMAGES.put(session.live_id, live)

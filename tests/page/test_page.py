@@ -303,7 +303,7 @@ def test_the_texts_of_an_untrusted_recipe_fetch_nothing(page, tmp_path):
     page.get_by_text("Load a recipe").click()
     upload_file(page, file, "recipe")
     wait_for_change(page, old)
-    expect_text(page, "This recipe was made with “![a face](http")
+    expect_text(page, "This recipe was created with “![a face](http")
     page.get_by_role("button", name="Back to").first.hover()
     expect_text(page, "Go back to: ![a face](http")
     for view in ("Strengths", "Layers"):
