@@ -170,8 +170,8 @@ class Session:
             )
         elif recipe.model_version != self.model_version:
             self.notice = (
-                f"This recipe was created with version {escape_markdown(recipe.model_version)} of the "
-                f"model; the server has version {self.model_version}. The result may differ "
+                f"This recipe was created with version {escape_markdown(recipe.model_version)} of "
+                f"the model; the server has version {self.model_version}. The result may differ "
                 "slightly."
             )
 

@@ -19,9 +19,9 @@ def test_bench_measures_each_call(styleclip):
     assert [(m["call"], m["concurrency"]) for m in measured] == [
         (call, count) for call in ("invert", "edit", "edit_photo") for count in (1, 2)
     ]
-    for each in measured:
-        assert each["answered"] > 0 and each["failed"] == 0 and each["per_second"] > 0
-        assert 0 < each["p50"] <= each["p95"] <= each["p99"] <= each["longest"]
+    for row in measured:
+        assert row["answered"] > 0 and row["failed"] == 0 and row["per_second"] > 0
+        assert 0 < row["p50"] <= row["p95"] <= row["p99"] <= row["longest"]
     code, stdout, _ = styleclip("bench", AVATAR, "--call", "edit", "--seconds", 0.2)
     assert code == DONE and "edit" in stdout and "p95" in stdout
 

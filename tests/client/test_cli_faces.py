@@ -76,7 +76,7 @@ def test_all_faces_are_all_clear_ones_and_others_are_edited_by_number(styleclip,
     assert "face 1 has a score of 0.1" in stderr and "--face 1 edits it" in stderr
     styleclip("edit", astronaut, *options, "--face", "0", "-o", tmp_path / "first.png")
     name = "all.png" if paste else "all-0.png"
-    edited, first = (np.asarray(Image.open(tmp_path / each)) for each in (name, "first.png"))
+    edited, first = (np.asarray(Image.open(tmp_path / path)) for path in (name, "first.png"))
     assert np.array_equal(edited, first)
     code, _, _ = styleclip("edit", astronaut, *options, "--face", "1", "-o", tmp_path / "one.png")
     assert code == DONE

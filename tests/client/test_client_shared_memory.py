@@ -87,7 +87,7 @@ def test_the_async_client_also_uses_shared_memory(url, known):
             return drawn, await client.paste(AVATAR, face, edit)
 
     drawn, edited = asyncio.run(work())
-    assert all(np.array_equal(each, pixels) for each in drawn)
+    assert all(np.array_equal(image, pixels) for image in drawn)
     assert edited.picture == pasted.picture
 
 
@@ -95,7 +95,7 @@ def test_threads_do_not_get_each_others_pixels(url, known, sharing):
     face, edit, _, _ = known
     edits = [edit, *(preset.edit for preset in _domain(sharing).presets[:3])]
     with Client(sharing.grpc_url) as client:
-        expected = [client.draw(face.w_plus, each) for each in edits]
+        expected = [client.draw(face.w_plus, edit) for edit in edits]
     wrong = []
     with Client(url, shared_memory=True) as client:
 

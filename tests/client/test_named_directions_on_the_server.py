@@ -61,7 +61,7 @@ def test_each_shipped_direction_changes_the_face(client, face):
             client.draw(face.w_plus, [direction.edit(3)]) - before,
             client.draw(face.w_plus, [direction.edit(-3)]) - before,
         )
-        assert max(np.abs(each).mean() for each in changed) > 0.3, direction
+        assert max(np.abs(difference).mean() for difference in changed) > 0.3, direction
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_every_copied_file_exists_and_is_not_ignored(path):
         if word == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), source
-                assert any(source == each or source.startswith(f"{each}/") for each in included)
+                assert any(source == path or source.startswith(f"{path}/") for path in included)
 
 
 def test_the_image_locks_agree_with_the_other_locks():
@@ -184,7 +184,7 @@ def test_every_service_is_hardened_and_the_server_has_shared_memory():
         assert "privileged" not in service and int(service["mem_limit"]) > 0
     server = services["server"]
     assert int(server["shm_size"]) == 2**30
-    assert any(each.startswith("/tmp:exec") for each in server["tmpfs"])
+    assert any(mount.startswith("/tmp:exec") for mount in server["tmpfs"])
     assert all(volume["read_only"] for volume in server["volumes"])
 
 

@@ -142,10 +142,10 @@ def test_without_live_images_the_image_changes_on_release(page):
 
 def test_two_users_do_not_get_each_others_images(visit, running_page):
     first, second = visit(), visit()
-    urls = [live_requests(each) for each in (first, second)]
-    for each in (first, second):
-        press_slider_key(each, "How strong", "ArrowLeft", 2)
-        wait_until_idle(each)
+    urls = [live_requests(tab) for tab in (first, second)]
+    for tab in (first, second):
+        press_slider_key(tab, "How strong", "ArrowLeft", 2)
+        wait_until_idle(tab)
     paths = [{re.search("/live/([^?]+)", url)[1] for url in found} for found in urls]
     assert len(paths[0]) == len(paths[1]) == 1 and paths[0] != paths[1]
 

@@ -102,10 +102,10 @@ def test_a_config_names_the_file_of_its_engine_where_the_newest_version_has_it(
 ):
     for number, (files, expected) in enumerate((({}, False), ({file: b""}, True), ({}, False))):
         model_repository.add_version(network, {"model.onnx": b"", **files})
-        for each in ENGINES:
-            config = link_models(tmp_path / f"{each}{number}", network.parent, each)
+        for tried in ENGINES:
+            config = link_models(tmp_path / f"{tried}{number}", network.parent, tried)
             named = f'default_model_filename: "{file}"' in config
-            assert named == (expected and each == engine)
+            assert named == (expected and tried == engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

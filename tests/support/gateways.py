@@ -53,8 +53,8 @@ def forwarder(target: str, tls: ssl.SSLContext | None = None, port: int = 0) -> 
             yield listener.getsockname()[1]
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            for each in sockets:
-                _shut_down(each)
+            for connection in sockets:
+                _shut_down(connection)
 
 
 def _accept(listener, address, tls, sockets) -> None:
@@ -89,9 +89,9 @@ def _copy(source, sink) -> None:
     _shut_down(sink)
 
 
-def _shut_down(each: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     with suppress(OSError):
-        each.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class GuardedGateway:

@@ -171,9 +171,9 @@ def check(
     generator.set_upsampling("folded")
     official = Fs3Settings(settings.num_images, batch=16)
     directions = []
-    for each in (official, settings):
-        encode = ImageFeatures(clip, each.dtype)
-        rows = fs3_rows(generator, encode, *moments, each, requested)
+    for variant in (official, settings):
+        encode = ImageFeatures(clip, variant.dtype)
+        rows = fs3_rows(generator, encode, *moments, variant, requested)
         directions.append([row.direction for row in rows])
     pairs = zip(*directions, strict=True)
     cosines = [float(a @ b) for a, b in pairs if a is not None and b is not None]

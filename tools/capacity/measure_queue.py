@@ -67,7 +67,7 @@ class OtherPrograms:
         times, this = psutil.cpu_times(), psutil.Process()
         own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
         total = times.user + times.nice + times.system
-        return total, sum(each.user + each.system for each in own)
+        return total, sum(process.user + process.system for process in own)
 
 
 class EditLoad:

@@ -107,7 +107,7 @@ def bench(
         options.print_result(True, _content(client, domain, files, seconds, measurements), "")
     else:
         _print_table(client, domain, files, measurements)
-    return SOME_FAILED if any(each.failed for each in measurements) else DONE
+    return SOME_FAILED if any(row.failed for row in measurements) else DONE
 
 
 def _calls(
@@ -182,7 +182,7 @@ def _content(
         "client": {"python": platform.python_version(), "cores": os.cpu_count()},
         "photos": len(files),
         "seconds": seconds,
-        "measured": [asdict(each) for each in measurements],
+        "measured": [asdict(row) for row in measurements],
     }
 
 
@@ -197,16 +197,16 @@ def _print_table(
     table = Table("call", box=None, pad_edge=False)
     for title in ("at once", "answered", "failed", "per second", "p50", "p95", "p99", "longest"):
         table.add_column(title, justify="right")
-    for each in measurements:
-        numbers = (each.per_second, each.p50, each.p95, each.p99, each.longest)
+    for row in measurements:
+        numbers = (row.per_second, row.p50, row.p95, row.p99, row.longest)
         table.add_row(
-            each.call,
-            str(each.concurrency),
-            str(each.answered),
-            f"[red]{each.failed}[/]" if each.failed else "0",
+            row.call,
+            str(row.concurrency),
+            str(row.answered),
+            f"[red]{row.failed}[/]" if row.failed else "0",
             *(f"{number:.1f}" for number in numbers),
         )
     console.print(table)
-    for each in measurements:
-        if each.failure:
-            console.print(f"{each.call}: {each.failure}", highlight=False, markup=False)
+    for row in measurements:
+        if row.failure:
+            console.print(f"{row.call}: {row.failure}", highlight=False, markup=False)

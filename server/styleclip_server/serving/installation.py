@@ -71,7 +71,7 @@ def find_installation() -> Installation | None:
     # The stub links libpython.
     libraries = (package.parent / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
     return Installation(
-        package / "tritonserver", tuple(str(each) for each in libraries if each), complete=False
+        package / "tritonserver", tuple(str(path) for path in libraries if path), complete=False
     )
 
 

@@ -41,8 +41,8 @@ def main(count: int, seed: int, concurrency: int) -> None:
             task = progress.add_task("", total=count, note="")
 
             def report(sent: int, observer: Observer) -> None:
-                lost = sum(sum(each.lost.values()) for each in observer.bystanders)
-                answered = sum(each.answered for each in observer.bystanders)
+                lost = sum(sum(client.lost.values()) for client in observer.bystanders)
+                answered = sum(client.answered for client in observer.bystanders)
                 note = f"{len(observer.ends)} ends; bystanders: {answered} answered, {lost} lost"
                 progress.update(task, completed=sent, note=note)
                 if not console.is_terminal and sent % 5000 == 0:
@@ -57,7 +57,7 @@ def main(count: int, seed: int, concurrency: int) -> None:
     del result["curve"]
     click.echo(json.dumps(result, indent=1))
     console.print(f"written: {path}", highlight=False)
-    sys.exit(bool(result["ends"] or any(each["lost"] for each in result["bystanders"])))
+    sys.exit(bool(result["ends"] or any(client["lost"] for client in result["bystanders"])))
 
 
 if __name__ == "__main__":

@@ -240,5 +240,5 @@ def pack_up_filters(weight: Tensor) -> Tensor:
     t0, t1, t2 = weight.unbind(3)
     even = (t1 + 3 * t2) / 4, (3 * t0 + 3 * t1 + t2) / 4, t0 / 4
     odd = t2 / 4, (t0 + 3 * t1 + 3 * t2) / 4, (3 * t0 + t1) / 4
-    both = torch.stack([torch.cat(each) for each in zip(even, odd, strict=True)])
+    both = torch.stack([torch.cat(pair) for pair in zip(even, odd, strict=True)])
     return both.permute(3, 0, 2, 1).reshape(9, weight.shape[1], -1).contiguous()
