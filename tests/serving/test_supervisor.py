@@ -42,7 +42,7 @@ def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_l
         address, first = server.grpc_url, server.pid
         before = children_of(first)
         stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
-        assert len(stubs) == 11
+        assert len(stubs) == 12
         stubs[0].kill()
         wait_until(lambda: server.restarts == 1)
         assert server.grpc_url == address and server.pid != first
