@@ -154,3 +154,21 @@ def test_a_new_version_is_added_beside_the_old_one(tmp_path):
     with pytest.raises(OSError):
         model_repository.add_version(tmp_path, {"no/such/folder": b"3"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(("num_latents", "count"), [(14, 2), (18, 1)])
+def test_a_large_encoder_runs_once_on_a_cpu(num_latents, count):
+    description = json.dumps(
+        {
+            "name": "x",
+            "title": "x",
+            "defaults": {"neutral": "a face", "strength": 1, "threshold": 0.1},
+            "num_latents": num_latents,
+            "style_channels": [8] * 26,
+            "resolution": 1024,
+        }
+    )
+    config = configs.network_config(wire.E4E, description, "cpu", {"model.onnx"})
+    assert config.instance_group[0].count == count
+    generator = configs.network_config(wire.STYLEGAN2, description, "cpu", {"model.onnx"})
+    assert generator.instance_group[0].count == 2

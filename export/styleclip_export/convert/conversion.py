@@ -40,7 +40,7 @@ from styleclip_server.pipeline.random_latents import MAPPING_FILE
 from styleclip_server.serving import model_repository
 
 # How long all files of a network take, compared with its references, measured on two cores.
-_RELATIVE_DURATIONS = {"stylegan2": 2.0, "e4e": 4.0, "clip_text": 5.0}
+_RELATIVE_DURATIONS = {"stylegan2": 3.5, "e4e": 4.5, "clip_text": 3.0}
 
 
 def check_name(domain: str) -> None:

@@ -43,6 +43,9 @@ TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOS
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
+# An encoder of so many latents has 1 GB of weights, so it runs once: a second process would take
+# 3 GB, and half a second matters little beside its inference.
+LARGE_NUM_LATENTS = 16
 
 # The chain of each ensemble; steps are connected by the names of their tensors.
 ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
@@ -119,7 +122,7 @@ def network_config(
         config.max_batch_size = MAX_PROMPTS
     cpu = engine in CPU_ENGINES
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
-    config.instance_group.add(kind=kind, count=CPU_INSTANCES.get(model.name, 1) if cpu else 1)
+    config.instance_group.add(kind=kind, count=_cpu_instances(model, domain) if cpu else 1)
     _set_queue_policy(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, engine)
     if engine != "torch":  # PyTorch captures its graphs before it is ready
         _add_warmup(config, model, dims)
@@ -128,6 +131,12 @@ def network_config(
             json.loads(description), ensure_ascii=False, sort_keys=True
         )
     return config
+
+
+def _cpu_instances(model: Model, domain: Domain) -> int:
+    """Return how many processes run a network on a CPU."""
+    large = model is wire.E4E and domain.num_latents >= LARGE_NUM_LATENTS
+    return 1 if large else CPU_INSTANCES.get(model.name, 1)
 
 
 def _backend_and_file(model: Model, engine: Engine, files: Collection[str]) -> tuple[str, str]:
