@@ -28,7 +28,7 @@ compile requirements/server.txt --extra server --extra landmarks
 compile requirements/dev.txt --extra dev --constraint requirements/server.txt
 compile requirements/ui.txt --extra ui --constraint requirements/server.txt \
     --constraint requirements/dev.txt
-# For the images, besides server.txt and ui.txt: the packages of the steps and the front door for
+# For the images, besides server.txt and ui.txt: the packages of the steps and the API server for
 # NVIDIA's Triton, what replaces onnxruntime on a GPU, and the converter.
 compile requirements/steps.txt --extra steps --extra api --constraint requirements/server.txt
 oldest=3.11 compile requirements/gpu.txt --extra gpu --constraint requirements/server.txt

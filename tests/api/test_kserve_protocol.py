@@ -1,4 +1,4 @@
-"""KServe's protocol at the front door, by NVIDIA's own clients."""
+"""KServe's protocol at the API server, by NVIDIA's own clients."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Triton's published faults, tried on a running server through its front door.
+"""Triton's published faults, tried on a running server through its API server.
 
 docs/triton-faults.md lists them all. Each attack must be refused, and end nothing: the same
 processes run afterwards, and another client's edit is answered.

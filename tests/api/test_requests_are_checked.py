@@ -1,4 +1,4 @@
-"""What the front door checks before it asks Triton, tried without a server."""
+"""What the API server checks before it asks Triton, tried without a server."""
 
 import asyncio
 import gzip
@@ -347,9 +347,9 @@ def test_admission_counts_rows_and_refuses_at_once():
             admission.enter().__enter__()
         assert refusal.value.retry_after
     with pytest.raises(ZeroDivisionError), admission.enter(8):
-        assert admission.inside == 2
+        assert admission.running == 2
         raise ZeroDivisionError
-    assert admission.inside == 0
+    assert admission.running == 0
     assert (admission.admitted, admission.refused) == (3, 1)
 
 

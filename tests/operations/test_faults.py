@@ -45,7 +45,7 @@ def test_malformed_requests_end_nothing_and_cost_no_other_client_a_request(targe
     for bystander in result["bystanders"]:
         assert bystander["answered"] > 0
         assert not bystander["lost"]
-    start, _, end = result["start, peak, end"]["door files"]
+    start, _, end = result["start, peak, end"]["api files"]
     assert end < start + 50
     assert_edits(target)
 

@@ -77,8 +77,8 @@ def test_a_killed_front_door_is_restarted_alone_and_reports_a_dead_triton(tmp_pa
     with running_server(options(tmp_path), canary=0) as server:
         triton = server.pid
         port = int(server.http_url.rpartition(":")[2])
-        (door,) = (child for child in children_of(os.getpid()) if listens(child, port))
-        door.kill()
+        (api,) = (child for child in children_of(os.getpid()) if listens(child, port))
+        api.kill()
         wait_until(lambda: health_status(server) == 200)
         assert_edits(server)
         assert server.pid == triton and server.restarts == 0

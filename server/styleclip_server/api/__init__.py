@@ -1,1 +1,1 @@
-"""The front door: a web API, and KServe's protocol with every request checked."""
+"""The API server: a web API, and KServe's protocol with every request checked."""

@@ -1,4 +1,4 @@
-"""`python -m styleclip_server.api SETTINGS`: the front door, started by the launcher."""
+"""`python -m styleclip_server.api SETTINGS`: the API server, started by the launcher."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Access:
 
     Args:
         tokens: the name of each token; empty: no token is needed.
-        rate: calls a second for each caller; 0: any number.
+        rate: calls per second and caller; 0: any number.
     """
 
     def __init__(self, tokens: Mapping[str, str] | None = None, rate: float = 0) -> None:
@@ -71,7 +71,7 @@ class Access:
             self._saved[caller] = saved, now
             raise Refused(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"more than {self._rate:g} requests a second: try again later",
+                f"more than {self._rate:g} requests per second: try again later",
                 retry_after=(1 - saved) / self._rate,
             )
         self._saved[caller] = saved - 1, now

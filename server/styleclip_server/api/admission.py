@@ -1,6 +1,6 @@
-"""How many inference requests are inside at a time, over both protocols; the rest is refused.
+"""The bound on concurrent inference requests, over both protocols; more are refused.
 
-A queue would only make every client wait: clients retry, and a refusal at once tells a load
+A queue would only make every client wait: clients retry, and an immediate refusal tells a load
 balancer to go elsewhere.
 """
 
@@ -23,32 +23,32 @@ class Admission:
     """Admits requests while they have together at most `limit` rows.
 
     Attributes:
-        inside: rows that are inside.
+        running: rows that are running.
         admitted, refused: requests so far.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.inside = 0
+        self.running = 0
         self.admitted = 0
         self.refused = 0
 
     @contextmanager
     def enter(self, rows: int = 1) -> Iterator[None]:
-        """Count a request of `rows` images as inside during a `with` block.
+        """Count a request of `rows` images as running during a `with` block.
 
-        A request of more rows than `limit` is admitted when nothing else is inside.
+        A request of more rows than `limit` is admitted when nothing else is running.
 
         Raises:
             Refused: the server is busy.
         """
         rows = max(1, min(rows, self.limit))
-        if self.inside + rows > self.limit:
+        if self.running + rows > self.limit:
             self.refused += 1
             raise Refused(StatusCode.UNAVAILABLE, _BUSY, retry_after=RETRY_AFTER)
         self.admitted += 1
-        self.inside += rows
+        self.running += rows
         try:
             yield
         finally:
-            self.inside -= rows
+            self.running -= rows

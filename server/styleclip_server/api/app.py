@@ -26,7 +26,7 @@ from styleclip_server.api.state import Api, request_id
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the front door's application."""
+    """Return the API server's application."""
 
     access = Access(settings.tokens, settings.rate_limit)
 

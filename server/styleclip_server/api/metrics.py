@@ -61,7 +61,7 @@ class Metrics:
     def _of_admission(self) -> bytes:
         admission = self._admission
         families = (
-            ("styleclip_requests_inside", "gauge", "Requests inside", admission.inside),
+            ("styleclip_requests_inside", "gauge", "Requests that are running", admission.running),
             ("styleclip_requests_admitted_total", "counter", "Requests let in", admission.admitted),
             ("styleclip_requests_busy_total", "counter", "Requests refused", admission.refused),
         )

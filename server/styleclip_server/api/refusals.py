@@ -1,4 +1,4 @@
-"""Requests that the front door refuses, with one status for both protocols."""
+"""Requests that the API server refuses, with one status for both protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the front door serves and allows; the launcher writes it for the door's process."""
+"""What the API server serves and allows; the launcher writes it for the API server's process."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from styleclip_contract import limits
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one front door.
+    """The settings of one API server.
 
     Args:
         host: address to listen on.
         http_port, grpc_port, metrics_port: ports to listen on.
         triton_http, triton_grpc, triton_metrics: Triton's private addresses, "host:port".
         tokens: the client's name of each token; none: clients need no token.
-        rate_limit: calls a second of one client; 0: any number.
+        rate_limit: calls per second and client; 0: any number.
         body_limit: bytes of a request's body.
         log_requests: which requests get a line in the log, one of `request_log.SELECTIONS`.
-        inside: inference requests that are carried out at a time; the others are refused.
+        inside: inference requests that run concurrently; more are refused.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         connection_age: seconds after which gRPC's clients are asked to connect again; 0: never.
-        exit_timeout: seconds that requests under way have left when the door is stopped.
+        exit_timeout: seconds that requests under way have left when the API server is stopped.
     """
 
     host: str

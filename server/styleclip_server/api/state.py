@@ -28,7 +28,7 @@ _HEALTH_SECONDS = 5.0  # that a canary edit counts
 
 @dataclass
 class Api:
-    """The state of one front door, for one event loop."""
+    """The state of one API server, for one event loop."""
 
     settings: Settings
     client: AsyncClient
@@ -44,15 +44,15 @@ class Api:
 
     @contextmanager
     def admitted(self, calls: int = 1) -> Iterator[int]:
-        """Count a request as inside during a `with` block; yields how many calls it may make.
+        """Count a request as running during a `with` block; yields how many calls it may make.
 
         Raises:
-            ServerBusy: too much is inside.
+            ServerBusy: too many requests are running.
         """
         calls = max(1, min(calls, self.admission.limit))
-        with ExitStack() as inside:
+        with ExitStack() as stack:
             try:
-                inside.enter_context(self.admission.enter(calls))
+                stack.enter_context(self.admission.enter(calls))
             except Refused as error:
                 raise ServerBusy(error.message) from error
             yield calls

@@ -1,4 +1,4 @@
-"""The connection to Triton, which only the front door has."""
+"""The connection to Triton, which only the API server has."""
 
 from __future__ import annotations
 

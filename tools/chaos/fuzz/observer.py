@@ -16,7 +16,7 @@ from tools.chaos.load import PHOTOS
 from tools.chaos.server import Server
 
 PERIOD = 0.5  # seconds between two looks
-_ROLES = {"door": "styleclip_server.api", "triton": "bin/tritonserver"}
+_ROLES = {"api": "styleclip_server.api", "triton": "bin/tritonserver"}
 
 
 @dataclass
