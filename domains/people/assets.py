@@ -44,6 +44,12 @@ def find_data() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 
+def _read_face(corners: list[str]) -> list[list[int]]:
+    """Return the indices of a face's corners; a triangle is a quad with a double corner."""
+    indices = [[int(i) - 1 for i in corner.split("/")[:2]] for corner in corners]
+    return indices + indices[-1:] * (4 - len(indices))
+
+
 def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Read vertices (n, 3), texture coordinates (m, 2), and groups' faces, indices into both."""
     vertices: list[list[float]] = []
@@ -59,11 +65,7 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.nda
         elif kind == "g":
             group = values[0]
         elif kind == "f":
-            corners = [[int(i) - 1 for i in corner.split("/")[:2]] for corner in values]
-            corners += corners[-1:] * (
-                4 - len(corners)
-            )  # a triangle is a quad with a double corner
-            groups.setdefault(group, []).append(corners)
+            groups.setdefault(group, []).append(_read_face(values))
     faces = {name: np.array(corners) for name, corners in groups.items()}
     return (
         np.array(vertices),

@@ -68,7 +68,7 @@ def draw_background(
             )
             inside = ((x - cx) / w) ** 2 + ((y - cy) / w) ** 2 < 1 + 0.6 * wobble
         image = torch.where(inside, color[:, None, None], image)
-    image = blur(image[None], uniform(1.5, 5.0))
+    image = blur(image[None], uniform(3.5, 9.0))
     image = F.interpolate(image, size=(size, size), mode="bicubic", align_corners=False)[0]
     lights = int(uniform(0, 14)) if uniform(0, 1) < 0.5 else 0
     axis = torch.linspace(-1, 1, size, device=device)

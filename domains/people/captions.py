@@ -117,11 +117,14 @@ def write_sentence(phrases: list[Phrase], noun: str, rng: random.Random) -> str:
     subject = _write_subject(noun, adjectives, rng)
     if not features:
         return subject
+    words = _join([phrase.text for phrase in features])
+    return f"{subject} {_draw_connector(features, rng)} {words}"
+
+
+def _draw_connector(features: list[Phrase], rng: random.Random) -> str:
     connector = rng.choice(("with", "with", "with", "having"))
     worn = all(p.attribute in WORN and not p.text.startswith("no ") for p in features)
-    if worn and rng.random() < 0.5:
-        connector = "wearing"
-    return f"{subject} {connector} {_join([phrase.text for phrase in features])}"
+    return "wearing" if worn and rng.random() < 0.5 else connector
 
 
 def _write_subject(noun: str, adjectives: list[str], rng: random.Random) -> str:

@@ -52,14 +52,14 @@ class FacialHair:
         self, head: Head, positions: Tensor, normals: Tensor, generator: torch.Generator
     ) -> Strands:
         density = brow_field(self.brow.rest, head.brow_thickness, head.brow_height)
-        start, normal, rest = self._select(self.brow, density * 0.95, positions, normals, generator)
+        start, normal, rest = self._select(self.brow, density * 0.65, positions, normals, generator)
         x = rest[:, 0]
         outward = smoothstep(x.abs(), 0.08, 0.3)
         rise = 0.95 - 1.35 * smoothstep(x.abs(), 0.1, 0.45)
         along = torch.stack([torch.sign(x) * (0.25 + outward), rise, -0.3 * outward], 1)
         along = along + 0.22 * torch.randn(along.shape, generator=generator, device=self.device)
         directions = F.normalize(F.normalize(along, dim=1) + 0.22 * normal, dim=1)
-        lengths = 0.050 * (0.6 + 0.6 * torch.rand(len(x), generator=generator, device=self.device))
+        lengths = 0.036 * (0.6 + 0.6 * torch.rand(len(x), generator=generator, device=self.device))
         return self._straight(start, directions, lengths, -0.15 * normal, 4, generator)
 
     def grow_beard(
@@ -98,10 +98,10 @@ class FacialHair:
         nodes = []
         for index, (roots, tips) in enumerate(self.mesh.lash_rows):
             upper = index % 2 == 1
-            count = 64 if upper else 40
+            count = 34 if upper else 12
             a, b = (self._along(vertices[ids], count) for ids in (roots, tips))
             t = torch.linspace(0, 1, 5, device=self.device)[None, :, None]
-            reach = head.lash_length * (1.0 if upper else 0.55)
+            reach = head.lash_length * (0.85 if upper else 0.4)
             path = a[:, None] + (b - a)[:, None] * t * reach
             path[..., 1] += (0.018 if upper else -0.004) * reach * t[..., 0] ** 2
             nodes.append(path)

@@ -48,17 +48,18 @@ def scalp_field(rest: Tensor, recession: float = 0.0) -> Tensor:
 def brow_field(rest: Tensor, thickness: float, height: float) -> Tensor:
     """Return the density of the brows, 0 to 1."""
     x = rest[:, 0].abs()
-    middle = lookup(x, (0.1, 0.2, 0.33, 0.45, 0.55), (7.455, 7.5, 7.535, 7.515, 7.44)) + height
-    half = lookup(x, (0.08, 0.13, 0.3, 0.45, 0.57), (0.02, 0.038, 0.036, 0.024, 0.008)) * thickness
+    middle = lookup(x, (0.1, 0.2, 0.33, 0.45, 0.55), (7.50, 7.52, 7.54, 7.52, 7.46)) + height
+    half = lookup(x, (0.08, 0.13, 0.3, 0.45, 0.57), (0.013, 0.030, 0.029, 0.019, 0.007)) * thickness
     inside = (x > 0.085) & (x < 0.57) & (rest[:, 2] > 1.0)
-    return (1 - ((rest[:, 1] - middle) / half).abs()).clamp(0, 1).sqrt() * inside
+    return (1 - ((rest[:, 1] - middle) / half).abs()).clamp(0, 1) * inside
 
 
 def beard_field(rest: Tensor, lips: Tensor, style: str) -> Tensor:
     """Return the density of a beard of that style, 0 to 1."""
     x, y, z = rest[:, 0].abs(), rest[:, 1], rest[:, 2]
     cheek = lookup(z, (0.6, 0.8, 1.2, 1.42, 1.6), (7.18, 7.02, 6.74, 6.70, 6.78))
-    line = smoothstep(cheek - y, -0.03, 0.10)
+    wave = 0.02 * torch.sin(23 * z) + 0.015 * torch.sin(51 * y + 17 * x)
+    line = smoothstep(cheek - y + wave, -0.04, 0.20) ** 1.5
     jaw = (
         line
         * smoothstep(z, 0.6, 0.72)
@@ -150,8 +151,11 @@ class HeadSurface:
                 F.pad(table, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate"
             )
             table = torch.where(table > 0, table, F.max_pool2d(padded, 3, 1))
-        padded = F.pad(F.pad(table, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate")
-        table = 0.5 * table + 0.5 * F.avg_pool2d(padded, 3, 1)
+        for _ in range(2):
+            padded = F.pad(
+                F.pad(table, (2, 2, 0, 0), mode="circular"), (0, 0, 2, 2), mode="replicate"
+            )
+            table = F.avg_pool2d(padded, 5, 1)
         self.table = F.pad(table.clamp(max=self.LIMIT), (1, 1, 0, 0), mode="circular")
 
     def _axis(self, points: Tensor) -> Tensor:
@@ -168,11 +172,8 @@ class HeadSurface:
         column = (torch.atan2(x, z) / (2 * math.pi) + 0.5) * self.COLUMNS
         return row, column, torch.where(y > 0, offset.norm(dim=-1), flat)
 
-    def confine(self, points: Tensor, margin: Tensor, slack: float) -> Tensor:
-        """Move points (n, 3) to distances from `margin` (n,) to `slack` more outside the surface.
-
-        Below the skull's center hair may hang farther away.
-        """
+    def _measure(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the surface's distance in the direction of points (n, 3), and the points'."""
         row, column, radius = self._coordinates(points)
         grid = torch.stack(
             [(column + 1) / (self.COLUMNS + 1) * 2 - 1, row / (self.ROWS - 1) * 2 - 1], -1
@@ -180,9 +181,22 @@ class HeadSurface:
         surface = F.grid_sample(
             self.table, grid[None, None], align_corners=True, padding_mode="border"
         )
+        return surface.flatten(), radius
+
+    def error_at(self, roots: Tensor) -> Tensor:
+        """Return how far points (n, 3) of the skin lie outside this smoothed surface, or 0."""
+        surface, radius = self._measure(roots)
+        return (radius - surface).clamp(min=0)
+
+    def confine(self, points: Tensor, margin: Tensor, slack: float) -> Tensor:
+        """Move points (n, 3) to distances from `margin` (n,) to `slack` more outside the surface.
+
+        Below the skull's center hair may hang farther away.
+        """
+        surface, radius = self._measure(points)
         axis = self._axis(points)
-        least = surface.flatten() + margin
-        hanging = (self.center[1] - points[:, 1]).clamp(min=0)
+        least = surface + margin
+        hanging = 0.35 * (self.center[1] - points[:, 1]).clamp(min=0)
         target = torch.minimum(torch.maximum(radius, least), least + slack + hanging)
         scale = target / radius.clamp(min=1e-3)
         return axis + (points - axis) * scale[:, None]
@@ -249,11 +263,15 @@ def grow(
     down = torch.tensor([0.0, -1.0, 0.0], device=device)
     side = torch.sign(roots[:, 0] + 0.05 * randn(count))
     nodes = [roots]
+    error = surface.error_at(roots)
     position, direction = roots, directions
     for k in range(1, growth.nodes):
         bend = randn(len(leaders), 3)[lock] * 0.6 + randn(count, 3)
-        direction = F.normalize(direction + growth.gravity * down + growth.jitter * bend, dim=1)
-        margin = 0.008 + growth.volume * layer * min(k / 3, 1.0)
+        pull = growth.gravity * down
+        if face is not None:
+            pull = pull + growth.gravity * _drape(position, face)
+        direction = F.normalize(direction + pull + growth.jitter * bend, dim=1)
+        margin = error + 0.008 + growth.volume * layer * min(k / 3, 1.0)
         moved = surface.confine(position + direction * step, margin, growth.slack)
         if face is not None:
             moved = _keep_beside_face(moved, face, side)
@@ -275,10 +293,18 @@ def grow(
     return Strands(stack, tones, fraction)
 
 
+def _drape(points: Tensor, face: Face) -> Tensor:
+    """Return the pull (n, 3) that brings hair below the ears behind the shoulders."""
+    low = smoothstep(-points[:, 1], -(face.chin_y + 0.7), -(face.chin_y - 0.1))
+    inward = -0.5 * torch.tanh((points[:, 0].abs() - 0.45) * 3) * torch.sign(points[:, 0])
+    back = -1.2 * smoothstep(points[:, 2] - face.center[2], -0.3, 0.3)
+    return low[:, None] * torch.stack([inward, torch.zeros_like(inward), back], 1)
+
+
 def _keep_beside_face(points: Tensor, face: Face, side: Tensor) -> Tensor:
     """Push points in front of the face to the side of a window from brow to chin."""
     half = face.eyes[:, 0].abs().mean() + face.eye_radius * 2.0
-    rise = smoothstep(-points[:, 1], -(face.brow_y + 0.45), -(face.brow_y + 0.1))
+    rise = smoothstep(-points[:, 1], -(face.brow_y + 0.22), -(face.brow_y + 0.02))
     taper = 1 - 0.25 * smoothstep(-points[:, 1], -face.brow_y + 0.4, -face.chin_y)
     front = smoothstep(points[:, 2] - face.center[2], 0.15, 0.55)
     least = half * rise * taper * front

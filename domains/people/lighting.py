@@ -26,6 +26,10 @@ class Light:
     colors: Tensor
     lamps: int  # the first so many belong to lamps, the others to the surroundings
 
+    def batches(self) -> tuple[Tensor, ...]:
+        """Return the lights' indices in batches that bound memory."""
+        return torch.arange(len(self.directions), device=self.directions.device).split(8)
+
 
 def _frame(direction: Tensor) -> Tensor:
     up = torch.tensor([0.13, 0.97, 0.21], device=direction.device)
@@ -70,14 +74,15 @@ class Shadows:
         hair: Tensor,
         hair_opacity: float,
         size: int,
+        generator: torch.Generator,
     ) -> None:
-        self.size, self.center = size, center
+        self.size, self.center, self.generator = size, center, generator
         self.frames = torch.stack([_frame(direction) for direction in light.directions])
         count, device = len(self.frames), positions.device
         self.solid = torch.empty(count, size * size, device=device)
         self.hair = torch.full((count, size * size), torch.inf, device=device)
         self.density = torch.zeros(count, size * size, device=device)
-        for some in torch.arange(count, device=device).split(4):  # bounds memory
+        for some in light.batches():
             points = self._project(positions, some)
             self.solid[some] = unpack_depth(draw_triangles(points, triangles, size))
             if len(hair):
@@ -105,38 +110,51 @@ class Shadows:
             -1,
         )
 
-    def visibility(self, index: int, points: Tensor, bias: float, jitter: Tensor) -> Tensor:
-        """Return how much of light `index` reaches points (n, 3), from 0 to 1: (n,)."""
-        local = (points - self.center) @ self.frames[index].T
-        scale = self.size / (2 * REACH)
-        x = local[:, 0] * scale + self.size / 2 + jitter[:, 0] - 0.5
-        y = self.size / 2 - local[:, 1] * scale + jitter[:, 1] - 0.5
-        depth = 2 * REACH - local[:, 2]
+    def visibility(self, lights: Tensor, points: Tensor, bias: float, jitter: float) -> Tensor:
+        """Return how much of some lights (l,) reaches points (n, 3), from 0 to 1: (l, n).
+
+        Args:
+            lights: indices of lights.
+            points: (n, 3).
+            bias: in decimeters, by how much a point may lie behind what the shadow map has.
+            jitter: up to how many texels the lookup is shifted at random, which blurs the edges.
+        """
+        x, y, depth = (self._project(points, lights) - 0.5).unbind(-1)
+        depth = depth + 0.5
+        if jitter:
+            x = x + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
+            y = y + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
         x0, y0 = x.floor(), y.floor()
         wx, wy = x - x0, y - y0
         outside = (x < 0) | (y < 0) | (x >= self.size - 1) | (y >= self.size - 1)
         total = torch.zeros_like(depth)
-        solid, hair, density = self.solid[index], self.hair[index], self.density[index]
+        maps = [table[lights] for table in (self.solid, self.hair, self.density)]
         for dx in (0, 1):
             for dy in (0, 1):
                 px = (x0 + dx).clamp(0, self.size - 1).long()
                 py = (y0 + dy).clamp(0, self.size - 1).long()
                 pixel = py * self.size + px
                 weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
-                lit = (depth < solid[pixel] + bias).float()
-                behind = (depth - hair[pixel] - 0.5 * bias).clamp(min=0)
-                through = 1 - density[pixel] * (1 - torch.exp(-7.0 * behind))
+                solid, hair, density = (table.gather(1, pixel) for table in maps)
+                lit = (depth < solid + bias).float()
+                behind = (depth - hair - 0.5 * bias).clamp(min=0)
+                through = 1 - density * (1 - torch.exp(-7.0 * behind))
                 total += weight * lit * through
         return torch.where(outside, 1.0, total)
 
 
-def ggx(normal: Tensor, view: Tensor, light: Tensor, roughness: Tensor, specular: Tensor) -> Tensor:
-    """Return the specular reflection times the cosine (Walter et al. 2007, Schlick 1994): (p,)."""
-    half = F.normalize(view + light, dim=1)
-    nl = (normal @ light).clamp(0, 1)
+def ggx(
+    normal: Tensor, view: Tensor, lights: Tensor, roughness: Tensor, specular: Tensor
+) -> Tensor:
+    """Return the specular reflection of lights (l, 3) times the cosine at p points: (l, p).
+
+    Walter et al. (2007), with the Fresnel term of Schlick (1994).
+    """
+    half = F.normalize(view + lights[:, None], dim=2)
+    nl = (lights @ normal.T).clamp(0, 1)
     nv = (normal * view).sum(1).clamp(0.05, 1)
-    nh = (normal * half).sum(1).clamp(0, 1)
-    vh = (view * half).sum(1).clamp(0, 1)
+    nh = (normal * half).sum(2).clamp(0, 1)
+    vh = (view * half).sum(2).clamp(0, 1)
     a2 = roughness**4
     distribution = a2 / (math.pi * (nh * nh * (a2 - 1) + 1) ** 2)
     k = (roughness + 1) ** 2 / 8

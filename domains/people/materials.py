@@ -28,8 +28,8 @@ HAIR_COLORS = {
 }
 EYE_COLORS = {
     "brown": (0.10, 0.045, 0.018),
-    "blue": (0.16, 0.30, 0.46),
-    "green": (0.15, 0.24, 0.11),
+    "blue": (0.12, 0.22, 0.34),
+    "green": (0.13, 0.19, 0.09),
     "grey": (0.24, 0.28, 0.31),
 }
 
@@ -146,14 +146,16 @@ def skin(
     grain = noise(uv + look.offset, 5.0, [2])[:, 0]
     pores = noise(uv, 3.2, [3, 6, 7])
     fine = noise(uv, 6.5, [2, 4, 5])
-    tone = 1 + 0.035 * clouds[:, 0] + 0.035 * fine_clouds[:, 0] + 0.022 * grain + 0.02 * pores[:, 0]
+    tone = (
+        1 + 0.045 * clouds[:, 0] + 0.045 * fine_clouds[:, 0] + 0.028 * grain + 0.035 * pores[:, 0]
+    )
     albedo = base * tone[:, None]
     # Blood shows on cheeks, nose, ears, chin and lids; hollows under the eyes are darker.
-    blood = 0.55 * _spot(rest, 0.42, 6.95, 0.20) + 0.6 * _spot(rest, 0.0, 6.93, 0.13)
+    blood = 0.75 * _spot(rest, 0.42, 6.95, 0.22) + 0.75 * _spot(rest, 0.0, 6.93, 0.15)
     blood = blood + 0.25 * _spot(rest, 0.0, 6.28, 0.16) + 0.5 * ears
     blood = blood + 0.30 * fine_clouds[:, 1].clamp(-1, 2) * 0.5 + 0.10
     flush = (look.redness * (0.35 + 0.65 * light / 0.5)) * blood
-    tint = torch.tensor([0.03, 0.20, 0.17], device=device)
+    tint = torch.tensor([0.04, 0.24, 0.21], device=device)
     albedo = albedo * (1 - flush[:, None].clamp(-0.5, 1.5) * tint)
     tired = 0.10 + 0.16 * min(look.age / 80, 1.0)
     hollow = _spot(rest, 0.28, 7.17, 0.10, 1.8) + 0.5 * _spot(rest, 0.19, 7.27, 0.06)
@@ -193,8 +195,8 @@ def skin(
     inside = torch.tensor([0.22, 0.055, 0.045], device=device)
     deep = mouth * (1 - smoothstep(lips, 0.4, 0.8))
     albedo = torch.lerp(albedo, inside.expand_as(albedo), (deep[:, None] * 0.9).clamp(0, 1))
-    pore_depth = 0.06 * (1 - lip)
-    slopes = pore_depth[:, None] * pores[:, 1:] + 0.035 * fine[:, 1:]
+    pore_depth = 0.09 * (1 - lip)
+    slopes = pore_depth[:, None] * pores[:, 1:] + 0.05 * fine[:, 1:]
     slopes = slopes + _wrinkles(rest, look.age, clouds)
     oily = (
         _spot(rest, 0.0, 7.0, 0.3)
@@ -202,11 +204,11 @@ def skin(
         + 0.4 * _spot(rest, 0.45, 7.1, 0.2)
     )
     rough = (
-        0.52
-        - 0.10 * oily.clamp(0, 1)
+        0.55
+        - 0.07 * oily.clamp(0, 1)
         + 0.03 * fine_clouds[:, 1]
-        - 0.16 * lip
-        - 0.08 * look.lipstick * lip
+        - 0.12 * lip
+        - 0.05 * look.lipstick * lip
     )
     return Shade(
         albedo.clamp(0.004, 0.95),
@@ -248,7 +250,7 @@ def eye(
     device = local.device
     theta = torch.acos(local[:, 2].clamp(-1, 1))
     phi = torch.atan2(local[:, 1], local[:, 0])
-    white = torch.tensor([0.72, 0.67, 0.64], device=device)
+    white = torch.tensor([0.62, 0.57, 0.54], device=device)
     veins = noise(torch.stack([phi / 6.2832, theta], 1), 2.0, [0])[:, 0].clamp(0, 2)
     red = (smoothstep(theta, 0.6, 1.3)[:, None]) * torch.tensor([0.10, 0.34, 0.32], device=device)
     albedo = (
@@ -259,13 +261,18 @@ def eye(
     size, pupil = 0.475, 0.165 + 0.06 * math.sin(seed * 91.0)
     streaks = noise(torch.stack([phi / 6.2832 + seed, theta * 0.12], 1), 3.0, [2])[:, 0]
     inner = (1 - smoothstep(theta, pupil, pupil + 0.16))[:, None]
-    iris = torch.tensor(color, device=device) * (1 + 0.28 * streaks[:, None])
+    iris = 0.55 * torch.tensor(color, device=device) * (1 + 0.28 * streaks[:, None])
     iris = iris * (1.2 + 0.5 * inner * torch.tensor([1.0, 0.6, 0.2], device=device))
     iris = iris * (1 - 0.72 * smoothstep(theta, size * 0.72, size))[:, None]
     albedo = torch.lerp(albedo, iris, (1 - smoothstep(theta, size - 0.035, size + 0.035))[:, None])
     albedo = albedo * (smoothstep(theta, pupil - 0.03, pupil + 0.02) * 0.985 + 0.015)[:, None]
-    rough = torch.full_like(theta, 0.13)
-    return Shade(albedo.clamp(0.002, 0.9), normal, rough, torch.full_like(theta, 0.04))
+    # The lids and lashes shade the eyeball, most of all from above.
+    height = normal[:, 1]
+    shaded = 1 - 0.38 * smoothstep(height, 0.10, 0.50) - 0.15 * smoothstep(-height, 0.15, 0.45)
+    corner = 1 - 0.35 * smoothstep(normal[:, 0].abs(), 0.3, 0.75)
+    open_sky = shaded * corner
+    rough = torch.full_like(theta, 0.16)
+    return Shade((albedo * open_sky[:, None]).clamp(0.002, 0.9), normal, rough, 0.025 * open_sky**2)
 
 
 def cloth(
@@ -283,10 +290,11 @@ def cloth(
     weave = noise(uv + offset, 16.0, [2, 4, 5])
     folds = noise(uv + offset, 2.0, [0])[:, 0]
     amount = torch.zeros_like(field)
+    height = rest[:, 1] - 0.7 * rest[:, 2]  # runs on over the shoulders, where y does not change
     if pattern == "striped":
-        amount = smoothstep(torch.sin(rest[:, 1] * 2 * math.pi / 0.36), -0.1, 0.1)
+        amount = smoothstep(torch.sin(height * 2 * math.pi / 0.36), -0.1, 0.1)
     elif pattern == "checked":
-        a = torch.sin(rest[:, 1] * 2 * math.pi / 0.4)
+        a = torch.sin(height * 2 * math.pi / 0.4)
         b = torch.sin((rest[:, 0] + 0.1 * rest[:, 2]) * 2 * math.pi / 0.4)
         amount = 0.5 * smoothstep(a, -0.1, 0.1) + 0.5 * smoothstep(b, -0.1, 0.1)
     albedo = torch.lerp(color.expand(len(field), 3), second.expand(len(field), 3), amount[:, None])

@@ -18,6 +18,7 @@ BODY = "body"
 TEETH = ("helper-upper-teeth", "helper-lower-teeth")
 TONGUE = "helper-tongue"
 LASHES = tuple(f"helper-{side}-eyelashes-{row}" for side in "lr" for row in (1, 2))
+_ARMS_DOWN = 0.6  # radians
 EYES = ("helper-l-eye", "helper-r-eye")
 
 
@@ -232,7 +233,20 @@ class HeadMesh:
         names = [name for name, weight in weights.items() if weight]
         indices = torch.cat([self.targets[name][0] for name in names])
         offsets = torch.cat([self.targets[name][1] * weights[name] for name in names])
-        return vertices.index_add_(0, indices, offsets)
+        return self._lower_arms(vertices.index_add_(0, indices, offsets))
+
+    def _lower_arms(self, vertices: Tensor) -> Tensor:
+        """Turn the arms, which the base mesh stretches out, down from the shoulders."""
+        x, y, z = vertices.unbind(1)
+        reach = self.base[:, 0].abs()
+        shoulder = (reach > 1.15) & (reach < 1.4) & (self.base[:, 1] > 4.9)
+        pivot_x, pivot_y = x[shoulder].abs().mean(), y[shoulder].mean()
+        t = ((reach - 0.9) / 1.1).clamp(0, 1)
+        angle = _ARMS_DOWN * t * t * (3 - 2 * t)
+        out, up = x.abs() - pivot_x, y - pivot_y
+        turned_x = pivot_x + out * angle.cos() + up * angle.sin()
+        turned_y = pivot_y - out * angle.sin() + up * angle.cos()
+        return torch.stack([turned_x * torch.sign(x), turned_y, z], 1)
 
 
 def vertex_normals(positions: Tensor, triangles: Tensor) -> Tensor:

@@ -112,11 +112,13 @@ def _feature_groups(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 _STRENGTH = {
     "head/head-trans": 0.0,
     "forehead/forehead-trans": 0.4,
-    "cheek/": 0.6,
-    "chin/": 0.8,
-    "head/": 0.6,
-    "eyes/": 0.75,
-    "mouth/": 0.8,
+    "cheek/": 0.75,
+    "chin/": 0.85,
+    "head/": 0.5,
+    "eyes/": 0.65,
+    "eyebrows/": 0.7,
+    "mouth/": 0.7,
+    "nose/": 1.05,
     "ears/": 0.8,
     "head/head-age": 0.0,
     "head/head-angle": 0.5,
@@ -124,8 +126,14 @@ _STRENGTH = {
     "neck/": 0.4,
     "eyes/eye-push": 0.3,
     "nose/nose-trans": 0.6,
-    "forehead/": 0.8,
+    "forehead/": 0.6,
 }
+
+
+def _strength(feature: str) -> float:
+    """Return how much a feature varies, by the longest prefix that is listed."""
+    matching = [prefix for prefix in _STRENGTH if feature.startswith(prefix)]
+    return _STRENGTH[max(matching, key=len)] if matching else 1.0
 
 
 def _feature_targets(
@@ -138,10 +146,8 @@ def _feature_targets(
         folder, feature = name.split("/")
         if feature.startswith("r-"):
             continue
-        plain = f"{folder}/{feature.removeprefix('l-')}"
-        matching = [k for k in _STRENGTH if plain.startswith(k)]
-        strength = amount * (_STRENGTH[max(matching, key=len)] if matching else 1.0)
-        value = float(np.clip(rng.normal(0, strength), -1.0, 1.0))
+        strength = _strength(f"{folder}/{feature.removeprefix('l-')}")
+        value = float(np.clip(rng.normal(0, amount * strength), -1.0, 1.0))
         sides = (feature,)
         if feature.startswith("l-"):
             sides = (feature, f"r-{feature.removeprefix('l-')}")
@@ -203,81 +209,79 @@ def _hair_color(rng: np.random.Generator, years: float, light: float) -> str:
     )
 
 
-def sample_person(seed: int, targets: Iterable[str]) -> Person:
-    """Draw the person of a seed; `targets` are the names of the mesh's targets."""
-    rng = np.random.default_rng([seed, 1])
-    sex = choose(rng, {"female": 0.5, "male": 0.5})
-    age = draw_prior(rng, "age")
-    low, high = {"child": (6, 13), "young": (17, 34), "middle-aged": (38, 56), "old": (62, 85)}[age]
-    years = float(rng.uniform(low, high))
-    mix = rng.dirichlet([0.45] * 3)
-    ancestry = dict(zip(ANCESTRIES, map(float, mix), strict=True))
+def _draw_tone(rng: np.random.Generator, ancestry: dict[str, float]) -> float:
+    """Draw a skin tone, -0.4 to 9.4, mostly as the ancestry has it."""
     tone = 7.4 * ancestry["african"] + 3.2 * ancestry["asian"] + 1.6 * ancestry["caucasian"]
-    tone = (
-        float(np.clip(rng.normal(tone, 1.4), -0.4, 9.4))
-        if rng.random() < 0.7
-        else float(rng.uniform(-0.4, 9.4))
-    )
-    skin_index = round(float(np.clip(tone, 0, 9)))
-    light = float(np.clip(1 - tone / 6, 0, 1))
-    style = _hair_style(rng, sex, years, ancestry)
-    color = _hair_color(rng, years, light)
-    eyes = {
+    usual = float(np.clip(rng.normal(tone, 1.4), -0.4, 9.4))
+    return usual if rng.random() < 0.7 else float(rng.uniform(-0.4, 9.4))
+
+
+def _draw_eye_color(rng: np.random.Generator, light: float) -> str:
+    weights = {
         "brown": 0.25 + 0.7 * (1 - light),
         "blue": 0.28 * light + 0.03,
         "green": 0.2 * light + 0.03,
         "grey": 0.15 * light + 0.02,
     }
-    eye_color = choose(rng, eyes)
-    beard = "none"
-    if sex == "male" and years > 16:
-        beard = choose(
-            rng,
-            {
-                "none": 0.36,
-                "stubble": 0.16,
-                "moustache": 0.11,
-                "goatee": 0.11,
-                "short beard": 0.13,
-                "full beard": 0.13,
-            },
-        )
-    brows = choose(
-        rng,
-        {
-            "thin": 0.4 if sex == "female" else 0.12,
-            "medium": 0.4,
-            "thick": 0.2 if sex == "female" else 0.48,
-        },
-    )
+    return choose(rng, weights)
+
+
+def _draw_beard(rng: np.random.Generator, sex: str, years: float) -> str:
+    if sex == "female" or years <= 16:
+        return "none"
+    weights = {
+        "none": 0.36,
+        "stubble": 0.16,
+        "moustache": 0.11,
+        "goatee": 0.11,
+        "short beard": 0.13,
+        "full beard": 0.13,
+    }
+    return choose(rng, weights)
+
+
+def _draw_brows(rng: np.random.Generator, sex: str) -> str:
+    thin, thick = (0.4, 0.2) if sex == "female" else (0.12, 0.48)
+    return choose(rng, {"thin": thin, "medium": 0.4, "thick": thick})
+
+
+def _draw_fringe(rng: np.random.Generator, sex: str, style: str) -> bool:
+    falls = rng.random() < (0.35 if sex == "female" else 0.15)
+    return bool(falls) and style in ("bob", "long", "short")
+
+
+def _draw_recession(rng: np.random.Generator, sex: str, years: float) -> float:
+    if sex == "female" or years <= 28:
+        return 0.0
+    return float(np.clip(rng.normal(0.10, 0.12), 0, 0.35))
+
+
+_YEARS = {"child": (6, 13), "young": (17, 34), "middle-aged": (38, 56), "old": (62, 85)}
+_BROW_THICKNESS = {"thin": (0.60, 0.75), "medium": (0.85, 1.1), "thick": (1.3, 1.6)}
+_BEARD_LENGTHS = {"short beard": 0.075, "full beard": 0.27, "moustache": 0.13, "goatee": 0.13}
+
+
+def sample_person(seed: int, targets: Iterable[str]) -> Person:
+    """Draw the person of a seed; `targets` are the names of the mesh's targets."""
+    rng = np.random.default_rng([seed, 1])
+    sex = choose(rng, {"female": 0.5, "male": 0.5})
+    age = draw_prior(rng, "age")
+    years = float(rng.uniform(*_YEARS[age]))
+    ancestry = dict(zip(ANCESTRIES, map(float, rng.dirichlet([0.3] * 3)), strict=True))
+    tone = _draw_tone(rng, ancestry)
+    light = float(np.clip(1 - tone / 6, 0, 1))
+    style = _hair_style(rng, sex, years, ancestry)
+    color = _hair_color(rng, years, light)
+    eye_color = _draw_eye_color(rng, light)
+    beard = _draw_beard(rng, sex, years)
+    brows = _draw_brows(rng, sex)
     freckled = rng.random() < 0.03 + 0.24 * light
     shape = _macro_targets(sex, years, ancestry, float(np.clip(rng.normal(0, 0.4), -0.9, 0.9)))
-    shape |= _feature_targets(rng, targets, 0.30 if years < 14 else 0.42)
-    fringe = bool(rng.random() < (0.35 if sex == "female" else 0.15)) and style in (
-        "bob",
-        "long",
-        "wavy",
-        "short",
-    )
-    recession = 0.0
-    if sex == "male" and years > 28:
-        recession = float(np.clip(rng.normal(0.10, 0.12), 0, 0.35))
-    thickness = {
-        "thin": rng.uniform(0.45, 0.65),
-        "medium": rng.uniform(0.85, 1.1),
-        "thick": rng.uniform(1.35, 1.75),
-    }
-    lengths = {
-        "stubble": 0.0,
-        "short beard": 0.075,
-        "full beard": 0.27,
-        "moustache": 0.13,
-        "goatee": 0.13,
-    }
+    shape |= _feature_targets(rng, targets, 0.32 if years < 14 else 0.46)
     labels = {
         "sex": sex,
         "age": age,
-        "skin": f"monk {skin_index + 1}",
+        "skin": f"monk {round(float(np.clip(tone, 0, 9))) + 1}",
         "hair_style": style,
         "hair_color": UNSEEN if style == "bald" else color,
         "beard": beard,
@@ -286,21 +290,21 @@ def sample_person(seed: int, targets: Iterable[str]) -> Person:
         "eye_color": eye_color,
     }
     return Person(
-        sex,
-        years,
-        ancestry,
-        shape,
-        labels,
-        float(np.clip(tone, 0, 9)),
-        float(rng.uniform(0.5, 1.5)),
-        vary(rng, HAIR_COLORS[color], 0.16),
-        float(rng.uniform(0.8, 1.2)),
-        float(rng.uniform(-0.4, 0.4)),
-        fringe,
-        recession,
-        lengths.get(beard, 0.0) * float(rng.uniform(0.8, 1.3)),
-        float(thickness[brows]),
-        float(rng.normal(0, 0.015)),
-        vary(rng, EYE_COLORS[eye_color], 0.15),
-        float(rng.random()),
+        sex=sex,
+        years=years,
+        ancestry=ancestry,
+        targets=shape,
+        labels=labels,
+        skin_tone=float(np.clip(tone, 0, 9)),
+        redness=float(rng.uniform(0.5, 1.5)),
+        hair_color=vary(rng, HAIR_COLORS[color], 0.16),
+        hair_length=float(rng.uniform(0.8, 1.2)),
+        part=float(rng.uniform(-0.4, 0.4)),
+        fringe=_draw_fringe(rng, sex, style),
+        recession=_draw_recession(rng, sex, years),
+        beard_length=_BEARD_LENGTHS.get(beard, 0.0) * float(rng.uniform(0.8, 1.3)),
+        brow_thickness=float(rng.uniform(*_BROW_THICKNESS[brows])),
+        brow_height=float(rng.normal(0, 0.015)),
+        eye_color=vary(rng, EYE_COLORS[eye_color], 0.15),
+        offset=float(rng.random()),
     )

@@ -41,7 +41,7 @@ def record(seed: int, labels: dict[str, str], landmarks: np.ndarray) -> dict:
 def open_renderer(device: str, preview: bool) -> Renderer:
     """Prepare a renderer; a preview has fewer lights and coarser shadows."""
     mesh = HeadMesh(ASSETS, torch.device(device))
-    return Renderer(mesh, Quality(12, 384, 22_000) if preview else Quality())
+    return Renderer(mesh, Quality(12, 384, 30_000) if preview else Quality())
 
 
 def render_seed(renderer: Renderer, seed: int, size: int) -> tuple[Photo, dict]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from domains.people import hair, wear
 from domains.people.background import draw_background
 from domains.people.facial_hair import FacialHair
-from domains.people.hairstyles import dress_hair
+from domains.people.hairstyles import Cut, dress_hair
 from domains.people.head import Head
 from domains.people.landmarks import landmark_vertices
 from domains.people.lighting import Light, Shadows, spread_lamp, surroundings
@@ -35,7 +35,7 @@ class Quality:
 
     surrounding_lights: int = 20
     shadow_size: int = 512
-    strands: int = 26_000
+    strands: int = 52_000
 
 
 @dataclass
@@ -105,8 +105,8 @@ class Renderer:
         strands = self._grow_hair(head, positions, normals, face, vertices, generator)
         points = self._hair_points(strands, view)
         light = self._place_lights(head, view)
-        shadows = self._cast_shadows(light, face, surfaces, strands)
-        shot = Shot(head, view, light, shadows, generator)
+        shadows = self._cast_shadows(light, face, surfaces, strands, generator)
+        shot = Shot(head, view, light, shadows)
         photo = develop(head, self._shade(shot, surfaces, points, lens), size, generator)
         landmarks = view.project(positions[self.landmarks])[:, :2] / SUPERSAMPLING
         return Photo(photo, landmarks)
@@ -145,14 +145,14 @@ class Renderer:
         for name in (*TEETH, TONGUE):
             part = self.mesh.parts[name]
             points = part.positions(vertices)
-            material = "tongue" if name == TONGUE else "teeth"
             surfaces.append(
                 wear.Surface(
-                    material,
+                    "tongue" if name == TONGUE else "teeth",
                     points,
                     vertex_normals(points, part.triangles),
                     part.triangles,
                     part.rest,
+                    keep=self._between_lips(points, positions),
                 )
             )
         if head.headwear:
@@ -160,6 +160,12 @@ class Renderer:
         if head.earrings:
             surfaces.append(wear.earrings(positions[self.lobes], head.earrings == "hoops"))
         return surfaces
+
+    def _between_lips(self, points: Tensor, positions: Tensor) -> Tensor:
+        """Return how far points lie between the lips' heights, so that no tooth pierces a chin."""
+        inner = positions[self.landmarks[60:68], 1]
+        low, high = inner.amin() - 0.06, inner.amax() + 0.06
+        return torch.minimum(points[:, 1] - low, high - points[:, 1])
 
     def _place_camera(self, head: Head, face: hair.Face, size: int) -> View:
         camera = head.camera
@@ -171,8 +177,10 @@ class Renderer:
         c, s = math.cos(camera.roll), math.sin(camera.roll)
         frame = torch.stack([c * right + s * up, c * up - s * right, back]).to(self.device)
         origin = focus + frame[2] * camera.distance
-        focal = size * camera.distance / camera.height
-        return View(frame, origin, focal, size, camera.shift, size / camera.height)
+        # Faces of children are smaller: the camera comes nearer, as a photographer would.
+        height = camera.height * min(max((face.brow_y - face.chin_y) / 1.33, 0.72), 1.15)
+        focal = size * camera.distance / height
+        return View(frame, origin, focal, size, camera.shift, size / height)
 
     def _grow_hair(
         self,
@@ -191,20 +199,15 @@ class Renderer:
             cover = None
             if head.headwear:
                 cover = wear.headwear_field(self.scalp.rest, head.headwear)
-            strands = dress_hair(
+            cut = Cut(
                 head.hair_style,
                 head.hair_length,
                 head.part,
                 head.fringe,
                 head.skin.recession,
                 cover,
-                self.scalp,
-                positions,
-                normals,
-                surface,
-                face,
-                generator,
             )
+            strands = dress_hair(cut, self.scalp, positions, normals, surface, face, generator)
             grown.append((strands, color))
         growing = self.facial_hair
         brow = growing.grow_brows(head, positions, normals, generator)
@@ -212,8 +215,8 @@ class Renderer:
         if head.beard and head.beard != "stubble":
             beard = growing.grow_beard(head, positions, normals, generator)
             grown.append((beard, torch.tensor(head.beard_color, device=self.device)))
-        black = torch.full((3,), 0.01, device=self.device)
-        grown.append((growing.grow_lashes(head, vertices), black))
+        dark = torch.tensor([0.03, 0.02, 0.015], device=self.device)
+        grown.append((growing.grow_lashes(head, vertices), dark))
         return grown
 
     def _hair_points(self, grown: list[tuple[hair.Strands, Tensor]], view: View) -> HairPoints:
@@ -251,6 +254,7 @@ class Renderer:
         face: hair.Face,
         surfaces: list[wear.Surface],
         grown: list[tuple[hair.Strands, Tensor]],
+        generator: torch.Generator,
     ) -> Shadows:
         points, triangles, start = [], [], 0
         for surface in surfaces:
@@ -265,7 +269,7 @@ class Renderer:
         texel = 4.6 / self.quality.shadow_size
         hairs = [
             hair.strand_points(
-                hair.Strands(s.nodes[::2], s.tones[::2], s.fraction[::2]), 1.2 * texel, 300
+                hair.Strands(s.nodes[::3], s.tones[::3], s.fraction[::3]), 1.2 * texel, 300
             )[0]
             for s, _ in grown[:-1]
         ]
@@ -276,8 +280,9 @@ class Renderer:
             torch.cat(points),
             torch.cat(triangles),
             torch.cat(hairs),
-            0.30,
+            0.40,
             self.quality.shadow_size,
+            generator,
         )
 
     def _shade(

@@ -39,9 +39,9 @@ def _expression(rng: np.random.Generator, name: str) -> dict[str, float]:
             "mouthSmile": (0.7, 1.0),
             "cheekSquint": (0.3, 0.7),
             "eyeSquint": (0.1, 0.5),
-            "mouthUpperUp": (0.1, 0.4),
+            "mouthUpperUp": (0.3, 0.7),
         },
-        "sad": {"mouthFrown": (0.7, 1.0), "mouthLowerDown": (0.0, 0.15)},
+        "sad": {"mouthFrown": (0.45, 0.8), "mouthLowerDown": (0.0, 0.15)},
         "angry": {
             "browDown": (0.8, 1.0),
             "noseSneer": (0.3, 0.7),
@@ -53,11 +53,14 @@ def _expression(rng: np.random.Generator, name: str) -> dict[str, float]:
         "eyes closed": {"eyeBlink": (1.0, 1.0), "mouthSmile": (0.0, 0.3)},
     }[name]
     single = {
-        "laugh": {"jawOpen": (0.25, 0.5)},
+        "laugh": {"jawOpen": (0.15, 0.4)},
         "sad": {"browInnerUp": (0.7, 1.0), "mouthShrugLower": (0.1, 0.4)},
         "surprised": {"jawOpen": (0.25, 0.55), "browInnerUp": (0.6, 1.0)},
     }.get(name, {})
     weights = {}
+    if "eyeBlink" not in both:  # lids rest on the upper edge of the iris
+        both["eyeBlink"] = (0.0, 0.0) if name == "surprised" else (0.0, 0.06)
+        both.setdefault("eyeWide", (0.05, 0.30))
     for unit, (low, high) in both.items():
         value = rng.uniform(low, high)
         for side in ("Left", "Right"):
@@ -130,7 +133,7 @@ def _camera(rng: np.random.Generator) -> Camera:
         math.radians(pitch),
         math.radians(float(np.clip(rng.normal(0, 4), -10, 10))),
         float(rng.uniform(7.5, 18.0)),
-        float(rng.uniform(3.7, 4.6)),
+        float(rng.uniform(3.5, 4.3)),
         (float(rng.normal(0, 0.02)), float(rng.normal(0.0, 0.02))),
     )
 
@@ -183,8 +186,8 @@ def _skin_look(rng: np.random.Generator, person: Person, labels: dict[str, str])
         redness=person.redness,
         age=person.years,
         freckles=0.9 if labels["freckles"] == "yes" else 0.0,
-        lipstick=0.85 if labels["lipstick"] == "yes" else 0.0,
-        lipstick_color=vary(rng, (0.42, 0.03, 0.05), 0.35),
+        lipstick=float(rng.uniform(0.55, 0.85)) if labels["lipstick"] == "yes" else 0.0,
+        lipstick_color=vary(rng, _LIPSTICKS[int(rng.integers(len(_LIPSTICKS)))], 0.2),
         shadow_of_beard={"none": shaven, "stubble": 0.55}.get(beard, 0.35),
         beard=beard if beard in ("moustache", "goatee") else "full beard",
         hair_color=person.hair_color,
@@ -207,6 +210,7 @@ def _exposure(
     return float(np.exp(rng.normal(0, 0.10))) * (0.42 / luminance) ** 0.33 / power * 1.7
 
 
+_LIPSTICKS = ((0.26, 0.02, 0.035), (0.34, 0.07, 0.08), (0.16, 0.02, 0.035), (0.36, 0.09, 0.13))
 _FRAME_COLORS = ((0.015, 0.015, 0.015), (0.10, 0.04, 0.02), (0.35, 0.30, 0.22))
 
 
@@ -223,7 +227,7 @@ def sample(seed: int, targets: Iterable[str]) -> Head:
     background, light = draw_prior(rng, "background"), draw_prior(rng, "light")
     wear = _draw_wear(rng, person, expression)
     other_color = draw_prior(rng, "clothes_color", leave=[wear["clothes_color"]])
-    hat_color = draw_prior(rng, "clothes_color", leave=["white"])
+    hat_color = draw_prior(rng, "clothes_color", leave=["white", "pink", "yellow"])
     lamps, ambient, warmth = _lamps(rng, light)
     camera = _camera(rng)
     view = "front"
@@ -254,16 +258,16 @@ def sample(seed: int, targets: Iterable[str]) -> Head:
         beard_color=vary(rng, [c * 0.85 for c in hair], 0.08),
         brow_thickness=person.brow_thickness,
         brow_height=person.brow_height,
-        brow_color=vary(rng, [c * brow_darkness for c in hair], 0.05),
-        lash_length=float(rng.uniform(0.9, 1.3)) * (1.15 if woman else 0.8),
+        brow_color=vary(rng, [0.03 + c * brow_darkness for c in hair], 0.05),
+        lash_length=float(rng.uniform(0.7, 1.05)) * (1.15 if woman else 0.8),
         glasses=wear["glasses"].removesuffix(" glasses").removeprefix("none"),
         frame_color=vary(rng, _FRAME_COLORS[int(rng.integers(3))], 0.2),
         headwear=wear["headwear"].removeprefix("none"),
-        headwear_color=vary(rng, _CLOTHES_COLORS[hat_color], 0.2),
+        headwear_color=_fade(rng, _CLOTHES_COLORS[hat_color], 0.55),
         earrings=wear["earrings"].removeprefix("no"),
         clothes=wear["clothes"],
-        clothes_color=vary(rng, _CLOTHES_COLORS[wear["clothes_color"]], 0.18),
-        second_color=vary(rng, _CLOTHES_COLORS[other_color], 0.18),
+        clothes_color=_fade(rng, _CLOTHES_COLORS[wear["clothes_color"]], 0.4),
+        second_color=_fade(rng, _CLOTHES_COLORS[other_color], 0.5),
         pattern=wear["pattern"],
         camera=camera,
         lamps=lamps,
@@ -274,6 +278,13 @@ def sample(seed: int, targets: Iterable[str]) -> Head:
         warmth=warmth,
         grain=float(rng.uniform(0.004, 0.014)),
     )
+
+
+def _fade(rng: np.random.Generator, color: Color, most: float) -> Color:
+    """Vary a dye's color; worn cloth is paler and greyer."""
+    grey = float(np.mean(color))
+    amount = rng.uniform(0.0, most)
+    return vary(rng, [c + amount * (grey - c) for c in color], 0.18)
 
 
 def _tone_color(tone: float) -> np.ndarray:

@@ -44,7 +44,6 @@ class Shot:
     view: View
     light: Light
     shadows: Shadows
-    generator: torch.Generator
 
 
 class Shader:
@@ -66,19 +65,16 @@ class Shader:
         irradiance = torch.zeros_like(at.position)
         gloss = torch.zeros_like(at.position)
         shiny = (at.material >= 6) | is_eye
-        for index, (direction, radiance) in enumerate(
-            zip(light.directions, light.colors, strict=True)
-        ):
-            cosine = shade.normal @ direction
+        offset = at.position + normal * 0.012
+        for some in light.batches():
+            directions, radiance = light.directions[some], light.colors[some]
+            cosine = directions @ shade.normal.T
             wrapped = torch.where(is_skin, (cosine + 0.08) / 1.08, cosine).clamp(min=0)
-            jitter = torch.rand(len(pixel), 2, generator=shot.generator, device=self.device) - 0.5
-            offset = at.position + normal * 0.012
-            seen = shadows.visibility(index, offset, 0.012, jitter * 1.6)
-            irradiance += (seen * wrapped)[:, None] * radiance
-            reflected = ggx(shade.normal, toward, direction, shade.roughness, shade.specular)
-            if index >= light.lamps:
-                reflected = torch.where(shiny, 0.0, reflected)
-            gloss += (seen * reflected)[:, None] * radiance * math.pi
+            seen = shadows.visibility(some, offset, 0.012, 1.6)
+            irradiance += (seen * wrapped).T @ radiance
+            reflected = ggx(shade.normal, toward, directions, shade.roughness, shade.specular)
+            reflected[shiny & (some >= light.lamps)[:, None]] = 0.0
+            gloss += (seen * reflected).T @ radiance * math.pi
         bounce = 0.22 * light.colors.sum(0) / math.pi * 0.5
         irradiance += torch.where(soft[:, None], bounce, bounce * 0.8) * 0.6
         if bool(is_skin.any()):
@@ -89,7 +85,7 @@ class Shader:
             + (1 - shade.specular) * (1 - (shade.normal * toward).sum(1).clamp(0, 1)) ** 5
         )
         gloss += torch.where(shiny[:, None], mirror * fresnel[:, None], 0.0)
-        return shade.albedo * irradiance + gloss
+        return shade.albedo * irradiance + torch.where(shiny[:, None], gloss.clamp(max=0.8), gloss)
 
     def _environment(self, head: Head, view: View, normal: Tensor, toward: Tensor) -> Tensor:
         """Return the radiance of the surroundings in the mirror's direction."""
@@ -155,11 +151,11 @@ class Shader:
         shade.albedo = torch.where(
             mask[:, None], enamel * (0.15 + 0.85 * depth[:, None]), shade.albedo
         )
-        shade.roughness[mask] = 0.22
+        shade.roughness[mask] = 0.3
         for material, color, rough, specular in (
             (4, (0.30, 0.09, 0.08), 0.35, 0.03),
             (6, head.frame_color, 0.25, 0.06),
-            (7, (0.006, 0.006, 0.007), 0.12, 0.06),
+            (7, (0.006, 0.006, 0.007), 0.2, 0.03),
             (8, (0.55, 0.40, 0.16), 0.2, 0.6),
         ):
             mask = at.material == material
@@ -200,32 +196,24 @@ class Shader:
         second = F.normalize(tangent + 0.18 * outward, dim=1)
         result = 0.05 * color * light.colors.sum(0)
         bright = color.clamp(0, 1) ** 0.75
-        for number, (direction, radiance) in enumerate(
-            zip(light.directions, light.colors, strict=True)
-        ):
-            seen = shadows.visibility(number, position, 0.03, torch.zeros_like(position[:, :2]))
-            tl = tangent @ direction
+        for some in light.batches():
+            directions, radiance = light.directions[some], light.colors[some]
+            seen = shadows.visibility(some, position, 0.03, 0.0)
+            tl = directions @ tangent.T
             sin_tl = (1 - tl * tl).clamp(min=0).sqrt()
-            side = (0.35 + 0.65 * (outward @ direction)).clamp(min=0)
-            total = color * (0.62 * sin_tl * side)[:, None]
-            for axis, power, strength, tinted in (
-                (first, 42.0, 0.075, False),
-                (second, 13.0, 0.34, True),
+            side = (0.35 + 0.65 * (directions @ outward.T)).clamp(min=0)
+            result += color * ((seen * 0.62 * sin_tl * side).T @ radiance)
+            sharp = torch.where(some < light.lamps, 1.0, 0.35)[:, None]
+            lit = seen * sharp * (side > 0) * sin_tv
+            for axis, power, strength, tint in (
+                (first, 42.0, 0.075, 1.0),
+                (second, 13.0, 0.34, bright),
             ):
-                al = axis @ direction
+                al = directions @ axis.T
                 av = (axis * toward).sum(1)
-                cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(
-                    min=0
-                ).sqrt() - al * av
-                lobe = (
-                    strength
-                    * (1.0 if number < light.lamps else 0.35)
-                    * cosine.clamp(min=0) ** power
-                    * (side > 0)
-                    * sin_tv
-                )[:, None]
-                total = total + (lobe * bright if tinted else lobe)
-            result = result + seen[:, None] * total * radiance
+                cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(min=0).sqrt()
+                lobe = (cosine - al * av).clamp(min=0) ** power
+                result += tint * ((strength * lobe * lit).T @ radiance)
         return result
 
     def add_lens(self, shot: Shot, image: Tensor, lens: wear.Surface, depth: Tensor) -> None:
@@ -243,8 +231,8 @@ class Shader:
         toward = F.normalize(view.origin - position, dim=1)
         normal = normal * torch.sign((normal * toward).sum(1, keepdim=True))
         mirror = self._environment(head, view, normal, toward)
-        for direction, radiance in zip(light.directions[: light.lamps], light.colors, strict=False):
-            rough = torch.full_like(position[:, 0], 0.16)
-            glint = ggx(normal, toward, direction, rough, torch.full_like(rough, 0.04))
-            mirror = mirror + glint[:, None] * radiance * 8
+        rough = torch.full_like(position[:, 0], 0.16)
+        lamps = light.directions[: light.lamps]
+        glint = ggx(normal, toward, lamps, rough, torch.full_like(rough, 0.04))
+        mirror = mirror + glint.T @ light.colors[: light.lamps] * 8
         image[pixel] = image[pixel] * 0.94 + 0.05 * mirror

@@ -61,7 +61,7 @@ def eyeball(center: Tensor, radius: float, gaze: Tensor) -> Surface:
 def collar_field(rest: Tensor, kind: str) -> Tensor:
     """Return how far below the collar's edge points of the body lie, on the base mesh."""
     x, y, z = rest.unbind(-1)
-    edge = 5.76 + (0.2 - z) * 0.34
+    edge = 5.76 + (0.2 - z) * 0.34 + 0.6 * smoothstep(x.abs(), 0.62, 1.1)
     front = smoothstep(z, 0.1, 0.5)
     if kind == "v-neck":
         edge = edge + 0.05 - 0.55 * (1 - x.abs() / 0.42).clamp(0, 1) * front
@@ -88,8 +88,8 @@ def cloth(
 
 def headwear_field(rest: Tensor, kind: str) -> Tensor:
     """Return how far above the edge of a hat or beanie points of the head lie, on the base mesh."""
-    line = 7.80 if kind == "hat" else 7.74
-    return rest[..., 1] - (line - (1.45 - rest[..., 2]) * 0.30)
+    line, slope = (7.80, 0.30) if kind == "hat" else (7.76, 0.38)
+    return rest[..., 1] - (line - (1.45 - rest[..., 2]) * slope)
 
 
 def headwear(
@@ -102,12 +102,15 @@ def headwear(
     away = F.normalize(0.6 * normals + 0.4 * F.normalize(positions - center, dim=1), dim=1)
     if kind == "beanie":
         cuff = smoothstep(-field, -0.30, -0.27)
-        offset = 0.10 + 0.05 * cuff + 0.10 * smoothstep(field, 0.3, 0.9)
+        offset = 0.09 + 0.05 * cuff + 0.12 * smoothstep(field, 0.3, 0.9)
         points = positions + away * offset[:, None]
+        points[:, 1] += 0.20 * smoothstep(field, 0.4, 1.0)
+        normals = vertex_normals(points, triangles)
         return [Surface("headwear", points, normals, used, rest, keep=field)]
     level = smoothstep(field, 0.45, 0.75)
     points = positions + away * (0.10 + 0.06 * smoothstep(field, 0.2, 0.6))[:, None]
-    points[:, 1] = points[:, 1] + 0.10 * level
+    points[:, 1] = points[:, 1] + 0.18 * level
+    normals = vertex_normals(points, triangles)
     crown = Surface("headwear", points, normals, used, rest, keep=field)
     return [crown, _brim(rest, positions, field)]
 
@@ -177,13 +180,13 @@ def glasses(kind: str, face: Face, front_z: float, ears: Tensor) -> tuple[Surfac
     """
     device = ears.device
     r = face.eye_radius
-    z = front_z + 0.03
+    z = front_z + 0.01
     width, height, power = {
-        "round": (1.62 * r, 1.55 * r, 2.0),
-        "square": (1.85 * r, 1.30 * r, 4.5),
-        "sunglasses": (1.95 * r, 1.55 * r, 3.0),
+        "round": (1.62 * r, 1.52 * r, 2.0),
+        "square": (1.82 * r, 1.15 * r, 4.0),
+        "sunglasses": (1.90 * r, 1.38 * r, 2.8),
     }[kind]
-    thick = {"round": 0.085, "square": 0.13, "sunglasses": 0.12}[kind] * r
+    thick = {"round": 0.06, "square": 0.085, "sunglasses": 0.08}[kind] * r
     angle = torch.linspace(0, 2 * math.pi, 49, device=device)[:-1]
     frames, lenses = [], []
     inner = []
