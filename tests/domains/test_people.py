@@ -115,3 +115,20 @@ def test_a_small_photo_is_rendered_with_its_landmarks_inside():
     eyes, mouth = landmarks[36:48].mean(0), landmarks[48:68].mean(0)
     assert mouth[1] - eyes[1] > 8
     assert landmarks[36:42, 0].mean() < landmarks[42:48, 0].mean()  # the person's right comes first
+
+
+def test_training_landmarks_on_heads_without_faces_is_a_clear_error(tmp_path):
+    pytest.importorskip("dlib")
+    from click.testing import CliRunner
+
+    from domains.people.train_landmarks import main
+
+    writer = shards.ShardWriter(tmp_path / "00", 100_000)
+    gray = np.full((96, 96, 3), 128, dtype=np.uint8)
+    writer.add(0, shards.encode_jpeg(gray, 90), {"seed": 0, "landmarks": [[48, 48]] * 68})
+    writer.flush()
+    out = tmp_path / "landmarks.dat"
+    result = CliRunner().invoke(main, ["--heads", str(tmp_path), "--out", str(out)])
+    assert result.exit_code == 1
+    assert "0 detected faces are too few" in result.output
+    assert not out.exists()
