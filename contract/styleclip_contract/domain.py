@@ -27,7 +27,7 @@ class Preset:
 class Direction:
     """A named direction: an edit without texts, learned for the domain's generator.
 
-    Args:
+    Attributes:
         name: what an edit calls it.
         title: a few words for people.
         low, high: the range of strengths.

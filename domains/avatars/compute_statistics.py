@@ -44,15 +44,14 @@ def run(setup: Setup) -> None:
         computed.add(row)
         progress(done, total)
     fs3, change = computed.fs3, computed.change
-    save_npz(
-        setup.out / STATISTICS_FILE,
-        compressed=True,
-        style_mean=mean,
-        style_std=std,
-        w_avg=w_avg,
-        fs3=fs3.astype(np.float16),
-        change=change,
-    )
+    arrays = {
+        "style_mean": mean,
+        "style_std": std,
+        "w_avg": w_avg,
+        "fs3": fs3.astype(np.float16),
+        "change": change,
+    }
+    save_npz(setup.out / STATISTICS_FILE, arrays, compressed=True)
     moving, visible = int((std > 0).sum()), int((np.abs(fs3).sum(1) > 0).sum())
     print(f"{moving} channels move, CLIP sees {visible}; change quantiles", flush=True)
     print(np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9)).round(4), flush=True)

@@ -11,12 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from styleclip_networks.constants import MAPPER_GROUPS, MAPPER_LAYERS, MAPPER_LEVELS
 from styleclip_networks.stylegan2 import EqualLinear, PixelNorm
-
-LAYERS = 4
-# First row of W+ of each group and the row after its last; None means all that follow.
-LEVELS: dict[str, tuple[int, int | None]] = {"coarse": (0, 4), "medium": (4, 8), "fine": (8, None)}
-SINGLE: dict[str, tuple[int, int | None]] = {"single": (0, None)}
 
 
 class LatentMapper(nn.Module):
@@ -25,15 +21,17 @@ class LatentMapper(nn.Module):
     As in the official code, PixelNorm is over dimension 1, which here are the rows of a group.
 
     Args:
-        groups: of `LEVELS`, or "single": one network for all rows.
+        groups: of `MAPPER_LEVELS`, or "single": one network for all rows.
         w_dim: width of W+.
     """
 
-    def __init__(self, groups: Iterable[str] = LEVELS, w_dim: int = 512) -> None:
+    def __init__(self, groups: Iterable[str] = MAPPER_LEVELS, w_dim: int = 512) -> None:
         super().__init__()
         self.groups = tuple(groups)
         for name in self.groups:
-            layers = (EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True) for _ in range(LAYERS))
+            layers = (
+                EqualLinear(w_dim, w_dim, lr_mul=0.01, activate=True) for _ in range(MAPPER_LAYERS)
+            )
             self.add_module(name, nn.Sequential(PixelNorm(), *layers))
 
     def layers(self, group: str) -> list[EqualLinear]:
@@ -43,6 +41,6 @@ class LatentMapper(nn.Module):
     def forward(self, w_plus: Tensor) -> Tensor:
         residual = torch.zeros_like(w_plus)
         for name in self.groups:
-            first, end = (LEVELS | SINGLE)[name]
-            residual[:, first:end] = self.get_submodule(name)(w_plus[:, first:end])
+            rows = MAPPER_GROUPS[name]
+            residual[:, rows] = self.get_submodule(name)(w_plus[:, rows])
         return residual

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleclip_contract.wire import W_DIM
+from styleclip_networks.constants import (
+    DEMODULATION_EPS,
+    LEAKY_RELU_GAIN,
+    LEAKY_RELU_SLOPE,
+    PIXEL_NORM_EPS,
+)
 from styleclip_networks.stylespace import style_layers
 
 RESAMPLE_FILTER = (1.0, 3.0, 3.0, 1.0)  # of every upsampling, along each dimension
-DEMODULATION_EPS = 1e-8
-LEAKY_RELU_SLOPE = 0.2
-LEAKY_RELU_GAIN = math.sqrt(2.0)  # keeps unit variance
 
 UpsamplingMode = Literal["transposed", "folded"]
 """How an upsampling convolution is computed. `transposed`: a stride-2 transposed convolution, then
@@ -108,7 +111,7 @@ class PixelNorm(nn.Module):
     """z / rms(z), over the channels."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + PIXEL_NORM_EPS)
 
 
 class Blur(nn.Module):

@@ -45,6 +45,12 @@ def is_to_rgb(index: int) -> bool:
     return index % 3 == 1
 
 
+def latent_row(index: int) -> int:
+    """Return the row of W+ that modulation `index` reads; a toRGB shares the next layer's row."""
+    block, part = divmod(index + 1, 3)
+    return 2 * block + part - 1
+
+
 def style_layers(channels: Mapping[int, int]) -> tuple[StyleLayer, ...]:
     """List the modulated layers of a generator in execution order.
 

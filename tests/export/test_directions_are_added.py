@@ -73,7 +73,7 @@ def test_a_direction_moves_the_image_as_it_moves_the_latent(domain, tmp_path):
         0,
         "age.npy: direction age (Age), -3 to 4\nrestart the server to serve it\n",
     )
-    offset = domain.load().constant(Edit(direction="age", strength=3))
+    offset = domain.load().constant_offset(Edit(direction="age", strength=3))
     shifted = render(LATENT + 3 * DIRECTION, np.zeros_like(offset))
     difference = np.abs(render(LATENT, offset) - shifted)
     assert difference.max() <= 1 and (render(LATENT, 0 * offset) != shifted).mean() > 0.2
@@ -138,7 +138,7 @@ def test_a_component_of_ganspace_moves_only_its_layers(domain, tmp_path, suffix)
     assert domain.command("add", "avatars", path, *options)[0] == 0
     (direction,) = domain.listed().directions
     assert (direction.low, direction.high) == (-20, 20)
-    offset = domain.load().constant(Edit(direction="eyes", strength=2))
+    offset = domain.load().constant_offset(Edit(direction="eyes", strength=2))
     shifted = LATENT.copy()
     shifted[2:4] += 2 * components[4] * deviations[4]
     assert np.abs(render(LATENT, offset) - render(shifted, 0 * offset)).max() <= 1
@@ -163,7 +163,7 @@ def test_a_latent_mapper_maps_each_face_as_in_pytorch(domain, tmp_path, groups):
     code, output, _ = domain.command("add", "avatars", tmp_path / "mohawk.pt")
     assert code == 0 and "mapper mohawk (Mohawk), -1 to 2" in output
     named = domain.load()
-    offset = named.of_face(Edit(direction="mohawk", strength=1), LATENT)
+    offset = named.face_offset(Edit(direction="mohawk", strength=1), LATENT)
     with torch.no_grad():
         mapped = LATENT + 0.1 * mapper(torch.from_numpy(LATENT[np.newaxis]))[0].numpy()
     assert np.abs(render(LATENT, offset) - render(mapped, 0 * offset)).max() <= 1

@@ -8,6 +8,7 @@ import pytest
 from styleclip_contract import errors, limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
+from styleclip_networks.stylespace import latent_row, style_layers
 from styleclip_server.pipeline import named_directions
 from styleclip_server.pipeline.directions import add_face_offsets, style_offset
 from styleclip_server.pipeline.edit_tensors import parse_edits
@@ -66,7 +67,8 @@ def test_a_direction_is_the_constant_offset_times_its_strength(folder):
 
 def test_each_modulation_reads_the_latent_that_the_generator_gives_it():
     # Execution order of 1024 px: conv1, toRGB, then conv, conv, toRGB for each resolution.
-    rows = [named_directions.latent_of(i) for i in range(26)]
+    rows = [latent_row(i) for i in range(26)]
+    assert rows == [layer.latent for layer in style_layers(dict.fromkeys(2 ** np.arange(2, 11), 8))]
     assert rows[:8] == [0, 1, 1, 2, 3, 3, 4, 5] and rows[-3:] == [15, 16, 17]
     affine = Affine(np.ones((SIZE, WIDTH), np.float32), CHANNELS)
     w_offset = np.zeros((LATENTS, WIDTH), np.float32)

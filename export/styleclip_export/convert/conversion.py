@@ -212,12 +212,12 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
 def write_mapping(folder: Path, networks: DomainNetworks) -> None:
     """Write the served domain's mapping network, by which seeds become latents."""
     layers = [layer for layer in networks.generator.style if isinstance(layer, EqualLinear)]
-    save_npz(
-        folder / MAPPING_FILE,
-        weights=np.stack([(layer.weight * layer.scale).numpy() for layer in layers]),
-        biases=np.stack([(layer.bias * layer.lr_mul).numpy() for layer in layers]),
-        w_avg=networks.w_center.numpy(),
-    )
+    arrays = {
+        "weights": np.stack([(layer.weight * layer.scale).numpy() for layer in layers]),
+        "biases": np.stack([(layer.bias * layer.lr_mul).numpy() for layer in layers]),
+        "w_avg": networks.w_center.numpy(),
+    }
+    save_npz(folder / MAPPING_FILE, arrays)
 
 
 def install_landmarks(weights: Path, folder: Path, report: ReportLine = print) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from styleclip_export.directions import files
 from styleclip_export.directions.store import DirectionStore, Options
 from styleclip_export.domains import DOMAINS
-
-Report = Callable[[str], None]
+from styleclip_export.progress import ReportLine
 
 
 def add_known(
-    store: DirectionStore, weights: Path, *, replace: bool = False, report: Report = print
+    store: DirectionStore, weights: Path, *, replace: bool = False, report: ReportLine = print
 ) -> int:
     """Add the published directions whose files are in `weights`; those that are there stay.
 

@@ -6,32 +6,31 @@ in W+, so that it can be computed again when the generator is converted again.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from styleclip_contract import limits, wire
 from styleclip_contract.domain import DOMAIN_FILE, Direction, Domain
 from styleclip_contract.errors import UnknownDirection
 from styleclip_export.directions.files import Components, Content, FloatArray
 from styleclip_export.errors import DirectionError
+from styleclip_export.npz_files import save_npz
+from styleclip_export.progress import ReportLine
 from styleclip_networks.mapper import LatentMapper
 from styleclip_networks.stylespace import style_layers
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.engines.weights import read_parameters
+from styleclip_server.files import write_atomically
 from styleclip_server.pipeline.named_directions import (
     AFFINE_FILE,
     FOLDER,
     Affine,
-    latent_of,
     parse_mapper,
 )
 from styleclip_server.serving import model_repository
@@ -41,8 +40,6 @@ RANGE, MAPPER_RANGE, COMPONENT_RANGE = (-5.0, 5.0), (-1.0, 2.0), (-20.0, 20.0)
 MAX_MAPPER_ERROR = (
     1e-4  # of the served mapper from PyTorch's; its output has a deviation of about 1
 )
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,9 @@ class DirectionStore:
         title = options.title or options.name.replace("_", " ").replace("-", " ").capitalize()
         follows_face = isinstance(content, LatentMapper)
         direction = Direction(options.name, title, low, high, follows_face)
-        self._write_arrays(self.folder / FOLDER / f"{direction.name}.npz", arrays)
-        others = [each for each in self.domain.directions if each.name != direction.name]
-        self._list([*others, direction])
+        save_npz(self.folder / FOLDER / f"{direction.name}.npz", arrays)
+        others = [other for other in self.domain.directions if other.name != direction.name]
+        self._write_list([*others, direction])
         return direction
 
     def remove(self, name: str) -> None:
@@ -114,17 +111,17 @@ class DirectionStore:
             removed = self.domain.direction(name)
         except UnknownDirection as error:
             raise DirectionError(str(error)) from None
-        self._list([each for each in self.domain.directions if each != removed])
+        self._write_list([other for other in self.domain.directions if other != removed])
         (self.folder / FOLDER / f"{removed.name}.npz").unlink(missing_ok=True)
-        if not any(each.follows_face for each in self.domain.directions):
+        if not any(direction.follows_face for direction in self.domain.directions):
             (self.folder / AFFINE_FILE).unlink(missing_ok=True)
 
-    def refresh(self, report: Report = print) -> None:
+    def refresh(self, report: ReportLine = print) -> None:
         """Compute all directions again, for a generator that was converted again."""
         if not self.domain.directions:
             return
         affine = self._read_affine()
-        if any(each.follows_face for each in self.domain.directions):
+        if any(direction.follows_face for direction in self.domain.directions):
             self._write_affine(affine)
         for direction in self.domain.directions:
             path = self.folder / FOLDER / f"{direction.name}.npz"
@@ -132,7 +129,7 @@ class DirectionStore:
                 arrays = {name: file[name] for name in file.files}
             if "w_plus" in arrays:
                 arrays["offset"] = affine.offset(arrays["w_plus"])
-                self._write_arrays(path, arrays)
+                save_npz(path, arrays)
             elif not direction.follows_face:
                 report(f"direction {direction.name}: given in StyleSpace, kept as it is")
 
@@ -147,7 +144,7 @@ class DirectionStore:
                 f"{name!r} is no name: use lower-case letters, digits, - and _, at most "
                 f"{limits.DIRECTION_CHARACTERS}"
             )
-        if not replace and any(each.name == name for each in self.domain.directions):
+        if not replace and any(direction.name == name for direction in self.domain.directions):
             raise DirectionError(
                 f"{self.domain.name} has a direction {name}: --replace replaces it"
             )
@@ -207,36 +204,28 @@ class DirectionStore:
         by_resolution = {4: channels[0]} | {8 << i: n for i, n in enumerate(channels[3::3])}
         scale = np.float32(self.domain.w_dim**-0.5)  # of the equalized learning rate
         layers = style_layers(by_resolution)
-        assert [layer.latent for layer in layers] == [latent_of(i) for i in range(len(layers))]
         weights = [parameters[f"generator.{layer.name}.conv.modulation.weight"] for layer in layers]
         return Affine(np.concatenate(weights).astype(np.float32) * scale, channels)
 
     def _write_affine(self, affine: Affine) -> None:
-        self._write_arrays(self.folder / AFFINE_FILE, {"weight": affine.weight})
+        save_npz(self.folder / AFFINE_FILE, {"weight": affine.weight})
 
-    def _list(self, directions: list[Direction]) -> None:
+    def _write_list(self, directions: list[Direction]) -> None:
         """Write the list into domain.json and into the configuration that repeats it."""
         entries = []
-        for each in directions:
+        for direction in directions:
             entry: dict[str, Any] = {
-                "name": each.name, "title": each.title, "low": each.low, "high": each.high
-            }  # fmt: skip
-            entries.append(entry | ({"follows_face": True} if each.follows_face else {}))
+                "name": direction.name,
+                "title": direction.title,
+                "low": direction.low,
+                "high": direction.high,
+            }
+            entries.append(entry | ({"follows_face": True} if direction.follows_face else {}))
         self._content["directions"] = entries
         text = json.dumps(self._content, indent=2, ensure_ascii=False) + "\n"
         self.domain = Domain.from_json(text)
-        model_repository.write_text(self.folder / DOMAIN_FILE, text)
+        write_atomically(self.folder / DOMAIN_FILE, text)
         model_repository.write_configs(self.folder.parent, self.folder.name)
-
-    @staticmethod
-    def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write an .npz file atomically."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
 
 
 def _component(content: Components, options: Options) -> FloatArray:

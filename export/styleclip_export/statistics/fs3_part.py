@@ -80,4 +80,5 @@ class Fs3Part:
 
     def save(self, path: Path) -> None:
         """Write the part to `path`, atomically."""
-        save_npz(path, key=self.fingerprint, done=self.done, fs3=self.fs3, change=self.change)
+        arrays = {"done": self.done, "fs3": self.fs3, "change": self.change}
+        save_npz(path, {"key": self.fingerprint} | arrays)

@@ -96,7 +96,7 @@ class StatisticsJob:
                 if str(data["key"]) == self.fingerprint:
                     return data["mean"], data["std"], data["w_avg"]
         mean, std, w_avg = style_moments(self.generator, self.samples)
-        save_npz(path, key=self.fingerprint, mean=mean, std=std, w_avg=w_avg)
+        save_npz(path, {"key": self.fingerprint, "mean": mean, "std": std, "w_avg": w_avg})
         return mean, std, w_avg
 
     def compute_part(self, part: int = 0, progress: ReportRows | None = None) -> None:
@@ -168,4 +168,4 @@ def write_statistics(
     path: Path, arrays: Mapping[str, np.ndarray], provenance: Mapping[str, object]
 ) -> None:
     """Write a domain's statistics.npz, with a JSON text about where they come from."""
-    save_npz(path, compressed=True, **arrays, provenance=json.dumps(provenance))
+    save_npz(path, {**arrays, "provenance": json.dumps(provenance)}, compressed=True)

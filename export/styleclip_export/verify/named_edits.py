@@ -15,7 +15,8 @@ from styleclip_export.verify import bounds
 from styleclip_export.verify.folder import Case, Folder
 from styleclip_export.verify.generator import build_empty
 from styleclip_export.verify.report import Comparison, Row, compare
-from styleclip_networks.mapper import LAYERS, LatentMapper
+from styleclip_networks.constants import MAPPER_LAYERS
+from styleclip_networks.mapper import LatentMapper
 from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.named_directions import MAPPER_STEP, Affine, FloatArray, parse_mapper
 
@@ -93,7 +94,7 @@ def _filled_mapper(folder: Folder, official_groups: Sequence[str]) -> LatentMapp
     mapper = LatentMapper([_OFFICIAL_GROUPS[group] for group in official_groups])
     state: dict[str, Tensor] = {}
     for group in official_groups:
-        for layer in range(1, LAYERS + 1):
+        for layer in range(1, MAPPER_LAYERS + 1):
             names = {f"{group}.style.{layer}.weight": [512, 512]}
             names |= {f"{group}.style.{layer}.bias": [512]}
             for name, value in folder.state_dict(names).items():

@@ -145,7 +145,7 @@ def style_offset(
     for edit in edits:
         if edit.direction:
             assert named
-            total += named.constant(edit)
+            total += named.constant_offset(edit)
             counts.append(int(np.count_nonzero(named.offsets[edit.direction])))
             continue
         direction = text_direction(embed(edit.neutral), embed(edit.target))
@@ -179,7 +179,7 @@ def add_face_offsets(
     delta, others, total = delta.copy(), iter(counts), []
     for edit in edits:
         if named.depends_on_face(edit):
-            offset = named.of_face(edit, w_plus)
+            offset = named.face_offset(edit, w_plus)
             delta += offset
             total.append(int(np.count_nonzero(offset)))
         else:

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidLatent
+from styleclip_networks.constants import MAPPER_GROUPS, MAPPER_LAYERS, PIXEL_NORM_EPS
+from styleclip_networks.stylespace import latent_row
+from styleclip_server.pipeline.fully_connected import fully_connected
 
 FOLDER = "directions"
 AFFINE_FILE = "affine.npz"  # beside the folder, where the domain has a mapper
 MAPPER_STEP = 0.1  # of the official inference: w + 0.1 mapper(w)
-MAPPER_LAYERS = 4
-_EPSILON = 1e-8
-_SLOPE, _GAIN = 0.2, 2**0.5  # of the leaky ReLU
 
 FloatArray = NDArray[np.float32]
 
@@ -48,20 +48,7 @@ class Affine:
         """Return A d, (S,), of an offset d in W+, (L, 512)."""
         ends = np.cumsum(self.style_channels)
         parts = np.split(self.weight, ends[:-1])
-        return np.concatenate([part @ w_offset[latent_of(i)] for i, part in enumerate(parts)])
-
-
-def latent_of(modulation: int) -> int:
-    """Return the row of W+ that a modulation reads; a toRGB shares it with the next convolution.
-
-    Args:
-        modulation: its index in execution order: conv1, toRGB, then conv, conv, toRGB for each
-            resolution.
-    """
-    if modulation < 2:
-        return modulation
-    block, part = divmod(modulation - 2, 3)
-    return 2 * block + part + 1
+        return np.concatenate([part @ w_offset[latent_row(i)] for i, part in enumerate(parts)])
 
 
 @dataclass(frozen=True)
@@ -69,8 +56,8 @@ class Mapper:
     """StyleCLIP's latent mapper: a network for each group of rows of W+.
 
     Attributes:
-        groups: by name (see `row_groups`), the layers as (weight (512, 512), bias (512,)) with the
-            gains of the equalized learning rate applied. Rows without a group stay.
+        groups: by name (see `MAPPER_GROUPS`), the layers of `fully_connected`. Rows without a group
+            stay.
     """
 
     groups: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]]
@@ -78,29 +65,13 @@ class Mapper:
     def offset(self, w_plus: FloatArray) -> FloatArray:
         """Return mapper(w), (L, 512), of W+ (L, 512)."""
         result = np.zeros_like(w_plus)
-        for name, rows in row_groups(len(w_plus)).items():
-            if name in self.groups and len(w_plus[rows]):
-                result[rows] = _map_rows(w_plus[rows], self.groups[name])
+        for name, layers in self.groups.items():
+            rows = w_plus[MAPPER_GROUPS[name]]
+            if len(rows):
+                # The official PixelNorm, given (N, rows, 512), normalizes over the group's rows.
+                x = rows / np.sqrt(np.square(rows).mean(0) + PIXEL_NORM_EPS)
+                result[MAPPER_GROUPS[name]] = fully_connected(x, layers)
         return result
-
-
-def row_groups(num_latents: int) -> dict[str, slice]:
-    """Return the rows of W+ of each group: StyleCLIP's three levels, or all rows in one."""
-    return {
-        "coarse": slice(0, 4),
-        "medium": slice(4, 8),
-        "fine": slice(8, num_latents),
-        "single": slice(0, num_latents),
-    }
-
-
-def _map_rows(rows: FloatArray, layers: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
-    # The official PixelNorm is given (N, rows, 512) and normalizes over the rows of the group.
-    x = rows / np.sqrt(np.square(rows).mean(0) + _EPSILON)
-    for weight, bias in layers:
-        x = x @ weight.T + bias
-        x = np.where(x < 0, _SLOPE * x, x) * np.float32(_GAIN)
-    return x.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -121,18 +92,18 @@ class NamedDirections:
         """Return whether the offset of an edit needs the latent."""
         return edit.direction in self.mappers
 
-    def constant(self, edit: Edit) -> FloatArray:
+    def constant_offset(self, edit: Edit) -> FloatArray:
         """Return the offset (S,) of an edit that does not depend on the face."""
         return np.float32(edit.strength) * self.offsets[edit.direction]
 
-    def of_face(self, edit: Edit, w_plus: FloatArray | None) -> FloatArray:
+    def face_offset(self, edit: Edit, w_plus: FloatArray | None) -> FloatArray:
         """Return the offset (S,) of an edit by a mapper.
 
         Raises:
             InvalidLatent: there is no latent (L, 512), or one of another generator.
         """
         assert self.affine
-        rows = latent_of(len(self.affine.style_channels) - 1) + 1
+        rows = latent_row(len(self.affine.style_channels) - 1) + 1
         if w_plus is None or len(w_plus) != rows:
             raise InvalidLatent(
                 f"{edit.direction} depends on the face: send W_PLUS of {rows} rows, the output of "

@@ -7,7 +7,6 @@ draws for it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,10 @@ import numpy as np
 
 from styleclip_contract import limits
 from styleclip_contract.errors import InvalidSeed, SamplingUnavailable
+from styleclip_networks.constants import PIXEL_NORM_EPS
+from styleclip_server.pipeline.fully_connected import fully_connected
 
 MAPPING_FILE = "mapping.npz"
-_SLOPE, _GAIN, _EPS = 0.2, math.sqrt(2.0), 1e-8  # of the leaky ReLU, and of the normalization
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,8 @@ class Mapping:
         if not 0 <= truncation <= 1:
             raise InvalidSeed(f"the truncation is {truncation:g}; a number from 0 to 1 is expected")
         z = np.random.RandomState(seed).randn(1, self.weights.shape[1]).astype(np.float32)
-        x = z / np.sqrt(np.mean(z * z) + np.float32(_EPS))
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            x = x @ weight.T + bias
-            x = np.where(x < 0, _SLOPE * x, x) * _GAIN
+        x = z / np.sqrt(np.mean(z * z) + np.float32(PIXEL_NORM_EPS))
+        x = fully_connected(x, zip(self.weights, self.biases, strict=True))
         w = self.w_avg + truncation * (x - self.w_avg)
         return np.repeat(w.astype(np.float32), num_latents, axis=0)
 

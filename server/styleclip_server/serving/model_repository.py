@@ -97,7 +97,7 @@ def config_files(
 def write_configs(repository: Path, domain: str | None, overlays: Sequence[Engine] = ()) -> None:
     """Write the files of `config_files`."""
     for path, content in config_files(repository, domain, overlays).items():
-        write_text(path, content)
+        write_atomically(path, content)
 
 
 def _configs(
@@ -163,8 +163,3 @@ def add_version(network: Path, files: Mapping[str, bytes | Path]) -> int:
 def add_missing_encoder(domain: Path) -> None:
     """Add a version of e4e that says that the domain in this folder has no encoder."""
     add_version(domain / wire.E4E.name, {PYTHON_FILE: _NO_ENCODER_MODEL.encode()})
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write `content` atomically, creating the folder."""
-    write_atomically(path, content.encode())

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styleclip_networks.stylegan2 import LEAKY_RELU_GAIN
+from styleclip_networks.constants import LEAKY_RELU_GAIN
 from styleclip_networks.stylespace import StyleLayer, style_layers
 from styleclip_server.engines.cuda.convolutions import Convolution, TransposedConvolution
 from styleclip_server.engines.cuda.kernels import hopper

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
+from styleclip_networks.constants import LEAKY_RELU_SLOPE
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     FAR,
     NEAR,

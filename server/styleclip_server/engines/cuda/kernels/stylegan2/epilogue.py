@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
+from styleclip_networks.constants import LEAKY_RELU_SLOPE
 
 CONV_CLAMP = 60_000.0  # just within float16
 MANY_PIXELS = 128 * 1024  # of a batch: from here on, 128 pixels a program keep any device busy

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from styleclip_networks.stylegan2 import DEMODULATION_EPS
+from styleclip_networks.constants import DEMODULATION_EPS
 
 BLOCK_ROWS = 16  # rows of a weight matrix per program
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from styleclip_networks.stylegan2 import LEAKY_RELU_SLOPE
+from styleclip_networks.constants import LEAKY_RELU_SLOPE
 from styleclip_server.engines.cuda.kernels.stylegan2.epilogue import (
     CONV_CLAMP,
     FAR,
