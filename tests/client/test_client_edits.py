@@ -6,8 +6,8 @@ import math
 import pytest
 
 from styleclip_client import Domain, Edit
-from styleclip_client.edit_fields import EditFields
 from styleclip_contract import errors, limits
+from styleclip_contract.edit_fields import EditFields
 
 DOMAIN = {
     "name": "avatars",

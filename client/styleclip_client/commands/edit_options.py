@@ -16,9 +16,9 @@ from click.shell_completion import CompletionItem
 from styleclip_client.address import DEFAULT_URL
 from styleclip_client.commands.options import Command, add_options
 from styleclip_client.connection_options import ConnectionOptions
-from styleclip_client.edit_fields import EditFields
 from styleclip_client.recipe import RECIPE_BYTES, Recipe
 from styleclip_contract.domain import Domain
+from styleclip_contract.edit_fields import EditFields
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import EditsMismatch
 

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from styleclip_client import AsyncClient, faces
-from styleclip_client.edit_fields import EditFields
 from styleclip_client.images import SUFFIX_BY_FORMAT
 from styleclip_client.parallel_calls import in_order_async
 from styleclip_client.recipe import Recipe
 from styleclip_client.results import Edited, Inverted
 from styleclip_contract.domain import Domain
+from styleclip_contract.edit_fields import EditFields
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import EditsMismatch, InvalidInput, StyleclipError
 from styleclip_server.api import archives, events, forms, negotiation, openapi, problems, schemas
