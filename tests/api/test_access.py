@@ -140,7 +140,7 @@ class TestClientsThatGoAway:
         assert drawn() == stopped < before + self.STEPS
 
 
-def test_more_requests_than_fit_inside_are_refused_at_once(server):
+def test_more_concurrent_requests_than_the_limit_are_refused_at_once(server):
     """The last of several requests at a time gets 503, and when to come back."""
 
     def sweep(_):

@@ -73,7 +73,7 @@ def health_status(server):
         return None
 
 
-def test_a_killed_front_door_is_restarted_alone_and_reports_a_dead_triton(tmp_path):
+def test_a_killed_api_server_is_restarted_alone_and_reports_a_dead_triton(tmp_path):
     with running_server(options(tmp_path), canary=0) as server:
         triton = server.pid
         port = int(server.http_url.rpartition(":")[2])
