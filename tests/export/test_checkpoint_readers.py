@@ -268,24 +268,20 @@ def test_openais_torchscript_archive_gives_its_state_in_float32(tmp_path):
 def test_the_statistics_of_styleclips_scripts_are_read(protocol, tmp_path):
     samples = style_samples()
     means, deviations = [s.mean(0) for s in samples], [s.std(0) for s in samples]
-    write(tmp_path / "S", pickle.dumps(samples, protocol))
     write(tmp_path / "S_mean_std", pickle.dumps([means, deviations], protocol))
     statistics = styleclip_npy.read_s_mean_std(tmp_path / "S_mean_std")
     for read, written in (
-        (styleclip_npy.read_s(tmp_path / "S"), samples),
         (statistics.means, means),
         (statistics.deviations, deviations),
     ):
         assert all(np.array_equal(a, b) for a, b in zip(read, written, strict=True))
 
 
-def test_styleclips_arrays_are_read_as_float32(tmp_path):
-    fs3, w = np.arange(12.0).reshape(4, 3), np.ones((5, 1, 8), np.float32)
+def test_styleclips_fs3_is_read_as_float32(tmp_path):
+    fs3 = np.arange(12.0).reshape(4, 3)
     np.save(tmp_path / "fs3.npy", fs3)
-    np.save(tmp_path / "W.npy", w)
     loaded = styleclip_npy.read_fs3(tmp_path / "fs3.npy")
     assert loaded.dtype == np.float32 and np.array_equal(loaded, fs3)
-    assert styleclip_npy.read_w(tmp_path / "W.npy").shape == (5, 8)
 
 
 def test_dlibs_landmarks_are_installed_compressed_or_not(landmarks_bz2, tmp_path):

@@ -260,7 +260,8 @@ def false_shape_files():
     with zipfile.ZipFile(twice, "a") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02N.")
     yield "data.pkl twice", "generator", twice.getvalue()
-    yield "bytes after S", "s", pickle.dumps([np.ones((2, 3), np.float32)]) + b"more"
+    moments = [[np.ones(3, np.float32)], [np.ones(3, np.float32)]]
+    yield "bytes after S_mean_std", "moments", pickle.dumps(moments) + b"more"
     yield "objects in an npy", "fs3", _saved_npy(np.array([[{}]]))
     yield "NaN in fs3.npy", "fs3", _saved_npy(np.full((2, 3), np.nan))
     claim = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 512)}"
@@ -329,7 +330,6 @@ def readers():
         "generator": generators.read_generator,
         "encoder": encoders.read_encoder,
         "clip": clip.read,
-        "s": styleclip_npy.read_s,
         "moments": styleclip_npy.read_s_mean_std,
         "fs3": styleclip_npy.read_fs3,
         "direction": files.read,

@@ -1,8 +1,8 @@
-"""The files of StyleCLIP's own scripts: `fs3.npy`, `S_mean_std`, `S` and `W.npy`.
+"""The files of StyleCLIP's own scripts: `fs3.npy` and `S_mean_std`.
 
-Layout: orpatashnik/StyleCLIP, `global_torch/GetCode.py` and `SingleChannel.py`. `S` is a pickled
-list of one (N, C_i) array for each modulation in execution order, toRGB included; `S_mean_std` a
-pickled list of two lists of (C_i,) arrays; the `.npy` files are plain arrays.
+Layout: orpatashnik/StyleCLIP, `global_torch/GetCode.py` and `SingleChannel.py`. `S_mean_std` is a
+pickled list of two lists of (C_i,) arrays, one for each modulation in execution order, toRGB
+included.
 """
 
 from __future__ import annotations
@@ -46,24 +46,6 @@ def read_fs3(path: Path) -> np.ndarray:
     path, expected = Path(path), "StyleCLIP's fs3.npy"
     with open_checkpoint(path, expected, ("npy",), _REMEDY):
         return _load_npy(path, (2,))
-
-
-def read_w(path: Path) -> np.ndarray:
-    """Read W samples, (N, w_dim) float32."""
-    path, expected = Path(path), "StyleCLIP's W.npy"
-    with open_checkpoint(path, expected, ("npy",), _REMEDY):
-        samples = _load_npy(path, (2, 3))
-        return samples if samples.ndim == 2 else samples[:, 0]
-
-
-def read_s(path: Path) -> tuple[np.ndarray, ...]:
-    """Read S samples, (N, C_i) float32 for each modulation."""
-    expected = "StyleCLIP's S (a pickled list of arrays)"
-    with open_checkpoint(Path(path), expected, ("pickle",), _REMEDY) as data:
-        samples = _float_arrays(_unpickle(data), 2)
-        if len({len(array) for array in samples}) != 1:
-            raise UnsupportedFile("its modulations have different numbers of samples")
-        return samples
 
 
 def read_s_mean_std(path: Path) -> StyleStatistics:
