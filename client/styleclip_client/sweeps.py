@@ -229,7 +229,7 @@ def encode(image: Image.Image, format: str, quality: int) -> bytes:
 
 
 def animation(frames: Sequence[Image.Image], milliseconds: int, side: int) -> bytes:
-    """Encode `frames` as an endless GIF that plays forth and back, with their comment."""
+    """Encode `frames` as an endless GIF that plays forward and backward, with their comment."""
     palette_frames = [
         _resized(frame, side).quantize(dither=Image.Dither.FLOYDSTEINBERG)
         for frame in (*frames, *frames[-2:0:-1])

@@ -98,7 +98,7 @@ class EditFields:
             ) from None
 
     def _broadcast(
-        self, name: str, values: Sequence[Value], count: int, what: str
+        self, name: str, values: Sequence[Value], count: int, unit: str
     ) -> Sequence[Value | None]:
         """Return one value for each of `count`: given for each, given once for all, or None."""
         if len(values) == count:
@@ -108,5 +108,5 @@ class EditFields:
         if len(values) == 1 and count:
             return list(values) * count
         raise EditsMismatch(
-            f"{self.prefix}{name} is given {len(values)} times: once, or once per {what}"
+            f"{self.prefix}{name} is given {len(values)} times: once, or once per {unit}"
         )

@@ -96,18 +96,18 @@ class Edit:
         return f"{self.neutral} → {self.target} (α {self.strength:g}, β {self.threshold:g})"
 
 
-def check_strength(strength: float, low: float, high: float, what: str) -> None:
+def check_strength(strength: float, low: float, high: float, label: str) -> None:
     """Check that a strength is from `low` to `high`.
 
     Args:
-        what: names the strength in the message.
+        label: names the strength in the message.
 
     Raises:
         InvalidStrength: it is outside, or NaN.
     """
     if not low <= strength <= high:
         raise InvalidStrength(
-            f"{what} is {strength:g}; a number from {low:g} to {high:g} is expected"
+            f"{label} is {strength:g}; a number from {low:g} to {high:g} is expected"
         )
 
 

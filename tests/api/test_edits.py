@@ -230,7 +230,7 @@ class TestSweeps:
         data = {**SAD, "steps": "4", "size": "32", "format": "gif", "from": "0", "to": "8"}
         answer = api.post("/v1/sweep", files=[photo()], data=data)
         assert answer.headers["content-type"] == "image/gif"
-        assert image_of(answer.content).n_frames == 6  # forth and back
+        assert image_of(answer.content).n_frames == 6  # forward and backward
 
     def test_the_images_come_one_by_one_in_an_archive(self, api):
         latent = api.post("/v1/invert", files=[photo()]).content

@@ -39,7 +39,7 @@ def test_no_ensemble_output_feeds_a_later_step():
 
 
 def test_every_ensemble_is_one_chain():
-    """Triton 2.51 never frees a request of which one step fails while another runs beside it."""
+    """Triton 2.51 leaks a request if one of its steps fails while another is running."""
     for name, steps in configs.ENSEMBLE_STEPS.items():
         for before, after in pairwise(steps):
             outputs = {tensor.name for tensor in before.outputs}

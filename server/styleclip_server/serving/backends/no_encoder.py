@@ -1,4 +1,4 @@
-"""The Triton model `e4e` of a domain without an encoder: refuses every face crop by its reason."""
+"""The Triton model `e4e` of a domain without an encoder: rejects every request with `NoEncoder`."""
 
 from __future__ import annotations
 
