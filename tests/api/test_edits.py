@@ -10,28 +10,15 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from edit_requests import PHOTO, SAD, events, image_of, photo
 from paths import AVATAR
 from polling import wait_until
 from styleclip_client import Client, Inverted, faces
 from styleclip_client.recipe import Recipe, Step
 
-SAD = {"target": "a sad face"}
-PHOTO = AVATAR.read_bytes()
-
 # Of a generator with 1024 x 1024 pixels.
 OTHER_LATENT = Inverted(np.zeros((18, 512), np.float32), np.zeros((4, 2), np.float32)).to_bytes()
-
-
-def photo(name="me.png"):
-    return ("photo", (name, PHOTO))
-
-
-def image_of(data):
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +176,6 @@ class TestSeveralPhotos:
         assert "application/zip" in answer.json()["detail"]
 
 
-def events(answer):
-    """The events of a stream: their names and their data."""
-    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
-    return [
-        (block[0].removeprefix("event: "), json.loads(block[1].removeprefix("data: ")))
-        for block in blocks
-        if not block[0].startswith(":")
-    ]
-
-
 def test_an_error_in_a_stream_is_its_last_event(api):
     answer = api.post(
         "/v1/edit",
@@ -208,71 +185,6 @@ def test_an_error_in_a_stream_is_its_last_event(api):
     )
     ((name, problem),) = events(answer)
     assert (name, problem["name"]) == ("error", "InvalidThreshold")
-
-
-class TestSweeps:
-    def test_a_sheet_has_an_image_for_each_strength(self, api):
-        answer = api.post("/v1/sweep", files=[photo()], data={**SAD, "steps": "3", "size": "64"})
-        assert answer.headers["content-type"] == "image/png"
-        assert image_of(answer.content).width == 3 * 70 + 6
-
-    def test_thresholds_make_a_grid_with_a_row_for_each(self, api):
-        data = {**SAD, "steps": "2", "size": "32", "thresholds": ["0.1", "0.2", "1"]}
-        answer = api.post(
-            "/v1/sweep", files=[photo()], data=data, headers={"accept": "application/json"}
-        ).json()
-        assert answer["thresholds"] == [0.1, 0.2, 1]
-        assert answer["strengths"] == [-5, 10]
-        assert answer["nothing_left"] == [[-5, 1], [10, 1]]
-        assert image_of(base64.b64decode(answer["image"])).format == "PNG"
-
-    def test_a_gif_moves(self, api):
-        data = {**SAD, "steps": "4", "size": "32", "format": "gif", "from": "0", "to": "8"}
-        answer = api.post("/v1/sweep", files=[photo()], data=data)
-        assert answer.headers["content-type"] == "image/gif"
-        assert image_of(answer.content).n_frames == 6  # forward and backward
-
-    def test_the_images_come_one_by_one_in_an_archive(self, api):
-        latent = api.post("/v1/invert", files=[photo()]).content
-        answer = api.post(
-            "/v1/sweep",
-            files=[("latent", latent)],
-            data={**SAD, "steps": "2"},
-            headers={"accept": "application/zip"},
-        )
-        archive = zipfile.ZipFile(io.BytesIO(answer.content))
-        names = archive.namelist()
-        assert names == [
-            "001-strength--5-threshold-0.15.png", "002-strength-10-threshold-0.15.png",
-        ]  # fmt: skip
-        assert image_of(archive.read(names[0])).size == (256, 256)
-
-    def test_progress_is_reported_by_events(self, api):
-        answer = api.post(
-            "/v1/sweep",
-            files=[photo()],
-            data={**SAD, "steps": "3", "size": "32"},
-            headers={"accept": "text/event-stream"},
-        )
-        *progress, (last, result) = events(answer)
-        assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
-        assert last == "result" and result["media_type"] == "image/png"
-
-    @pytest.mark.parametrize(
-        ("fields", "name", "words"),
-        [
-            ({"steps": "1"}, "InvalidInput", "steps"),
-            ({"steps": "100", "size": "2048"}, "InvalidInput", "million"),
-            ({"to": "21"}, "InvalidStrength", "to is 21"),
-            ({"format": "gif", "thresholds": "0.1"}, "InvalidInput", "no rows"),
-            ({"format": "bmp"}, "UnknownFormat", "gif"),
-            ({"thresholds": "1"}, "NoChannelLeft", "lower"),
-        ],
-    )
-    def test_what_cannot_be_drawn_is_refused(self, api, fields, name, words):
-        data = {**SAD, "steps": "2", **fields}
-        problem = api.post("/v1/sweep", files=[photo()], data=data).json()
-        assert problem["name"] == name and words in problem["detail"]
 
 
 @pytest.fixture(scope="module")
@@ -427,31 +339,3 @@ def test_the_id_of_a_request_is_in_the_server_s_log(server, api):
     )
     assert answer.status_code == 400
     wait_until(lambda: '"request_id": "order-8"' in server.options.log.read_text())
-
-
-def test_named_directions_are_fields_with_or_without_their_strengths(api, server):
-    with Client(server.grpc_url) as client:
-        domain = client.domain()
-        edits = [
-            domain.edit("a sad face", strength=4),
-            domain.direction("beard").edit(3),
-            domain.direction("glasses").edit(2),
-        ]
-        expected = client.edit_photo(AVATAR, edits).picture
-    for fields in (
-        {**SAD, "direction": ["beard=3", "glasses=2"], "strength": 4},
-        {**SAD, "direction": ["beard", "glasses"], "strength": [4, 3, 2]},
-    ):
-        assert api.post("/v1/edit", files=[photo()], data=fields).content == expected
-    listed = api.get("/v1/domain").json()["directions"]
-    assert {
-        "name": "beard",
-        "title": "Beard",
-        "low": -5,
-        "high": 5,
-        "follows_face": False,
-    } in listed
-    answer = api.post("/v1/edit", files=[photo()], data={"direction": "mood=1"})
-    assert answer.status_code == 400 and "UnknownDirection" in answer.text
-    answer = api.post("/v1/edit", files=[photo()], data={"direction": "beard=9"})
-    assert answer.status_code == 400 and "-5 to 5" in answer.text

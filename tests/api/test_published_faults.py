@@ -13,81 +13,20 @@ import socket
 import threading
 from pathlib import Path
 
-import grpc
-import httpx
 import numpy as np
-import psutil
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor
 
+from attack_target import SERVICE, Target
 from paths import AVATAR, ROOT
 from styleclip_client import Client
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 from tools.chaos.fuzz.sockets import PREFACE, encode_headers, frame
 
-SERVICE = "/inference.GRPCInferenceService/"
 POST = b"POST /v2/models/direction/infer HTTP/1.1\r\nHost: a\r\n"
 REFUSED = range(400, 500)
-
-
-class Target:
-    """A server under attack."""
-
-    def __init__(self, server):
-        self.server = server
-        self.metrics = server.metrics_url.split("/")[2]
-        self.channel = grpc.insecure_channel(
-            server.grpc_url, options=[("grpc.max_send_message_length", -1)]
-        )
-
-    def post(self, path, body=b"{}", **headers):
-        """The status of a request; 0 if the connection was closed instead."""
-        try:
-            return httpx.post(
-                f"http://{self.server.http_url}{path}", content=body, headers=headers, timeout=60
-            ).status_code
-        except httpx.TransportError:
-            return 0
-
-    def infer(self, document, **headers):
-        body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        return self.post("/v2/models/direction/infer", body, **headers)
-
-    def raw(self, data, address=None):
-        """The status of the answer to bytes on a socket; 0 if there is none."""
-        host, port = (address or self.server.http_url).split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            try:
-                for part in data:
-                    connection.sendall(part)
-                answer = connection.recv(100)
-            except OSError:
-                return 0
-        return int(answer[9:12]) if answer else 0
-
-    def call(self, request, method="ModelInfer"):
-        """The status of a call over gRPC."""
-        content = request if isinstance(request, bytes) else request.SerializeToString()
-        try:
-            self.channel.unary_unary(SERVICE + method)(content, timeout=60)
-        except grpc.RpcError as error:
-            return error.code().name
-        return "OK"
-
-    def processes(self):
-        return {process.pid for process in psutil.Process().children(recursive=True)}
-
-    def memory(self):
-        """The memory of the server's processes in MB."""
-        total = 0
-        for process in psutil.Process().children(recursive=True):
-            try:
-                total += process.memory_info().rss / 1e6
-            except psutil.Error:
-                continue
-        return total
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +234,7 @@ SPELLINGS = (
 
 
 @pytest.mark.parametrize("path", RESTRICTED)
-def test_a_restricted_call_has_no_other_way(target, unharmed, path):
+def test_a_restricted_call_cannot_be_reached_by_another_path(target, unharmed, path):
     """CVE-2026-24206, -24207, -47481: restrictions that another path or spelling goes around."""
     for spell in SPELLINGS:
         for method in ("GET", "POST"):
@@ -364,7 +303,7 @@ def test_an_endless_head_takes_no_memory(target, unharmed):
     assert target.memory() - before < 64
 
 
-def test_half_open_connections_cost_no_other_client_its_own(target, unharmed):
+def test_half_open_connections_do_not_close_other_clients_connections(target, unharmed):
     """CVE-2026-47478: descriptors that are used up or used after they were closed."""
     host, port = target.server.http_url.split(":")
     connections = []
@@ -377,7 +316,7 @@ def test_half_open_connections_cost_no_other_client_its_own(target, unharmed):
             connection.close()
 
 
-def test_shared_memory_of_the_python_backend_stays_its_own(tmp_path):
+def test_clients_cannot_register_regions_of_the_python_backend(tmp_path):
     """CVE-2025-23319, -23320, -23329, -23333, -23334, where clients may share memory."""
     options = Options(log=tmp_path / "log", allow_shared_memory=True)
     with running_server(options, canary=0) as server:

@@ -94,10 +94,12 @@ CHANGES = {
     "a hundred parameters": lambda r: [
         setattr(r.parameters[str(i)], "bool_param", True) for i in range(100)
     ],
-    "a region of shared memory": lambda r: setattr(
+}
+REGIONS = {
+    "for an input": lambda r: setattr(
         r.inputs[2].parameters["shared_memory_region"], "string_param", "a"
     ),
-    "a region for an output": lambda r: setattr(
+    "for an output": lambda r: setattr(
         r.outputs.add(name="DELTA").parameters["shared_memory_offset"], "int64_param", -1
     ),
 }
@@ -109,7 +111,16 @@ def test_an_invalid_request_is_refused(change):
     CHANGES[change](request)
     with pytest.raises(Refused) as refusal:
         check(inference.parse(request.SerializeToString()))
-    assert refusal.value.http_status in (400, 403)
+    assert refusal.value.http_status == 400
+
+
+@pytest.mark.parametrize("change", REGIONS)
+def test_a_region_is_refused_unless_shared_memory_is_allowed(change):
+    request = direction()
+    REGIONS[change](request)
+    with pytest.raises(Refused) as refusal:
+        check(inference.parse(request.SerializeToString()))
+    assert refusal.value.http_status == 403
 
 
 @pytest.mark.parametrize(
