@@ -107,7 +107,7 @@ class Renderer:
         light = self._place_lights(head, view)
         shadows = self._cast_shadows(light, face, surfaces, strands, generator)
         shot = Shot(head, view, light, shadows)
-        photo = develop(head, self._shade(shot, surfaces, points, lens), size, generator)
+        photo = tone_map(head, self._shade(shot, surfaces, points, lens), size, generator)
         landmarks = view.project(positions[self.landmarks])[:, :2] / SUPERSAMPLING
         return Photo(photo, landmarks)
 
@@ -311,7 +311,7 @@ class Renderer:
         return image.T.reshape(3, size, size)
 
 
-def develop(head: Head, image: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def tone_map(head: Head, image: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Filter the linear image to `size`, expose it and encode it as sRGB."""
     kernel = torch.tensor([1.0, 3.0, 3.0, 1.0], device=image.device) / 8
     kernel = (kernel[:, None] * kernel).repeat(3, 1, 1, 1)
