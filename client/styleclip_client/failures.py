@@ -37,7 +37,7 @@ _UNKNOWN_MODEL = "{url} does not serve a model that this needs ({message}): see 
 
 # The first rule that matches counts. The patterns are Triton's and gRPC's own messages.
 _RULES = (
-    # Triton gives UNAVAILABLE for a protocol or an API that it is configured to refuse.
+    # The API server gives PERMISSION_DENIED; a Triton that is started by hand gives UNAVAILABLE.
     _Rule((), "(protocol|API) is restricted", AccessRefused,
           "{url} does not allow this call ({message})"),
     _Rule(("DEADLINE_EXCEEDED",), "", DeadlineExceeded,
