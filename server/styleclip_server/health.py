@@ -18,7 +18,7 @@ from styleclip_contract.errors import (
     StyleclipError,
     from_wire,
 )
-from styleclip_server.serving import canary
+from styleclip_server import canary
 
 
 def _check_local_server(timeout: float) -> None:

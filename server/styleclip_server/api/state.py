@@ -18,7 +18,7 @@ from styleclip_server.api.admission import Admission
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.settings import Settings
-from styleclip_server.serving.canary import check_server
+from styleclip_server.canary import check_server
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from styleclip_contract.errors import StyleclipError
+from styleclip_server.canary import check_server
 from styleclip_server.serving import preflight, triton_command
 from styleclip_server.serving.api_process import ApiProcess
-from styleclip_server.serving.canary import check_server
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports, choose_ports
