@@ -90,7 +90,7 @@ async def edit(request: Request) -> Response:
     )
 
 
-def check_photos(fields: schemas.EditFields) -> None:
+def check_photos(fields: schemas.EditableRequest) -> None:
     """Check that there is a photo or a latent, and no option that does not fit.
 
     Raises:
@@ -110,7 +110,7 @@ def check_photos(fields: schemas.EditFields) -> None:
         raise InvalidInput(f"these fields need the photo, not a latent: {', '.join(names)}")
 
 
-def resolve_edits(fields: schemas.EditFields, domain: Domain) -> list[Edit]:
+def resolve_edits(fields: schemas.EditableRequest, domain: Domain) -> list[Edit]:
     """Return the edits of a request, completed with the domain's defaults.
 
     Raises:

@@ -18,7 +18,7 @@ from styleclip_contract.errors import ImageTooLarge, InvalidInput, ServerBusy
 from styleclip_server.api.http_body import BodyReader, Disconnected
 from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, UnsupportedMediaType
 from styleclip_server.api.refusals import Refused
-from styleclip_server.api.schemas import Fields, File
+from styleclip_server.api.schemas import File, RequestModel
 
 _PIECE = 2**16  # bytes of a form that are parsed before others have their turn
 _ERRORS: dict[int, type[Exception]] = {
@@ -32,7 +32,7 @@ _TEXTS = 6 * limits.EDITS + 32
 _FILE_FIELDS = ("photo", "latent")
 _TEXT_FIELDS = ("target", "neutral")  # an empty one is an error
 
-F = TypeVar("F", bound=Fields)
+F = TypeVar("F", bound=RequestModel)
 
 
 async def read(request: Request, model: type[F], reader: BodyReader) -> F:
@@ -124,7 +124,7 @@ def _is_list(field: FieldInfo) -> bool:
     return field.default == []
 
 
-def _explain(error: ValidationError, model: type[Fields]) -> str:
+def _explain(error: ValidationError, model: type[RequestModel]) -> str:
     """Return one line that says what is wrong with which fields."""
     reasons = []
     for entry in error.errors(include_url=False, include_context=False, include_input=False)[:5]:

@@ -52,13 +52,13 @@ UploadedFile = Annotated[
 Several = Annotated[list[T], BeforeValidator(_list)]
 
 
-class Fields(BaseModel):
+class RequestModel(BaseModel):
     """A request; fields that are not known are refused, as they may be misspelled."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class FaceFields(Fields):
+class FaceRequest(RequestModel):
     """Which face of a photo."""
 
     photo: Several[UploadedFile] = Field(
@@ -81,7 +81,7 @@ class FaceFields(Fields):
         return None if self.align == "auto" else self.align
 
 
-class EditFields(FaceFields):
+class EditableRequest(FaceRequest):
     """Edits of a photo or of a latent; several edits are summed."""
 
     latent: UploadedFile | None = Field(
@@ -126,7 +126,7 @@ class EditFields(FaceFields):
     )
 
 
-class EditRequest(EditFields):
+class EditRequest(EditableRequest):
     """POST /v1/edit."""
 
     paste: bool = Field(False, description="Put the edited face back into the photo.")
@@ -146,7 +146,7 @@ class EditRequest(EditFields):
     keep_gps: bool = Field(False, description="With paste: keep where the photo was taken.")
 
 
-class InvertRequest(FaceFields):
+class InvertRequest(FaceRequest):
     """POST /v1/invert."""
 
     face: int = Field(
@@ -154,7 +154,7 @@ class InvertRequest(FaceFields):
     )
 
 
-class FacesRequest(Fields):
+class FacesRequest(RequestModel):
     """POST /v1/faces."""
 
     photo: Several[UploadedFile] = Field(
@@ -162,7 +162,7 @@ class FacesRequest(Fields):
     )
 
 
-class SweepRequest(EditFields):
+class SweepRequest(EditableRequest):
     """POST /v1/sweep: the last edit at many strengths, the others as they are."""
 
     model_config = ConfigDict(populate_by_name=True)
