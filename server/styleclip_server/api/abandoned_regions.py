@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-from pathlib import Path
 
 from tritonclient.grpc.service_pb2 import (
     SystemSharedMemoryStatusRequest,
@@ -21,10 +20,10 @@ from tritonclient.grpc.service_pb2 import (
 
 from styleclip_client.shared_memory import PREFIX
 from styleclip_server.api.refusals import Refused
+from styleclip_server.api.regions import SHARED_MEMORY_FOLDER
 from styleclip_server.api.triton import Triton
 
 SECONDS = 5.0  # between two looks
-_FOLDER = Path("/dev/shm")
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +51,7 @@ def _is_abandoned(file: str) -> bool:
 
     Only this project's clients lock their regions; the file of a gone one is removed.
     """
-    path = _FOLDER / file
+    path = SHARED_MEMORY_FOLDER / file
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -9,14 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from grpc import StatusCode
-
-from styleclip_server.api.refusals import Refused
-
-RETRY_AFTER = 1.0  # seconds
-
-# Clients know it by "queue size", as Triton's and the gateway's.
-_BUSY = "the queue size of the server is reached: try again later"
+from styleclip_server.api.refusals import busy
 
 
 class Admission:
@@ -45,7 +38,7 @@ class Admission:
         rows = max(1, min(rows, self.limit))
         if self.running + rows > self.limit:
             self.refused += 1
-            raise Refused(StatusCode.UNAVAILABLE, _BUSY, retry_after=RETRY_AFTER)
+            raise busy()
         self.admitted += 1
         self.running += rows
         try:

@@ -23,8 +23,8 @@ from tritonclient.grpc import service_pb2
 from styleclip_contract import limits
 from styleclip_server.api import inference, regions
 from styleclip_server.api.access import Access
-from styleclip_server.api.refusals import Refused, invalid
-from styleclip_server.api.triton import SERVICE, Triton
+from styleclip_server.api.refusals import Refused, busy, invalid, model_control, restricted
+from styleclip_server.api.triton import CALL_BYTES, SERVICE, TRACE_HEADERS, Triton
 
 MESSAGE_SECONDS = 10.0  # for a message to arrive
 READERS = 64  # messages that arrive at a time
@@ -33,11 +33,9 @@ CALLS_PER_CONNECTION = 128
 CONNECTIONS = 4096
 NAMED_EXCESS_BYTES = 8 * 2**20
 STREAMS = 16
-CALL_BYTES = 64 * 2**10  # of a message of any other method
 METADATA_BYTES = 16 * 2**10
 
 _NO_DEADLINE = 1e6  # seconds
-FORWARDED = ("traceparent", "tracestate")
 
 # The methods that are passed on, with the type of their message.
 METHODS: dict[str, type[Message]] = {
@@ -98,10 +96,9 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if name == HEALTH_CHECK:
             return self._unary(self._check_health, CALL_BYTES)
         if name in MODEL_CONTROL:
-            message = "explicit model load / unload is not allowed"
-            return self._refusing(Refused(StatusCode.PERMISSION_DENIED, message))
+            return self._refusing(model_control())
         if name in (*RESTRICTED, *SHARED_MEMORY_METHODS):
-            return self._refusing(regions.restricted("protocol"))
+            return self._refusing(restricted("protocol"))
         return None  # unimplemented
 
     async def cancel_slow_messages(self) -> None:
@@ -136,11 +133,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _read(self, stream: Iterator[bytes], context: Context) -> bytes:
         """Return the message of a call."""
         if not self._readers.acquire(timeout=MESSAGE_SECONDS):
-            raise Refused(
-                StatusCode.UNAVAILABLE,
-                "the queue size of the server is reached: try again later",
-                retry_after=1.0,
-            )
+            raise busy()
         self._reading[context] = time.monotonic()
         try:
             return next(stream)
@@ -216,18 +209,20 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _time_left(context: Context) -> float | None:
-    """The seconds until the client's deadline; None if it has none, which gRPC gives as ages."""
+    """Return the seconds until the deadline; None if gRPC reports none, as a huge number."""
     seconds: float = context.time_remaining()
     return seconds if seconds < _NO_DEADLINE else None
 
 
 def _forwarded(context: Context) -> list[tuple[str, str | bytes]]:
-    """The metadata that Triton reads: a trace's context."""
-    return [(key, value) for key, value in context.invocation_metadata() or () if key in FORWARDED]
+    """Return the metadata that Triton reads: a trace's context."""
+    return [
+        (key, value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS
+    ]
 
 
 def _host(peer: str) -> str:
-    """The address without the port, of gRPC's "ipv4:1.2.3.4:56" or "ipv6:[::1]:56"."""
+    """Return the address without the port, of gRPC's "ipv4:1.2.3.4:56" or "ipv6:[::1]:56"."""
     return peer.partition(":")[2].rpartition(":")[0]
 
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any
 
 from grpc import StatusCode
+from starlette.types import Message, Receive, Scope
 
 from styleclip_server.api.inference import too_large
-from styleclip_server.api.refusals import Refused, invalid
-
-Scope = Mapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from styleclip_server.api.refusals import Refused, busy, invalid
 
 SECONDS = 60.0  # for a body to arrive
 DISCARD_SECONDS = 2.0
@@ -93,11 +87,7 @@ class BodyReader:
         if encoding == b"identity":
             return body
         if encoding not in WINDOWS:
-            raise Refused(
-                StatusCode.INVALID_ARGUMENT,
-                "Content-Encoding is neither gzip nor deflate",
-                http_status=415,
-            )
+            raise invalid("Content-Encoding is neither gzip nor deflate", http_status=415)
         return await _decompress(body, WINDOWS[encoding], limit)
 
     async def _receive(self, receive: Receive, limit: int) -> bytes:
@@ -117,11 +107,7 @@ class BodyReader:
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 if size > LARGE_BYTES and not large:
                     if self._large == LARGE_BODIES:
-                        raise Refused(
-                            StatusCode.UNAVAILABLE,
-                            "the queue size of the server is reached: try again later",
-                            retry_after=1.0,
-                        )
+                        raise busy()
                     large = True
                     self._large += 1
         finally:

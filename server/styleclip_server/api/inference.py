@@ -34,14 +34,11 @@ _CLASSES = 1000
 
 def too_large(size: int) -> Refused:
     """Return the refusal of a request with more than `size` bytes."""
-    refusal = invalid(
-        ImageTooLarge(
-            f"the request has more than the {size / 2**20:g} MiB that the server accepts: "
-            "make the image smaller"
-        ).to_wire()
+    error = ImageTooLarge(
+        f"the request has more than the {size / 2**20:g} MiB that the server accepts: "
+        "make the image smaller"
     )
-    refusal.http_status = 413
-    return refusal
+    return invalid(error.to_wire(), http_status=413)
 
 
 def parse(message: bytes) -> ModelInferRequest:
@@ -194,7 +191,7 @@ def _raw_contents(request: ModelInferRequest) -> Iterator[bytes] | None:
 
 def _check_region(tensor: ModelInferRequest.InferInputTensor, count: int) -> None:
     size = tensors.byte_size(tensor.datatype, count)
-    if size not in (None, tensor.parameters["shared_memory_byte_size"].int64_param):
+    if size not in (None, tensor.parameters[regions.BYTE_SIZE].int64_param):
         raise invalid(f"the shape of {tensor.name} needs {size} bytes of its region")
 
 

@@ -17,16 +17,14 @@ from typing import Any
 import httpx
 import orjson
 from grpc import StatusCode
+from starlette.types import Receive, Scope, Send
 
 from styleclip_server.api import regions
 from styleclip_server.api.http_body import (
     WINDOWS,
     BodyReader,
     Disconnected,
-    Receive,
     RequestBody,
-    Scope,
-    Send,
 )
 from styleclip_server.api.kserve_json import (
     HEADER_LENGTH,
@@ -34,15 +32,14 @@ from styleclip_server.api.kserve_json import (
     encode_answer,
     parse_json,
 )
-from styleclip_server.api.refusals import Refused, invalid
-from styleclip_server.api.triton import AWAY, CALL_SECONDS, Triton
+from styleclip_server.api.refusals import Refused, invalid, model_control, restricted, unavailable
+from styleclip_server.api.triton import CALL_BYTES, CALL_SECONDS, MODEL_NAME, TRACE_HEADERS, Triton
 
 Headers = list[tuple[bytes, bytes]]
 Answer = tuple[int, bytes, Headers]
 
-CALL_BYTES = 64 * 2**10  # of the body of any call but inference
 COMPRESSED_BYTES = 1024  # a smaller answer is not compressed
-_MODEL = r"/v2/models/(?P<model>[A-Za-z0-9_.-]{1,100})(?:/versions/(?P<version>[0-9]{1,9}))?"
+_MODEL = rf"/v2/models/(?P<model>{MODEL_NAME})(?:/versions/(?P<version>[0-9]{{1,9}}))?"
 _INFER = re.compile(f"{_MODEL}/infer")
 _READ = re.compile(
     r"/v2(?:/health/(?:live|ready)|/models/stats|/systemsharedmemory(?:/region/[^/]+)?/status)?"
@@ -99,9 +96,7 @@ class KServe:
             _check_method(method, "POST")
             return await self._infer(match, scope, receive)
         if _MODEL_CONTROL.fullmatch(path):
-            raise Refused(
-                StatusCode.PERMISSION_DENIED, "explicit model load / unload is not allowed"
-            )
+            raise model_control()
         if path == _INDEX:
             _check_method(method, "POST")
             body = await self._body.read(scope, receive, CALL_BYTES)
@@ -110,7 +105,7 @@ class KServe:
         if match := _REGION.fullmatch(path):
             return await self._region(match, method, scope, receive)
         if _RESTRICTED.fullmatch(path):
-            raise regions.restricted("API")
+            raise restricted("API")
         if _READ.fullmatch(path):
             _check_method(method, "GET")
             return await self._pass_on("GET", path)
@@ -126,7 +121,7 @@ class KServe:
         trace = [
             (name.decode(), value.decode())
             for name, value in scope["headers"]
-            if name in (b"traceparent", b"tracestate") and _METADATA.fullmatch(value)
+            if name.decode("latin-1") in TRACE_HEADERS and _METADATA.fullmatch(value)
         ]
         answer = await _unless_disconnected(self._triton.infer(request, metadata=trace), receive)
         content, header_length = encode_answer(answer, binary)
@@ -142,10 +137,10 @@ class KServe:
     async def _region(
         self, match: re.Match[str], method: str, scope: Scope, receive: Receive
     ) -> Answer:
-        """A call about shared memory."""
+        """Carry out a call about shared memory."""
         name, action = match["name"], match["action"]
         if not self._allow_shared_memory:
-            raise regions.restricted("API")
+            raise restricted("API")
         if name is not None and not regions.is_name(name):
             raise invalid(f"{name[:100]!r} is not the name of a region")
         _check_method(method, "GET" if action == "status" else "POST")
@@ -165,7 +160,7 @@ class KServe:
         try:
             answer = await self._calls.request(method, path, content=content, timeout=CALL_SECONDS)
         except httpx.HTTPError as error:
-            raise Refused(StatusCode.UNAVAILABLE, AWAY, retry_after=1.0) from error
+            raise unavailable() from error
         kind = answer.headers.get("content-type", "application/json")
         return answer.status_code, answer.content, [(b"content-type", kind.encode())]
 

@@ -9,6 +9,7 @@ import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from styleclip_server.api.admission import Admission
+from styleclip_server.api.refusals import UNAVAILABLE_MESSAGE
 
 _SECONDS = 10.0
 _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -55,7 +56,7 @@ class Metrics:
         try:
             answer = await self._triton.get("/metrics", timeout=_SECONDS)
         except httpx.HTTPError:
-            return 503, b"the inference server is starting or stopping\n"
+            return 503, f"{UNAVAILABLE_MESSAGE}\n".encode()
         return answer.status_code, answer.content + self._of_admission()
 
     def _of_admission(self) -> bytes:

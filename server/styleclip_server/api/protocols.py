@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,20 +34,21 @@ async def running_protocols(
         allow_shared_memory=settings.allow_shared_memory,
         body_limit=settings.body_limit,
     )
-    async with (
-        httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
-        running_proxy(
-            proxy, f"{host}:{settings.grpc_port}", settings.connection_age, settings.exit_timeout
-        ),
-        _closing_abandoned_regions(triton, settings),
-    ):
-        yield KServe(
-            triton,
-            calls,
-            allow_shared_memory=settings.allow_shared_memory,
-            bodies=bodies,
-        )
-    await triton.close()
+    address = f"{host}:{settings.grpc_port}"
+    try:
+        async with (
+            httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
+            running_proxy(proxy, address, settings.connection_age, settings.exit_timeout),
+            _closing_abandoned_regions(triton, settings),
+        ):
+            yield KServe(
+                triton,
+                calls,
+                allow_shared_memory=settings.allow_shared_memory,
+                bodies=bodies,
+            )
+    finally:
+        await triton.close()
 
 
 @asynccontextmanager
@@ -60,6 +61,8 @@ async def _closing_abandoned_regions(triton: Triton, settings: Settings) -> Asyn
         yield
     finally:
         closing.cancel()
+        with suppress(asyncio.CancelledError):
+            await closing
 
 
 class KServePaths:

@@ -17,6 +17,8 @@ HTTP_STATUS = {
     StatusCode.UNAVAILABLE: 503,
     StatusCode.DEADLINE_EXCEEDED: 504,
 }
+RETRY_SECONDS = 1.0
+UNAVAILABLE_MESSAGE = "the inference server is starting or stopping: try again later"
 
 
 class Refused(Exception):
@@ -24,7 +26,7 @@ class Refused(Exception):
 
     Attributes:
         code: gRPC's status.
-        message: what the client is told.
+        message: the message to the client.
         retry_after: seconds after which the same request may succeed; None: it will not.
         http_status: the status over HTTP, where another than that of `code` is exact.
     """
@@ -44,6 +46,28 @@ class Refused(Exception):
         self.http_status = http_status or HTTP_STATUS.get(code, 500)
 
 
-def invalid(message: str) -> Refused:
+def invalid(message: str, *, http_status: int | None = None) -> Refused:
     """Return the refusal of a request that violates the protocol or the model's interface."""
-    return Refused(StatusCode.INVALID_ARGUMENT, message)
+    return Refused(StatusCode.INVALID_ARGUMENT, message, http_status=http_status)
+
+
+def restricted(what: str) -> Refused:
+    """Return the refusal of a call that Triton would carry out for a trusted caller only."""
+    return Refused(StatusCode.PERMISSION_DENIED, f"This {what} is restricted")
+
+
+def model_control() -> Refused:
+    """Return the refusal of a call that loads or unloads a model."""
+    return Refused(StatusCode.PERMISSION_DENIED, "explicit model load / unload is not allowed")
+
+
+def busy() -> Refused:
+    """Return the refusal of a request for which the server has no capacity."""
+    # Clients know it by "queue size", as Triton's and the gateway's.
+    message = "the queue size of the server is reached: try again later"
+    return Refused(StatusCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS)
+
+
+def unavailable() -> Refused:
+    """Return the refusal of a request while Triton cannot be reached."""
+    return Refused(StatusCode.UNAVAILABLE, UNAVAILABLE_MESSAGE, retry_after=RETRY_SECONDS)

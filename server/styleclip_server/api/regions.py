@@ -11,26 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpc import StatusCode
-
-from styleclip_server.api.refusals import Refused, invalid
+from styleclip_server.api.refusals import invalid, restricted
 
 MAX_BYTES = 2**30
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 # Regions between Triton and its Python steps: of `make serve`, and of a Triton started by hand.
 _INTERNAL = ("styleclip_", "triton_python_backend_")
-_FOLDER = Path("/dev/shm")
+SHARED_MEMORY_FOLDER = Path("/dev/shm")
 
-_REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
-
-
-def restricted(what: str) -> Refused:
-    """Return the refusal of a call that Triton would carry out for a trusted caller only."""
-    return Refused(StatusCode.PERMISSION_DENIED, f"This {what} is restricted")
+# Parameters of a tensor.
+_REGION = "shared_memory_region"
+BYTE_SIZE = "shared_memory_byte_size"
+_OFFSET = "shared_memory_offset"
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` may be the name of a region."""
+    """Return whether `name` may be the name of a region."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -46,7 +42,7 @@ def check_registration(name: str, key: str, offset: int, size: int) -> None:
     if not (0 <= offset <= MAX_BYTES and 0 < size <= MAX_BYTES):
         raise invalid(f"offset and size of a region are 0 to {MAX_BYTES} bytes")
     try:
-        present = (_FOLDER / file).stat().st_size
+        present = (SHARED_MEMORY_FOLDER / file).stat().st_size
     except OSError as error:
         raise invalid(f"Unable to open shared memory region: {error.strerror}") from error
     if offset + size > present:
@@ -54,23 +50,22 @@ def check_registration(name: str, key: str, offset: int, size: int) -> None:
 
 
 def uses_region(parameters: Mapping[str, Any]) -> bool:
-    """Whether the parameters of a tensor name a region."""
-    return any(name in parameters for name in (_REGION, _SIZE, _OFFSET))
+    """Return whether the parameters of a tensor name a region."""
+    return any(name in parameters for name in (_REGION, BYTE_SIZE, _OFFSET))
 
 
-def check_use(parameters: Mapping[str, Any], allowed: bool) -> int:
-    """Check the parameters of a tensor in a region; return the bytes that they give it.
+def check_use(parameters: Mapping[str, Any], allowed: bool) -> None:
+    """Check the parameters of a tensor in a region.
 
     Raises:
         Refused: shared memory is not allowed, or a parameter is missing or out of range.
     """
     if not allowed:
         raise restricted("protocol")
-    region, size, offset = (parameters.get(name) for name in (_REGION, _SIZE, _OFFSET))
+    region, size, offset = (parameters.get(name) for name in (_REGION, BYTE_SIZE, _OFFSET))
     if region is None or not is_name(region.string_param):
         raise invalid(f"{_REGION} is not the name of a region")
     if size is None or not 0 < size.int64_param <= MAX_BYTES:
-        raise invalid(f"{_SIZE} is not a number from 1 to {MAX_BYTES}")
+        raise invalid(f"{BYTE_SIZE} is not a number from 1 to {MAX_BYTES}")
     if offset is not None and not 0 <= offset.int64_param <= MAX_BYTES:
         raise invalid(f"{_OFFSET} is not a number from 0 to {MAX_BYTES}")
-    return int(size.int64_param)

@@ -14,7 +14,7 @@ from styleclip_contract import limits
 class Settings:
     """The settings of one API server.
 
-    Args:
+    Attributes:
         host: address to listen on.
         http_port, grpc_port, metrics_port: ports to listen on.
         triton_http, triton_grpc, triton_metrics: Triton's private addresses, "host:port".

@@ -18,19 +18,20 @@ from tritonclient.grpc.service_pb2 import (
 from styleclip_contract import limits
 from styleclip_server.api import inference
 from styleclip_server.api.admission import Admission
-from styleclip_server.api.refusals import Refused
+from styleclip_server.api.refusals import Refused, unavailable
 
 SERVICE = "/inference.GRPCInferenceService/"
 CALL_SECONDS = 10.0  # for everything but inference
+CALL_BYTES = 64 * 2**10  # of the message or body of everything but inference
 INFER_SECONDS = 300.0  # for clients that set no deadline; queues have shorter ones
-_CONFIG_SECONDS = 60.0  # between two looks at a model's configuration
+MODEL_NAME = "[A-Za-z0-9_.-]{1,100}"  # a regular expression
+TRACE_HEADERS = ("traceparent", "tracestate")  # that are forwarded
+_CONFIG_SECONDS = 60.0  # that a cached configuration is used
 
 # Names of regions between Triton and its steps, which messages of its Python backend may contain.
 _INTERNAL_REGION = re.compile(r"\S*(?:styleclip_|triton_python_backend_)[0-9a-z_]*\S*")
-# gRPC's own messages, some with the private address, for a Triton that is away.
+# gRPC's own messages, some with the private address, while Triton is unavailable.
 _CONNECTION = re.compile(r"ipv[46]:|socket closed|connection|goaway", re.IGNORECASE)
-AWAY = "the inference server is starting or stopping: try again later"
-_MODEL = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 Metadata = Iterable[tuple[str, "str | bytes"]]
 
@@ -70,7 +71,7 @@ class Triton:
         """Check and admit `request`; return the ModelInferResponse as Triton wrote it.
 
         Raises:
-            Refused: by the checks, for want of room, or by Triton.
+            Refused: by the checks, because the server is busy, or by Triton.
         """
         config = await self.model_config(request.model_name)
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
@@ -88,7 +89,7 @@ class Triton:
         Raises:
             Refused: by Triton, for a model that it does not serve.
         """
-        if not _MODEL.fullmatch(name):
+        if not re.fullmatch(MODEL_NAME, name):
             raise Refused(
                 StatusCode.NOT_FOUND, f"Request for unknown model: {name[:100]!r} is not found"
             )
@@ -130,5 +131,5 @@ class Triton:
 def _refusal(error: grpc.aio.AioRpcError) -> Refused:
     message = error.details() or ""
     if error.code() is StatusCode.UNAVAILABLE and _CONNECTION.search(message):
-        return Refused(StatusCode.UNAVAILABLE, AWAY, retry_after=1.0)
+        return unavailable()
     return Refused(error.code(), _INTERNAL_REGION.sub("(a region)", message)[:4096])
