@@ -24,7 +24,7 @@ from styleclip_server.api.regions import SHARED_MEMORY_FOLDER
 from styleclip_server.api.triton import Triton
 
 SECONDS = 5.0  # between two looks
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("styleclip_server")
 
 
 async def close_abandoned_regions(triton: Triton, seconds: float = SECONDS) -> None:

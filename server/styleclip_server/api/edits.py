@@ -23,8 +23,9 @@ from styleclip_contract.edit_fields import EditFields
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import EditsMismatch, InvalidInput, StyleclipError
 from styleclip_server.api import archives, events, forms, negotiation, openapi, problems, schemas
+from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.schemas import EditRequest, File, InvertRequest
-from styleclip_server.api.state import api_of, call_in_thread, request_id, unless_disconnected
+from styleclip_server.api.state import api_of, call_in_thread, request_id
 
 router = APIRouter(tags=["edit"])
 
@@ -70,7 +71,7 @@ async def edit(request: Request) -> Response:
         return events.stream(
             work, lambda results: json_answer(results, format, identifier), identifier
         )
-    results = await unless_disconnected(request, work(lambda done, total: None))
+    results = await cancel_on_disconnect(work(lambda done, total: None), request.receive)
     failures = [each.edited for each in results if isinstance(each.edited, StyleclipError)]
     if len(failures) == len(results):
         raise failures[0]
@@ -225,9 +226,9 @@ async def invert(request: Request) -> Response:
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
     with api.admitted():
-        inverted = await unless_disconnected(
-            request,
+        inverted = await cancel_on_disconnect(
             api.client_for(request).invert(photo.data, align=fields.aligns, face=fields.face),
+            request.receive,
         )
     return Response(
         inverted.to_bytes(),

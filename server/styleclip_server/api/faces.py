@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from styleclip_server.api import forms, openapi, schemas
+from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.edits import one_photo
-from styleclip_server.api.state import api_of, unless_disconnected
+from styleclip_server.api.state import api_of
 
 router = APIRouter(tags=["edit"])
 
@@ -18,7 +19,9 @@ async def faces(request: Request) -> schemas.FacesAnswer:
     fields = await forms.read(request, schemas.FacesRequest, api.bodies)
     photo = one_photo(fields.photo)
     with api.admitted():
-        detected = await unless_disconnected(request, api.client_for(request).faces(photo.data))
+        detected = await cancel_on_disconnect(
+            api.client_for(request).faces(photo.data), request.receive
+        )
     return schemas.FacesAnswer(
         faces=[
             schemas.FaceAnswer(face=index, box=face.box, score=face.score)

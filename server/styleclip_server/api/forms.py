@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Message
 
 from styleclip_client.recipe import RECIPE_BYTES
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, ServerBusy
-from styleclip_server.api.http_body import BodyReader, Disconnected
+from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, UnsupportedMediaType
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.schemas import File, RequestModel
@@ -65,8 +65,6 @@ async def _read_body(request: Request, reader: BodyReader) -> bytes:
     except Refused as refused:
         error = _ERRORS.get(refused.http_status, InvalidInput)
         raise error(refused.message.removeprefix("ImageTooLarge: ")) from refused
-    except Disconnected as error:
-        raise ClientDisconnect from error
 
 
 class _Replay:

@@ -7,6 +7,7 @@ import zlib
 from contextlib import suppress
 
 from grpc import StatusCode
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
 from styleclip_server.api.inference import too_large
@@ -20,10 +21,6 @@ _STEP = 2**20  # bytes that are decompressed before others have their turn
 
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 WINDOWS = {b"gzip": _GZIP, b"deflate": _ZLIB}
-
-
-class Disconnected(Exception):
-    """The client is gone; nobody waits for an answer."""
 
 
 class RequestBody:
@@ -69,7 +66,7 @@ class BodyReader:
 
         Raises:
             Refused: it is too large, too slow, or not compressed as its header says.
-            Disconnected: the client is gone.
+            ClientDisconnect: the client has disconnected.
         """
         limit = self.limit if limit is None else limit
         headers = {name: value for name, value in scope["headers"] if name.startswith(b"content-")}
@@ -97,7 +94,7 @@ class BodyReader:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Disconnected
+                    raise ClientDisconnect
                 chunk = message.get("body", b"")
                 chunks.append(chunk)
                 size += len(chunk)

@@ -11,19 +11,19 @@ import asyncio
 import math
 import re
 import zlib
-from collections.abc import Awaitable
 from typing import Any
 
 import httpx
 import orjson
 from grpc import StatusCode
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from styleclip_server.api import regions
+from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.http_body import (
     WINDOWS,
     BodyReader,
-    Disconnected,
     RequestBody,
 )
 from styleclip_server.api.kserve_json import (
@@ -86,7 +86,7 @@ class KServe:
             status, content, headers = await self._answer(scope, body)
         except Refused as error:
             status, content, headers = _refusal(error)
-        except Disconnected:
+        except ClientDisconnect:
             return
         await _send(send, status, content, headers, body)
 
@@ -123,7 +123,7 @@ class KServe:
             for name, value in scope["headers"]
             if name.decode("latin-1") in TRACE_HEADERS and _METADATA.fullmatch(value)
         ]
-        answer = await _unless_disconnected(self._triton.infer(request, metadata=trace), receive)
+        answer = await cancel_on_disconnect(self._triton.infer(request, metadata=trace), receive)
         content, header_length = encode_answer(answer, binary)
         if header_length is None:
             answer_headers = [_JSON]
@@ -170,20 +170,6 @@ def _check_method(method: str, expected: str) -> None:
         raise Refused(
             StatusCode.UNIMPLEMENTED, f"the method is {method}, not {expected}", http_status=405
         )
-
-
-async def _unless_disconnected(call: Awaitable[bytes], receive: Receive) -> bytes:
-    """Return the result of `call`, which is cancelled when the client goes away."""
-    running = asyncio.ensure_future(call)
-    disconnected = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait((running, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            raise Disconnected
-        return running.result()
-    finally:
-        running.cancel()
-        disconnected.cancel()
 
 
 async def _compress(content: bytes, headers: Headers, accepted: bytes) -> tuple[bytes, Headers]:

@@ -175,7 +175,7 @@ def _raw(tensor: ModelInferRequest.InferInputTensor, entry: JsonObject) -> bytes
 
 
 def _flatten(data: list[Any], rank: int) -> Iterator[Any]:
-    """The numbers or strings of nested arrays, in their order."""
+    """Yield the numbers or strings of nested arrays, in their order."""
     if data and isinstance(data[0], list):
         if rank == 1:
             raise invalid(f"the data are nested more than {_RANK} deep")

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from styleclip_client import AsyncClient, Client
 from styleclip_contract.domain import Domain
@@ -91,32 +91,6 @@ def api_of(request: Request) -> Api:
 def request_id(request: Request) -> str:
     """Return the id of `request`."""
     return str(request.scope["state"]["request_id"])
-
-
-async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
-    """Return the result of `work`; when the client goes away, cancel it.
-
-    The body of the request has been read.
-
-    Raises:
-        ClientDisconnect: the client is gone.
-    """
-    running = asyncio.ensure_future(work)
-    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait((running, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            raise ClientDisconnect
-        return running.result()
-    finally:
-        for task in (running, disconnected):
-            task.cancel()
-        await asyncio.gather(running, disconnected, return_exceptions=True)
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def call_in_thread(

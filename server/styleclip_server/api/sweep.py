@@ -19,9 +19,10 @@ from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, InvalidStrength, NoChannelLeft
 from styleclip_server.api import archives, events, forms, negotiation, openapi, schemas
+from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.edits import Report, check_photos, one_photo, resolve_edits
 from styleclip_server.api.schemas import SweepRequest
-from styleclip_server.api.state import api_of, request_id, unless_disconnected
+from styleclip_server.api.state import api_of, request_id
 
 router = APIRouter(tags=["edit"])
 
@@ -73,7 +74,7 @@ async def sweep(request: Request) -> Response:
     if media_type == negotiation.EVENTS:
         identifier = request_id(request)
         return events.stream(work, lambda drawn: _json_answer(drawn, fields, format), identifier)
-    drawn = await unless_disconnected(request, work(lambda done, total: None))
+    drawn = await cancel_on_disconnect(work(lambda done, total: None), request.receive)
     if media_type == negotiation.JSON:
         return JSONResponse(await asyncio.to_thread(_json_answer, drawn, fields, format))
     if media_type == negotiation.ZIP:
