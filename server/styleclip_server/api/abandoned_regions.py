@@ -1,4 +1,4 @@
-"""Closes shared memory that Triton keeps open for clients that are gone.
+"""Closes shared memory that Triton keeps open for clients that have exited.
 
 A client that is killed cannot ask for it, and Triton refuses it while a request still uses the
 region. Each region is up to some MiB of memory that no one else can use.
@@ -23,15 +23,15 @@ from styleclip_server.api.refusals import Refused
 from styleclip_server.api.regions import SHARED_MEMORY_FOLDER
 from styleclip_server.api.triton import Triton
 
-SECONDS = 5.0  # between two looks
+SECONDS = 5.0  # between checks
 _log = logging.getLogger("styleclip_server")
 
 
 async def close_abandoned_regions(triton: Triton, seconds: float = SECONDS) -> None:
-    """Close the regions of clients that are gone, every `seconds`, until cancelled."""
+    """Close the regions of clients that have exited, every `seconds`, until cancelled."""
     while True:
         await asyncio.sleep(seconds)
-        with contextlib.suppress(Refused):  # Triton is away, or a region is still in use
+        with contextlib.suppress(Refused):  # Triton is unavailable, or a region is still in use
             await _close_once(triton)
 
 
@@ -47,9 +47,9 @@ async def _close_once(triton: Triton) -> None:
 
 
 def _is_abandoned(file: str) -> bool:
-    """Whether nobody can use a region: it has no name, or the client that locked it is gone.
+    """Return whether a region is unused: it has no file, or the client that locked it has exited.
 
-    Only this project's clients lock their regions; the file of a gone one is removed.
+    Only this project's clients lock their regions; the file of an exited one is removed.
     """
     path = SHARED_MEMORY_FOLDER / file
     try:

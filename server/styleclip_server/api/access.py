@@ -1,7 +1,7 @@
 """Who may call, and how often: the same for HTTP and gRPC.
 
-A caller shows a token as `Authorization: Bearer TOKEN`, in gRPC as metadata. The rate of each token
-is limited; where none is needed, that of each address.
+A caller sends a token as `Authorization: Bearer TOKEN`, in gRPC as metadata. Rate limit: a token
+bucket per token, or per address where no token is needed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from grpc import StatusCode
 
 from styleclip_server.api.refusals import Refused
 
-BURST = 2.0  # seconds of the rate that a caller may save up
-_CALLERS = 10_000  # that are remembered at a time
+BURST_SECONDS = 2.0  # of the rate that a caller may use at once
+_MAX_CALLERS = 10_000  # with a bucket at a time
 
 
 class Access:
@@ -30,7 +30,7 @@ class Access:
     def __init__(self, tokens: Mapping[str, str] | None = None, rate: float = 0) -> None:
         self._tokens = {token.encode(): name for token, name in (tokens or {}).items()}
         self._rate = rate
-        self._saved: dict[str, tuple[float, float]] = {}  # calls that a caller has left, and when
+        self._buckets: dict[str, tuple[float, float]] = {}  # calls left, and since when
         self._lock = threading.Lock()  # HTTP and gRPC are served by different threads
 
     def check(self, authorization: str | bytes | None, address: str) -> None:
@@ -64,16 +64,16 @@ class Access:
         return names[0]
 
     def _limit(self, caller: str) -> None:
-        now, burst = time.monotonic(), max(1.0, BURST * self._rate)
-        saved, since = self._saved.pop(caller, (burst, now))
-        saved = min(burst, saved + (now - since) * self._rate)
-        if saved < 1:
-            self._saved[caller] = saved, now
+        now, burst = time.monotonic(), max(1.0, BURST_SECONDS * self._rate)
+        left, since = self._buckets.pop(caller, (burst, now))
+        left = min(burst, left + (now - since) * self._rate)
+        if left < 1:
+            self._buckets[caller] = left, now
             raise Refused(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"more than {self._rate:g} requests per second: try again later",
-                retry_after=(1 - saved) / self._rate,
+                retry_after=(1 - left) / self._rate,
             )
-        self._saved[caller] = saved - 1, now
-        if len(self._saved) > _CALLERS:  # the one that was away the longest
-            self._saved.pop(next(iter(self._saved)))
+        self._buckets[caller] = left - 1, now
+        if len(self._buckets) > _MAX_CALLERS:  # the one that was unused the longest
+            self._buckets.pop(next(iter(self._buckets)))

@@ -19,10 +19,10 @@ from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.guard import Guard
 from styleclip_server.api.http_body import BodyReader
-from styleclip_server.api.metrics import Metrics, MetricsPort
-from styleclip_server.api.protocols import KServePaths, running_protocols
+from styleclip_server.api.metrics import Metrics, MetricsMiddleware
+from styleclip_server.api.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.settings import Settings
-from styleclip_server.api.state import Api, request_id
+from styleclip_server.api.state import ApiState, request_id
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
             ) as metrics,
         ):
             app.state.metrics = Metrics(metrics, admission)
-            app.state.api = Api(settings, client, admission, bodies)
+            app.state.api = ApiState(settings, client, admission, bodies)
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
@@ -61,9 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(ClientDisconnect, _drop)
     app.add_exception_handler(Exception, _report_bug)
-    app.add_middleware(KServePaths)
+    app.add_middleware(KServeMiddleware)
     app.add_middleware(Guard, access=access, log=settings.log_requests)
-    app.add_middleware(MetricsPort, port=settings.metrics_port)
+    app.add_middleware(MetricsMiddleware, port=settings.metrics_port)
     return app
 
 
@@ -88,7 +88,7 @@ async def _report_http(request: Request, error: Exception) -> Response:
 
 
 async def _drop(request: Request, error: Exception) -> Response:
-    """Nobody reads this answer: the client is gone."""
+    """The client has disconnected; the status is for the log only."""
     return Response(status_code=499)
 
 

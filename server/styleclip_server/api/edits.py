@@ -25,7 +25,7 @@ from styleclip_contract.errors import EditsMismatch, InvalidInput, StyleclipErro
 from styleclip_server.api import archives, events, forms, negotiation, openapi, problems, schemas
 from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.schemas import EditRequest, File, InvertRequest
-from styleclip_server.api.state import api_of, call_in_thread, request_id
+from styleclip_server.api.state import call_in_thread, get_state, request_id
 
 router = APIRouter(tags=["edit"])
 
@@ -51,14 +51,14 @@ async def edit(request: Request) -> Response:
     JSON. A photo that fails does not stop the others. With `Accept: text/event-stream` the answer
     reports progress and ends with an event `result`, which has the JSON answer.
     """
-    api = api_of(request)
+    api = get_state(request)
     fields = await forms.read(request, EditRequest, api.bodies)
     check_photos(fields)
     several = len(fields.photo) > 1 or (fields.face == "all" and not fields.paste)
     images = [] if several else negotiation.image_types(fields.format)
     offers = [*images, negotiation.ZIP, negotiation.MIXED, negotiation.JSON, negotiation.EVENTS]
     media_type = negotiation.choose(request.headers.get("accept"), offers)
-    format = negotiation.FORMATS.get(media_type) or format_of(fields.format)
+    format = negotiation.FORMATS.get(media_type) or normalize_format(fields.format)
     client = api.client_for(request)
 
     async def work(report: Report) -> list[Result]:
@@ -104,10 +104,10 @@ def check_photos(fields: schemas.EditableRequest) -> None:
         return
     if fields.photo and not (paste and len(fields.photo) == 1):
         raise InvalidInput("send a photo or a latent; both only to paste one face into one photo")
-    given = {"align": fields.align != "auto", "face": fields.face != -1}
+    set_fields = {"align": fields.align != "auto", "face": fields.face != -1}
     if not fields.photo:
-        given["paste"] = paste
-    if names := [name for name, is_given in given.items() if is_given]:
+        set_fields["paste"] = paste
+    if names := [name for name, is_set in set_fields.items() if is_set]:
         raise InvalidInput(f"these fields need the photo, not a latent: {', '.join(names)}")
 
 
@@ -137,7 +137,7 @@ def resolve_edits(fields: schemas.EditableRequest, domain: Domain) -> list[Edit]
     return values.resolve(domain)
 
 
-def format_of(format: str | None) -> str:
+def normalize_format(format: str | None) -> str:
     """Return the name of an image format as the server knows it."""
     return negotiation.FORMATS[negotiation.image_types(format)[0]]
 
@@ -158,14 +158,14 @@ async def edit_all(
             return [Result("latent", await client.edit(inverted.w_plus, edits, **output))]
         photo = fields.photo[0]
         edited = await client.paste(photo.data, inverted, edits, keep_gps=fields.keep_gps, **output)
-        return [Result(stem(photo, 0), edited)]
+        return [Result(output_name(photo, 0), edited)]
     call = _edit_call(client, fields, edits, output)
     results: list[Result] = []
     index = 0
     calls = (functools.partial(call, photo.data) for photo in fields.photo)
     async with aclosing(in_order_async(calls, concurrency)) as answers:
         async for answer in answers:
-            results += _results(stem(fields.photo[index], index), answer)
+            results += _results(output_name(fields.photo[index], index), answer)
             index += 1
             report(index, len(fields.photo))
     return results
@@ -192,7 +192,7 @@ def _results(name: str, answer: Any) -> list[Result]:
     raise answer
 
 
-def stem(photo: File, index: int) -> str:
+def output_name(photo: File, index: int) -> str:
     """Return the name for the image of a photo: its file's without folder and suffix."""
     name = PurePath(photo.name.replace("\\", "/")).stem
     safe = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name)[:80].strip(" .")
@@ -221,7 +221,7 @@ def _json_image(result: Result, format: str, request_id: str) -> schemas.EditedI
 @router.post("/v1/invert", **openapi.invert)
 async def invert(request: Request) -> Response:
     """Invert the face in a photo: the latent (.npz) serves any number of fast edits."""
-    api = api_of(request)
+    api = get_state(request)
     fields = await forms.read(request, InvertRequest, api.bodies)
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
@@ -233,7 +233,7 @@ async def invert(request: Request) -> Response:
     return Response(
         inverted.to_bytes(),
         media_type=media_type,
-        headers={"Content-Disposition": f'attachment; filename="{stem(photo, 0)}.npz"'},
+        headers={"Content-Disposition": f'attachment; filename="{output_name(photo, 0)}.npz"'},
     )
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from styleclip_server.api import forms, openapi, schemas
 from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.edits import one_photo
-from styleclip_server.api.state import api_of
+from styleclip_server.api.state import get_state
 
 router = APIRouter(tags=["edit"])
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["edit"])
 @router.post("/v1/faces", **openapi.faces)
 async def faces(request: Request) -> schemas.FacesAnswer:
     """List the faces in a photo, best first; `face` takes their numbers."""
-    api = api_of(request)
+    api = get_state(request)
     fields = await forms.read(request, schemas.FacesRequest, api.bodies)
     photo = one_photo(fields.photo)
     with api.admitted():

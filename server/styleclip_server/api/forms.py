@@ -20,7 +20,7 @@ from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, Unsup
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.schemas import File, RequestModel
 
-_PIECE = 2**16  # bytes of a form that are parsed before others have their turn
+_PIECE = 2**16  # bytes of a form that are parsed per event-loop iteration
 _ERRORS: dict[int, type[Exception]] = {
     408: RequestTooSlow,
     413: ImageTooLarge,
@@ -40,7 +40,7 @@ async def read(request: Request, model: type[F], reader: BodyReader) -> F:
 
     Raises:
         InvalidInput, ServerBusy, RequestError: they are not accepted; the message says why.
-        ClientDisconnect: the client is gone.
+        ClientDisconnect: the client has disconnected.
     """
     body = await _read_body(request, reader)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

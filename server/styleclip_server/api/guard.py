@@ -20,7 +20,7 @@ from styleclip_server.api.refusals import Refused
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _HEADER = b"x-request-id"
-# These need no token: they are asked by probes and browsers, and change nothing.
+# These need no token: probes and browsers request them, and they change nothing.
 _PUBLIC = ("/healthz", "/livez", "/docs", "/openapi.json", "/static-offline-docs/")
 
 
@@ -91,7 +91,7 @@ class Guard:
             "request_id": identifier,
             "method": scope["method"],
             "path": scope["path"][:200],
-            "status": status or None,  # the client went away
+            "status": status or None,  # the client disconnected
             "ms": round(seconds * 1000, 1),
         }
         print(json.dumps(entry), flush=True)

@@ -17,7 +17,7 @@ SECONDS = 60.0  # for a body to arrive
 DISCARD_SECONDS = 2.0
 LARGE_BYTES = 2**20
 LARGE_BODIES = 16  # of more than LARGE_BYTES, that arrive at a time
-_STEP = 2**20  # bytes that are decompressed before others have their turn
+_STEP = 2**20  # bytes that are decompressed per event-loop iteration
 
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 WINDOWS = {b"gzip": _GZIP, b"deflate": _ZLIB}

@@ -1,4 +1,4 @@
-"""HTTP connections with bounds on what a client may send, and for how long it may keep others out.
+"""HTTP connections with bounds on what a client may send, and how long it may occupy a connection.
 
 uvicorn bounds neither the size of a request's head, the number of its chunks, nor the time that a
 client takes to send a head or to read an answer.
@@ -34,7 +34,7 @@ _SINGLE = {
 }
 
 
-class TooMuch(Exception):
+class LimitExceeded(Exception):
     """The client exceeds a bound; the connection answers 400 and closes."""
 
 
@@ -55,18 +55,18 @@ class Connection(HttpToolsProtocol):
         self._refusal = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time for a first request; where there is no room, the oldest idle one goes."""
+        """Start the time for a request; above CONNECTIONS, close the one that is idle longest."""
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
             oldest = next(iter(self._idle), self)
-            oldest._forget()
+            oldest._cancel_timers()
             oldest.transport.abort()
         if not transport.is_closing():
             self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
-        self._forget()
+        self._cancel_timers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
         self._count_head(len(name) + len(value))
         super().on_header(name, value)
         if len(self.headers) > HEADERS:
-            raise self._too_much(f"more than {HEADERS} headers")
+            raise self._exceeded(f"more than {HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         """Stop the time for the head, and refuse what could be understood in two ways."""
@@ -100,14 +100,14 @@ class Connection(HttpToolsProtocol):
         counts = Counter(name for name, _ in self.headers)
         for name in _SINGLE:
             if counts[name] > 1:
-                raise self._too_much(f"the header {name.decode()} is given twice")
+                raise self._exceeded(f"the header {name.decode()} is given twice")
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """Count a chunk of a body."""
         self._chunks += 1
         if self._chunks > SMALL_CHUNKS + self._body_bytes / BYTES_PER_CHUNK:
-            raise self._too_much("too many small chunks")
+            raise self._exceeded("too many small chunks")
 
     def on_body(self, body: bytes) -> None:
         """Count the bytes of a body."""
@@ -148,7 +148,7 @@ class Connection(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _forget(self) -> None:
+    def _cancel_timers(self) -> None:
         self._stop_head_timer()
         if self._stall_timer:
             self._stall_timer.cancel()
@@ -156,8 +156,8 @@ class Connection(HttpToolsProtocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES:
-            raise self._too_much(f"more than {HEAD_BYTES} bytes before the body")
+            raise self._exceeded(f"more than {HEAD_BYTES} bytes before the body")
 
-    def _too_much(self, reason: str) -> TooMuch:
+    def _exceeded(self, reason: str) -> LimitExceeded:
         self._refusal = f"Refused: {reason}."
-        return TooMuch(reason)
+        return LimitExceeded(reason)

@@ -63,26 +63,26 @@ def _not_a_request() -> Refused:
 
 def _check_wire(message: bytes) -> None:
     """Bound the number of top-level fields, and the bytes of those that are not raw tensors."""
-    at = structure = fields = 0
+    offset = structure = fields = 0
     try:
-        while at < len(message):
-            start = at
-            tag, at = _read_varint(message, at)
+        while offset < len(message):
+            start = offset
+            tag, offset = _read_varint(message, offset)
             if tag & 7 == 2:
-                length, at = _read_varint(message, at)
-                at += length
+                length, offset = _read_varint(message, offset)
+                offset += length
             elif tag & 7 == 0:
-                _, at = _read_varint(message, at)
+                _, offset = _read_varint(message, offset)
             else:
                 raise _not_a_request()
             fields += 1
             if tag >> 3 != _RAW_INPUT_CONTENTS:
-                structure += at - start
+                structure += offset - start
             if fields > _FIELDS:
                 raise invalid(f"the message has more than {_FIELDS} fields")
     except IndexError:
         raise _not_a_request() from None
-    if at > len(message):
+    if offset > len(message):
         raise _not_a_request()
     if structure > STRUCTURE_BYTES:
         raise invalid(
@@ -91,15 +91,15 @@ def _check_wire(message: bytes) -> None:
         )
 
 
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number at `at` and the position after it."""
+def _read_varint(message: bytes, offset: int) -> tuple[int, int]:
+    """Return the number at `offset` and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
-        byte = message[at]
-        at += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value, offset
     raise IndexError
 
 

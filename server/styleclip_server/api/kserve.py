@@ -1,8 +1,8 @@
-"""KServe's protocol over HTTP, with Triton's extensions: what of it this product offers.
+"""KServe's protocol over HTTP, with Triton's extensions: the part that this server offers.
 
 An inference request goes on to Triton as gRPC, so that what clients write never reaches Triton's
-own parsers of HTTP and JSON, and so that a client that goes away cancels its work. The other calls
-go on as requests that are written here.
+own parsers of HTTP and JSON, and so that a client that disconnects cancels its work. The other
+calls go on as requests that are written here.
 """
 
 from __future__ import annotations

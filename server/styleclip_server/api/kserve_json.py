@@ -63,22 +63,22 @@ def _json_length(body: bytes, header_length: bytes | None) -> int:
     return int(header_length)
 
 
-def _decode_input(request: ModelInferRequest, entry: JsonObject, body: bytes, at: int) -> int:
-    """Add an input, whose binary data would start at `at`; return where those of the next start."""
+def _decode_input(request: ModelInferRequest, entry: JsonObject, body: bytes, offset: int) -> int:
+    """Add an input, whose binary data would start at `offset`; return the next one's offset."""
     tensor = request.inputs.add(
         name=_text(entry, "name"), datatype=_text(entry, "datatype"), shape=_shape(entry)
     )
     _set_parameters(tensor.parameters, entry, skip="binary_data_size")
     if regions.uses_region(tensor.parameters):
-        return at
+        return offset
     size = _object(entry, "parameters").get("binary_data_size")
     if size is None:
         request.raw_input_contents.append(_raw(tensor, entry))
-        return at
-    if type(size) is not int or not 0 <= size <= len(body) - at:
+        return offset
+    if type(size) is not int or not 0 <= size <= len(body) - offset:
         raise invalid(f"binary_data_size of {tensor.name[:100]!r} is beyond the body")
-    request.raw_input_contents.append(body[at : at + size])
-    return at + size
+    request.raw_input_contents.append(body[offset : offset + size])
+    return offset + size
 
 
 class BinaryOutputs:

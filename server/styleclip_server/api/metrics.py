@@ -15,7 +15,7 @@ _SECONDS = 10.0
 _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class MetricsPort:
+class MetricsMiddleware:
     """ASGI middleware: `app.state.metrics` answers what arrives at `port`."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -57,13 +57,18 @@ class Metrics:
             answer = await self._triton.get("/metrics", timeout=_SECONDS)
         except httpx.HTTPError:
             return 503, f"{UNAVAILABLE_MESSAGE}\n".encode()
-        return answer.status_code, answer.content + self._of_admission()
+        return answer.status_code, answer.content + self._admission_metrics()
 
-    def _of_admission(self) -> bytes:
+    def _admission_metrics(self) -> bytes:
         admission = self._admission
         families = (
             ("styleclip_requests_inside", "gauge", "Requests that are running", admission.running),
-            ("styleclip_requests_admitted_total", "counter", "Requests let in", admission.admitted),
+            (
+                "styleclip_requests_admitted_total",
+                "counter",
+                "Requests admitted",
+                admission.admitted,
+            ),
             ("styleclip_requests_busy_total", "counter", "Requests refused", admission.refused),
         )
         return "".join(

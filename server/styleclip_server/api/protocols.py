@@ -65,7 +65,7 @@ async def _closing_abandoned_regions(triton: Triton, settings: Settings) -> Asyn
             await closing
 
 
-class KServePaths:
+class KServeMiddleware:
     """ASGI middleware: `app.state.kserve` answers the paths under /v2."""
 
     def __init__(self, app: ASGIApp) -> None:

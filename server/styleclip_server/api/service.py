@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.api import openapi, problems, schemas
-from styleclip_server.api.state import api_of, request_id
+from styleclip_server.api.state import get_state, request_id
 
 router = APIRouter(tags=["server"])
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["server"])
 @router.get("/v1/domain", **openapi.domain)
 async def domain(request: Request) -> schemas.DomainAnswer:
     """What the server's generator draws, its presets and the limits of a request."""
-    api = api_of(request)
+    api = get_state(request)
     served = await api.domain()
     return schemas.DomainAnswer(
         name=served.name,
@@ -48,7 +48,7 @@ async def errors() -> list[problems.ErrorKind]:
 async def health(request: Request) -> schemas.Health | Response:
     """Whether the server edits images: a small one is edited, at most every few seconds."""
     try:
-        return schemas.Health(seconds=round(await api_of(request).check_health(), 1))
+        return schemas.Health(seconds=round(await get_state(request).check_health(), 1))
     except StyleclipError as error:
         return problems.response(error, request_id(request), status=503)
 

@@ -22,12 +22,12 @@ from styleclip_server.canary import check_server
 
 T = TypeVar("T")
 
-_DOMAIN_SECONDS = 60.0  # between two looks at the domain
+_DOMAIN_SECONDS = 60.0  # that a cached domain is used
 _HEALTH_SECONDS = 5.0  # that a canary edit counts
 
 
 @dataclass
-class Api:
+class ApiState:
     """The state of one API server, for one event loop."""
 
     settings: Settings
@@ -83,9 +83,9 @@ class Api:
         return time.monotonic() - since
 
 
-def api_of(request: Request) -> Api:
+def get_state(request: Request) -> ApiState:
     """Return the state of the application that received `request`."""
-    return cast(Api, request.app.state.api)
+    return cast(ApiState, request.app.state.api)
 
 
 def request_id(request: Request) -> str:

@@ -22,7 +22,7 @@ from styleclip_server.api import archives, events, forms, negotiation, openapi, 
 from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.edits import Report, check_photos, one_photo, resolve_edits
 from styleclip_server.api.schemas import SweepRequest
-from styleclip_server.api.state import api_of, request_id
+from styleclip_server.api.state import get_state, request_id
 
 router = APIRouter(tags=["edit"])
 
@@ -51,7 +51,7 @@ async def sweep(request: Request) -> Response:
     images. With `Accept: text/event-stream` it reports progress and ends with an event `result`,
     which has the JSON answer.
     """
-    api = api_of(request)
+    api = get_state(request)
     fields = await forms.read(request, SweepRequest, api.bodies)
     check_photos(fields)
     if fields.photo:

@@ -52,13 +52,13 @@ def check_content(name: str, datatype: str, count: int, content: bytes) -> None:
 def _check_texts(name: str, count: int, content: bytes) -> None:
     if count > MAX_TEXTS:
         raise invalid(f"{name} has {count} elements; at most {MAX_TEXTS} are accepted")
-    at = elements = 0
-    while at < len(content) and elements <= count:
-        if len(content) - at < 4:
+    offset = elements = 0
+    while offset < len(content) and elements <= count:
+        if len(content) - offset < 4:
             break
-        at += 4 + int(struct.unpack_from("<I", content, at)[0])
+        offset += 4 + int(struct.unpack_from("<I", content, offset)[0])
         elements += 1
-    if at != len(content) or elements != count:
+    if offset != len(content) or elements != count:
         raise invalid(f"the bytes of {name} are not {count} elements with their lengths")
 
 
@@ -104,11 +104,11 @@ def contents_to_raw(tensor: service_pb2.ModelInferRequest.InferInputTensor, coun
 def from_raw(datatype: str, content: bytes) -> Sequence[Any]:
     """Return raw bytes as a list of numbers, bools or byte strings."""
     if datatype == "BYTES":
-        texts, at = [], 0
-        while at < len(content):
-            end = at + 4 + int(struct.unpack_from("<I", content, at)[0])
-            texts.append(content[at + 4 : end])
-            at = end
+        texts, offset = [], 0
+        while offset < len(content):
+            end = offset + 4 + int(struct.unpack_from("<I", content, offset)[0])
+            texts.append(content[offset + 4 : end])
+            offset = end
         return texts
     values: list[Any] = np.frombuffer(content, TYPES[datatype].numpy).tolist()
     return values

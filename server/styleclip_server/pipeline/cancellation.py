@@ -1,4 +1,4 @@
-"""Long work that ends soon after nobody waits for its result any more.
+"""Long work that ends soon after its client has disconnected.
 
 Whoever starts the work says how to find out (`cancelled_by`); the work calls `check_cancelled`
 between its parts.
@@ -14,7 +14,7 @@ _is_cancelled: ContextVar[Callable[[], bool]] = ContextVar("is_cancelled", defau
 
 
 class WorkCancelled(Exception):
-    """Nobody waits for the result."""
+    """The client has disconnected."""
 
 
 @contextmanager
@@ -28,10 +28,10 @@ def cancelled_by(is_cancelled: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Return if somebody waits for the result.
+    """Return if the client is connected.
 
     Raises:
-        WorkCancelled: nobody does.
+        WorkCancelled: its client has disconnected.
     """
     if _is_cancelled.get()():
         raise WorkCancelled

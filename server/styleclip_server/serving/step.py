@@ -31,8 +31,8 @@ RunRow = Callable[[Row], Row]
 def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Metrics) -> list[Any]:
     """Respond to each request of `execute`, computing row by row.
 
-    An `InvalidInput` becomes INVALID_ARGUMENT of its request only. A request whose client is gone
-    ends before its next row, or where its work calls `check_cancelled`.
+    An `InvalidInput` becomes INVALID_ARGUMENT of its request only. A request whose client has
+    disconnected ends before its next row, or where its work calls `check_cancelled`.
 
     Args:
         run_row: takes a row's inputs by name (None for an optional one that was not sent) and
@@ -56,7 +56,7 @@ def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> A
         response = triton.InferenceResponse(outputs)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
     except WorkCancelled as error:
-        cancelled = triton.TritonError("the client is gone", triton.TritonError.CANCELLED)
+        cancelled = triton.TritonError("the client has disconnected", triton.TritonError.CANCELLED)
         response = triton.InferenceResponse(error=cancelled)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs, error)
     except Exception as error:
