@@ -298,12 +298,12 @@ def test_an_answer_is_json_or_binary_data_as_requested():
         answer.outputs.add(name=name, datatype=datatype, shape=[1, 2])
         answer.raw_output_contents.append(content)
     binary = kserve_json.BinaryOutputs(default=False)
-    body, length = kserve_json.encode_answer(answer.SerializeToString(), binary)
+    body, length = kserve_json.encode_response(answer.SerializeToString(), binary)
     outputs = json.loads(body)["outputs"]
     assert length is None
     assert [output["data"] for output in outputs] == [[0.0, 0.0], ["a face"]]
     binary.by_name["PICTURE"] = True
-    body, length = kserve_json.encode_answer(answer.SerializeToString(), binary)
+    body, length = kserve_json.encode_response(answer.SerializeToString(), binary)
     assert body[length:] == TEXT
     entry = json.loads(body[:length])["outputs"][1]
     assert entry["parameters"] == {"binary_data_size": len(TEXT)}

@@ -37,8 +37,8 @@ async def close_abandoned_regions(triton: Triton, seconds: float = SECONDS) -> N
 
 async def _close_once(triton: Triton) -> None:
     message = SystemSharedMemoryStatusRequest().SerializeToString()
-    answer = await triton.call("SystemSharedMemoryStatus", message)
-    for name, region in SystemSharedMemoryStatusResponse.FromString(answer).regions.items():
+    response = await triton.call("SystemSharedMemoryStatus", message)
+    for name, region in SystemSharedMemoryStatusResponse.FromString(response).regions.items():
         if _is_abandoned(region.key.removeprefix("/")):
             request = SystemSharedMemoryUnregisterRequest(name=name)
             with contextlib.suppress(Refused):

@@ -82,9 +82,9 @@ async def _report_http(request: Request, error: Exception) -> Response:
         refusal = problems.MethodNotAllowed(f"{request.method} is not allowed for {path}")
     else:
         refusal = InvalidInput(error.detail)
-    answer = problems.response(refusal, request_id(request), error.status_code)
-    answer.headers.update(error.headers or {})
-    return answer
+    response = problems.response(refusal, request_id(request), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _drop(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Several images in one answer: a ZIP archive, or multipart/mixed."""
+"""Several images in one response: a ZIP archive, or multipart/mixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def pack(media_type: str, results: list[Result], format: str, request_id: str) -> Response:
-    """Return the images of `results` as one answer; failures are files of problem details."""
+    """Return the images of `results` as one response; failures are files of problem details."""
     names: set[str] = set()
     entries = [_entry(each, format, request_id, names) for each in results]
     if media_type == negotiation.ZIP:

@@ -37,7 +37,7 @@ Report = Callable[[int, int], None]  # of how many are done, of how many
 
 @dataclass(frozen=True)
 class Result:
-    """An image of an answer, or why there is none; `name` is that of its photo."""
+    """An image of a response, or why there is none; `name` is that of its photo."""
 
     name: str
     edited: Edited | StyleclipError
@@ -48,8 +48,8 @@ async def edit(request: Request) -> Response:
     """Edit the face in a photo, or a latent, and return the image.
 
     Several photos, or all faces of one, give several images: as a ZIP archive, multipart/mixed or
-    JSON. A photo that fails does not stop the others. With `Accept: text/event-stream` the answer
-    reports progress and ends with an event `result`, which has the JSON answer.
+    JSON. A photo that fails does not stop the others. With `Accept: text/event-stream` the response
+    reports progress and ends with an event `result`, which has the JSON response.
     """
     api = get_state(request)
     fields = await forms.read(request, EditRequest, api.bodies)
@@ -69,14 +69,14 @@ async def edit(request: Request) -> Response:
     identifier = request_id(request)
     if media_type == negotiation.EVENTS:
         return events.stream(
-            work, lambda results: json_answer(results, format, identifier), identifier
+            work, lambda results: build_json(results, format, identifier), identifier
         )
     results = await cancel_on_disconnect(work(lambda done, total: None), request.receive)
     failures = [each.edited for each in results if isinstance(each.edited, StyleclipError)]
     if len(failures) == len(results):
         raise failures[0]
     if media_type == negotiation.JSON:
-        return JSONResponse(json_answer(results, format, identifier))
+        return JSONResponse(build_json(results, format, identifier))
     if media_type in (negotiation.ZIP, negotiation.MIXED):
         return archives.pack(media_type, results, format, identifier)
     edited = results[0].edited
@@ -163,9 +163,9 @@ async def edit_all(
     results: list[Result] = []
     index = 0
     calls = (functools.partial(call, photo.data) for photo in fields.photo)
-    async with aclosing(in_order_async(calls, concurrency)) as answers:
-        async for answer in answers:
-            results += _results(output_name(fields.photo[index], index), answer)
+    async with aclosing(in_order_async(calls, concurrency)) as outcomes:
+        async for outcome in outcomes:
+            results += _results(output_name(fields.photo[index], index), outcome)
             index += 1
             report(index, len(fields.photo))
     return results
@@ -184,12 +184,12 @@ def _edit_call(
     )
 
 
-def _results(name: str, answer: Any) -> list[Result]:
-    if isinstance(answer, list):
-        return [Result(f"{name}-{face}", edited) for face, edited in enumerate(answer)]
-    if isinstance(answer, (Edited, StyleclipError)):
-        return [Result(name, answer)]
-    raise answer
+def _results(name: str, outcome: Any) -> list[Result]:
+    if isinstance(outcome, list):
+        return [Result(f"{name}-{face}", edited) for face, edited in enumerate(outcome)]
+    if isinstance(outcome, (Edited, StyleclipError)):
+        return [Result(name, outcome)]
+    raise outcome
 
 
 def output_name(photo: File, index: int) -> str:
@@ -199,8 +199,8 @@ def output_name(photo: File, index: int) -> str:
     return safe or f"photo-{index + 1}"
 
 
-def json_answer(results: list[Result], format: str, request_id: str) -> dict[str, Any]:
-    """Return the JSON answer; images are base64 texts."""
+def build_json(results: list[Result], format: str, request_id: str) -> dict[str, Any]:
+    """Return the JSON response; images are base64 texts."""
     return schemas.EditAnswer(
         images=[_json_image(each, format, request_id) for each in results]
     ).model_dump(exclude_none=True)

@@ -1,4 +1,4 @@
-"""Progress of a long request as server-sent events, the last of which has the answer."""
+"""Progress of a long request as server-sent events, the last of which has the response."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _PING_SECONDS = 15.0  # between comments, so that no proxy takes the connection 
 
 def stream(
     work: Callable[[Callable[[int, int], None]], Awaitable[T]],
-    answer: Callable[[T], dict[str, Any]],
+    build_json: Callable[[T], dict[str, Any]],
     request_id: str,
 ) -> StreamingResponse:
     """Run `work` while its events are sent: `progress`, then `result` or `error`.
 
     Args:
         work: gets a function that reports how many are done, of how many.
-        answer: turns its result into the data of the event `result`.
+        build_json: turns its result into the data of the event `result`.
         request_id: the id of the request, for `error`.
     """
     return StreamingResponse(
-        _events(work, answer, request_id),
+        _events(work, build_json, request_id),
         media_type=negotiation.EVENTS,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -41,7 +41,7 @@ def stream(
 
 async def _events(
     work: Callable[[Callable[[int, int], None]], Awaitable[T]],
-    answer: Callable[[T], dict[str, Any]],
+    build_json: Callable[[T], dict[str, Any]],
     request_id: str,
 ) -> AsyncIterator[bytes]:
     queue: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
@@ -59,7 +59,7 @@ async def _events(
             done, total = progress
             yield _event("progress", {"done": done, "total": total})
         try:
-            yield _event("result", answer(task.result()))
+            yield _event("result", build_json(task.result()))
         except StyleclipError as error:
             yield _event("error", problems.describe(error, request_id).model_dump())
         except Exception:

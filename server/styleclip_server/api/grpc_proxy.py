@@ -61,7 +61,7 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 MODEL_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 Context: TypeAlias = Any  # grpc.ServicerContext; grpcio has no types
-Answer = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
+Handler = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
 
 
 class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -109,7 +109,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 if time.monotonic() - since > MESSAGE_SECONDS:
                     context.cancel()
 
-    def _unary(self, answer: Answer, limit: int) -> grpc.RpcMethodHandler:
+    def _unary(self, handler: Handler, limit: int) -> grpc.RpcMethodHandler:
         # On the wire a unary call is a stream of one message. gRPC reads the message of a unary
         # call before it calls the handler; that of a stream is read when the handler asks for it.
         def handle(stream: Iterator[bytes], context: Context) -> bytes:
@@ -118,7 +118,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 message = self._read(stream, context)
                 if len(message) > limit:
                     raise inference.too_large(limit)
-                return self._run(answer(message, context), context)
+                return self._run(handler(message, context), context)
             except Refused as error:
                 _abort(context, error)
 
@@ -159,11 +159,11 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         )
 
     async def _check_health(self, _: bytes, context: Context) -> bytes:
-        """Answer gRPC's own health check, which probes use, for the server as a whole."""
+        """Respond to gRPC's own health check, which probes use, for the server as a whole."""
         return await self._triton.call(HEALTH_CHECK, b"", _time_left(context))
 
-    def _pass_on(self, method: str, kind: type[Message]) -> Answer:
-        async def answer(message: bytes, context: Context) -> bytes:
+    def _pass_on(self, method: str, kind: type[Message]) -> Handler:
+        async def handle(message: bytes, context: Context) -> bytes:
             try:
                 request: Any = kind.FromString(message)
             except DecodeError:
@@ -175,10 +175,10 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 )
             return await self._triton.call(method, request.SerializeToString(), _time_left(context))
 
-        return answer
+        return handle
 
     def _stream_infer(self, stream: Iterator[bytes], context: Context) -> Iterator[bytes]:
-        """Answer the requests of a stream one after the other; no model streams its answers."""
+        """Respond to a stream's requests one after the other; no model streams its responses."""
         try:
             self._check_access(context)
             if not self._streams.acquire(blocking=False):
@@ -187,20 +187,20 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             _abort(context, error)
         try:
             for message in stream:
-                yield self._stream_answer(message, context).SerializeToString()
+                yield self._stream_response(message, context).SerializeToString()
         finally:
             self._streams.release()
 
-    def _stream_answer(
+    def _stream_response(
         self, message: bytes, context: Context
     ) -> service_pb2.ModelStreamInferResponse:
         try:
             if len(message) > self.body_limit:
                 raise inference.too_large(self.body_limit)
-            answer = self._run(self._infer(message, context), context)
+            content = self._run(self._infer(message, context), context)
         except Refused as error:
             return service_pb2.ModelStreamInferResponse(error_message=error.message)
-        response = service_pb2.ModelInferResponse.FromString(answer)
+        response = service_pb2.ModelInferResponse.FromString(content)
         return service_pb2.ModelStreamInferResponse(infer_response=response)
 
     def _check_access(self, context: Context) -> None:

@@ -65,7 +65,7 @@ class Guard:
     def _refusal(
         self, scope: Scope, authorization: bytes | None, identifier: str
     ) -> Response | None:
-        """Return the answer to a caller that is not allowed to call."""
+        """Return the response to a caller that is not allowed to call."""
         path: str = scope["path"]
         if path == "/" or path.startswith(_PUBLIC):
             return None

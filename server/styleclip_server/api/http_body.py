@@ -44,7 +44,7 @@ class RequestBody:
     async def discard_rest(self) -> None:
         """Receive the rest of a refused body for a moment.
 
-        A connection that is closed with bytes unread is reset, which may take the answer with it.
+        A connection that is closed with bytes unread is reset, which may take the response with it.
         """
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._discard(), DISCARD_SECONDS)

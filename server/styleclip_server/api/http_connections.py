@@ -1,7 +1,7 @@
 """HTTP connections with bounds on what a client may send, and how long it may occupy a connection.
 
 uvicorn bounds neither the size of a request's head, the number of its chunks, nor the time that a
-client takes to send a head or to read an answer.
+client takes to send a head or to read a response.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEAD_BYTES = 16 * 2**10
 UNPARSED_BYTES = 512 * 2**10  # with a head that has not ended: its own, and a body's before it
 HEADERS = 64
 HEAD_SECONDS = 10.0  # for the head of a request to arrive
-STALL_SECONDS = 60.0  # for an answer to be read
+STALL_SECONDS = 60.0  # for a response to be read
 # Chunks of a body that cost more than their bytes are worth.
 SMALL_CHUNKS = 1000
 BYTES_PER_CHUNK = 32
@@ -35,7 +35,7 @@ _SINGLE = {
 
 
 class LimitExceeded(Exception):
-    """The client exceeds a bound; the connection answers 400 and closes."""
+    """The client exceeds a bound; the connection responds with 400 and closes."""
 
 
 class Connection(HttpToolsProtocol):
@@ -121,20 +121,20 @@ class Connection(HttpToolsProtocol):
             self._idle[self] = None
 
     def pause_writing(self) -> None:
-        """Start the time for the answer to be read."""
+        """Start the time for the response to be read."""
         super().pause_writing()
         if self._stall_timer is None:
             self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Stop the time for the answer to be read."""
+        """Stop the time for the response to be read."""
         super().resume_writing()
         if self._stall_timer:
             self._stall_timer.cancel()
             self._stall_timer = None
 
     def send_400_response(self, msg: str) -> None:
-        """Answer with the bound that was exceeded, if that is the reason."""
+        """Respond with the bound that was exceeded, if that is the reason."""
         super().send_400_response(self._refusal or msg)
 
     def _wait_for_head(self) -> None:

@@ -29,16 +29,16 @@ from styleclip_server.api.http_body import (
 from styleclip_server.api.kserve_json import (
     HEADER_LENGTH,
     decode_request,
-    encode_answer,
+    encode_response,
     parse_json,
 )
 from styleclip_server.api.refusals import Refused, invalid, model_control, restricted, unavailable
 from styleclip_server.api.triton import CALL_BYTES, CALL_SECONDS, MODEL_NAME, TRACE_HEADERS, Triton
 
 Headers = list[tuple[bytes, bytes]]
-Answer = tuple[int, bytes, Headers]
+HttpResponse = tuple[int, bytes, Headers]
 
-COMPRESSED_BYTES = 1024  # a smaller answer is not compressed
+COMPRESSED_BYTES = 1024  # a smaller response is not compressed
 _MODEL = rf"/v2/models/(?P<model>{MODEL_NAME})(?:/versions/(?P<version>[0-9]{{1,9}}))?"
 _INFER = re.compile(f"{_MODEL}/infer")
 _READ = re.compile(
@@ -80,17 +80,17 @@ class KServe:
         self._body = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one request."""
         body = RequestBody(scope, receive)
         try:
-            status, content, headers = await self._answer(scope, body)
+            status, content, headers = await self._respond(scope, body)
         except Refused as error:
             status, content, headers = _refusal(error)
         except ClientDisconnect:
             return
         await _send(send, status, content, headers, body)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _respond(self, scope: Scope, receive: Receive) -> HttpResponse:
         method, path = scope["method"], scope["raw_path"].decode("ascii", "replace")
         if match := _INFER.fullmatch(path):
             _check_method(method, "POST")
@@ -111,7 +111,7 @@ class KServe:
             return await self._pass_on("GET", path)
         raise Refused(StatusCode.NOT_FOUND, f"there is no {path[:200]!r}")
 
-    async def _infer(self, match: re.Match[str], scope: Scope, receive: Receive) -> Answer:
+    async def _infer(self, match: re.Match[str], scope: Scope, receive: Receive) -> HttpResponse:
         headers = dict(scope["headers"])
         body = await self._body.read(scope, receive)
         request, binary = decode_request(
@@ -123,20 +123,22 @@ class KServe:
             for name, value in scope["headers"]
             if name.decode("latin-1") in TRACE_HEADERS and _METADATA.fullmatch(value)
         ]
-        answer = await cancel_on_disconnect(self._triton.infer(request, metadata=trace), receive)
-        content, header_length = encode_answer(answer, binary)
+        response = await cancel_on_disconnect(self._triton.infer(request, metadata=trace), receive)
+        content, header_length = encode_response(response, binary)
         if header_length is None:
-            answer_headers = [_JSON]
+            response_headers = [_JSON]
         else:
-            answer_headers = [
+            response_headers = [
                 (b"content-type", b"application/octet-stream"),
                 (HEADER_LENGTH, str(header_length).encode()),
             ]
-        return 200, *await _compress(content, answer_headers, headers.get(b"accept-encoding", b""))
+        return 200, *await _compress(
+            content, response_headers, headers.get(b"accept-encoding", b"")
+        )
 
     async def _region(
         self, match: re.Match[str], method: str, scope: Scope, receive: Receive
-    ) -> Answer:
+    ) -> HttpResponse:
         """Carry out a call about shared memory."""
         name, action = match["name"], match["action"]
         if not self._allow_shared_memory:
@@ -154,15 +156,17 @@ class KServe:
         regions.check_registration(name, key, offset, size)
         return await self._pass_on("POST", path, {"key": key, "offset": offset, "byte_size": size})
 
-    async def _pass_on(self, method: str, path: str, entry: Any = None) -> Answer:
+    async def _pass_on(self, method: str, path: str, entry: Any = None) -> HttpResponse:
         """Send a call that is written here to Triton's HTTP port."""
         content = None if entry is None else orjson.dumps(entry)
         try:
-            answer = await self._calls.request(method, path, content=content, timeout=CALL_SECONDS)
+            response = await self._calls.request(
+                method, path, content=content, timeout=CALL_SECONDS
+            )
         except httpx.HTTPError as error:
             raise unavailable() from error
-        kind = answer.headers.get("content-type", "application/json")
-        return answer.status_code, answer.content, [(b"content-type", kind.encode())]
+        kind = response.headers.get("content-type", "application/json")
+        return response.status_code, response.content, [(b"content-type", kind.encode())]
 
 
 def _check_method(method: str, expected: str) -> None:
@@ -173,7 +177,7 @@ def _check_method(method: str, expected: str) -> None:
 
 
 async def _compress(content: bytes, headers: Headers, accepted: bytes) -> tuple[bytes, Headers]:
-    """Compress an answer where the client accepts it."""
+    """Compress a response where the client accepts it."""
     encodings = {each.strip().lower() for each in accepted.split(b",")}
     encoding = next((name for name in (b"gzip", b"deflate") if name in encodings), None)
     if encoding is None or len(content) < COMPRESSED_BYTES:
@@ -183,7 +187,7 @@ async def _compress(content: bytes, headers: Headers, accepted: bytes) -> tuple[
     return compressed + encoder.flush(), [*headers, (b"content-encoding", encoding)]
 
 
-def _refusal(refusal: Refused) -> Answer:
+def _refusal(refusal: Refused) -> HttpResponse:
     headers = [_JSON]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", str(math.ceil(refusal.retry_after)).encode()))

@@ -1,4 +1,4 @@
-"""Inference requests and answers in KServe's JSON, with Triton's binary tensor data extension.
+"""Inference requests and responses in KServe's JSON, with Triton's binary tensor data extension.
 
 docs/protocol/extension_binary_data.md of triton-inference-server/server: a JSON header, then the
 tensors' bytes one after the other. What the JSON says is copied field by field into a message of
@@ -82,7 +82,7 @@ def _decode_input(request: ModelInferRequest, entry: JsonObject, body: bytes, of
 
 
 class BinaryOutputs:
-    """Which outputs of an answer are binary data."""
+    """Which outputs of a response are binary data."""
 
     def __init__(self, default: bool) -> None:
         self.default = default
@@ -92,17 +92,17 @@ class BinaryOutputs:
         return self.by_name.get(name, self.default)
 
 
-def encode_answer(message: bytes, binary: BinaryOutputs) -> tuple[bytes, int | None]:
-    """Return the body of an answer, and the length of its JSON header if data follow it."""
-    answer = ModelInferResponse.FromString(message)
-    document: JsonObject = {"id": answer.id} if answer.id else {}
-    document |= {"model_name": answer.model_name, "model_version": answer.model_version}
-    if answer.parameters:
-        document["parameters"] = _parameters(answer.parameters)
-    raw = iter(answer.raw_output_contents)
+def encode_response(message: bytes, binary: BinaryOutputs) -> tuple[bytes, int | None]:
+    """Return the body of a response, and the length of its JSON header if data follow it."""
+    response = ModelInferResponse.FromString(message)
+    document: JsonObject = {"id": response.id} if response.id else {}
+    document |= {"model_name": response.model_name, "model_version": response.model_version}
+    if response.parameters:
+        document["parameters"] = _parameters(response.parameters)
+    raw = iter(response.raw_output_contents)
     parts: list[bytes] = []
     document["outputs"] = []
-    for tensor in answer.outputs:
+    for tensor in response.outputs:
         parameters = _parameters(tensor.parameters)
         entry = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         if not regions.uses_region(tensor.parameters):

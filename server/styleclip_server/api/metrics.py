@@ -16,14 +16,14 @@ _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsMiddleware:
-    """ASGI middleware: `app.state.metrics` answers what arrives at `port`."""
+    """ASGI middleware: `app.state.metrics` responds to what arrives at `port`."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
         self._port = port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Respond to a request, or pass it on."""
         if scope["type"] == "http" and scope["server"] and scope["server"][1] == self._port:
             await scope["app"].state.metrics(scope, receive, send)
         else:
@@ -42,7 +42,7 @@ class Metrics:
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Respond to one request."""
         status, content = 404, b"the path is /metrics\n"
         if scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
             status, content = await self._read()
@@ -54,10 +54,10 @@ class Metrics:
 
     async def _read(self) -> tuple[int, bytes]:
         try:
-            answer = await self._triton.get("/metrics", timeout=_SECONDS)
+            response = await self._triton.get("/metrics", timeout=_SECONDS)
         except httpx.HTTPError:
             return 503, f"{UNAVAILABLE_MESSAGE}\n".encode()
-        return answer.status_code, answer.content + self._admission_metrics()
+        return response.status_code, response.content + self._admission_metrics()
 
     def _admission_metrics(self) -> bytes:
         admission = self._admission

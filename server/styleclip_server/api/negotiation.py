@@ -1,4 +1,4 @@
-"""Which media type an answer has: the one that the client likes best (RFC 9110, Accept)."""
+"""Which media type a response has: the one that the client likes best (RFC 9110, Accept)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _REQUESTS = (
     schemas.FacesRequest,
     schemas.SweepRequest,
 )
-_ANSWERS = (
+_RESPONSES = (
     schemas.EditAnswer,
     schemas.SweepAnswer,
     Problem,
@@ -97,13 +97,13 @@ def _operation(
     summary: str,
     model: type[BaseModel],
     example: dict[str, Any],
-    answer: str,
+    response: str,
     content: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "summary": summary,
         "openapi_extra": {"requestBody": _body(model, example)},
-        "responses": {200: {"description": answer, "content": content}, **_problems()},
+        "responses": {200: {"description": response, "content": content}, **_problems()},
         "response_class": Response,  # none that FastAPI would describe itself
     }
 
@@ -179,7 +179,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         license_info={"name": "MIT", "identifier": "MIT"},
     )
     _, models = models_json_schema(
-        [(model, "validation") for model in (*_REQUESTS, *_ANSWERS)], ref_template=_REF
+        [(model, "validation") for model in (*_REQUESTS, *_RESPONSES)], ref_template=_REF
     )
     components = description.setdefault("components", {})
     known = components.setdefault("schemas", {})

@@ -152,7 +152,7 @@ def response(
     status: int | None = None,
     retry_after: float | None = None,
 ) -> JSONResponse:
-    """Return the answer that reports an error."""
+    """Return the response that reports an error."""
     problem = describe(error, request_id, status)
     headers = {}
     if isinstance(error, errors.ServerUnavailable) or retry_after is not None:

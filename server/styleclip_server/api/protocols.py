@@ -66,13 +66,13 @@ async def _closing_abandoned_regions(triton: Triton, settings: Settings) -> Asyn
 
 
 class KServeMiddleware:
-    """ASGI middleware: `app.state.kserve` answers the paths under /v2."""
+    """ASGI middleware: `app.state.kserve` responds to the paths under /v2."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Respond to a request, or pass it on."""
         path: bytes = scope.get("raw_path", b"")
         if scope["type"] == "http" and (path == b"/v2" or path.startswith(b"/v2/")):
             await scope["app"].state.kserve(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The fields of requests and answers; the OpenAPI description is generated from them.
+"""The fields of requests and responses; the OpenAPI description is generated from them.
 
 A request is a form with files, or JSON with the same fields, in which files are base64 texts.
 """

@@ -61,5 +61,5 @@ async def root() -> RedirectResponse:
 
 @router.get("/livez", include_in_schema=False)
 async def live() -> Response:
-    """Answer; the launcher restarts a process that does not."""
+    """Respond; the launcher restarts a process that does not."""
     return Response()

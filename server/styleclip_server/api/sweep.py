@@ -47,9 +47,9 @@ class Sweep:
 async def sweep(request: Request) -> Response:
     """Draw one edit at many strengths; of several edits the last one is swept.
 
-    The answer is a strip, a grid with `thresholds`, an animation (GIF), or a ZIP archive of the
+    The response is a strip, a grid with `thresholds`, an animation (GIF), or a ZIP archive of the
     images. With `Accept: text/event-stream` it reports progress and ends with an event `result`,
-    which has the JSON answer.
+    which has the JSON response.
     """
     api = get_state(request)
     fields = await forms.read(request, SweepRequest, api.bodies)
@@ -73,10 +73,10 @@ async def sweep(request: Request) -> Response:
 
     if media_type == negotiation.EVENTS:
         identifier = request_id(request)
-        return events.stream(work, lambda drawn: _json_answer(drawn, fields, format), identifier)
+        return events.stream(work, lambda drawn: _build_json(drawn, fields, format), identifier)
     drawn = await cancel_on_disconnect(work(lambda done, total: None), request.receive)
     if media_type == negotiation.JSON:
-        return JSONResponse(await asyncio.to_thread(_json_answer, drawn, fields, format))
+        return JSONResponse(await asyncio.to_thread(_build_json, drawn, fields, format))
     if media_type == negotiation.ZIP:
         return Response(
             await asyncio.to_thread(_zip, drawn),
@@ -150,7 +150,7 @@ def _encode(drawn: Sweep, fields: SweepRequest, format: str) -> bytes:
     return drawn.grid.encode(drawn.images, size, format)
 
 
-def _json_answer(drawn: Sweep, fields: SweepRequest, format: str) -> dict[str, object]:
+def _build_json(drawn: Sweep, fields: SweepRequest, format: str) -> dict[str, object]:
     values = zip(drawn.grid.values, drawn.images, strict=True)
     return schemas.SweepAnswer(
         media_type=negotiation.IMAGES[format],

@@ -96,8 +96,8 @@ class Triton:
         known = self._configs.get(name)
         if known and time.monotonic() - known[0] < _CONFIG_SECONDS:
             return known[1]
-        answer = await self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
-        config = ModelConfigResponse.FromString(answer).config
+        response = await self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
+        config = ModelConfigResponse.FromString(response).config
         self._configs[name] = time.monotonic(), config
         return config
 
@@ -118,14 +118,14 @@ class Triton:
         """
         try:
             path = method if method.startswith("/") else SERVICE + method
-            answer: bytes = await self._channel.unary_unary(path)(
+            response: bytes = await self._channel.unary_unary(path)(
                 message,
                 timeout=CALL_SECONDS if timeout is None else timeout,
                 metadata=tuple(metadata),
             )
         except grpc.aio.AioRpcError as error:
             raise _refusal(error) from error
-        return answer
+        return response
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Refused:
