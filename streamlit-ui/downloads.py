@@ -11,8 +11,7 @@ from sweeps import render_gif
 from views import render_result
 
 from styleclip_client import Domain, Edit, StyleclipError
-from styleclip_client.images import SUFFIX_BY_FORMAT
-from styleclip_client.recipe import RECIPE_BYTES, Recipe
+from styleclip_client.recipe import Recipe
 from styleclip_contract import limits
 
 
@@ -63,7 +62,7 @@ def _show_image_download(session: Session, domain: Domain, edits: list[Edit]) ->
         "Image",
         # Rendered at the click: moving a slider must not render this format too.
         lambda: render_result(session, domain, edits, paste, format).picture,
-        f"styleclip{SUFFIX_BY_FORMAT[format]}",
+        f"styleclip{limits.SUFFIX_BY_FORMAT[format]}",
         f"image/{format.lower()}",
         icon=":material/download:",
         on_click="ignore",
@@ -115,7 +114,7 @@ def _handle_recipe(session: Session, file: Any) -> None:
     if session.handled_files.get("recipe") == file.file_id:
         return
     try:
-        recipe = Recipe.from_json(file.getvalue()[: RECIPE_BYTES + 1])
+        recipe = Recipe.from_json(file.getvalue()[: limits.RECIPE_BYTES + 1])
     except StyleclipError as error:
         st.error(describe_error(error))
         return

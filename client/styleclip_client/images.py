@@ -20,7 +20,6 @@ Photo: TypeAlias = (
 )
 
 FORMAT_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 # What the server may be able to read; other files of a folder are ignored.
 PHOTO_SUFFIXES = (*FORMAT_BY_SUFFIX, ".avif", ".bmp", ".gif", ".heic", ".heif", ".tif", ".tiff")
 PARTIAL = ".part"  # ends the name of a file that is being written

@@ -13,7 +13,6 @@ from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidRecipe
 
-RECIPE_BYTES = 64 * 2**10  # far more than `limits.EDITS` edits of the longest texts in ASCII
 _KIND, _VERSION = "styleclip-recipe", 1
 
 
@@ -60,9 +59,9 @@ class Recipe:
             InvalidRecipe: it is no recipe; the message says why.
             InvalidInput: an edit is out of bounds, as `Edit` raises it.
         """
-        if len(text) > RECIPE_BYTES:
+        if len(text) > limits.RECIPE_BYTES:
             raise InvalidRecipe(
-                f"the recipe has {len(text)} bytes, the limit is {RECIPE_BYTES}: "
+                f"the recipe has {len(text)} bytes, the limit is {limits.RECIPE_BYTES}: "
                 "a recipe is a short JSON text"
             )
         try:

@@ -27,7 +27,6 @@ from styleclip_client.protocol import InferRequest, Tensors
 from styleclip_contract import wire
 from styleclip_contract.errors import AccessRefused, InvalidInput, ServerError, StyleclipError
 
-PREFIX = "styleclip-client-"  # of the names in /dev/shm
 MIN_TENSOR_BYTES = 64 * 2**10  # a smaller tensor is sent faster in the request
 _REGION_SIZE = 4 * 2**20  # bytes; an image of 1024 x 1024 has 3 MiB
 _FOLDER = Path("/dev/shm")
@@ -38,7 +37,7 @@ class Region:
     """Memory that belongs to one request, then to its response, then to the next request."""
 
     def __init__(self, size: int) -> None:
-        self.name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = f"{wire.SHARED_MEMORY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self.size = size
         self.registered = False
         self._memory = shared_memory.SharedMemory(self.name, create=True, size=size)

@@ -15,6 +15,7 @@ from styleclip_contract import limits
 TOKENS_PER_TEXT = 77  # CLIP's context length
 W_DIM = 512  # width of W and W+
 CANARY = "canary"  # prefix of the request IDs of health checks
+SHARED_MEMORY_PREFIX = "styleclip-client-"  # of the names of clients' regions in /dev/shm
 FACE_SIZE = 256  # e4e reads aligned faces of this many pixels
 
 

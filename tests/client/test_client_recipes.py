@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from styleclip_client import Edit
-from styleclip_client.recipe import RECIPE_BYTES, Recipe, Step
-from styleclip_contract import errors
+from styleclip_client.recipe import Recipe, Step
+from styleclip_contract import errors, limits
 
 SMILE = Edit("a face", "a smiling face", 3.5, 0.12)
 BEARD = Edit("a face", "a face with a bärd", -2.0, 0.2)
@@ -54,7 +54,7 @@ def test_each_invalid_field_of_a_recipe_has_its_error(change, error):
 
 def test_an_oversized_recipe_is_not_parsed():
     with pytest.raises(errors.InvalidRecipe, match="limit"):
-        Recipe.from_json(" " * (RECIPE_BYTES + 1))
+        Recipe.from_json(" " * (limits.RECIPE_BYTES + 1))
 
 
 def test_a_deeply_nested_recipe_is_refused():

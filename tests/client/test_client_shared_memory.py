@@ -57,7 +57,7 @@ def url(request, sharing):
 @pytest.fixture(autouse=True)
 def no_region_is_left():
     def regions():
-        return set(Path("/dev/shm").glob(f"{shared_memory.PREFIX}{os.getpid()}-*"))
+        return set(Path("/dev/shm").glob(f"{wire.SHARED_MEMORY_PREFIX}{os.getpid()}-*"))
 
     before = regions()
     yield

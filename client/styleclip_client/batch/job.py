@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 from styleclip_client.batch.stores import Folder, Store
-from styleclip_client.images import FORMAT_BY_SUFFIX, PHOTO_SUFFIXES, SUFFIX_BY_FORMAT
+from styleclip_client.images import FORMAT_BY_SUFFIX, PHOTO_SUFFIXES
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import BatchMismatch
@@ -57,7 +57,7 @@ class Job:
         suffix = PurePosixPath(photo).suffix.lower()
         format = self.format or FORMAT_BY_SUFFIX.get(suffix, "JPEG")
         fits = FORMAT_BY_SUFFIX.get(suffix) == format
-        return Task(photo, photo if fits else photo + SUFFIX_BY_FORMAT[format], format)
+        return Task(photo, photo if fits else photo + limits.SUFFIX_BY_FORMAT[format], format)
 
 
 @dataclass(frozen=True)

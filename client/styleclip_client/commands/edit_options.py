@@ -16,7 +16,8 @@ from click.shell_completion import CompletionItem
 from styleclip_client.address import DEFAULT_URL
 from styleclip_client.commands.options import Command, add_options
 from styleclip_client.connection_options import ConnectionOptions
-from styleclip_client.recipe import RECIPE_BYTES, Recipe
+from styleclip_client.recipe import Recipe
+from styleclip_contract import limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edit_fields import EditFields
 from styleclip_contract.edits import Edit
@@ -173,4 +174,5 @@ def _add_edit_options(command: Command, *, required: bool) -> Command:
 
 def _load_recipe(path: Path) -> Recipe:
     with path.open("rb") as file:
-        return Recipe.from_json(file.read(RECIPE_BYTES + 1))  # one more is refused as too long
+        # One more byte is refused as too long.
+        return Recipe.from_json(file.read(limits.RECIPE_BYTES + 1))

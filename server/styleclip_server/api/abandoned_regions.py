@@ -18,7 +18,7 @@ from tritonclient.grpc.service_pb2 import (
     SystemSharedMemoryUnregisterRequest,
 )
 
-from styleclip_client.shared_memory import PREFIX
+from styleclip_contract.wire import SHARED_MEMORY_PREFIX
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.regions import SHARED_MEMORY_FOLDER
 from styleclip_server.api.triton import Triton
@@ -59,7 +59,7 @@ def _is_abandoned(file: str) -> bool:
     except OSError:
         return False
     try:
-        if not file.startswith(PREFIX):
+        if not file.startswith(SHARED_MEMORY_PREFIX):
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from fastapi import Response
 
-from styleclip_client.images import SUFFIX_BY_FORMAT
 from styleclip_client.results import Edited
+from styleclip_contract import limits
 from styleclip_server.api import negotiation, problems
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
 def _entry(result: Result, format: str, request_id: str, names: set[str]) -> tuple[str, str, bytes]:
     """Return file name, media type and content; `names` are those of earlier entries."""
     if isinstance(result.edited, Edited):
-        suffix, kind = SUFFIX_BY_FORMAT[format], negotiation.IMAGES[format]
+        suffix, kind = limits.SUFFIX_BY_FORMAT[format], negotiation.IMAGES[format]
         data = result.edited.picture
     else:
         suffix, kind = ".problem.json", problems.MEDIA_TYPE

@@ -14,10 +14,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from styleclip_client import AsyncClient, faces
-from styleclip_client.images import SUFFIX_BY_FORMAT
 from styleclip_client.parallel_calls import in_order_async
 from styleclip_client.recipe import Recipe
 from styleclip_client.results import Edited, Inverted
+from styleclip_contract import limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edit_fields import EditFields
 from styleclip_contract.edits import Edit
@@ -85,7 +85,7 @@ async def edit(request: Request) -> Response:
         edited.picture,
         media_type=media_type,
         headers={
-            "Content-Disposition": f'inline; filename="edited{SUFFIX_BY_FORMAT[format]}"',
+            "Content-Disposition": f'inline; filename="edited{limits.SUFFIX_BY_FORMAT[format]}"',
             "X-Channels": ", ".join(map(str, edited.channels)),
         },
     )

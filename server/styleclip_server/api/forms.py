@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from styleclip_client.recipe import RECIPE_BYTES
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, ServerBusy
 from styleclip_server.api.http_body import BodyReader
@@ -83,7 +82,9 @@ class _Replay:
 
 async def _read_form(request: Request, model: type[F]) -> F:
     try:
-        form = await request.form(max_files=_FILES, max_fields=_TEXTS, max_part_size=RECIPE_BYTES)
+        form = await request.form(
+            max_files=_FILES, max_fields=_TEXTS, max_part_size=limits.RECIPE_BYTES
+        )
     except HTTPException as error:  # Starlette's of a form that it cannot read
         if error.detail.startswith("Too many"):
             raise RequestTooLarge(error.detail) from error
