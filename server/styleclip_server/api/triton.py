@@ -108,13 +108,13 @@ class Triton:
         timeout: float | None = None,
         metadata: Metadata = (),
     ) -> bytes:
-        """Call a method with a serialized message; return the serialized answer.
+        """Call a method with a serialized message; return the serialized response.
 
         Args:
             method: its name, or its path if it is of another service.
 
         Raises:
-            Refused: Triton refused, failed or did not answer.
+            Refused: Triton refused, failed or did not respond.
         """
         try:
             path = method if method.startswith("/") else SERVICE + method
