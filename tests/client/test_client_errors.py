@@ -14,15 +14,15 @@ from styleclip_contract import errors
 EDIT = Edit("a face", "a sad face", 1.0, 0.1)
 
 
-def every_error(cls=errors.StyleclipError):
-    return [cls, *(error for sub in cls.__subclasses__() for error in every_error(sub))]
+def all_errors(cls=errors.StyleclipError):
+    return [cls, *(error for sub in cls.__subclasses__() for error in all_errors(sub))]
 
 
 def from_triton(message, code):
     return CallFailed(code, message).to_error("localhost:8001", 2.0)
 
 
-@pytest.mark.parametrize("cls", every_error())
+@pytest.mark.parametrize("cls", all_errors())
 def test_every_named_error_survives_the_wire(cls):
     back = from_triton(cls("what was wrong: what to do").to_wire(), "INVALID_ARGUMENT")
     assert type(back) is cls

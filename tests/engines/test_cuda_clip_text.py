@@ -5,28 +5,19 @@ import pytest
 import torch
 
 from gpu_networks import relative_error, to_weights
+from small_networks import small_clip
 from styleclip_export.convert.random_inputs import random_tokens
 from styleclip_export.convert.wrappers import TokensToFeatures
-from styleclip_networks.clip import CLIP
 from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks
 
 
 @pytest.fixture(scope="module")
-def small():
+def small_encoder():
     """A CLIP of two blocks and two heads, with layer norms and biases that are not trivial."""
     torch.manual_seed(0)
-    clip = CLIP(
-        32,
-        vision_width=64,
-        vision_layers=1,
-        vision_heads=1,
-        vocab_size=200,
-        transformer_width=128,
-        transformer_layers=2,
-        transformer_heads=2,
-    )
+    clip = small_clip(text_layers=2, text_width=128, transformer_heads=2, vocab_size=200)
     for name, parameter in clip.named_parameters():
         if "ln_" in name or name.endswith("bias"):
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -51,18 +42,18 @@ def texts(n, length):
 
 @pytest.mark.parametrize("length", [8, 24, 77])
 @torch.inference_mode()
-def test_features_match_the_reference_network(small, length):
-    encoder = CudaTextEncoder(to_weights(small), "cpu", torch.float32)
+def test_features_match_the_reference_network(small_encoder, length):
+    encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
     tokens = texts(9, length)
-    torch.testing.assert_close(encoder(tokens), small(tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(tokens), small_encoder(tokens), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_float16_stays_close_to_float32(small):
+def test_float16_stays_close_to_float32(small_encoder):
     tokens = texts(9, 16)
-    features = CudaTextEncoder(to_weights(small), "cpu")(tokens)
+    features = CudaTextEncoder(to_weights(small_encoder), "cpu")(tokens)
     assert features.dtype == torch.float32
-    assert relative_error(features, small(tokens)) < 2e-3
+    assert relative_error(features, small_encoder(tokens)) < 2e-3
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.float16, 3e-3)])
@@ -75,22 +66,22 @@ def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
 
 
 @torch.inference_mode()
-def test_ids_outside_the_vocabulary_give_finite_features(small):
-    encoder = CudaTextEncoder(to_weights(small), "cpu", torch.float32)
+def test_ids_outside_the_vocabulary_give_finite_features(small_encoder):
+    encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
     tokens = texts(2, 8)
     tokens[0, 1], tokens[1, 1] = 60_000, -3
     assert encoder(tokens).isfinite().all()
 
 
-def test_a_missing_weight_is_named(small):
-    weights = to_weights(small)
+def test_a_missing_weight_is_named(small_encoder):
+    weights = to_weights(small_encoder)
     del weights["clip.ln_final.weight"]
     with pytest.raises(KeyError, match=r"clip\.ln_final\.weight"):
         CudaTextEncoder(weights, "cpu")
 
 
-def test_weights_may_be_read_only(small):
-    weights = {name: np.copy(array) for name, array in to_weights(small).items()}
+def test_weights_may_be_read_only(small_encoder):
+    weights = {name: np.copy(array) for name, array in to_weights(small_encoder).items()}
     for array in weights.values():
         array.setflags(write=False)
     CudaTextEncoder(weights, "cpu")

@@ -22,14 +22,14 @@ def column(value, dtype=np.object_):
     return np.array([[value]], dtype)
 
 
-def rendered(image, requested=("RENDER",), **inputs):
+def render(image, requested=("RENDER",), **inputs):
     quality = jpeg_outputs.requested_jpeg_quality(len(image), **inputs)
     files = jpeg.encode(image, [quality] * len(image))
     return jpeg_outputs.build_outputs(requested, image, files[0])
 
 
 def test_a_jpeg_file_replaces_the_pixels(image):
-    answer = rendered(image)
+    answer = render(image)
     assert answer.keys() == {"RENDER"}
     assert answer["RENDER"].shape[:2] == (1, 1) and answer["RENDER"].shape[3:] == (1,)
     with Image.open(io.BytesIO(answer["RENDER"].tobytes())) as decoded:
@@ -39,7 +39,7 @@ def test_a_jpeg_file_replaces_the_pixels(image):
 
 @pytest.mark.parametrize("requested", [("IMAGE",), ("IMAGE", "RENDER")])
 def test_the_image_output_is_always_pixels(image, requested):
-    answer = rendered(image, requested)
+    answer = render(image, requested)
     assert answer.keys() == set(requested)
     np.testing.assert_array_equal(answer["IMAGE"], image)
 
@@ -56,12 +56,12 @@ def test_the_image_output_is_always_pixels(image, requested):
     ],
 )
 def test_a_request_that_a_jpeg_cannot_answer_gets_pixels(image, inputs):
-    np.testing.assert_array_equal(rendered(image, **inputs)["RENDER"], image)
+    np.testing.assert_array_equal(render(image, **inputs)["RENDER"], image)
 
 
 def test_a_request_of_several_rows_gets_pixels(image):
     rows = torch.cat([image, image.flip(1)])
-    np.testing.assert_array_equal(rendered(rows)["RENDER"], rows)
+    np.testing.assert_array_equal(render(rows)["RENDER"], rows)
 
 
 def test_each_image_has_its_own_quality(image):
@@ -71,4 +71,4 @@ def test_each_image_has_its_own_quality(image):
     for file, quality in ((fine, 95), (coarse, 40)):
         assert bytes(file) == images.encode(image[0].numpy(), "JPEG", quality)
     inputs = {"format": column(b"jpeg"), "quality": column(40, np.int32)}
-    assert rendered(image, **inputs)["RENDER"].tobytes() == bytes(coarse)
+    assert render(image, **inputs)["RENDER"].tobytes() == bytes(coarse)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from small_networks import small_generator
 from styleclip_export.convert import onnx_export, openvino_export
 from styleclip_export.convert.accuracy import Accuracy
 from styleclip_export.convert.comparison import compute_references
 from styleclip_export.convert.network_variants import e4e_variants, stylegan2_variants
 from styleclip_export.errors import ConversionError
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.openvino import OpenvinoNetwork, PrecisionPart
 from styleclip_server.serving import installation
@@ -31,7 +31,7 @@ def networks():
     """The variants of small networks by name."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        generator = Generator(64, feature_channels(64, 512, 32), mapping_layers=2).eval()
+        generator = small_generator(64, w_dim=512).eval()
         encoder = Encoder4Editing(generator.num_latents, (8, 12, 16, 24), (1, 1, 1, 1)).eval()
     return {
         "stylegan2": stylegan2_variants(generator),

@@ -21,6 +21,7 @@ from checkpoint_files import (
     generator_state,
     rosinality,
     safetensors,
+    same_state,
 )
 from styleclip_export.checkpoints.encoders import read_encoder
 from styleclip_export.checkpoints.generators import read_generator
@@ -34,10 +35,6 @@ MARGIN = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 0}
 @pytest.fixture(scope="module")
 def state():
     return generator_state()
-
-
-def same_state(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in other)
 
 
 def save(content, folder):

@@ -19,10 +19,11 @@ from checkpoint_files import (
     average,
     encoder_state,
     filled,
+    filled_clip,
     generator_state,
     rosinality,
+    same_state,
     scripted_clip,
-    small_clip,
     style_samples,
 )
 from checkpoint_files import e4e as e4e_content
@@ -49,10 +50,6 @@ def state():
 @pytest.fixture(scope="module")
 def w_avg():
     return average()
-
-
-def same_state(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in other)
 
 
 def write(path, data):
@@ -244,7 +241,7 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
 
 
 def test_a_plain_state_dict_of_clip_gives_its_state(tmp_path):
-    official = small_clip().state_dict()
+    official = filled_clip().state_dict()
     torch.save(official | {"vocab_size": torch.tensor(2000)}, tmp_path / "clip.pt")
     checkpoint = clip.read(tmp_path / "clip.pt")
     assert same_state(checkpoint.state, official)
@@ -258,7 +255,7 @@ def test_openais_torchscript_archive_gives_its_state_in_float32(tmp_path):
     checkpoint = clip.read(tmp_path / "ViT.pt")
     official = {k: v.float() for k, v in state.items() if k in checkpoint.state}
     assert same_state(checkpoint.state, official)
-    assert len(official) == len(small_clip().state_dict())
+    assert len(official) == len(filled_clip().state_dict())
 
 
 # --- StyleCLIP's files and dlib's
@@ -294,11 +291,11 @@ def test_dlibs_landmarks_are_installed_compressed_or_not(landmarks_bz2, tmp_path
 
 def test_a_domain_folder_gives_all_networks(state, tmp_path):
     torch.save(e4e_content(), tmp_path / "e4e_any_encode.pt")
-    torch.save(small_clip().state_dict(), tmp_path / "ViT-any.pt")
+    torch.save(filled_clip().state_dict(), tmp_path / "ViT-any.pt")
     domain = domain_files.read_domain(domain_files.DomainFiles.find(tmp_path))
     assert same_state(domain.generator.state_dict(), state)
     assert same_state(domain.encoder.state_dict(), encoder_state())
-    assert same_state(domain.clip.state_dict(), small_clip().state_dict())
+    assert same_state(domain.clip.state_dict(), filled_clip().state_dict())
     assert domain.w_avg.shape == (10, W_DIM)
     assert set(domain.sources) == {"e4e_any_encode.pt", "ViT-any.pt"}
 

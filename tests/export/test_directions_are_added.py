@@ -219,7 +219,7 @@ def test_a_boundary_is_fitted_to_scores_in_a_table(domain, tmp_path):
     assert direction[0] @ towards > 0
 
 
-def hostile(path):
+def write_hostile_file(path):
     torch.save({"direction": DangerousCall(open, str(path.parent / "executed"), "w")}, path)
 
 
@@ -233,7 +233,7 @@ REFUSALS = {
     "object.npy": (lambda path: np.save(path, np.array([{}])), [], "do not fit"),
     "many.npz": (lambda path: np.savez(path, a=np.ones(2), b=np.ones(3)), [], "arrays a, b"),
     "bad.safetensors": (lambda path: path.write_bytes(b"\xff" * 64), [], "was expected"),
-    "hostile.pt": (hostile, [], "refused"),
+    "hostile.pt": (write_hostile_file, [], "refused"),
     "a b!.npy": (lambda path: np.save(path, DIRECTION), [], "is no name"),
     "layers.npy": (lambda path: np.save(path, DIRECTION), ["--layers", "7:20"], "within 0:14"),
     "range.npy": (lambda path: np.save(path, DIRECTION), ["--range", 4, -4], "the lower first"),
@@ -247,7 +247,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_is_no_direction_is_refused_in_one_line_and_changes_nothing(domain, tmp_path, name):
+def test_a_file_without_a_direction_is_refused_and_changes_nothing(domain, tmp_path, name):
     write, options, message = REFUSALS[name]
     write(tmp_path / name)
     before = (domain.folder / "domain.json").read_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from small_networks import small_clip
 from styleclip_export import cli
 from styleclip_export.checkpoints import styleclip_npy
 from styleclip_export.errors import StatisticsError
@@ -16,13 +17,13 @@ from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
 from styleclip_export.statistics.published import read_published
-from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.latents import truncate_latents
 from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.pipeline.style_statistics import convolution_channels, load_statistics
 
 WIDTH = 24
+SMALL_IMAGES = {"image_resolution": 32, "vision_patch_size": 16}
 CHANNELS = feature_channels(32, 256, 16)
 
 
@@ -119,7 +120,7 @@ def test_fs3_of_other_rows_or_another_clip_is_refused(published, generator, w_ce
 
 
 def test_the_time_is_measured_before_the_work(generator, tmp_path):
-    clip = small_clip()
+    clip = small_clip(WIDTH, **SMALL_IMAGES).eval()
     job = StatisticsJob(generator, clip, tmp_path, Fs3Settings(num_images=5), samples=10)
     rows = len(fs3_channels(generator))
     measured = estimate(job)
@@ -130,13 +131,6 @@ def test_the_time_is_measured_before_the_work(generator, tmp_path):
     assert str(Estimate(26 * 86_400, 4)) == "26.0 days"
 
 
-def small_clip():
-    return CLIP(
-        WIDTH, image_resolution=32, vision_patch_size=16, vision_width=64, vision_layers=1,
-        vision_heads=1, transformer_width=64, transformer_layers=1, transformer_heads=1,
-    ).eval()  # fmt: skip
-
-
 @pytest.fixture
 def weights(published, generator, w_center):
     """The folder of a domain that has both files."""
@@ -145,7 +139,7 @@ def weights(published, generator, w_center):
     state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
     content = {"state_dict": state, "latent_avg": w_center.repeat(generator.num_latents, 1)}
     torch.save({**content, "opts": {"encoder_type": "Encoder4Editing"}}, published / "e4e_x.pt")
-    torch.save(small_clip().state_dict(), published / "ViT-x.pt")
+    torch.save(small_clip(WIDTH, **SMALL_IMAGES).state_dict(), published / "ViT-x.pt")
     return published
 
 

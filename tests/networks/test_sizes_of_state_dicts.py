@@ -2,10 +2,11 @@
 
 import torch
 
+from small_networks import small_generator
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.sizes import clip_sizes, encoder_sizes, generator_sizes
-from styleclip_networks.stylegan2 import Generator, feature_channels
+from styleclip_networks.stylegan2 import Generator
 
 
 def shapes(network):
@@ -30,7 +31,7 @@ def test_an_encoder_has_the_sizes_of_its_state_dict():
 
 
 def test_a_generator_has_the_sizes_of_its_state_dict():
-    generator = Generator(64, feature_channels(64, 512, 32), w_dim=24, mapping_layers=3)
+    generator = small_generator(64, w_dim=24, mapping_layers=3)
     rebuilt = Generator(**generator_sizes(shapes(generator)))
     rebuilt.load_state_dict(generator.state_dict())
     assert rebuilt.channels == generator.channels

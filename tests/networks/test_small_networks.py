@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_networks import small_clip
+from small_networks import small_clip, small_encoder, small_generator
 from styleclip_networks.clip import trim_tokens
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.latents import truncate_latents
@@ -20,17 +20,6 @@ def fixed_seed():
 
 def millions(module):
     return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-def small_generator(resolution=32, **options):
-    channels = feature_channels(resolution, channel_base=512, channel_max=32)
-    return Generator(resolution, channels, w_dim=48, mapping_layers=2, **options)
-
-
-def small_encoder(num_latents=8, w_dim=48):
-    return Encoder4Editing(
-        num_latents, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), style_width=16, w_dim=w_dim
-    )
 
 
 def clip_of_short_texts():

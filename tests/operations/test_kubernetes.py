@@ -102,189 +102,200 @@ def port_names(spec):
     return {p["name"]: p["containerPort"] for c in spec["containers"] for p in c.get("ports", ())}
 
 
-class TestSchemas:
-    @pytest.mark.parametrize("version", VERSIONS)
-    def test_every_field_is_in_the_schema_of_kubernetes(self, overlay, version):
-        for manifest in rendered(overlay):
-            if manifest["kind"] not in ("InferenceService", "ScaledObject"):
-                kubernetes_validate.validate(manifest, version, strict=True)
-
-    def test_every_object_is_in_the_namespace_and_has_the_part_of_label(self, overlay):
-        for manifest in rendered(overlay):
-            space = {} if manifest["kind"] == "Namespace" else {"namespace": "styleclip"}
-            assert {k: v for k, v in manifest["metadata"].items() if k == "namespace"} == space
-            assert manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] == "styleclip"
-
-    def test_a_misspelled_field_is_an_error(self, overlay):
-        wrong = {**objects(overlay, "Ingress")[0], "specs": {}}
-        with pytest.raises(kubernetes_validate.ValidationError):
-            kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
-
-    def test_keda_and_kserve_objects_match_their_schemas(self, overlay):
-        for manifest in objects(overlay, "ScaledObject"):
-            jsonschema.validate(manifest, SCALED_OBJECT)
-        for manifest in objects(overlay, "InferenceService"):
-            jsonschema.validate(
-                manifest, strict_object({**HEADER, "spec": strict_object({"predictor": {}})})
-            )
-            kserve_fields, spec = split_predictor(manifest["spec"]["predictor"])
-            jsonschema.validate(kserve_fields, PREDICTOR)
-            assert spec["containers"][0]["name"] == "kserve-container"
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}}
-            for version in VERSIONS:
-                kubernetes_validate.validate({**pod, "spec": spec}, version, strict=True)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_field_is_in_the_schema_of_kubernetes(overlay, version):
+    for manifest in rendered(overlay):
+        if manifest["kind"] not in ("InferenceService", "ScaledObject"):
+            kubernetes_validate.validate(manifest, version, strict=True)
 
 
-class TestSecurity:
-    def test_every_pod_meets_the_restricted_standard_and_has_no_service_account(self, overlay):
-        for owner, (_, spec) in pods(overlay).items():
-            context = spec["securityContext"]
-            assert context["runAsNonRoot"] is True and context["runAsUser"] > 0, owner
-            assert context["seccompProfile"] == {"type": "RuntimeDefault"}, owner
-            assert spec["automountServiceAccountToken"] is False, owner
-            assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}, owner
-            kinds = {key for volume in spec["volumes"] for key in volume} - {"name"}
-            assert kinds <= {"emptyDir", "persistentVolumeClaim"}, owner
-
-    def test_every_container_is_read_only_unprivileged_and_has_limits(self, overlay):
-        for owner, container, _ in containers(overlay):
-            where = f"{owner}/{container['name']}"
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }, where
-            for what in ("requests", "limits"):
-                assert container["resources"][what].keys() >= {"cpu", "memory"}, where
-
-    def test_every_image_is_pinned_to_a_version_or_digest(self, overlay):
-        for owner, container, _ in containers(overlay):
-            assert re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", container["image"]), owner
-
-    def test_every_empty_dir_has_a_size_limit(self, overlay):
-        for owner, (_, spec) in pods(overlay).items():
-            for volume in spec["volumes"]:
-                if "emptyDir" in volume:
-                    assert "sizeLimit" in volume["emptyDir"], owner
-
-    def test_network_policies_deny_by_default_and_select_existing_pods_and_ports(self, overlay):
-        deny = get_object(overlay, "NetworkPolicy", "default-deny")["spec"]
-        assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-        for policy in objects(overlay, "NetworkPolicy"):
-            spec = policy["spec"]
-            selected = select_pods(overlay, spec["podSelector"])
-            assert selected, policy["metadata"]["name"]
-            for rule in (*spec.get("ingress", ()), *spec.get("egress", ())):
-                assert rule["ports"] and (rule.get("from") or rule.get("to"))
-            for rule in spec.get("ingress", ()):
-                for port in rule["ports"]:
-                    assert all(port["port"] in port_names(pod) for pod in selected.values())
-
-    def test_only_clients_and_prometheus_reach_the_server(self, overlay):
-        rules = get_object(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
-        allowed = {port["port"]: rule["from"] for rule in rules for port in rule["ports"]}
-        assert allowed.keys() == {"http", "grpc", "metrics"}
-        (clients,) = allowed["grpc"]
-        assert allowed["http"] == allowed["grpc"]
-        assert select_pods(overlay, clients["podSelector"]).keys() == {"styleclip-ui"}
+def test_every_object_is_in_the_namespace_and_has_the_part_of_label(overlay):
+    for manifest in rendered(overlay):
+        space = {} if manifest["kind"] == "Namespace" else {"namespace": "styleclip"}
+        assert {k: v for k, v in manifest["metadata"].items() if k == "namespace"} == space
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] == "styleclip"
 
 
-class TestServing:
-    def test_every_serving_container_has_probes_and_the_server_is_probed_by_an_edit(self, overlay):
-        for owner, container, serves in containers(overlay):
-            probes = {"startupProbe", "readinessProbe", "livenessProbe"}
-            assert (probes <= container.keys()) == serves, owner
-        for name in probes:
-            probe = server_pod(overlay)[2][name]
-            assert probe["exec"]["command"] == ["python3", "-m", "styleclip_server.health"]
-
-    def test_shared_memory_is_in_memory_and_fits_the_memory_limit(self, overlay):
-        _, spec, container = server_pod(overlay)
-        (name,) = (m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")
-        (volume,) = (volume for volume in spec["volumes"] if volume["name"] == name)
-        assert volume["emptyDir"]["medium"] == "Memory"
-        assert gibibytes(volume["emptyDir"]["sizeLimit"]) >= 1
-        assert gibibytes(container["resources"]["limits"]["memory"]) >= 4
-
-    def test_the_server_cannot_change_its_networks(self, overlay):
-        _, _, container = server_pod(overlay)
-        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-        assert mounts["models"]["readOnly"] is True
-        for owner, other, _ in containers(overlay):
-            volumes = {volume["name"] for volume in pods(overlay)[owner][1]["volumes"]}
-            assert {mount["name"] for mount in other.get("volumeMounts", ())} <= volumes
-
-    def test_each_setting_is_an_option_of_the_server(self, overlay):
-        options = {f"STYLECLIP_{p.name.upper()}": p for p in server_command.params}
-        for name, value in environment(server_pod(overlay)[2]).items():
-            options[name].type.convert(value, options[name], None)
-
-    def test_requests_under_way_are_finished_before_the_pod_is_killed(self, overlay):
-        _, spec, container = server_pod(overlay)
-        drain = int(environment(container)["STYLECLIP_EXIT_TIMEOUT"])
-        assert drain > QUEUE_SECONDS
-        sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        age = int(environment(container)["STYLECLIP_CONNECTION_AGE"])
-        assert 0 < 1.1 * age < sleep - 30  # until DNS and clients have noticed
-        assert spec["terminationGracePeriodSeconds"] >= sleep + drain + 5  # before Triton's SIGKILL
-
-    def test_the_page_reaches_all_servers_through_a_headless_service(self, overlay):
-        service = get_object(overlay, "Service", "styleclip-server")["spec"]
-        assert service["clusterIP"] == "None"  # the name resolves to the pods
-        _, ui = pods(overlay)["styleclip-ui"]
-        host, _, port = environment(ui["containers"][0])["STYLECLIP_SERVER"].partition(":")
-        assert host == "styleclip-server"
-        assert int(port) in [entry["port"] for entry in service["ports"]]
-
-    def test_services_budgets_and_the_ingress_refer_to_existing_objects(self, overlay):
-        for service in objects(overlay, "Service"):
-            selected = select_pods(overlay, service["spec"]["selector"])
-            assert selected
-            for port in service["spec"]["ports"]:
-                assert all(port["targetPort"] in port_names(spec) for spec in selected.values())
-        for budget in objects(overlay, "PodDisruptionBudget"):
-            assert select_pods(overlay, budget["spec"]["selector"])
-        (ingress,) = objects(overlay, "Ingress")
-        hosts = {host for entry in ingress["spec"]["tls"] for host in entry["hosts"]}
-        for rule in ingress["spec"]["rules"]:
-            assert rule["host"] in hosts
-            backend = rule["http"]["paths"][0]["backend"]["service"]
-            ports = get_object(overlay, "Service", backend["name"])["spec"]["ports"]
-            assert backend["port"]["name"] in [port["name"] for port in ports]
-
-    def test_servers_are_spread_over_nodes(self, overlay):
-        labels, spec, _ = server_pod(overlay)
-        (term,) = spec["affinity"]["podAntiAffinity"][
-            "preferredDuringSchedulingIgnoredDuringExecution"
-        ]
-        for rule in (term["podAffinityTerm"], *spec["topologySpreadConstraints"]):
-            assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
-
-    def test_the_job_is_suspended_and_calls_existing_commands(self, overlay):
-        for job in objects(overlay, "Job"):
-            assert job["spec"]["suspend"] is True
-            spec = job["spec"]["template"]["spec"]
-            for container in (*spec["initContainers"], *spec["containers"]):
-                line = shlex.split(shlex.join(container["command"]).replace("'", ""))
-                name, *arguments = line[line.index("styleclip-export") + 1 :]
-                module = importlib.import_module(f"styleclip_export.commands.{name}")
-                module.command.make_context(name, arguments)  # raises for unknown arguments
+def test_a_misspelled_field_is_an_error(overlay):
+    wrong = {**objects(overlay, "Ingress")[0], "specs": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
 
-class TestScaling:
-    def test_the_scaling_query_uses_metrics_of_the_server(self, overlay, server):
-        with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-            existing = set(re.findall(r"^(\w+)\{", response.read().decode(), re.MULTILINE))
-        query, _ = scaling(overlay)
-        used = set(re.findall(r"\bnv_\w+", query))
-        assert len(used) == 2 and used <= existing
-        target = scaling(overlay)[1][0]
-        assert query.startswith("clamp_max(") and query.rstrip().endswith(f" {2 * target})")
-        (models,) = re.findall(r'model=~"(.*?)"', query)
-        assert set(models.split("|")) == {model.name for model in wire.ENSEMBLES}
+def test_keda_and_kserve_objects_match_their_schemas(overlay):
+    for manifest in objects(overlay, "ScaledObject"):
+        jsonschema.validate(manifest, SCALED_OBJECT)
+    for manifest in objects(overlay, "InferenceService"):
+        jsonschema.validate(
+            manifest, strict_object({**HEADER, "spec": strict_object({"predictor": {}})})
+        )
+        kserve_fields, spec = split_predictor(manifest["spec"]["predictor"])
+        jsonschema.validate(kserve_fields, PREDICTOR)
+        assert spec["containers"][0]["name"] == "kserve-container"
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}}
+        for version in VERSIONS:
+            kubernetes_validate.validate({**pod, "spec": spec}, version, strict=True)
 
-    def test_all_scalers_have_the_same_target_and_at_least_two_servers(self, overlay):
-        assert scaling(overlay)[1] == (0.075, 2, 16)
+
+def test_every_pod_meets_the_restricted_standard_and_has_no_service_account(overlay):
+    for owner, (_, spec) in pods(overlay).items():
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"] is True and context["runAsUser"] > 0, owner
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, owner
+        assert spec["automountServiceAccountToken"] is False, owner
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}, owner
+        kinds = {key for volume in spec["volumes"] for key in volume} - {"name"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim"}, owner
+
+
+def test_every_container_is_read_only_unprivileged_and_has_limits(overlay):
+    for owner, container, _ in containers(overlay):
+        where = f"{owner}/{container['name']}"
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, where
+        for what in ("requests", "limits"):
+            assert container["resources"][what].keys() >= {"cpu", "memory"}, where
+
+
+def test_every_image_is_pinned_to_a_version_or_digest(overlay):
+    for owner, container, _ in containers(overlay):
+        assert re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", container["image"]), owner
+
+
+def test_every_empty_dir_has_a_size_limit(overlay):
+    for owner, (_, spec) in pods(overlay).items():
+        for volume in spec["volumes"]:
+            if "emptyDir" in volume:
+                assert "sizeLimit" in volume["emptyDir"], owner
+
+
+def test_network_policies_deny_by_default_and_select_existing_pods_and_ports(overlay):
+    deny = get_object(overlay, "NetworkPolicy", "default-deny")["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in objects(overlay, "NetworkPolicy"):
+        spec = policy["spec"]
+        selected = select_pods(overlay, spec["podSelector"])
+        assert selected, policy["metadata"]["name"]
+        for rule in (*spec.get("ingress", ()), *spec.get("egress", ())):
+            assert rule["ports"] and (rule.get("from") or rule.get("to"))
+        for rule in spec.get("ingress", ()):
+            for port in rule["ports"]:
+                assert all(port["port"] in port_names(pod) for pod in selected.values())
+
+
+def test_only_clients_and_prometheus_reach_the_server(overlay):
+    rules = get_object(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
+    allowed = {port["port"]: rule["from"] for rule in rules for port in rule["ports"]}
+    assert allowed.keys() == {"http", "grpc", "metrics"}
+    (clients,) = allowed["grpc"]
+    assert allowed["http"] == allowed["grpc"]
+    assert select_pods(overlay, clients["podSelector"]).keys() == {"styleclip-ui"}
+
+
+def test_every_serving_container_has_probes_and_the_server_is_probed_by_an_edit(overlay):
+    for owner, container, serves in containers(overlay):
+        probes = {"startupProbe", "readinessProbe", "livenessProbe"}
+        assert (probes <= container.keys()) == serves, owner
+    for name in probes:
+        probe = server_pod(overlay)[2][name]
+        assert probe["exec"]["command"] == ["python3", "-m", "styleclip_server.health"]
+
+
+def test_shared_memory_is_in_memory_and_fits_the_memory_limit(overlay):
+    _, spec, container = server_pod(overlay)
+    (name,) = (m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == name)
+    assert volume["emptyDir"]["medium"] == "Memory"
+    assert gibibytes(volume["emptyDir"]["sizeLimit"]) >= 1
+    assert gibibytes(container["resources"]["limits"]["memory"]) >= 4
+
+
+def test_the_server_cannot_change_its_networks(overlay):
+    _, _, container = server_pod(overlay)
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert mounts["models"]["readOnly"] is True
+    for owner, other, _ in containers(overlay):
+        volumes = {volume["name"] for volume in pods(overlay)[owner][1]["volumes"]}
+        assert {mount["name"] for mount in other.get("volumeMounts", ())} <= volumes
+
+
+def test_each_setting_is_an_option_of_the_server(overlay):
+    options = {f"STYLECLIP_{p.name.upper()}": p for p in server_command.params}
+    for name, value in environment(server_pod(overlay)[2]).items():
+        options[name].type.convert(value, options[name], None)
+
+
+def test_requests_under_way_are_finished_before_the_pod_is_killed(overlay):
+    _, spec, container = server_pod(overlay)
+    drain = int(environment(container)["STYLECLIP_EXIT_TIMEOUT"])
+    assert drain > QUEUE_SECONDS
+    sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    age = int(environment(container)["STYLECLIP_CONNECTION_AGE"])
+    assert 0 < 1.1 * age < sleep - 30  # until DNS and clients have noticed
+    assert spec["terminationGracePeriodSeconds"] >= sleep + drain + 5  # before Triton's SIGKILL
+
+
+def test_the_page_reaches_all_servers_through_a_headless_service(overlay):
+    service = get_object(overlay, "Service", "styleclip-server")["spec"]
+    assert service["clusterIP"] == "None"  # the name resolves to the pods
+    _, ui = pods(overlay)["styleclip-ui"]
+    host, _, port = environment(ui["containers"][0])["STYLECLIP_SERVER"].partition(":")
+    assert host == "styleclip-server"
+    assert int(port) in [entry["port"] for entry in service["ports"]]
+
+
+def test_services_budgets_and_the_ingress_refer_to_existing_objects(overlay):
+    for service in objects(overlay, "Service"):
+        selected = select_pods(overlay, service["spec"]["selector"])
+        assert selected
+        for port in service["spec"]["ports"]:
+            assert all(port["targetPort"] in port_names(spec) for spec in selected.values())
+    for budget in objects(overlay, "PodDisruptionBudget"):
+        assert select_pods(overlay, budget["spec"]["selector"])
+    (ingress,) = objects(overlay, "Ingress")
+    hosts = {host for entry in ingress["spec"]["tls"] for host in entry["hosts"]}
+    for rule in ingress["spec"]["rules"]:
+        assert rule["host"] in hosts
+        backend = rule["http"]["paths"][0]["backend"]["service"]
+        ports = get_object(overlay, "Service", backend["name"])["spec"]["ports"]
+        assert backend["port"]["name"] in [port["name"] for port in ports]
+
+
+def test_servers_are_spread_over_nodes(overlay):
+    labels, spec, _ = server_pod(overlay)
+    (term,) = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    for rule in (term["podAffinityTerm"], *spec["topologySpreadConstraints"]):
+        assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_job_is_suspended_and_calls_existing_commands(overlay):
+    for job in objects(overlay, "Job"):
+        assert job["spec"]["suspend"] is True
+        spec = job["spec"]["template"]["spec"]
+        for container in (*spec["initContainers"], *spec["containers"]):
+            line = shlex.split(shlex.join(container["command"]).replace("'", ""))
+            name, *arguments = line[line.index("styleclip-export") + 1 :]
+            module = importlib.import_module(f"styleclip_export.commands.{name}")
+            module.command.make_context(name, arguments)  # raises for unknown arguments
+
+
+def test_the_scaling_query_uses_metrics_of_the_server(overlay, server):
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+        existing = set(re.findall(r"^(\w+)\{", response.read().decode(), re.MULTILINE))
+    query, _ = scaling(overlay)
+    used = set(re.findall(r"\bnv_\w+", query))
+    assert len(used) == 2 and used <= existing
+    target = scaling(overlay)[1][0]
+    assert query.startswith("clamp_max(") and query.rstrip().endswith(f" {2 * target})")
+    (models,) = re.findall(r'model=~"(.*?)"', query)
+    assert set(models.split("|")) == {model.name for model in wire.ENSEMBLES}
+
+
+def test_all_scalers_have_the_same_target_and_at_least_two_servers(overlay):
+    assert scaling(overlay)[1] == (0.075, 2, 16)
 
 
 def gibibytes(quantity):

@@ -36,7 +36,7 @@ def smooth_photo(width: int = 320, height: int = 260) -> Image.Image:
     return Image.fromarray(np.rint(np.stack(waves, axis=-1)).astype(np.uint8))
 
 
-def turned(degrees: float, center=(160.0, 130.0), side: float = 120.0) -> np.ndarray:
+def rotated_quad(degrees: float, center=(160.0, 130.0), side: float = 120.0) -> np.ndarray:
     angle = np.deg2rad(degrees)
     x = np.array([np.cos(angle), np.sin(angle)]) * side / 2
     y = np.array([-x[1], x[0]])
@@ -65,7 +65,7 @@ def portrait() -> tuple[Image.Image, np.ndarray]:
         return image.convert("RGB"), np.array(index["astronaut"]["faces"][0]["quad"])
 
 
-def mask_of(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
+def paste_mask(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
     """The weight of the face in each pixel, 0 to 255."""
     white = np.full((256, 256, 3), 255, np.uint8)
     answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colors=False)
@@ -85,14 +85,14 @@ def test_a_perfect_inversion_restores_the_photo(portrait, enlarged, size):
     quad = quad * enlarged
     face = np.asarray(crop_quad(photo, quad, size))
     answer = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
-    mask = mask_of(photo, quad)
+    mask = paste_mask(photo, quad)
     assert psnr(answer, np.asarray(photo), mask > 127) > 50
     np.testing.assert_array_equal(answer[mask == 0], np.asarray(photo)[mask == 0])
 
 
 def test_the_mask_has_the_shape_of_a_head(portrait):
     photo, quad = portrait
-    mask = mask_of(photo, quad)
+    mask = paste_mask(photo, quad)
     index = json.loads((GOLDEN / "align" / "align.json").read_text())
     x, y = np.array(index["astronaut"]["faces"][0]["landmarks"], int).T
     assert (mask[y, x] == 255).all()  # jaw, brows, eyes, nose and mouth
@@ -104,7 +104,7 @@ def test_the_mask_has_the_shape_of_a_head(portrait):
     assert steps < 14  # per width of the crop: the feather is at least a fourteenth of it
 
 
-def shifted(face: np.ndarray) -> np.ndarray:
+def shift_colors(face: np.ndarray) -> np.ndarray:
     """Simulate an inversion that shifts the colors and softens the face."""
     soft = Image.fromarray(face).filter(ImageFilter.GaussianBlur(0.7))
     levels = (np.asarray(soft, float) - 128) * 0.95 + 128 + (12, -2, -9)
@@ -113,8 +113,8 @@ def shifted(face: np.ndarray) -> np.ndarray:
 
 def test_a_color_shift_of_the_inversion_is_removed(portrait):
     photo, quad = portrait
-    face = shifted(np.asarray(crop_quad(photo, quad)))
-    mask = mask_of(photo, quad)
+    face = shift_colors(np.asarray(crop_quad(photo, quad)))
+    mask = paste_mask(photo, quad)
     original = np.asarray(photo, float)
     off = {}
     for matched in (True, False):
@@ -154,7 +154,7 @@ def test_the_seam_is_feathered():
 @pytest.mark.parametrize("degrees", [0, 20, -75, 160])
 @pytest.mark.parametrize("size", [256, 64])
 def test_an_unedited_face_restores_the_photo(degrees, size):
-    photo, quad = smooth_photo(), turned(degrees)
+    photo, quad = smooth_photo(), rotated_quad(degrees)
     face = np.asarray(crop_quad(photo, quad, size))
     answer = np.asarray(paste_back(face, photo, quad)).astype(int)
     assert np.abs(answer - np.asarray(photo)).max() <= 6
@@ -169,13 +169,13 @@ def test_an_unedited_center_crop_restores_the_photo_exactly():
 def test_a_large_face_is_filtered_before_it_is_reduced():
     checker = np.indices((1024, 1024)).sum(axis=0) % 2 * 255
     checker = np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8)
-    answer = np.asarray(paste_back(checker, smooth_photo(), turned(10)))
+    answer = np.asarray(paste_back(checker, smooth_photo(), rotated_quad(10)))
     assert np.abs(answer[110:150, 140:180].astype(int) - 127).max() <= 3
 
 
 def test_a_face_partly_outside_the_photo_is_pasted_inside_it():
     photo = Image.new("RGB", (200, 200))
-    answer = np.asarray(paste_back(GREEN, photo, turned(15, center=(10, 100), side=180)))
+    answer = np.asarray(paste_back(GREEN, photo, rotated_quad(15, center=(10, 100), side=180)))
     assert answer.shape == (200, 200, 3)
     assert (answer[100, 0] == (0, 255, 0)).all() and (answer[:, 150:] == 0).all()
 

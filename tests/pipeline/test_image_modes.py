@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import icc_profiles
+from image_files import encode_image
 from paths import ROOT
 from styleclip_client.images import photo_bytes
 from styleclip_contract import photo_files
@@ -50,12 +51,6 @@ def image_of_mode(mode):
     return transparent.convert(mode) if mode in ("RGBA", "RGBa") else color.convert(mode)
 
 
-def encoded(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pil_image_gives_the_pixels_of_its_file(mode):
     image = image_of_mode(mode)
@@ -63,7 +58,7 @@ def test_a_pil_image_gives_the_pixels_of_its_file(mode):
     sent = np.asarray(images.decode(photo_bytes(image)))
     assert sent.std() > 10  # a gradient, not one color
     if MODES[mode]:
-        assert np.array_equal(sent, np.asarray(images.decode(encoded(image, MODES[mode]))))
+        assert np.array_equal(sent, np.asarray(images.decode(encode_image(image, MODES[mode]))))
     if "A" in mode.upper() and mode != "LAB":
         assert (sent[:, :8] == 255).all() and sent[:, 20:].mean() < 250
     assert np.array_equal(sent, np.asarray(photo_files.flatten(image)))
@@ -71,7 +66,7 @@ def test_a_pil_image_gives_the_pixels_of_its_file(mode):
 
 def test_a_palette_with_transparency_is_on_white_as_pil_image_and_as_file():
     image = image_of_mode("RGB").quantize(8)
-    data = encoded(image, "PNG", transparency=bytes([0] * 4 + [255] * 4))
+    data = encode_image(image, "PNG", transparency=bytes([0] * 4 + [255] * 4))
     file = np.asarray(images.decode(data))
     assert np.array_equal(
         file, np.asarray(images.decode(photo_bytes(Image.open(io.BytesIO(data)))))
@@ -90,7 +85,7 @@ def test_a_profile_of_cmyk_is_applied_once():
     profile = icc_profiles.gray_inks()
     image = image_of_mode("CMYK")
     image.info["icc_profile"] = profile
-    data = encoded(image, "TIFF", icc_profile=profile)
+    data = encode_image(image, "TIFF", icc_profile=profile)
     sent = images.decode(photo_bytes(image))
     assert np.array_equal(np.asarray(sent), np.asarray(images.decode(data)))
 
@@ -101,7 +96,7 @@ def test_the_page_displays_the_pixels_that_are_edited(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "streamlit-ui"))
     import photos
 
-    data = encoded(image_of_mode(name), MODES[name])
+    data = encode_image(image_of_mode(name), MODES[name])
     assert np.array_equal(np.asarray(photos.decode(data)), np.asarray(images.decode(data)))
     assert photos.read_size(data) == (32, 16)
 

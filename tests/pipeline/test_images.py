@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, features
 
 import icc_profiles
+from image_files import encode_image
 from styleclip_contract import limits, photo_files
 from styleclip_contract.errors import (
     ImageTooLarge,
@@ -30,12 +31,6 @@ from styleclip_server.pipeline import images
 LEFT_RED = np.zeros((24, 40, 3), np.uint8)  # red on the left, blue on the right
 LEFT_RED[:, :20, 0] = 255
 LEFT_RED[:, 20:, 2] = 255
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -52,7 +47,7 @@ if features.check("avif"):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_accepted_format_becomes_rgb(format):
-    image = images.decode(encoded(Image.fromarray(LEFT_RED), format))
+    image = images.decode(encode_image(Image.fromarray(LEFT_RED), format))
     assert type(image) is Image.Image and image.mode == "RGB" and image.size == (40, 24)
     difference = np.abs(np.asarray(image).astype(int) - LEFT_RED)
     assert difference[:, :16].max() <= 16 and difference[:, 24:].max() <= 16
@@ -61,7 +56,7 @@ def test_every_accepted_format_becomes_rgb(format):
 @pytest.mark.parametrize("format", ["PPM", "ICO", "PDF", "EPS", "TGA", "PCX"])
 def test_formats_not_used_for_photos_are_refused(format):
     with pytest.raises(NotAnImage, match="send one of JPEG, PNG"):
-        images.decode(encoded(Image.fromarray(LEFT_RED), format))
+        images.decode(encode_image(Image.fromarray(LEFT_RED), format))
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", bytes(4096)])
@@ -88,7 +83,7 @@ def test_too_many_bytes_are_refused_before_they_are_parsed():
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_truncated_file_is_refused(format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    data = encoded(Image.fromarray(noise), format)
+    data = encode_image(Image.fromarray(noise), format)
     for fraction in (0.5, 0.9):
         with pytest.raises(ImageTruncated):
             images.decode(data[: int(len(data) * fraction)])
@@ -96,7 +91,7 @@ def test_a_truncated_file_is_refused(format):
 
 
 def test_a_corrupted_chunk_is_refused():
-    data = bytearray(encoded(Image.fromarray(LEFT_RED)))
+    data = bytearray(encode_image(Image.fromarray(LEFT_RED)))
     data[data.index(b"IDAT") + 6] ^= 0xFF
     with pytest.raises(ImageTruncated):
         images.decode(bytes(data))
@@ -112,14 +107,14 @@ def test_exif_orientation_turns_the_image_upright(format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if format == "WEBP" else {}
-    image = images.decode(encoded(stored, format, exif=exif, **options))
+    image = images.decode(encode_image(stored, format, exif=exif, **options))
     assert image.size == (40, 24)
     pixels = np.asarray(image)
     assert pixels[:, :16, 0].min() > 200 and pixels[:, 24:, 2].min() > 200
 
 
 def test_an_image_with_broken_exif_is_decoded():
-    data = encoded(Image.fromarray(LEFT_RED), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    data = encode_image(Image.fromarray(LEFT_RED), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert images.decode(data).size == (40, 24)
 
 
@@ -128,56 +123,58 @@ def test_transparency_is_blended_with_white():
     half = Image.new("LA", (4, 4), (0, 128))
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert images.decode(encoded(clear)).getpixel((0, 0)) == (255, 255, 255)
-    assert images.decode(encoded(half)).getpixel((0, 0)) == (127, 127, 127)
-    transparent = images.decode(encoded(palette, transparency=1))
+    assert images.decode(encode_image(clear)).getpixel((0, 0)) == (255, 255, 255)
+    assert images.decode(encode_image(half)).getpixel((0, 0)) == (127, 127, 127)
+    transparent = images.decode(encode_image(palette, transparency=1))
     assert transparent.getpixel((0, 0)) == (255, 255, 255)
-    assert images.decode(encoded(palette)).getpixel((0, 0)) == (9, 9, 9)
+    assert images.decode(encode_image(palette)).getpixel((0, 0)) == (9, 9, 9)
 
 
 def test_grayscale_sixteen_bit_and_cmyk_become_rgb():
     gray = Image.new("L", (4, 4), 77)
-    assert images.decode(encoded(gray)).getpixel((0, 0)) == (77, 77, 77)
-    assert images.decode(encoded(Image.new("1", (4, 4), 1))).getpixel((0, 0)) == (255,) * 3
+    assert images.decode(encode_image(gray)).getpixel((0, 0)) == (77, 77, 77)
+    assert images.decode(encode_image(Image.new("1", (4, 4), 1))).getpixel((0, 0)) == (255,) * 3
     deep = Image.fromarray(np.full((4, 4), 32896, np.uint16))
     for format in ("PNG", "TIFF"):
-        assert images.decode(encoded(deep, format)).getpixel((0, 0)) == (128, 128, 128)
+        assert images.decode(encode_image(deep, format)).getpixel((0, 0)) == (128, 128, 128)
     floats = Image.fromarray(np.array([[0, 0.5, 1, np.nan]], np.float32))
-    row = np.asarray(images.decode(encoded(floats, "TIFF")))[0, :, 0]
+    row = np.asarray(images.decode(encode_image(floats, "TIFF")))[0, :, 0]
     assert row.tolist() == [0, 128, 255, 0]
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    red = images.decode(encoded(cmyk, "JPEG")).getpixel((0, 0))
+    red = images.decode(encode_image(cmyk, "JPEG")).getpixel((0, 0))
     assert red[0] > 240 and max(red[1:]) < 16
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation_is_decoded(format):
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    data = encoded(first, format, save_all=True, append_images=[second])
+    data = encode_image(first, format, save_all=True, append_images=[second])
     red, _, blue = images.decode(data).getpixel((4, 4))
     assert red > 240 and blue < 16
 
 
 def test_cmyk_grayscale_and_lab_become_srgb_by_their_profiles():
     cmyk = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    data = encoded(cmyk, "TIFF", icc_profile=icc_profiles.gray_inks())
+    data = encode_image(cmyk, "TIFF", icc_profile=icc_profiles.gray_inks())
     image = images.decode(data)
     assert image.getpixel((4, 4)) == pytest.approx((185, 185, 185), abs=2)  # L* of 75
     assert "icc_profile" not in image.info
-    assert images.decode(encoded(cmyk, "TIFF")).getpixel((4, 4))[0] < 20  # cyan without profile
-    gray = encoded(Image.new("L", (8, 8), 55), icc_profile=icc_profiles.linear_gray())
+    assert (
+        images.decode(encode_image(cmyk, "TIFF")).getpixel((4, 4))[0] < 20
+    )  # cyan without profile
+    gray = encode_image(Image.new("L", (8, 8), 55), icc_profile=icc_profiles.linear_gray())
     assert images.decode(gray).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
     deep = Image.fromarray(np.full((8, 8), 55 * 257, np.uint16))
-    gray = encoded(deep, "TIFF", icc_profile=icc_profiles.linear_gray())
+    gray = encode_image(deep, "TIFF", icc_profile=icc_profiles.linear_gray())
     assert images.decode(gray).getpixel((0, 0)) == pytest.approx((128, 128, 128), abs=2)
-    lab = encoded(Image.new("LAB", (8, 8), (135, 128, 128)), "TIFF")
+    lab = encode_image(Image.new("LAB", (8, 8), (135, 128, 128)), "TIFF")
     assert images.decode(lab).getpixel((0, 0)) == pytest.approx((126, 126, 126), abs=3)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_wide_gamut_photo_keeps_its_pixels_and_its_profile(format):
     profile = icc_profiles.wide_rgb()
-    image = images.decode(encoded(Image.new("RGB", (8, 8), (200, 40, 40)), format,
+    image = images.decode(encode_image(Image.new("RGB", (8, 8), (200, 40, 40)), format,
                                     icc_profile=profile))  # fmt: skip
     assert image.getpixel((4, 4)) == pytest.approx((200, 40, 40), abs=4)
     assert image.info["icc_profile"] == profile
@@ -186,10 +183,10 @@ def test_a_wide_gamut_photo_keeps_its_pixels_and_its_profile(format):
 @pytest.mark.parametrize("profile", [b"", b"short", bytes(500), icc_profiles.wide_rgb()[:200]])
 def test_a_broken_profile_is_ignored(profile):
     for mode in ("RGB", "L", "CMYK"):
-        data = encoded(Image.new(mode, (8, 8)), "TIFF", icc_profile=profile)
+        data = encode_image(Image.new(mode, (8, 8)), "TIFF", icc_profile=profile)
         assert "icc_profile" not in images.decode(data).info
     # a valid profile of another color space
-    data = encoded(Image.new("RGB", (8, 8), "red"), icc_profile=icc_profiles.linear_gray())
+    data = encode_image(Image.new("RGB", (8, 8), "red"), icc_profile=icc_profiles.linear_gray())
     image = images.decode(data)
     assert image.getpixel((0, 0)) == (255, 0, 0) and "icc_profile" not in image.info
 
@@ -200,7 +197,7 @@ def test_palette_with_alpha_and_sixteen_bit_colors_become_rgb():
     for format in ("PNG", "GIF", "WEBP"):
         options = {"lossless": True} if format == "WEBP" else {}
         palette = rgba.quantize(16) if format == "PNG" else rgba
-        image = images.decode(encoded(palette, format, **options))
+        image = images.decode(encode_image(palette, format, **options))
         assert image.getpixel((1, 4)) == (255, 255, 255)
         assert image.getpixel((6, 4)) == pytest.approx((200, 0, 0), abs=2)
     rows = b"".join(b"\0" + struct.pack(">6H", 65535, 0, 32896, 0, 257, 65535) for _ in range(2))
@@ -231,22 +228,22 @@ def test_heic_photos_are_decoded(orientation):
 
 def test_a_large_jpeg_is_decoded_reduced_if_enough_pixels_remain():
     image = Image.new("RGB", (1601, 803), "red")
-    data = encoded(image, "JPEG")
+    data = encode_image(image, "JPEG")
     half = images.decode(data, min_long_side=800)
     assert half.size == (801, 402) and half.info["full_size"] == (1601, 803)
     exif = Image.Exif()
     exif[0x0112] = 6
-    quarter = images.decode(encoded(image, "JPEG", exif=exif), min_long_side=400)
+    quarter = images.decode(encode_image(image, "JPEG", exif=exif), min_long_side=400)
     assert quarter.size == (201, 401) and quarter.info["full_size"] == (803, 1601)
     for full in (
         images.decode(data),
         images.decode(data, 900),
-        images.decode(encoded(image), 9),
+        images.decode(encode_image(image), 9),
     ):
         assert full.size == (1601, 803) and "full_size" not in full.info
 
 
-SEEDS = [encoded(Image.fromarray(LEFT_RED), format) for format in FORMATS]
+SEEDS = [encode_image(Image.fromarray(LEFT_RED), format) for format in FORMATS]
 
 
 @settings(max_examples=150, deadline=None)

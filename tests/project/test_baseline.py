@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from paths import AVATAR, ROOT
+from small_networks import small_generator
 from styleclip_client import Client
 from styleclip_networks.clip import trim_tokens
-from styleclip_networks.stylegan2 import Generator, feature_channels
 from tools.bench import baseline, baseline_server, networks_from_onnx
 
 
 @torch.inference_mode()
 def test_per_image_weights_give_the_same_image_as_shared_weights():
     torch.manual_seed(0)
-    generator = Generator(64, feature_channels(64, channel_base=512, channel_max=32), w_dim=48)
+    generator = small_generator(64, mapping_layers=8)
     for name, tensor in generator.named_parameters():
         if name.endswith(("noise.weight", "activate.bias")):
             tensor.normal_()

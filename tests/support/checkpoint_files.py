@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import torch
 
+from small_networks import small_clip
 from styleclip_export.verify.fill import fill
-from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator
 from tools.parity.nvidia_pickles import ada, tensorflow
@@ -51,12 +51,11 @@ def e4e(options=None):
     return {"state_dict": state, "latent_avg": latents, "opts": options or {"device": "cuda"}}
 
 
-def small_clip():
+def filled_clip():
     """Build a small CLIP with a ViT image tower, filled."""
-    clip = CLIP(
-        32, image_resolution=48, vision_patch_size=16, vision_width=64, vision_layers=2,
-        vision_heads=1, context_length=12, vocab_size=2000, transformer_width=128,
-        transformer_layers=3, transformer_heads=2,
+    clip = small_clip(
+        vision_layers=2, text_layers=3, text_width=128, transformer_heads=2, image_resolution=48,
+        vision_patch_size=16, context_length=12, vocab_size=2000,
     )  # fmt: skip
     clip.load_state_dict(filled(clip))
     return clip
@@ -64,7 +63,7 @@ def small_clip():
 
 def scripted_clip():
     """Script a CLIP as OpenAI did: float16, and three numbers beside the weights."""
-    clip = small_clip()
+    clip = filled_clip()
     for name, value in {"input_resolution": 48, "context_length": 12, "vocab_size": 2000}.items():
         clip.register_buffer(name, torch.tensor(value))
     tokens = torch.zeros(2, 12, dtype=torch.long)
@@ -105,7 +104,7 @@ def write_all(folder):
     (folder / "g.safetensors").write_bytes(safetensors(state))
     torch.save(e4e(), folder / "e4e.pt")
     scripted_clip()[0].save(str(folder / "scripted.pt"))
-    torch.save(small_clip().state_dict(), folder / "clip.pt")
+    torch.save(filled_clip().state_dict(), folder / "clip.pt")
     samples = style_samples()
     (folder / "S").write_bytes(pickle.dumps(samples))
     moments = [[s.mean(0) for s in samples], [s.std(0) for s in samples]]
@@ -127,3 +126,8 @@ def write_all(folder):
         "fs3": ["fs3.npy"],
     }
     return {reader: [folder / name for name in names] for reader, names in files.items()}
+
+
+def same_state(one, other):
+    """Return whether two state_dicts have the same names and values."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in other)

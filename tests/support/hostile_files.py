@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint_files import average, e4e, generator_state, rosinality, small_clip, write_all
+from checkpoint_files import average, e4e, filled_clip, generator_state, rosinality, write_all
 from tools.parity.nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
 
 PROTOCOL = b"\x80\x04"
@@ -245,7 +245,7 @@ def false_shape_files():
     yield "StyleGAN of 2019", "generator", dumps((old, old, old))
     yield "no G_ema", "generator", dumps({"G": None})
     resnet = {"visual.layer1.0.conv1.weight": torch.zeros(2)}
-    yield "CLIP with a ResNet", "clip", torch_save(small_clip().state_dict() | resnet)
+    yield "CLIP with a ResNet", "clip", torch_save(filled_clip().state_dict() | resnet)
     lacking = e4e()
     del lacking["latent_avg"]
     yield "e4e without its average", "encoder", torch_save(lacking)
