@@ -30,17 +30,17 @@ class Address:
         """Read "host", "host:port" (gRPC) or "scheme://host:port".
 
         Raises:
-            ValueError: `url` is no such address.
+            ValueError: `url` is not such an address.
         """
         scheme, separator, rest = url.rpartition("://")
         scheme = scheme.lower() if separator else "grpc"
         if scheme not in _PORTS:
             raise ValueError(
-                f"{url!r} is no server address: {scheme!r} is none of {', '.join(_PORTS)}"
+                f"{url!r} is not a server address: {scheme!r} is not one of {', '.join(_PORTS)}"
             )
         host, port, path = _split(url, rest)
         if path and not scheme.startswith("http"):
-            raise ValueError(f"{url!r} is no gRPC address, which has no path: {_EXAMPLES}")
+            raise ValueError(f"{url!r} is not a gRPC address, which has no path: {_EXAMPLES}")
         return cls(scheme, f"[{host}]" if ":" in host else host, port or _PORTS[scheme], path)
 
     @property
@@ -111,7 +111,7 @@ def _split(url: str, rest: str) -> tuple[str, int | None, str]:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} is no server address: {_EXAMPLES}") from error
+        raise ValueError(f"{url!r} is not a server address: {_EXAMPLES}") from error
     if not host or port == 0 or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} is no server address: {_EXAMPLES}")
+        raise ValueError(f"{url!r} is not a server address: {_EXAMPLES}")
     return host, port, parts.path.rstrip("/")

@@ -56,7 +56,7 @@ class Recipe:
         """Read a recipe that `to_json` wrote.
 
         Raises:
-            InvalidRecipe: it is no recipe; the message says why.
+            InvalidRecipe: it is not a recipe; the message says why.
             InvalidInput: an edit is out of bounds, as `Edit` raises it.
         """
         if len(text) > limits.RECIPE_BYTES:
@@ -67,7 +67,7 @@ class Recipe:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidRecipe("the recipe is no JSON text") from error
+            raise InvalidRecipe("the recipe is not JSON text") from error
         if not isinstance(content, dict) or content.get("kind") != _KIND:
             raise InvalidRecipe(f'the JSON text is no recipe: "kind": "{_KIND}" is expected')
         if content.get("version") != _VERSION:
@@ -98,7 +98,7 @@ def _values(edit: Edit) -> dict[str, str | float]:
 
 def _step(entry: Any) -> Step:
     if not isinstance(entry, dict):
-        raise InvalidRecipe("an edit of the recipe is no JSON object")
+        raise InvalidRecipe("an edit of the recipe is not a JSON object")
     on = entry.get("on", True)
     if not isinstance(on, bool):
         raise InvalidRecipe('"on" of an edit must be true or false')

@@ -86,7 +86,7 @@ class Inverted:
         """Read a file that `save` wrote; nothing in it is executed.
 
         Raises:
-            InvalidLatent: it is another file, or damaged.
+            InvalidLatent: the file has another format, or is damaged.
         """
         with Path(path).open("rb") as file:
             # One byte more than a latent can have is refused as another file.

@@ -31,7 +31,7 @@ class Direction:
         name: what an edit calls it.
         title: a few words for people.
         low, high: the range of strengths.
-        follows_face: the offset depends on the face (a latent mapper), so it needs W+.
+        follows_face: a latent mapper: its offset depends on the face's latent, W+.
     """
 
     name: str

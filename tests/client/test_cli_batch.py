@@ -245,9 +245,9 @@ def test_a_server_that_does_not_answer_is_skipped(server, styleclip, photos, tmp
     [
         (["none", "-o", "out"], "no folder"),
         (["photos", "-o", "photos"], "folder of the photos"),
-        (["photos", "-o", "photos/one.png"], "no folder"),
+        (["photos", "-o", "photos/one.png"], "not a folder"),
         (["photos", "-o", "out", "--face", "all"], "--paste"),
-        (["photos", "-o", "out", "--face", "-2"], "no face"),
+        (["photos", "-o", "out", "--face", "-2"], "not a face"),
         (["photos", "-o", "ftp2://there/out"], "cannot be opened"),
     ],
 )

@@ -23,7 +23,7 @@ def test_a_recipe_describes_the_edits(server, styleclip, tmp_path):
     assert styleclip("edit", AVATAR, "--recipe", recipe, "-o", out)[0] == DONE
     assert out.read_bytes() == expected.picture
     code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, *SAD_OPTIONS, "-o", out)
-    assert code == WRONG_USAGE and "stands alone" in stderr
+    assert code == WRONG_USAGE and "a recipe contains all edits" in stderr
     recipe.write_text("{")
     code, _, stderr = styleclip("edit", AVATAR, "--recipe", recipe, "-o", tmp_path / "other.png")
     assert code == BAD_INPUT and "InvalidRecipe" in stderr

@@ -71,7 +71,7 @@ def test_a_sweep_can_be_an_animated_gif(styleclip, tmp_path):
     [
         (["-o", "out.tiff"], ".webp, .gif"),
         (["-o", "out.gif", "--thresholds", "0.1,0.2"], "no rows"),
-        (["-o", "out.png", "--thresholds", "a,b"], "no list"),
+        (["-o", "out.png", "--thresholds", "a,b"], "not a list"),
         (["-o", "out.png", "--steps", "1"], "--steps"),
         (["-o", "out.png", "--from", "50"], "--from"),
     ],

@@ -90,7 +90,7 @@ def test_a_latent_takes_no_photo_options(fails, tmp_path):
 
 
 def test_an_invalid_server_address_is_wrong_usage(fails):
-    assert "is no server address" in fails(WRONG_USAGE, "status", "--server", "ftp://localhost")
+    assert "is not a server address" in fails(WRONG_USAGE, "status", "--server", "ftp://localhost")
 
 
 def test_a_missing_server_is_reported_in_one_line(fails, photo, tmp_path, free_port):

@@ -144,7 +144,7 @@ def test_an_address_may_omit_port_and_scheme(given, used):
     ],
 )
 def test_an_invalid_address_is_refused(url):
-    with pytest.raises(ValueError, match="is no"):
+    with pytest.raises(ValueError, match="is not"):
         Client(url)
 
 

@@ -234,7 +234,7 @@ REFUSALS = {
     "many.npz": (lambda path: np.savez(path, a=np.ones(2), b=np.ones(3)), [], "arrays a, b"),
     "bad.safetensors": (lambda path: path.write_bytes(b"\xff" * 64), [], "was expected"),
     "hostile.pt": (write_hostile_file, [], "refused"),
-    "a b!.npy": (lambda path: np.save(path, DIRECTION), [], "is no name"),
+    "a b!.npy": (lambda path: np.save(path, DIRECTION), [], "is not a valid name"),
     "layers.npy": (lambda path: np.save(path, DIRECTION), ["--layers", "7:20"], "within 0:14"),
     "range.npy": (lambda path: np.save(path, DIRECTION), ["--range", 4, -4], "the lower first"),
     "one.npy": (lambda path: np.save(path, DIRECTION), ["--component", 1], "leave out --component"),
@@ -303,11 +303,13 @@ def test_the_published_files_are_added_by_their_names(tmp_path, original, capsys
     names = ["age", "eye_openness", "happiness", "trimmed_beard", "white_hair", "lipstick", "afro"]
     assert [direction.name for direction in domain.directions] == names
     store = DirectionStore(folder)
-    assert torch.equal(torch.from_numpy(-store.w_plus("white_hair")[7]), components[57, 0])
+    with np.load(store.folder / "directions" / "white_hair.npz") as file:
+        w_plus = file["w_plus"]
+    assert torch.equal(torch.from_numpy(-w_plus[7]), components[57, 0])
     assert "afro.pt: direction afro" in capsys.readouterr().out
     before = load_directions(folder, domain).offsets
     (folder / "affine.npz").unlink()
-    store.refresh()  # as after another conversion
+    store.recompute()  # as after another conversion
     for name, offset in load_directions(folder, domain).offsets.items():
         np.testing.assert_array_equal(offset, before[name])
 

@@ -149,7 +149,7 @@ def _open_places(photos: str, out: str) -> tuple[Folder | Bucket, Folder | Bucke
         if isinstance(target, Folder) and target.path.resolve() == source.path.resolve():
             raise click.BadParameter("it is the folder of the photos", param_hint="--out")
     if isinstance(target, Folder) and target.path.exists() and not target.path.is_dir():
-        raise click.BadParameter(f"{out} is no folder", param_hint="--out")
+        raise click.BadParameter(f"{out} is not a folder", param_hint="--out")
     return source, target
 
 

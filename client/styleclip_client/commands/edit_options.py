@@ -43,7 +43,7 @@ class EditOptions:
         named = fields.targets or fields.presets or fields.directions
         if self.recipe:
             if named or fields.neutrals or fields.strengths or fields.thresholds:
-                raise click.UsageError("--recipe stands alone: it says all of the edits")
+                raise click.UsageError("a recipe contains all edits: leave out the other options")
             if not self.recipe.edits:
                 raise click.UsageError("all edits of the recipe are switched off")
         elif required and not named:

@@ -158,7 +158,7 @@ class FaceIndex(click.ParamType):
             if (face := int(value)) >= -1:
                 return face
         known = "0 or more, -1: the largest" + (", or all" if self.several else "")
-        self.fail(f"{value!r} is no face: {known}", param, ctx)
+        self.fail(f"{value!r} is not a face: {known}", param, ctx)
 
 
 def _face_options(several: bool) -> Sequence[Callable[[Any], Any]]:

@@ -40,7 +40,7 @@ class _Thresholds(click.ParamType):
         except ValueError:
             numbers = ()
         if not 1 <= len(numbers) <= 16 or not all(0 <= number <= 1 for number in numbers):
-            self.fail(f"{value!r} is no list of 1 to 16 numbers from 0 to 1: 0.1,0.15,0.2")
+            self.fail(f"{value!r} is not a list of 1 to 16 numbers from 0 to 1: 0.1,0.15,0.2")
         return numbers
 
 

@@ -48,7 +48,7 @@ def read(path: Path) -> ClipCheckpoint:
     """Read a CLIP.
 
     Raises:
-        CheckpointError: the file is another, damaged or hostile.
+        CheckpointError: the file has another format, or is damaged or hostile.
     """
     with open_checkpoint(Path(path), EXPECTED) as data:
         arrays = _arrays(torch_file.read(data))

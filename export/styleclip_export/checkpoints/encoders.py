@@ -109,7 +109,7 @@ def read_encoder(path: Path) -> EncoderCheckpoint:
     """Read an encoder, and its decoder where the file has one.
 
     Raises:
-        CheckpointError: the file is another, damaged or hostile.
+        CheckpointError: the file has another format, or is damaged or hostile.
     """
     with open_checkpoint(Path(path), EXPECTED, contents.KINDS) as data:
         return EncoderCheckpoint.from_content(contents.read(data), len(data))

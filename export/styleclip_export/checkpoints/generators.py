@@ -128,7 +128,7 @@ def read_generator(path: Path) -> GeneratorCheckpoint:
     """Read a generator.
 
     Raises:
-        CheckpointError: the file is another, damaged or hostile.
+        CheckpointError: the file has another format, or is damaged or hostile.
     """
     with open_checkpoint(Path(path), EXPECTED, contents.KINDS) as data:
         if data[:1] == MAGIC_BYTES["pickle"][0] and not torch_file.is_legacy(data):

@@ -41,7 +41,8 @@ def read_fs3(path: Path) -> np.ndarray:
     It is a view of the file where that contains float32.
 
     Raises:
-        CheckpointError: the file is another, damaged or hostile; so do all functions here.
+        CheckpointError: the file has another format, or is damaged or hostile; so do all
+            functions here.
     """
     path, expected = Path(path), "StyleCLIP's fs3.npy"
     with open_checkpoint(path, expected, ("npy",), _REMEDY):

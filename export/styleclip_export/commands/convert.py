@@ -106,7 +106,7 @@ def command(
     )
     conversion.install_landmarks(weights, repository / domain, report=report)
     directions = DirectionStore(repository / domain)
-    directions.refresh(report)
+    directions.recompute(report)
     add_known(directions, weights, report=report)
     if published:
         from styleclip_export.statistics.job import write_statistics
@@ -116,10 +116,10 @@ def command(
         )
     peak = peak_memory_mib() / 1024
     report(f"done in {time.monotonic() - start:.0f} s, peak memory {peak:.1f} GiB")
-    _say_what_is_next(domain, repository, networks)
+    _print_next_step(domain, repository, networks)
 
 
-def _say_what_is_next(domain: str, repository: Path, networks: DomainNetworks) -> None:
+def _print_next_step(domain: str, repository: Path, networks: DomainNetworks) -> None:
     if networks.encoder is None:
         click.echo(
             f"{domain} has no encoder: it edits latents and random seeds (`styleclip sample`), and "

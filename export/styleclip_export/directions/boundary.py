@@ -22,7 +22,7 @@ from styleclip_export.errors import DirectionError
 
 Classifier = Literal["svm", "logistic"]
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors")
-MIN_OF_CLASS = 4  # latents of each class, of which one is held out
+MIN_LATENTS_PER_CLASS = 4  # latents of each class, of which one is held out
 MAX_LATENTS = 200_000
 MAX_ROWS = 18  # of one latent; a longer array has one latent of W in each row
 _FILE_COLUMN = "file"
@@ -60,7 +60,7 @@ def read_folders(folder: Path, towards: str) -> LabeledLatents:
 
     Raises:
         DirectionError: there are not two subfolders, or they have too few latents.
-        CheckpointError: a file is no latent.
+        CheckpointError: a file is not a latent.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if len(names) != 2 or towards not in names:
@@ -91,12 +91,12 @@ def read_table(latents: Path, table: Path, towards: str, share: float) -> Labele
 
     Raises:
         DirectionError: the table does not fit the latents, or has no such column.
-        CheckpointError: a file is no latent.
+        CheckpointError: a file is not a latent.
     """
     rows = _read_rows(table, towards)
     labeled = [i for i, row in enumerate(rows) if (row[towards] or "").strip()]
     scores = np.array([_score(rows[i][towards], towards, table) for i in labeled])
-    order, labels = _choose(scores, share)
+    order, labels = _select_extremes(scores, share)
     chosen = [labeled[i] for i in order]
     if latents.is_dir():
         if _FILE_COLUMN not in rows[0]:
@@ -140,10 +140,10 @@ def fit(
     from sklearn.svm import LinearSVC
 
     fewest = min(int(data.labels.sum()), int((~data.labels).sum()))
-    if fewest < MIN_OF_CLASS:
+    if fewest < MIN_LATENTS_PER_CLASS:
         raise DirectionError(
-            f"a class has {fewest} latents; at least {MIN_OF_CLASS} are needed, some hundreds are "
-            "better"
+            f"a class has {fewest} latents; at least {MIN_LATENTS_PER_CLASS} are needed, "
+            "some hundreds are better"
         )
     latents = _drop_equal_rows(data.latents)
     flat = latents.reshape(len(latents), -1)
@@ -176,7 +176,7 @@ def _score(text: str, column: str, table: Path) -> float:
     return number
 
 
-def _choose(
+def _select_extremes(
     scores: NDArray[np.floating], share: float
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return the scores to use and their labels: all of two values, or the extremes of more."""
@@ -200,7 +200,7 @@ def _read_latents(paths: list[Path]) -> FloatArray:
 def _as_latents(path: Path, content: files.Content) -> FloatArray:
     if not isinstance(content, np.ndarray) or content.shape[-1] != W_DIM or content.ndim > 3:
         raise DirectionError(
-            f"{path} is no latent: (L, {W_DIM}), as `styleclip invert` writes it, ({W_DIM},) or "
+            f"{path} is not a latent: (L, {W_DIM}), as `styleclip invert` writes it, ({W_DIM},) or "
             "many of them is expected"
         )
     if content.ndim == 1 or (content.ndim == 2 and len(content) <= MAX_ROWS):

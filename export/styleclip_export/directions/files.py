@@ -59,7 +59,7 @@ def read(path: Path) -> Content:
         latent mapper.
 
     Raises:
-        CheckpointError: the file is another, damaged or hostile.
+        CheckpointError: the file has another format, or is damaged or hostile.
     """
     path = Path(path)
     with open_checkpoint(path, _EXPECTED, (*contents.KINDS, "npy"), _REMEDY) as data:

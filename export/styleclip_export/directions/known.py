@@ -15,13 +15,13 @@ from styleclip_export.progress import ReportLine
 def add_known(
     store: DirectionStore, weights: Path, *, replace: bool = False, report: ReportLine = print
 ) -> int:
-    """Add the published directions whose files are in `weights`; those that are there stay.
+    """Add the published directions whose files are in `weights`; existing ones are kept.
 
     Returns:
-        The number of published directions whose files are there.
+        The number of published directions whose files exist.
 
     Raises:
-        CheckpointError: a file is another, damaged or hostile.
+        CheckpointError: a file has another format, or is damaged or hostile.
         DirectionError: it does not fit the domain.
     """
     path = DOMAINS / store.domain.name / "directions.json"
@@ -41,10 +41,10 @@ def add_known(
 def _options(entry: dict[str, Any]) -> Options:
     low_high, layers = entry.get("range"), entry.get("layers")
     return Options(
-        entry["name"],
-        entry.get("title"),
-        (float(low_high[0]), float(low_high[1])) if low_high else None,
-        (int(layers[0]), int(layers[1])) if layers else None,
-        entry.get("component"),
-        float(entry.get("scale", 1)),
+        name=entry["name"],
+        title=entry.get("title"),
+        range=(float(low_high[0]), float(low_high[1])) if low_high else None,
+        layers=(int(layers[0]), int(layers[1])) if layers else None,
+        component=entry.get("component"),
+        scale=float(entry.get("scale", 1)),
     )

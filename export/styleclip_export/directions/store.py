@@ -37,9 +37,8 @@ from styleclip_server.serving import model_repository
 
 NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{limits.DIRECTION_CHARACTERS - 1}}}")
 RANGE, MAPPER_RANGE, COMPONENT_RANGE = (-5.0, 5.0), (-1.0, 2.0), (-20.0, 20.0)
-MAX_MAPPER_ERROR = (
-    1e-4  # of the served mapper from PyTorch's; its output has a deviation of about 1
-)
+# Of the served mapper from PyTorch's; its output has a deviation of about 1.
+MAX_MAPPER_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class DirectionStore:
         if not any(direction.follows_face for direction in self.domain.directions):
             (self.folder / AFFINE_FILE).unlink(missing_ok=True)
 
-    def refresh(self, report: ReportLine = print) -> None:
+    def recompute(self, report: ReportLine = print) -> None:
         """Compute all directions again, for a generator that was converted again."""
         if not self.domain.directions:
             return
@@ -133,15 +132,10 @@ class DirectionStore:
             elif not direction.follows_face:
                 report(f"direction {direction.name}: given in StyleSpace, kept as it is")
 
-    def w_plus(self, name: str) -> FloatArray | None:
-        """Return a direction in W+ (L, 512) as it was added; None if it has none."""
-        with np.load(self.folder / FOLDER / f"{name}.npz", allow_pickle=False) as file:
-            return np.asarray(file["w_plus"]) if "w_plus" in file.files else None
-
     def _check_name(self, name: str, replace: bool) -> None:
         if not NAME.fullmatch(name):
             raise DirectionError(
-                f"{name!r} is no name: use lower-case letters, digits, - and _, at most "
+                f"{name!r} is not a valid name: use lower-case letters, digits, - and _, at most "
                 f"{limits.DIRECTION_CHARACTERS}"
             )
         if not replace and any(direction.name == name for direction in self.domain.directions):
@@ -247,8 +241,8 @@ def _check_range(low: float, high: float) -> None:
     limit = limits.DIRECTION_STRENGTH
     if not -limit <= low < high <= limit:
         raise DirectionError(
-            f"the range {low:g} to {high:g} is none: two numbers from {-limit:g} to {limit:g}, the "
-            "lower first"
+            f"the range {low:g} to {high:g} is not valid: give two numbers from {-limit:g} "
+            f"to {limit:g}, the lower first"
         )
 
 

@@ -1,4 +1,4 @@
-"""What has to be fetched into a folder: files that are there, that the user has, or to download."""
+"""What has to be fetched into a folder: files that exist, that the user has, or to download."""
 
 from __future__ import annotations
 

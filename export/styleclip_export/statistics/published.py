@@ -59,7 +59,7 @@ def read_published(
         clip_width: D of CLIP's features.
 
     Raises:
-        CheckpointError: a file is another, damaged or hostile.
+        CheckpointError: a file has another format, or is damaged or hostile.
         StatisticsError: the files belong to another generator or another CLIP.
     """
     moments = styleclip_npy.read_s_mean_std(moments_path)

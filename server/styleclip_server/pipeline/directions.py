@@ -178,7 +178,7 @@ def add_face_offsets(
     """
     delta, others, total = delta.copy(), iter(counts), []
     for edit in edits:
-        if named.depends_on_face(edit):
+        if named.follows_face(edit):
             offset = named.face_offset(edit, w_plus)
             delta += offset
             total.append(int(np.count_nonzero(offset)))

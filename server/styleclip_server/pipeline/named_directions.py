@@ -88,7 +88,7 @@ class NamedDirections:
     mappers: Mapping[str, Mapper]
     affine: Affine | None
 
-    def depends_on_face(self, edit: Edit) -> bool:
+    def follows_face(self, edit: Edit) -> bool:
         """Return whether the offset of an edit needs the latent."""
         return edit.direction in self.mappers
 

@@ -40,7 +40,7 @@ class TritonPythonModel:
         edit_tensors.check_latent(row["W_PLUS"])
         edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
         edits = named_directions.resolve(self.domain, edits)
-        constant = tuple(edit for edit in edits if not self.named.depends_on_face(edit))
+        constant = tuple(edit for edit in edits if not self.named.follows_face(edit))
         try:
             delta, channels = self.offset(constant)
         finally:
