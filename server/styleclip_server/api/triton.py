@@ -53,8 +53,9 @@ class Triton:
                 ("grpc.enable_http_proxy", 0),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", limits.RESPONSE_BYTES),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
+                # Triton is ready later than the API server, and must then be reached at once.
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 100),
             ],
         )
 
