@@ -106,7 +106,6 @@ def write_all(folder):
     scripted_clip()[0].save(str(folder / "scripted.pt"))
     torch.save(filled_clip().state_dict(), folder / "clip.pt")
     samples = style_samples()
-    (folder / "S").write_bytes(pickle.dumps(samples))
     moments = [[s.mean(0) for s in samples], [s.std(0) for s in samples]]
     (folder / "S_mean_std").write_bytes(pickle.dumps(moments))
     np.save(folder / "fs3.npy", np.ones((8, 4), np.float32))
@@ -121,7 +120,6 @@ def write_all(folder):
         ],
         "encoder": ["e4e.pt"],
         "clip": ["scripted.pt", "clip.pt"],
-        "s": ["S"],
         "moments": ["S_mean_std"],
         "fs3": ["fs3.npy"],
     }
