@@ -46,7 +46,9 @@ def test_a_file_of_unknown_hash_is_found_by_its_contents(tmp_path, user_folder):
     data = archive(b"latent_avg encoder.input_layer")
     (user_folder / "renamed.bin").write_bytes(data)
     (user_folder / "other.pt").write_bytes(archive(b"g_ema"))
-    file = File("e4e.pt", None, len(data), "torch", (b"latent_avg",), "e4e", LICENSE)
+    file = File(
+        "e4e.pt", None, len(data), "torch", (b"latent_avg",), description="e4e", license=LICENSE
+    )
     messages = fetch(tmp_path / "to", file, sources=[user_folder])
     assert "recognized by contents" in messages
     assert (tmp_path / "to" / "e4e.pt").read_bytes() == data
@@ -55,7 +57,10 @@ def test_a_file_of_unknown_hash_is_found_by_its_contents(tmp_path, user_folder):
 def test_an_ambiguous_match_chooses_neither_file(tmp_path, user_folder):
     for name in ("one", "two"):
         (user_folder / name).write_bytes(archive(b"latent_avg" + name.encode()))
-    file = File("e4e.pt", None, 50_000, "torch", (b"latent_avg",), "e4e", LICENSE, ("http://x",))
+    file = File(
+        "e4e.pt", None, 50_000, "torch", (b"latent_avg",), description="e4e", license=LICENSE,
+        urls=("http://x",),
+    )  # fmt: skip
     plan = plan_fetch(Manifest("t", "t", (file,)), tmp_path / "to", [user_folder])
     assert plan.missing == [file]
     assert "several files may be e4e.pt" in plan.warnings[0]
