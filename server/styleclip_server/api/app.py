@@ -23,6 +23,7 @@ from styleclip_server.api.metrics import Metrics, MetricsMiddleware
 from styleclip_server.api.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.state import ApiState, request_id
+from styleclip_server.api.triton import Triton
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -35,13 +36,16 @@ def create_app(settings: Settings) -> FastAPI:
         admission, bodies = Admission(settings.inside), BodyReader(settings.body_limit)
         async with (
             AsyncClient(settings.triton_grpc) as client,
-            running_protocols(settings, access, admission, bodies) as app.state.kserve,
+            Triton(
+                settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
+            ) as triton,
+            running_protocols(settings, access, triton, bodies) as app.state.kserve,
             httpx.AsyncClient(
                 base_url=f"http://{settings.triton_metrics}", trust_env=False
             ) as metrics,
         ):
             app.state.metrics = Metrics(metrics, admission)
-            app.state.api = ApiState(settings, client, admission, bodies)
+            app.state.api = ApiState(settings, client, triton, bodies)
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.

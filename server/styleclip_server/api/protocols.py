@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from styleclip_server.api.abandoned_regions import close_abandoned_regions
 from styleclip_server.api.access import Access
-from styleclip_server.api.admission import Admission
 from styleclip_server.api.grpc_proxy import GrpcProxy, running_proxy
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve import KServe
@@ -21,13 +20,10 @@ from styleclip_server.api.triton import Triton
 
 @asynccontextmanager
 async def running_protocols(
-    settings: Settings, access: Access, admission: Admission, bodies: BodyReader
+    settings: Settings, access: Access, triton: Triton, bodies: BodyReader
 ) -> AsyncIterator[KServe]:
     """Serve gRPC during a `with` block; yield the application of the paths under /v2."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    triton = Triton(
-        settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
-    )
     proxy = GrpcProxy(
         triton,
         access,
@@ -35,20 +31,12 @@ async def running_protocols(
         body_limit=settings.body_limit,
     )
     address = f"{host}:{settings.grpc_port}"
-    try:
-        async with (
-            httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
-            running_proxy(proxy, address, settings.connection_age, settings.exit_timeout),
-            _closing_abandoned_regions(triton, settings),
-        ):
-            yield KServe(
-                triton,
-                calls,
-                allow_shared_memory=settings.allow_shared_memory,
-                bodies=bodies,
-            )
-    finally:
-        await triton.close()
+    async with (
+        httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
+        running_proxy(proxy, address, settings.connection_age, settings.exit_timeout),
+        _closing_abandoned_regions(triton, settings),
+    ):
+        yield KServe(triton, calls, allow_shared_memory=settings.allow_shared_memory, bodies=bodies)
 
 
 @asynccontextmanager

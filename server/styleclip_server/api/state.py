@@ -13,11 +13,11 @@ from starlette.requests import Request
 
 from styleclip_client import AsyncClient, Client
 from styleclip_contract.domain import Domain
-from styleclip_contract.errors import ServerBusy, StyleclipError
-from styleclip_server.api.admission import Admission
+from styleclip_contract.errors import ServerBusy, ServerUnavailable, StyleclipError
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.refusals import Refused
 from styleclip_server.api.settings import Settings
+from styleclip_server.api.triton import Triton
 from styleclip_server.canary import check_server
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class ApiState:
 
     settings: Settings
     client: AsyncClient
-    admission: Admission
+    triton: Triton
     bodies: BodyReader
     _domain: tuple[float, Domain] | None = None
     _canary: tuple[float, StyleclipError | None] | None = None
@@ -49,10 +49,10 @@ class ApiState:
         Raises:
             ServerBusy: too many requests are running.
         """
-        calls = max(1, min(calls, self.admission.limit))
+        calls = max(1, min(calls, self.triton.admission.limit))
         with ExitStack() as stack:
             try:
-                stack.enter_context(self.admission.enter(calls))
+                stack.enter_context(self.triton.admission.enter(calls))
             except Refused as error:
                 raise ServerBusy(error.message) from error
             yield calls
@@ -70,6 +70,10 @@ class ApiState:
         Raises:
             StyleclipError: the server cannot edit.
         """
+        try:
+            await self.triton.call("ServerLive", b"")
+        except Refused as error:  # at once, whatever was edited a moment ago
+            raise ServerUnavailable(error.message) from error
         async with self._canary_lock:
             if self._canary is None or time.monotonic() - self._canary[0] > _HEALTH_SECONDS:
                 try:

@@ -59,8 +59,10 @@ class Triton:
             ],
         )
 
-    async def close(self) -> None:
-        """Close the connection."""
+    async def __aenter__(self) -> Triton:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
     async def infer(
