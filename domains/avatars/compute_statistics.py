@@ -24,6 +24,7 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 # so most channels leave most images unchanged.
 FLOOR = 0.03
 NUM_IMAGES = 100  # for each channel
+TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
 
 def run(setup: Setup) -> None:
@@ -33,11 +34,11 @@ def run(setup: Setup) -> None:
     if not load_weights(clip, setup.out / "clip.pt"):
         raise SystemExit("The statistics need clip.pt: run the stage `clip` first.")
     clip = clip.to(setup.device).eval()
-    mean, std, w_avg = style_moments(generator, 100_000)
+    mean, std, w_avg = style_moments(generator, 100_000, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
     computed = Fs3Part.empty(total, clip.text_projection.shape[1])
-    settings = Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype)
+    settings = Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
     progress = _progress_printer()
     encode = partial(_encode_images, clip)
     for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, range(total)), 1):

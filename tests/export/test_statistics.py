@@ -75,6 +75,8 @@ def test_every_row_matches_the_definition(networks, complete):
     offsets = np.cumsum([0, *generator.style_channels])
     with torch.no_grad():
         w = generator.mapping(z)
+        w_avg = torch.from_numpy(complete["w_avg"])
+        w = w_avg + 0.7 * (w - w_avg)
         styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
         for row, (index, channel) in enumerate(fs3_channels(generator)):
             if channel != 2:
@@ -90,6 +92,19 @@ def test_every_row_matches_the_definition(networks, complete):
             assert np.abs(complete["fs3"][row] - expected[0].numpy()).max() < 2e-3
     convolutions = [layer.channels for layer in generator.layers if not layer.to_rgb]
     assert len(complete["fs3"]) == sum(convolutions)
+
+
+def test_mean_and_deviation_are_those_of_latents_with_styleclips_truncation(networks, complete):
+    """As GetCode.py samples them: every layer gets w_avg + 0.7 (w - w_avg)."""
+    generator = networks[0]
+    z = torch.randn(SAMPLES, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        w = generator.mapping(z)
+        w = w.mean(0) + 0.7 * (w - w.mean(0))
+        styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
+    s = generator.flatten_styles(styles).numpy()
+    assert np.abs(complete["style_mean"] - s.mean(0)).max() < 1e-5
+    assert np.abs(complete["style_std"] - s.std(0)).max() < 1e-5
 
 
 def test_an_interrupted_job_continues_and_gives_the_same_numbers(networks, complete, tmp_path):

@@ -339,13 +339,14 @@ def main(
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     generator, clip = build_networks(device, small)
     start = time.perf_counter()
-    mean, std, _ = style_moments(generator, 1000 if small else 100_000)
+    settings = Fs3Settings(images, dtype=torch.float16 if half else torch.float32)
+    samples = 1000 if small else 100_000
+    mean, std, _ = style_moments(generator, samples, truncation=settings.truncation)
     elapsed = time.perf_counter() - start
     rows = len(fs3_channels(generator))
     console.print(f"{name}, torch {torch.__version__}; moments of S: {elapsed:.1f} s; {rows} rows, "
                   f"{2 * images * rows} images", highlight=False)  # fmt: skip
 
-    settings = Fs3Settings(images, dtype=torch.float16 if half else torch.float32)
     bench = Bench(generator, clip, (mean, std), settings, batch, peak, console)
     for preview in previews:
         bench.print_floor(preview)

@@ -1,7 +1,8 @@
 """fs3: for every StyleSpace channel, the direction in which it moves CLIP's image features.
 
 Source: Patashnik et al. 2021, "StyleCLIP", section 6 and appendix B; the official
-`global_directions/GetCode.py` and `SingleChannel.py`.
+`global_directions/GetCode.py` (whose latents have the truncation 0.7 on all layers) and
+`SingleChannel.py`.
 
 Each channel is set to mean - 5 std and to mean + 5 std in some random images, and CLIP encodes
 both. The channel's row of fs3 is the normalized mean of the changes of CLIP's features. An edit
@@ -32,6 +33,7 @@ class Fs3Settings:
         num_images: random images in which each channel is changed.
         alpha: how far, in standard deviations.
         seed: of the images' latents.
+        truncation: psi of the images' latents and of the deviations.
         batch: images synthesized at once. Every channel has its own batches, so the numbers do not
             depend on how the rows are split or resumed.
         floor: see `channel_direction`.
@@ -45,6 +47,7 @@ class Fs3Settings:
     num_images: int = 100
     alpha: float = 5.0
     seed: int = 1
+    truncation: float = 0.7
     batch: int = 64
     floor: float = 0.0
     dtype: torch.dtype = torch.float32
@@ -122,6 +125,7 @@ def fs3_rows(
     z = torch.randn(settings.num_images, generator.w_dim, generator=rng)
     w = generator.mapping(z.to(device))
     styles = generator.affine(w[:, None].expand(-1, generator.num_latents, -1))
+    styles = _truncate(generator, styles, style_mean, settings.truncation)
     resynthesis = Resynthesis(
         generator,
         encode_image,
@@ -148,6 +152,15 @@ def fs3_rows(
             style_std,
             settings,
         )
+
+
+def _truncate(
+    generator: Generator, styles: Sequence[Tensor], style_mean: np.ndarray, psi: float
+) -> list[Tensor]:
+    """Move styles towards their mean: S is affine in w, so this is the truncation of w."""
+    mean = torch.from_numpy(style_mean).to(styles[0])
+    centers = generator.split_styles(mean[None])
+    return [center + psi * (s - center) for s, center in zip(styles, centers, strict=True)]
 
 
 def _rows_of_block(

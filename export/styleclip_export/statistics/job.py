@@ -95,7 +95,9 @@ class StatisticsJob:
             with np.load(path, allow_pickle=False) as data:
                 if str(data["key"]) == self.fingerprint:
                     return data["mean"], data["std"], data["w_avg"]
-        mean, std, w_avg = style_moments(self.generator, self.samples)
+        mean, std, w_avg = style_moments(
+            self.generator, self.samples, truncation=self.settings.truncation
+        )
         save_npz(path, {"key": self.fingerprint, "mean": mean, "std": std, "w_avg": w_avg})
         return mean, std, w_avg
 

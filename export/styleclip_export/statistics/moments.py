@@ -13,9 +13,13 @@ MIN_STD = 1e-6  # rounding gives channels that never change a deviation of about
 
 @torch.no_grad()
 def style_moments(
-    generator: Generator, samples: int = 100_000, seed: int = 0
+    generator: Generator, samples: int = 100_000, seed: int = 0, truncation: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Estimate the moments of S over w = mapping(z), z ~ N(0, 1).
+
+    Args:
+        truncation: psi on all layers. S is affine in w, so it scales the deviations and keeps the
+            mean.
 
     Returns:
         style_mean (S,), style_std (S,) (of the population), w_avg (w_dim,), all float32.
@@ -34,4 +38,5 @@ def style_moments(
     mean = total / samples
     std = (square / samples - mean.square()).clamp(min=0).sqrt()
     std[std < MIN_STD] = 0
+    std *= truncation
     return tuple(x.float().cpu().numpy() for x in (mean, std, w_total / samples))  # type: ignore[return-value]

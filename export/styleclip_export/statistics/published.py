@@ -71,6 +71,7 @@ def read_published(
     agreement = _compare(moments_path, mean, std, generator, (estimated_std, w_avg), w_center)
     conv_channels = convolution_channels(generator.style_channels)
     estimated_mean[conv_channels] = mean[conv_channels]
+    estimated_std *= agreement["truncation"]
     estimated_std[conv_channels] = std[conv_channels]
     arrays = {
         "style_mean": estimated_mean,
