@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import sys
+import time
 
 import pytest
 
 from download_server import DATA, OTHER, sha256
-from fetching import archive, fetch, lock_of, make_file
+from fetching import Recorder, archive, fetch, lock_of, make_file
 from styleclip_export.errors import FetchError
+from styleclip_export.fetch.fetcher import fetch_files
 from styleclip_export.fetch.lock_file import LOCK
 from styleclip_export.fetch.manifest import Manifest, ReportedHash
 from styleclip_export.fetch.plan import plan_fetch
@@ -96,8 +98,13 @@ def test_a_bad_response_is_reported_and_the_next_address_tried(
 
 
 def test_an_unreachable_server_is_reported(file_server, tmp_path):
-    with pytest.raises(FetchError, match=r"does not answer.*refused"):
-        fetch(tmp_path, make_file("http://127.0.0.1:9/good"))
+    start, recorder = time.monotonic(), Recorder()
+    manifest = Manifest("test", "A test", (make_file("http://127.0.0.1:9/good"),))
+    with pytest.raises(FetchError, match=r"does not answer.*refused.*with --from"):
+        fetch_files(plan_fetch(manifest, tmp_path), recorder)
+    assert time.monotonic() - start < 5, "with the retries of users"
+    assert "a.pkl: downloading from 127.0.0.1 …" in recorder.messages
+    assert not list(tmp_path.iterdir()), "no empty part"
 
 
 def test_an_unknown_file_that_is_of_another_kind_is_refused(file_server, tmp_path):

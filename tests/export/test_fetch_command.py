@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_on_a_terminal_the_user_must_accept(file_server, tmp_path, manifest_file
     assert b"Do you accept these licenses?" in output
     assert (to / "a.pkl").exists() == (status == 0)
     assert (b"were not accepted" in output) == (status == 1)
+
+
+def test_without_a_terminal_lines_say_how_long_the_rest_takes(
+    manifest_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("styleclip_export.commands.progress.LINE_SECONDS", 0)
+    where = ["--to", str(tmp_path / "to"), "--accept-licences"]
+    assert cli.run(["fetch", manifest_file("good"), *where]) == 0
+    output = capsys.readouterr().out
+    assert "to download: 1 file(s), about 1 MB" in output
+    assert re.search(r"downloads: 1 of about 1 MB, [\d.]+ MB/s, about 0 s left", output)
 
 
 def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(

@@ -72,7 +72,7 @@ def command(
         _show_licenses(plan.to_fetch, output)
         if not accept_licences:
             _ask_to_accept()
-    with DownloadBars(output, errors) as bars:
+    with DownloadBars(output, errors, sum(file.size for file in plan.missing)) as bars:
         fetch_files(plan, bars, jobs)
     output.print(f"{target}: complete", markup=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,10 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from styleclip_export.progress import describe_duration
+
+LINE_SECONDS = 10.0  # between lines about downloads, without a terminal
 
 
 def peak_memory_mib() -> float:
@@ -44,10 +49,18 @@ def channel_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 class DownloadBars:
-    """One bar for each download, and lines above them."""
+    """One bar for each download with the time left, and lines above them.
 
-    def __init__(self, output: Console, errors: Console) -> None:
-        self._output = output
+    Without a terminal, a line about all downloads every few seconds.
+
+    Args:
+        expected: bytes of all downloads.
+    """
+
+    def __init__(self, output: Console, errors: Console, expected: int) -> None:
+        self._output, self._expected = output, expected
+        self._bytes: dict[str, tuple[int, int]] = {}  # of each file: present at first, and now
+        self._start = self._last_line = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,7 +86,28 @@ class DownloadBars:
         with self._lock:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(escape(name), total=total)
+            first, _ = self._bytes.get(name, (size, size))
+            self._bytes[name] = min(first, size), size
+            line = self._line() if self._bars.disable else None
         self._bars.update(self._tasks[name], completed=size, total=total)
+        if line:
+            self.message(line)
+
+    def _line(self) -> str | None:
+        """Return how far all downloads are, if it is time for a line."""
+        now = time.monotonic()
+        if now - self._last_line < LINE_SECONDS:
+            return None
+        self._last_line = now
+        before, done = (sum(sizes) for sizes in zip(*self._bytes.values(), strict=True))
+        speed = (done - before) / (now - self._start)
+        if speed <= 0:
+            return None
+        left = describe_duration(max(self._expected - done, 0) / speed)
+        return (
+            f"downloads: {done / 1e6:,.0f} of about {self._expected / 1e6:,.0f} MB, "
+            f"{speed / 1e6:.1f} MB/s, about {left} left"
+        )
 
     def message(self, line: str) -> None:
         """Print a line."""

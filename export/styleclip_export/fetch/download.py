@@ -35,7 +35,8 @@ RETRIES = Retry(
     raise_on_status=False,
     redirect=10,
 )
-TIMEOUT = urllib3.Timeout(connect=15, read=30)
+CONNECTION_RETRIES = 1  # until an address has answered once; without a network none does
+TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _HEADERS = {"User-Agent": "styleclip-export", "Accept-Encoding": "identity"}
 _BLOCK_BYTES = 1 << 18
 _MAX_RENEWALS = 100  # of the retries, because new bytes arrived
@@ -63,6 +64,19 @@ class Downloader:
     cancel: threading.Event
     retries: Retry = RETRIES
     timeout: urllib3.Timeout = TIMEOUT
+
+    @property
+    def first_retries(self) -> Retry:
+        """The retries until an address has answered once."""
+        return self.retries.new(connect=CONNECTION_RETRIES)
+
+    def check_reachable(self, url: str) -> None:
+        """Raise FetchError if nothing answers at an address."""
+        with _connection_pool(url, self.timeout) as pool:
+            try:
+                pool.request("HEAD", url, redirect=False, retries=CONNECTION_RETRIES)
+            except HTTPError as error:
+                raise _silent(url, error) from None
 
     def download(self, file: File, url: str, part_path: Path, progress: Progress) -> str:
         """Download a file into a part file; return its SHA-256.
@@ -107,14 +121,16 @@ class _Transfer:
         The retries are renewed as long as bytes arrive.
         """
         retries, renewals = self.options.retries, _MAX_RENEWALS
+        request_retries = self.options.first_retries
         while True:
             size_before = self.part.size
             try:
-                self._request_rest()
+                self._request_rest(request_retries)
                 return sha256_of(self.part.path)
             except MaxRetryError as error:
-                raise FetchError(f"{self.url} does not answer: {_cause(error)}") from None
+                raise _silent(self.url, error) from None
             except (_Incomplete, HTTPError, ssl.SSLError) as error:
+                request_retries = self.options.retries
                 if self.file.sha256 and sha256_of(self.part.path) == self.file.sha256:
                     return self.file.sha256  # complete, although the server announced more
                 if self.part.size > size_before and renewals:
@@ -132,7 +148,7 @@ class _Transfer:
                 "run the command again to resume there"
             ) from None
 
-    def _request_rest(self) -> None:
+    def _request_rest(self, retries: Retry) -> None:
         """Request the missing bytes, or all if they could not be joined safely."""
         start, range_headers = self._range()
         response = self.pool.request(
@@ -140,7 +156,7 @@ class _Transfer:
             self.url,
             headers=_HEADERS | range_headers,
             preload_content=False,
-            retries=self.options.retries,
+            retries=retries,
         )
         with closing(response):
             if start and response.status == 416:  # Range Not Satisfiable
@@ -241,6 +257,10 @@ def _connection_pool(url: str, timeout: urllib3.Timeout) -> Iterator[urllib3.Poo
         yield pool
     finally:
         pool.clear()
+
+
+def _silent(url: str, error: Exception) -> FetchError:
+    return FetchError(f"{url} does not answer: {_cause(error)}")
 
 
 def _cause(error: Exception) -> str:

@@ -24,6 +24,7 @@ from styleclip_export.fetch.plan import FetchPlan
 from styleclip_export.file_kinds import sha256_of
 
 SPARE_BYTES = 64 << 20  # that must stay free on the disk
+_REMEDY = "run the command again to resume, or give a folder that has the missing files with --from"
 
 
 class Reporter(Protocol):
@@ -124,6 +125,8 @@ def _download_all(plan: FetchPlan, reporter: Reporter, jobs: int, downloader: Do
                 return
             results.put(_try_download(plan, file, downloader, reporter))
 
+    size = sum(file.size for file in plan.missing) / 1e6
+    reporter.message(f"to download: {len(plan.missing)} file(s), about {size:,.0f} MB")
     threads = [
         threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(plan.missing)))
     ]
@@ -143,7 +146,7 @@ def _download_all(plan: FetchPlan, reporter: Reporter, jobs: int, downloader: Do
             thread.join(1.0)
         raise
     if failures:
-        raise FetchError("; ".join(failures))
+        raise FetchError(f"{'; '.join(failures)}; {_REMEDY}")
 
 
 def _record(plan: FetchPlan, result: _Downloaded, reporter: Reporter) -> None:
@@ -189,6 +192,7 @@ def _download(
     for url in file.urls:
         if problems:
             reporter.message(f"{file.name}: {problems[-1]}; trying the next address")
+        reporter.message(f"{file.name}: downloading from {urlsplit(url).hostname} …")
         try:
             path, sha256 = _download_from(url, expected, target, downloader, progress)
         except FetchError as error:
@@ -212,7 +216,7 @@ def _download_from(
     """Download a file from one address and check it; return where it is, and its SHA-256."""
     if google_drive.is_on_drive(url):
         path = target.with_name(f"{target.name}.drive")
-        google_drive.download(url, path, downloader.cancel, progress)
+        google_drive.download(url, path, downloader, progress)
         sha256 = sha256_of(path)
     else:
         path = part_path(target)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch.download import Cancelled, Progress
+from styleclip_export.fetch.download import Cancelled, Downloader, Progress
 
 HOSTS = ("drive.google.com", "docs.google.com")
 
@@ -17,7 +16,7 @@ def is_on_drive(url: str) -> bool:
     return urlsplit(url).hostname in HOSTS
 
 
-def download(url: str, target: Path, cancel: threading.Event, progress: Progress) -> None:
+def download(url: str, target: Path, downloader: Downloader, progress: Progress) -> None:
     """Download a file. gdown keeps and resumes a part file of its own (`TARGETxxxxxxxx.part`).
 
     Raises:
@@ -31,6 +30,7 @@ def download(url: str, target: Path, cancel: threading.Event, progress: Progress
             f"{url} needs the package gdown, which is not installed: pip install gdown, or "
             "download the file in a browser and give its folder with --from"
         ) from None
+    downloader.check_reachable(url)  # gdown would go on trying for two minutes
     try:
         gdown.download(
             url=url,
@@ -40,7 +40,7 @@ def download(url: str, target: Path, cancel: threading.Event, progress: Progress
             resume=True,
             retries=5,
             timeout=(15, 30),
-            cancel=cancel,
+            cancel=downloader.cancel,
             progress=progress,
         )
     except gdown.DownloadCancelled:

@@ -69,10 +69,18 @@ class PartFile:
 
 @contextmanager
 def open_part(path: Path) -> Iterator[PartFile]:
-    """Open a part file: unbuffered, so that a kill loses nothing, and for this process only."""
+    """Open a part file: unbuffered, so that a kill loses nothing, and for this process only.
+
+    It is removed at the end if it is empty.
+    """
     with path.open("ab", buffering=0) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FetchError(f"{path} is being written by another process; wait for it") from None
-        yield PartFile(path, stream)  # type: ignore[arg-type]  # FileIO is a BinaryIO to us
+        part = PartFile(path, stream)  # type: ignore[arg-type]  # FileIO is a BinaryIO to us
+        try:
+            yield part
+        finally:
+            if part.size == 0:
+                remove_part(path)

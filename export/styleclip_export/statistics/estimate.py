@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from styleclip_export.progress import describe_duration
 from styleclip_export.statistics.fs3 import Fs3Row, fs3_channels, fs3_rows
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
@@ -29,10 +30,7 @@ class Estimate:
     channels: int
 
     def __str__(self) -> str:
-        for unit, size in (("days", 86_400), ("hours", 3_600)):
-            if self.seconds >= size:
-                return f"{self.seconds / size:.1f} {unit}"
-        return f"{self.seconds / 60:.0f} minutes"
+        return describe_duration(self.seconds)
 
 
 def estimate(job: StatisticsJob) -> Estimate:
