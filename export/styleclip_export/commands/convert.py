@@ -19,6 +19,12 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 if TYPE_CHECKING:
     from styleclip_export.checkpoints.domain_files import DomainNetworks
 
+_NO_STATISTICS = (
+    "no fs3.npy and S_mean_std: edits by text will need `styleclip-export stats`, which takes "
+    "weeks on a CPU at 1024 px and minutes on a GPU; where somebody published them, give them "
+    "with --statistics"
+)
+
 
 @click.command(name="convert")
 @click.argument("domain", default="ffhq")
@@ -95,6 +101,9 @@ def command(
     description = conversion.describe(domain, networks.generator, overrides)
     # Before the minutes of conversion: wrong statistics are an error.
     published = read_statistics(files, networks, report) if not only else None
+    has_statistics = published or (repository / domain / STATISTICS_FILE).is_file()
+    if not (only or has_statistics):
+        report(_NO_STATISTICS)
     conversion.convert(
         networks,
         description,
@@ -129,6 +138,6 @@ def _print_next_step(domain: str, repository: Path, networks: DomainNetworks) ->
         click.echo(f"next: make serve DOMAIN={domain}")
     else:
         click.echo(
-            f"next: styleclip-export stats {domain} (edits by text need its statistics; where "
-            "somebody published fs3.npy and S_mean_std, give them with --statistics)"
+            f"next: styleclip-export stats {domain} (edits by text need its statistics; it says "
+            "first how long it takes)"
         )
