@@ -87,7 +87,7 @@ def render_face(cache: SessionCache, photo: Photo, inverted: Inverted) -> bytes:
 
 
 def crop_face(data: bytes, quad: NDArray[np.floating], side: int = 512) -> Image.Image:
-    """Cut the aligned face out of a photo, RGB, `side` x `side` pixels.
+    """Cut the aligned face out of a photo, RGB, `side` pixels wide.
 
     Args:
         quad: float [4, 2], corners of the crop in pixels of the upright photo (`Inverted.quad`).
@@ -95,8 +95,9 @@ def crop_face(data: bytes, quad: NDArray[np.floating], side: int = 512) -> Image
     image = decode(data)
     # Pillow's coordinates start at a pixel's corner, the quad's at its center.
     corners = (quad + 0.5) * (max(image.size) / max(read_size(data)))
+    down, right = (float(np.hypot(*(quad[i] - quad[0]))) for i in (1, 3))
     return image.transform(
-        (side, side),
+        (side, max(1, round(side * down / right))),
         Image.Transform.QUAD,
         [float(value) for value in corners.ravel()],
         Image.Resampling.BICUBIC,

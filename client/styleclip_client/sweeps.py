@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from styleclip_client import parallel_calls
 from styleclip_client.async_client import AsyncClient
@@ -176,7 +176,7 @@ def sheet(
 ) -> Image.Image:
     """Arrange `images` row by row, with the labels `columns` above and `rows` on the left.
 
-    Each image is resized to `side` x `side` pixels. The sheet has the metadata of the images.
+    Each image is resized to fit into `side` x `side` pixels. The sheet has the images' metadata.
     """
     font_size = max(11, side // 14)
     font = ImageFont.load_default(font_size)
@@ -249,7 +249,8 @@ def animation(frames: Sequence[Image.Image], milliseconds: int, side: int) -> by
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:
-    resized = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    size, filter = (side, side), Image.Resampling.LANCZOS
+    resized = ImageOps.pad(image.convert("RGB"), size, filter, _BACKGROUND)
     resized.info = image.info
     return resized
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit, check_strength, normalize_text
 from styleclip_contract.errors import UnknownDirection, UnknownPreset
-from styleclip_contract.wire import W_DIM
+from styleclip_contract.wire import FACE_SIZE, W_DIM
 
 DOMAIN_FILE = "domain.json"
 
@@ -64,7 +64,9 @@ class Domain:
         num_latents: L, the number of rows of W+; 0 if unknown.
         style_channels: the number of channels of each modulation in StyleSpace, in the order of
             DELTA; empty if unknown.
-        resolution: height and width of IMAGE in pixels; 0 if unknown.
+        resolution: height and width of the generator's image in pixels; 0 if unknown.
+        crop_size: height and width of FACE_CROP in pixels. IMAGE has the same shape: the middle of
+            the generator's image.
         w_dim: width of W+.
         directions: named directions.
         license: of the networks, for people; empty if unknown.
@@ -81,6 +83,7 @@ class Domain:
     num_latents: int = 0
     style_channels: tuple[int, ...] = ()
     resolution: int = 0
+    crop_size: tuple[int, int] = (FACE_SIZE, FACE_SIZE)
     w_dim: int = W_DIM
     directions: tuple[Direction, ...] = ()
     license: str = ""
@@ -107,12 +110,18 @@ class Domain:
                 num_latents=int(content.get("num_latents", 0)),
                 style_channels=tuple(int(n) for n in content.get("style_channels", ())),
                 resolution=int(content.get("resolution", 0)),
+                crop_size=_size(content.get("crop_size", cls.crop_size)),
                 w_dim=int(content.get("w_dim", W_DIM)),
                 directions=tuple(_direction(entry) for entry in content.get("directions", ())),
                 license=str(content.get("licence", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of IMAGE in pixels."""
+        return middle_size(self.resolution, self.crop_size)
 
     @property
     def style_size(self) -> int:
@@ -169,6 +178,19 @@ class Domain:
             return -limits.STRENGTH, limits.STRENGTH
         direction = self.direction(edit.direction)
         return direction.low, direction.high
+
+
+def middle_size(resolution: int, crop_size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the middle of a square image, in the shape of `crop_size`."""
+    height, width = (resolution * side // max(crop_size) for side in crop_size)
+    return height, width
+
+
+def _size(sides: Sequence[Any]) -> tuple[int, int]:
+    height, width = map(int, sides)
+    if not (height > 0 and width > 0):
+        raise ValueError(f"a crop_size of {height} x {width}")
+    return height, width
 
 
 def _direction(entry: Mapping[str, Any]) -> Direction:

@@ -16,7 +16,7 @@ TOKENS_PER_TEXT = 77  # CLIP's context length
 W_DIM = 512  # width of W and W+
 CANARY = "canary"  # prefix of the request IDs of health checks
 SHARED_MEMORY_PREFIX = "styleclip-client-"  # of the names of clients' regions in /dev/shm
-FACE_SIZE = 256  # e4e reads aligned faces of this many pixels
+FACE_SIZE = 256  # most encoders read square crops of this many pixels
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ ALIGN = Tensor(
 )
 FACE = Tensor("FACE", "INT32", (1,), "which face, best first; -1: the largest", optional=True)
 FACE_CROP = Tensor(
-    "FACE_CROP", "FP32", (3, FACE_SIZE, FACE_SIZE), "the aligned face, RGB, in [-1, 1]"
+    "FACE_CROP",
+    "FP32",
+    (3, -1, -1),
+    f"the aligned face, RGB, in [-1, 1]: {FACE_SIZE} x {FACE_SIZE} pixels, or the domain's "
+    "`crop_size`",
 )
 QUAD = Tensor(
     "QUAD",

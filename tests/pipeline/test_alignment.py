@@ -224,6 +224,15 @@ def test_the_center_crop_is_the_largest_centered_square():
     assert quad.dtype == np.float32
 
 
+def test_the_center_crop_has_the_shape_that_the_domain_asks_for():
+    pixels = np.random.default_rng(0).integers(0, 256, (192, 300, 3), np.uint8)
+    crop, quad = crop_center(Image.fromarray(pixels), (192, 256))
+    np.testing.assert_array_equal(crop, pixels[:, 22:278])
+    crop, quad = crop_center(Image.new("RGB", (400, 330)), (192, 256))
+    assert crop.shape == (192, 256, 3)
+    np.testing.assert_array_equal(quad[[0, 2]], [[-0.5, 14.5], [399.5, 314.5]])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (700, 64), (1024, 1024)])
 def test_the_center_crop_has_256_pixels_for_any_input(size):
     crop, quad = crop_center(Image.new("RGB", size, (10, 20, 30)))

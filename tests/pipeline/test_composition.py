@@ -164,6 +164,9 @@ def test_an_unedited_center_crop_restores_the_photo_exactly():
     photo = smooth_photo(300, 256)
     face, quad = crop_center(photo)
     np.testing.assert_array_equal(np.asarray(paste_back(face, photo, quad)), np.asarray(photo))
+    photo = smooth_photo(300, 192)
+    face, quad = crop_center(photo, (192, 256))
+    np.testing.assert_array_equal(np.asarray(paste_back(face, photo, quad)), np.asarray(photo))
 
 
 def test_a_large_face_is_filtered_before_it_is_reduced():

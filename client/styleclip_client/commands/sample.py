@@ -94,8 +94,8 @@ def _write(
     """Write the latent or the image of a seed; returns its description."""
     w_plus = client.sample(seed, truncation)
     if path.suffix == LATENT:
-        side = domain.resolution
-        corners = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float32)
+        height, width = domain.image_size
+        corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], np.float32)
         Inverted(w_plus, corners).save(path, overwrite=overwrite)
         return f"W+ of {w_plus.shape[0]} x {w_plus.shape[1]}"
     format = options.image_format(path)

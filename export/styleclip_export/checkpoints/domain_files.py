@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from styleclip_contract.wire import FACE_SIZE
 from styleclip_export.checkpoints import clip
 from styleclip_export.checkpoints.encoders import EncoderCheckpoint, read_encoder
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint, read_generator
@@ -83,6 +84,7 @@ class DomainNetworks:
         encoder: None: photos cannot be inverted.
         w_avg: (L, w_dim) or (w_dim,), added to the encoder's output; None: nothing is added.
         w_center: (w_dim,), the average latent, towards which random latents are truncated.
+        crop_size: height and width of the images that the encoder was trained on.
         sources: file name → SHA-256.
         summary: one line for the user about each file.
     """
@@ -92,6 +94,7 @@ class DomainNetworks:
     clip: CLIP
     w_avg: Tensor | None
     w_center: Tensor
+    crop_size: tuple[int, int] = (FACE_SIZE, FACE_SIZE)
     sources: dict[str, str] = field(default_factory=dict)
     summary: list[str] = field(default_factory=list)
 
@@ -118,6 +121,7 @@ def read_domain(files: DomainFiles) -> DomainNetworks:
         clip_checkpoint.network(),
         encoder.w_avg if encoder else None,
         decoder.w_avg_or_mean(network),
+        encoder.crop_size if encoder else (FACE_SIZE, FACE_SIZE),
         sources={path.name: sha256_of(path) for path in paths},
         summary=[
             *(_describe_encoder(files.encoder, encoder) if files.encoder and encoder else ()),

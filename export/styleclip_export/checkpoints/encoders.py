@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from styleclip_contract.wire import FACE_SIZE
 from styleclip_export.checkpoints import contents, layouts, state_dicts
 from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint
@@ -25,6 +26,7 @@ from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
 EXPECTED = "an e4e or pSp checkpoint (e4e_*_encode.pt, psp_*_encode.pt)"
 _MARK, _PREFIXES = "input_layer.0.weight", ("encoder.", "")
 _MAX_LATENTS, _MAX_UNITS = 18, 100
+CARS_CROP = (192, 256)  # e4e's `transforms_config.py`
 # opts.encoder_type → the network, and the project's name for it.
 _ENCODERS: dict[Any, tuple[type[GradualStyleEncoder], str]] = {
     "Encoder4Editing": (Encoder4Editing, "e4e"),
@@ -99,6 +101,12 @@ class EncoderCheckpoint:
             decoder,
             (*notes, *more_notes, *(decoder.notes if decoder else ())),
         )
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of the images that it was trained on, by e4e's `data_configs.py`."""
+        cars = "cars_" in str(self.options.get("dataset_type"))
+        return CARS_CROP if cars else (FACE_SIZE, FACE_SIZE)
 
     def network(self) -> GradualStyleEncoder:
         """Build the encoder, which shares its memory with `state`."""

@@ -106,7 +106,8 @@ def convert(
     check_compatible(networks)
     folder = repository / description["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    for variants in build_variants(networks):
+    crop_size = tuple(description.get("crop_size", networks.crop_size))
+    for variants in build_variants(networks, crop_size):
         name = variants.name
         if only and name not in only:
             continue
@@ -128,7 +129,8 @@ def convert(
     if networks.encoder is None and not (folder / wire.E4E.name).is_dir():
         model_repository.add_missing_encoder(folder)
     write_mapping(folder, networks)
-    description = {**description, "photos": networks.encoder is not None}
+    photos = networks.encoder is not None
+    description = {**description, "photos": photos, "crop_size": list(crop_size)}
     write_domain_json(folder, description, networks.generator)
     model_repository.write_configs(repository, description["name"])
 
@@ -197,6 +199,7 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "num_latents": generator.num_latents,
         "w_dim": generator.w_dim,
         "style_channels": list(generator.style_channels),
+        "crop_size": description.get("crop_size", [wire.FACE_SIZE, wire.FACE_SIZE]),
         "align": description["align"],
         "photos": description.get("photos", True),
         "defaults": defaults,

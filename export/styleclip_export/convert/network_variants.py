@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from styleclip_contract import wire
+from styleclip_contract.domain import middle_size
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import float16_variants, onnx_variants
 from styleclip_export.convert.accuracy import (
@@ -65,17 +67,30 @@ class NetworkVariants:
 
 
 def stylegan2_variants(
-    generator: Generator, draw_inputs: InputFactory | None = None
+    generator: Generator,
+    draw_inputs: InputFactory | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> NetworkVariants:
-    """Return the variants of StyleGAN2; `draw_inputs` None means those of `latent_factory`."""
+    """Return the variants of StyleGAN2.
+
+    Args:
+        draw_inputs: None means those of `latent_factory`.
+        image_size: see `LatentToImage`.
+    """
+
+    def wrapper(
+        synthesize: Callable[[Generator, Sequence[Tensor]], Tensor] = Generator.synthesis,
+    ) -> nn.Module:
+        return LatentToImage(generator, synthesize, image_size)
+
     # All features follow in this layout, in which PyTorch's convolutions take a quarter less time.
     constant = generator.input.input
     constant.data = constant.data.contiguous(memory_format=torch.channels_last)
     return NetworkVariants(
         wire.STYLEGAN2,
-        LatentToImage(generator),
-        LatentToImage(generator, onnx_variants.synthesis),
-        lambda: LatentToImage(generator, float16_variants.synthesis),
+        wrapper(),
+        wrapper(onnx_variants.synthesis),
+        lambda: wrapper(float16_variants.synthesis),
         draw_inputs or latent_factory(generator),
         BOUNDS["stylegan2"],
         image_accuracy(),
@@ -84,15 +99,19 @@ def stylegan2_variants(
 
 
 def e4e_variants(
-    encoder: GradualStyleEncoder, generator: Generator, w_avg: Tensor | None = None
+    encoder: GradualStyleEncoder,
+    generator: Generator,
+    w_avg: Tensor | None = None,
+    crop_size: tuple[int, int] = (wire.FACE_SIZE, wire.FACE_SIZE),
 ) -> NetworkVariants:
-    """Return the variants of e4e, whose latents are those of `generator`."""
+    """Return the variants of e4e, whose latents are those of `generator`, for crops of this height
+    and width."""
     return NetworkVariants(
         wire.E4E,
         FaceToLatent(encoder, w_avg),
         FaceToLatent(encoder, w_avg, onnx_variants.encode),
         lambda: FaceToLatent(float16_variants.float16_encoder(encoder), w_avg),
-        random_faces,
+        partial(random_faces, crop_size=crop_size),
         BOUNDS["e4e"],
         latent_accuracy(generator),
     )
@@ -111,9 +130,15 @@ def clip_text_variants(clip: CLIP, table: np.ndarray | None = None) -> NetworkVa
     )
 
 
-def build_variants(networks: DomainNetworks) -> list[NetworkVariants]:
-    """Return the variants of each network of a domain."""
-    variants = [stylegan2_variants(networks.generator), clip_text_variants(networks.clip)]
+def build_variants(
+    networks: DomainNetworks, crop_size: tuple[int, int] = (wire.FACE_SIZE, wire.FACE_SIZE)
+) -> list[NetworkVariants]:
+    """Return the variants of each network of a domain; `crop_size`: see `Domain`."""
+    generator = networks.generator
+    variants = [
+        stylegan2_variants(generator, image_size=middle_size(generator.resolution, crop_size)),
+        clip_text_variants(networks.clip),
+    ]
     if networks.encoder:
-        variants.append(e4e_variants(networks.encoder, networks.generator, networks.w_avg))
+        variants.append(e4e_variants(networks.encoder, generator, networks.w_avg, crop_size))
     return variants

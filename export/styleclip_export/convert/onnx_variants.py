@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.clip import CLIP, Attention, ResidualAttentionBlock
 from styleclip_networks.e4e import BottleneckIRSE, GradualStyleEncoder
 from styleclip_networks.stylegan2 import (
@@ -45,6 +44,9 @@ WINOGRAD_CHANNELS = 128  # with fewer channels the transforms cost more than the
 WINOGRAD_SIDES = (16, 256)  # below, weights of four times the size cost more; above, the transforms
 PARITY_SIDE = 16  # of the upsampled image; smaller ones gain nothing
 
+Size = tuple[int, int]
+"""Height and width of images in pixels."""
+
 # F(4, 3) with the points 0, 1, -1, 2, -2 and infinity: y = A [(G w) * (B x)] for 6 pixels x.
 _B = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0),
       (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -59,30 +61,37 @@ def _in_both_dimensions(rows: Sequence[Sequence[float]]) -> Tensor:
     return torch.kron(matrix, matrix).float()
 
 
-def suits_winograd(weight: Tensor, side: int) -> bool:
-    """Return whether `winograd` is faster: weight (out, in, 3, 3), images of `side` pixels."""
+def suits_winograd(weight: Tensor, size: Size) -> bool:
+    """Return whether `winograd` is faster: weight (out, in, 3, 3), images of this size."""
     low, high = WINOGRAD_SIDES
-    return min(weight.shape[:2]) >= WINOGRAD_CHANNELS and low <= side <= high
+    wide = min(weight.shape[:2]) >= WINOGRAD_CHANNELS
+    return wide and all(low <= side <= high and side % 4 == 0 for side in size)
 
 
-def winograd(x: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Convolve with zero padding: (N, side^2, in), weight (out, in, 3, 3) → (N, side^2, out).
+def winograd(x: Tensor, weight: Tensor, size: Size) -> Tensor:
+    """Convolve with zero padding: (N, HW, in), weight (out, in, 3, 3) → (N, HW, out).
 
     Channels come last, so that Gather copies whole pixels.
     """
     out, in_channels = weight.shape[:2]
-    tiles = side // 4  # per row; each reads 6x6 pixels and writes 4x4
-    at = 4 * np.arange(tiles) + np.arange(-1, 5)[:, None]  # (6, tiles)
-    at = np.where((at >= 0) & (at < side), at, side**2)
-    row, column = at[:, None, :, None], at[None, :, None, :]
-    # (6, 6, tiles, tiles); index `side**2` is a zero pixel appended to the image
-    pixel = np.minimum(row * side + column, side**2)
+    zero = size[0] * size[1]  # the index of a zero pixel appended to the image
+    rows, columns = (side // 4 for side in size)  # of tiles; each reads 6x6 pixels and writes 4x4
+    tiles = rows * columns
+    row = _tile_positions(size[0], zero)[:, None, :, None]
+    column = _tile_positions(size[1], zero)[None, :, None, :]
+    pixel = np.minimum(row * size[1] + column, zero)  # (6, 6, rows, columns)
     filters = _in_both_dimensions(_G) @ weight.permute(2, 3, 1, 0).reshape(9, -1)
-    x = _gather(F.pad(x, (0, 0, 0, 1)), pixel).reshape(-1, 36, tiles**2 * in_channels)
-    x = (_in_both_dimensions(_B) @ x).reshape(-1, 36, tiles**2, in_channels)
-    x = (x @ filters.reshape(36, in_channels, out)).reshape(-1, 36, tiles**2 * out)
-    x = (_in_both_dimensions(_A) @ x).reshape(-1, 16 * tiles**2, out)
-    return _gather(x, np.arange(16 * tiles**2).reshape(4, 4, tiles, tiles).transpose(2, 0, 3, 1))
+    x = _gather(F.pad(x, (0, 0, 0, 1)), pixel).reshape(-1, 36, tiles * in_channels)
+    x = (_in_both_dimensions(_B) @ x).reshape(-1, 36, tiles, in_channels)
+    x = (x @ filters.reshape(36, in_channels, out)).reshape(-1, 36, tiles * out)
+    x = (_in_both_dimensions(_A) @ x).reshape(-1, 16 * tiles, out)
+    return _gather(x, np.arange(16 * tiles).reshape(4, 4, rows, columns).transpose(2, 0, 3, 1))
+
+
+def _tile_positions(side: int, outside: int) -> np.ndarray:
+    """Return the 6 rows (or columns) that each tile reads, (6, side / 4), `outside` for padding."""
+    at = 4 * np.arange(side // 4) + np.arange(-1, 5)[:, None]
+    return np.where((at >= 0) & (at < side), at, outside)
 
 
 def transposed_by_parity(x: Tensor, weight: Tensor, side: int) -> Tensor:
@@ -106,7 +115,7 @@ def transposed_by_parity(x: Tensor, weight: Tensor, side: int) -> Tensor:
             index[a::2, b::2] = pixels.reshape(height, width)
             first += height * width
             parts.append(_to_pixels(part))
-    return _to_image(_gather(torch.cat(parts, 1), index), 2 * side + 1)
+    return _to_image(_gather(torch.cat(parts, 1), index), (2 * side + 1, 2 * side + 1))
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -125,9 +134,9 @@ def _to_pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _to_image(x: Tensor, side: int) -> Tensor:
+def _to_image(x: Tensor, size: Size) -> Tensor:
     """Reshape (N, HW, C) to (N, C, H, W)."""
-    return x.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return x.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 @dataclass
@@ -153,6 +162,10 @@ class _Layer:
     rgb_style: Tensor | None = None
 
     @property
+    def size(self) -> Size:
+        return self.side, self.side
+
+    @property
     def weight(self) -> Tensor:
         return self.conv.conv.weight[0] * self.conv.conv.scale
 
@@ -176,7 +189,7 @@ def _choose_layouts(layers: Sequence[_Layer]) -> None:
     """Set the layouts between the layers: pixels for each pair whose second layer is Winograd's."""
     for layer, following in pairwise(layers):
         if layer.conv.conv.upsample:
-            layer.as_pixels = suits_winograd(following.conv.conv.weight[0], layer.side)
+            layer.as_pixels = suits_winograd(following.conv.conv.weight[0], layer.size)
             following.as_pixels = layer.as_pixels
         following.as_pixels_in = layer.as_pixels
 
@@ -203,9 +216,9 @@ def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
     conv = layer.conv.conv
     if not conv.upsample:
         if layer.as_pixels:
-            return winograd(x, weight, layer.side)
+            return winograd(x, weight, layer.size)
         return F.conv2d(x, weight, padding=1)
-    x = _to_image(x, layer.side // 2) if layer.as_pixels_in else x
+    x = _to_image(x, (layer.side // 2, layer.side // 2)) if layer.as_pixels_in else x
     if layer.side >= PARITY_SIDE:
         x = transposed_by_parity(x, weight, layer.side // 2)
     else:
@@ -252,14 +265,16 @@ def _per_channel(values: Tensor, as_pixels: bool) -> Tensor:
 
 
 def encode(e: GradualStyleEncoder, face: Tensor) -> Tensor:
-    """Compute `GradualStyleEncoder.forward`: (N, 3, 256, 256) → (N, num_latents, w_dim)."""
+    """Compute `GradualStyleEncoder.forward`: (N, 3, H, W) → (N, num_latents, w_dim)."""
     convolution, norm, activation = e.input_layer
     x = _prelu(norm(convolution(face)), activation)
-    side, stages = FACE_SIZE, []
+    height, width = (int(side) for side in face.shape[2:])
+    stages = []
     for i, unit in enumerate(e.body):
         assert isinstance(unit, BottleneckIRSE)
-        x = _unit(unit, x, side)
-        side //= unit.res_layer[3].stride[0]  # type: ignore[index, operator, assignment]
+        x = _unit(unit, x, (height, width))
+        stride: int = unit.res_layer[3].stride[0]  # type: ignore[index, assignment]
+        height, width = height // stride, width // stride
         if i in e.stage_ends:
             stages.append(x)
     return e.heads(*stages[1:])
@@ -271,19 +286,19 @@ def _prelu(x: Tensor, module: torch.nn.Module) -> Tensor:
     return prelu(x, slope) if float(slope.max()) <= 1 else module(x)
 
 
-def _unit(unit: BottleneckIRSE, x: Tensor, side: int) -> Tensor:
-    """Compute `BottleneckIRSE.forward` of images of `side` pixels."""
+def _unit(unit: BottleneckIRSE, x: Tensor, size: Size) -> Tensor:
+    """Compute `BottleneckIRSE.forward` of images of this size."""
     norm, first, activation, second, last_norm, gates = unit.res_layer
     y = norm(x)
     weight: Tensor = first.weight  # type: ignore[assignment]
-    if suits_winograd(weight, side):
-        y = _to_image(winograd(_to_pixels(y), weight, side), side)
+    if suits_winograd(weight, size):
+        y = _to_image(winograd(_to_pixels(y), weight, size), size)
     else:
         y = first(y)
     y = _prelu(y, activation)
     weight, stride = second.weight, second.stride[0]  # type: ignore[assignment, index]
-    if stride == 1 and suits_winograd(weight, side):
-        y = _to_image(winograd(_to_pixels(y), weight, side), side)
+    if stride == 1 and suits_winograd(weight, size):
+        y = _to_image(winograd(_to_pixels(y), weight, size), size)
     else:
         y = second(y)
     return unit.shortcut_layer(x) + gates(last_norm(y))

@@ -25,11 +25,13 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
 
 
-def random_faces(batch: int) -> Inputs:
-    """Draw FACE_CROP: images of blurred noise in [-1, 1]."""
+def random_faces(
+    batch: int, crop_size: tuple[int, int] = (wire.FACE_SIZE, wire.FACE_SIZE)
+) -> Inputs:
+    """Draw FACE_CROP of this height and width: images of blurred noise in [-1, 1]."""
     with seeded(batch):
         coarse = torch.rand(batch, 3, 32, 32) * 2 - 1
-    return (F.interpolate(coarse, size=(wire.FACE_SIZE, wire.FACE_SIZE), mode="bilinear"),)
+    return (F.interpolate(coarse, size=crop_size, mode="bilinear"),)
 
 
 def random_tokens(batch: int) -> Inputs:

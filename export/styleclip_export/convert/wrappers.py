@@ -20,7 +20,7 @@ from styleclip_networks.stylegan2 import Generator
 
 
 class FaceToLatent(nn.Module):
-    """FACE_CROP (N, 3, 256, 256), RGB in [-1, 1] → W_PLUS (N, L, w_dim).
+    """FACE_CROP (N, 3, H, W), RGB in [-1, 1] → W_PLUS (N, L, w_dim).
 
     Args:
         encoder: gives W+ - w_avg.
@@ -55,23 +55,35 @@ class LatentToImage(nn.Module):
 
     Args:
         generator: the affine layers are always computed in its own dtype.
-        synthesize: (generator, styles) → image (N, 3, H, W) in about [-1, 1].
+        synthesize: (generator, styles) → image (N, 3, r, r) in about [-1, 1].
+        image_size: height and width of the middle of the image that is IMAGE; None: all of it.
     """
 
     def __init__(
         self,
         generator: Generator,
         synthesize: Callable[[Generator, Sequence[Tensor]], Tensor] = Generator.synthesis,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.synthesize = synthesize
+        self.image_size = image_size
 
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
         styles = [s + d for s, d in zip(g.affine(w_plus), g.split_styles(delta), strict=True)]
-        image = (self.synthesize(g, styles).clamp(-1, 1) + 1) * 127.5
+        image = self._middle(self.synthesize(g, styles))
+        image = (image.clamp(-1, 1) + 1) * 127.5
         return image.permute(0, 2, 3, 1).round().to(torch.uint8)
+
+    def _middle(self, image: Tensor) -> Tensor:
+        side = self.generator.resolution
+        height, width = self.image_size or (side, side)
+        if (height, width) == (side, side):
+            return image
+        top, left = (side - height) // 2, (side - width) // 2
+        return image[:, :, top : top + height, left : left + width]
 
 
 def encode_trimmed_text(clip: CLIP, tokens: Tensor) -> Tensor:

@@ -303,7 +303,7 @@ class DomainAnswer(BaseModel):
 
     name: str
     title: str
-    resolution: int = Field(description="Height and width of an image in pixels.")
+    resolution: int = Field(description="Side of the generator's square image in pixels.")
     align: bool = Field(description="Whether photos are aligned by default.")
     num_latents: int = Field(description="Rows of a latent.")
     license: str = Field(description="License of the networks, or where it is written.")

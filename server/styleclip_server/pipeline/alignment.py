@@ -138,29 +138,35 @@ def select_face(faces: Sequence[Detection], index: int) -> Detection:
     return faces[index]
 
 
-def crop_center(image: Image.Image) -> FaceCrop:
-    """Crop the largest centered square of an RGB image, which is a face crop already.
+def crop_center(
+    image: Image.Image, crop_size: tuple[int, int] = (FACE_SIZE, FACE_SIZE)
+) -> FaceCrop:
+    """Crop the largest centered part of an RGB image, which is a face crop already.
+
+    Args:
+        crop_size: height and width of the result.
 
     Returns:
-        The square (256, 256, 3) uint8 RGB in sRGB, and its quad (4, 2) float32. The quad's corners
-        are the outer corners of the square's pixels, half a pixel beyond their centers: -0.5 and
-        255.5 for a 256 x 256 image.
+        The crop (height, width, 3) uint8 RGB in sRGB, and its quad (4, 2) float32. The quad's
+        corners are the outer corners of the crop's pixels, half a pixel beyond their centers: -0.5
+        and 255.5 for a 256 x 256 image.
     """
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = (left, top, left + side, top + side)
-    if side == FACE_SIZE:
-        crop = image.crop(square)
+    size = crop_size[1], crop_size[0]
+    width, height = images.largest_crop(image.size, *size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    box = (left, top, left + width, top + height)
+    if (width, height) == size:
+        crop = image.crop(box)
     else:
-        crop = image.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.LANCZOS, box=square)
-    corners = [(0, 0), (0, side), (side, side), (side, 0)]
+        crop = image.resize(size, Image.Resampling.LANCZOS, box=box)
+    corners = [(0, 0), (0, height), (width, height), (width, 0)]
     quad = np.array(corners, np.float32) + np.array((left - 0.5, top - 0.5), np.float32)
     profile = color_profiles.read_profile(image, "RGB")
     return np.array(color_profiles.to_srgb(crop, profile)), quad
 
 
 def to_face_crop(face: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Convert a face (256, 256, 3) uint8 RGB to e4e's input (3, 256, 256) in [-1, 1]."""
+    """Convert a face (H, W, 3) uint8 RGB to e4e's input (3, H, W) in [-1, 1]."""
     return face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 

@@ -43,6 +43,12 @@ def check_encoding(format: str, quality: int) -> str:
     return name
 
 
+def largest_crop(image_size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """Return width and height of the largest crop of an image in the shape of width x height."""
+    scale = min(image_size[0] / width, image_size[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def encode(
     image: NDArray[np.uint8] | Image.Image,
     format: str = limits.DEFAULT_FORMAT,

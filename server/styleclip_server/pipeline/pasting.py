@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from styleclip_contract import color_profiles
 from styleclip_contract.errors import InvalidInput
+from styleclip_server.pipeline import images
 from styleclip_server.pipeline.ffhq_crop import Quad, crop_quad
 
 # Outlines of the mask in the crop's own coordinates, -1 to 1 (x to the right, y down), where FFHQ
@@ -54,11 +55,12 @@ def paste_back(
             f"QUAD lies beside the photo of {photo.width} x {photo.height} pixels: send the QUAD "
             "that came with this photo"
         )
-    center_crop = _is_center_crop(corners, photo.size)
+    height, width = face.shape[:2]
+    center_crop = _is_center_crop(corners, photo.size, width, height)
     region = photo.crop((left, top, right, bottom))
     edges = np.roll(corners, -1, axis=0) - corners
-    side = max(1, round(float(np.hypot(*edges.T).max())))
-    size = (min(face.shape[1], side), min(face.shape[0], side))
+    scale = min(1, float(np.hypot(*edges.T).max()) / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     coefficients = _perspective(corners - (left, top), *size)
 
     def warp(image: Image.Image) -> Image.Image:
@@ -70,7 +72,7 @@ def paste_back(
     mask = warp(_mask(*size, center_crop))
     pixels = Image.fromarray(np.ascontiguousarray(face))
     edited = warp(color_profiles.from_srgb(pixels, color_profiles.read_profile(photo, "RGB")))
-    original = warp(_crop(photo, np.asarray(quad, np.float64), max(face.shape), center_crop))
+    original = warp(_crop(photo, np.asarray(quad, np.float64), (width, height), center_crop))
     if match_colors:
         edited = _match_colors(edited, original, mask)
     edited = _restore_detail(edited, original, region)
@@ -79,13 +81,14 @@ def paste_back(
     return result
 
 
-def _crop(photo: Image.Image, quad: Quad, size: int, center_crop: bool) -> Image.Image:
-    """Crop the photo as it was cropped for the networks, to `size` x `size` pixels."""
+def _crop(photo: Image.Image, quad: Quad, size: tuple[int, int], center_crop: bool) -> Image.Image:
+    """Crop the photo as it was cropped for the networks, to `size` (or a square around it)."""
     if not center_crop:
-        return crop_quad(photo, quad, size)
+        return crop_quad(photo, quad, max(size))
     left, top = (quad[0] + 0.5).round().astype(int).tolist()
-    square = (left, top, left + min(photo.size), top + min(photo.size))
-    return photo.crop(square).resize((size, size), Image.Resampling.LANCZOS)
+    width, height = images.largest_crop(photo.size, *size)
+    box = (left, top, left + width, top + height)
+    return photo.crop(box).resize(size, Image.Resampling.LANCZOS)
 
 
 def _restore_detail(edited: Image.Image, original: Image.Image, photo: Image.Image) -> Image.Image:
@@ -114,12 +117,16 @@ def _restore_detail(edited: Image.Image, original: Image.Image, photo: Image.Ima
     return result
 
 
-def _is_center_crop(corners: NDArray[np.float64], size: tuple[int, int]) -> bool:
-    """Return whether the quad is the largest square of the photo, so not from a detected face."""
+def _is_center_crop(
+    corners: NDArray[np.float64], photo_size: tuple[int, int], width: int, height: int
+) -> bool:
+    """Return whether the quad is the largest crop of the photo in the shape of width x height, so
+    not from a detected face."""
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     upright = np.array([(left, top), (left, bottom), (right, bottom), (right, top)])
-    square = abs(right - left - min(size)) < 2 and abs(bottom - top - min(size)) < 2
-    return bool(square and np.abs(corners - upright).max() < 1)
+    width, height = images.largest_crop(photo_size, width, height)
+    largest = abs(right - left - width) < 2 and abs(bottom - top - height) < 2
+    return bool(largest and np.abs(corners - upright).max() < 1)
 
 
 def _check_quad(quad: NDArray[np.floating]) -> NDArray[np.float64]:

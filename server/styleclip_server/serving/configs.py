@@ -107,7 +107,8 @@ def network_config(
     dims = {
         "W_PLUS": (domain.num_latents, domain.w_dim),
         "DELTA": (domain.style_size,),
-        "IMAGE": (domain.resolution, domain.resolution, 3),
+        "FACE_CROP": (3, *domain.crop_size),
+        "IMAGE": (*domain.image_size, 3),
     }
     config = _interface(_served_model(model, engine), dims)
     if PYTHON_FILE in files and MODEL_FILE not in files:  # a domain without this network

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.engine import Engine
-from styleclip_server.serving.model_repository import has_openvino_network
+from styleclip_server.serving import model_repository
 
 TRITON_VARIABLE = "STYLECLIP_TRITON"
 STUB = "triton_python_backend_stub"
@@ -78,8 +78,11 @@ def find_installation() -> Installation | None:
 def fastest_engine(domain: Path) -> Engine:
     """Return the fastest engine that this machine can run for the domain in this folder."""
     if not Path("/dev/nvidiactl").exists():
-        openvino = find_spec("openvino") and supports_bfloat16() and has_openvino_network(domain)
+        openvino = find_spec("openvino") and supports_bfloat16()
+        openvino = openvino and model_repository.has_openvino_network(domain)
         return "openvino" if openvino else "cpu"
     if not all(map(find_spec, ("torch", "torchvision", "triton", "onnx"))):
+        return "gpu"
+    if not model_repository.has_square_crops(domain):  # PyTorch's e4e takes no others
         return "gpu"
     return "gpu" if importlib.metadata.version("torch").endswith("+cpu") else "torch"

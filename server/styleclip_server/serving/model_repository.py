@@ -17,7 +17,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from styleclip_contract import wire
-from styleclip_contract.domain import DOMAIN_FILE
+from styleclip_contract.domain import DOMAIN_FILE, Domain
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE, PYTHON_FILE
 from styleclip_server.files import write_atomically
@@ -113,6 +113,12 @@ def _configs(
         )
         for model in models
     }
+
+
+def has_square_crops(domain: Path) -> bool:
+    """Return whether the encoder of the domain in this folder takes square images."""
+    crop_size = Domain.from_json((domain / DOMAIN_FILE).read_text("utf-8")).crop_size
+    return crop_size[0] == crop_size[1]
 
 
 def has_openvino_network(domain: Path) -> bool:

@@ -53,6 +53,11 @@ def _check_networks(options: Options) -> None:
             "--networks openvino needs the package (pip install openvino) and a domain that was "
             "converted where it was installed: convert it again, or use --networks cpu"
         )
+    if options.networks == "torch" and not model_repository.has_square_crops(options.domain_folder):
+        raise ServerStartFailed(
+            f"--networks torch encodes square images only, and those of {options.domain} are not: "
+            "use --networks gpu"
+        )
 
 
 def _check_installation() -> None:

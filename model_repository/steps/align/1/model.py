@@ -18,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args):
         folder = find_domain_folder(args["model_repository"])
         domain = load_domain(folder)
-        self.align = domain.align
+        self.align, self.crop_size = domain.align, domain.crop_size
         self.aligner = Aligner(folder)
         if self.align:
             self.aligner.preload()
@@ -33,7 +33,7 @@ class TritonPythonModel:
             index = int(scalar(row["FACE"], LARGEST_FACE))
             face, quad = self.aligner.decode_and_align(data, index, self.metrics.count_faces)
         else:
-            face, quad = crop_center(images.decode(data))
+            face, quad = crop_center(images.decode(data), self.crop_size)
         return {
             "FACE_CROP": to_face_crop(face),
             "QUAD": quad,
