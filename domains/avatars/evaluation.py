@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.avatars.attributes import NAMES, SIZES
-from domains.avatars.classifier import Classifier, predict
+from domains.avatars.attributes import NAMES, SIZES, TABLE
 from domains.avatars.renders import Composer, build_layers, render, sample_labels
 from domains.avatars.text_pairs import TEXT_PAIRS, TextPair
-from domains.avatars.training import load_weights
+from domains.training.checkpoints import load_weights
+from domains.training.classifier import Classifier
 from styleclip_contract.edits import Edit
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -86,7 +86,7 @@ class AttributeReader:
         if not layers.exists():
             print("rendering the layers (once, some minutes) ...", flush=True)
             build_layers(layers)
-        self._classifier = Classifier().eval()
+        self._classifier = Classifier(TABLE).eval()
         if not load_weights(self._classifier, classifier):
             raise FileNotFoundError(f"{classifier} is missing")
         self._classifier.float()
@@ -96,7 +96,9 @@ class AttributeReader:
     @torch.no_grad()
     def read(self, images: Images) -> Tensor:
         """Classify images; return labels (N, attributes)."""
-        return torch.cat([predict(self._classifier(x)) for x in _to_tensor(images).split(BATCH)])
+        return torch.cat(
+            [TABLE.strongest(self._classifier(x)) for x in _to_tensor(images).split(BATCH)]
+        )
 
     def find_visible(self, labels: Tensor) -> Tensor:
         """Return which attributes are visible, bool (N, attributes).

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from domains.avatars.attributes import ATTRIBUTES, NAMES, SIZES
 
 RESOLUTION = 256
+LAYERS_FILE = "layers.npz"  # of `build_layers`, in the folder of the training data
 # Drawing order of the style's canvas: each slot with the attributes it depends on.
 SLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("skin", ("skin",)),

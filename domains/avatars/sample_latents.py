@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domains.avatars.attributes import ATTRIBUTES, NAMES
-from domains.avatars.classifier import Classifier, predict
+from domains.avatars.attributes import NAMES, TABLE
 from domains.avatars.evaluation import ServedNetworks
 from domains.avatars.renders import render, sample_labels
-from domains.avatars.training import load_weights
+from domains.training.checkpoints import load_weights
+from domains.training.classifier import Classifier
 
 HERE = Path(__file__).parent
 DOMAIN = HERE.parents[1] / "model_repository/avatars"
@@ -41,7 +41,7 @@ def label(read: Tensor, column: str) -> list[str]:
         read: values (N, attributes), as the classifier sees them.
     """
     name, having, lacking = COLUMNS[column]
-    attribute = ATTRIBUTES[NAMES.index(name)]
+    attribute = TABLE[name]
     texts = dict.fromkeys(map(attribute.index, having), "1")
     texts |= dict.fromkeys(map(attribute.index, lacking), "0")
     return [texts.get(value, "") for value in read[:, NAMES.index(name)].tolist()]
@@ -52,7 +52,7 @@ def label(read: Tensor, column: str) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build/avatars/latents"))
 def main(count: int, out: Path) -> None:
     """Write OUT.npy, the latents, and OUT.csv, a row of labels for each."""
-    networks, classifier = ServedNetworks(DOMAIN), Classifier().eval()
+    networks, classifier = ServedNetworks(DOMAIN), Classifier(TABLE).eval()
     if not load_weights(classifier, HERE / "classifier.pt"):
         raise FileNotFoundError(HERE / "classifier.pt")
     classifier.float()
@@ -63,7 +63,7 @@ def main(count: int, out: Path) -> None:
         latents.append(networks.invert(images))
         drawn = torch.from_numpy(networks.reconstruct(latents[-1]))
         with torch.no_grad():
-            read.append(predict(classifier(drawn.permute(0, 3, 1, 2).float() / 127.5 - 1)))
+            read.append(TABLE.strongest(classifier(drawn.permute(0, 3, 1, 2).float() / 127.5 - 1)))
         print(f"{sum(map(len, read))} of {count}", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     np.save(out.with_suffix(".npy"), np.concatenate(latents))

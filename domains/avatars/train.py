@@ -8,38 +8,44 @@ A stage that finds its own checkpoint continues from it. README.md describes the
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
-
-import click
-import torch
-
 from domains.avatars import (
-    compute_statistics,
     train_classifier,
     train_clip,
     train_encoder,
     train_generator,
 )
-from domains.avatars.caption_data import build_captions
-from domains.avatars.renders import build_layers
-from domains.avatars.training import Setup
+from domains.avatars.captions import GRAMMAR, PAIR_NOUNS
+from domains.avatars.models import load_generator
+from domains.avatars.renders import LAYERS_FILE, build_layers
+from domains.training.caption_data import build_captions, read_vocabulary_size
+from domains.training.checkpoints import require_weights
+from domains.training.command import Stage, build_command
+from domains.training.compute_statistics import compute_statistics
+from domains.training.networks import build_clip
+from domains.training.setup import Setup
 
 
 def prepare_layers(setup: Setup) -> None:
     """Run the stage `layers`."""
-    if not setup.layers.exists():
-        build_layers(setup.layers)
+    path = setup.data / LAYERS_FILE
+    if not path.exists():
+        build_layers(path)
 
 
 def prepare_captions(setup: Setup) -> None:
     """Run the stage `captions`."""
     if not setup.captions.exists():
-        build_captions(setup.captions)
+        build_captions(setup.captions, GRAMMAR, PAIR_NOUNS)
 
 
-STAGES: dict[str, Callable[[Setup], None]] = {
+def run_statistics(setup: Setup) -> None:
+    """Run the stage `statistics`."""
+    clip = build_clip(read_vocabulary_size(setup.captions))
+    require_weights(clip, setup.out / "clip.pt")
+    compute_statistics(setup, load_generator(setup.out), clip)
+
+
+STAGES: dict[str, Stage] = {
     "layers": prepare_layers,
     "captions": prepare_captions,
     "mapping": train_generator.run_mapping,
@@ -47,41 +53,10 @@ STAGES: dict[str, Callable[[Setup], None]] = {
     "clip": train_clip.run,
     "encoder": train_encoder.run,
     "classifier": train_classifier.run,
-    "statistics": compute_statistics.run,
+    "statistics": run_statistics,
 }
-Folder = click.Path(path_type=Path, file_okay=False)
 SECONDS = {"mapping": 40.0, "generator": 360.0, "clip": 120.0, "encoder": 120.0, "classifier": 40.0}
-
-
-@click.command(context_settings={"show_default": True})
-@click.argument("stages", nargs=-1, type=click.Choice(list(STAGES)))
-@click.option("--out", type=Folder, default=Path("runs/avatars"), help="Checkpoints.")
-@click.option("--data", type=Folder, default=Path("build/avatars"), help="Layers and captions.")
-@click.option("--seconds", multiple=True, help="STAGE=SECONDS, training time without compilation.")
-@click.option("--batch", default=128, help="Images in a step; CLIP trains on four times as many.")
-@click.option("--steps", type=int, help="Stop each stage after this many steps (a dry run).")
-def main(
-    stages: tuple[str, ...],
-    out: Path,
-    data: Path,
-    seconds: tuple[str, ...],
-    batch: int,
-    steps: int | None,
-) -> None:
-    """Train STAGES in the given order (all by default)."""
-    out.mkdir(parents=True, exist_ok=True)
-    data.mkdir(parents=True, exist_ok=True)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    times = SECONDS | {stage: float(value) for stage, value in (s.split("=") for s in seconds)}
-    setup = Setup(data, out, device, batch, times, steps or None)
-    for stage in stages or STAGES:
-        start = time.monotonic()
-        STAGES[stage](setup)
-        print(f"== {stage}: {time.monotonic() - start:.1f} s", flush=True)
-
+main = build_command("avatars", STAGES, SECONDS)
 
 if __name__ == "__main__":
     main()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from domains.avatars.augmentations import augment_as_uploads
-from domains.avatars.classifier import Classifier, classification_loss, predict
-from domains.avatars.renders import Composer, sample_labels
-from domains.avatars.training import SEED, Setup, save_weights, set_learning_rate
+from domains.avatars.attributes import TABLE
+from domains.avatars.renders import LAYERS_FILE, Composer, sample_labels
+from domains.training.augmentations import augment_as_uploads
+from domains.training.checkpoints import save_weights
+from domains.training.classifier import Classifier, classification_loss
+from domains.training.setup import SEED, Setup, set_learning_rate
 
 LEARNING_RATE = 2e-3
 
@@ -18,8 +20,8 @@ def run(setup: Setup) -> None:
     torch.manual_seed(SEED)
     device = setup.device
     budget = setup.budget("classifier")
-    model = Classifier().to(device, memory_format=torch.channels_last)
-    composer = Composer(setup.layers, device)
+    model = Classifier(TABLE).to(device, memory_format=torch.channels_last)
+    composer = Composer(setup.data / LAYERS_FILE, device)
     rng = torch.Generator().manual_seed(SEED + 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     autocast = setup.autocast()
@@ -27,12 +29,12 @@ def run(setup: Setup) -> None:
     def compute_loss(images: Tensor, labels: Tensor) -> Tensor:
         with autocast:
             logits = model(images)
-        return classification_loss(logits, labels)
+        return classification_loss(logits, labels, TABLE)
 
     if setup.on_gpu:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     for step in budget:
-        set_learning_rate(optimizer, LEARNING_RATE, budget.fraction, warmup=0.05)
+        set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.05)
         labels = sample_labels(setup.batch, rng, device)
         images = augment_as_uploads(composer(labels))
         loss = compute_loss(images.contiguous(memory_format=torch.channels_last), labels)
@@ -43,6 +45,7 @@ def run(setup: Setup) -> None:
             budget.log(f"classifier loss {loss.item():.3f}")
     model.eval()
     save_weights(model, setup.out / "classifier.pt")
+    budget.save()
     report(model, composer)
 
 
@@ -51,6 +54,6 @@ def report(model: Classifier, composer: Composer) -> None:
     """Print the accuracy by attribute, on new renders."""
     device = next(model.parameters()).device
     labels = sample_labels(1024, torch.Generator().manual_seed(77), device)
-    predictions = torch.cat([predict(model(composer(x))) for x in labels.split(128)])
+    predictions = torch.cat([TABLE.strongest(model(composer(x))) for x in labels.split(128)])
     correct = (predictions == labels).float().mean(0)
     print("correct by attribute:", [f"{x:.3f}" for x in correct.tolist()], flush=True)

@@ -6,26 +6,18 @@ is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.avatars.augmentations import augment_as_uploads
-from domains.avatars.latent_codes import one_hot, strongest_values, value_basis
-from domains.avatars.models import NUM_LATENTS, build_encoder, load_generator
-from domains.avatars.renders import Composer, sample_labels
-from domains.avatars.training import (
-    SEED,
-    Ema,
-    Setup,
-    format_psnr,
-    load_weights,
-    save_grid,
-    save_weights,
-    set_learning_rate,
-)
+from domains.avatars.attributes import TABLE
+from domains.avatars.models import CODES, NUM_LATENTS, build_encoder, load_generator
+from domains.avatars.renders import LAYERS_FILE, Composer, sample_labels
+from domains.training.augmentations import augment_as_uploads
+from domains.training.batch_norm import recompute_batch_norm
+from domains.training.checkpoints import Ema, load_weights, save_weights
+from domains.training.sample_grids import format_psnr, save_grid
+from domains.training.setup import SEED, Setup, set_learning_rate
 from styleclip_networks.e4e import Encoder4Editing
 
 LEARNING_RATE = 1e-3
@@ -37,13 +29,12 @@ def run(setup: Setup) -> None:
     device = setup.device
     budget = setup.budget("encoder")
     encoder = build_encoder().to(device, memory_format=torch.channels_last)
-    resumed = load_weights(encoder, setup.out / "encoder.pt")
-    learning_rate = LEARNING_RATE * (0.5 if resumed else 1.0)
-    composer = Composer(setup.layers, device)
+    load_weights(encoder, setup.out / "encoder.pt")
+    composer = Composer(setup.data / LAYERS_FILE, device)
     rng = torch.Generator().manual_seed(SEED + 1)
-    u = value_basis().to(device)
+    u = CODES.basis().to(device)
     ema = Ema(encoder, 0.998)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     autocast = setup.autocast()
 
     def compute_loss(images: Tensor, w: Tensor) -> Tensor:
@@ -55,12 +46,12 @@ def run(setup: Setup) -> None:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     encoder.train()
     for step in budget:
-        set_learning_rate(optimizer, learning_rate, budget.fraction, warmup=0.03)
+        set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.03)
         with torch.no_grad():
             labels = sample_labels(setup.batch, rng, device)
             images = augment_as_uploads(composer(labels))
             images = images.contiguous(memory_format=torch.channels_last)
-            w = one_hot(labels) @ u
+            w = TABLE.one_hot(labels) @ u
         loss = compute_loss(images, w)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -78,20 +69,8 @@ def run(setup: Setup) -> None:
         recompute_batch_norm(encoder, batches)
     encoder.eval()
     save_weights(encoder, setup.out / "encoder.pt")
+    budget.save()
     report(encoder, composer, setup)
-
-
-@torch.no_grad()
-def recompute_batch_norm(encoder: Encoder4Editing, batches: Iterable[Tensor]) -> None:
-    """Recompute the batch norms' statistics over `batches`, as averaged weights require."""
-    norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    for images in batches:
-        encoder(images)
-    for norm in norms:
-        norm.momentum = 0.1
 
 
 @torch.no_grad()
@@ -100,9 +79,8 @@ def report(encoder: Encoder4Editing, composer: Composer, setup: Setup) -> None:
     labels = sample_labels(256, torch.Generator().manual_seed(321), setup.device)
     images = composer(labels)
     w_plus = torch.cat([encoder(x) for x in images.split(64)])
-    u = value_basis().to(setup.device)
-    amplitudes = (w_plus.mean(1) @ u.T) / u.square().sum(1)
-    correct = (strongest_values(amplitudes) == labels).float().mean(0)
+    amplitudes = CODES.amplitudes(w_plus.mean(1))
+    correct = (TABLE.strongest(amplitudes) == labels).float().mean(0)
     print("correct by attribute:", [f"{x:.3f}" for x in correct.tolist()], flush=True)
     generator = load_generator(setup.out).to(setup.device).eval()
     generator.set_upsampling("folded")

@@ -7,66 +7,33 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from domains.avatars.latent_codes import (
-    BLOCK,
-    W_DIM,
-    one_hot,
-    perturb_amplitudes,
-    strongest_values,
-    target_of_z,
-    value_basis,
-)
-from domains.avatars.models import affine_masks, load_generator
-from domains.avatars.renders import Composer, sample_labels
-from domains.avatars.training import (
-    SEED,
-    Ema,
-    Setup,
-    format_psnr,
-    save_grid,
-    save_weights,
-    set_learning_rate,
-)
+from domains.avatars.attributes import TABLE
+from domains.avatars.models import CODES, load_generator, sparse_affine
+from domains.avatars.renders import LAYERS_FILE, Composer, sample_labels
+from domains.training.checkpoints import Ema, save_weights
+from domains.training.regression import fit_mapping, image_loss
+from domains.training.sample_grids import format_psnr, save_grid
+from domains.training.setup import SEED, Setup, set_learning_rate
+from styleclip_contract.wire import W_DIM
 from styleclip_networks.stylegan2 import Generator
 
-MAPPING_LEARNING_RATE = 0.3  # for weights stored as N(0, 1) / 0.01
 LEARNING_RATE = 0.02
 FACE_BOX = (slice(62, 180), slice(76, 180))  # rows, columns: brows to beard
 EYES_BOX = (slice(72, 128), slice(84, 172))
 
 
 def run_mapping(setup: Setup) -> None:
-    """Run the stage `mapping`: fit the mapping network to `target_of_z`."""
-    torch.manual_seed(SEED)
-    device = setup.device
-    budget = setup.budget("mapping")
-    generator = load_generator(setup.out).to(device)
-    u = value_basis().to(device)
-    optimizer = torch.optim.Adam(
-        generator.style.parameters(), lr=MAPPING_LEARNING_RATE, betas=(0.9, 0.99)
-    )
-    mapping = torch.compile(generator.style) if setup.on_gpu else generator.style
-    for step in budget:
-        set_learning_rate(optimizer, MAPPING_LEARNING_RATE, budget.fraction, warmup=0.02)
-        z = torch.randn(4096 if setup.on_gpu else 64, W_DIM, device=device)
-        with setup.autocast():
-            w = mapping(z)
-        loss = F.mse_loss(w.float(), target_of_z(z) @ u) * 10
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if step % 250 == 0:
-            budget.log(f"mapping loss {loss.item():.4f}")
-    with torch.no_grad():
-        z = torch.randn(4096, W_DIM, device=device)
-        p = generator.mapping(z) @ u.T / BLOCK
-        correct = (strongest_values(p) == strongest_values(target_of_z(z))).float()
-        budget.log(
-            f"mapping: each attribute {correct.mean():.3f}, all {correct.prod(1).mean():.3f}"
-        )
-    save_weights(generator.style, setup.out / "mapping.pt")
+    """Run the stage `mapping`: fit the mapping network to the latents of `LatentCodes`."""
+    u = CODES.basis().to(setup.device)
+
+    def report(generator: Generator) -> str:
+        z = torch.randn(4096, W_DIM, device=setup.device)
+        p = CODES.amplitudes(generator.mapping(z))
+        correct = (TABLE.strongest(p) == TABLE.strongest(CODES.target_of_z(z))).float()
+        return f"mapping: each attribute {correct.mean():.3f}, all {correct.prod(1).mean():.3f}"
+
+    fit_mapping(setup, load_generator(setup.out), lambda z: CODES.target_of_z(z) @ u, report)
 
 
 def run_synthesis(setup: Setup) -> None:
@@ -76,10 +43,10 @@ def run_synthesis(setup: Setup) -> None:
     budget = setup.budget("generator")
     generator = load_generator(setup.out).to(device)
     generator.set_upsampling("folded")
-    u = value_basis().to(device)
-    masks = {i: mask.to(device) for i, mask in affine_masks(generator).items()}
+    u = CODES.basis().to(device)
+    affine = sparse_affine(generator)
     weights = _pixel_weights(device)
-    composer = Composer(setup.layers, device)
+    composer = Composer(setup.data / LAYERS_FILE, device)
     rng = torch.Generator().manual_seed(SEED)
     ema = Ema(generator, 0.999)
     trained = [p for name, p in generator.named_parameters() if not name.startswith("style.")]
@@ -94,40 +61,22 @@ def run_synthesis(setup: Setup) -> None:
     if setup.on_gpu:
         compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
     for step in budget:
-        set_learning_rate(optimizer, LEARNING_RATE, budget.fraction, warmup=0.02)
+        set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
         labels = sample_labels(setup.batch, rng, device)
         noise = min(1.0, budget.fraction * 3)
         loss = compute_loss(*draw_training_codes(generator, labels, noise))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        _apply_masks(generator, masks)
+        affine.apply(generator)
         ema.update()
         if step % 200 == 0:
             budget.log(f"synthesis loss {loss.item():.4f}")
     ema.copy_to(generator)
-    _apply_masks(generator, masks)
+    affine.apply(generator)
     save_weights(generator, setup.out / "generator.pt", exclude="style.")
+    budget.save()
     report(generator, composer, setup)
-
-
-def image_loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Compute L1 and L2, L1 of the gradients, and L1 at 1/4 and 1/16 of the resolution.
-
-    Without L2, eyes and brows stay plain skin: they cover few pixels and differ in every avatar, so
-    that their median, the minimum of L1, is skin.
-
-    Args:
-        images, targets: (N, 3, 256, 256) in [-1, 1].
-        weights: (1, 1, 256, 256), of mean 1.
-    """
-    error = images - targets
-    loss = ((error.abs() + 2 * error.square()) * weights).mean()
-    loss = loss + 0.5 * ((error[:, :, 1:] - error[:, :, :-1]).abs() * weights[:, :, 1:]).mean()
-    loss = loss + 0.5 * ((error[..., 1:] - error[..., :-1]).abs() * weights[..., 1:]).mean()
-    for factor in (4, 16):
-        loss = loss + 0.5 * F.avg_pool2d(error, factor).abs().mean()
-    return loss
 
 
 def _pixel_weights(device: torch.device) -> Tensor:
@@ -136,12 +85,6 @@ def _pixel_weights(device: torch.device) -> Tensor:
     weights[:, :, FACE_BOX[0], FACE_BOX[1]] = 4.0
     weights[:, :, EYES_BOX[0], EYES_BOX[1]] = 8.0
     return weights / weights.mean()
-
-
-@torch.no_grad()
-def _apply_masks(generator: Generator, masks: dict[int, Tensor]) -> None:
-    for i, mask in masks.items():
-        generator.modulation(i).weight.mul_(mask)
 
 
 @torch.no_grad()
@@ -158,16 +101,15 @@ def draw_training_codes(
         noise: strength of the perturbation, from 0 to 1.
 
     Returns:
-        Amplitudes (N, L, NUM_VALUES), labels, the labels to blend in, and their weight (N,).
+        Amplitudes (N, L, num_values), labels, the labels to blend in, and their weight (N,).
     """
     quarter = len(labels) // 4
-    p, other, blend = perturb_amplitudes(labels, generator.num_latents, noise)
-    p[:quarter] = one_hot(labels[:quarter])[:, None]
-    u = value_basis().to(labels.device)
+    p, other, blend = CODES.perturb(labels, generator.num_latents, noise)
+    p[:quarter] = TABLE.one_hot(labels[:quarter])[:, None]
     z = torch.randn(quarter, W_DIM, device=labels.device)
-    mapped = generator.mapping(z) @ u.T / BLOCK
+    mapped = CODES.amplitudes(generator.mapping(z))
     labels = labels.clone()
-    labels[quarter : 2 * quarter] = strongest_values(mapped)
+    labels[quarter : 2 * quarter] = TABLE.strongest(mapped)
     p[quarter : 2 * quarter] = mapped[:, None]
     blend[: 2 * quarter] = 0
     return p, labels, other, blend
@@ -176,15 +118,15 @@ def draw_training_codes(
 @torch.no_grad()
 def report(generator: Generator, composer: Composer, setup: Setup) -> None:
     """Print the PSNR of plain and perturbed codes, and save sample grids."""
-    u = value_basis().to(setup.device)
+    u = CODES.basis().to(setup.device)
 
     def generate(p: Tensor) -> Tensor:
         return generator.synthesis(generator.affine(p @ u), setup.dtype)
 
     labels = sample_labels(256, torch.Generator().manual_seed(123), setup.device)
     torch.manual_seed(5)
-    plain, _, _ = perturb_amplitudes(labels, generator.num_latents, 0.0)
-    perturbed, _, _ = perturb_amplitudes(labels, generator.num_latents, 1.0)
+    plain, _, _ = CODES.perturb(labels, generator.num_latents, 0.0)
+    perturbed, _, _ = CODES.perturb(labels, generator.num_latents, 1.0)
     targets = composer(labels)
     grids = [targets[:16]]
     for name, p in (("plain", plain), ("perturbed", perturbed)):

@@ -7,30 +7,21 @@ others count the tokens of the captions in CLIP's order.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from domains.avatars.attributes import SIZES
-from domains.avatars.captions import (
-    PHRASES,
-    PHRASES_BY_CLAIM,
-    Claim,
-    draw_caption,
-    neutral_text,
-    write_sentence,
-)
+from domains.training.grammar import Claim, Grammar
 from styleclip_server.pipeline.prompt_templates import TEMPLATES
-from styleclip_server.pipeline.tokenizer import tokenize
 
 NUM_CAPTIONS = 240_000
 NUM_PAIRS = 120_000
 LENGTH = 32  # tokens; longer captions are dropped
 CLIP_VOCABULARY_SIZE = 49_408
 UNKNOWN = 1
-PAIR_NOUNS = ("face", "person", "avatar", "character", "man", "woman", "head")
 
 
 def local_ids(vocabulary: np.ndarray) -> np.ndarray:
@@ -54,19 +45,32 @@ def read_vocabulary(path: Path) -> np.ndarray:
         return data["vocabulary"]
 
 
-def build_captions(path: Path) -> None:
+def read_vocabulary_size(path: Path) -> int:
+    """Read the size of the local vocabulary of the captions in `path`."""
+    return local_vocabulary_size(read_vocabulary(path))
+
+
+def build_captions(
+    path: Path,
+    grammar: Grammar,
+    pair_nouns: Sequence[str],
+    num_captions: int = NUM_CAPTIONS,
+    num_pairs: int = NUM_PAIRS,
+) -> None:
     """Draw captions with their claims, and text pairs that name a change, into an npz file."""
+    from styleclip_server.pipeline.tokenizer import tokenize  # training itself needs no ftfy
+
     rng = random.Random(1)
     captions, masks = [], []
-    while len(captions) < NUM_CAPTIONS:
-        text, mask = draw_caption(rng)
+    while len(captions) < num_captions:
+        text, mask = grammar.draw_caption(rng)
         captions += _insert_into_template([text], rng)
         masks.append(mask)
     neutrals, targets, claims, sources = [], [], [], []
-    all_claims = list(PHRASES_BY_CLAIM)
-    for _ in range(NUM_PAIRS):
+    all_claims = list(grammar.by_claim)
+    for _ in range(num_pairs):
         claim = rng.choice(all_claims)
-        neutral, target, source = _draw_pair(claim, rng)
+        neutral, target, source = _draw_pair(grammar, claim, rng.choice(pair_nouns), rng)
         neutral, target = _insert_into_template([neutral, target], rng)
         neutrals.append(neutral)
         targets.append(target)
@@ -76,20 +80,22 @@ def build_captions(path: Path) -> None:
     is_short = (tokens[:, LENGTH:] == 0).all(1)
     vocabulary = np.unique(np.concatenate([[0], tokens[is_short].ravel()]))
     ids = local_ids(vocabulary)[tokens[:, :LENGTH]].astype(np.int16)
-    n, m = NUM_CAPTIONS, NUM_CAPTIONS + NUM_PAIRS
+    n, m = num_captions, num_captions + num_pairs
     pair_is_short = is_short[n:m] & is_short[m:]
-    allowed = [sum(1 << value for value in values) for _, values in claims]
+    allowed = np.zeros((num_pairs, grammar.table.num_values), bool)
+    for row, (a, values) in zip(allowed, claims, strict=True):
+        row[np.add(values, grammar.table.offsets[a])] = True
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(
         temporary,
         vocabulary=vocabulary,
         captions=ids[:n][is_short[:n]],
-        claims=np.array(masks, np.int64)[is_short[:n]],
+        claims=_unpack_masks(masks, grammar.table.num_values)[is_short[:n]],
         neutral=ids[n:m][pair_is_short],
         target=ids[m:][pair_is_short],
         attribute=np.array([attribute for attribute, _ in claims], np.int8)[pair_is_short],
         source=np.array(sources, np.int8)[pair_is_short],
-        allowed=np.array(allowed, np.int64)[pair_is_short],
+        allowed=allowed[pair_is_short],
     )
     temporary.rename(path)
 
@@ -99,7 +105,16 @@ def _insert_into_template(texts: list[str], rng: random.Random) -> list[str]:
     return [template.format(text) for text in texts]
 
 
-def _draw_pair(claim: Claim, rng: random.Random) -> tuple[str, str, int]:
+def _unpack_masks(masks: Sequence[int], size: int) -> np.ndarray:
+    """Convert bit masks to bool (n, size), the lowest bit first."""
+    octets = b"".join(mask.to_bytes(-(-size // 8), "little") for mask in masks)
+    packed = np.frombuffer(octets, np.uint8).reshape(len(masks), -1)
+    return np.unpackbits(packed, axis=1, count=size, bitorder="little").astype(bool)
+
+
+def _draw_pair(
+    grammar: Grammar, claim: Claim, noun: str, rng: random.Random
+) -> tuple[str, str, int]:
     """Draw a neutral and a target text.
 
     Returns:
@@ -107,24 +122,29 @@ def _draw_pair(claim: Claim, rng: random.Random) -> tuple[str, str, int]:
         and the value that the neutral text claims, or -1.
     """
     attribute, allowed = claim
-    noun = rng.choice(PAIR_NOUNS)
-    target = write_sentence([rng.choice(PHRASES_BY_CLAIM[claim])], rng, noun)
-    neutral = rng.choice((noun, f"a {noun}", f"a {noun}", neutral_text(rng)))
-    if rng.random() >= 0.3:
+    target = grammar.write_sentence([rng.choice(grammar.by_claim[claim])], noun, rng)
+    neutral = rng.choice((noun, f"a {noun}", f"a {noun}", grammar.neutral_text(rng)))
+    others = [
+        (a, values)
+        for a, values in grammar.by_claim
+        if a == attribute and len(values) == 1 and values[0] not in allowed
+    ]
+    if rng.random() >= 0.3 or not others:
         return neutral, target, -1
-    source = rng.choice([v for v in range(SIZES[attribute]) if v not in allowed])
-    phrases = [p for p in PHRASES if p.attribute == attribute and p.allowed == (source,)]
-    return write_sentence([rng.choice(phrases)], rng, noun), target, source
+    source = rng.choice(others)
+    phrase = rng.choice(grammar.by_claim[source])
+    return grammar.write_sentence([phrase], noun, rng), target, source[1][0]
 
 
 class CaptionData:
     """The captions of `build_captions` on a device.
 
     Attributes:
-        captions: int16 (n, LENGTH), tokens; `claims`: int64 (n,), their masks.
+        captions: int16 (n, LENGTH), tokens.
+        claims: bool (n, values), what each caption allows.
         neutral, target: int16 (m, LENGTH), tokens of the text pairs.
         attribute: int64 (m,), the attribute that a pair changes.
-        allowed: int64 (m,), mask of the attribute's values that the target allows.
+        allowed: bool (m, values), which of the attribute's values the target allows.
         source: int64 (m,), the value that the neutral text claims, or -1.
         vocabulary_size: of the local vocabulary.
     """

@@ -1,4 +1,4 @@
-"""Compute the StyleSpace statistics of the avatars, with the code that serves every domain."""
+"""Compute a domain's StyleSpace statistics, with the code that serves every domain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domains.avatars.caption_data import local_vocabulary_size, read_vocabulary
-from domains.avatars.models import build_clip, load_generator, preprocess
-from domains.avatars.training import Setup, load_weights
+from domains.training.networks import preprocess
+from domains.training.setup import Setup
 from styleclip_export.npz_files import save_npz
 from styleclip_export.progress import ReportRows
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
 from styleclip_export.statistics.fs3_part import Fs3Part
 from styleclip_export.statistics.moments import style_moments
 from styleclip_networks.clip import CLIP
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
@@ -27,18 +27,16 @@ NUM_IMAGES = 100  # for each channel
 TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
 
-def run(setup: Setup) -> None:
-    """Run the stage `statistics`: write STATISTICS_FILE."""
-    generator = load_generator(setup.out).to(setup.device).eval()
-    clip = build_clip(local_vocabulary_size(read_vocabulary(setup.captions)))
-    if not load_weights(clip, setup.out / "clip.pt"):
-        raise SystemExit("The statistics need clip.pt: run the stage `clip` first.")
-    clip = clip.to(setup.device).eval()
+def compute_statistics(
+    setup: Setup, generator: Generator, clip: CLIP, num_images: int = NUM_IMAGES
+) -> None:
+    """Write STATISTICS_FILE of a trained generator and CLIP."""
+    generator, clip = generator.to(setup.device).eval(), clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, 100_000, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
     computed = Fs3Part.empty(total, clip.text_projection.shape[1])
-    settings = Fs3Settings(NUM_IMAGES, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
+    settings = Fs3Settings(num_images, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
     progress = _progress_printer()
     encode = partial(_encode_images, clip)
     for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, range(total)), 1):

@@ -1,0 +1,146 @@
+"""What every stage of a training is given, and how long it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+SEED = 0
+PROGRESS_FILE = "progress.json"
+RESTART_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every stage is given.
+
+    Attributes:
+        data: folder of what the training data is drawn from.
+        out: folder of the checkpoints.
+        seconds: training time of each stage, without compilation.
+        batch: images in a step.
+        max_steps: a limit for dry runs.
+        deadline: as of `time.monotonic`; a stage that is not done by then stops, with its
+            checkpoint, and continues in the next run.
+        tiny: small networks for a dry run, in domains that have them.
+    """
+
+    data: Path
+    out: Path
+    device: torch.device
+    batch: int
+    seconds: dict[str, float]
+    max_steps: int | None = None
+    deadline: float = math.inf
+    tiny: bool = False
+
+    @property
+    def captions(self) -> Path:
+        return self.data / "captions.npz"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU; only there, training is compiled and in bfloat16."""
+        return self.device.type == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.on_gpu else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
+
+    def budget(self, stage: str) -> TimeBudget:
+        return TimeBudget(stage, self)
+
+
+class TimeBudget:
+    """Iterates over training steps until the stage's time (or `max_steps`) is used up.
+
+    The time that earlier runs used is read from PROGRESS_FILE and counts. A run that the deadline
+    stops leaves its time there, so that the next one continues; a stage that is done begins again.
+
+    Attributes:
+        fraction: from 0 to 1, how much of the time is used.
+        step: the number of steps of this run.
+        resumed: whether an earlier run was stopped.
+    """
+
+    def __init__(self, stage: str, setup: Setup) -> None:
+        self.stage, self.seconds, self.max_steps = stage, setup.seconds[stage], setup.max_steps
+        self._deadline, self._progress = setup.deadline, setup.out / PROGRESS_FILE
+        self._used = min(read_progress(self._progress).get(stage, 0.0), self.seconds)
+        if self._used >= self.seconds:
+            self._used = 0.0
+        self.resumed = self._used > 0
+        self.fraction = self._used / self.seconds
+        self.step = 0
+        self._start = time.monotonic()
+
+    def __iter__(self) -> Iterator[int]:
+        self._start = time.monotonic()
+        compiled = None
+        self.step, used = 0, self._used
+        while self.fraction < 1.0 and (self.max_steps is None or self.step < self.max_steps):
+            if time.monotonic() > self._deadline:
+                break
+            yield self.step
+            self.step += 1
+            if self.step == 5:  # compilation is over: time counts from here
+                compiled = time.monotonic()
+            if compiled is not None:
+                used = self._used + time.monotonic() - compiled
+                self.fraction = min(1.0, used / self.seconds)
+            if self.max_steps is not None:
+                self.fraction = max(self.fraction, self.step / self.max_steps)
+        self._used = self.fraction * self.seconds
+        self.log(f"{self.step} steps")
+
+    def use(self, fraction: float) -> None:
+        """Count a part of the stage's time that was used without iterating."""
+        self.fraction = min(1.0, self.fraction + fraction)
+        self._used = self.fraction * self.seconds
+
+    @property
+    def is_done(self) -> bool:
+        return self.fraction >= 1.0
+
+    def save(self) -> None:
+        """Write how much time is used; call it after the checkpoint is written."""
+        progress = read_progress(self._progress) | {self.stage: self._used}
+        temporary = self._progress.with_suffix(".tmp")
+        temporary.write_text(json.dumps(progress, indent=1) + "\n", "utf-8")
+        temporary.replace(self._progress)
+
+    def log(self, text: str) -> None:
+        seconds = time.monotonic() - self._start
+        print(f"[{self.stage} {seconds:6.1f} s {self.fraction:5.1%}] {text}", flush=True)
+
+
+def read_progress(path: Path) -> dict[str, float]:
+    """Return the seconds of training that each stage has used."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, peak: float, budget: TimeBudget, warmup: float
+) -> None:
+    """Set the rate for a part of the training: linear warm-up, then cosine decay to zero.
+
+    After a stop it rises again over RESTART_STEPS steps, since optimizers are not saved.
+    """
+    fraction = budget.fraction
+    if fraction < warmup:
+        factor = max(fraction / warmup, 0.05)
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+    if budget.resumed:
+        factor *= min(1.0, (budget.step + 1) / RESTART_STEPS)
+    for group in optimizer.param_groups:
+        group["lr"] = peak * factor
