@@ -32,8 +32,8 @@ CUT_BELOW_NECK = 3.2  # decimeters below the neck's joint, where the bust ends
 MASKS = ("lips", "eyelids", "ears", "inside-mouth")
 MASK_SIZE = 1024
 SHAPE_FOLDERS = (
-    *("head", "nose", "eyes", "mouth", "chin", "cheek", "forehead", "eyebrows", "ears", "neck"),
-)
+    "head", "nose", "eyes", "mouth", "chin", "cheek", "forehead", "eyebrows", "ears", "neck",
+)  # fmt: skip
 
 
 def find_data() -> Path:

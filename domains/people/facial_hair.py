@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.hair import Roots, Strands, beard_field, brow_field, smoothstep
+from domains.people.hair import Roots, beard_field, brow_field, smoothstep
 from domains.people.head import Head
 from domains.people.materials import Noise
 from domains.people.mesh import HeadMesh
+from domains.people.strands import Strands
 
 
 class FacialHair:
@@ -51,7 +52,7 @@ class FacialHair:
     def grow_brows(
         self, head: Head, positions: Tensor, normals: Tensor, generator: torch.Generator
     ) -> Strands:
-        density = brow_field(self.brow.rest, head.brow_thickness, head.brow_height)
+        density = brow_field(self.brow.rest, head.brows.thickness, head.brows.height)
         start, normal, rest = self._select(self.brow, density * 0.65, positions, normals, generator)
         x = rest[:, 0]
         outward = smoothstep(x.abs(), 0.08, 0.3)
@@ -65,7 +66,7 @@ class FacialHair:
     def grow_beard(
         self, head: Head, positions: Tensor, normals: Tensor, generator: torch.Generator
     ) -> Strands:
-        density = beard_field(self.beard.rest, self.beard_lips, head.beard)
+        density = beard_field(self.beard.rest, self.beard_lips, head.beard.style)
         clumps = self.noise(self.beard.rest[:, :2] * 0.5 + self.beard.rest[:, 2:] * 0.21, 1.3, [2])[
             :, 0
         ]
@@ -85,7 +86,7 @@ class FacialHair:
         center = 0.55 + 0.45 * smoothstep(-rest[:, 1], -6.6, -6.3) * smoothstep(
             rest[:, 2], 0.8, 1.3
         )
-        lengths = head.beard_length * torch.lerp(center, torch.full_like(center, 0.5), upper)
+        lengths = head.beard.length * torch.lerp(center, torch.full_like(center, 0.5), upper)
         lengths = lengths.clamp(max=0.5)
         lengths = lengths * (
             0.6 + 0.6 * torch.rand(len(x), generator=generator, device=self.device)
@@ -101,7 +102,7 @@ class FacialHair:
             count = 34 if upper else 12
             a, b = (self._along(vertices[ids], count) for ids in (roots, tips))
             t = torch.linspace(0, 1, 5, device=self.device)[None, :, None]
-            reach = head.lash_length * (0.85 if upper else 0.4)
+            reach = head.eyes.lash_length * (0.85 if upper else 0.4)
             path = a[:, None] + (b - a)[:, None] * t * reach
             path[..., 1] += (0.018 if upper else -0.004) * reach * t[..., 0] ** 2
             nodes.append(path)

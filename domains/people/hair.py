@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.mesh import BODY, HeadMesh
+from domains.people.strands import Strands
 
 CENTER = (0.0, 7.4, 0.55)  # of the skull on the base mesh
 _HAIRLINE_AZIMUTH = (0.0, 0.45, 0.85, 1.1, 1.35, 1.55, 1.8, 2.2, 3.15)
@@ -24,7 +27,7 @@ def lookup(x: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tensor:
     return result
 
 
-def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
+def smoothstep(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     """Rise smoothly from 0 at `low` to 1 at `high`."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
@@ -85,21 +88,6 @@ def beard_field(rest: Tensor, lips: Tensor, style: str) -> Tensor:
         beside = torch.exp(-(((x - 0.28) / 0.05) ** 2)) * smoothstep(-y, -6.72, -6.66)
         return torch.maximum(jaw * torch.maximum(chin, beside * 0.9), moustache)
     return torch.maximum(jaw, moustache)
-
-
-@dataclass
-class Strands:
-    """Strands of one kind.
-
-    Attributes:
-        nodes: (s, k, 3), positions from root to tip.
-        tones: (s,), brightness of each strand, about 1.
-        fraction: (s,), the part of each strand that is drawn.
-    """
-
-    nodes: Tensor
-    tones: Tensor
-    fraction: Tensor
 
 
 class Roots:
@@ -188,7 +176,7 @@ class HeadSurface:
         surface, radius = self._measure(roots)
         return (radius - surface).clamp(min=0)
 
-    def confine(self, points: Tensor, margin: Tensor, slack: float) -> Tensor:
+    def confine(self, points: Tensor, margin: Tensor, slack: Tensor) -> Tensor:
         """Move points (n, 3) to distances from `margin` (n,) to `slack` more outside the surface.
 
         Below the skull's center hair may hang farther away.
@@ -225,7 +213,7 @@ class Growth:
 
 
 @dataclass
-class Face:
+class FaceShape:
     """Positions on a deformed head that hair and wear are fitted to, in decimeters."""
 
     eyes: Tensor  # (2, 3): centers of the left and right eyeballs
@@ -241,10 +229,10 @@ def grow(
     lengths: Tensor,
     growth: Growth,
     surface: HeadSurface,
-    face: Face | None,
+    face: FaceShape,
     generator: torch.Generator,
 ) -> Strands:
-    """Grow strands outside `surface`, and where `face` is given, beside the face's window.
+    """Grow strands outside `surface` and beside the face's window.
 
     Args:
         roots: (s, 3); directions: unit (s, 3); lengths: (s,).
@@ -260,23 +248,20 @@ def grow(
     directions = F.normalize(directions + 0.18 * lock_noise[lock], dim=1)
     layer = torch.rand(count, generator=generator, device=device)
     step = (lengths / (growth.nodes - 1))[:, None]
-    down = torch.tensor([0.0, -1.0, 0.0], device=device)
     side = torch.sign(roots[:, 0] + 0.05 * randn(count))
     nodes = [roots]
     error = surface.error_at(roots)
     position, direction = roots, directions
+    half = float(face.eyes[:, 0].abs().mean()) + face.eye_radius * 2.0
+    window = torch.tensor([half, face.brow_y, face.chin_y], device=device)
+    rates = torch.tensor([growth.gravity, growth.jitter, growth.slack], device=device)
+    advance = _compile_advance() if roots.is_cuda else _advance
     for k in range(1, growth.nodes):
         bend = randn(len(leaders), 3)[lock] * 0.6 + randn(count, 3)
-        pull = growth.gravity * down
-        if face is not None:
-            pull = pull + growth.gravity * _drape(position, face)
-        direction = F.normalize(direction + pull + growth.jitter * bend, dim=1)
         margin = error + 0.008 + growth.volume * layer * min(k / 3, 1.0)
-        moved = surface.confine(position + direction * step, margin, growth.slack)
-        if face is not None:
-            moved = _keep_beside_face(moved, face, side)
-        direction = F.normalize(moved - position, dim=1)
-        position = moved
+        position, direction = advance(
+            position, direction, step, bend, margin, side, rates, window, surface
+        )
         nodes.append(position)
     stack = torch.stack(nodes, 1)
     along = torch.linspace(0, 1, growth.nodes, device=device)[None, :, None]
@@ -293,20 +278,54 @@ def grow(
     return Strands(stack, tones, fraction)
 
 
-def _drape(points: Tensor, face: Face) -> Tensor:
-    """Return the pull (n, 3) that brings hair below the ears behind the shoulders."""
-    low = smoothstep(-points[:, 1], -(face.chin_y + 0.7), -(face.chin_y - 0.1))
+def _advance(
+    position: Tensor,
+    direction: Tensor,
+    step: Tensor,
+    bend: Tensor,
+    margin: Tensor,
+    side: Tensor,
+    rates: Tensor,
+    window: Tensor,
+    surface: HeadSurface,
+) -> tuple[Tensor, Tensor]:
+    """Return the next nodes (s, 3) of strands, and the direction (s, 3) toward them.
+
+    Args:
+        bend: random (s, 3); margin: least distance (s,) from the surface.
+        side: of the face (s,), -1 or 1, for strands in its middle.
+        rates: gravity, jitter and slack of the growth.
+        window: half the width of the face's window, the heights of the brows and the chin.
+    """
+    gravity, jitter, slack = rates.unbind()
+    pull = _drape(position, window, surface.center)
+    direction = F.normalize(direction + gravity * pull + jitter * bend, dim=1)
+    moved = surface.confine(position + direction * step, margin, slack)
+    moved = _keep_beside_face(moved, window, surface.center, side)
+    return moved, F.normalize(moved - position, dim=1)
+
+
+@cache
+def _compile_advance() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Compile `_advance`, some 80 small kernels that run up to 25 times a head, into a few."""
+    return torch.compile(_advance, dynamic=True)
+
+
+def _drape(points: Tensor, window: Tensor, center: Tensor) -> Tensor:
+    """Return the pull (n, 3) of hair: down, and below the ears behind the shoulders."""
+    _, _, chin_y = window.unbind()
+    low = smoothstep(-points[:, 1], -(chin_y + 0.7), -(chin_y - 0.1))
     inward = -0.5 * torch.tanh((points[:, 0].abs() - 0.45) * 3) * torch.sign(points[:, 0])
-    back = -1.2 * smoothstep(points[:, 2] - face.center[2], -0.3, 0.3)
-    return low[:, None] * torch.stack([inward, torch.zeros_like(inward), back], 1)
+    back = -1.2 * smoothstep(points[:, 2] - center[2], -0.3, 0.3)
+    return torch.stack([low * inward, -torch.ones_like(low), low * back], 1)
 
 
-def _keep_beside_face(points: Tensor, face: Face, side: Tensor) -> Tensor:
+def _keep_beside_face(points: Tensor, window: Tensor, center: Tensor, side: Tensor) -> Tensor:
     """Push points in front of the face to the side of a window from brow to chin."""
-    half = face.eyes[:, 0].abs().mean() + face.eye_radius * 2.0
-    rise = smoothstep(-points[:, 1], -(face.brow_y + 0.22), -(face.brow_y + 0.02))
-    taper = 1 - 0.25 * smoothstep(-points[:, 1], -face.brow_y + 0.4, -face.chin_y)
-    front = smoothstep(points[:, 2] - face.center[2], 0.15, 0.55)
+    half, brow_y, chin_y = window.unbind()
+    rise = smoothstep(-points[:, 1], -(brow_y + 0.22), -(brow_y + 0.02))
+    taper = 1 - 0.25 * smoothstep(-points[:, 1], -brow_y + 0.4, -chin_y)
+    front = smoothstep(points[:, 2] - center[2], 0.15, 0.55)
     least = half * rise * taper * front
     side = torch.where(points[:, 0].abs() > 0.03, torch.sign(points[:, 0]), side)
     x = torch.where(points[:, 0].abs() < least, side * least, points[:, 0])
@@ -329,35 +348,3 @@ def _add_curls(
     angle = phase[:, None] + 2 * math.pi * turns[lock][:, None] * along
     radius = growth.curl * (along * 4).clamp(max=1.0)[None, :, None]
     return nodes + radius * (across * angle.cos()[..., None] + other * angle.sin()[..., None])
-
-
-def strand_points(
-    strands: Strands, spacing: Tensor | float, limit: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample points along strands.
-
-    Args:
-        strands: the strands.
-        spacing: distance of points in decimeters.
-        limit: largest number of points on a strand.
-
-    Returns:
-        Positions (p, 3), tangents (p, 3), strand indices (p,), with the tips' points left out.
-    """
-    nodes = strands.nodes
-    count, num_nodes, _ = nodes.shape
-    segments = torch.diff(nodes, dim=1)
-    length = segments.norm(dim=2).sum(1)
-    steps = int(
-        float(length.quantile(0.98) if count < 10_000 else length[:10_000].quantile(0.98))
-        / float(spacing)
-    )
-    steps = max(2, min(steps, limit))
-    t = torch.linspace(0, 1, steps, device=nodes.device) * (num_nodes - 1 - 1e-4)
-    i = t.long()
-    w = (t - i)[None, :, None]
-    points = nodes[:, i] * (1 - w) + nodes[:, i + 1] * w
-    tangents = F.normalize(segments, dim=2)[:, i]
-    drawn = (t / (num_nodes - 1))[None] <= strands.fraction[:, None]
-    index = torch.arange(count, device=nodes.device)[:, None].expand(count, steps)
-    return points[drawn], tangents[drawn], index[drawn]

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.hair import (
-    Face,
+    FaceShape,
     Growth,
     HeadSurface,
     Roots,
-    Strands,
     grow,
     scalp_field,
     skull_angles,
     smoothstep,
 )
+from domains.people.strands import Strands
 
 GROWTHS = {
     "buzz cut": Growth(slack=9.0, nodes=4, gravity=0.05, jitter=0.15, volume=0.015, clump=0.0),
@@ -169,7 +169,7 @@ def _hanging(scalp: Scalp, cut: Cut) -> Combed:
 _COMBS = {"buzz cut": _buzz, "short": _short, "side-parted": _side_parted, "curly": _curly}
 
 
-def _ends(scalp: Scalp, cut: Cut, face: Face) -> Tensor:
+def _ends(scalp: Scalp, cut: Cut, face: FaceShape) -> Tensor:
     """Return the height (n,) at which each strand of hanging hair ends."""
     base = {"bob": 0.05, "long": -1.15, "wavy": -0.95}[cut.style]
     level = face.chin_y + base + (1 - cut.length) * (0.5 if cut.style == "bob" else 1.0)
@@ -183,7 +183,7 @@ def dress_hair(
     positions: Tensor,
     normals: Tensor,
     surface: HeadSurface,
-    face: Face,
+    face: FaceShape,
     generator: torch.Generator,
 ) -> Strands:
     """Grow a head's hair from roots on its skin."""
@@ -217,7 +217,7 @@ def _fraction_above(nodes: Tensor, end: Tensor) -> Tensor:
 
 
 def _tie_back(
-    start: Tensor, normal: Tensor, face: Face, generator: torch.Generator, growth: Growth
+    start: Tensor, normal: Tensor, face: FaceShape, generator: torch.Generator, growth: Growth
 ) -> Strands:
     """Lay strands along the skull to a bun, and wind others around the bun."""
     device = start.device

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from domains.people.materials import SkinLook
 
-Color = tuple[float, float, float]
+Color = tuple[float, float, float]  # linear RGB
+Vector = tuple[float, float, float]
 
 
 @dataclass
 class Lamp:
     """A lamp: direction toward it as the camera sees it (x right, y up, z to the camera)."""
 
-    direction: Color
+    direction: Vector
     color: Color
     size: float  # angular radius, radians
     count: int = 6
+
+
+@dataclass
+class Lighting:
+    """Lamps, and the light of the surroundings from the top, bottom, left and right."""
+
+    lamps: list[Lamp]
+    ambient: dict[str, Color]
 
 
 @dataclass
@@ -39,27 +48,56 @@ class Camera:
 
 
 @dataclass
-class Head:
-    """One image of a person. Colors are linear RGB; see the modules that use each part."""
+class Film:
+    """How the linear image becomes a photo: exposure and warmth about 1 and 0, noise of grain."""
 
-    seed: int
-    labels: dict[str, str]
-    targets: dict[str, float]
-    skin: SkinLook
-    eye_color: Color
-    gaze: tuple[float, float]
-    hair_color: Color
-    hair_style: str  # "" for bald
-    hair_length: float
+    exposure: float
+    warmth: float
+    grain: float
+
+
+@dataclass
+class Hair:
+    """The hair of the head; `style` is "" for a bald one, `part` as in `hairstyles.Cut`."""
+
+    color: Color
+    style: str
+    length: float
     part: float
     fringe: bool
-    beard: str  # "" for none
-    beard_length: float
-    beard_color: Color
-    brow_thickness: float
-    brow_height: float
-    brow_color: Color
+
+
+@dataclass
+class Beard:
+    """A beard of a style, "" for none; its length is in decimeters."""
+
+    style: str
+    length: float
+    color: Color
+
+
+@dataclass
+class Brows:
+    """Thickness relative to the usual one, height in decimeters above it."""
+
+    thickness: float
+    height: float
+    color: Color
+
+
+@dataclass
+class Eyes:
+    """The gaze is (right, up), as slopes; `lash_length` is about 1."""
+
+    color: Color
+    gaze: tuple[float, float]
     lash_length: float
+
+
+@dataclass
+class Wear:
+    """What a person wears; glasses, headwear and earrings are "" for none."""
+
     glasses: str
     frame_color: Color
     headwear: str
@@ -69,11 +107,36 @@ class Head:
     clothes_color: Color
     second_color: Color
     pattern: str
+
+
+@dataclass
+class Background:
+    """What is behind the person, and its colors."""
+
+    kind: str
+    colors: list[Color]
+
+
+@dataclass
+class Head:
+    """One image of a person.
+
+    Attributes:
+        seed: what it was drawn from, and what the details in rendering are drawn from.
+        labels: by attribute, as `attributes.json` names them.
+        targets: weights of the mesh's targets: the shape of the head and its expression.
+    """
+
+    seed: int
+    labels: dict[str, str]
+    targets: dict[str, float]
+    skin: SkinLook
+    eyes: Eyes
+    hair: Hair
+    beard: Beard
+    brows: Brows
+    wear: Wear
     camera: Camera
-    lamps: list[Lamp]
-    ambient: dict[str, Color] = field(default_factory=dict)  # top, bottom, left, right
-    background: str = "plain"
-    background_colors: list[Color] = field(default_factory=list)
-    exposure: float = 1.0
-    warmth: float = 0.0
-    grain: float = 0.01
+    lighting: Lighting
+    background: Background
+    film: Film

@@ -12,9 +12,9 @@ from torch import Tensor
 from domains.people.mesh import BODY, HeadMesh, vertex_normals
 
 _JAW = (
-    *((0.72, 7.32), (0.715, 7.15), (0.70, 6.95), (0.665, 6.77), (0.59, 6.62)),
-    *((0.485, 6.47), (0.32, 6.29), (0.155, 6.2), (0.0, 6.175)),
-)
+    (0.72, 7.32), (0.715, 7.15), (0.70, 6.95), (0.665, 6.77), (0.59, 6.62),
+    (0.485, 6.47), (0.32, 6.29), (0.155, 6.2), (0.0, 6.175),
+)  # fmt: skip
 _BROW = ((0.55, 7.43), (0.45, 7.49), (0.33, 7.51), (0.22, 7.49), (0.12, 7.45))
 _BRIDGE = ((0.0, 7.32), (0.0, 7.21), (0.0, 7.10), (0.0, 6.97))
 _NOSTRILS = ((0.125, 6.85), (0.065, 6.83), (0.0, 6.81))
@@ -38,9 +38,9 @@ def _positions() -> list[tuple[float, float]]:
     lower = [(x, y) for x, y in _LOWER_LIP] + [(-x, y) for x, y in _LOWER_LIP[-2::-1]]
     inner_lower = [(x, y) for x, y in _INNER_LOWER] + [(-x, y) for x, y in _INNER_LOWER[-2::-1]]
     return [
-        *(*_mirror(_JAW), *brow, *_BRIDGE, *_mirror(_NOSTRILS), *right_eye, *left_eye),
-        *(*_mirror(_UPPER_LIP), *lower, *_mirror(_INNER_UPPER), *inner_lower),
-    ]
+        *_mirror(_JAW), *brow, *_BRIDGE, *_mirror(_NOSTRILS), *right_eye, *left_eye,
+        *_mirror(_UPPER_LIP), *lower, *_mirror(_INNER_UPPER), *inner_lower,
+    ]  # fmt: skip
 
 
 def landmark_vertices(mesh: HeadMesh) -> Tensor:

@@ -141,14 +141,12 @@ class HeadMesh:
             name: self._build_part(name, levels)
             for name, levels in {BODY: 1, **dict.fromkeys((*TEETH, TONGUE), 1)}.items()
         }
-        ends = np.cumsum(arrays["target_counts"].astype(int))
-        indices = torch.from_numpy(arrays["target_indices"].astype(np.int64)).to(device)
-        offsets = torch.from_numpy(arrays["target_offsets"].astype(np.float32)).to(device)
-        starts = ends - arrays["target_counts"]
-        self.targets = {
-            str(name): (indices[start:end], offsets[start:end])
-            for name, start, end in zip(arrays["target_names"], starts, ends, strict=True)
-        }
+        self.targets = tuple(str(name) for name in arrays["target_names"])
+        counts = torch.from_numpy(arrays["target_counts"].astype(np.int64))
+        # The offsets of all targets, one after the other: the target and the vertex of each.
+        self._target_of = torch.arange(len(counts)).repeat_interleave(counts).to(device)
+        self._vertex_of = torch.from_numpy(arrays["target_indices"].astype(np.int64)).to(device)
+        self._offsets = torch.from_numpy(arrays["target_offsets"].astype(np.float32)).to(device)
         self.masks = torch.stack(
             [
                 torch.from_numpy(arrays[f"mask/{name}"].astype(np.float32) / 255)
@@ -229,11 +227,9 @@ class HeadMesh:
 
     def deform(self, weights: dict[str, float]) -> Tensor:
         """Return the base mesh's vertices (n, 3) with weighted targets added."""
-        vertices = self.base.clone()
-        names = [name for name, weight in weights.items() if weight]
-        indices = torch.cat([self.targets[name][0] for name in names])
-        offsets = torch.cat([self.targets[name][1] * weights[name] for name in names])
-        return self._lower_arms(vertices.index_add_(0, indices, offsets))
+        weight_of = torch.tensor([weights.get(name, 0.0) for name in self.targets])
+        offsets = self._offsets * weight_of.to(self.device)[self._target_of, None]
+        return self._lower_arms(self.base.index_add(0, self._vertex_of, offsets))
 
     def _lower_arms(self, vertices: Tensor) -> Tensor:
         """Turn the arms, which the base mesh stretches out, down from the shoulders."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from domains.people.attributes import ATTRIBUTES, UNSEEN
+from domains.people.attributes import TABLE, UNSEEN
 from domains.people.head import Color
 from domains.people.materials import EYE_COLORS, HAIR_COLORS
 
@@ -64,7 +65,7 @@ def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 def draw_prior(rng: np.random.Generator, attribute: str, leave: Iterable[str] = ()) -> str:
     """Draw a value of an attribute by its prior, except some."""
-    values = ATTRIBUTES[attribute].values
+    values = TABLE[attribute].values
     return choose(rng, {v.name: v.weight for v in values if v.name not in set(leave)})
 
 
@@ -97,17 +98,6 @@ def _macro_targets(
     return targets
 
 
-def _feature_groups(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return pairs of opposite targets of the face, (negative, positive), by their common name."""
-    known = set(names)
-    groups = {}
-    for name in sorted(known):
-        for low, high in _OPPOSITES:
-            if name.endswith(f"-{low}") and f"{name.removesuffix(low)}{high}" in known:
-                groups[name.removesuffix(f"-{low}")] = (name, f"{name.removesuffix(low)}{high}")
-    return groups
-
-
 # How much features vary, where not by 1; the position of the head on the neck is not a feature.
 _STRENGTH = {
     "head/head-trans": 0.0,
@@ -136,24 +126,48 @@ def _strength(feature: str) -> float:
     return _STRENGTH[max(matching, key=len)] if matching else 1.0
 
 
+@dataclass(frozen=True)
+class _Feature:
+    """A pair of opposite targets of the face, and how much the feature varies."""
+
+    name: str
+    negative: str
+    positive: str
+    strength: float
+
+
+@cache
+def find_features(names: frozenset[str]) -> list[_Feature]:
+    """Return the features among the targets' names; of those of both sides, the left one's."""
+    features = {}
+    for target in sorted(names):
+        folder, _, name = target.partition("/")
+        if folder in ("macro", "unit") or name.startswith("r-"):
+            continue
+        for low, high in _OPPOSITES:
+            opposite = f"{target.removesuffix(low)}{high}"
+            if target.endswith(f"-{low}") and opposite in names:
+                name = name.removesuffix(f"-{low}")
+                strength = _strength(f"{folder}/{name.removeprefix('l-')}")
+                features[folder, name] = _Feature(name, target, opposite, strength)
+    return list(features.values())
+
+
 def _feature_targets(
     rng: np.random.Generator, names: Iterable[str], amount: float
 ) -> dict[str, float]:
     """Draw how a face differs from the average of its kind: weights of features' targets."""
     targets: dict[str, float] = {}
-    groups = _feature_groups(n for n in names if n.split("/")[0] not in ("macro", "unit"))
-    for name, (low, high) in groups.items():
-        folder, feature = name.split("/")
-        if feature.startswith("r-"):
+    for feature in find_features(frozenset(names)):
+        value = float(np.clip(rng.normal(0, amount * feature.strength), -1.0, 1.0))
+        target = feature.negative if value < 0 else feature.positive
+        if not feature.name.startswith("l-"):
+            targets[target] = abs(value)
             continue
-        strength = _strength(f"{folder}/{feature.removeprefix('l-')}")
-        value = float(np.clip(rng.normal(0, amount * strength), -1.0, 1.0))
-        sides = (feature,)
-        if feature.startswith("l-"):
-            sides = (feature, f"r-{feature.removeprefix('l-')}")
-        for side in sides:
-            target = (low if value < 0 else high).replace(feature, side, 1)
-            targets[target] = abs(value) * float(rng.uniform(0.9, 1.1) if len(sides) > 1 else 1.0)
+        for side in (feature.name, f"r-{feature.name.removeprefix('l-')}"):
+            targets[target.replace(feature.name, side, 1)] = abs(value) * float(
+                rng.uniform(0.9, 1.1)
+            )
     shape = _HEAD_SHAPES[int(rng.integers(len(_HEAD_SHAPES)))]
     targets[f"head/head-{shape}"] = float(rng.uniform(0.1, 0.8))
     return targets
@@ -194,7 +208,7 @@ def _hair_style(
 
 def _hair_color(rng: np.random.Generator, years: float, light: float) -> str:
     """Draw a hair color; `light` (0 to 1) is how light the skin is."""
-    grey = float(np.clip((years - 45) / 25, 0, 1))
+    gray = float(np.clip((years - 45) / 25, 0, 1))
     return choose(
         rng,
         {
@@ -203,8 +217,8 @@ def _hair_color(rng: np.random.Generator, years: float, light: float) -> str:
             "brown": 0.20,
             "blond": 0.05 + 0.22 * light,
             "red": 0.04 + 0.14 * light,
-            "grey": 0.02 + 0.9 * grey,
-            "white": 0.01 + 0.6 * grey * grey,
+            "grey": 0.02 + 0.9 * gray,
+            "white": 0.01 + 0.6 * gray * gray,
         },
     )
 

@@ -1,7 +1,7 @@
-"""A rasterizer in PyTorch: visibility by an atomic minimum over packed keys of depth and index.
+"""A rasterizer: visibility by an atomic minimum over packed keys of depth and index.
 
-It draws tens of thousands of triangles of a few pixels each, and millions of points, in a few
-milliseconds on a GPU, and runs the same on a CPU. Results do not depend on the order of execution.
+It draws tens of thousands of triangles of a few pixels each, and millions of points: on a GPU by
+the kernels of `kernels.py`, on a CPU in PyTorch. Results do not depend on the order of execution.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def draw_triangles(
     """
     images = points.shape[0]
     keys = torch.full((images * size * size,), EMPTY, device=points.device)
+    if keys.is_cuda:
+        from domains.people import kernels
+
+        kernels.draw_triangles_(keys, points, triangles, size, keep)
+        return keys.view(images, size * size)
     corners = points[:, triangles].flatten(0, 1)  # (images * t, 3, 3)
     image_of = torch.arange(images, device=points.device).repeat_interleave(len(triangles))
     index_of = torch.arange(len(triangles), device=points.device).repeat(images)
@@ -122,12 +127,18 @@ def interpolate_at(
     return _barycentric(corners, pixel % size + 0.5, pixel.div(size, rounding_mode="floor") + 0.5)
 
 
-def draw_points(points: Tensor, size: int, index: Tensor | None = None) -> Tensor:
-    """Draw points (n, 3) of one pixel each and return the keys, int64 (size * size,)."""
+def draw_points_(
+    keys: Tensor, points: Tensor, index: Tensor, size: int, counts: Tensor | None = None
+) -> None:
+    """Draw points of one pixel each into the keys of an image, int64 (size * size,).
+
+    Args:
+        points: (n, 3), as of `draw_triangles`; index: int64 (n,).
+        counts: (size * size,); each point inside the image adds 1.
+    """
     x, y = points[:, 0].floor().long(), points[:, 1].floor().long()
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size) & (points[:, 2] > 0)
-    if index is None:
-        index = torch.arange(len(points), device=points.device)
-    keys = torch.full((size * size,), EMPTY, device=points.device)
     pixel = (y * size + x)[inside]
-    return keys.scatter_reduce_(0, pixel, _pack(points[:, 2], index)[inside], "amin")
+    keys.scatter_reduce_(0, pixel, _pack(points[:, 2], index)[inside], "amin")
+    if counts is not None:
+        counts.scatter_add_(0, pixel, torch.ones_like(points[:, 2])[inside])

@@ -2,15 +2,18 @@
 
     python -m domains.people.render --count 20000 --out build/people/heads
 
-Processes share a GPU; each renders every n-th seed into a folder of its own. What is there already
-is not rendered again. `--benchmark` measures heads per second and writes nothing.
+Processes share the GPUs; each renders every n-th seed into a folder of its own. What is there
+already is not rendered again. `--benchmark` measures heads per second and writes nothing.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -19,83 +22,149 @@ from PIL import Image
 
 from domains.people.assets import ASSETS
 from domains.people.captions import describe
+from domains.people.codes import scene_vector
+from domains.people.head import Head
 from domains.people.mesh import HeadMesh
 from domains.people.renderer import Photo, Quality, Renderer
 from domains.people.sampling import sample
 from domains.people.shards import ShardWriter, encode_jpeg, rendered_seeds
+from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
 
 CAPTIONS = 4  # of each head, in its labels
+WARM_UP = 3  # heads of each process before the benchmark
+PREVIEW = Quality(surrounding_lights=12, shadow_size=384, strands=30_000)
 
 
-def record(seed: int, labels: dict[str, str], landmarks: np.ndarray) -> dict:
-    """Return a head's line of labels.jsonl: seed, labels, captions, and landmarks in pixels."""
-    rng = random.Random(seed)
+def build_record(head: Head, scene: list[float], landmarks: np.ndarray) -> dict[str, Any]:
+    """Return a head's line of labels.jsonl: seed, labels, captions, scene, landmarks in pixels."""
+    rng = random.Random(head.seed)
     return {
-        "seed": seed,
-        "labels": labels,
-        "captions": [describe(labels, rng)[0] for _ in range(CAPTIONS)],
+        "seed": head.seed,
+        "labels": head.labels,
+        "captions": [describe(head.labels, rng)[0] for _ in range(CAPTIONS)],
+        "scene": np.round(scene, 4).tolist(),
         "landmarks": np.round(landmarks, 1).tolist(),
     }
 
 
-def open_renderer(device: str, preview: bool) -> Renderer:
-    """Prepare a renderer; a preview has fewer lights and coarser shadows."""
-    mesh = HeadMesh(ASSETS, torch.device(device))
-    return Renderer(mesh, Quality(12, 384, 30_000) if preview else Quality())
+def open_renderer(device: str, quality: Quality | None = None) -> Renderer:
+    """Prepare a renderer."""
+    return Renderer(HeadMesh(ASSETS, torch.device(device)), quality)
 
 
-def render_seed(renderer: Renderer, seed: int, size: int) -> tuple[Photo, dict]:
+def render_seed(renderer: Renderer, seed: int, size: int) -> tuple[Photo, dict[str, Any]]:
     """Render the photo of a seed and return it with its record."""
     head = sample(seed, renderer.mesh.targets)
     photo = renderer.render(head, size)
-    return photo, record(seed, head.labels, photo.landmarks.cpu().numpy())
+    scene = scene_vector(head, renderer.mesh.targets)
+    return photo, build_record(head, scene, photo.landmarks.cpu().numpy())
 
 
-def work(
-    number: int,
-    processes: int,
-    seeds: range,
-    out: Path,
-    device: str,
-    size: int,
-    quality: int,
-    preview: bool,
-    shard_bytes: int,
-    deadline: float,
+def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Crop a face out of a photo as the server aligns it."""
+    return np.asarray(crop_quad(Image.fromarray(pixels), quad_from_landmarks(landmarks)))
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """What a run renders, and how its processes share it.
+
+    Attributes:
+        out: each process has a folder of shards there.
+        size: side of the photos in pixels.
+        jpeg_quality: 1 to 95.
+        crops: store the aligned face crops, not the photos.
+        deadline: as of `time.time`; heads that are not begun by then are left out.
+    """
+
+    seeds: range
+    processes: int
+    out: Path
+    device: str
+    size: int = 384
+    jpeg_quality: int = 85
+    quality: Quality = field(default_factory=Quality)
+    crops: bool = False
+    shard_bytes: int = int(15.9 * 2**20)
+    deadline: float = float("inf")
+
+    def open_renderer(self, number: int) -> Renderer:
+        """Prepare the renderer of process `number`; processes are spread over the GPUs."""
+        torch.set_num_threads(1 if self.processes > 1 else torch.get_num_threads())
+        device = self.device
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+            torch.cuda.set_device(device)
+        return open_renderer(device, self.quality)
+
+    def run(self, number: int) -> None:
+        """Render the seeds of process `number` that are not there yet, until the deadline."""
+        renderer = self.open_renderer(number)
+        folder = self.out / f"{number:02d}"
+        done = rendered_seeds(folder) if folder.exists() else set()
+        writer = ShardWriter(folder, self.shard_bytes)
+        start, count = time.monotonic(), 0
+        with ThreadPoolExecutor(1) as encoder:
+            encoded: Future[None] | None = None
+            for seed in self.seeds[number :: self.processes]:
+                if seed in done:
+                    continue
+                if time.time() > self.deadline:
+                    break
+                photo, record = render_seed(renderer, seed, self.size)
+                if encoded is not None:
+                    encoded.result()
+                encoded = encoder.submit(self._store, writer, photo.pixels.cpu().numpy(), record)
+                count += 1
+                if number == 0 and count % 50 == 0:
+                    rate = count * self.processes / (time.monotonic() - start)
+                    print(f"{count * self.processes} heads, {rate:.1f} per second", flush=True)
+            if encoded is not None:
+                encoded.result()
+        writer.flush()
+
+    def _store(self, writer: ShardWriter, pixels: np.ndarray, record: dict[str, Any]) -> None:
+        if self.crops:
+            pixels = crop_face(pixels, np.array(record.pop("landmarks")))
+        writer.add(record["seed"], encode_jpeg(pixels, self.jpeg_quality), record)
+
+
+def run_job(job: RenderJob) -> None:
+    """Render a job in its processes."""
+    if job.processes == 1:
+        job.run(0)
+    else:
+        torch.multiprocessing.spawn(_run_process, (job,), nprocs=job.processes)
+
+
+def _run_process(number: int, job: RenderJob) -> None:
+    job.run(number)
+
+
+def benchmark(job: RenderJob, seconds: float) -> float:
+    """Return the heads per second of all processes together."""
+    context = torch.multiprocessing.get_context("spawn")
+    barrier, counts = context.Barrier(job.processes), context.Array("q", job.processes)
+    torch.multiprocessing.spawn(
+        _measure_process, (job, seconds, barrier, counts), nprocs=job.processes
+    )
+    return sum(counts) / seconds
+
+
+def _measure_process(
+    number: int, job: RenderJob, seconds: float, barrier: Any, counts: Any
 ) -> None:
-    """Render every n-th of the seeds into a folder of this process, until the deadline."""
-    torch.set_num_threads(1)
-    renderer = open_renderer(device, preview)
-    folder = out / f"{number:02d}"
-    done = rendered_seeds(folder) if folder.exists() else set()
-    writer = ShardWriter(folder, shard_bytes)
-    start, count = time.monotonic(), 0
-    for seed in seeds[number::processes]:
-        if seed in done:
-            continue
-        if time.time() > deadline:
-            break
-        photo, labels = render_seed(renderer, seed, size)
-        writer.add(seed, encode_jpeg(photo.pixels.cpu().numpy(), quality), labels)
-        count += 1
-        if number == 0 and count % 50 == 0:
-            rate = count * processes / (time.monotonic() - start)
-            print(f"{count * processes} heads, {rate:.1f} per second", flush=True)
-    writer.flush()
-
-
-def benchmark(renderer: Renderer, size: int, seconds: float) -> float:
-    """Return heads per second of this process."""
-    synchronize = torch.cuda.synchronize if renderer.device.type == "cuda" else lambda: None
-    for seed in range(0, 24, 4):
-        render_seed(renderer, seed, size)
-    synchronize()
-    start, seed = time.monotonic(), 0
-    while time.monotonic() - start < seconds:
-        render_seed(renderer, 1000 + seed, size)
-        seed += 1
-    synchronize()
-    return seed / (time.monotonic() - start)
+    renderer = job.open_renderer(number)
+    for seed in job.seeds[:WARM_UP]:
+        render_seed(renderer, seed, job.size)[0].pixels.cpu()
+    barrier.wait()
+    start = time.monotonic()
+    for seed in job.seeds[number :: job.processes]:
+        photo, record = render_seed(renderer, seed, job.size)
+        encode_jpeg(crop_face(photo.pixels.cpu().numpy(), np.array(record["landmarks"])), 90)
+        if time.monotonic() - start > seconds:
+            return
+        counts[number] += 1
 
 
 def write_sheet(renderer: Renderer, seeds: list[int], size: int, path: Path) -> None:
@@ -119,12 +188,13 @@ def write_sheet(renderer: Renderer, seeds: list[int], size: int, path: Path) -> 
 @click.option("--count", default=100, help="Number of seeds.")
 @click.option("--size", default=384, help="Side of the photos in pixels.")
 @click.option("--quality", default=85, help="Of the JPEGs, 1 to 95.")
-@click.option("--processes", default=1, help="Processes that share the device.")
+@click.option("--crops", is_flag=True, help="Store the aligned face crops, not the photos.")
+@click.option("--processes", default=1, help="Processes that share the GPUs.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 @click.option("--preview", is_flag=True, help="Fewer lights and coarser shadows, for CPUs.")
 @click.option("--shard-mb", default=15.9, help="Largest size of a shard in MiB.")
 @click.option("--seconds", default=1e9, help="Stop after this time, with complete shards.")
-@click.option("--benchmark", "measure", is_flag=True, help="Measure heads per second for 10 s.")
+@click.option("--benchmark", "measured", type=float, help="Measure heads per second for this time.")
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet (PNG) instead."
 )
@@ -134,36 +204,39 @@ def main(
     count: int,
     size: int,
     quality: int,
+    crops: bool,
     processes: int,
     device: str,
     preview: bool,
     shard_mb: float,
     seconds: float,
-    measure: bool,
+    measured: float | None,
     sheet: Path | None,
 ) -> None:
     """Render COUNT heads from the seed FIRST on."""
-    deadline = time.time() + seconds
-    seeds = range(first, first + count)
-    if measure:
-        rate = benchmark(open_renderer(device, preview), size, 10.0)
-        print(f"{rate:.2f} heads per second in one process on {device}")
+    start = time.monotonic()
+    job = RenderJob(
+        seeds=range(first, first + count),
+        processes=processes,
+        out=out,
+        device=device,
+        size=size,
+        jpeg_quality=quality,
+        quality=PREVIEW if preview else Quality(),
+        crops=crops,
+        shard_bytes=int(shard_mb * 2**20),
+        deadline=time.time() + seconds,
+    )
+    if measured:
+        rate = benchmark(job, measured)
+        print(f"{rate:.1f} heads per second in {processes} processes on {device}")
         return
     if sheet:
-        write_sheet(open_renderer(device, preview), list(seeds), size, sheet)
+        write_sheet(open_renderer(device, job.quality), list(job.seeds), size, sheet)
         return
-    shared = (seeds, out, device, size, quality, preview, int(shard_mb * 2**20), deadline)
-    start = time.monotonic()
-    if processes == 1:
-        work(0, 1, *shared)
-    else:
-        torch.multiprocessing.spawn(_spawned, (processes, *shared), nprocs=processes)
+    run_job(job)
     done = sum(len(rendered_seeds(folder)) for folder in out.iterdir() if folder.is_dir())
     print(f"{done} heads in {out}, {time.monotonic() - start:.0f} s")
-
-
-def _spawned(number: int, *arguments: object) -> None:
-    work(number, *arguments)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -22,20 +22,22 @@ from domains.people.landmarks import landmark_vertices
 from domains.people.lighting import Light, Shadows, spread_lamp, surroundings
 from domains.people.materials import Noise
 from domains.people.mesh import BODY, TEETH, TONGUE, HeadMesh, vertex_normals
-from domains.people.rasterizer import EMPTY, draw_points, unpack_depth
+from domains.people.rasterizer import EMPTY, unpack_depth
 from domains.people.scene import Scene, View
-from domains.people.shading import HairPoints, Shader, Shot
+from domains.people.shading import Hair, Shader, Shot
+from domains.people.strands import Strands, count_steps, draw_strands_
 
 SUPERSAMPLING = 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Quality:
-    """What trades looks for time."""
+    """What trades looks for time; `interleaved` is explained at `Light.batches`."""
 
     surrounding_lights: int = 20
     shadow_size: int = 512
     strands: int = 52_000
+    interleaved: bool = True
 
 
 @dataclass
@@ -93,25 +95,24 @@ class Renderer:
         face = self._fit_face(vertices, positions)
         surfaces = self._build_surfaces(head, vertices, positions, normals, face)
         lens = None
-        if head.glasses:
+        if head.wear.glasses:
             front = self._front_of_eyes(positions, face)
             ears = positions[self.ear_tips]
-            frame, lens = wear.glasses(head.glasses, face, front, ears)
+            frame, lens = wear.glasses(head.wear.glasses, face, front, ears)
             surfaces.append(frame)
-            if head.glasses == "sunglasses":
+            if head.wear.glasses == "sunglasses":
                 surfaces.append(lens)
                 lens = None
         view = self._place_camera(head, face, size * SUPERSAMPLING)
-        strands = self._grow_hair(head, positions, normals, face, vertices, generator)
-        points = self._hair_points(strands, view)
+        hairs = self._grow_hair(head, positions, normals, face, vertices, view, generator)
         light = self._place_lights(head, view)
-        shadows = self._cast_shadows(light, face, surfaces, strands, generator)
+        shadows = self._cast_shadows(light, face, surfaces, hairs, generator)
         shot = Shot(head, view, light, shadows)
-        photo = tone_map(head, self._shade(shot, surfaces, points, lens), size, generator)
+        photo = tone_map(head, self._shade(shot, surfaces, hairs, lens), size, generator)
         landmarks = view.project(positions[self.landmarks])[:, :2] / SUPERSAMPLING
         return Photo(photo, landmarks)
 
-    def _fit_face(self, vertices: Tensor, positions: Tensor) -> hair.Face:
+    def _fit_face(self, vertices: Tensor, positions: Tensor) -> hair.FaceShape:
         eyes = [vertices[index] for index in self.mesh.eye_vertices]
         centers = torch.stack([(e.amin(0) + e.amax(0)) / 2 for e in eyes])
         radius = float((eyes[0][:, 0].amax() - eyes[0][:, 0].amin()) / 2)
@@ -122,24 +123,26 @@ class Renderer:
         center = torch.stack(
             [torch.zeros((), device=self.device), centers[0, 1] + 0.11, (low[2] + high[2]) / 2]
         )
-        return hair.Face(centers, radius, float(marks[17:27, 1].mean()), float(marks[8, 1]), center)
+        return hair.FaceShape(
+            centers, radius, float(marks[17:27, 1].mean()), float(marks[8, 1]), center
+        )
 
-    def _front_of_eyes(self, positions: Tensor, face: hair.Face) -> float:
+    def _front_of_eyes(self, positions: Tensor, face: hair.FaceShape) -> float:
         """Return how far forward brows and cheeks reach where glasses sit."""
         x, y = positions[:, 0].abs(), positions[:, 1] - float(face.eyes[0, 1])
         near = (x > 0.13) & (x < 0.62) & (y.abs() < 0.24)
         return float(positions[near][:, 2].amax())
 
     def _build_surfaces(
-        self, head: Head, vertices: Tensor, positions: Tensor, normals: Tensor, face: hair.Face
+        self, head: Head, vertices: Tensor, positions: Tensor, normals: Tensor, face: hair.FaceShape
     ) -> list[wear.Surface]:
         body = self.mesh.parts[BODY]
         uvs = body.uvs[body.uv_triangles]
         surfaces = [
             wear.Surface("skin", positions, normals, body.triangles, body.rest, uvs=uvs),
-            wear.cloth(head.clothes, body.rest, positions, normals, body.triangles),
+            wear.cloth(head.wear.clothes, body.rest, positions, normals, body.triangles),
         ]
-        x, y = head.gaze
+        x, y = head.eyes.gaze
         gaze = F.normalize(torch.tensor([x, y, 1.0], device=self.device), dim=0)
         surfaces += [wear.eyeball(eye, face.eye_radius, gaze) for eye in face.eyes]
         for name in (*TEETH, TONGUE):
@@ -155,10 +158,12 @@ class Renderer:
                     keep=self._between_lips(points, positions),
                 )
             )
-        if head.headwear:
-            surfaces += wear.headwear(head.headwear, body.rest, positions, normals, body.triangles)
-        if head.earrings:
-            surfaces.append(wear.earrings(positions[self.lobes], head.earrings == "hoops"))
+        if head.wear.headwear:
+            surfaces += wear.headwear(
+                head.wear.headwear, body.rest, positions, normals, body.triangles
+            )
+        if head.wear.earrings:
+            surfaces.append(wear.earrings(positions[self.lobes], head.wear.earrings == "hoops"))
         return surfaces
 
     def _between_lips(self, points: Tensor, positions: Tensor) -> Tensor:
@@ -167,7 +172,7 @@ class Renderer:
         low, high = inner.amin() - 0.06, inner.amax() + 0.06
         return torch.minimum(points[:, 1] - low, high - points[:, 1])
 
-    def _place_camera(self, head: Head, face: hair.Face, size: int) -> View:
+    def _place_camera(self, head: Head, face: hair.FaceShape, size: int) -> View:
         camera = head.camera
         focus = torch.stack([face.center[0], face.eyes[0, 1] - 0.25, face.center[2] + 0.35])
         cp, sp = math.cos(camera.pitch), math.sin(camera.pitch)
@@ -187,23 +192,25 @@ class Renderer:
         head: Head,
         positions: Tensor,
         normals: Tensor,
-        face: hair.Face,
+        face: hair.FaceShape,
         vertices: Tensor,
+        view: View,
         generator: torch.Generator,
-    ) -> list[tuple[hair.Strands, Tensor]]:
-        grown = []
-        color = torch.tensor(head.hair_color, device=self.device)
-        if head.hair_style:
+    ) -> Hair:
+        """Grow all hair; the lashes come last."""
+        grown: list[tuple[Strands, Tensor]] = []
+        color = torch.tensor(head.hair.color, device=self.device)
+        if head.hair.style:
             body_part = self.mesh.parts[BODY].rest[:, 1] > 4.6
             surface = hair.HeadSurface(positions[body_part], face.center)
             cover = None
-            if head.headwear:
-                cover = wear.headwear_field(self.scalp.rest, head.headwear)
+            if head.wear.headwear:
+                cover = wear.headwear_field(self.scalp.rest, head.wear.headwear)
             cut = Cut(
-                head.hair_style,
-                head.hair_length,
-                head.part,
-                head.fringe,
+                head.hair.style,
+                head.hair.length,
+                head.hair.part,
+                head.hair.fringe,
                 head.skin.recession,
                 cover,
             )
@@ -211,25 +218,18 @@ class Renderer:
             grown.append((strands, color))
         growing = self.facial_hair
         brow = growing.grow_brows(head, positions, normals, generator)
-        grown.append((brow, torch.tensor(head.brow_color, device=self.device)))
-        if head.beard and head.beard != "stubble":
+        grown.append((brow, torch.tensor(head.brows.color, device=self.device)))
+        if head.beard.style and head.beard.style != "stubble":
             beard = growing.grow_beard(head, positions, normals, generator)
-            grown.append((beard, torch.tensor(head.beard_color, device=self.device)))
+            grown.append((beard, torch.tensor(head.beard.color, device=self.device)))
         dark = torch.tensor([0.03, 0.02, 0.015], device=self.device)
         grown.append((growing.grow_lashes(head, vertices), dark))
-        return grown
-
-    def _hair_points(self, grown: list[tuple[hair.Strands, Tensor]], view: View) -> HairPoints:
-        spacing = 0.75 / view.scale
-        parts = []
-        for strands, color in grown:
-            points, tangents, index = hair.strand_points(strands, spacing, 900)
-            parts.append((points, tangents, color * strands.tones[index, None]))
-        return HairPoints(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        strands, colors = map(list, zip(*grown, strict=True))
+        return Hair(strands, colors, [count_steps(s, 0.75 / view.scale, 900) for s in strands])
 
     def _place_lights(self, head: Head, view: View) -> Light:
         directions, colors = [], []
-        for lamp in head.lamps:
+        for lamp in head.lighting.lamps:
             toward = torch.tensor(lamp.direction, device=self.device) @ view.frame
             d, c = spread_lamp(
                 toward, torch.tensor(lamp.color, device=self.device), lamp.size, lamp.count
@@ -238,7 +238,7 @@ class Renderer:
             colors.append(c)
         lamps = sum(len(d) for d in directions)
         around = [
-            torch.tensor(head.ambient[k], device=self.device)
+            torch.tensor(head.lighting.ambient[k], device=self.device)
             for k in ("top", "bottom", "left", "right")
         ]
         d, c = surroundings(
@@ -246,14 +246,15 @@ class Renderer:
         )
         directions.append(d @ view.frame)
         colors.append(c)
-        return Light(torch.cat(directions), torch.cat(colors), lamps)
+        interleaved = self.quality.interleaved
+        return Light(torch.cat(directions), torch.cat(colors), lamps, interleaved)
 
     def _cast_shadows(
         self,
         light: Light,
-        face: hair.Face,
+        face: hair.FaceShape,
         surfaces: list[wear.Surface],
-        grown: list[tuple[hair.Strands, Tensor]],
+        hairs: Hair,
         generator: torch.Generator,
     ) -> Shadows:
         points, triangles, start = [], [], 0
@@ -266,20 +267,13 @@ class Renderer:
             points.append(surface.positions)
             triangles.append(used + start)
             start += len(surface.positions)
-        texel = 4.6 / self.quality.shadow_size
-        hairs = [
-            hair.strand_points(
-                hair.Strands(s.nodes[::3], s.tones[::3], s.fraction[::3]), 1.2 * texel, 300
-            )[0]
-            for s, _ in grown[:-1]
-        ]
         center = face.center + torch.tensor([0.0, -0.45, 0.2], device=self.device)
         return Shadows(
             light,
             center,
             torch.cat(points),
             torch.cat(triangles),
-            torch.cat(hairs),
+            [strands.every(3) for strands in hairs.strands[:-1]],
             0.40,
             self.quality.shadow_size,
             generator,
@@ -289,22 +283,26 @@ class Renderer:
         self,
         shot: Shot,
         surfaces: list[wear.Surface],
-        strands: HairPoints,
+        hairs: Hair,
         lens: wear.Surface | None,
     ) -> Tensor:
         """Return the linear image (3, size, size)."""
         head, size = shot.head, shot.view.size
         scene = Scene(surfaces, shot.view)
-        hair_keys = draw_points(shot.view.project(strands.points), size)
+        hair_keys = torch.full((1, size * size), EMPTY, device=self.device)
+        matrix = shot.view.matrix()[None]
+        for strands, steps, first in zip(hairs.strands, hairs.steps, hairs.firsts, strict=False):
+            draw_strands_(hair_keys, strands, steps, matrix, size, first)
+        hair_keys = hair_keys[0]
         is_hair = unpack_depth(hair_keys) < scene.depth + 0.004
         background = draw_background(
-            head.background, head.background_colors, size, head.seed, self.noise
+            head.background.kind, head.background.colors, size, head.seed, self.noise
         )
         image = background.reshape(3, -1).T.contiguous()
         pixel = torch.nonzero((scene.keys != EMPTY) & ~is_hair).squeeze(1)
         image[pixel] = self.shader.surfaces(shot, scene, pixel)
         pixel = torch.nonzero(is_hair).squeeze(1)
-        image[pixel] = self.shader.hair(shot, strands, hair_keys[pixel] & 0xFFFFFFFF)
+        image[pixel] = self.shader.hair(shot, hairs, pixel, hair_keys[pixel] & 0xFFFFFFFF)
         if lens is not None:
             depth = torch.minimum(scene.depth, unpack_depth(hair_keys))
             self.shader.add_lens(shot, image, lens, depth)
@@ -321,8 +319,8 @@ def tone_map(head: Head, image: Tensor, size: int, generator: torch.Generator) -
         stride=2,
         groups=3,
     )
-    balance = torch.tensor([1 + head.warmth, 1.0, 1 - head.warmth], device=image.device)
-    linear = small[0] * balance[:, None, None] * head.exposure
+    balance = torch.tensor([1 + head.film.warmth, 1.0, 1 - head.film.warmth], device=image.device)
+    linear = small[0] * balance[:, None, None] * head.film.exposure
     axis = torch.linspace(-1, 1, size, device=image.device)
     linear = linear * (1 - 0.10 * (axis[:, None] ** 2 + axis[None] ** 2))
     gray = linear.mean(0, keepdim=True)
@@ -333,5 +331,5 @@ def tone_map(head: Head, image: Tensor, size: int, generator: torch.Generator) -
         toned < 0.0031308, 12.92 * toned, 1.055 * toned.clamp(min=1e-6) ** (1 / 2.4) - 0.055
     )
     grain = torch.randn(encoded.shape, generator=generator, device=image.device)
-    encoded = encoded + head.grain * grain
+    encoded = encoded + head.film.grain * grain
     return (encoded.clamp(0, 1) * 255 + 0.5).byte().permute(1, 2, 0)

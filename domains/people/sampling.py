@@ -12,12 +12,25 @@ from collections.abc import Iterable
 import numpy as np
 
 from domains.people.attributes import UNSEEN
-from domains.people.head import Camera, Color, Head, Lamp
+from domains.people.head import (
+    Background,
+    Beard,
+    Brows,
+    Camera,
+    Color,
+    Eyes,
+    Film,
+    Hair,
+    Head,
+    Lamp,
+    Lighting,
+    Wear,
+)
 from domains.people.materials import SKIN_TONES, SkinLook
 from domains.people.person import Person, choose, draw_prior, sample_person, vary
 
 PHOTOS_OF_A_PERSON = 4
-_CLOTHES_COLORS: dict[str, Color] = {
+CLOTHES_COLORS: dict[str, Color] = {
     "white": (0.72, 0.72, 0.70),
     "black": (0.018, 0.018, 0.02),
     "grey": (0.20, 0.20, 0.21),
@@ -214,77 +227,94 @@ _LIPSTICKS = ((0.26, 0.02, 0.035), (0.34, 0.07, 0.08), (0.16, 0.02, 0.035), (0.3
 _FRAME_COLORS = ((0.015, 0.015, 0.015), (0.10, 0.04, 0.02), (0.35, 0.30, 0.22))
 
 
-def sample(seed: int, targets: Iterable[str]) -> Head:
+def sample(seed: int, known_targets: Iterable[str]) -> Head:
     """Draw the photo of a seed.
 
     Args:
         seed: 0 or more; PHOTOS_OF_A_PERSON in a row show the same person.
-        targets: names of the mesh's targets.
+        known_targets: names of the mesh's targets.
     """
-    person = sample_person(seed // PHOTOS_OF_A_PERSON, targets)
+    person = sample_person(seed // PHOTOS_OF_A_PERSON, known_targets)
     rng = np.random.default_rng([seed, 2])
     expression = draw_prior(rng, "expression")
     background, light = draw_prior(rng, "background"), draw_prior(rng, "light")
-    wear = _draw_wear(rng, person, expression)
-    other_color = draw_prior(rng, "clothes_color", leave=[wear["clothes_color"]])
+    worn = _draw_wear(rng, person, expression)
+    other_color = draw_prior(rng, "clothes_color", leave=[worn["clothes_color"]])
     hat_color = draw_prior(rng, "clothes_color", leave=["white", "pink", "yellow"])
     lamps, ambient, warmth = _lamps(rng, light)
     camera = _camera(rng)
     view = "front"
     if abs(camera.yaw) >= math.radians(8):  # as the image shows it
         view = "turned left" if camera.yaw > 0 else "turned right"
-    labels = person.labels | wear
+    labels = person.labels | worn
     labels |= {"expression": expression, "background": background, "light": light, "view": view}
     style, hair = person.labels["hair_style"], person.hair_color
     woman = person.sex == "female" and person.years > 15
     brow_darkness = 0.45 if 0.4 < sum(hair) < 0.9 else 0.75
+    targets = person.targets | _expression(rng, expression)
+    skin = _skin_look(rng, person, labels)
+    gaze = (
+        float(rng.normal(0, 0.08)) + 0.6 * math.sin(camera.yaw),
+        float(rng.normal(0, 0.04)) + 0.5 * math.sin(camera.pitch),
+    )
+    beard_color = vary(rng, [c * 0.85 for c in hair], 0.08)
+    brow_color = vary(rng, [0.03 + c * brow_darkness for c in hair], 0.05)
+    lash_length = float(rng.uniform(0.7, 1.05)) * (1.15 if woman else 0.8)
     return Head(
         seed=seed,
         labels=_mark_unseen(labels),
-        targets=person.targets | _expression(rng, expression),
-        skin=_skin_look(rng, person, labels),
-        eye_color=person.eye_color,
-        gaze=(
-            float(rng.normal(0, 0.08)) + 0.6 * math.sin(camera.yaw),
-            float(rng.normal(0, 0.04)) + 0.5 * math.sin(camera.pitch),
+        targets=targets,
+        skin=skin,
+        eyes=Eyes(person.eye_color, gaze, lash_length),
+        hair=Hair(
+            color=hair,
+            style=_present(style),
+            length=person.hair_length,
+            part=person.part,
+            fringe=person.fringe and worn["headwear"] == "none",
         ),
-        hair_color=hair,
-        hair_style=style.removeprefix("bald"),
-        hair_length=person.hair_length,
-        part=person.part,
-        fringe=person.fringe and wear["headwear"] == "none",
-        beard=labels["beard"].removeprefix("none"),
-        beard_length=person.beard_length,
-        beard_color=vary(rng, [c * 0.85 for c in hair], 0.08),
-        brow_thickness=person.brow_thickness,
-        brow_height=person.brow_height,
-        brow_color=vary(rng, [0.03 + c * brow_darkness for c in hair], 0.05),
-        lash_length=float(rng.uniform(0.7, 1.05)) * (1.15 if woman else 0.8),
-        glasses=wear["glasses"].removesuffix(" glasses").removeprefix("none"),
-        frame_color=vary(rng, _FRAME_COLORS[int(rng.integers(3))], 0.2),
-        headwear=wear["headwear"].removeprefix("none"),
-        headwear_color=_fade(rng, _CLOTHES_COLORS[hat_color], 0.55),
-        earrings=wear["earrings"].removeprefix("no"),
-        clothes=wear["clothes"],
-        clothes_color=_fade(rng, _CLOTHES_COLORS[wear["clothes_color"]], 0.4),
-        second_color=_fade(rng, _CLOTHES_COLORS[other_color], 0.5),
-        pattern=wear["pattern"],
+        beard=Beard(
+            style=_present(labels["beard"]),
+            length=person.beard_length,
+            color=beard_color,
+        ),
+        brows=Brows(
+            thickness=person.brow_thickness,
+            height=person.brow_height,
+            color=brow_color,
+        ),
+        wear=Wear(
+            glasses=_present(worn["glasses"]),
+            frame_color=vary(rng, _FRAME_COLORS[int(rng.integers(3))], 0.2),
+            headwear=_present(worn["headwear"]),
+            headwear_color=_fade(rng, CLOTHES_COLORS[hat_color], 0.55),
+            earrings=_present(worn["earrings"]),
+            clothes=worn["clothes"],
+            clothes_color=_fade(rng, CLOTHES_COLORS[worn["clothes_color"]], 0.4),
+            second_color=_fade(rng, CLOTHES_COLORS[other_color], 0.5),
+            pattern=worn["pattern"],
+        ),
         camera=camera,
-        lamps=lamps,
-        ambient=ambient,
-        background=background,
-        background_colors=_background_colors(rng, background),
-        exposure=_exposure(rng, person.skin_tone, lamps, ambient),
-        warmth=warmth,
-        grain=float(rng.uniform(0.004, 0.014)),
+        lighting=Lighting(lamps, ambient),
+        background=Background(background, _background_colors(rng, background)),
+        film=Film(
+            exposure=_exposure(rng, person.skin_tone, lamps, ambient),
+            warmth=warmth,
+            grain=float(rng.uniform(0.004, 0.014)),
+        ),
     )
 
 
+def _present(label: str) -> str:
+    """Return the label, or "" where it says that there is nothing."""
+    return "" if label in ("bald", "none", "no") else label
+
+
 def _fade(rng: np.random.Generator, color: Color, most: float) -> Color:
-    """Vary a dye's color; worn cloth is paler and greyer."""
-    grey = float(np.mean(color))
+    """Vary a dye's color; worn cloth is paler and grayer."""
+    gray = float(np.mean(color))
     amount = rng.uniform(0.0, most)
-    return vary(rng, [c + amount * (grey - c) for c in color], 0.18)
+    return vary(rng, [c + amount * (gray - c) for c in color], 0.18)
 
 
 def _tone_color(tone: float) -> np.ndarray:

@@ -31,9 +31,18 @@ class View:
         y = -local[:, 1] / depth * self.focal + self.size * (0.5 + self.shift[1])
         return torch.stack([x, y, depth], 1)
 
+    def matrix(self) -> Tensor:
+        """Return the projection as a matrix (4, 4) for `strands.draw_strands_`."""
+        right, up, back = self.frame
+        center_x, center_y = (self.size * (0.5 + shift) for shift in self.shift)
+        rows = torch.stack(
+            [self.focal * right - center_x * back, -self.focal * up - center_y * back, -back, -back]
+        )
+        return torch.cat([rows, -(rows @ self.origin)[:, None]], 1)
+
 
 @dataclass
-class Attributes:
+class SurfaceSamples:
     """What is visible at pixels."""
 
     position: Tensor
@@ -72,12 +81,12 @@ class Scene:
         self.keys = draw_triangles(self.points[None], self.triangles, view.size, torch.cat(keep))[0]
         self.depth = unpack_depth(self.keys)
 
-    def attributes(self, pixel: Tensor) -> Attributes:
+    def attributes(self, pixel: Tensor) -> SurfaceSamples:
         """Interpolate the visible surface at pixels (p,)."""
         triangle = self.keys[pixel] & 0xFFFFFFFF
         weights = interpolate_at(self.points, self.triangles, self.size, pixel, triangle)[..., None]
         corners = self.triangles[triangle]
-        return Attributes(
+        return SurfaceSamples(
             (self.positions[corners] * weights).sum(1),
             F.normalize((self.normals[corners] * weights).sum(1), dim=1),
             (self.rest[corners] * weights).sum(1),

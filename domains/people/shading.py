@@ -21,19 +21,44 @@ from domains.people.lighting import Light, Shadows, ggx
 from domains.people.materials import Noise, Shade
 from domains.people.mesh import HeadMesh
 from domains.people.rasterizer import draw_triangles, interpolate_at, unpack_depth
-from domains.people.scene import Attributes, Scene, View
+from domains.people.scene import Scene, SurfaceSamples, View
+from domains.people.strands import Strands, points_at
 
 _DIFFUSION = ((0.30, 0.32, 0.38), (0.55, 0.33, 0.12), (0.72, 0.24, 0.04))  # none, near, far
 _DIFFUSION_SIGMA = (0.015, 0.05)  # near and far, decimeters
 
 
 @dataclass
-class HairPoints:
-    """Hair as points: positions, tangents and colors (p, 3)."""
+class Hair:
+    """Strands of several kinds, with their colors (3,) and how many points a strand has.
 
-    points: Tensor
-    tangents: Tensor
-    colors: Tensor
+    Point i of strand s of a kind has the index `firsts` + s * steps + i.
+    """
+
+    strands: list[Strands]
+    colors: list[Tensor]
+    steps: list[int]
+
+    @property
+    def firsts(self) -> list[int]:
+        """The index of each kind's first point, and in the end the number of points."""
+        firsts = [0]
+        for strands, steps in zip(self.strands, self.steps, strict=True):
+            firsts.append(firsts[-1] + len(strands.nodes) * steps)
+        return firsts
+
+    def points_at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return positions, unit tangents and colors (p, 3) of points with indices (p,)."""
+        results = [torch.empty(len(index), 3, device=index.device) for _ in range(3)]
+        for k, first in enumerate(self.firsts[:-1]):
+            here = torch.nonzero((index >= first) & (index < self.firsts[k + 1])).squeeze(1)
+            strand = (index[here] - first).div(self.steps[k], rounding_mode="floor")
+            step = (index[here] - first) % self.steps[k]
+            points = points_at(self.strands[k], self.steps[k], strand, step)
+            colors = self.colors[k] * self.strands[k].tones[strand, None]
+            for result, values in zip(results, (*points, colors), strict=True):
+                result[here] = values
+        return results[0], results[1], results[2]
 
 
 @dataclass
@@ -66,15 +91,19 @@ class Shader:
         gloss = torch.zeros_like(at.position)
         shiny = (at.material >= 6) | is_eye
         offset = at.position + normal * 0.012
-        for some in light.batches():
-            directions, radiance = light.directions[some], light.colors[some]
-            cosine = directions @ shade.normal.T
-            wrapped = torch.where(is_skin, (cosine + 0.08) / 1.08, cosine).clamp(min=0)
-            seen = shadows.visibility(some, offset, 0.012, 1.6)
-            irradiance += (seen * wrapped).T @ radiance
-            reflected = ggx(shade.normal, toward, directions, shade.roughness, shade.specular)
-            reflected[shiny & (some >= light.lamps)[:, None]] = 0.0
-            gloss += (seen * reflected).T @ radiance * math.pi
+        for some, here, weight in light.batches(pixel, view.size):
+            directions, radiance = light.directions[some], light.colors[some] * weight
+            normal = shade.normal[here]
+            cosine = directions @ normal.T
+            wrapped = torch.where(is_skin[here], (cosine + 0.08) / 1.08, cosine).clamp(min=0)
+            seen = shadows.visibility(some, offset[here], 0.012, 1.6)
+            irradiance[here] += (seen * wrapped).T @ radiance
+            reflected = ggx(
+                normal, toward[here], directions, shade.roughness[here], shade.specular[here]
+            )
+            mirrors_only_lamps = shiny[here] & (some >= light.lamps)[:, None]
+            reflected = torch.where(mirrors_only_lamps, 0.0, reflected)
+            gloss[here] += (seen * reflected).T @ radiance * math.pi
         bounce = 0.22 * light.colors.sum(0) / math.pi * 0.5
         irradiance += torch.where(soft[:, None], bounce, bounce * 0.8) * 0.6
         if bool(is_skin.any()):
@@ -91,11 +120,13 @@ class Shader:
         """Return the radiance of the surroundings in the mirror's direction."""
         mirrored = 2 * (normal * toward).sum(1, keepdim=True) * normal - toward
         local = mirrored @ view.frame.T
-        top, bottom = (torch.tensor(head.ambient[k], device=self.device) for k in ("top", "bottom"))
+        top, bottom = (
+            torch.tensor(head.lighting.ambient[k], device=self.device) for k in ("top", "bottom")
+        )
         sky = torch.lerp(bottom, top, hair.smoothstep(local[:, 1:2], -0.35, 0.45))
         return sky * (0.5 + 0.5 * hair.smoothstep(local[:, 2:3], -0.2, 0.6))
 
-    def _materials(self, head: Head, at: Attributes, normal: Tensor) -> Shade:
+    def _materials(self, head: Head, at: SurfaceSamples, normal: Tensor) -> Shade:
         count = len(at.position)
         shade = Shade(
             torch.zeros(count, 3, device=self.device),
@@ -117,32 +148,40 @@ class Shader:
         mask = at.material == 1
         rest = at.rest[mask]
         colors = [
-            torch.tensor(c, device=self.device) for c in (head.clothes_color, head.second_color)
+            torch.tensor(c, device=self.device)
+            for c in (head.wear.clothes_color, head.wear.second_color)
         ]
-        field = wear.collar_field(rest, head.clothes)
+        field = wear.collar_field(rest, head.wear.clothes)
         flat = torch.stack([rest[:, 0] * 0.25 + rest[:, 2] * 0.1, rest[:, 1] * 0.25], 1)
         put(
             mask,
             materials.cloth(
-                *colors, head.pattern, field, rest, flat, normal[mask], self.noise, head.skin.offset
+                *colors,
+                head.wear.pattern,
+                field,
+                rest,
+                flat,
+                normal[mask],
+                self.noise,
+                head.skin.offset,
             ),
         )
         mask = at.material == 2
         put(
             mask,
             materials.eye(
-                head.eye_color, head.skin.offset, at.rest[mask], normal[mask], self.noise
+                head.eyes.color, head.skin.offset, at.rest[mask], normal[mask], self.noise
             ),
         )
         mask = at.material == 5
         if bool(mask.any()):
             rest = at.rest[mask]
-            field = wear.headwear_field(rest, head.headwear)
-            color = torch.tensor(head.headwear_color, device=self.device)
+            field = wear.headwear_field(rest, head.wear.headwear)
+            color = torch.tensor(head.wear.headwear_color, device=self.device)
             put(
                 mask,
                 materials.headwear(
-                    color, head.headwear, rest, field, at.uv[mask], normal[mask], self.noise
+                    color, head.wear.headwear, rest, field, at.uv[mask], normal[mask], self.noise
                 ),
             )
         mask = at.material == 3
@@ -154,7 +193,7 @@ class Shader:
         shade.roughness[mask] = 0.3
         for material, color, rough, specular in (
             (4, (0.30, 0.09, 0.08), 0.35, 0.03),
-            (6, head.frame_color, 0.25, 0.06),
+            (6, head.wear.frame_color, 0.25, 0.06),
             (7, (0.006, 0.006, 0.007), 0.2, 0.03),
             (8, (0.55, 0.40, 0.16), 0.2, 0.6),
         ):
@@ -180,14 +219,10 @@ class Shader:
             result += (blurred[:3] / blurred[3].clamp(min=1e-3)).T * weight
         return result
 
-    def hair(self, shot: Shot, strands: HairPoints, index: Tensor) -> Tensor:
-        """Return the radiance (p, 3) of the points of hair with the indices (p,)."""
+    def hair(self, shot: Shot, strands: Hair, pixel: Tensor, index: Tensor) -> Tensor:
+        """Return the radiance (p, 3) of the points of hair with the indices (p,) at pixels (p,)."""
         view, light, shadows = shot.view, shot.light, shot.shadows
-        position, tangent, color = (
-            strands.points[index],
-            strands.tangents[index],
-            strands.colors[index],
-        )
+        position, tangent, color = strands.points_at(index)
         toward = F.normalize(view.origin - position, dim=1)
         outward = F.normalize(position - shadows.center, dim=1)
         tv = (tangent * toward).sum(1)
@@ -196,24 +231,27 @@ class Shader:
         second = F.normalize(tangent + 0.18 * outward, dim=1)
         result = 0.05 * color * light.colors.sum(0)
         bright = color.clamp(0, 1) ** 0.75
-        for some in light.batches():
-            directions, radiance = light.directions[some], light.colors[some]
-            seen = shadows.visibility(some, position, 0.03, 0.0)
-            tl = directions @ tangent.T
+        lobes = [
+            (axis, (axis * toward).sum(1), power, strength)
+            for axis, power, strength in ((first, 42.0, 0.075), (second, 13.0, 0.34))
+        ]
+        for some, here, weight in light.batches(pixel, view.size):
+            directions, radiance = light.directions[some], light.colors[some] * weight
+            seen = shadows.visibility(some, position[here], 0.03, 0.0)
+            tl = directions @ tangent[here].T
             sin_tl = (1 - tl * tl).clamp(min=0).sqrt()
-            side = (0.35 + 0.65 * (directions @ outward.T)).clamp(min=0)
-            result += color * ((seen * 0.62 * sin_tl * side).T @ radiance)
+            side = (0.35 + 0.65 * (directions @ outward[here].T)).clamp(min=0)
+            total = color[here] * ((seen * 0.62 * sin_tl * side).T @ radiance)
             sharp = torch.where(some < light.lamps, 1.0, 0.35)[:, None]
-            lit = seen * sharp * (side > 0) * sin_tv
-            for axis, power, strength, tint in (
-                (first, 42.0, 0.075, 1.0),
-                (second, 13.0, 0.34, bright),
+            lit = seen * sharp * (side > 0) * sin_tv[here]
+            for (axis, along_view, power, strength), tint in zip(
+                lobes, (1.0, bright[here]), strict=True
             ):
-                al = directions @ axis.T
-                av = (axis * toward).sum(1)
+                al, av = directions @ axis[here].T, along_view[here]
                 cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(min=0).sqrt()
                 lobe = (cosine - al * av).clamp(min=0) ** power
-                result += tint * ((strength * lobe * lit).T @ radiance)
+                total += tint * ((strength * lobe * lit).T @ radiance)
+            result[here] += total
         return result
 
     def add_lens(self, shot: Shot, image: Tensor, lens: wear.Surface, depth: Tensor) -> None:

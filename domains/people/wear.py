@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.hair import Face, smoothstep
+from domains.people.hair import FaceShape, smoothstep
 from domains.people.mesh import vertex_normals
 
 MATERIALS = ("skin", "cloth", "eye", "teeth", "tongue", "headwear", "frame", "lens", "jewel")
@@ -169,11 +169,11 @@ def _merge(material: str, pieces: list[tuple[Tensor, Tensor]]) -> Surface:
     return Surface(material, points, vertex_normals(points, triangles), triangles, points)
 
 
-def glasses(kind: str, face: Face, front_z: float, ears: Tensor) -> tuple[Surface, Surface]:
+def glasses(kind: str, face: FaceShape, front_z: float, ears: Tensor) -> tuple[Surface, Surface]:
     """Return frames and lenses.
 
     Args:
-        kind: "round", "square" or "sunglasses".
+        kind: "round glasses", "square glasses" or "sunglasses".
         face: the face they are fitted to.
         front_z: how far forward the face reaches around the eyes.
         ears: (2, 3), where the temples end, left and right.
@@ -182,11 +182,11 @@ def glasses(kind: str, face: Face, front_z: float, ears: Tensor) -> tuple[Surfac
     r = face.eye_radius
     z = front_z + 0.01
     width, height, power = {
-        "round": (1.62 * r, 1.52 * r, 2.0),
-        "square": (1.82 * r, 1.15 * r, 4.0),
+        "round glasses": (1.62 * r, 1.52 * r, 2.0),
+        "square glasses": (1.82 * r, 1.15 * r, 4.0),
         "sunglasses": (1.90 * r, 1.38 * r, 2.8),
     }[kind]
-    thick = {"round": 0.06, "square": 0.085, "sunglasses": 0.08}[kind] * r
+    thick = {"round glasses": 0.06, "square glasses": 0.085, "sunglasses": 0.08}[kind] * r
     angle = torch.linspace(0, 2 * math.pi, 49, device=device)[:-1]
     frames, lenses = [], []
     inner = []

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from domains.people import shards
 from domains.people.assets import ASSETS
-from domains.people.attributes import ATTRIBUTES, UNSEEN
-from domains.people.captions import PHRASES, describe
+from domains.people.attributes import TABLE, UNSEEN
+from domains.people.captions import GRAMMAR, describe
 from domains.people.render import main as render
 from domains.people.sampling import PHOTOS_OF_A_PERSON, sample
 
@@ -40,7 +40,7 @@ def test_photos_of_a_person_share_what_does_not_change(heads):
 
 
 def test_every_value_of_every_attribute_occurs(heads):
-    for attribute in ATTRIBUTES.values():
+    for attribute in TABLE.attributes:
         counts = Counter(head.labels[attribute.name] for head in heads)
         assert set(attribute.names) <= set(counts), attribute.name
         assert set(counts) <= {*attribute.names, UNSEEN}, attribute.name
@@ -68,7 +68,8 @@ def test_captions_say_only_what_the_labels_say(heads):
         assert len({phrase.attribute for phrase in chosen}) == len(chosen)
         for phrase in chosen:
             assert phrase.text in text
-            assert head.labels[phrase.attribute] in phrase.allowed
+            attribute = TABLE.attributes[phrase.attribute]
+            assert head.labels[attribute.name] in {attribute.names[v] for v in phrase.allowed}
         sex = head.labels["sex"]
         words = text.split()
         assert not {"man", "guy", "boy", "male"} & set(words) or sex == "male"
@@ -76,9 +77,9 @@ def test_captions_say_only_what_the_labels_say(heads):
 
 
 def test_every_value_that_has_words_can_be_said():
-    for attribute in ATTRIBUTES.values():
-        for value in attribute.values:
-            said = [p for p in PHRASES if p.attribute == attribute.name and value.name in p.allowed]
+    for a, attribute in enumerate(TABLE.attributes):
+        for v, value in enumerate(attribute.values):
+            said = [p for p in GRAMMAR.phrases if p.attribute == a and v in p.allowed]
             assert said or not (value.adjectives or value.phrases)
 
 
@@ -149,3 +150,35 @@ def test_the_command_renders_only_the_missing_heads_when_it_runs_again(tmp_path)
     third = run(3)
     assert first.items() < third.items()
     assert shards.rendered_seeds(tmp_path / "00") == {0, 1, 2}
+
+
+def test_the_kernels_for_gpus_draw_what_the_rasterizer_draws_on_cpus(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from domains.people import kernels, rasterizer
+    from domains.people.strands import Strands, draw_strands_
+
+    generator = torch.Generator().manual_seed(0)
+    size, images = 24, 2
+    points = torch.rand(images, 12, 3, generator=generator) * size
+    triangles = torch.randint(12, (10, 3), generator=generator)
+    keep = torch.rand(12, generator=generator) - 0.4
+    for keep_or_none in (None, keep):
+        expected = rasterizer.draw_triangles(points, triangles, size, keep_or_none)
+        keys = torch.full_like(expected, rasterizer.EMPTY)
+        kernels.draw_triangles_(keys, points, triangles, size, keep_or_none)
+        assert ((keys & 0xFFFFFFFF) == (expected & 0xFFFFFFFF)).float().mean() > 0.99
+        assert (keys != rasterizer.EMPTY).float().mean() > 0.2
+    nodes = torch.rand(6, 4, 3, generator=generator) * size
+    strands = Strands(nodes, torch.ones(6), torch.tensor([1.0, 0.7, 0.3, 1.0, 0.0, 1.0]))
+    matrices = torch.eye(4).repeat(images, 1, 1)
+    matrices[:, 2], matrices[1, 0, 3] = torch.tensor([0.0, 0.0, 0.0, 1.0]), 3.5
+    matrices[:, 3] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    expected = torch.full((images, size * size), rasterizer.EMPTY)
+    counts, expected_counts = torch.zeros(expected.shape), torch.zeros(expected.shape)
+    draw_strands_(expected, strands, 9, matrices, size, 5, expected_counts)
+    keys = torch.full_like(expected, rasterizer.EMPTY)
+    kernels.draw_strands_(keys, counts, nodes, strands.fraction, matrices, size, 9, 5)
+    assert ((keys & 0xFFFFFFFF) == (expected & 0xFFFFFFFF)).float().mean() > 0.99
+    assert (counts - expected_counts).abs().sum() <= 2
+    assert expected_counts.sum() > 50
