@@ -1,0 +1,26 @@
+"""What the served domain says of itself."""
+
+STRENGTH, THRESHOLD = 5.0, 0.15
+PRESETS = [
+    {"title": "Smile", "target": "a smiling face"},
+    {"title": "Beard", "target": "a face with a beard"},
+    {"title": "Glasses", "target": "a face with round glasses"},
+    {"title": "Sunglasses", "target": "a face with sunglasses"},
+    {"title": "Blond hair", "target": "a face with blond hair"},
+    {"title": "Red hair", "target": "a face with red hair"},
+    {"title": "Curly hair", "target": "a face with curly hair"},
+    {"title": "Bald", "target": "a bald face"},
+    {"title": "Hat", "target": "a face with a hat"},
+    {"title": "Surprised", "target": "a surprised face"},
+    {"title": "Sad", "target": "a sad face"},
+    {"title": "Old", "target": "an old face"},
+]
+LICENSE = "Weights: MIT. Trained on heads rendered from MakeHuman's base mesh (CC0)."
+DESCRIPTION = {
+    "name": "people",
+    "title": "rendered people, 256 x 256",
+    "align": True,
+    "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
+    "presets": PRESETS,
+    "licence": LICENSE,
+}

@@ -1,0 +1,76 @@
+"""Train the people domain stage by stage; README.md describes the stages.
+
+python -m domains.people.train --seconds 540    # continue for nine minutes
+python -m domains.people.train clip encoder
+"""
+
+from __future__ import annotations
+
+from domains.people import (
+    crops,
+    train_adversarial,
+    train_clip,
+    train_encoder,
+    train_generator,
+    train_perceptor,
+)
+from domains.people.captions import GRAMMAR, PAIR_NOUNS
+from domains.people.models import load_generator
+from domains.training.caption_data import build_captions, read_vocabulary_size
+from domains.training.checkpoints import require_weights
+from domains.training.command import Stage, build_command
+from domains.training.compute_statistics import compute_statistics
+from domains.training.networks import build_clip
+from domains.training.setup import Setup
+
+TINY_CAPTIONS = 2000
+TINY_STATISTICS = 4  # images of each channel
+
+
+def prepare_captions(setup: Setup) -> None:
+    """Run the stage `captions`."""
+    if setup.captions.exists():
+        return
+    if setup.tiny:
+        build_captions(setup.captions, GRAMMAR, PAIR_NOUNS, TINY_CAPTIONS, TINY_CAPTIONS)
+    else:
+        build_captions(setup.captions, GRAMMAR, PAIR_NOUNS)
+
+
+def run_statistics(setup: Setup) -> None:
+    """Run the stage `statistics`."""
+    clip = build_clip(read_vocabulary_size(setup.captions))
+    require_weights(clip, setup.out / "clip.pt")
+    generator = load_generator(setup)
+    if setup.tiny:
+        compute_statistics(setup, generator, clip, TINY_STATISTICS)
+    else:
+        compute_statistics(setup, generator, clip)
+
+
+STAGES: dict[str, Stage] = {
+    "heads": crops.run,
+    "captions": prepare_captions,
+    "perceptor": train_perceptor.run_perceptor,
+    "generator": train_generator.run_synthesis,
+    "mapping": train_generator.run_mapping,
+    "adversarial": train_adversarial.run,
+    "clip": train_clip.run,
+    "encoder": train_encoder.run,
+    "statistics": run_statistics,
+    "classifier": train_perceptor.run_classifier,
+}
+SECONDS = {
+    "heads": 420.0,
+    "perceptor": 60.0,
+    "generator": 300.0,
+    "mapping": 40.0,
+    "adversarial": 1500.0,
+    "clip": 180.0,
+    "encoder": 240.0,
+    "classifier": 60.0,
+}
+main = build_command("people", STAGES, SECONDS)
+
+if __name__ == "__main__":
+    main()
