@@ -51,6 +51,39 @@ def encoder_sizes(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def inverter_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Return the arguments of StyleFeatureEditor's `Inverter` from the shapes of its state_dict.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    units = "fs_backbone.block_{}.{}"
+    num_stages = count_modules(shapes, units.format("{}", 0) + ".bn1.weight", first=1)
+    stages = range(1, num_stages + 1)
+    return {
+        "num_latents": count_modules(shapes, "fs_backbone.styles.{}.weight"),
+        "widths": tuple(shapes[units.format(i, 0) + ".conv2.weight"][0] for i in stages),
+        "depths": tuple(
+            count_modules(shapes, units.format(i, "{}") + ".bn1.weight") for i in stages
+        ),
+        "feature_channels": shapes["fuser.conv.weight"][0],
+        "fuser_units": count_modules(shapes, "fuser.body.{}.body.0.weight"),
+        "w_dim": shapes["fs_backbone.styles.0.weight"][0],
+    }
+
+
+def feature_fuser_sizes(shapes: Shapes) -> dict[str, int]:
+    """Return the arguments of `FeatureFuser` from the shapes of its state_dict.
+
+    Raises:
+        KeyError: a weight is missing.
+    """
+    return {
+        "channels": shapes["conv.weight"][0],
+        "units": count_modules(shapes, "body.{}.body.0.weight"),
+    }
+
+
 def clip_sizes(shapes: Shapes) -> dict[str, int]:
     """Return the arguments of `CLIP` from the shapes of an official ViT state_dict.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +28,8 @@ from styleclip_networks.constants import (
     LEAKY_RELU_SLOPE,
     PIXEL_NORM_EPS,
 )
+from styleclip_networks.resampling import Blur, Upsample, UpsamplingMode, fold_blur
 from styleclip_networks.stylespace import style_layers
-
-RESAMPLE_FILTER = (1.0, 3.0, 3.0, 1.0)  # of every upsampling, along each dimension
-
-UpsamplingMode = Literal["transposed", "folded"]
-"""How an upsampling convolution is computed. `transposed`: a stride-2 transposed convolution, then
-a depthwise blur; least arithmetic, best on a CPU. `folded`: both as one 3x3 convolution with four
-times the channels and a pixel shuffle; four times the arithmetic in a single pass."""
 
 
 def config_f_channels(resolution: int) -> dict[int, int]:
@@ -48,31 +41,6 @@ def feature_channels(resolution: int, channel_base: int, channel_max: int) -> di
     """Return min(channel_base / r, channel_max) for each resolution r from 4 to `resolution`."""
     powers = range(2, int(math.log2(resolution)) + 1)
     return {2**p: min(channel_base // 2**p, channel_max) for p in powers}
-
-
-def resample_filter() -> Tensor:
-    """Return the 4x4 resample filter with gain 4: zero insertion quarters the mean."""
-    kernel = torch.outer(torch.tensor(RESAMPLE_FILTER), torch.tensor(RESAMPLE_FILTER))
-    return kernel / kernel.sum() * 4
-
-
-def fold_blur(weight: Tensor, kernel: Tensor) -> Tensor:
-    """Fold a stride-2 transposed convolution and its blur into the weight of one convolution.
-
-    The two filters make one 6x6 filter F. Output pixel 2j + a reads only its taps F[a + 4 - 2k],
-    k = 0, 1, 2, at input pixels j - 1 + k: a 3x3 filter for each of the four phases.
-
-    Args:
-        weight: (out, in, 3, 3) of the transposed convolution.
-        kernel: (4, 4) of the blur.
-
-    Returns:
-        (4 * out, in, 3, 3), to be followed by `F.pixel_shuffle(x, 2)`.
-    """
-    out_channels, in_channels = weight.shape[:2]
-    full = F.conv2d(weight.reshape(-1, 1, 3, 3), kernel.to(weight.dtype)[None, None], padding=3)
-    full = full.reshape(out_channels, in_channels, 3, 2, 3, 2).flip(2, 4)  # taps, phase a, …, b
-    return full.permute(0, 3, 5, 1, 2, 4).reshape(4 * out_channels, in_channels, 3, 3)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
@@ -112,36 +80,6 @@ class PixelNorm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z * torch.rsqrt(z.square().mean(1, keepdim=True) + PIXEL_NORM_EPS)
-
-
-class Blur(nn.Module):
-    """Resample filter after a transposed convolution: (N, C, 2H+1, 2W+1) → (N, C, 2H, 2W)."""
-
-    kernel: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.register_buffer("kernel", resample_filter())
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.kernel.to(x.dtype).expand(self.channels, 1, 4, 4)
-        return F.conv2d(x, weight, padding=1, groups=self.channels)
-
-
-class Upsample(nn.Module):
-    """Upsamples RGB by 2 with the resample filter: (N, 3, H, W) → (N, 3, 2H, 2W)."""
-
-    kernel: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("kernel", resample_filter())
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Zero insertion and then the symmetric filter is a transposed convolution.
-        weight = self.kernel.to(x.dtype).expand(3, 1, 4, 4)
-        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=3)
 
 
 class ModulatedConv(nn.Module):
@@ -352,17 +290,42 @@ class Generator(nn.Module):
         """Compute S from W+ (N, L, w_dim): a style (N, C_i) for each of `layers`."""
         return [self.modulation(i)(w_plus[:, s.latent]) for i, s in enumerate(self.layers)]
 
-    def synthesis(self, styles: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    def synthesis(
+        self,
+        styles: Sequence[Tensor],
+        dtype: torch.dtype = torch.float32,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Synthesize images (N, 3, resolution, resolution), float32.
 
         Args:
             styles: S as returned by `affine`.
             dtype: of the features; demodulation coefficients and RGB stay float32.
+            features: (N, C, r, r) to continue with in place of the block's own features of r px,
+                r < resolution. The RGB of r px stays that of the styles.
         """
+        return self._synthesize(styles, dtype, self.resolution, features)[1].float()
+
+    def features(
+        self, styles: Sequence[Tensor], resolution: int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Synthesize the features (N, C, r, r) of one resolution r."""
+        return self._synthesize(styles, dtype, resolution)[0]
+
+    def _synthesize(
+        self,
+        styles: Sequence[Tensor],
+        dtype: torch.dtype,
+        last: int,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the blocks up to that of `last` px; return its features and RGB."""
         x, rgb = self.block(0, self.constant_features(styles[0].shape[0], dtype), None, styles)
-        for index in range(1, self.num_blocks):
+        for index in range(1, last.bit_length() - 2):
+            if features is not None and x.shape[-1] == features.shape[-1]:
+                x = features.to(dtype)
             x, rgb = self.block(index, x, rgb, styles)
-        return rgb.float()
+        return x, rgb
 
     def constant_features(self, n: int, dtype: torch.dtype) -> Tensor:
         """Return the learned constant for `n` images, (n, C, 4, 4): the input of block 0."""

@@ -18,6 +18,7 @@ from checkpoint_files import (
     W_DIM,
     average,
     encoder_state,
+    feature_editor,
     filled,
     filled_clip,
     generator_state,
@@ -32,6 +33,7 @@ from styleclip_export.checkpoints import (
     dlib_landmarks,
     domain_files,
     encoders,
+    feature_editors,
     generators,
     styleclip_npy,
 )
@@ -235,6 +237,31 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
     assert torch.equal(checkpoint.w_avg, content["latent_avg"])
     assert (checkpoint.sizes.num_latents, checkpoint.options) == (10, {"device": "cuda"})
     assert same_state(generators.read_generator(tmp_path / "e4e.pt").state, state)
+
+
+# --- StyleFeatureEditor
+
+
+def test_the_file_of_a_feature_editor_gives_inverter_and_editor(tmp_path):
+    content = feature_editor()
+    torch.save(content, tmp_path / "sfe_editor_light.pt")
+    read = feature_editors.read_feature_editor(tmp_path / "sfe_editor_light.pt")
+    ours = {f"inverter.{k}": v for k, v in read.inverter.state_dict().items()}
+    ours |= {f"encoder.{k}": v for k, v in read.editor.state_dict().items()}
+    del content["state_dict"]["discriminator.b4.fc.weight"]
+    assert same_state(ours, content["state_dict"])
+
+
+def test_the_file_of_an_inverter_alone_has_it_as_its_encoder(tmp_path):
+    prefix = "inverter."
+    state = {
+        k.removeprefix(prefix): v
+        for k, v in feature_editor()["state_dict"].items()
+        if k.startswith(prefix)
+    }
+    torch.save({"state_dict": {f"encoder.{k}": v for k, v in state.items()}}, tmp_path / "i.pt")
+    read = feature_editors.read_feature_editor(tmp_path / "i.pt")
+    assert read.editor is None and same_state(read.inverter.state_dict(), state)
 
 
 # --- CLIP

@@ -45,7 +45,7 @@ def test_every_golden_case_passes(case):
 def test_every_golden_file_belongs_to_a_case():
     assert unknown_files(FOLDER, CASES) == []
     kinds = {re.match("[a-z]+2?", case.name)[0] for case in find_cases(Folder(COMPACT))}
-    assert kinds == {"align", "clip", "direction", "fs", "stylegan2", "e", "named"}
+    assert kinds == {"align", "clip", "direction", "fs", "stylegan2", "e", "named", "sfe"}
 
 
 def test_the_bounds_are_those_of_the_golden_readme():
@@ -56,6 +56,7 @@ def test_the_bounds_are_those_of_the_golden_readme():
     assert float(allowed["styles, W"]) == bounds.STYLES
     assert float(allowed["StyleGAN2 image (all sizes)"]) == bounds.IMAGE
     assert float(allowed["e4e codes (std 1) / their image"]) == bounds.E4E
+    assert float(allowed["feature editing, of the largest"]) == bounds.FEATURES
     assert float(allowed["latent mapper (std 1)"]) == bounds.MAPPER
     assert float(allowed["CLIP text features (std 1) / image features"]) == bounds.CLIP
     assert float(allowed["dt"]) == bounds.TEXT_DIRECTION
@@ -296,6 +297,22 @@ def test_only_selects_cases_and_lists_the_known_ones(folder, capsys):
     assert {row.case for row in rows} == {"align/other"}
     assert run(["verify", str(folder), "--only", "e4e*"]) == 1
     assert "known: align/other, stylegan2_64" in capsys.readouterr().err
+
+
+def test_a_folder_of_feature_editing_alone_has_its_own_seed(tmp_path):
+    for name in ("sfe_64.json", "sfe_64.npz"):
+        shutil.copy(COMPACT / name, tmp_path)
+    rows = rows_of(tmp_path)
+    assert {row.status for row in rows} == {"pass"}
+    pool = array(tmp_path / "sfe_64.npz", "edited_pool")
+    change(tmp_path / "sfe_64.npz", edited_pool=pool + 0.01)
+    described = json.loads((tmp_path / "sfe_64.json").read_text())
+    described["keys"]["encoder.body.7.more"] = [2]
+    (tmp_path / "sfe_64.json").write_text(json.dumps(described))
+    assert failed(rows_of(tmp_path)) == [
+        ("sfe_64", "names and shapes"),
+        ("sfe_64", "features, edited"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/passwd"])

@@ -2,10 +2,17 @@
 
 import torch
 
-from small_networks import small_generator
+from small_networks import small_generator, small_inverter
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.sizes import clip_sizes, encoder_sizes, generator_sizes
+from styleclip_networks.sfe import FeatureFuser, Inverter
+from styleclip_networks.sizes import (
+    clip_sizes,
+    encoder_sizes,
+    feature_fuser_sizes,
+    generator_sizes,
+    inverter_sizes,
+)
 from styleclip_networks.stylegan2 import Generator
 
 
@@ -35,3 +42,11 @@ def test_a_generator_has_the_sizes_of_its_state_dict():
     rebuilt = Generator(**generator_sizes(shapes(generator)))
     rebuilt.load_state_dict(generator.state_dict())
     assert rebuilt.channels == generator.channels
+
+
+def test_an_inverter_has_the_sizes_of_its_state_dict():
+    inverter = small_inverter()
+    rebuilt = Inverter(**inverter_sizes(shapes(inverter)))
+    rebuilt.load_state_dict(inverter.state_dict())
+    fuser = FeatureFuser(**feature_fuser_sizes(shapes(inverter.fuser)))
+    fuser.load_state_dict(inverter.fuser.state_dict())

@@ -11,6 +11,7 @@ import torch
 from small_networks import small_clip
 from styleclip_export.verify.fill import fill
 from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sfe import FeatureFuser, Inverter
 from styleclip_networks.stylegan2 import Generator
 from tools.parity.nvidia_pickles import ada, tensorflow
 
@@ -49,6 +50,20 @@ def e4e(options=None):
     state |= {f"decoder.{k}": v for k, v in generator_state().items()}
     latents = torch.linspace(-1, 1, 10 * W_DIM).reshape(10, W_DIM)
     return {"state_dict": state, "latent_avg": latents, "opts": options or {"device": "cuda"}}
+
+
+def small_feature_editor():
+    """Build inverter and feature editor of a generator of 64 px."""
+    sizes = {"widths": (4, 6, 8, 12), "depths": (1, 2, 1, 1), "feature_channels": 12}
+    return Inverter(10, **sizes, fuser_units=2, w_dim=W_DIM), FeatureFuser(12, units=3)
+
+
+def feature_editor():
+    """Return what StyleFeatureEditor's training saves."""
+    inverter, editor = small_feature_editor()
+    state = {f"encoder.{k}": v for k, v in filled(editor).items()}
+    state |= {f"inverter.{k}": v for k, v in filled(inverter).items()}
+    return {"state_dict": state | {"discriminator.b4.fc.weight": torch.zeros(3)}}
 
 
 def filled_clip():
@@ -103,6 +118,7 @@ def write_all(folder):
     (folder / "ada.pkl").write_bytes(ada(state, average()))
     (folder / "g.safetensors").write_bytes(safetensors(state))
     torch.save(e4e(), folder / "e4e.pt")
+    torch.save(feature_editor(), folder / "sfe.pt")
     scripted_clip()[0].save(str(folder / "scripted.pt"))
     torch.save(filled_clip().state_dict(), folder / "clip.pt")
     samples = style_samples()
@@ -119,6 +135,7 @@ def write_all(folder):
             "g.safetensors",
         ],
         "encoder": ["e4e.pt"],
+        "feature editor": ["sfe.pt"],
         "clip": ["scripted.pt", "clip.pt"],
         "moments": ["S_mean_std"],
         "fs3": ["fs3.npy"],

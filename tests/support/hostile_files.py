@@ -20,7 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint_files import average, e4e, filled_clip, generator_state, rosinality, write_all
+from checkpoint_files import (
+    average,
+    e4e,
+    feature_editor,
+    filled_clip,
+    generator_state,
+    rosinality,
+    write_all,
+)
 from tools.parity.nvidia_pickles import EasyDict, Module, Network, ada, dumps, tensorflow
 
 PROTOCOL = b"\x80\x04"
@@ -254,6 +262,7 @@ def false_shape_files():
         k: v for k, v in smaller["state_dict"].items() if not k.startswith("decoder.convs.7")
     }
     yield "e4e that lacks a layer", "encoder", torch_save(smaller)
+    yield from _false_feature_editors()
     big = torch_archive(b"\x80\x02}.", [("byteorder", b"big")])
     yield "big-endian", "generator", big
     twice = io.BytesIO(torch_archive(b"\x80\x02}."))
@@ -270,6 +279,26 @@ def false_shape_files():
     yield "bzip2 bomb", "landmarks", bz2.compress(bytes.fromhex("010181888101") + bytes(1 << 27))
     yield "landmarks that are zeros", "landmarks", bz2.compress(bytes(1 << 20))
     yield "half of the landmarks", "landmarks", bytes.fromhex("010181888101") + bytes(1 << 20)
+
+
+def _false_feature_editors():
+    backbone, fuser = "inverter.fs_backbone.", "inverter.fuser."
+    thin = torch.zeros(1).expand(16_000, 8, 3, 3)
+    for name, changed in {
+        "lacks a layer": {backbone + "content_layer.4.weight": None},
+        "of other channels than its editor": {
+            "encoder.conv.weight": torch.zeros(5, 10, 1, 1),
+        },
+        "stride 0": {backbone + "block_4.0.conv2.weight": thin},
+        "an unknown weight": {fuser + "more": torch.zeros(2)},
+        "NaN": {fuser + "conv.bias": torch.full((12,), torch.nan)},
+        "10^9 latents": {backbone + f"styles.{10**9}.weight": torch.zeros(2, 2)},
+        "19 latents": {backbone + f"styles.{i}.weight": torch.zeros(24, 270) for i in range(19)},
+    }.items():
+        content = feature_editor()
+        state = content["state_dict"] | changed
+        content["state_dict"] = {k: v for k, v in state.items() if v is not None}
+        yield f"feature editor: {name}", "feature editor", torch_save(content)
 
 
 def _saved_npy(array):
@@ -321,6 +350,7 @@ def readers():
         clip,
         dlib_landmarks,
         encoders,
+        feature_editors,
         generators,
         styleclip_npy,
     )
@@ -329,6 +359,7 @@ def readers():
     return {
         "generator": generators.read_generator,
         "encoder": encoders.read_encoder,
+        "feature editor": feature_editors.read_feature_editor,
         "clip": clip.read,
         "moments": styleclip_npy.read_s_mean_std,
         "fs3": styleclip_npy.read_fs3,

@@ -2,6 +2,7 @@
 
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sfe import Inverter
 from styleclip_networks.stylegan2 import Generator, feature_channels
 
 
@@ -15,6 +16,18 @@ def small_encoder(num_latents=8, w_dim=48):
     """An e4e encoder of at most 32 channels."""
     return Encoder4Editing(
         num_latents, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), style_width=16, w_dim=w_dim
+    )
+
+
+def small_inverter(num_latents=8, feature_channels=32, w_dim=48):
+    """StyleFeatureEditor's inverter of at most 32 channels."""
+    return Inverter(
+        num_latents,
+        widths=(8, 12, 16, 24),
+        depths=(1, 2, 3, 1),
+        feature_channels=feature_channels,
+        fuser_units=2,
+        w_dim=w_dim,
     )
 
 

@@ -21,6 +21,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"dnnlib.tflib.network",), "NVIDIA's TensorFlow pickle"),
     ((b"SynthesisInput", b"torch_utils.persistence"), "NVIDIA's PyTorch pickle of StyleGAN3"),
     ((b"torch_utils.persistence",), "NVIDIA's PyTorch pickle"),
+    ((b"fs_backbone.conv",), "a StyleFeatureEditor checkpoint"),
     ((b"encoder.input_layer",), "an e4e or pSp checkpoint"),
     ((b"g_ema",), "rosinality's StyleGAN2 checkpoint"),
     ((b"token_embedding", b"visual"), "a CLIP checkpoint"),

@@ -27,7 +27,7 @@ from styleclip_export.checkpoints.nvidia_common import (
 )
 from styleclip_export.checkpoints.pickled_arrays import FileArray
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
-from styleclip_networks.stylegan2 import RESAMPLE_FILTER
+from styleclip_networks.resampling import RESAMPLE_FILTER
 
 _KIND_OF_LAYER = {"Conv": "conv1", "Conv0_up": "conv0", "Conv1": "conv1", "ToRGB": "torgb"}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from styleclip_export.checkpoints.pickled_arrays import BFLOAT16, FileArray
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
-from styleclip_networks.stylegan2 import RESAMPLE_FILTER
+from styleclip_networks.resampling import RESAMPLE_FILTER
 
 MAX_WIDTH = 8192  # of any layer of a published network
 _COUNTER = "num_batches_tracked"  # BatchNorm's, the only integers

@@ -8,6 +8,7 @@ EXACT = 0.0
 STYLES = 2e-5  # StyleSpace styles, w
 IMAGE = 1e-4  # StyleGAN2's image, in [-1, 1]
 E4E = 2e-4  # e4e's codes and their image
+FEATURES = 1e-4  # StyleFeatureEditor's features and images, relative to the largest
 MAPPER = 1e-4  # a latent mapper's output
 CLIP = 1e-4  # text and image features
 TEXT_DIRECTION = 1e-4

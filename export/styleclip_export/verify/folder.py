@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,13 @@ from PIL import Image
 from styleclip_contract.photo_files import check_pixels
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify.report import Row
-from styleclip_export.verify.weights import FillRule
+from styleclip_export.verify.weights import KNOWN_RULE, FillRule, Override
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+SELF_DESCRIBED = "sfe_*.json"
 MAX_WEIGHTS = 2**30  # of one network; e4e with its decoder has 0.3 * 2**30
 _IMAGE_FORMATS = ("PNG", "JPEG")
 
@@ -75,7 +76,8 @@ class Folder:
     """A golden folder.
 
     Args:
-        root: the folder; `golden.json` in it gives the format and the seed of its weights.
+        root: the folder; `golden.json` in it gives the format and the seed of its weights. A
+            folder of `sfe` cases alone needs none: they name their own seeds of the known rule.
         trust_fill: execute the folder's `fill.py` even if it is not the known one.
 
     Raises:
@@ -85,19 +87,25 @@ class Folder:
     def __init__(self, root: Path, trust_fill: bool = False) -> None:
         self.root = root.resolve()
         header = self.root / "golden.json"
-        if not header.is_file():
+        if header.is_file():
+            self.rule = FillRule(self.root / "fill.py", self._read_seed(header), trust_fill)
+        elif self.stems(SELF_DESCRIBED):
+            self.rule = FillRule(KNOWN_RULE, 0)
+        else:
             raise VerificationError(
                 f"{root} is not a golden folder: golden.json, with the seed of the weights, is "
                 "missing; name a folder laid out as tests/golden"
             )
+        self._open_archives: list[Arrays] = []
+        self._unknown_fields: list[str] = []
+
+    def _read_seed(self, header: Path) -> int:
         content = self._read_json(header)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise VerificationError(f"{header} is not of format {FORMAT}, the one that is known")
         if not isinstance(content.get("seed"), int):
             raise VerificationError(f"{header} has no integer 'seed'")
-        self.rule = FillRule(self.root / "fill.py", content["seed"], trust_fill)
-        self._open_archives: list[Arrays] = []
-        self._unknown_fields: list[str] = []
+        return int(content["seed"])
 
     def files(self) -> list[str]:
         """All files, relative to the folder, except Python's bytecode caches."""
@@ -163,9 +171,20 @@ class Folder:
             )
         return content
 
-    def state_dict(self, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-        """Fill an official state_dict of these names and shapes by the folder's rule."""
-        return self.rule.state_dict(shapes)
+    def state_dict(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        overrides: Sequence[Override] = (),
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Fill an official state_dict of these names and shapes by the folder's rule.
+
+        Args:
+            overrides: tried before the rule.
+            seed: None means the folder's.
+        """
+        rule = self.rule if seed is None else self.rule.with_seed(seed)
+        return rule.state_dict(shapes, overrides)
 
     def image(self, name: str) -> Image.Image:
         """Read a PNG or JPEG as RGB; transparency is dropped."""

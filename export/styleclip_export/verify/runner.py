@@ -16,6 +16,7 @@ from styleclip_export.verify import (
     clip,
     direction,
     encoder,
+    features,
     fs3,
     generator,
     named_edits,
@@ -33,6 +34,7 @@ KINDS: dict[str, Callable[[Folder], Iterator[Case]]] = {
     "named_edits": named_edits.cases,
     "generator": generator.cases,
     "encoder": encoder.cases,
+    "features": features.cases,
     "tf_pickle": tf_pickle.cases,
 }
 OTHER_FILES = ("README.md", "golden.json", "fill.py")  # of no case

@@ -7,7 +7,11 @@ and if its bytes are those of ours, ours is called instead.
 
 from __future__ import annotations
 
+import math
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -24,6 +28,27 @@ Fill = Callable[..., dict[str, np.ndarray]]
 KNOWN_RULE = Path(__file__).with_name("fill.py")
 
 
+@dataclass(frozen=True)
+class Override:
+    """Mean and standard deviation of some weights, in place of the fill rule's.
+
+    Attributes:
+        pattern: searched in a weight's name.
+        std: None means 1 / sqrt(fan-in).
+    """
+
+    pattern: str
+    mean: float
+    std: float | None
+
+    def fill(self, name: str, shape: Sequence[int], seed: int) -> np.ndarray:
+        """Draw the weight from the numbers of the known rule."""
+        rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+        std = math.prod(shape[1:]) ** -0.5 if self.std is None else self.std
+        normal = rng.standard_normal(tuple(shape), np.float32)
+        return np.float32(self.mean) + np.float32(std) * normal
+
+
 class FillRule:
     """The fill rule of a golden folder.
 
@@ -36,6 +61,10 @@ class FillRule:
     def __init__(self, path: Path, seed: int, trusted: bool = False) -> None:
         self.path, self.seed, self.trusted = path, seed, trusted
         self._fill: Fill | None = None
+
+    def with_seed(self, seed: int) -> FillRule:
+        """Return the same rule with another seed."""
+        return FillRule(self.path, seed, self.trusted)
 
     def load(self) -> Fill:
         """Return the rule's function `fill`.
@@ -67,16 +96,28 @@ class FillRule:
             raise VerificationError(f"{self.path} defines no function `fill`")
         return cast(Fill, module.fill)
 
-    def state_dict(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    def state_dict(
+        self, shapes: Mapping[str, Sequence[int]], overrides: Sequence[Override] = ()
+    ) -> dict[str, Tensor]:
         """Fill a state_dict of these names and shapes with float32 tensors.
 
         The rule leaves out blur kernels and BatchNorm's counters, which are added here.
+
+        Args:
+            overrides: tried in their order, before the rule.
         """
         import torch
 
         from styleclip_export.checkpoints.state_dicts import RESAMPLE_KERNEL
 
-        filled = self.load()(dict(shapes), seed=self.seed)
+        by_rule, filled = {}, {}
+        for name, shape in shapes.items():
+            override = next((o for o in overrides if re.search(o.pattern, name)), None)
+            if override:
+                filled[name] = override.fill(name, shape, self.seed)
+            else:
+                by_rule[name] = shape
+        filled |= self.load()(by_rule, seed=self.seed)
         state = {name: torch.from_numpy(value) for name, value in filled.items()}
         for name in shapes:
             if name.endswith(".kernel"):

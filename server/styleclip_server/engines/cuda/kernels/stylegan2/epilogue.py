@@ -17,7 +17,7 @@ from styleclip_networks.constants import LEAKY_RELU_SLOPE
 CONV_CLAMP = 60_000.0  # just within float16
 MANY_PIXELS = 128 * 1024  # of a batch: from here on, 128 pixels a program keep any device busy
 # An upsampled pixel sees two pixels along each dimension. Their weights, from
-# `styleclip_networks.stylegan2.RESAMPLE_FILTER`: 3/4 and 1/4.
+# `styleclip_networks.resampling.RESAMPLE_FILTER`: 3/4 and 1/4.
 NEAR, FAR = tl.constexpr(0.75), tl.constexpr(0.25)
 ROUND_TO_INTEGER = tl.constexpr(2.0**23)  # x + 2^23 - 2^23 is x rounded, half to even
 
