@@ -1,5 +1,9 @@
 """What the served domain says of itself."""
 
+from __future__ import annotations
+
+from typing import Any
+
 STRENGTH, THRESHOLD = 5.0, 0.15
 PRESETS = [
     {"title": "Smile", "target": "a smiling face"},
@@ -16,7 +20,7 @@ PRESETS = [
     {"title": "Old", "target": "an old face"},
 ]
 LICENSE = "Weights: MIT. Trained on heads rendered from MakeHuman's base mesh (CC0)."
-DESCRIPTION = {
+DESCRIPTION: dict[str, Any] = {
     "name": "people",
     "title": "rendered people, 256 x 256",
     "align": True,

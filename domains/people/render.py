@@ -8,8 +8,10 @@ already is not rendered again. `--benchmark` measures heads per second and write
 
 from __future__ import annotations
 
+import os
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +136,14 @@ def run_job(job: RenderJob) -> None:
     if job.processes == 1:
         job.run(0)
     else:
-        torch.multiprocessing.spawn(_run_process, (job,), nprocs=job.processes)
+        _spawn(_run_process, job)
+
+
+def _spawn(target: Callable[..., None], job: RenderJob, *arguments: Any) -> None:
+    """Run target(number, job, *arguments) in each process of a job."""
+    # Each process compiles in itself, not in a pool of its own.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    torch.multiprocessing.spawn(target, (job, *arguments), nprocs=job.processes)
 
 
 def _run_process(number: int, job: RenderJob) -> None:
@@ -145,10 +154,8 @@ def benchmark(job: RenderJob, seconds: float) -> float:
     """Return the heads per second of all processes together."""
     context = torch.multiprocessing.get_context("spawn")
     barrier, counts = context.Barrier(job.processes), context.Array("q", job.processes)
-    torch.multiprocessing.spawn(
-        _measure_process, (job, seconds, barrier, counts), nprocs=job.processes
-    )
-    return sum(counts) / seconds
+    _spawn(_measure_process, job, seconds, barrier, counts)
+    return sum(counts[:]) / seconds
 
 
 def _measure_process(

@@ -224,8 +224,8 @@ class Renderer:
             grown.append((beard, torch.tensor(head.beard.color, device=self.device)))
         dark = torch.tensor([0.03, 0.02, 0.015], device=self.device)
         grown.append((growing.grow_lashes(head, vertices), dark))
-        strands, colors = map(list, zip(*grown, strict=True))
-        return Hair(strands, colors, [count_steps(s, 0.75 / view.scale, 900) for s in strands])
+        steps = [count_steps(strands, 0.75 / view.scale, 900) for strands, _ in grown]
+        return Hair([strands for strands, _ in grown], [color for _, color in grown], steps)
 
     def _place_lights(self, head: Head, view: View) -> Light:
         directions, colors = [], []

@@ -24,7 +24,7 @@ from domains.training.networks import build_clip
 from domains.training.setup import Setup
 
 TINY_CAPTIONS = 2000
-TINY_STATISTICS = 4  # images of each channel
+TINY_IMAGES, TINY_LATENTS = 2, 1000  # of the statistics
 
 
 def prepare_captions(setup: Setup) -> None:
@@ -43,7 +43,7 @@ def run_statistics(setup: Setup) -> None:
     require_weights(clip, setup.out / "clip.pt")
     generator = load_generator(setup)
     if setup.tiny:
-        compute_statistics(setup, generator, clip, TINY_STATISTICS)
+        compute_statistics(setup, generator, clip, TINY_IMAGES, TINY_LATENTS)
     else:
         compute_statistics(setup, generator, clip)
 

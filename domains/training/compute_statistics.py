@@ -23,16 +23,25 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
 # so most channels leave most images unchanged.
 FLOOR = 0.03
-NUM_IMAGES = 100  # for each channel
+NUM_IMAGES, NUM_LATENTS = 100, 100_000
 TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
 
 def compute_statistics(
-    setup: Setup, generator: Generator, clip: CLIP, num_images: int = NUM_IMAGES
+    setup: Setup,
+    generator: Generator,
+    clip: CLIP,
+    num_images: int = NUM_IMAGES,
+    num_latents: int = NUM_LATENTS,
 ) -> None:
-    """Write STATISTICS_FILE of a trained generator and CLIP."""
+    """Write STATISTICS_FILE of a trained generator and CLIP.
+
+    Args:
+        num_images: in which each channel is changed.
+        num_latents: that means and deviations are taken of.
+    """
     generator, clip = generator.to(setup.device).eval(), clip.to(setup.device).eval()
-    mean, std, w_avg = style_moments(generator, 100_000, truncation=TRUNCATION)
+    mean, std, w_avg = style_moments(generator, num_latents, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
     computed = Fs3Part.empty(total, clip.text_projection.shape[1])

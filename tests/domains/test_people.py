@@ -168,7 +168,8 @@ def test_the_kernels_for_gpus_draw_what_the_rasterizer_draws_on_cpus(monkeypatch
         keys = torch.full_like(expected, rasterizer.EMPTY)
         kernels.draw_triangles_(keys, points, triangles, size, keep_or_none)
         assert ((keys & 0xFFFFFFFF) == (expected & 0xFFFFFFFF)).float().mean() > 0.99
-        assert (keys != rasterizer.EMPTY).float().mean() > 0.2
+        covered = (keys != rasterizer.EMPTY).float().mean()
+        assert 0.1 < covered < 1.0, covered
     nodes = torch.rand(6, 4, 3, generator=generator) * size
     strands = Strands(nodes, torch.ones(6), torch.tensor([1.0, 0.7, 0.3, 1.0, 0.0, 1.0]))
     matrices = torch.eye(4).repeat(images, 1, 1)
