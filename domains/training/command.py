@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import torch
 
-from domains.training.setup import PROGRESS_FILE, Setup, read_progress
+from domains.training.setup import PROGRESS_FILE, Setup, read_progress, record_progress
 
 Stage = Callable[[Setup], None]
 _Folder = click.Path(path_type=Path, file_okay=False)
@@ -61,13 +61,15 @@ def build_command(
         setup = Setup(data, out, device, batch, {**seconds, **given}, steps or None, deadline, tiny)
         used = read_progress(out / PROGRESS_FILE)
         for name in names or stages:
-            if not names and used.get(name, 0.0) >= setup.seconds.get(name, math.inf):
+            if not names and used.get(name, -1.0) >= setup.seconds.get(name, 0.0):
                 continue
             if time.monotonic() > deadline:
                 print(f"== {name}: left to the next run", flush=True)
                 break
             start = time.monotonic()
             stages[name](setup)
+            if name not in setup.seconds:
+                record_progress(out / PROGRESS_FILE, name, 0.0)
             print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)
 
     return command

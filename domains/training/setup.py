@@ -113,10 +113,7 @@ class TimeBudget:
 
     def save(self) -> None:
         """Write how much time is used; call it after the checkpoint is written."""
-        progress = read_progress(self._progress) | {self.stage: self._used}
-        temporary = self._progress.with_suffix(".tmp")
-        temporary.write_text(json.dumps(progress, indent=1) + "\n", "utf-8")
-        temporary.replace(self._progress)
+        record_progress(self._progress, self.stage, self._used)
 
     def log(self, text: str) -> None:
         seconds = time.monotonic() - self._start
@@ -126,6 +123,14 @@ class TimeBudget:
 def read_progress(path: Path) -> dict[str, float]:
     """Return the seconds of training that each stage has used."""
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def record_progress(path: Path, stage: str, seconds: float) -> None:
+    """Write that a stage has used that many seconds of training."""
+    progress = read_progress(path) | {stage: round(seconds, 1)}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(progress, indent=1) + "\n", "utf-8")
+    temporary.replace(path)
 
 
 def set_learning_rate(
