@@ -1,9 +1,12 @@
 """What a user does with the page: a real browser (Debian's Chromium) and a real server."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +20,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from playwright.sync_api import expect
 
+import gateways
+from image_files import decode_pixels
 from page_state import (
     choose_option,
     choose_preset,
-    decode_pixels,
     download,
     edited_digest,
     edited_pixels,
@@ -29,9 +33,10 @@ from page_state import (
     upload_file,
     wait_for_change,
     wait_for_image,
+    wait_for_pixels,
 )
 from styleclip_client import Client, Recipe
-from tools.browser import WAIT, press_slider_key, wait_until_idle
+from tools.browser import WAIT, press_slider_key, running_page, wait_until_idle
 from tools.ports import find_free_port
 
 FIRST = AVATAR  # what the page opens with
@@ -59,6 +64,16 @@ def two_faces(tmp_path_factory):
 
 def count_requests(client):
     return {timing.name: timing.requests for timing in client.timings()}
+
+
+@contextmanager
+def paused(server):
+    """In the block, the server answers no request."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_the_page_opens_with_an_edited_sample_and_a_ready_server(page):
@@ -113,7 +128,7 @@ def test_a_slider_for_each_direction_edits_and_goes_into_the_recipe(page, client
     assert [edit.label for edit in edits] == ["a face with sunglasses", "beard"]
     assert edits[1].strength == pytest.approx(3)
     expected = client.edit(client.invert(FIRST).w_plus, edits).picture
-    assert mean_difference(decode_pixels(expected), edited_pixels(page)) < 1
+    wait_for_pixels(page, decode_pixels(expected))
     press_slider_key(page, "Beard", "ArrowLeft", 30)
     wait_for_image(page, lambda now: now == old)
     page.get_by_text("Load a recipe").click()
@@ -128,44 +143,46 @@ def test_moving_a_slider_requests_only_edits_and_the_last_move_wins(page, client
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     press_slider_key(page, "How strong", "ArrowLeft", 12)  # faster than the server responds
-    wait_for_change(page, old)
     sunglasses = replace(client.domain().preset("Sunglasses"), strength=3.8)
     expected = client.edit(client.invert(FIRST).w_plus, sunglasses).picture
-    assert mean_difference(decode_pixels(expected), edited_pixels(page)) < 1
+    wait_for_pixels(page, decode_pixels(expected))
+    assert edited_digest(page) != old
     now = count_requests(client)
     assert now["edit"] > before["edit"] + 1
     assert now["invert"] == before["invert"] + 1  # by the line above
     assert page.locator(".images").evaluate("e => e.style.getPropertyValue('--at')") == "1%"
 
 
-def test_the_image_downloads_in_each_format_and_the_sweep_as_a_gif(page):
+def test_the_image_downloads_in_each_format_and_the_sweep_as_a_gif(page, server):
     for kind, extension in (("PNG", "png"), ("WEBP", "webp")):
         choose_option(page, kind)
         wait_until_idle(page)
         file = download(page, "Image")
         assert file.suggested_filename == f"styleclip.{extension}"
         assert Image.open(file.path()).format == kind
-    page.get_by_role("button", name="Make a GIF").click()
-    page.get_by_role("button", name="Cancel").click()
+    with paused(server):  # so that there is time to cancel
+        page.get_by_role("button", name="Make a GIF").click()
+        page.get_by_role("button", name="Cancel").click()
     wait_until_idle(page)
     page.get_by_role("button", name="Make a GIF").click()
-    expect(page.get_by_role("button", name="GIF", exact=True)).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("button", name="GIF", exact=True)).to_be_visible()
     image = Image.open(download(page, "GIF").path())
     assert (image.format, image.size) == ("GIF", (256, 256))
     assert b"edited with StyleCLIP (AI)" in image.info["comment"]
     assert image.n_frames > 10
 
 
-def test_strengths_grid_and_layers_are_displayed(page):
+def test_strengths_grid_and_layers_are_displayed(page, server):
     choose_option(page, "Strengths")
-    expect(page.locator(".sweep img")).to_have_count(7, timeout=WAIT)
+    expect(page.locator(".sweep img")).to_have_count(7)
+    wait_until_idle(page)
+    with paused(server):
+        choose_option(page, "grid")
+        page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("img.after")).to_be_visible()
     wait_until_idle(page)
     choose_option(page, "grid")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
-    wait_until_idle(page)
-    choose_option(page, "grid")
-    expect(page.locator(".grid td img")).to_have_count(16, timeout=WAIT)
+    expect(page.locator(".grid td img")).to_have_count(16)
     wait_until_idle(page)
     choose_option(page, "Layers")
     expect_text(page, "most of them in the layer")
@@ -192,7 +209,7 @@ def test_a_click_chooses_one_of_several_faces_which_is_pasted_back(page, client,
     page.get_by_text("Find the face first", exact=True).click()
     largest = wait_for_change(page, complete)
     faces = page.get_by_role("button", name=re.compile(r"^Face \d of"))
-    expect(faces.nth(1)).to_be_visible(timeout=WAIT)
+    expect(faces.nth(1)).to_be_visible()
     pressed = [faces.nth(n).get_attribute("aria-pressed") for n in range(2)]
     assert sorted(pressed) == ["false", "true"]
     other = pressed.index("false")
@@ -244,11 +261,11 @@ def test_a_reload_keeps_the_edits_of_an_own_photo_and_asks_for_it(page):
 
 
 @pytest.mark.parametrize("recipe", ["!", "e30", "eyJraW5kIjog", "A" * 9000])
-def test_an_address_that_is_no_recipe_is_reported_and_ignored(visit, running_page, recipe):
+def test_an_address_without_a_valid_recipe_is_reported_and_ignored(visit, running_page, recipe):
     page = visit()
     page.goto(f"{running_page.url}/?photo=nobody&recipe={recipe}")
     expect_text(page, "The edits in the page's address cannot be used")
-    expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
+    expect(page.locator("img.after")).to_be_visible()
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
@@ -274,7 +291,7 @@ def test_invalid_texts_and_files_are_refused_with_a_remedy(page, tmp_path):
     expect_text(page, "with “Find the face first” switched off")
     expect(page.get_by_role("heading", name="Inversion")).to_have_count(0)
     page.get_by_text("Find the face first", exact=True).click()
-    expect(page.get_by_role("heading", name="Inversion")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("heading", name="Inversion")).to_be_visible()
     wait_until_idle(page)
     assert edited_digest(page) == drawn
     upload_file(page, fake)
@@ -325,22 +342,16 @@ def test_nothing_of_a_session_is_ever_written_to_disk(page, running_page, tmp_pa
     assert running_page.home.stat().st_mtime_ns == touched  # no file was created and removed either
 
 
-def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path):
-    from styleclip_server.serving.options import Options, default_repository
-    from styleclip_server.serving.supervisor import running_server
-    from tools.browser import running_page
-
-    ports = {f"{kind}_port": find_free_port() for kind in ("http", "grpc", "metrics")}
-    options = Options(default_repository(), log=tmp_path / "server.log")
-    options = replace(options, **ports)
-    address = f"127.0.0.1:{ports['grpc_port']}"
-    with running_page(address, tmp_path / "page.log") as url:
+def test_the_page_waits_for_a_server_and_survives_its_restart(browser, server, tmp_path):
+    port = find_free_port()  # of a server that is there only while it is forwarded to a real one
+    with running_page(f"127.0.0.1:{port}", tmp_path / "page.log") as url:
         context = browser.new_context()
         page = context.new_page()
+        page.set_default_timeout(WAIT)
         page.goto(url)
         expect_text(page, "No server answers")
-        with running_server(options):
-            expect(page.locator("img.after")).to_be_visible(timeout=WAIT)
+        with gateways.forwarder(server.grpc_url, port=port):
+            expect(page.locator("img.after")).to_be_visible()
             wait_until_idle(page)
             old = edited_digest(page)
             press_slider_key(page, "How strong", "ArrowLeft", 20)
@@ -350,8 +361,8 @@ def test_the_page_waits_for_a_server_and_survives_its_restart(browser, tmp_path)
         assert edited_digest(page) == chosen
         press_slider_key(page, "How strong", "ArrowLeft", 3)  # on to strengths that are not cached
         expect_text(page, "tries again by itself")
-        with running_server(options):
+        with gateways.forwarder(server.grpc_url, port=port):
             expect_text(page, "Server ready")
-            expect(page.get_by_text("tries again by itself")).to_have_count(0, timeout=WAIT)
+            expect(page.get_by_text("tries again by itself")).to_have_count(0)
             assert wait_for_change(page, chosen) not in (old, chosen)
         context.close()

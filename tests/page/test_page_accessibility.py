@@ -1,4 +1,4 @@
-"""The page with a keyboard, a screen reader, a phone, and ten people at once."""
+"""The page with a keyboard, a screen reader, a phone, and several people at once."""
 
 import pytest
 
@@ -9,20 +9,21 @@ pytest.importorskip("playwright.sync_api", reason="playwright is missing: make t
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from image_files import decode_pixels
 from page_state import (
     choose_option,
     choose_preset,
-    decode_pixels,
     edited_digest,
     edited_pixels,
     mean_difference,
     upload_file,
     wait_for_change,
+    wait_for_pixels,
 )
 from styleclip_client import Client
-from tools.browser import WAIT, press_slider_key, wait_until_idle
+from tools.browser import press_slider_key, wait_until_idle
 
-USERS = 10
+USERS = 5
 
 # The accessible name of the focused element, also inside components.
 _FOCUS = """() => {
@@ -68,7 +69,7 @@ def test_axe_finds_nothing_serious(visit, scheme, views):
     wait_for_change(page, complete)
     page.locator(".stTextInput input").first.fill("a face")
     page.keyboard.press("Enter")  # the same as the other text: an error
-    expect(page.locator(".stAlert").first).to_be_visible(timeout=WAIT)
+    expect(page.locator(".stAlert").first).to_be_visible()
     wait_until_idle(page)
     assert serious_violations(page) == []
 
@@ -111,26 +112,27 @@ def test_the_first_view_fits_the_screen(visit, size):
     assert page.locator(".images").evaluate(is_visible), "the image is out of sight"
 
 
-def test_ten_people_at_once_see_their_own_images_and_no_error(visit, server):
+def test_people_at_the_same_time_see_their_own_images_and_no_error(visit, server):
     with Client(server.grpc_url) as client:
         presets = client.domain().presets[:USERS]
         samples = sorted(SAMPLES.glob("avatar-*.png"))
         latents = [client.invert(sample).w_plus for sample in samples]
-        choices = [(user % len(samples), preset_) for user, preset_ in enumerate(presets)]
-        expected = [decode_pixels(client.edit(latents[sample], preset_.edit).picture)
-                    for sample, preset_ in choices]  # fmt: skip
+        choices = [(user % len(samples), preset) for user, preset in enumerate(presets)]
+        expected = [decode_pixels(client.edit(latents[sample], preset.edit).picture)
+                    for sample, preset in choices]  # fmt: skip
     pages = [visit(wait=False) for _ in range(USERS)]
     for page in pages:
         page.locator("img.after").wait_for()
     for page, (sample, _) in zip(pages, choices, strict=True):
         page.get_by_role("button", name=str(sample + 1), exact=True).click()
-    for page, (_, preset_) in zip(pages, choices, strict=True):
-        choose_preset(page, preset_.title)
+    for page, (_, preset) in zip(pages, choices, strict=True):
+        choose_preset(page, preset.title)
     for user, page in enumerate(pages):
+        wait_for_pixels(page, expected[user])
         wait_until_idle(page)
         image = edited_pixels(page)
         distances = [mean_difference(image, other) for other in expected]
-        assert distances[user] == min(distances) < 1, (user, distances)
+        assert distances[user] == min(distances) < 1 < sorted(distances)[1], (user, distances)
         expect(page.locator(".stException, .stAlert")).to_have_count(0)
         results = page.get_by_role("button", name="Back").count()
         assert results <= 3  # the first view, the sample, the edit: none of another session

@@ -1,6 +1,7 @@
 """The image follows a slider while it is dragged: a real browser and a real server."""
 
 import re
+import time
 from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
@@ -13,21 +14,25 @@ pytest.importorskip("streamlit", reason="the page's packages are missing: make u
 pytest.importorskip("playwright.sync_api", reason="playwright is missing: make test")
 from playwright.sync_api import expect
 
-from page_state import decode_pixels, edited_digest, edited_pixels, mean_difference, wait_for_change
+from image_files import decode_pixels
+from page_state import edited_digest, wait_for_change, wait_for_pixels
 from styleclip_client import Client
 from tools.browser import WAIT, press_slider_key, wait_until_idle
 
-STEPS = 30
+
+def slider(page):
+    return page.get_by_role("slider", name="How strong").first
 
 
-def slider(page, name="How strong"):
-    return page.get_by_role("slider", name=name).first
-
-
-def live_requests(page):
-    """Record the addresses of the images that the browser asks for while a slider is dragged."""
+def record_live_images(page):
+    """Return a list that gets the addresses of the images that follow a slider."""
     urls = []
-    page.on("requestfinished", lambda request: "/live/" in request.url and urls.append(request.url))
+
+    def record(response):
+        if "/live/" in response.url and response.ok:  # a busy server is asked again
+            urls.append(response.url)
+
+    page.on("response", record)
     return urls
 
 
@@ -68,30 +73,41 @@ class Touch:
         self._send("touchEnd")
 
 
-def drag(page, pointer, name="How strong"):
-    """Drag the thumb of a slider to the left; it is not released."""
-    slider(page, name).scroll_into_view_if_needed()
-    box = slider(page, name).locator("xpath=../..").bounding_box()
+def drag(page, pointer, wait):
+    """Drag the thumb of "How strong" to the left in three moves, and call `wait` after each.
+
+    It is not released.
+    """
+    slider(page).scroll_into_view_if_needed()
+    box = slider(page).locator("xpath=../..").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     pointer.down(x, y)
-    for step in range(STEPS):
-        pointer.move(x - 2 * step, y)
-        page.wait_for_timeout(30)
+    for move in range(3):
+        for step in range(10):
+            pointer.move(x - 20 * move - 2 * step, y)
+            page.wait_for_timeout(30)
+        wait()
+
+
+def slider_value(page):
+    return float(slider(page).get_attribute("aria-valuetext"))
+
+
+def wait_while_page_runs(page, condition):
+    """Wait until `condition` is true, and let the browser's events arrive meanwhile."""
+    deadline = time.monotonic() + WAIT / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        page.wait_for_timeout(50)
 
 
 def wait_for_live_image(page, urls):
-    """Wait until the image of the slider's value is displayed, not yet by the page's script."""
-    value = float(slider(page).get_attribute("aria-valuetext"))
-    for _ in range(WAIT // 50):
-        if urls and value_in(urls[-1]) == value:
-            break
-        page.wait_for_timeout(50)
-    expect(page.locator("img.after")).to_have_attribute("src", re.compile("^blob:"), timeout=WAIT)
-    page.wait_for_timeout(100)
-    return value
+    """Wait until the browser has received the image of the slider's value."""
+    wait_while_page_runs(page, lambda: urls and value_in(urls[-1]) == slider_value(page))
 
 
 def displayed_pixels(page):
+    """Return the displayed image, live or not, float32 [H, W, 3]."""
     encoded = page.locator("img.after").evaluate(
         """async (image) => {
             const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
@@ -104,37 +120,43 @@ def displayed_pixels(page):
 @pytest.mark.parametrize("pointer", [Mouse, Touch])
 def test_the_image_follows_the_drag_and_ends_at_the_released_strength(visit, server, pointer):
     page = visit(has_touch=pointer is Touch)
-    urls, old = live_requests(page), edited_digest(page)
+    urls, old = record_live_images(page), edited_digest(page)
     hand = pointer(page)
-    drag(page, hand)
-    value = wait_for_live_image(page, urls)
+    drag(page, hand, lambda: wait_for_live_image(page, urls))
+    value = slider_value(page)
     assert value < 5
     assert len(urls) >= 3 and len({value_in(url) for url in urls}) == len(urls)
     with Client(server.grpc_url) as client:
         edit = replace(client.domain().preset("Sunglasses"), strength=value)
         expected = decode_pixels(client.edit(client.invert(AVATAR).w_plus, edit).picture)
-    assert mean_difference(displayed_pixels(page), expected) < 1
+    wait_for_pixels(page, expected, displayed_pixels)
+    expect(page.locator("img.after")).to_have_attribute("src", re.compile("^blob:"))
     hand.up()
     wait_for_change(page, old)
-    assert float(slider(page).get_attribute("aria-valuetext")) == value
-    assert mean_difference(edited_pixels(page), expected) < 1
+    assert slider_value(page) == value
+    wait_for_pixels(page, expected)
 
 
 def test_the_image_follows_the_keyboard_and_the_other_slider(page):
-    urls, old = live_requests(page), edited_digest(page)
+    urls, old = record_live_images(page), edited_digest(page)
     press_slider_key(page, "How focused", "ArrowLeft", 3)
     weaker = wait_for_change(page, old)
     press_slider_key(page, "How strong", "ArrowLeft", 3)
     wait_for_change(page, weaker)
-    assert any("field=threshold" in url for url in urls)
-    assert any("field=strength" in url for url in urls)
+    for field in ("threshold", "strength"):
+        assert any(f"field={field}" in url for url in urls)
 
 
 def test_without_live_images_the_image_changes_on_release(page):
-    page.route("**/live/**", lambda route: route.abort())
-    old = edited_digest(page)
+    aborted, old = [], edited_digest(page)
+
+    def abort(route):
+        aborted.append(route.request.url)
+        route.abort()
+
+    page.route("**/live/**", abort)
     hand = Mouse(page)
-    drag(page, hand)
+    drag(page, hand, lambda: wait_while_page_runs(page, lambda: aborted))
     assert edited_digest(page) == old
     hand.up()
     wait_for_change(page, old)
@@ -142,18 +164,19 @@ def test_without_live_images_the_image_changes_on_release(page):
 
 def test_two_users_do_not_get_each_others_images(visit, running_page):
     first, second = visit(), visit()
-    urls = [live_requests(tab) for tab in (first, second)]
-    for tab in (first, second):
+    urls = [record_live_images(tab) for tab in (first, second)]
+    for tab, tab_urls in zip((first, second), urls, strict=True):
         press_slider_key(tab, "How strong", "ArrowLeft", 2)
+        wait_for_live_image(tab, tab_urls)
         wait_until_idle(tab)
-    paths = [{re.search("/live/([^?]+)", url)[1] for url in found} for found in urls]
+    paths = [{re.search("/live/([^?]+)", url)[1] for url in tab_urls} for tab_urls in urls]
     assert len(paths[0]) == len(paths[1]) == 1 and paths[0] != paths[1]
 
 
-def test_what_is_no_live_edit_is_refused(page, running_page):
-    urls = live_requests(page)
+def test_an_invalid_live_request_is_refused(page, running_page):
+    urls = record_live_images(page)
     press_slider_key(page, "How strong", "ArrowLeft")
-    wait_until_idle(page)
+    wait_for_live_image(page, urls)
     base = urls[0].partition("?")[0]
     get = build_opener(ProxyHandler({}))
     get.open(f"{base}?edit=0&field=strength&value=1").close()

@@ -2,21 +2,22 @@
 
 import base64
 import hashlib
-import io
 import re
 import time
 
 import numpy as np
-from PIL import Image
 from playwright.sync_api import expect
 
+from image_files import decode_pixels
 from tools.browser import WAIT, wait_until_idle
+
+expect.set_options(timeout=WAIT)
 
 
 def _image_uri(page):
     """Return the edited image as a data: URI, once there is one."""
     image = page.locator("img.after")
-    expect(image).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
+    expect(image).to_have_attribute("src", re.compile("^data:"))
     return image.get_attribute("src")
 
 
@@ -28,10 +29,6 @@ def edited_digest(page):
 def edited_pixels(page):
     """Return the edited image, float32 [H, W, 3]."""
     return decode_pixels(base64.b64decode(_image_uri(page).split(",", 1)[1]))
-
-
-def decode_pixels(encoded):
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), np.float32)
 
 
 def mean_difference(one, other):
@@ -54,9 +51,17 @@ def wait_for_change(page, old):
     return wait_for_image(page, lambda digest: digest != old)
 
 
+def wait_for_pixels(page, expected, read=edited_pixels):
+    """Wait until the image of the page, as `read` returns it, is `expected` up to JPEG's losses."""
+    deadline = time.monotonic() + WAIT / 1000
+    while (difference := mean_difference(read(page), expected)) >= 1:
+        assert time.monotonic() < deadline, f"the image differs by {difference:.1f} levels"
+        page.wait_for_timeout(50)
+
+
 def expect_text(page, text):
     """Wait until the page shows `text`."""
-    expect(page.get_by_text(text).first).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text(text).first).to_be_visible()
 
 
 def choose_option(page, name):
