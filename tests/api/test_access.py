@@ -1,13 +1,13 @@
-"""Who may call the API, how often, and what happens to requests that nobody waits for."""
+"""Who may call the API, how often, and what happens when its clients disconnect."""
 
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from paths import AVATAR
+from counters import count_requests, read_metrics
+from edit_requests import PHOTO, SAD
 from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import AccessRefused
@@ -17,144 +17,150 @@ from styleclip_server.serving.supervisor import running_server
 from styleclip_server.serving.tokens import read_tokens
 
 TOKEN = "0123456789abcdef0123"
-SAD = {"target": "a sad face"}
+HASTY_TOKEN = "hasty-0123456789abcdef"  # of a client that uses up its rate
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+SWEEP_STEPS = 100
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server that wants a token and bounds the rate and the size of requests."""
+    """A server that requires a token and bounds the rate and the size of requests."""
     folder = tmp_path_factory.mktemp("guarded")
     tokens = folder / "tokens"
-    tokens.write_text(f'# clients\n"Bearer {TOKEN}" ada;\n')
+    tokens.write_text(f'# clients\n"Bearer {TOKEN}" ada;\n{HASTY_TOKEN} hasty\n')
     options = Options(log=folder / "server.log", token_file=tokens, rate_limit=5, body_limit=1)
     with running_server(options, canary=0) as server:
         yield server
 
 
 @pytest.fixture
-def api(guarded):
-    time.sleep(2)  # until the rate that other tests used is saved up again
+def guarded_api(guarded):
     with httpx.Client(base_url=f"http://{guarded.http_url}", timeout=60, trust_env=False) as client:
         yield client
 
 
-BEARER = {"authorization": f"Bearer {TOKEN}"}
+def test_without_a_valid_token_only_health_and_documents_are_available(guarded_api):
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}):
+        refused = guarded_api.get("/v1/domain", headers=header)
+        assert (refused.status_code, refused.json()["name"]) == (401, "AccessRefused")
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert guarded_api.get("/v2/health/ready", headers=header).status_code == 401
+    for path in ("/healthz", "/docs", "/openapi.json"):
+        assert guarded_api.get(path).status_code == 200
 
 
-class TestTokens:
-    def test_without_a_valid_token_nothing_but_health_and_documents_is_answered(self, api):
-        for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}):
-            refused = api.get("/v1/domain", headers=header)
-            assert (refused.status_code, refused.json()["name"]) == (401, "AccessRefused")
-            assert refused.headers["www-authenticate"].startswith("Bearer")
-            assert api.get("/v2/health/ready", headers=header).status_code == 401
-        for path in ("/healthz", "/docs", "/openapi.json"):
-            assert api.get(path).status_code == 200
+def test_with_the_token_the_api_and_kserve_respond(guarded_api):
+    edited = guarded_api.post("/v1/edit", files={"photo": PHOTO}, data=SAD, headers=BEARER)
+    assert edited.status_code == 200
+    assert guarded_api.get("/v2/health/ready", headers=BEARER).status_code == 200
 
-    def test_with_the_token_the_api_and_kserve_answer(self, api):
-        files = {"photo": AVATAR.read_bytes()}
-        assert api.post("/v1/edit", files=files, data=SAD, headers=BEARER).status_code == 200
-        assert api.get("/v2/health/ready", headers=BEARER).status_code == 200
 
-    def test_grpc_needs_the_same_token(self, guarded):
-        time.sleep(2)
-        with Client(guarded.grpc_url, token=TOKEN) as client:
-            assert client.domain().name == "avatars"
-        with Client(guarded.grpc_url) as client, pytest.raises(AccessRefused):
-            client.domain()
+def test_grpc_needs_the_same_token(guarded):
+    with Client(guarded.grpc_url, token=TOKEN) as client:
+        assert client.domain().name == "avatars"
+    with Client(guarded.grpc_url) as client, pytest.raises(AccessRefused):
+        client.domain()
 
-    @pytest.mark.parametrize(
-        ("changes", "reason"),
-        [
-            ({"host": "0.0.0.0"}, "--host is 0.0.0.0, so others can reach the server"),
-            ({"host": "::"}, "--token-file"),
-            ({"token": "short"}, "at least 16"),
-            ({"token": "ä" * 20}, "letters"),
-        ],
-    )
-    def test_an_open_server_or_a_weak_token_is_refused(self, changes, reason):
+
+def test_a_client_over_its_rate_is_refused_until_a_stated_time(guarded_api):
+    bearer = {"authorization": f"Bearer {HASTY_TOKEN}"}
+    assert guarded_api.get("/v1/errors", headers=bearer).status_code == 200
+
+    def refusals():
+        with ThreadPoolExecutor(4) as pool:
+            responses = pool.map(lambda _: guarded_api.get("/v1/errors", headers=bearer), range(20))
+            return [response for response in responses if response.status_code != 200]
+
+    for refused in wait_until(refusals):
+        assert (refused.status_code, refused.json()["name"]) == (429, "ServerBusy")
+        assert int(refused.headers["retry-after"]) == 1
+
+
+def test_a_request_over_the_body_limit_is_refused(guarded_api):
+    refused = guarded_api.post("/v1/edit", files={"photo": bytes(2**20)}, data=SAD, headers=BEARER)
+    assert (refused.status_code, refused.json()["name"]) == (413, "ImageTooLarge")
+    assert "1 MiB" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"host": "0.0.0.0"}, "--host is 0.0.0.0, so others can reach the server"),
+        ({"host": "::"}, "--token-file"),
+        ({"token": "short"}, "at least 16"),
+        ({"token": "ä" * 20}, "letters"),
+    ],
+)
+def test_a_server_without_a_token_off_loopback_or_with_a_weak_one_is_refused(changes, reason):
+    with pytest.raises(ServerStartFailed, match=reason):
+        read_tokens(Options(**changes))
+
+
+def test_an_invalid_token_file_is_refused(tmp_path):
+    file = tmp_path / "tokens"
+    for content, reason in (("# none\n", "no token"), ("a b c\n", "line 1")):
+        file.write_text(content)
         with pytest.raises(ServerStartFailed, match=reason):
-            read_tokens(Options(**changes))
-
-    def test_a_file_that_holds_no_token_is_refused(self, tmp_path):
-        file = tmp_path / "tokens"
-        for content, reason in (("# none\n", "no token"), ("a b c\n", "line 1")):
-            file.write_text(content)
-            with pytest.raises(ServerStartFailed, match=reason):
-                read_tokens(Options(token_file=file))
-        with pytest.raises(ServerStartFailed, match="cannot be read"):
-            read_tokens(Options(token_file=tmp_path / "missing"))
-
-    def test_off_loopback_a_server_may_be_open_with_no_token(self):
-        assert read_tokens(Options(host="0.0.0.0", no_token=True)) == {}
-        assert read_tokens(Options(host="127.0.0.2")) == {}
-        assert read_tokens(Options(host="0.0.0.0", token=TOKEN)) == {TOKEN: "me"}
+            read_tokens(Options(token_file=file))
+    with pytest.raises(ServerStartFailed, match="cannot be read"):
+        read_tokens(Options(token_file=tmp_path / "missing"))
 
 
-def test_a_client_over_its_rate_learns_when_to_come_back(api):
-    answers = [api.get("/v1/errors", headers=BEARER) for _ in range(15)]
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert refused and answers[0].status_code == 200
-    assert int(refused[0].headers["retry-after"]) >= 1
-    assert refused[0].json()["name"] == "ServerBusy"
+def test_on_loopback_or_with_no_token_set_a_server_needs_none():
+    assert read_tokens(Options(host="0.0.0.0", no_token=True)) == {}
+    assert read_tokens(Options(host="127.0.0.2")) == {}
+    assert read_tokens(Options(host="0.0.0.0", token=TOKEN)) == {TOKEN: "me"}
 
 
-def test_a_request_over_the_body_limit_is_refused(api):
-    answer = api.post("/v1/edit", files={"photo": bytes(2**20)}, data=SAD, headers=BEARER)
-    assert (answer.status_code, answer.json()["name"]) == (413, "ImageTooLarge")
-    assert "1 MiB" in answer.json()["detail"]
+def start_sweep(server, accept):
+    """Request a sweep of many images on a new connection; return the connection."""
+    request = httpx.Request(
+        "POST",
+        f"http://{server.http_url}/v1/sweep",
+        files={"photo": PHOTO},
+        data={**SAD, "steps": str(SWEEP_STEPS), "size": "64"},
+        headers={"accept": accept},
+    )
+    lines = [f"{name}: {value}" for name, value in request.headers.items()]
+    head = "\r\n".join(["POST /v1/sweep HTTP/1.1", *lines, "", ""]).encode()
+    host, _, port = server.http_url.rpartition(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(head + request.read())
+    return connection
 
 
-class TestClientsThatGoAway:
-    STEPS = 100
+@pytest.mark.parametrize("accept", ["image/png", "text/event-stream"])
+def test_the_sweep_of_a_client_that_disconnects_is_dropped(server, accept):
+    def count_images():
+        return count_requests(server, "stylegan2")
 
-    def sweep(self, server, accept):
-        """Start a sweep of many images, on a connection of its own."""
-        host, _, port = server.http_url.rpartition(":")
-        request = httpx.Request(
-            "POST",
-            f"http://{server.http_url}/v1/sweep",
-            files={"photo": AVATAR.read_bytes()},
-            data={**SAD, "steps": str(self.STEPS), "size": "64"},
-            headers={"accept": accept},
-        )
-        lines = [f"{name}: {value}" for name, value in request.headers.items()]
-        head = "\r\n".join(["POST /v1/sweep HTTP/1.1", *lines, "", ""]).encode()
-        connection = socket.create_connection((host, int(port)))
-        connection.sendall(head + request.read())
-        return connection
+    def is_idle():
+        return read_metrics(server)["styleclip_requests_inside"] == 0
 
-    @pytest.mark.parametrize("accept", ["image/png", "text/event-stream"])
-    def test_their_request_is_dropped(self, server, accept):
-        def drawn():
-            with Client(server.grpc_url) as client:
-                return sum(t.requests for t in client.timings() if t.name == "stylegan2")
-
-        before = drawn()
-        connection = self.sweep(server, accept)
-        wait_until(lambda: drawn() > before + 2)
-        connection.close()
-        time.sleep(1)
-        stopped = drawn()
-        time.sleep(1)
-        assert drawn() == stopped < before + self.STEPS
+    assert is_idle()
+    before = count_images()
+    with start_sweep(server, accept):
+        wait_until(lambda: count_images() > before + 2)
+        assert not is_idle()
+    wait_until(is_idle)
+    assert count_images() < before + SWEEP_STEPS
 
 
-def test_more_concurrent_requests_than_the_limit_are_refused_at_once(server):
-    """The last of several requests at a time gets 503, and when to come back."""
-
+def test_more_concurrent_requests_than_the_limit_are_refused_at_once(api):
     def sweep(_):
-        return httpx.post(
-            f"http://{server.http_url}/v1/sweep",
-            files={"photo": AVATAR.read_bytes()},
-            data={**SAD, "steps": "12", "size": "64"},
-            timeout=60,
-            trust_env=False,
-        )
+        data = {**SAD, "steps": "12", "size": "64"}
+        return api.post("/v1/sweep", files={"photo": PHOTO}, data=data)
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(sweep, range(8)))
-    statuses = {answer.status_code for answer in answers}
-    assert statuses == {200, 503}
-    busy = next(answer for answer in answers if answer.status_code == 503)
-    assert busy.json()["name"] == "ServerBusy" and busy.headers["retry-after"] == "1"
+    responses = []
+
+    def some_are_refused_and_some_not():
+        with ThreadPoolExecutor(8) as pool:
+            responses.extend(pool.map(sweep, range(8)))
+        return len({response.status_code for response in responses}) > 1
+
+    wait_until(some_are_refused_and_some_not)
+    assert {response.status_code for response in responses} == {200, 503}
+    for response in responses:
+        if response.status_code == 503:
+            assert response.json()["name"] == "ServerBusy"
+            assert response.headers["retry-after"] == "1"

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from counters import count_requests
 from edit_requests import PHOTO, SAD, events, image_of, photo
 from paths import AVATAR
 from polling import wait_until
@@ -29,18 +30,18 @@ def expected(server):
 
 
 def test_a_form_gives_the_image_that_the_client_gets(api, expected):
-    answer = api.post("/v1/edit", files=[photo()], data=SAD)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
-    assert answer.content == expected
-    assert answer.headers["x-channels"] == "14"
-    assert "edited.jpg" in answer.headers["content-disposition"]
+    response = api.post("/v1/edit", files=[photo()], data=SAD)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
+    assert response.content == expected
+    assert response.headers["x-channels"] == "14"
+    assert "edited.jpg" in response.headers["content-disposition"]
 
 
 def test_json_with_base64_gives_the_same_image(api, expected):
     text = base64.b64encode(PHOTO).decode()
     for value in (text, [text], f"data:image/png;base64,{text}"):
-        answer = api.post("/v1/edit", json={"photo": value, "target": "a sad face"})
-        assert answer.content == expected
+        response = api.post("/v1/edit", json={"photo": value, "target": "a sad face"})
+        assert response.content == expected
 
 
 @pytest.mark.parametrize(
@@ -54,19 +55,19 @@ def test_json_with_base64_gives_the_same_image(api, expected):
         ("image/*", {"format": "WebP"}, "image/webp"),
     ],
 )
-def test_the_format_is_the_field_s_or_what_the_client_accepts(api, accept, fields, media_type):
-    answer = api.post(
+def test_the_format_field_wins_over_the_accept_header(api, accept, fields, media_type):
+    response = api.post(
         "/v1/edit", files=[photo()], data={**SAD, **fields}, headers={"accept": accept}
     )
-    assert answer.headers["content-type"] == media_type
-    assert f"image/{image_of(answer.content).format.lower()}" == media_type
+    assert response.headers["content-type"] == media_type
+    assert f"image/{image_of(response.content).format.lower()}" == media_type
 
 
-def test_the_image_comes_as_json_if_that_is_accepted(api, expected):
-    answer = api.post(
+def test_one_image_comes_as_json_if_that_is_accepted(api, expected):
+    response = api.post(
         "/v1/edit", files=[photo()], data=SAD, headers={"accept": "application/json"}
     ).json()
-    (entry,) = answer["images"]
+    (entry,) = response["images"]
     assert base64.b64decode(entry["image"]) == expected
     assert (entry["name"], entry["media_type"], entry["channels"]) == ("me", "image/jpeg", [14])
 
@@ -80,7 +81,7 @@ def test_several_edits_and_presets_are_summed_like_those_of_the_client(api, serv
         "threshold": "0.12",
         "format": "png",
     }
-    answer = api.post("/v1/edit", files=[photo()], data=fields)
+    response = api.post("/v1/edit", files=[photo()], data=fields)
     with Client(server.grpc_url) as client:
         domain = client.domain()
         edits = [
@@ -88,22 +89,50 @@ def test_several_edits_and_presets_are_summed_like_those_of_the_client(api, serv
             domain.edit("a sad face", strength=2, threshold=0.12),
             domain.edit("a face with red hair", strength=3, threshold=0.12),
         ]
-        assert answer.content == client.edit_photo(AVATAR, edits, format="PNG").picture
+        assert response.content == client.edit_photo(AVATAR, edits, format="PNG").picture
 
 
-def test_a_latent_takes_the_place_of_the_photo(api, server):
+def test_named_directions_are_fields_with_or_without_their_strengths(api, server):
+    with Client(server.grpc_url) as client:
+        domain = client.domain()
+        edits = [
+            domain.edit("a sad face", strength=4),
+            domain.direction("beard").edit(3),
+            domain.direction("glasses").edit(2),
+        ]
+        expected = client.edit_photo(AVATAR, edits).picture
+    for fields in (
+        {**SAD, "direction": ["beard=3", "glasses=2"], "strength": 4},
+        {**SAD, "direction": ["beard", "glasses"], "strength": [4, 3, 2]},
+    ):
+        assert api.post("/v1/edit", files=[photo()], data=fields).content == expected
+    listed = api.get("/v1/domain").json()["directions"]
+    assert {
+        "name": "beard",
+        "title": "Beard",
+        "low": -5,
+        "high": 5,
+        "follows_face": False,
+    } in listed
+    response = api.post("/v1/edit", files=[photo()], data={"direction": "mood=1"})
+    assert response.status_code == 400 and "UnknownDirection" in response.text
+    response = api.post("/v1/edit", files=[photo()], data={"direction": "beard=9"})
+    assert response.status_code == 400 and "-5 to 5" in response.text
+
+
+def test_a_latent_replaces_the_photo(api, server):
     inverted = api.post("/v1/invert", files=[photo("me.png")])
     assert inverted.status_code == 200
     assert 'filename="me.npz"' in inverted.headers["content-disposition"]
     latent = ("latent", ("me.npz", inverted.content))
-    answer = api.post("/v1/edit", files=[latent], data=SAD)
+    response = api.post("/v1/edit", files=[latent], data=SAD)
     with Client(server.grpc_url) as client:
         face = client.invert(AVATAR)
         edited = client.edit(face.w_plus, client.domain().edit("a sad face"))
         pasted = client.paste(AVATAR, face, client.domain().edit("a sad face"))
-    assert answer.content == edited.picture
-    answer = api.post("/v1/edit", files=[latent, photo()], data={**SAD, "paste": "true"})
-    assert answer.content == pasted.picture
+    assert response.content == edited.picture
+    response = api.post("/v1/edit", files=[latent, photo()], data={**SAD, "paste": "true"})
+    assert response.content == pasted.picture
 
 
 def test_a_recipe_of_the_page_is_applied(api, server):
@@ -111,8 +140,8 @@ def test_a_recipe_of_the_page_is_applied(api, server):
         edits = [client.domain().edit("a sad face", strength=2), client.domain().preset("beard")]
         recipe = Recipe("avatars", "1", (Step(edits[0]), Step(edits[1], on=False)))
         expected = client.edit_photo(AVATAR, edits[0]).picture
-    answer = api.post("/v1/edit", files=[photo()], data={"recipe": recipe.to_json()})
-    assert answer.content == expected
+    response = api.post("/v1/edit", files=[photo()], data={"recipe": recipe.to_json()})
+    assert response.content == expected
 
 
 def test_a_compressed_body_is_read_and_one_that_unpacks_to_too_much_is_refused(api, expected):
@@ -124,66 +153,71 @@ def test_a_compressed_body_is_read_and_one_that_unpacks_to_too_much_is_refused(a
     assert api.post("/v1/edit", content=bomb, headers=headers).json()["name"] == "ImageTooLarge"
 
 
-class TestSeveralPhotos:
-    FILES = (photo("a.png"), ("photo", ("b.txt", b"no photo")), photo("a.png"))
-
-    def test_they_come_as_a_zip_archive_in_which_a_failure_is_a_file(self, api, expected):
-        answer = api.post("/v1/edit", files=self.FILES, data=SAD)
-        assert answer.headers["content-type"] == "application/zip"
-        archive = zipfile.ZipFile(io.BytesIO(answer.content))
-        assert archive.namelist() == ["a.jpg", "b.problem.json", "a-2.jpg"]
-        assert archive.read("a.jpg") == archive.read("a-2.jpg") == expected
-        assert json.loads(archive.read("b.problem.json"))["name"] == "NotAnImage"
-
-    def test_they_come_as_multipart_if_that_is_accepted(self, api, expected):
-        answer = api.post(
-            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "multipart/mixed"}
-        )
-        head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
-        message = email.message_from_bytes(head + answer.content, policy=email.policy.HTTP)
-        parts = list(message.iter_parts())
-        assert [part.get_content_type() for part in parts] == [
-            "image/jpeg", "application/problem+json", "image/jpeg",
-        ]  # fmt: skip
-        assert [part.get_filename() for part in parts] == ["a.jpg", "b.problem.json", "a-2.jpg"]
-        assert parts[0].get_payload(decode=True) == expected
-
-    def test_they_come_as_json_if_that_is_accepted(self, api, expected):
-        answer = api.post(
-            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "application/json"}
-        )
-        first, failed, last = answer.json()["images"]
-        assert first["image"] == last["image"] and base64.b64decode(first["image"]) == expected
-        assert failed["problem"]["name"] == "NotAnImage" and "image" not in failed
-
-    def test_progress_is_reported_by_events(self, api):
-        answer = api.post(
-            "/v1/edit", files=self.FILES, data=SAD, headers={"accept": "text/event-stream"}
-        )
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        *progress, (last, result) = events(answer)
-        assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
-        assert last == "result" and len(result["images"]) == 3
-
-    def test_where_all_fail_the_first_failure_is_the_answer(self, api):
-        files = [("photo", ("b.txt", b"no photo"))] * 2
-        answer = api.post("/v1/edit", files=files, data=SAD)
-        assert answer.status_code == 400 and answer.json()["name"] == "NotAnImage"
-
-    def test_no_format_of_one_image_fits(self, api):
-        answer = api.post("/v1/edit", files=self.FILES, data=SAD, headers={"accept": "image/png"})
-        assert answer.status_code == 406
-        assert "application/zip" in answer.json()["detail"]
+SEVERAL_FILES = (photo("a.png"), ("photo", ("b.txt", b"no photo")), photo("a.png"))
 
 
-def test_an_error_in_a_stream_is_its_last_event(api):
-    answer = api.post(
+def test_several_photos_come_as_a_zip_archive_in_which_a_failure_is_a_file(api, expected):
+    response = api.post("/v1/edit", files=SEVERAL_FILES, data=SAD)
+    assert response.headers["content-type"] == "application/zip"
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
+    assert archive.namelist() == ["a.jpg", "b.problem.json", "a-2.jpg"]
+    assert archive.read("a.jpg") == archive.read("a-2.jpg") == expected
+    assert json.loads(archive.read("b.problem.json"))["name"] == "NotAnImage"
+
+
+def test_several_photos_come_as_multipart_if_that_is_accepted(api, expected):
+    response = api.post(
+        "/v1/edit", files=SEVERAL_FILES, data=SAD, headers={"accept": "multipart/mixed"}
+    )
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + response.content, policy=email.policy.HTTP)
+    parts = list(message.iter_parts())
+    assert [part.get_content_type() for part in parts] == [
+        "image/jpeg", "application/problem+json", "image/jpeg",
+    ]  # fmt: skip
+    assert [part.get_filename() for part in parts] == ["a.jpg", "b.problem.json", "a-2.jpg"]
+    assert parts[0].get_payload(decode=True) == expected
+
+
+def test_several_photos_come_as_json_if_that_is_accepted(api, expected):
+    response = api.post(
+        "/v1/edit", files=SEVERAL_FILES, data=SAD, headers={"accept": "application/json"}
+    )
+    first, failed, last = response.json()["images"]
+    assert first["image"] == last["image"] and base64.b64decode(first["image"]) == expected
+    assert failed["problem"]["name"] == "NotAnImage" and "image" not in failed
+
+
+def test_progress_with_several_photos_is_reported_by_events(api):
+    response = api.post(
+        "/v1/edit", files=SEVERAL_FILES, data=SAD, headers={"accept": "text/event-stream"}
+    )
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *progress, (last, result) = events(response)
+    assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
+    assert last == "result" and len(result["images"]) == 3
+
+
+def test_if_all_photos_fail_the_first_failure_is_reported(api):
+    files = [("photo", ("b.txt", b"no photo"))] * 2
+    response = api.post("/v1/edit", files=files, data=SAD)
+    assert response.status_code == 400 and response.json()["name"] == "NotAnImage"
+
+
+def test_several_photos_cannot_be_returned_as_one_image(api):
+    response = api.post("/v1/edit", files=SEVERAL_FILES, data=SAD, headers={"accept": "image/png"})
+    assert response.status_code == 406
+    assert "application/zip" in response.json()["detail"]
+
+
+def test_an_error_is_the_last_event_of_a_stream(api):
+    response = api.post(
         "/v1/edit",
         files=[("photo", b"no photo")],
         data={**SAD, "threshold": "7"},
         headers={"accept": "text/event-stream"},
     )
-    ((name, problem),) = events(answer)
+    ((name, problem),) = events(response)
     assert (name, problem["name"]) == ("error", "InvalidThreshold")
 
 
@@ -201,7 +235,7 @@ def test_the_faces_of_a_photo_are_listed(api, astronaut):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_all_faces_of_a_photo_are_edited_as_by_the_client(api, server, astronaut):
+def test_all_faces_of_a_photo_are_edited_as_the_client_edits_them(api, server, astronaut):
     fields = {**SAD, "face": "all", "align": "true"}
     separate = api.post("/v1/edit", files={"photo": ("us.png", astronaut)}, data=fields)
     together = api.post("/v1/edit", files={"photo": astronaut}, data={**fields, "paste": "true"})
@@ -251,14 +285,14 @@ def test_all_faces_of_a_photo_are_edited_as_by_the_client(api, server, astronaut
         ([photo()] * 17, SAD, "InvalidInput", "16"),
     ],
 )
-def test_what_is_not_accepted_is_refused_by_name(api, files, fields, name, words):
-    answer = api.post("/v1/edit", files=files, data=fields)
-    problem = answer.json()
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert (answer.status_code, problem["status"]) == (400, 400)
+def test_an_invalid_field_is_refused_by_name(api, files, fields, name, words):
+    response = api.post("/v1/edit", files=files, data=fields)
+    problem = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, problem["status"]) == (400, 400)
     assert problem["name"] == name and words in problem["detail"]
     assert problem["remedy"] and problem["title"]
-    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["request_id"] == response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(
@@ -281,45 +315,49 @@ def test_what_is_not_accepted_is_refused_by_name(api, files, fields, name, words
         ),
     ],
 )
-def test_a_body_that_is_no_form_and_no_json_is_refused(api, content, content_type, status, name):
-    answer = api.post("/v1/edit", content=content, headers={"content-type": content_type})
-    assert (answer.status_code, answer.json()["name"]) == (status, name)
+def test_a_body_that_is_neither_a_form_nor_json_is_refused(
+    api, content, content_type, status, name
+):
+    response = api.post("/v1/edit", content=content, headers={"content-type": content_type})
+    assert (response.status_code, response.json()["name"]) == (status, name)
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(api):
     size = 34 * 2**20
-    answer = api.post("/v1/edit", files={"photo": bytes(size)}, data=SAD)
-    assert (answer.status_code, answer.json()["name"]) == (413, "ImageTooLarge")
+    response = api.post("/v1/edit", files={"photo": bytes(size)}, data=SAD)
+    assert (response.status_code, response.json()["name"]) == (413, "ImageTooLarge")
 
 
-def test_a_form_of_very_many_fields_or_an_endless_header_is_refused(api):
+def test_a_form_with_too_many_fields_or_an_endless_header_is_refused(api):
     many = api.post("/v1/edit", files=[photo()], data={f"field{n}": "" for n in range(2000)})
     assert (many.status_code, many.json()["name"]) == (413, "RequestTooLarge")
     part = b'--x\r\nContent-Disposition: form-data; name="' + b"a" * (16 * 2**20)
     header = {"content-type": "multipart/form-data; boundary=x"}
-    answer = api.post("/v1/edit", content=part, headers=header)
-    assert answer.status_code == 400
+    response = api.post("/v1/edit", content=part, headers=header)
+    assert response.status_code == 400
 
 
-class TestErrors:
-    def test_the_client_s_request_id_is_kept(self, api):
-        answer = api.post("/v1/edit", headers={"x-request-id": "order-7"})
-        assert answer.headers["x-request-id"] == answer.json()["request_id"] == "order-7"
+def test_a_request_id_of_the_client_is_kept(api):
+    response = api.post("/v1/edit", headers={"x-request-id": "order-7"})
+    assert response.headers["x-request-id"] == response.json()["request_id"] == "order-7"
 
-    def test_an_unusable_request_id_is_replaced(self, api):
-        answer = api.get("/v1/domain", headers={"x-request-id": "a b"})
-        assert answer.headers["x-request-id"] not in ("", "a b")
 
-    def test_an_unknown_path_and_a_wrong_method_are_problems_too(self, api):
-        unknown, wrong = api.get("/v1/wings"), api.get("/v1/edit")
-        assert (unknown.status_code, unknown.json()["name"]) == (404, "NoSuchPath")
-        assert (wrong.status_code, wrong.json()["name"]) == (405, "MethodNotAllowed")
-        assert wrong.headers["allow"] == "POST"
+def test_an_unusable_request_id_is_replaced(api):
+    response = api.get("/v1/domain", headers={"x-request-id": "a b"})
+    assert response.headers["x-request-id"] not in ("", "a b")
 
-    def test_every_kind_is_listed_with_its_remedy(self, api):
-        kinds = {kind["name"]: kind for kind in api.get("/v1/errors").json()}
-        assert kinds["NoFaceFound"]["status"] == 400
-        assert all(kind["remedy"].endswith(".") and kind["title"] for kind in kinds.values())
+
+def test_an_unknown_path_and_a_wrong_method_are_named_problems(api):
+    unknown, wrong = api.get("/v1/wings"), api.get("/v1/edit")
+    assert (unknown.status_code, unknown.json()["name"]) == (404, "NoSuchPath")
+    assert (wrong.status_code, wrong.json()["name"]) == (405, "MethodNotAllowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_every_error_is_listed_with_its_remedy(api):
+    kinds = {kind["name"]: kind for kind in api.get("/v1/errors").json()}
+    assert kinds["NoFaceFound"]["status"] == 400
+    assert all(kind["remedy"].endswith(".") and kind["title"] for kind in kinds.values())
 
 
 def test_the_domain_is_described_with_presets_and_limits(api):
@@ -329,13 +367,15 @@ def test_the_domain_is_described_with_presets_and_limits(api):
     assert domain["limits"]["photos"] == 16
 
 
-def test_health_is_a_real_edit(api):
+def test_the_health_check_edits_an_image(api, server):
+    before = count_requests(server, "compose")
     assert api.get("/healthz").json()["status"] == "ok"
+    assert count_requests(server, "compose") > before
 
 
-def test_the_id_of_a_request_is_in_the_server_s_log(server, api):
-    answer = api.post(
+def test_the_id_of_a_request_is_in_the_log_of_the_server(server, api):
+    response = api.post(
         "/v1/edit", files={"photo": b"no photo"}, data=SAD, headers={"x-request-id": "order-8"}
     )
-    assert answer.status_code == 400
+    assert response.status_code == 400
     wait_until(lambda: '"request_id": "order-8"' in server.options.log.read_text())

@@ -12,13 +12,14 @@ from openapi_spec_validator import validate
 
 from paths import AVATAR
 from styleclip_client import Client
+from tools.browser import WAIT
 
 CLIENT = Path(__file__).with_name("client.ts")
 
 
 @pytest.fixture(scope="module")
 def description(server):
-    return httpx.get(f"http://{server.http_url}/openapi.json", trust_env=False).json()
+    return httpx.get(f"http://{server.http_url}/openapi.json", timeout=60, trust_env=False).json()
 
 
 def test_the_description_is_valid_and_complete(description):
@@ -38,9 +39,9 @@ def test_the_description_is_valid_and_complete(description):
             assert list(bodies) == ["multipart/form-data", "application/json"]
             assert bodies["application/json"]["example"]
             assert {"400", "401", "413", "503"} <= operation["responses"].keys()
-        for status, answer in operation["responses"].items():
+        for status, response in operation["responses"].items():
             if status != "200":
-                assert list(answer["content"]) == ["application/problem+json"]
+                assert list(response["content"]) == ["application/problem+json"]
     form = description["components"]["schemas"]["EditForm"]["properties"]
     assert form["photo"]["items"] == {"type": "string", "format": "binary"}
     assert all(field["description"] for field in form.values())
@@ -87,6 +88,7 @@ def test_the_documentation_edits_a_photo_without_any_other_host(server, browser)
     url = f"http://{server.http_url}"
     context = browser.new_context()
     page = context.new_page()
+    page.set_default_timeout(WAIT)
     foreign, errors = [], []
     page.on("pageerror", lambda error: errors.append(error))
 

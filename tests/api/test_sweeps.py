@@ -1,4 +1,4 @@
-"""POST /v1/sweep: one edit at many strengths; and named directions as fields of an edit."""
+"""POST /v1/sweep: one edit at many strengths."""
 
 import base64
 import io
@@ -7,43 +7,41 @@ import zipfile
 import pytest
 
 from edit_requests import SAD, events, image_of, photo
-from paths import AVATAR
-from styleclip_client import Client
 
 
 def test_a_sheet_has_an_image_for_each_strength(api):
-    answer = api.post("/v1/sweep", files=[photo()], data={**SAD, "steps": "3", "size": "64"})
-    assert answer.headers["content-type"] == "image/png"
-    assert image_of(answer.content).width == 3 * 70 + 6
+    response = api.post("/v1/sweep", files=[photo()], data={**SAD, "steps": "3", "size": "64"})
+    assert response.headers["content-type"] == "image/png"
+    assert image_of(response.content).width == 3 * 70 + 6
 
 
 def test_thresholds_make_a_grid_with_a_row_for_each(api):
     data = {**SAD, "steps": "2", "size": "32", "thresholds": ["0.1", "0.2", "1"]}
-    answer = api.post(
+    response = api.post(
         "/v1/sweep", files=[photo()], data=data, headers={"accept": "application/json"}
     ).json()
-    assert answer["thresholds"] == [0.1, 0.2, 1]
-    assert answer["strengths"] == [-5, 10]
-    assert answer["nothing_left"] == [[-5, 1], [10, 1]]
-    assert image_of(base64.b64decode(answer["image"])).format == "PNG"
+    assert response["thresholds"] == [0.1, 0.2, 1]
+    assert response["strengths"] == [-5, 10]
+    assert response["nothing_left"] == [[-5, 1], [10, 1]]
+    assert image_of(base64.b64decode(response["image"])).format == "PNG"
 
 
-def test_a_sweep_as_gif_moves(api):
+def test_a_sweep_as_gif_goes_forward_and_backward(api):
     data = {**SAD, "steps": "4", "size": "32", "format": "gif", "from": "0", "to": "8"}
-    answer = api.post("/v1/sweep", files=[photo()], data=data)
-    assert answer.headers["content-type"] == "image/gif"
-    assert image_of(answer.content).n_frames == 6  # forward and backward
+    response = api.post("/v1/sweep", files=[photo()], data=data)
+    assert response.headers["content-type"] == "image/gif"
+    assert image_of(response.content).n_frames == 6  # forward and backward
 
 
 def test_the_images_of_a_sweep_come_one_by_one_in_an_archive(api):
     latent = api.post("/v1/invert", files=[photo()]).content
-    answer = api.post(
+    response = api.post(
         "/v1/sweep",
         files=[("latent", latent)],
         data={**SAD, "steps": "2"},
         headers={"accept": "application/zip"},
     )
-    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    archive = zipfile.ZipFile(io.BytesIO(response.content))
     names = archive.namelist()
     assert names == [
         "001-strength--5-threshold-0.15.png", "002-strength-10-threshold-0.15.png",
@@ -52,13 +50,13 @@ def test_the_images_of_a_sweep_come_one_by_one_in_an_archive(api):
 
 
 def test_progress_of_a_sweep_is_reported_by_events(api):
-    answer = api.post(
+    response = api.post(
         "/v1/sweep",
         files=[photo()],
         data={**SAD, "steps": "3", "size": "32"},
         headers={"accept": "text/event-stream"},
     )
-    *progress, (last, result) = events(answer)
+    *progress, (last, result) = events(response)
     assert progress == [("progress", {"done": done, "total": 3}) for done in (1, 2, 3)]
     assert last == "result" and result["media_type"] == "image/png"
 
@@ -78,31 +76,3 @@ def test_a_sweep_that_cannot_be_drawn_is_refused(api, fields, name, words):
     data = {**SAD, "steps": "2", **fields}
     problem = api.post("/v1/sweep", files=[photo()], data=data).json()
     assert problem["name"] == name and words in problem["detail"]
-
-
-def test_named_directions_are_fields_with_or_without_their_strengths(api, server):
-    with Client(server.grpc_url) as client:
-        domain = client.domain()
-        edits = [
-            domain.edit("a sad face", strength=4),
-            domain.direction("beard").edit(3),
-            domain.direction("glasses").edit(2),
-        ]
-        expected = client.edit_photo(AVATAR, edits).picture
-    for fields in (
-        {**SAD, "direction": ["beard=3", "glasses=2"], "strength": 4},
-        {**SAD, "direction": ["beard", "glasses"], "strength": [4, 3, 2]},
-    ):
-        assert api.post("/v1/edit", files=[photo()], data=fields).content == expected
-    listed = api.get("/v1/domain").json()["directions"]
-    assert {
-        "name": "beard",
-        "title": "Beard",
-        "low": -5,
-        "high": 5,
-        "follows_face": False,
-    } in listed
-    answer = api.post("/v1/edit", files=[photo()], data={"direction": "mood=1"})
-    assert answer.status_code == 400 and "UnknownDirection" in answer.text
-    answer = api.post("/v1/edit", files=[photo()], data={"direction": "beard=9"})
-    assert answer.status_code == 400 and "-5 to 5" in answer.text

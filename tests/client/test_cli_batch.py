@@ -1,12 +1,13 @@
 """Batches of a folder: each photo is edited once, whatever happens during it."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 import gateways
 from edit_texts import SAD_OPTIONS
 from paths import SAMPLES
+from polling import SECONDS, wait_until
 from styleclip_client.commands.options import (
     BAD_INPUT,
     DONE,
@@ -40,13 +42,13 @@ def photos(tmp_path):
     return folder
 
 
-def images(out):
+def list_images(out):
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".json"
                   and p.is_file() and not p.name.startswith("."))  # fmt: skip
 
 
-def times(out):
-    return {name: (out / name).stat().st_mtime_ns for name in images(out)}
+def modification_times(out):
+    return {name: (out / name).stat().st_mtime_ns for name in list_images(out)}
 
 
 def test_each_photo_becomes_an_image_of_the_same_name(styleclip, photos, tmp_path):
@@ -54,8 +56,8 @@ def test_each_photo_becomes_an_image_of_the_same_name(styleclip, photos, tmp_pat
     code, stdout, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert (code, stderr) == (DONE, "")
     assert stdout.startswith(f"{out}: 4 edited (") and stdout.count("\n") == 1
-    assert images(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
-    formats = [Image.open(out / name).format for name in images(out)]
+    assert list_images(out) == ["more/four.png", "one.png", "three.bmp.jpg", "two.JPG"]
+    formats = [Image.open(out / name).format for name in list_images(out)]
     assert formats == ["PNG", "PNG", "JPEG", "JPEG"]
 
 
@@ -65,20 +67,25 @@ def test_edit_also_takes_a_folder(styleclip, photos, tmp_path):
     assert code == DONE
     content = json.loads(stdout)
     assert len(content["edited"]) == 4 and content["failed"] == [] and content["left"] == 0
-    assert {entry["picture"] for entry in content["edited"]} == set(images(out))
+    assert {entry["picture"] for entry in content["edited"]} == set(list_images(out))
 
 
 def test_a_repeated_command_edits_only_missing_images(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     command = ("batch", photos, *SAD_OPTIONS, "--format", "webp", "-o", out)
     styleclip(*command)
-    assert images(out) == ["more/four.png.webp", "one.png.webp", "three.bmp.webp", "two.JPG.webp"]
-    before = times(out)
+    assert list_images(out) == [
+        "more/four.png.webp",
+        "one.png.webp",
+        "three.bmp.webp",
+        "two.JPG.webp",
+    ]
+    before = modification_times(out)
     (out / "one.png.webp").unlink()
     shutil.copy(PHOTOS[4], photos / "five.png")
     code, stdout, _ = styleclip(*command)
     assert code == DONE and "2 edited, 3 done before" in stdout
-    after = times(out)
+    after = modification_times(out)
     assert len(after) == 5
     assert all(after[name] == before[name] for name in before if name != "one.png.webp")
     assert "0 edited, 5 done before" in styleclip(*command)[1]
@@ -94,7 +101,7 @@ def test_bad_photos_affect_no_others_and_their_errors_are_printed(styleclip, pho
     assert "4 edited, 3 failed" in stdout
     for reason in ("NotAnImage: ", "ImageTruncated: "):
         assert f"\n  {reason}" in stdout
-    assert "bad.jpg" in stdout and len(images(out)) == 4
+    assert "bad.jpg" in stdout and len(list_images(out)) == 4
     code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", out, "--json")
     content = json.loads(stdout)
     assert code == SOME_FAILED and len(content["done_before"]) == 4
@@ -118,10 +125,10 @@ def test_existing_files_are_kept_without_overwrite(styleclip, photos, tmp_path):
 def test_images_of_other_edits_are_not_mixed(styleclip, photos, tmp_path):
     out = tmp_path / "out"
     styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
-    before = times(out)
+    before = modification_times(out)
     code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "--quality", 50, "-o", out)
     assert code == BAD_INPUT and "BatchMismatch" in stderr and "other quality" in stderr
-    assert times(out) == before
+    assert modification_times(out) == before
     (out / "styleclip-batch.json").write_text("[")
     code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == BAD_INPUT and "damaged" in stderr
@@ -132,82 +139,82 @@ def test_output_images_in_the_photo_folder_are_not_edited(styleclip, photos):
         code, stdout, _ = styleclip("batch", photos, *SAD_OPTIONS, "-o", photos / "out", "--json")
         content = json.loads(stdout)
         assert code == DONE and len(content["edited"]) + len(content["done_before"]) == 4
-    assert len(images(photos / "out")) == 4
+    assert len(list_images(photos / "out")) == 4
 
 
-def test_a_killed_batch_can_be_resumed(server, styleclip, tmp_path):
-    folder, out = tmp_path / "photos", tmp_path / "out"
+@pytest.fixture
+def twelve_photos(tmp_path):
+    folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(12):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
-    command = ["batch", str(folder), *SAD_OPTIONS, "-o", str(out), "--server", server.grpc_url]
-    process = subprocess.Popen(
-        [COMMAND, *command],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while len(images(out)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = times(out)
-    assert 3 <= len(before) < 12
+    return folder
+
+
+@contextmanager
+def stalled_batch(server, command, out, **options):
+    """Yield the process of a batch that has written three images, and its stalled gateway."""
+    with gateways.http_gateway(server.http_url, stall_after=3) as gateway:
+        process = subprocess.Popen([COMMAND, *command, "--server", gateway.url], **options)
+        try:
+            wait_until(lambda: len(list_images(out)) == 3)
+            yield process, gateway
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_killed_batch_can_be_resumed(server, styleclip, twelve_photos, tmp_path):
+    out = tmp_path / "out"
+    command = ["batch", str(twelve_photos), *SAD_OPTIONS, "-o", str(out)]
+    with stalled_batch(server, command, out):
+        pass  # killed
+    before = modification_times(out)
+    assert len(before) == 3
     (out / ".00.png.0123abcd.part").write_bytes(b"half an image")  # as a kill may leave it
     code, stdout, _ = styleclip(*command)
     assert code == DONE
     assert f"{12 - len(before)} edited, {len(before)} done before" in stdout
-    after = times(out)
+    after = modification_times(out)
     assert len(after) == 12 and all(after[name] == before[name] for name in before)
     assert not list(out.glob(".*.part"))
     for name in after:
         Image.open(out / name).load()
 
 
-def test_an_interrupted_batch_prints_how_to_resume_it(server, styleclip, tmp_path):
-    folder, out = tmp_path / "photos", tmp_path / "out"
-    folder.mkdir()
-    for number in range(12):
-        shutil.copy(PHOTOS[0], folder / f"{number:02}.png")
-    command = ["batch", str(folder), *SAD_OPTIONS, "-o", str(out), "--server", server.grpc_url]
-    process = subprocess.Popen(
-        [COMMAND, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_an_interrupted_batch_prints_how_to_resume_it(server, styleclip, twelve_photos, tmp_path):
+    out = tmp_path / "out"
+    command = ["batch", str(twelve_photos), *SAD_OPTIONS, "-o", str(out)]
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
         # A shell's background job ignores Ctrl-C, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 60
-    while not images(out) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    with stalled_batch(server, command, out, **options) as (process, gateway):
+        process.send_signal(signal.SIGINT)
+        gateway.resumed.set()  # the requests under way are finished
+        stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
     assert "left: run the same command again to resume" in stdout
     assert stderr.strip() == "styleclip: interrupted"
-    assert styleclip(*command)[0] == DONE and len(images(out)) == 12
+    assert styleclip(*command)[0] == DONE and len(list_images(out)) == 12
 
 
 def test_two_batches_cannot_share_a_folder(server, styleclip, photos, tmp_path):
-    import fcntl
-
     out = tmp_path / "out"
     out.mkdir()
     with (out / ".styleclip-batch.json.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, stderr = styleclip("batch", photos, *SAD_OPTIONS, "-o", out)
     assert code == BAD_INPUT and "another batch is running" in stderr
-    assert images(out) == []
+    assert list_images(out) == []
 
 
-def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_path):
-    folder, out = tmp_path / "photos", tmp_path / "out"
-    folder.mkdir()
-    for number in range(10):
-        shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
-    arguments = ["batch", folder, *SAD_OPTIONS, "-o", out, "--retries", 0, "--json"]
+def test_photos_of_an_unreachable_server_go_to_another(server, twelve_photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["batch", twelve_photos, *SAD_OPTIONS, "-o", out, "--retries", 0, "--json"]
     with gateways.forwarder(server.grpc_url) as port:
         other = f"localhost:{port}"
         process = subprocess.Popen(
@@ -215,16 +222,14 @@ def test_photos_of_an_unreachable_server_go_to_another(server, styleclip, tmp_pa
              "--server", server.grpc_url, "--server", other],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while len(images(out)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-    stdout, _ = process.communicate(timeout=60)
+        wait_until(lambda: len(list_images(out)) >= 2)
+    stdout, _ = process.communicate(timeout=SECONDS)
     content = json.loads(stdout)
     assert process.returncode == DONE and content["failed"] == []
     assert sorted(entry["photo"] for entry in content["edited"]) == [
-        f"{n:02}.png" for n in range(10)
+        f"{n:02}.png" for n in range(12)
     ]
-    assert len(images(out)) == 10
+    assert len(list_images(out)) == 12
     assert {entry["server"] for entry in content["edited"]} >= {server.grpc_url}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_files import encode_image
 from styleclip_client import Edited, Inverted
 from styleclip_client.images import photo_bytes, write_file
 from styleclip_contract import errors, limits
@@ -115,9 +116,7 @@ def test_a_file_is_overwritten_only_on_request(tmp_path):
 
 
 def test_an_edited_image_is_decoded_and_saved_unchanged(tmp_path, image):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    edited = Edited(buffer.getvalue(), [3])
+    edited = Edited(encode_image(image), [3])
     assert np.array_equal(np.asarray(edited.image()), np.asarray(image))
     assert np.array_equal(edited.array(), np.asarray(image))
     edited.save(tmp_path / "out.png")

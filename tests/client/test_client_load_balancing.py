@@ -7,14 +7,14 @@ namespace of its own, in which /etc/hosts gives one name to both.
 import shlex
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
 
+from counters import count_requests
 from paths import AVATAR
-from styleclip_client import Client
-from styleclip_server.serving.options import Options, default_repository
+from polling import SECONDS, wait_until
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
@@ -30,17 +30,14 @@ url, photo = sys.argv[1:]
 with Client(url) as client:
     edit = client.domain().edit("a sad face")
     for line in sys.stdin:
-        answers = list(client.edit_many([Path(photo)] * int(line), edit))
-        failed = [answer for answer in answers if isinstance(answer, Exception)]
+        results = list(client.edit_many([Path(photo)] * int(line), edit))
+        failed = [result for result in results if isinstance(result, Exception)]
         print(failed or "done", flush=True)
 """
 
 
 def serve(host, folder, port=0):
-    options = Options(
-        default_repository(), host=host, http_port=0, grpc_port=port, metrics_port=0,
-        log=folder / f"{host}.log", connection_age=5,
-    )  # fmt: skip
+    options = Options(host=host, grpc_port=port, log=folder / f"{host}.log", connection_age=5)
     return running_server(options, canary=0)
 
 
@@ -105,42 +102,37 @@ def client(hosts, server):
             yield edit
         finally:
             process.stdin.close()
-            process.wait(30)
+            process.wait(SECONDS)
 
 
-def edited(server):
-    """How many photos `server` has edited."""
-    with Client(server.grpc_url) as client:
-        return {timing.name: timing.requests for timing in client.timings()}["edit_photo"]
-
-
-def repeat(do, until):
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        do()
-        if until():
-            return
-    raise AssertionError("it did not happen within a minute")
+def count_edits(server):
+    """Return how many photos `server` has edited."""
+    return count_requests(server, "edit_photo")
 
 
 def test_servers_behind_one_name_share_requests_while_they_come_and_go(hosts, first, second):
-    unused = edited(second)  # by its own canary
+    unused = count_edits(second)  # by its own canary
     with client(hosts, first) as edit:
         edit(2)
-        assert edited(second) == unused
+        assert count_edits(second) == unused
         hosts.resolve_to(FIRST, SECOND)
-        repeat(lambda: edit(2), until=lambda: edited(second) > unused)
-        before = edited(first), edited(second)
+
+        def second_is_used():
+            edit(2)
+            return count_edits(second) > unused
+
+        wait_until(second_is_used)
+        before = count_edits(first), count_edits(second)
         edit(12)
-        shares = edited(first) - before[0], edited(second) - before[1]
+        shares = count_edits(first) - before[0], count_edits(second) - before[1]
         assert sum(shares) == 12 and min(shares) >= 3, shares
         # As in Kubernetes: the address goes first, and the server once it gets no requests.
         hosts.resolve_to(FIRST)
-        counts = [0]
 
-        def edit_and_count():
+        def second_is_unused():
+            before = count_edits(second)
             edit(4)
-            counts.append(edited(second))
+            return count_edits(second) == before
 
-        repeat(edit_and_count, until=lambda: counts[-1] == counts[-2])
+        wait_until(second_is_unused)
         edit(8, interrupt=second.stop)

@@ -12,6 +12,7 @@ import pytest
 import gateways
 from edit_texts import SUNGLASSES
 from paths import AVATAR
+from polling import SECONDS, wait_until
 from styleclip_client import AsyncClient, Client, Edited
 from styleclip_contract import errors
 
@@ -22,7 +23,7 @@ def url(request, server):
     return f"{request.param}://{address}"
 
 
-def run(url, work, **options):
+def run_with_asyncio(url, work, **options):
     """What the coroutine `work(client)` returns."""
 
     async def inside():
@@ -33,7 +34,7 @@ def run(url, work, **options):
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_every_transport_gives_the_same_answers(server, url, compression):
+def test_every_transport_gives_the_same_results(server, url, compression):
     with Client(server.grpc_url) as reference:
         edit = reference.domain().edit(SUNGLASSES)
         expected = reference.edit_photo(AVATAR, edit, format="PNG")
@@ -57,7 +58,10 @@ def test_every_transport_gives_the_same_answers(server, url, compression):
             client.direction(edit),
             client.edit(latent.w_plus, edit, format="PNG"),
         )
-    for edited, inverted, direction, again in (by_threads, run(url, work, compression=compression)):
+    for edited, inverted, direction, again in (
+        by_threads,
+        run_with_asyncio(url, work, compression=compression),
+    ):
         assert edited == expected
         assert np.array_equal(inverted.w_plus, latent.w_plus)
         assert np.array_equal(inverted.quad, latent.quad)
@@ -70,7 +74,7 @@ def test_every_transport_gives_the_same_status(server, url):
         expected = reference.status()
     with Client(url) as client:
         status, timings = client.status(), client.timings()
-    by_asyncio = run(url, lambda client: client.status())
+    by_asyncio = run_with_asyncio(url, lambda client: client.status())
     assert status == by_asyncio
     assert (status.live, status.ready, status.version) == (True, True, expected.version)
     assert (status.models, status.domain) == (expected.models, expected.domain)
@@ -83,7 +87,7 @@ def test_every_transport_names_the_error(url):
         await client.edit_photo(AVATAR, edit)
 
     with pytest.raises(errors.NoChannelLeft, match="at most 0"):
-        run(url, work)
+        run_with_asyncio(url, work)
     with Client(url) as client:
         with pytest.raises(errors.NoChannelLeft, match="at most 0"):
             client.edit_photo(AVATAR, client.domain().edit(SUNGLASSES, threshold=1))
@@ -94,8 +98,8 @@ def test_every_transport_names_the_error(url):
 def test_one_client_serves_many_threads(url):
     with Client(url) as client:
         edit = client.domain().edit(SUNGLASSES)
-        answers = list(client.edit_many([AVATAR] * 12, edit, concurrency=6))
-    assert len(answers) == 12 and len({answer.picture for answer in answers}) == 1
+        results = list(client.edit_many([AVATAR] * 12, edit, concurrency=6))
+    assert len(results) == 12 and len({result.picture for result in results}) == 1
 
 
 def test_many_photos_keep_their_order_and_a_failure_affects_no_other(url, tmp_path):
@@ -103,16 +107,16 @@ def test_many_photos_keep_their_order_and_a_failure_affects_no_other(url, tmp_pa
 
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES)
-        return [answer async for answer in client.edit_many(photos, edit, format="PNG")]
+        return [result async for result in client.edit_many(photos, edit, format="PNG")]
 
     with Client(url) as client:
         edit = client.domain().edit(SUNGLASSES)
         alone = [client.edit_photo(photo, edit, format="PNG") for photo in photos[::2]]
         by_threads = list(client.edit_many(photos, edit, concurrency=2, format="PNG"))
-    for answers in (by_threads, run(url, work)):
-        assert [answers[0], answers[2]] == alone
-        assert isinstance(answers[1], errors.NotAnImage)
-        assert isinstance(answers[3], FileNotFoundError)
+    for results in (by_threads, run_with_asyncio(url, work)):
+        assert [results[0], results[2]] == alone
+        assert isinstance(results[1], errors.NotAnImage)
+        assert isinstance(results[3], FileNotFoundError)
 
 
 def test_photos_are_read_lazily(server):
@@ -125,16 +129,16 @@ def test_photos_are_read_lazily(server):
 
     async def work(client):
         edit = (await client.domain()).edit(SUNGLASSES)
-        answers = client.edit_many(endless(), edit, concurrency=2)
-        first = await anext(answers)
-        await answers.aclose()
+        results = client.edit_many(endless(), edit, concurrency=2)
+        first = await anext(results)
+        await results.aclose()
         return first
 
-    assert isinstance(run(server.grpc_url, work), Edited)
+    assert isinstance(run_with_asyncio(server.grpc_url, work), Edited)
     with Client(server.grpc_url) as client:
-        answers = client.edit_many(endless(), client.domain().edit(SUNGLASSES), concurrency=2)
-        assert isinstance(next(answers), Edited)
-        answers.close()
+        results = client.edit_many(endless(), client.domain().edit(SUNGLASSES), concurrency=2)
+        assert isinstance(next(results), Edited)
+        results.close()
     assert len(taken) <= 2 * 2 * 2
 
 
@@ -150,64 +154,63 @@ def test_tls_works_with_a_trusted_authority(server, certificate, scheme):
         url = f"{scheme}://localhost:{port}"
         with Client(url, ca=certificate[0]) as client:
             assert client.invert(AVATAR).w_plus.shape == (14, 512)
-        latent = run(url, lambda client: client.invert(AVATAR), ca=certificate[0])
+        latent = run_with_asyncio(url, lambda client: client.invert(AVATAR), ca=certificate[0])
         assert latent.w_plus.shape == (14, 512)
         with (
-            Client(url, timeout=5, retries=0) as client,
+            Client(url, retries=0) as client,
             pytest.raises(errors.ServerUnavailable, match=r"(?i)certificate"),
         ):
             client.invert(AVATAR)
 
 
 def test_a_token_is_sent_and_a_missing_one_raises_a_named_error(server):
-    with gateways.guarded_gateway(server.http_url, "secret") as guard:
-        with Client(guard.url, token="secret") as client:
+    with gateways.http_gateway(server.http_url, token="secret") as gateway:
+        with Client(gateway.url, token="secret") as client:
             assert client.status().ready
         with (
-            Client(guard.url) as client,
+            Client(gateway.url) as client,
             pytest.raises(errors.AccessRefused, match="token"),
         ):
             client.domain()
-        assert guard.answered[-1:] == [401] and guard.answered.count(401) == 1
+        assert gateway.statuses[-1:] == [401] and gateway.statuses.count(401) == 1
 
 
 def test_a_busy_gateway_is_retried_and_a_refused_photo_is_not(server):
     with (
-        gateways.guarded_gateway(server.http_url, "secret", busy=2) as guard,
-        Client(guard.url, token="secret") as client,
+        gateways.http_gateway(server.http_url, token="secret", busy=2) as gateway,
+        Client(gateway.url, token="secret") as client,
     ):
         client.domain()
-        assert guard.answered == [503, 503, 200]
+        assert gateway.statuses == [503, 503, 200]
         with pytest.raises(errors.NotAnImage):
             client.invert(b"no image")
-        assert guard.answered == [503, 503, 200, 400]
+        assert gateway.statuses == [503, 503, 200, 400]
 
 
-def test_more_requests_than_fit_into_the_queue_are_all_answered(server):
-    with Client(server.grpc_url, retries=1) as client:
+def test_more_requests_than_fit_into_the_queue_are_all_carried_out(server):
+    with Client(server.grpc_url, timeout=SECONDS, retries=1) as client:
         latent, edit = client.invert(AVATAR).w_plus, client.domain().edit("a sad face")
 
-        def outcome(one):
+        def is_edited(one):
             try:
                 return bool(one.edit(latent, edit).picture)
             except errors.ServerBusy:
                 return False
 
         with ThreadPoolExecutor(24) as crowd:
-            patient = [crowd.submit(outcome, client) for _ in range(24)]
-            assert all(answer.result() for answer in patient)
-            hasty = [crowd.submit(outcome, client.within(60, retries=0)) for _ in range(24)]
-            assert {answer.result() for answer in hasty} == {True, False}
+            assert all(crowd.map(is_edited, [client] * 24))
+            hasty = client.within(SECONDS, retries=0)
+            wait_until(lambda: {*crowd.map(is_edited, [hasty] * 24)} == {True, False})
 
 
 def test_retries_can_be_switched_off(server):
-    with gateways.guarded_gateway(server.http_url, "secret", busy=2) as guard:
+    with gateways.http_gateway(server.http_url, token="secret", busy=2) as gateway:
         with (
-            Client(guard.url, token="secret", retries=0) as client,
+            Client(gateway.url, token="secret", retries=0) as client,
             pytest.raises(errors.ServerUnavailable),
         ):
             client.domain()
-        assert guard.answered == [503]
+        assert gateway.statuses == [503]
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
@@ -220,7 +223,7 @@ def test_a_server_that_comes_back_before_the_timeout_is_reached(server, kind):
     def come_back():
         time.sleep(0.3)
         with gateways.forwarder(target, port=port):
-            done.wait(30)
+            done.wait()
 
     thread = threading.Thread(target=come_back)
     thread.start()

@@ -134,7 +134,7 @@ def test_a_latent_mapper_moves_each_face_as_in_pytorch(tmp_path, capsys):
             with torch.no_grad():
                 mapped = w_plus + 0.2 * mapper(torch.tensor(w_plus[np.newaxis]))[0].numpy()
             edited = client.edit(w_plus, [edit], format="PNG").array().astype(int)
-            # Some CPUs run the networks in bfloat16; test_directions_are_added compares exactly.
+            # Some CPUs run the networks in bfloat16; test_directions_command.py compares exactly.
             difference = np.abs(edited - client.draw(mapped)).mean()
             assert difference < 0.25 * np.abs(edited - client.draw(w_plus)).mean()
             moved.append(client.direction([beard, edit], w_plus))

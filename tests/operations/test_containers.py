@@ -33,17 +33,17 @@ def find_tool(name):
     return path or pytest.skip(f"{name} is missing: make test")
 
 
-def instructions(path):
+def read_instructions(path):
     """Return pairs (instruction, rest) of a Dockerfile without comments, continued lines joined."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", " ", "\n".join(lines))
     return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 
 
-def stages(path):
+def read_stages(path):
     """Return each stage's instructions, its parent's first, by its name; and the global ARGs."""
     by_name, arguments = {}, []
-    for word, rest in instructions(path):
+    for word, rest in read_instructions(path):
         if word == "FROM":
             parent, _, name = rest.partition(" AS ")
             assert name, f"{path.name}: a stage without a name"
@@ -67,14 +67,14 @@ def test_every_dockerfile_is_covered():
 
 @names
 def test_the_base_can_be_swapped_and_is_pinned_to_a_version(path):
-    _, arguments = stages(path)
+    _, arguments = read_stages(path)
     ((_, base),) = [pair for pair in arguments if pair[0] == "ARG"]
     assert re.fullmatch(r"BASE=[\w./-]+:\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?", base)
 
 
 @names
 def test_runtime_images_are_unprivileged_have_a_health_check_and_no_build_tools(path):
-    by_name, _ = stages(path)
+    by_name, _ = read_stages(path)
     for name in FINAL[path.stem]:
         stage = by_name[name]
         assert stage[0] == ("FROM", "${BASE}")
@@ -92,7 +92,7 @@ def test_runtime_images_are_unprivileged_have_a_health_check_and_no_build_tools(
 
 @names
 def test_serving_images_contain_no_networks(path):
-    for word, rest in instructions(path):
+    for word, rest in read_instructions(path):
         assert word != "ADD"
         for source in rest.split()[:-1] if word == "COPY" else ():
             assert source.rstrip("/") not in (".", "model_repository")
@@ -112,7 +112,7 @@ def test_every_copied_file_exists_and_is_not_ignored(path):
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     ]
-    for word, rest in instructions(path):
+    for word, rest in read_instructions(path):
         if word == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), source
@@ -137,7 +137,7 @@ def test_the_image_locks_agree_with_the_other_locks():
         assert "torch" not in versions(name)
 
 
-def composed(overlays="", profiles="*", **variables):
+def resolve_services(overlays="", profiles="*", **variables):
     """Return the services as `docker compose config` resolves them; it validates the files too."""
     command = [find_tool("docker-compose"), "--env-file", os.devnull, "--profile", profiles]
     for name in ("compose.yaml", *overlays.split()):
@@ -156,7 +156,7 @@ def composed(overlays="", profiles="*", **variables):
 
 @pytest.mark.parametrize("overlays", OVERLAYS, ids=lambda each: each or "alone")
 def test_compose_accepts_its_files_and_every_file_that_they_name_exists(overlays):
-    for name, service in composed(overlays).items():
+    for name, service in resolve_services(overlays).items():
         build = service.get("build")
         if build:
             assert (ROOT / build["dockerfile"]).is_file()
@@ -169,14 +169,14 @@ def test_compose_accepts_its_files_and_every_file_that_they_name_exists(overlays
 
 
 def test_compose_publishes_server_and_page_on_loopback():
-    services = composed(profiles="")
+    services = resolve_services(profiles="")
     assert set(services) == {"server", "ui"}
     for service in services.values():
         assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"])
 
 
 def test_every_service_is_hardened_and_the_server_has_shared_memory():
-    services = composed()
+    services = resolve_services()
     assert set(services) == {"server", "ui", "prometheus", "grafana", "gateway"}
     for service in services.values():
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
@@ -197,14 +197,14 @@ def test_ports_bases_and_domain_are_variables_that_the_example_lists():
     # An overlay may have another default for the image's name and for the load a GPU bears.
     for name in set(used) - {"SERVER_IMAGE", "REQUESTS_INSIDE"}:
         assert defaults[name] == used[name]
-    server = composed(BASE="base:1", GRPC_PORT="7", DOMAIN="ffhq")["server"]
+    server = resolve_services(BASE="base:1", GRPC_PORT="7", DOMAIN="ffhq")["server"]
     assert server["build"]["args"]["BASE"] == "base:1"
     assert "7" in [port["published"] for port in server["ports"]]
     assert server["environment"]["STYLECLIP_DOMAIN"] == "ffhq"
 
 
 def test_with_oidc_the_gateway_has_no_passwords_and_oauth2_proxy_is_in_front_of_the_page():
-    services = composed("compose.oidc.yaml")
+    services = resolve_services("compose.oidc.yaml")
     (upstreams,) = [
         volume
         for volume in services["gateway"]["volumes"]
@@ -217,17 +217,20 @@ def test_with_oidc_the_gateway_has_no_passwords_and_oauth2_proxy_is_in_front_of_
 
 def test_the_gateway_admits_fewer_requests_than_fit_into_a_queue():
     for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
-        gateway = composed(overlay)["gateway"]
+        gateway = resolve_services(overlay)["gateway"]
         assert 0 < int(gateway["environment"]["INSIDE"]) < QUEUE_LENGTH[kind]
-        assert composed(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"] == "7"
+        assert (
+            resolve_services(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"]
+            == "7"
+        )
 
 
 def test_only_the_gpu_overlay_requests_a_gpu():
     def devices(overlays):
-        deploy = composed(overlays)["server"].get("deploy", {})
+        deploy = resolve_services(overlays)["server"].get("deploy", {})
         return deploy.get("resources", {}).get("reservations", {}).get("devices", [])
 
     assert not devices("")
     (device,) = devices("compose.gpu.yaml")
     assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
-    assert composed("compose.gpu.yaml")["server"]["build"]["target"] == "gpu"
+    assert resolve_services("compose.gpu.yaml")["server"]["build"]["target"] == "gpu"

@@ -3,7 +3,6 @@
 import base64
 import socket
 import ssl
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
@@ -11,13 +10,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from edit_requests import PHOTO, SAD
 from paths import AVATAR, SAMPLES
+from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract import limits
 from styleclip_contract.errors import AccessRefused, ImageTooLarge, ServerBusy, ServerUnavailable
 from tools.chaos import gateway as compose
 
 SCHEMES = ("grpcs", "https")
+HASTY = {scheme: f"hasty-{scheme}" for scheme in SCHEMES}  # users that exceed their rate
 
 pytestmark = pytest.mark.skipif(not compose.NGINX, reason="no nginx: apt-get install nginx-light")
 
@@ -25,9 +27,9 @@ pytestmark = pytest.mark.skipif(not compose.NGINX, reason="no nginx: apt-get ins
 class Gateway(compose.Gateway):
     """The gateway and calls to it."""
 
-    def client(self, scheme, token=None, **options):
+    def client(self, scheme, user="tester", **options):
         url = f"{scheme}://localhost:{self.port}"
-        return Client(url, token=token or self.tokens["tester"], ca=self.ca, **options)
+        return Client(url, **{"token": self.tokens[user], "ca": self.ca} | options)
 
     def get_status(self, path, *headers):
         """Return the status of a GET over TLS."""
@@ -52,17 +54,12 @@ def gateway(server, running_page, tmp_path_factory):
         grpc=server.grpc_url,
         http=server.http_url,
         page=urlsplit(running_page.url).netloc,
+        names=("tester", *HASTY.values()),
     )
     try:
         yield gateway
     finally:
         gateway.stop()
-
-
-@pytest.fixture
-def refilled_rate():
-    """Wait until the gateway's rate limit has refilled after the tests before."""
-    time.sleep(2)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -79,15 +76,14 @@ def test_the_web_api_needs_a_token_and_its_documents_do_not(gateway):
     url = f"https://localhost:{gateway.port}"
     token = {"authorization": f"Bearer {gateway.tokens['tester']}"}
     with httpx.Client(base_url=url, verify=context, trust_env=False, timeout=60) as client:
-        photo = {"photo": AVATAR.read_bytes()}
-        data = {"target": "a sad face"}
-        edited = client.post("/v1/edit", files=photo, data=data, headers=token)
+        photo = {"photo": PHOTO}
+        edited = client.post("/v1/edit", files=photo, data=SAD, headers=token)
         assert (edited.status_code, edited.headers["content-type"]) == (200, "image/jpeg")
-        refused = client.post("/v1/edit", files=photo, data=data)
+        refused = client.post("/v1/edit", files=photo, data=SAD)
         assert (refused.status_code, refused.json()["name"]) == (401, "AccessRefused")
         assert refused.headers["content-type"] == "application/problem+json"
         large = {"photo": bytes(limits.PHOTO_BYTES + 2**21)}
-        refused = client.post("/v1/edit", files=large, data=data, headers=token)
+        refused = client.post("/v1/edit", files=large, data=SAD, headers=token)
         assert (refused.status_code, refused.json()["name"]) == (413, "ImageTooLarge")
         assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 200
         script = client.get("/static-offline-docs/swagger-ui-bundle.js")
@@ -106,7 +102,7 @@ def test_an_unknown_token_is_refused(gateway, scheme):
 def test_a_client_that_does_not_trust_the_certificate_fails(gateway, scheme):
     url = f"{scheme}://localhost:{gateway.port}"
     with (
-        Client(url, token=gateway.tokens["tester"], retries=0, timeout=5) as client,
+        Client(url, token=gateway.tokens["tester"], retries=0) as client,
         pytest.raises(ServerUnavailable, match=r"(?i)certificate"),
     ):
         client.domain()
@@ -123,19 +119,21 @@ def test_a_request_over_the_size_limit_is_image_too_large(gateway, scheme):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_client_over_the_rate_limit_gets_server_busy(gateway, scheme):
-    with gateway.client(scheme, retries=0) as client:
-        refused = 0
-        for _ in range(150):
+    with gateway.client(scheme, HASTY[scheme], retries=0) as client:
+
+        def is_refused(_):
             try:
                 client.domain()
             except ServerBusy:
-                refused += 1
-        assert refused
-    with gateway.client(scheme, retries=5) as client:
+                return True
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            wait_until(lambda: any(pool.map(is_refused, range(60))))
+    with gateway.client(scheme, HASTY[scheme], retries=5) as client:
         assert client.domain()  # after waiting
 
 
-@pytest.mark.usefixtures("refilled_rate")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_only_one_inference_runs_at_a_time_and_others_get_server_busy(gateway, scheme):
     photos = sorted(SAMPLES.glob("*.png"))
@@ -148,12 +146,10 @@ def test_only_one_inference_runs_at_a_time_and_others_get_server_busy(gateway, s
                 return False
 
     with ThreadPoolExecutor(4) as pool:
-        once = list(pool.map(invert, photos[:4], [0] * 4))
-        assert True in once and False in once
+        wait_until(lambda: {*pool.map(invert, photos[:4], [0] * 4)} == {True, False})
         assert all(pool.map(invert, photos[:4], [30] * 4))
 
 
-@pytest.mark.usefixtures("refilled_rate")
 def test_administrative_calls_are_denied(gateway):
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
@@ -188,7 +184,7 @@ def test_administrative_calls_are_denied(gateway):
 def test_images_while_a_slider_is_dragged_pass_with_the_login_of_the_page(gateway):
     path = "/live/unknown?edit=0&field=strength&value=1"
     assert gateway.get_status(path) == 401
-    assert gateway.get_status(path, gateway.login()) == 404  # the page's answer
+    assert gateway.get_status(path, gateway.login()) == 404  # from the page
 
 
 def test_the_page_requires_a_login_and_its_websocket_passes(gateway):

@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.request
 
 import pytest
 import yaml
 
 from paths import AVATAR, ROOT
+from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import NoFaceFound
 
@@ -40,7 +40,7 @@ def test_each_alert_fires_only_for_its_cause():
 
 
 def test_each_alert_is_tested_and_explained():
-    alerts = [rule for rule in rules() if "alert" in rule]
+    alerts = [rule for rule in read_rules() if "alert" in rule]
     tested = (FOLDER / "alerts_test.yml").read_text()
     explained = (ROOT / "docs/operations.md").read_text()
     for rule in alerts:
@@ -57,12 +57,12 @@ def test_rules_and_dashboard_use_only_existing_metrics(server):
             client.invert(AVATAR, align=True)
     page = urllib.request.urlopen(server.metrics_url).read().decode()
     existing = set(re.findall(r"^(\w+)[{ ]", page, re.MULTILINE)) | GPU_METRICS
-    existing |= {rule["record"] for rule in rules() if "record" in rule}
+    existing |= {rule["record"] for rule in read_rules() if "record" in rule}
     dashboard = json.loads((FOLDER / "grafana/dashboards/styleclip.json").read_text())
-    expressions = [rule["expr"] for rule in rules()]
+    expressions = [rule["expr"] for rule in read_rules()]
     expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for expression in expressions:
-        names = set(re.findall(r"\b(?:nv_|styleclip[_:]|up\b)[\w:]*", without_labels(expression)))
+        names = set(re.findall(r"\b(?:nv_|styleclip[_:]|up\b)[\w:]*", strip_labels(expression)))
         assert names and names <= existing
 
 
@@ -76,16 +76,14 @@ def test_triton_counts_a_failed_ensemble_twice(server):
     before = failures()
     with Client(server.grpc_url) as client, pytest.raises(NoFaceFound):
         client.invert(AVATAR, align=True)
-    deadline = time.monotonic() + 10  # the second may be counted after the answer
-    while failures() - before < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: failures() - before >= 2)  # the second may be counted after the response
     assert failures() - before == 2
 
 
-def rules():
+def read_rules():
     groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
-def without_labels(expression):
+def strip_labels(expression):
     return re.sub(r"{[^}]*}|\[[^\]]*\]", "", expression)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 import icc_profiles
+from image_files import encode_image
 from paths import GOLDEN
 from styleclip_contract import limits
 from styleclip_contract.errors import ImageTooLarge, InvalidInput, NotAnImage, UnknownFormat
@@ -25,7 +26,7 @@ IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 SQUARE = np.array([[100, 60], [100, 200], [240, 200], [240, 60]], np.float32)
 
 
-def pixels(data: bytes) -> np.ndarray:
+def read_pixels(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)
 
@@ -45,16 +46,16 @@ def rotated_quad(degrees: float, center=(160.0, 130.0), side: float = 120.0) -> 
 
 
 def test_without_paste_the_face_itself_is_encoded():
-    np.testing.assert_array_equal(pixels(compose(GREEN, format="PNG")), GREEN)
+    np.testing.assert_array_equal(read_pixels(compose(GREEN, format="PNG")), GREEN)
 
 
 def test_pixels_outside_the_quad_are_unchanged():
     photo = smooth_photo()
-    answer = pixels(compose(GREEN, photo, SQUARE, True, "PNG"))
-    outside = np.ones(answer.shape[:2], bool)
+    result = read_pixels(compose(GREEN, photo, SQUARE, True, "PNG"))
+    outside = np.ones(result.shape[:2], bool)
     outside[60:201, 100:241] = False
-    np.testing.assert_array_equal(answer[outside], np.asarray(photo)[outside])
-    assert (answer[130, 170] == (0, 255, 0)).all()
+    np.testing.assert_array_equal(result[outside], np.asarray(photo)[outside])
+    assert (result[130, 170] == (0, 255, 0)).all()
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,8 @@ def portrait() -> tuple[Image.Image, np.ndarray]:
 def paste_mask(photo: Image.Image, quad: np.ndarray) -> np.ndarray:
     """The weight of the face in each pixel, 0 to 255."""
     white = np.full((256, 256, 3), 255, np.uint8)
-    answer = paste_back(white, Image.new("RGB", photo.size), quad, match_colors=False)
-    return np.asarray(answer)[..., 0]
+    result = paste_back(white, Image.new("RGB", photo.size), quad, match_colors=False)
+    return np.asarray(result)[..., 0]
 
 
 def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
@@ -84,10 +85,10 @@ def test_a_perfect_inversion_restores_the_photo(portrait, enlarged, size):
     photo = photo.resize((512 * enlarged, 512 * enlarged), Image.Resampling.BICUBIC)
     quad = quad * enlarged
     face = np.asarray(crop_quad(photo, quad, size))
-    answer = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
+    result = np.asarray(paste_back(face, photo, quad.astype(np.float32)))
     mask = paste_mask(photo, quad)
-    assert psnr(answer, np.asarray(photo), mask > 127) > 50
-    np.testing.assert_array_equal(answer[mask == 0], np.asarray(photo)[mask == 0])
+    assert psnr(result, np.asarray(photo), mask > 127) > 50
+    np.testing.assert_array_equal(result[mask == 0], np.asarray(photo)[mask == 0])
 
 
 def test_the_mask_has_the_shape_of_a_head(portrait):
@@ -118,9 +119,9 @@ def test_a_color_shift_of_the_inversion_is_removed(portrait):
     original = np.asarray(photo, float)
     off = {}
     for matched in (True, False):
-        answer = np.asarray(paste_back(face, photo, quad, matched), float) - original
+        result = np.asarray(paste_back(face, photo, quad, matched), float) - original
         seam = (mask > 0) & (mask < 255)
-        off[matched] = np.abs(answer[seam]).mean(), np.abs(answer[mask == 255].mean(axis=0)).max()
+        off[matched] = np.abs(result[seam]).mean(), np.abs(result[mask == 255].mean(axis=0)).max()
     assert off[True][0] < 2 < off[False][0]  # levels, over the seam
     assert off[True][1] < 1 and off[False][1] > 8  # the face's mean color
 
@@ -130,23 +131,23 @@ def test_an_edit_is_not_taken_for_a_color_shift(portrait):
     face = np.asarray(crop_quad(photo, quad)).copy()
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
     face[np.hypot(x, y) > 0.62] = (30, 90, 30)  # all around the face, as a hood would be
-    answer = np.asarray(paste_back(face, photo, quad))
-    np.testing.assert_array_equal(answer, np.asarray(paste_back(face, photo, quad, False)))
+    result = np.asarray(paste_back(face, photo, quad))
+    np.testing.assert_array_equal(result, np.asarray(paste_back(face, photo, quad, False)))
 
 
 def test_the_photos_detail_does_not_show_through_an_edit(portrait):
     photo, quad = (portrait[0].resize((1536, 1536), Image.Resampling.BICUBIC), portrait[1] * 3)
     face = np.asarray(crop_quad(photo, quad)).copy()
     face[100:150, 60:200] = (20, 20, 25)  # dark glasses over the eyes
-    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
+    result = np.asarray(paste_back(face, photo, quad)).astype(int)
     eyes = np.rint(quad.mean(axis=0)).astype(int) - (0, 12)
-    band = answer[eyes[1] - 20 : eyes[1] + 20, eyes[0] - 60 : eyes[0] + 60]
+    band = result[eyes[1] - 20 : eyes[1] + 20, eyes[0] - 60 : eyes[0] + 60]
     assert np.abs(band - (20, 20, 25)).max() <= 3
 
 
 def test_the_seam_is_feathered():
     black = Image.new("RGB", (320, 260))
-    row = pixels(compose(GREEN, black, SQUARE, True, "PNG"))[130, :, 1].astype(int)
+    row = read_pixels(compose(GREEN, black, SQUARE, True, "PNG"))[130, :, 1].astype(int)
     assert row[100] == row[240] == 0 and row[170] == 255
     assert np.abs(np.diff(row)).max() < 40
 
@@ -156,8 +157,8 @@ def test_the_seam_is_feathered():
 def test_an_unedited_face_restores_the_photo(degrees, size):
     photo, quad = smooth_photo(), rotated_quad(degrees)
     face = np.asarray(crop_quad(photo, quad, size))
-    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
-    assert np.abs(answer - np.asarray(photo)).max() <= 6
+    result = np.asarray(paste_back(face, photo, quad)).astype(int)
+    assert np.abs(result - np.asarray(photo)).max() <= 6
 
 
 def test_an_unedited_center_crop_restores_the_photo_exactly():
@@ -172,15 +173,15 @@ def test_an_unedited_center_crop_restores_the_photo_exactly():
 def test_a_large_face_is_filtered_before_it_is_reduced():
     checker = np.indices((1024, 1024)).sum(axis=0) % 2 * 255
     checker = np.repeat(checker[..., None], 3, axis=-1).astype(np.uint8)
-    answer = np.asarray(paste_back(checker, smooth_photo(), rotated_quad(10)))
-    assert np.abs(answer[110:150, 140:180].astype(int) - 127).max() <= 3
+    result = np.asarray(paste_back(checker, smooth_photo(), rotated_quad(10)))
+    assert np.abs(result[110:150, 140:180].astype(int) - 127).max() <= 3
 
 
 def test_a_face_partly_outside_the_photo_is_pasted_inside_it():
     photo = Image.new("RGB", (200, 200))
-    answer = np.asarray(paste_back(GREEN, photo, rotated_quad(15, center=(10, 100), side=180)))
-    assert answer.shape == (200, 200, 3)
-    assert (answer[100, 0] == (0, 255, 0)).all() and (answer[:, 150:] == 0).all()
+    result = np.asarray(paste_back(GREEN, photo, rotated_quad(15, center=(10, 100), side=180)))
+    assert result.shape == (200, 200, 3)
+    assert (result[100, 0] == (0, 255, 0)).all() and (result[:, 150:] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -214,10 +215,8 @@ def phone_photo(orientation: int, **options) -> bytes:
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}
     turn = {6: Image.Transpose.ROTATE_90, 1: None}[orientation]
     photo = smooth_photo() if turn is None else smooth_photo().transpose(turn)
-    buffer = io.BytesIO()
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" exif:GPSLatitude="52,31N"/>'
-    photo.save(buffer, "JPEG", quality=95, exif=exif, xmp=xmp, **options)
-    return buffer.getvalue()
+    return encode_image(photo, "JPEG", quality=95, exif=exif, xmp=xmp, **options)
 
 
 @pytest.mark.parametrize("format", limits.FORMATS)
@@ -279,8 +278,8 @@ def test_a_face_is_pasted_into_a_wide_gamut_photo_in_its_color_space():
     photo.info["icc_profile"] = icc_profiles.wide_rgb()
     face, quad = crop_center(photo)
     assert (np.abs(face[100, 100].astype(int) - (90, 140, 60)) > 3).any()  # sRGB has others
-    answer = np.asarray(paste_back(face, photo, quad)).astype(int)
-    assert np.abs(answer - (90, 140, 60)).max() <= 2
+    result = np.asarray(paste_back(face, photo, quad)).astype(int)
+    assert np.abs(result - (90, 140, 60)).max() <= 2
 
 
 def test_paste_needs_photo_and_quad():
@@ -323,7 +322,7 @@ def as_image(file):
 def test_a_face_that_is_a_jpeg_already_is_not_encoded_again():
     drawn = images.encode(np.asarray(smooth_photo()), "JPEG", 80)
     data = compose(as_image(drawn), format="jpeg", domain="avatars", texts="a sad face")
-    np.testing.assert_array_equal(pixels(data), pixels(drawn))
+    np.testing.assert_array_equal(read_pixels(data), read_pixels(drawn))
     with Image.open(io.BytesIO(data)) as image:
         assert b"a sad face" in image.info["xmp"]
     assert compose(as_image(drawn), marked=False) == drawn

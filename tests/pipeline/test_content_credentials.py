@@ -16,7 +16,7 @@ from styleclip_client import Client
 from styleclip_server.pipeline.composition import compose
 from styleclip_server.pipeline.credentials import CredentialsUnusable, Signer
 from styleclip_server.serving import signing
-from styleclip_server.serving.options import Options, default_repository
+from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python is missing: make test")
@@ -63,7 +63,7 @@ def certificate(subject, key, issuer, issuer_key):
 
 @pytest.fixture
 def files(tmp_path):
-    """Creates a signer's certificate chain and key as two PEM files."""
+    """Create a signer's certificate chain and key as two PEM files."""
 
     def create(kind="P-256"):
         authority, key = KEYS["P-256"](), KEYS[kind]()
@@ -136,12 +136,8 @@ def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeyp
     chain, key = files()
     monkeypatch.setenv(signing.CERTIFICATE_VARIABLE, str(chain))
     monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
-    options = Options(default_repository(), http_port=0, grpc_port=0, metrics_port=0,
-                      log=tmp_path / "log")  # fmt: skip
-    with running_server(options) as server, Client(server.grpc_url) as client:
-        edited = client.edit_photo(
-            AVATAR,
-            client.domain().edit("a sad face"),
-        )
+    options = Options(log=tmp_path / "log")
+    with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+        edited = client.edit_photo(AVATAR, client.domain().edit("a sad face"))
     state, action = read(edited.picture, "JPEG")
     assert state == "Valid" and "a sad face" in action["description"]

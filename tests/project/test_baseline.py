@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from paths import AVATAR, ROOT
-from small_networks import small_generator
+from small_networks import randomize, small_generator
 from styleclip_client import Client
 from styleclip_networks.clip import trim_tokens
 from tools.bench import baseline, baseline_server, networks_from_onnx
@@ -20,10 +20,7 @@ from tools.bench import baseline, baseline_server, networks_from_onnx
 @torch.inference_mode()
 def test_per_image_weights_give_the_same_image_as_shared_weights():
     torch.manual_seed(0)
-    generator = small_generator(64, mapping_layers=8)
-    for name, tensor in generator.named_parameters():
-        if name.endswith(("noise.weight", "activate.bias")):
-            tensor.normal_()
+    generator = randomize(small_generator(64, mapping_layers=8))
     styles = generator.affine(torch.randn(3, generator.num_latents, 48))
     expected = generator.synthesis(styles)
     assert expected.std() > 0.1
@@ -61,8 +58,8 @@ def test_the_baseline_server_gives_the_same_image_as_triton(server):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/edit", json.dumps(body).encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            theirs = Image.open(io.BytesIO(answer.read()))
+        with urllib.request.urlopen(request, timeout=60) as response:
+            theirs = Image.open(io.BytesIO(response.read()))
     a, b = (np.asarray(image.convert("RGB"), np.float64) for image in (ours, theirs))
     assert a.std() > 20
     assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 35  # both are JPEGs

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 FORMATS = {"smiling.jpg": "JPEG", "both.webp": "WEBP", "sad.jpg": "JPEG", "sad.gif": "GIF"}
 
 
-def curl_commands(text):
+def find_curl_commands(text):
     """The commands of a document that use curl on this machine, as they are printed."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [block for block in blocks if "curl" in block and "localhost:8000" in block]
@@ -40,13 +40,13 @@ def run_block(block, server, folder):
 
 
 def test_the_curl_command_of_the_readme_gives_an_image(server, folder):
-    (block,) = curl_commands(README)
+    (block,) = find_curl_commands(README)
     run_block(block, server, folder)
     assert Image.open(folder / "smiling.jpg").size == (256, 256)
 
 
 def test_the_commands_in_api_md_print_what_it_shows(server, folder):
-    output = "".join(run_block(block, server, folder) for block in curl_commands(API))
+    output = "".join(run_block(block, server, folder) for block in find_curl_commands(API))
     for name, format in FORMATS.items():
         assert Image.open(folder / name).format == format
     assert zipfile.ZipFile(folder / "edited.zip").namelist() == ["avatar-1.jpg", "avatar-2.jpg"]

@@ -34,7 +34,7 @@ TARGETS = (
 )
 
 
-def anchors(document):
+def list_anchors(document):
     """The anchors that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
     return {
@@ -50,7 +50,7 @@ def test_every_link_between_the_documents_leads_to_a_file_and_a_heading(document
     for path, anchor in links:
         target = document.parent / path if path else document
         assert target.exists(), path
-        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+        assert not anchor or anchor in list_anchors(target), f"{path}#{anchor}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -12,13 +12,13 @@ from styleclip_server.serving.triton_command import prepare_setup
 from styleclip_server.serving.triton_process import TritonProcess
 
 
-def health(address, *arguments):
+def check_health(address, *arguments):
     command = [sys.executable, "-m", "styleclip_server.health", "--server", address, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_a_working_server_passes_without_output(server):
-    result = health(server.grpc_url)
+    result = check_health(server.grpc_url)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
@@ -32,17 +32,17 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
         server.wait_until_ready()
         address, triton = f"127.0.0.1:{ports.triton_grpc}", psutil.Process(server.pid)
         triton.send_signal(signal.SIGSTOP)
-        hanging = health(address, "--timeout", "1")
+        hanging = check_health(address, "--timeout", "1")
         triton.send_signal(signal.SIGCONT)
         assert hanging.returncode == 1 and "no answer" in hanging.stderr
-        assert health(address).returncode == 0
+        assert check_health(address).returncode == 0
 
         children = triton.children(recursive=True)
         stubs = [child for child in children if "/align/" in " ".join(child.cmdline())]
         assert len(stubs) == 2
         for stub in stubs:
             stub.kill()
-        broken = health(address)
+        broken = check_health(address)
         assert server.ready()  # so says Triton
         assert broken.returncode == 1
         assert broken.stderr.startswith("styleclip-health: ServerUnavailable:")
@@ -52,6 +52,6 @@ def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
 
 
 def test_an_address_without_a_server_is_reported_in_one_line():
-    result = health("localhost:1", "--timeout", "5")
+    result = check_health("localhost:1", "--timeout", "5")
     assert result.returncode == 1
     assert result.stderr.startswith("styleclip-health: ServerUnavailable:")

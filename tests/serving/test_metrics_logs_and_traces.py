@@ -4,14 +4,15 @@ import json
 import os
 import re
 import threading
-import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from counters import read_metrics
 from paths import AVATAR
 from polling import wait_until
 from styleclip_client import Client
@@ -54,19 +55,10 @@ def observed(tmp_path_factory, spans):
         running_server(options, canary=0) as server,
         Client(server.grpc_url, name="shop") as client,
     ):
-        yield client, lambda: read_metrics(server.metrics_url), log
+        yield client, lambda: read_metrics(server), log
 
 
-def read_metrics(url):
-    """name{labels} → value of each of our metrics."""
-    text = urllib.request.urlopen(url).read().decode()
-    return {
-        series: float(value)
-        for series, value in re.findall(r"^(styleclip_\S+) (\S+)$", text, re.MULTILINE)
-    }
-
-
-def metric_changes(scrape, action):
+def count_changes(scrape, action):
     """Return how much each metric changed by calling `action`."""
     before = scrape()
     action()
@@ -85,7 +77,7 @@ def test_the_canary_at_the_start_is_not_counted(observed):
 def test_an_edit_is_counted_with_its_strength_threshold_cache_and_format(observed):
     client, scrape, _ = observed
     edit = client.domain().edit("a sad face", strength=4, threshold=0.12)
-    changes = metric_changes(
+    changes = count_changes(
         scrape, lambda: [client.edit_photo(AVATAR, edit, format="PNG") for _ in range(3)]
     )
     assert changes['styleclip_edits_total{domain="avatars"}'] == 3
@@ -109,7 +101,7 @@ def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_th
         with pytest.raises(NotAnImage):
             client.invert(b"not an image")
 
-    assert metric_changes(scrape, invert_bad_photos) == {
+    assert count_changes(scrape, invert_bad_photos) == {
         "styleclip_requests_admitted_total": 2,
         'styleclip_refusals_total{error="NoFaceFound",step="align"}': 1,
         'styleclip_refusals_total{error="NotAnImage",step="align"}': 1,
@@ -124,7 +116,7 @@ def test_photos_without_a_face_and_unreadable_ones_are_counted_by_the_name_of_th
 def test_the_faces_of_a_photo_are_counted(observed, golden):
     client, scrape, _ = observed
     photo = Image.open(golden / "align/astronaut.png")
-    changes = metric_changes(scrape, lambda: client.invert(photo, align=True, face=0))
+    changes = count_changes(scrape, lambda: client.invert(photo, align=True, face=0))
     assert changes['styleclip_faces_found_count{domain="avatars"}'] == 1
     assert changes['styleclip_faces_found_sum{domain="avatars"}'] == 2
 
@@ -142,7 +134,7 @@ def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed)
         client.direction(client.domain().edit(secret, threshold=1))
     assert re.fullmatch("shop-[0-9a-f]{32}", caught.value.request_id)
     (entry,) = wait_until(
-        lambda: [e for e in lines(log) if e.get("request_id") == caught.value.request_id]
+        lambda: [e for e in read_entries(log) if e.get("request_id") == caught.value.request_id]
     )
     assert entry["step"] == "direction" and entry["outcome"] == "NoChannelLeft"
     assert secret not in log.read_text()
@@ -150,10 +142,16 @@ def test_a_failure_is_a_line_of_json_with_the_id_that_the_client_knows(observed)
 
 def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, spans):
     client, _, log = observed
+
+    def composed():
+        return [
+            entry["request_id"] for entry in read_entries(log) if entry.get("step") == "compose"
+        ]
+
+    before = composed()
     client.edit_photo(AVATAR, client.domain().edit("a face with sunglasses"))
-    composed = wait_until(lambda: [e for e in lines(log) if e.get("step") == "compose"])
-    newest = composed[-1]["request_id"]
-    steps = [entry["step"] for entry in lines(log) if entry.get("request_id") == newest]
+    (newest,) = wait_until(lambda: composed()[len(before) :])
+    steps = [entry["step"] for entry in read_entries(log) if entry.get("request_id") == newest]
     assert steps == ["align", "direction", "compose"]
     assert "sunglasses" not in log.read_text()
 
@@ -161,7 +159,7 @@ def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, span
         return {
             attributes["triton.model_name"]
             for span in spans[1]
-            if (attributes := values(span)).get("triton.request_id") == newest
+            if (attributes := read_attributes(span)).get("triton.request_id") == newest
         }
 
     expected = {"edit_photo", "align", "e4e", "direction", "stylegan2", "compose"}
@@ -171,12 +169,10 @@ def test_an_edit_leaves_one_id_in_every_step_and_span_but_no_text(observed, span
 def test_every_line_of_the_json_log_is_json(observed):
     _, _, log = observed
     assert {"time", "level", "message"} <= set(json.loads(log.read_text().splitlines()[0]))
-    assert len(lines(log)) == len(log.read_text().splitlines())
+    assert len(read_entries(log)) == len(log.read_text().splitlines())
 
 
 def test_texts_are_logged_only_with_the_option(monkeypatch):
-    import numpy as np
-
     inputs = {"NEUTRAL": np.array([[b"a face"]], object), "PHOTO": np.array([[b"1234"]], object)}
     silent = request_log.entry("direction", "7", 0.01, inputs, ValueError("a face is wrong"))
     assert "a face" not in json.dumps(silent) and silent["photo_bytes"] == [4]
@@ -186,7 +182,7 @@ def test_texts_are_logged_only_with_the_option(monkeypatch):
 
 
 @contextmanager
-def followed(log):
+def pipe_to(log):
     """A pipe whose lines go to the log; all are written when the block ends."""
     read, write = os.pipe()
     log.follow(os.fdopen(read, "rb"))
@@ -197,7 +193,7 @@ def followed(log):
 
 def test_an_unwritable_log_stops_nothing(tmp_path):
     log = ServerLog(Path("/dev/full"), "text")
-    with followed(log) as pipe:
+    with pipe_to(log) as pipe:
         pipe.write(b"dropped\n" * 10_000)  # more than fits into a pipe
     assert log.last_lines[-1] == "dropped"
 
@@ -206,7 +202,7 @@ def test_a_log_is_written_again_once_the_disk_has_room(tmp_path):
     folder = tmp_path / "full"
     folder.touch()  # no folder: the log cannot be opened
     log = ServerLog(folder / "log", "text")
-    with followed(log) as pipe:
+    with pipe_to(log) as pipe:
         pipe.write(b"left out\n")
         pipe.flush()
         assert wait_until(lambda: log.last_lines)
@@ -218,18 +214,18 @@ def test_a_log_is_written_again_once_the_disk_has_room(tmp_path):
 
 def test_a_long_log_is_rotated(tmp_path):
     path = tmp_path / "log"
-    with followed(ServerLog(path, "text")) as pipe:
+    with pipe_to(ServerLog(path, "text")) as pipe:
         for _ in range(25_000):
             pipe.write(b"x" * 999 + b"\n")
     assert path.stat().st_size < 11e6 and (tmp_path / "log.old").stat().st_size < 11e6
     assert {file.name for file in tmp_path.iterdir()} == {"log", "log.old"}
 
 
-def lines(log):
+def read_entries(log):
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def values(span):
+def read_attributes(span):
     """The string attributes of a span."""
     strings = {}
     for entry in span.get("attributes", ()):

@@ -5,10 +5,6 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from styleclip_server.serving.errors import ServerStartFailed
-from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
-
 CALLS = {
     "a shared memory region": lambda c: c.register_system_shared_memory("a", "/x", 16),
     "the shared memory's state": lambda c: c.get_system_shared_memory_status(),
@@ -41,22 +37,6 @@ def test_a_call_over_grpc_is_refused(server, call):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_call_over_http_is_refused(server, path):
-    answer = httpx.post(f"http://{server.http_url}/{path}", content="{}")
-    assert answer.status_code == 403
-    assert "restricted" in answer.text or "not allowed" in answer.text
-
-
-def test_shared_memory_needs_the_option_and_a_loopback_address(tmp_path):
-    options = {"log": tmp_path / "log", "allow_shared_memory": True}
-    with (
-        pytest.raises(ServerStartFailed, match=r"--allow-shared-memory .* 0\.0\.0\.0"),
-        running_server(Options(host="0.0.0.0", no_token=True, **options)),
-    ):
-        pass
-    with (
-        running_server(Options(**options), canary=0) as server,
-        triton.InferenceServerClient(server.grpc_url) as connection,
-    ):
-        connection.get_system_shared_memory_status()
-        with pytest.raises(InferenceServerException, match="restricted"):
-            connection.get_log_settings()
+    refused = httpx.post(f"http://{server.http_url}/{path}", content="{}", timeout=60)
+    assert refused.status_code == 403
+    assert "restricted" in refused.text or "not allowed" in refused.text

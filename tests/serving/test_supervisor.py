@@ -8,19 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import httpx
 import psutil
 import pytest
 
 from paths import AVATAR
-from polling import wait_until
+from polling import SECONDS, wait_until
+from processes import find_listener
 from styleclip_client import Client
-from styleclip_contract.errors import StyleclipError
+from styleclip_contract.errors import InvalidInput, StyleclipError
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import find_installation
 from styleclip_server.serving.options import Options, default_repository
-from styleclip_server.serving.supervisor import running_server
+from styleclip_server.serving.supervisor import SupervisedServer, running_server
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
 
@@ -33,7 +35,7 @@ def children_of(pid):
 
 
 def assert_edits(server):
-    with Client(server.grpc_url, timeout=10) as client:
+    with Client(server.grpc_url) as client:
         client.edit_photo(AVATAR, client.domain().edit("a sad face"))
 
 
@@ -52,39 +54,42 @@ def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_l
         wait_until(lambda: server.restarts == 2)
         assert_edits(server)
         after = children_of(server.pid)
-    _, alive = psutil.wait_procs([*before, *after], timeout=5)
+    _, alive = psutil.wait_procs([*before, *after], timeout=SECONDS)
     assert not alive
     with pytest.raises(StyleclipError):
         assert_edits(server)
 
 
-def listens(process, port):
-    return any(
-        connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
-        for connection in process.net_connections()
-    )
-
-
 def health_status(server):
     try:
         url = f"http://{server.http_url}/healthz"
-        return httpx.get(url, timeout=30, trust_env=False).status_code
+        return httpx.get(url, timeout=SECONDS, trust_env=False).status_code
     except httpx.TransportError:
         return None
 
 
-def test_a_killed_api_server_is_restarted_alone_and_reports_a_dead_triton(tmp_path):
+def test_a_killed_api_server_is_restarted_alone_and_reports_a_dead_triton(tmp_path, monkeypatch):
+    may_start, start = threading.Event(), SupervisedServer._start_triton
+
+    def start_later(self):
+        may_start.wait()
+        start(self)
+
+    monkeypatch.setattr(SupervisedServer, "_start_triton", start_later)
+    may_start.set()
     with running_server(options(tmp_path), canary=0) as server:
         triton = server.pid
-        port = int(server.http_url.rpartition(":")[2])
-        (api,) = (child for child in children_of(os.getpid()) if listens(child, port))
-        api.kill()
+        find_listener(int(server.http_url.rpartition(":")[2])).kill()
         wait_until(lambda: health_status(server) == 200)
         assert_edits(server)
         assert server.pid == triton and server.restarts == 0
 
-        os.kill(triton, signal.SIGKILL)
-        wait_until(lambda: health_status(server) == 503)
+        may_start.clear()
+        try:
+            os.kill(triton, signal.SIGKILL)
+            wait_until(lambda: health_status(server) == 503)
+        finally:
+            may_start.set()
         wait_until(lambda: health_status(server) == 200)
         wait_until(lambda: server.restarts == 1)
 
@@ -102,25 +107,6 @@ def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, m
     with running_server(options(tmp_path), canary=0) as server:
         assert len(starts) == 2 and not psutil.pid_exists(starts[0])
         assert_edits(server)
-
-
-def test_refused_requests_are_freed(tmp_path):
-    log = tmp_path / "log"
-    with (
-        running_server(options(tmp_path, log=log), canary=0) as server,
-        Client(server.grpc_url) as client,
-    ):
-        latent = client.invert(AVATAR).w_plus
-        edit = client.domain().edit("a sad face", threshold=1)
-        for refused in (
-            lambda: client.edit_photo(b"no photo", edit),
-            lambda: client.edit_photo(AVATAR, edit),
-            lambda: client.edit(latent, edit),
-            lambda: client.invert(b"no photo"),
-        ):
-            with pytest.raises(StyleclipError):
-                refused()
-    assert "Found 0 model versions that have in-flight inferences" in log.read_text()
 
 
 def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
@@ -196,32 +182,39 @@ def test_a_damaged_network_is_reported_and_leaves_no_process(tmp_path):
 
 
 def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
-    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
+    log = tmp_path / "log"
+    ports = [word for kind in ("http", "grpc", "metrics") for word in (f"--{kind}-port", "0")]
+    command = [sys.executable, "-m", "styleclip_server", *ports, "--log", log]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    line = process.stderr.readline()
-    (address,) = re.findall(r"gRPC (\S+),", line)
-    with Client(address) as client:
-        assert client.status().ready
-    children = children_of(process.pid)
-    assert children
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive
+    try:
+        (address,) = re.findall(r"gRPC (\S+),", process.stderr.readline())
+        with Client(address) as client:
+            assert client.status().ready
+            send_refused_requests(client)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=SECONDS)
+    assert children and not alive
     assert "Traceback" not in process.stderr.read()
+    # A refused request that was not freed would count as in flight.
+    assert "Found 0 model versions that have in-flight inferences" in log.read_text()
 
 
-def test_killing_the_supervisor_ends_the_server(tmp_path):
-    command = [sys.executable, "-m", "styleclip_server", "--http-port", "0", "--grpc-port", "0"]
-    command += ["--metrics-port", "0", "--log", str(tmp_path / "log")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    process.stderr.readline()
-    children = children_of(process.pid)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
+def send_refused_requests(client):
+    """Send requests that a step refuses, the first or a later one."""
+    latent = client.invert(AVATAR).w_plus
+    edit = client.domain().edit("a sad face", threshold=1)
+    for refused in (
+        lambda: client.edit_photo(b"no photo", edit),
+        lambda: client.edit_photo(AVATAR, edit),
+        lambda: client.edit(latent, edit),
+        lambda: client.invert(b"no photo"),
+    ):
+        with pytest.raises(InvalidInput):
+            refused()
 
 
 def test_an_incompatible_numpy_is_refused(tmp_path, monkeypatch):

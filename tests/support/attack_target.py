@@ -7,7 +7,11 @@ import grpc
 import httpx
 import psutil
 
+from processes import list_processes
+
 SERVICE = "/inference.GRPCInferenceService/"
+SECONDS = 60.0  # for a response; a server that takes longer hangs
+CLOSED = 0  # in place of a status: the server closed the connection while the attack was sent
 
 
 class Target:
@@ -19,48 +23,51 @@ class Target:
         self.channel = grpc.insecure_channel(
             server.grpc_url, options=[("grpc.max_send_message_length", -1)]
         )
+        self._processes = list_processes(server)
 
     def post(self, path, body=b"{}", **headers):
-        """The status of a request; 0 if the connection was closed instead."""
+        """Return the status of a request, or `CLOSED`."""
+        url = f"http://{self.server.http_url}{path}"
         try:
-            return httpx.post(
-                f"http://{self.server.http_url}{path}", content=body, headers=headers, timeout=60
-            ).status_code
+            return httpx.post(url, content=body, headers=headers, timeout=SECONDS).status_code
+        except httpx.TimeoutException:
+            raise
         except httpx.TransportError:
-            return 0
+            return CLOSED
 
     def infer(self, document, **headers):
+        """Return the status of an inference request, whose body may be any bytes."""
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return self.post("/v2/models/direction/infer", body, **headers)
 
-    def raw(self, data, address=None):
-        """The status of the answer to bytes on a socket; 0 if there is none."""
+    def send(self, data, address=None):
+        """Send bytes on a socket; return the status of the response, or `CLOSED`."""
         host, port = (address or self.server.http_url).split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
             try:
                 for part in data:
                     connection.sendall(part)
-                answer = connection.recv(100)
-            except OSError:
-                return 0
-        return int(answer[9:12]) if answer else 0
+                response = connection.recv(100)
+            except ConnectionError:
+                return CLOSED
+        return int(response[9:12]) if response else CLOSED
 
     def call(self, request, method="ModelInfer"):
-        """The status of a call over gRPC."""
+        """Return the status of a call over gRPC."""
         content = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            self.channel.unary_unary(SERVICE + method)(content, timeout=60)
+            self.channel.unary_unary(SERVICE + method)(content, timeout=SECONDS)
         except grpc.RpcError as error:
             return error.code().name
         return "OK"
 
-    def processes(self):
-        return {process.pid for process in psutil.Process().children(recursive=True)}
+    def process_ids(self):
+        return {process.pid for process in list_processes(self.server)}
 
     def memory(self):
-        """The memory of the server's processes in MB."""
+        """Return the memory of the server's processes in MB."""
         total = 0
-        for process in psutil.Process().children(recursive=True):
+        for process in self._processes:
             try:
                 total += process.memory_info().rss / 1e6
             except psutil.Error:

@@ -31,19 +31,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append((behavior, range_header, self.headers.get("If-Range")))
         requests_so_far = sum(request[0] == behavior for request in self.server.requests)
         if behavior in ("404", "500") or (behavior == "500once" and requests_so_far == 1):
-            return self._answer(int(behavior[:3]), b"no")
+            return self._respond(int(behavior[:3]), b"no")
         if behavior == "html":
-            return self._answer(200, b"<!DOCTYPE html><html>Quota exceeded</html>")
+            return self._respond(200, b"<!DOCTYPE html><html>Quota exceeded</html>")
         if behavior == "htmltype":
-            return self._answer(200, DATA, {"Content-Type": "text/html; charset=utf-8"})
+            return self._respond(200, DATA, {"Content-Type": "text/html; charset=utf-8"})
         if behavior == "wrong":
-            return self._answer(200, OTHER)
+            return self._respond(200, OTHER)
         if behavior == "moved":
-            return self._answer(302, b"", {"Location": "/good"})
+            return self._respond(302, b"", {"Location": "/good"})
         if behavior == "loop":
-            return self._answer(302, b"", {"Location": "/loop"})
+            return self._respond(302, b"", {"Location": "/loop"})
         if behavior == "short":  # announces less than there is
-            return self._answer(200, data[:1000])
+            return self._respond(200, data[:1000])
         headers = {"ETag": f'"{sha256(data)}"'} if behavior != "noetag" else {}
         start = 0
         if range_header and behavior != "norange":
@@ -52,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if condition and condition != headers.get("ETag"):
                 start = 0
             elif start >= len(data):
-                return self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+                return self._respond(416, b"", {"Content-Range": f"bytes */{len(data)}"})
         body = data[start:]
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
@@ -71,13 +71,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if behavior == "hang" and requests_so_far == 1:
             self.wfile.write(body[:300_000])
             self.server.sent += 300_000
-            self.server.release.wait(20)
+            self.server.release.wait()
             body = b""
         self.wfile.write(body)
         self.server.sent += len(body)
         self.close_connection = True
 
-    def _answer(self, status, body, headers=None):
+    def _respond(self, status, body, headers=None):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)

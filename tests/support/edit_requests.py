@@ -21,9 +21,9 @@ def image_of(data):
     return image
 
 
-def events(answer):
+def events(response):
     """The events of a stream: their names and their data."""
-    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    blocks = [block.split("\n") for block in response.text.strip().split("\n\n")]
     return [
         (block[0].removeprefix("event: "), json.loads(block[1].removeprefix("data: ")))
         for block in blocks

@@ -5,6 +5,9 @@ They listen on loopback and end with the `with` block.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import socket
 import ssl
 import subprocess
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
@@ -94,62 +98,87 @@ def _shut_down(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class GuardedGateway:
-    """The URL of a gateway, and the HTTP statuses that it answered with, the newest last."""
+class HttpGateway:
+    """A running gateway.
 
-    def __init__(self) -> None:
+    Attributes:
+        url: its address.
+        statuses: those that it responded with, the newest last.
+        resumed: set it to let inferences that were stalled go on.
+    """
+
+    def __init__(self, target: str, token: str | None, busy: int, stall_after: float) -> None:
         self.url = ""
-        self.answered: list[int] = []
+        self.target, self.token, self.busy, self.stall_after = target, token, busy, stall_after
+        self.statuses: list[int] = []
+        self.inferences = itertools.count(1)
+        self.resumed = threading.Event()
 
 
 @contextmanager
-def guarded_gateway(target: str, token: str, busy: int = 0) -> Iterator[GuardedGateway]:
-    """Yield an HTTP gateway that requires a bearer token and is busy for the first requests."""
-    gateway = GuardedGateway()
+def http_gateway(
+    target: str, *, token: str | None = None, busy: int = 0, stall_after: float = math.inf
+) -> Iterator[HttpGateway]:
+    """Yield a gateway that forwards HTTP requests to `target`, "host:port".
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
+    Args:
+        token: the bearer token that it requires.
+        busy: how many requests it refuses with 503 at first.
+        stall_after: how many inferences it forwards at once; the others wait until `resumed`.
+    """
+    gateway = HttpGateway(target, token, busy, stall_after)
+    handler = functools.partial(_GatewayHandler, gateway)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        gateway.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield gateway
+        finally:
+            gateway.resumed.set()
+            server.shutdown()
 
-        def do_GET(self) -> None:
-            self._handle(None)
 
-        def do_POST(self) -> None:
-            self._handle(self.rfile.read(int(self.headers["Content-Length"])))
+class _GatewayHandler(BaseHTTPRequestHandler):
+    def __init__(self, gateway: HttpGateway, *arguments: Any) -> None:
+        self.gateway = gateway
+        super().__init__(*arguments)
 
-        def _handle(self, body: bytes | None) -> None:
-            if self.headers["authorization"] != f"Bearer {token}":
-                return self._answer(401, {}, b"who are you?")
-            if gateway.answered.count(503) < busy:
-                return self._answer(503, {}, b"too many requests")
-            headers = {
-                name: value for name, value in self.headers.items() if name.lower() != "host"
-            }
-            request = urllib.request.Request(
-                f"http://{target}{self.path}", body, headers, method=self.command
-            )
-            try:
-                with urllib.request.urlopen(request) as response:
-                    self._answer(response.status, dict(response.headers), response.read())
-            except urllib.error.HTTPError as error:
-                self._answer(error.code, dict(error.headers), error.read())
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            gateway.answered.append(status)
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
+    def do_GET(self) -> None:
+        self._handle(None)
+
+    def do_POST(self) -> None:
+        self._handle(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _handle(self, body: bytes | None) -> None:
+        gateway = self.gateway
+        if gateway.token and self.headers["authorization"] != f"Bearer {gateway.token}":
+            self._respond(401, {}, b"who are you?")
+            return
+        if gateway.statuses.count(503) < gateway.busy:
+            self._respond(503, {}, b"too many requests")
+            return
+        if self.path.endswith("/infer") and next(gateway.inferences) > gateway.stall_after:
+            gateway.resumed.wait()
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        request = urllib.request.Request(
+            f"http://{gateway.target}{self.path}", body, headers, method=self.command
+        )
+        try:
+            with urllib.request.urlopen(request) as response:
+                self._respond(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            self._respond(error.code, dict(error.headers), error.read())
+
+    def _respond(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.gateway.statuses.append(status)
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with suppress(ConnectionError):  # the client was killed
             self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    gateway.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield gateway
-    finally:
-        server.shutdown()
-        server.server_close()

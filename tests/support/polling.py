@@ -6,8 +6,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SECONDS = 180.0  # far more than a busy machine of two cores needs
 
-def wait_until(condition: Callable[[], T], seconds: float = 60) -> T:
+
+def wait_until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
     """Call `condition` until its result is true; return the result.
 
     Raises:
@@ -16,5 +18,5 @@ def wait_until(condition: Callable[[], T], seconds: float = 60) -> T:
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(0.05)
     return result

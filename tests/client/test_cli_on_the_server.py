@@ -1,4 +1,4 @@
-"""The command against the real server with the avatars domain."""
+"""The command on the real server with the avatars domain."""
 
 import json
 

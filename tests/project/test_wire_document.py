@@ -28,7 +28,7 @@ def subclasses(kind):
         yield from subclasses(subclass)
 
 
-def blocks(text, language):
+def find_blocks(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
@@ -55,14 +55,14 @@ def test_each_error_of_the_server_is_listed_with_its_status():
 
 
 def test_the_curl_commands_print_what_the_page_shows(server):
-    script = "\n".join(blocks(WIRE, "sh")).replace("localhost:8000", server.http_url)
+    script = "\n".join(find_blocks(WIRE, "sh")).replace("localhost:8000", server.http_url)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
     output = done.stdout.decode()
     assert output.startswith("ready\n")
-    for text in blocks(WIRE, "text"):
+    for text in find_blocks(WIRE, "text"):
         assert text.strip() in output
 
 

@@ -1,4 +1,4 @@
-"""What the API server checks before it asks Triton, tried without a server."""
+"""What the API server checks before it calls Triton, tried without a server."""
 
 import asyncio
 import gzip
@@ -23,7 +23,7 @@ EDIT = step_config(wire.EDIT, "cpu")
 TEXT = (6).to_bytes(4, "little") + b"a face"
 
 
-def direction(**changes):
+def build_request(**changes):
     """A valid request, with some of its fields changed."""
     request = ModelInferRequest(model_name="direction")
     for name, datatype, content in (
@@ -48,7 +48,7 @@ def change_shape(request, *shape):
 
 
 def test_a_valid_request_passes_unchanged():
-    request = direction()
+    request = build_request()
     before = request.SerializeToString()
     assert check(inference.parse(before)) == 1
     assert inference.parse(before).SerializeToString() == before
@@ -89,7 +89,7 @@ CHANGES = {
     "a classification of a billion": lambda r: setattr(
         r.outputs.add(name="DELTA").parameters["classification"], "int64_param", 10**9
     ),
-    "a version that is no number": lambda r: setattr(r, "model_version", "1/../2"),
+    "a version that is not a number": lambda r: setattr(r, "model_version", "1/../2"),
     "an id of a megabyte": lambda r: setattr(r, "id", "x" * 2**20),
     "a hundred parameters": lambda r: [
         setattr(r.parameters[str(i)], "bool_param", True) for i in range(100)
@@ -107,7 +107,7 @@ REGIONS = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_invalid_request_is_refused(change):
-    request = direction()
+    request = build_request()
     CHANGES[change](request)
     with pytest.raises(Refused) as refusal:
         check(inference.parse(request.SerializeToString()))
@@ -116,7 +116,7 @@ def test_an_invalid_request_is_refused(change):
 
 @pytest.mark.parametrize("change", REGIONS)
 def test_a_region_is_refused_unless_shared_memory_is_allowed(change):
-    request = direction()
+    request = build_request()
     REGIONS[change](request)
     with pytest.raises(Refused) as refusal:
         check(inference.parse(request.SerializeToString()))
@@ -136,7 +136,7 @@ def test_a_region_is_refused_unless_shared_memory_is_allowed(change):
     ],
 )
 def test_a_region_is_checked_where_shared_memory_is_allowed(parameters):
-    request = direction()
+    request = build_request()
     del request.raw_input_contents[2]
     for name, value in parameters.items():
         field = "string_param" if isinstance(value, str) else "int64_param"
@@ -158,7 +158,7 @@ def test_only_a_clients_own_region_can_be_registered(key):
 
 
 def test_typed_contents_become_raw():
-    request = direction()
+    request = build_request()
     raw = list(request.raw_input_contents)
     del request.raw_input_contents[:]
     for tensor in request.inputs[:2]:
@@ -172,16 +172,16 @@ def test_typed_contents_become_raw():
 
 def test_the_wrong_latent_has_its_name():
     request = ModelInferRequest(model_name="edit")
-    for tensor in direction().inputs:
+    for tensor in build_request().inputs:
         request.inputs.append(tensor)
-    request.raw_input_contents.extend(direction().raw_input_contents)
+    request.raw_input_contents.extend(build_request().raw_input_contents)
     request.inputs.add(name="W_PLUS", datatype="FP32", shape=[1, 14, 256])
     request.raw_input_contents.append(bytes(14 * 256 * 4))
     with pytest.raises(Refused, match=r"InvalidLatent: W_PLUS has the shape \[1, 14, 256\]"):
         check(request, EDIT)
 
 
-def varint(number):
+def encode_varint(number):
     data = bytearray()
     while number > 127:
         data.append(number & 127 | 128)
@@ -192,8 +192,12 @@ def varint(number):
 MESSAGES = {
     "16 million empty inputs": b"\x2a\x00" * 2**24,
     "16 million parameters": b"\x22\x00" * 2**24,
-    "one input of 16 million parameters": b"\x2a" + varint(2**25) + b"\x22\x00" * 2**24,
-    "packed sides": b"\x2a" + varint(2**25) + b"\x1a" + varint(2**25 - 5) + bytes(2**25 - 5),
+    "one input of 16 million parameters": b"\x2a" + encode_varint(2**25) + b"\x22\x00" * 2**24,
+    "packed sides": b"\x2a"
+    + encode_varint(2**25)
+    + b"\x1a"
+    + encode_varint(2**25 - 5)
+    + bytes(2**25 - 5),
     "groups in groups": b"\x0b" * 2**20,
     "a length beyond the end": b"\x2a\xff\xff\xff\xff\x0f",
     "an endless number": b"\xff" * 2**20,
@@ -212,7 +216,7 @@ def test_a_message_is_refused_before_it_takes_memory(message):
         tracemalloc.stop()
 
 
-def as_json(**changes):
+def build_body(**changes):
     entry = {"name": "STRENGTH", "datatype": "FP32", "shape": [1, 2], "data": [[1, 2.5]]}
     return json.dumps({"inputs": [entry | changes]}).encode()
 
@@ -222,50 +226,50 @@ def decode(body, length=None):
 
 
 def test_json_data_become_raw():
-    request, _ = decode(as_json())
+    request, _ = decode(build_body())
     assert request.raw_input_contents == [np.array([1, 2.5], "<f4").tobytes()]
-    request, _ = decode(as_json(datatype="BYTES", data=["a face", "é"], shape=[2]))
+    request, _ = decode(build_body(datatype="BYTES", data=["a face", "é"], shape=[2]))
     assert request.raw_input_contents == [TEXT + b"\2\0\0\0" + "é".encode()]
-    request, _ = decode(as_json(datatype="BOOL", data=[True, False]))
+    request, _ = decode(build_body(datatype="BOOL", data=[True, False]))
     assert request.raw_input_contents == [b"\1\0"]
 
 
 BODIES = {
     "nothing": b"",
     "a number": b"1",
-    "200,000 nested arrays": as_json(data=0).replace(
+    "200,000 nested arrays": build_body(data=0).replace(
         b'"data": 0', b'"data": ' + b"[" * 200_000 + b"]" * 200_000
     ),
-    "900 nested arrays": as_json(data=0).replace(
+    "900 nested arrays": build_body(data=0).replace(
         b'"data": 0', b'"data":' + b"[" * 900 + b"]" * 900
     ),
     "nested objects as a parameter": b'{"parameters":{"a":' + b'{"a":' * 900 + b"1" + b"}" * 902,
-    "a million arrays": as_json(data=0).replace(
+    "a million arrays": build_body(data=0).replace(
         b'"data": 0', b'"data": [' + b"[]," * 10**6 + b"[]]"
     ),
-    "a ragged array": as_json(data=[[1], 2]),
-    "a text among numbers": as_json(data=[1, "2"]),
-    "a bool among numbers": as_json(data=[1, True]),
-    "an object as data": as_json(data={}),
-    "no data": as_json(data=None),
-    "numbers as texts": as_json(datatype="BYTES"),
-    "a number beyond its type": as_json(datatype="UINT8", data=[1, 256]),
-    "half a character": as_json(datatype="BYTES", data=["\ud800"]),
-    "an unknown type": as_json(datatype="FP64"),
-    "a negative shape": as_json(shape=[-1]),
-    "a shape beyond 64 bits": as_json(shape=[2**64]),
-    "a shape of numbers with points": as_json(shape=[1.0]),
-    "a shape of bools": as_json(shape=[True]),
-    "a rank of 1,000": as_json(shape=[1] * 1000),
-    "more binary data than there are": as_json(parameters={"binary_data_size": 2**40}),
-    "a negative binary size": as_json(parameters={"binary_data_size": -1}),
-    "a bool as binary size": as_json(parameters={"binary_data_size": True}),
-    "a list as parameter": as_json(parameters={"a": []}),
+    "a ragged array": build_body(data=[[1], 2]),
+    "a text among numbers": build_body(data=[1, "2"]),
+    "a bool among numbers": build_body(data=[1, True]),
+    "an object as data": build_body(data={}),
+    "no data": build_body(data=None),
+    "numbers as texts": build_body(datatype="BYTES"),
+    "a number beyond its type": build_body(datatype="UINT8", data=[1, 256]),
+    "half a character": build_body(datatype="BYTES", data=["\ud800"]),
+    "an unknown type": build_body(datatype="FP64"),
+    "a negative shape": build_body(shape=[-1]),
+    "a shape beyond 64 bits": build_body(shape=[2**64]),
+    "a shape of numbers with points": build_body(shape=[1.0]),
+    "a shape of bools": build_body(shape=[True]),
+    "a rank of 1,000": build_body(shape=[1] * 1000),
+    "more binary data than there are": build_body(parameters={"binary_data_size": 2**40}),
+    "a negative binary size": build_body(parameters={"binary_data_size": -1}),
+    "a bool as binary size": build_body(parameters={"binary_data_size": True}),
+    "a list as parameter": build_body(parameters={"a": []}),
     "65 inputs": json.dumps({"inputs": [{}] * 65}).encode(),
-    "inputs that are no list": b'{"inputs": {}}',
-    "an id that is no text": b'{"id": 1, "inputs": []}',
-    "NaN": as_json(data=[float("nan")]),
-    "two million numbers": as_json(data=0).replace(
+    "inputs that are not a list": b'{"inputs": {}}',
+    "an id that is not a text": b'{"id": 1, "inputs": []}',
+    "NaN": build_body(data=[float("nan")]),
+    "two million numbers": build_body(data=0).replace(
         b'"data": 0', b'"data":[1' + b",1" * 2**21 + b"]"
     ),
     "17 MiB": b'{"a":"' + b"x" * 17 * 2**20 + b'"}',
@@ -284,32 +288,32 @@ def test_an_invalid_body_is_refused(body):
 )
 def test_an_inconsistent_length_of_the_header_is_refused(length):
     with pytest.raises(Refused):
-        decode(as_json(), length)
+        decode(build_body(), length)
 
 
 def test_a_body_with_more_bytes_than_its_inputs_is_refused():
     with pytest.raises(Refused, match="belong to no input"):
-        decode(as_json() + b"more", str(len(as_json())).encode())
+        decode(build_body() + b"more", str(len(build_body())).encode())
 
 
-def test_an_answer_is_json_or_binary_data_as_requested():
-    answer = ModelInferResponse(model_name="direction", model_version="1")
+def test_a_response_is_json_or_binary_data_as_requested():
+    response = ModelInferResponse(model_name="direction", model_version="1")
     for name, datatype, content in (("DELTA", "FP32", bytes(8)), ("PICTURE", "BYTES", TEXT)):
-        answer.outputs.add(name=name, datatype=datatype, shape=[1, 2])
-        answer.raw_output_contents.append(content)
+        response.outputs.add(name=name, datatype=datatype, shape=[1, 2])
+        response.raw_output_contents.append(content)
     binary = kserve_json.BinaryOutputs(default=False)
-    body, length = kserve_json.encode_response(answer.SerializeToString(), binary)
+    body, length = kserve_json.encode_response(response.SerializeToString(), binary)
     outputs = json.loads(body)["outputs"]
     assert length is None
     assert [output["data"] for output in outputs] == [[0.0, 0.0], ["a face"]]
     binary.by_name["PICTURE"] = True
-    body, length = kserve_json.encode_response(answer.SerializeToString(), binary)
+    body, length = kserve_json.encode_response(response.SerializeToString(), binary)
     assert body[length:] == TEXT
     entry = json.loads(body[:length])["outputs"][1]
     assert entry["parameters"] == {"binary_data_size": len(TEXT)}
 
 
-def read(*chunks, headers=(), limit=2**20):
+def read_body(*chunks, headers=(), limit=2**20):
     """Read a body that arrives in chunks."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages[-1]["more_body"] = False
@@ -325,30 +329,30 @@ def read(*chunks, headers=(), limit=2**20):
 )
 def test_a_compressed_body_is_bounded_as_it_grows(encoding, compress):
     header = (b"content-encoding", encoding)
-    assert read(compress(b"a face"), headers=[header]) == b"a face"
+    assert read_body(compress(b"a face"), headers=[header]) == b"a face"
     bomb = compress(bytes(2**28))
     tracemalloc.start()
     try:
         with pytest.raises(Refused) as refusal:
-            read(bomb, headers=[header])
+            read_body(bomb, headers=[header])
         assert refusal.value.http_status == 413
         assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     finally:
         tracemalloc.stop()
     for damaged in (compress(b"a face")[:-3], compress(b"a face") * 2, b"a face", b""):
         with pytest.raises(Refused):
-            read(damaged, headers=[header])
+            read_body(damaged, headers=[header])
     with pytest.raises(Refused):
-        read(b"a face", headers=[(b"content-encoding", b"gzip, gzip")])
+        read_body(b"a face", headers=[(b"content-encoding", b"gzip, gzip")])
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read():
     with pytest.raises(Refused) as refusal:
-        read(b"", headers=[(b"content-length", b"1000000000000")])
+        read_body(b"", headers=[(b"content-length", b"1000000000000")])
     assert refusal.value.http_status == 413
     assert "ImageTooLarge: " in refusal.value.message
     with pytest.raises(Refused):
-        read(bytes(2**19), bytes(2**19), b"x")
+        read_body(bytes(2**19), bytes(2**19), b"x")
 
 
 def test_admission_counts_rows_and_refuses_at_once():

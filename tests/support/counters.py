@@ -1,0 +1,20 @@
+"""What a running server has done so far."""
+
+import re
+import urllib.request
+
+from styleclip_client import Client
+
+
+def count_requests(server, model):
+    """Return how many requests a model has carried out, the supervisor's canary included."""
+    with Client(server.grpc_url) as client:
+        return next(t.requests for t in client.timings() if t.name == model)
+
+
+def read_metrics(server):
+    """Return the value of each of our metrics by its name and labels."""
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as response:
+        text = response.read().decode()
+    series = re.findall(r"^(styleclip_\S+) (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in series}
