@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gpu_networks import relative_error, to_weights
-from small_networks import small_clip
+from small_networks import draw_tokens, randomize, small_clip
 from styleclip_export.convert.random_inputs import random_tokens
 from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_server.engines.cuda.clip_text import CudaTextEncoder
@@ -15,13 +15,10 @@ from tools.bench.networks_from_onnx import read_networks
 
 @pytest.fixture(scope="module")
 def small_encoder():
-    """A CLIP of two blocks and two heads, with layer norms and biases that are not trivial."""
+    """A CLIP of two blocks and two heads."""
     torch.manual_seed(0)
     clip = small_clip(text_layers=2, text_width=128, transformer_heads=2, vocab_size=200)
-    for name, parameter in clip.named_parameters():
-        if "ln_" in name or name.endswith("bias"):
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    return TokensToFeatures(clip.eval())
+    return TokensToFeatures(randomize(clip))
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +27,17 @@ def avatars():
     return TokensToFeatures(networks.clip, networks.vocabulary.numpy())
 
 
-def texts(n, length):
-    """(n, length) int32: start 198, end 199, then zeros; the longest fills its row."""
-    tokens = torch.randint(1, 198, (n, length), dtype=torch.int32)
-    tokens[:, 0] = 198
-    for i, row in enumerate(tokens):
-        end = length - 1 - i % (length - 1)
-        row[end], row[end + 1 :] = 199, 0
-    return tokens
-
-
 @pytest.mark.parametrize("length", [8, 24, 77])
 @torch.inference_mode()
 def test_features_match_the_reference_network(small_encoder, length):
     encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
-    tokens = texts(9, length)
+    tokens = draw_tokens(9, length).int()
     torch.testing.assert_close(encoder(tokens), small_encoder(tokens), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_float16_stays_close_to_float32(small_encoder):
-    tokens = texts(9, 16)
+    tokens = draw_tokens(9, 16).int()
     features = CudaTextEncoder(to_weights(small_encoder), "cpu")(tokens)
     assert features.dtype == torch.float32
     assert relative_error(features, small_encoder(tokens)) < 2e-3
@@ -68,7 +55,7 @@ def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
 @torch.inference_mode()
 def test_ids_outside_the_vocabulary_give_finite_features(small_encoder):
     encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
-    tokens = texts(2, 8)
+    tokens = draw_tokens(2, 8).int()
     tokens[0, 1], tokens[1, 1] = 60_000, -3
     assert encoder(tokens).isfinite().all()
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 
 import e4e_formulas
 from gpu_networks import relative_error, to_weights
+from small_networks import randomize, small_encoder
 from styleclip_export.convert.random_inputs import random_faces
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
@@ -21,8 +21,8 @@ LAUNCHERS = {
 }
 
 
-def run_formulas(monkeypatch):
-    """Replaces every launcher by its formula in PyTorch."""
+def replace_kernels(monkeypatch):
+    """Replace every launcher by its formula in PyTorch."""
     for module, names in LAUNCHERS.items():
         for name in names:
             monkeypatch.setattr(module, name, getattr(e4e_formulas, name))
@@ -31,24 +31,15 @@ def run_formulas(monkeypatch):
 @pytest.fixture
 def formulas(monkeypatch):
     """Formulas run, not the kernels: a complete network is slow in the interpreter."""
-    run_formulas(monkeypatch)
+    replace_kernels(monkeypatch)
 
 
-def build_small_encoder(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
-    """An encoder whose batch norms, slopes and biases are not trivial."""
+def build_network(num_latents=8, w_avg=None, encoder_class=Encoder4Editing):
     torch.manual_seed(0)
-    encoder = encoder_class(
-        num_latents, widths=(8, 16, 24, 32), depths=(1, 2, 2, 1), style_width=24, w_dim=40
-    ).eval()
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-        if isinstance(module, nn.PReLU):
-            nn.init.uniform_(module.weight, -0.3, 0.6)
-    return FaceToLatent(encoder, w_avg)
+    encoder = small_encoder(
+        num_latents, 40, depths=(1, 2, 2, 1), style_width=24, encoder_class=encoder_class
+    )
+    return FaceToLatent(randomize(encoder), w_avg)
 
 
 def exported_weights(module):
@@ -62,7 +53,7 @@ def exported_weights(module):
 @pytest.mark.parametrize("num_latents", [8, 14])
 @torch.inference_mode()
 def test_latents_match_the_reference_network(formulas, num_latents, encoder_class):
-    network = build_small_encoder(num_latents, torch.randn(num_latents, 40), encoder_class)
+    network = build_network(num_latents, torch.randn(num_latents, 40), encoder_class)
     face = torch.rand(2, 3, 256, 256) * 2 - 1
     output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
@@ -70,7 +61,7 @@ def test_latents_match_the_reference_network(formulas, num_latents, encoder_clas
 
 @torch.inference_mode()
 def test_one_average_serves_all_rows(formulas):
-    network = build_small_encoder(w_avg=torch.randn(40))
+    network = build_network(w_avg=torch.randn(40))
     (face,) = random_faces(1)
     output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
@@ -79,7 +70,7 @@ def test_one_average_serves_all_rows(formulas):
 @pytest.mark.parametrize("encoder_class", [Encoder4Editing, GradualStyleEncoder])
 @torch.inference_mode()
 def test_the_kernels_compute_the_same_network(encoder_class):
-    network = build_small_encoder(encoder_class=encoder_class)
+    network = build_network(encoder_class=encoder_class)
     (face,) = random_faces(1)
     output = CudaEncoder(exported_weights(network), "cpu", torch.float32)(face)
     torch.testing.assert_close(output, network(face), rtol=1e-4, atol=1e-4)
@@ -87,7 +78,7 @@ def test_the_kernels_compute_the_same_network(encoder_class):
 
 @torch.inference_mode()
 def test_float16_stays_close_to_float32(formulas):
-    network = build_small_encoder()
+    network = build_network()
     (face,) = random_faces(1)
     output = CudaEncoder(exported_weights(network), "cpu")(face)
     assert output.dtype == torch.float32
@@ -104,14 +95,14 @@ def test_the_avatars_encoder_in_float16(formulas):
 
 
 def test_a_missing_weight_is_named():
-    weights = exported_weights(build_small_encoder())
+    weights = exported_weights(build_network())
     del weights["encoder.latlayer1.bias"]
     with pytest.raises(KeyError, match=r"encoder\.latlayer1\.bias"):
         CudaEncoder(weights, "cpu")
 
 
 def test_a_backbone_of_three_stages_is_refused():
-    weights = exported_weights(build_small_encoder())
+    weights = exported_weights(build_network())
     fewer = {k: v for k, v in weights.items() if not k.startswith("encoder.body.5.")}
     with pytest.raises(ValueError, match="3 stages in place of four"):
         CudaEncoder(fewer, "cpu")
@@ -120,7 +111,7 @@ def test_a_backbone_of_three_stages_is_refused():
 def run_kernels_and_formulas(monkeypatch, call):
     """The results of `call` by the kernels and by the formulas."""
     by_kernels = call()
-    run_formulas(monkeypatch)
+    replace_kernels(monkeypatch)
     return by_kernels, call()
 
 

@@ -29,19 +29,19 @@ def render(image, requested=("RENDER",), **inputs):
 
 
 def test_a_jpeg_file_replaces_the_pixels(image):
-    answer = render(image)
-    assert answer.keys() == {"RENDER"}
-    assert answer["RENDER"].shape[:2] == (1, 1) and answer["RENDER"].shape[3:] == (1,)
-    with Image.open(io.BytesIO(answer["RENDER"].tobytes())) as decoded:
+    outputs = render(image)
+    assert outputs.keys() == {"RENDER"}
+    assert outputs["RENDER"].shape[:2] == (1, 1) and outputs["RENDER"].shape[3:] == (1,)
+    with Image.open(io.BytesIO(outputs["RENDER"].tobytes())) as decoded:
         assert decoded.format == "JPEG"
         assert np.abs(np.asarray(decoded, int) - image[0].numpy()).max() < 16
 
 
 @pytest.mark.parametrize("requested", [("IMAGE",), ("IMAGE", "RENDER")])
 def test_the_image_output_is_always_pixels(image, requested):
-    answer = render(image, requested)
-    assert answer.keys() == set(requested)
-    np.testing.assert_array_equal(answer["IMAGE"], image)
+    outputs = render(image, requested)
+    assert outputs.keys() == set(requested)
+    np.testing.assert_array_equal(outputs["IMAGE"], image)
 
 
 @pytest.mark.parametrize(

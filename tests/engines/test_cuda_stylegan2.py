@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from styleclip_networks.stylegan2 import Generator, feature_channels
+from small_networks import randomize, small_generator
 from styleclip_server.engines.cuda import convolutions, stylegan2
 from styleclip_server.engines.cuda.kernels.stylegan2 import epilogue
+
+
+def build_generator(channel_base, channel_max, **options):
+    return small_generator(
+        channel_base=channel_base, channel_max=channel_max, w_dim=512, mapping_layers=1, **options
+    )
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["noise", "no noise"])
@@ -13,12 +19,9 @@ def case(request):
     """(generator, its parameters under the exported names, W_PLUS, DELTA, expected pixels)."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
-        # Channels that are no powers of two, and batches that do not fill a tile.
-        widths = feature_channels(32, 192, 24) if request.param else feature_channels(32, 256, 16)
-        generator = Generator(32, widths, mapping_layers=1, use_noise=request.param).eval()
-        for name, parameter in generator.named_parameters():
-            if name.endswith(("noise.weight", "activate.bias")):
-                parameter.normal_(std=0.3)
+        # Channels that are not powers of two, and batches that do not fill a tile.
+        channels = (192, 24) if request.param else (256, 16)
+        generator = randomize(build_generator(*channels, use_noise=request.param))
         z = torch.randn(2 * generator.num_latents, generator.w_dim)
         w_plus = generator.mapping(z).unflatten(0, (2, -1))
         delta = 0.3 * torch.randn(2, sum(generator.style_channels))
@@ -63,7 +66,7 @@ def test_half_precision_is_within_its_bound(case):
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_blocks_run_on_their_own_continue_those_before_them(first):
     torch.manual_seed(0)
-    generator = Generator(32, feature_channels(32, 192, 24), mapping_layers=1).eval()
+    generator = build_generator(192, 24).eval()
     weights = {name: value.numpy() for name, value in generator.state_dict().items()}
     styles = torch.randn(2, sum(generator.style_channels)) * 0.3 + 1
     split = generator.split_styles(styles)

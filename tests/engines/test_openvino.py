@@ -8,13 +8,12 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from small_networks import small_generator
+from small_networks import small_encoder, small_generator
 from styleclip_export.convert import onnx_export, openvino_export
 from styleclip_export.convert.accuracy import Accuracy
 from styleclip_export.convert.comparison import compute_references
 from styleclip_export.convert.network_variants import e4e_variants, stylegan2_variants
 from styleclip_export.errors import ConversionError
-from styleclip_networks.e4e import Encoder4Editing
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.openvino import OpenvinoNetwork, PrecisionPart
 from styleclip_server.serving import installation
@@ -32,7 +31,7 @@ def networks():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = small_generator(64, w_dim=512).eval()
-        encoder = Encoder4Editing(generator.num_latents, (8, 12, 16, 24), (1, 1, 1, 1)).eval()
+        encoder = small_encoder(generator.num_latents, 512).eval()
     return {
         "stylegan2": stylegan2_variants(generator),
         "e4e": e4e_variants(encoder, generator),

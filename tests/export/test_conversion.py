@@ -17,15 +17,15 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from small_networks import small_clip
+from checkpoint_files import e4e_checkpoint
+from image_files import decode_pixels, encode_image
+from small_networks import small_clip, small_encoder, small_generator
 from styleclip_client import Client, Edit
 from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_export.checkpoints.domain_files import DomainFiles, read_domain
 from styleclip_export.convert import accuracy, conversion
 from styleclip_export.convert.accuracy import psnr
-from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
@@ -45,13 +45,11 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        generator = Generator(32, feature_channels(32, 256, 16), mapping_layers=2)
-        encoder = Encoder4Editing(8, (4, 6, 8, 12), (1, 1, 1, 1))
+        generator = small_generator(channel_base=256, channel_max=16, w_dim=512)
+        encoder = small_encoder(8, 512)
         clip = small_clip(64, text_layers=2, image_resolution=32, vision_patch_size=16)
-        state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
-        state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
         average = torch.randn(8, 512) * 0.1
-    checkpoint = {"state_dict": state, "latent_avg": average, "opts": {}}
+    checkpoint = e4e_checkpoint(encoder.state_dict(), generator.state_dict(), average, {})
     torch.save(checkpoint, folder / "e4e_ffhq_encode.pt")
     torch.save(clip.state_dict(), folder / "ViT-B-32.pt")
     return folder
@@ -89,8 +87,7 @@ def served(request, repository, tmp_path_factory):
     """A server and its engine; `torch` is what a GPU runs, here on the CPU: half precision,
     kernels interpreted."""
     folder = tmp_path_factory.mktemp(request.param)
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-    options = Options(repository, "ffhq", log=folder / "log", networks=request.param, **ports)
+    options = Options(repository, "ffhq", log=folder / "log", networks=request.param)
     with on_the_cpu(), running_server(options, canary=0) as server:
         yield SimpleNamespace(url=server.grpc_url, engine=request.param)
 
@@ -98,12 +95,11 @@ def served(request, repository, tmp_path_factory):
 def test_served_outputs_match_pytorch(weights, repository, served):
     engine, networks = served.engine, read_domain(DomainFiles.find(weights))
     photo = Image.fromarray(skimage.data.astronaut())
-    buffer = io.BytesIO()
-    photo.save(buffer, "PNG")
+    file = encode_image(photo)
     with Client(served.url) as client:
         assert client.domain().name == "ffhq"
-        edited = client.edit_photo(buffer.getvalue(), EDIT, format="PNG")
-        inverted = client.invert(buffer.getvalue())
+        edited = client.edit_photo(file, EDIT, format="PNG")
+        inverted = client.invert(file)
 
     face, quad = Aligner().align(photo)
     assert np.array_equal(quad, inverted.quad)
@@ -130,7 +126,7 @@ def test_served_outputs_match_pytorch(weights, repository, served):
     assert edited.image().size == (32, 32)
     off = np.abs(np.asarray(edited.image(), np.float32) - expected)
     assert off.max() <= (1 if engine == "cpu" else 8)
-    assert 10 * np.log10(255**2 / np.square(off).mean()) > 45
+    assert psnr(np.asarray(edited.image(), np.float32)[None], expected[None]) > 45
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +140,7 @@ def infer(url, model, tensors, outputs=None):
         return triton_client.infer(connection, model, tensors, outputs)
 
 
-def edits(w_plus):
+def build_edit_inputs(w_plus):
     """The inputs of `edit` for latents (N, L, W)."""
     texts = {"NEUTRAL": EDIT.neutral.encode(), "TARGET": EDIT.target.encode()}
     numbers = {"STRENGTH": EDIT.strength, "THRESHOLD": EDIT.threshold}
@@ -156,17 +152,12 @@ def edits(w_plus):
     }
 
 
-def decoded(data):
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"), np.float32)
-
-
 def test_a_jpeg_has_the_requested_quality(served, w_plus):
     with Client(served.url) as client:
         lossless = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
         fine, coarse = (client.edit(w_plus, EDIT, quality=q).picture for q in (95, 50))
     assert lossless.std() > 10
-    assert psnr(decoded(fine)[None], lossless[None]) > 30
+    assert psnr(decode_pixels(fine)[None], lossless[None]) > 30
     assert len(coarse) < len(fine)
     for data in (fine, coarse):
         with Image.open(io.BytesIO(data)) as image:
@@ -179,65 +170,63 @@ def test_every_other_format_has_the_same_image(served, w_plus):
         png = client.edit(w_plus, EDIT, format="PNG").picture
         webp = client.edit(w_plus, EDIT, format="WEBP").picture
         drawn = client.draw(w_plus, EDIT)
-    np.testing.assert_array_equal(decoded(png), drawn)
-    assert webp[8:12] == b"WEBP" and psnr(decoded(webp)[None], drawn[None]) > 25
+    np.testing.assert_array_equal(decode_pixels(png), drawn)
+    assert webp[8:12] == b"WEBP" and psnr(decode_pixels(webp)[None], drawn[None]) > 25
 
 
 def test_an_edited_face_is_pasted_back_as_jpeg(served):
     photo = Image.fromarray(skimage.data.astronaut())
     with Client(served.url) as client:
         edited = client.edit_photo(photo, EDIT, paste=True).picture
-    answer, before = decoded(edited), np.asarray(photo, np.float32)
-    assert answer.shape == before.shape
-    assert psnr(answer[None, :, :64], before[None, :, :64]) > 35  # beside the face
+    pasted, before = decode_pixels(edited), np.asarray(photo, np.float32)
+    assert pasted.shape == before.shape
+    assert psnr(pasted[None, :, :64], before[None, :, :64]) > 35  # beside the face
 
 
 def test_rows_of_one_request_may_differ(served, w_plus):
-    given = edits(np.stack([w_plus, -w_plus]))
+    given = build_edit_inputs(np.stack([w_plus, -w_plus]))
     formats = {"FORMAT": [[b"jpeg"], [b"PNG"]]}
     jpeg, png = infer(served.url, wire.EDIT, given | formats)["PICTURE"][:, 0]
     default = infer(served.url, wire.EDIT, given)["PICTURE"][:, 0]
     assert jpeg == default[0] and default[1].startswith(b"\xff\xd8")
-    assert psnr(decoded(png)[None], decoded(default[1])[None]) > 30
+    assert psnr(decode_pixels(png)[None], decode_pixels(default[1])[None]) > 30
 
 
 @pytest.mark.parametrize("wrong", [{"FORMAT": [[b"TIFF"]]}, {"QUALITY": [[0]]}])
 def test_an_unknown_format_or_quality_raises_a_named_error(served, w_plus, wrong):
     with pytest.raises(InferenceServerException, match="UnknownFormat"):
-        infer(served.url, wire.EDIT, edits(w_plus[None]) | wrong)
+        infer(served.url, wire.EDIT, build_edit_inputs(w_plus[None]) | wrong)
 
 
 @pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
-def test_the_generator_alone_answers_with_pixels(served, w_plus, outputs):
+def test_the_generator_alone_returns_pixels(served, w_plus, outputs):
     with Client(served.url) as client:
         drawn = client.draw(w_plus)
         styles = sum(client.domain().style_channels)
     given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
-    answer = infer(served.url, wire.STYLEGAN2, given, outputs)
-    np.testing.assert_array_equal(answer["IMAGE"][0], drawn)
+    arrays = infer(served.url, wire.STYLEGAN2, given, outputs)
+    np.testing.assert_array_equal(arrays["IMAGE"][0], drawn)
     if served.engine == "torch" and outputs is None:
-        assert psnr(decoded(answer["RENDER"].tobytes())[None], drawn[None]) > 30
+        assert psnr(decode_pixels(arrays["RENDER"].tobytes())[None], drawn[None]) > 30
     else:
-        assert set(answer) == {"IMAGE"}
+        assert set(arrays) == {"IMAGE"}
 
 
 def test_triton_runs_the_file_that_the_config_names(repository, tmp_path):
     """The GPU's float16 networks, on the CPU."""
-    buffer = io.BytesIO()
-    Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
-    answers = []
+    photo = encode_image(Image.fromarray(skimage.data.astronaut()))
+    outputs = []
     for engine in ("cpu", "gpu"):
-        ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
-        options = Options(repository, "ffhq", log=tmp_path / "log", networks=engine, **ports)
+        options = Options(repository, "ffhq", log=tmp_path / "log", networks=engine)
         with (
             on_the_cpu(),
             running_server(options, canary=0) as server,
             Client(server.grpc_url) as client,
         ):
-            inverted = client.invert(buffer.getvalue())
-            image = client.edit_photo(buffer.getvalue(), EDIT, format="PNG").image()
-        answers.append((inverted.w_plus, np.asarray(image, np.float32)))
-    (exact_w, exact), (half_w, rough) = answers
+            inverted = client.invert(photo)
+            image = client.edit_photo(photo, EDIT, format="PNG").image()
+        outputs.append((inverted.w_plus, np.asarray(image, np.float32)))
+    (exact_w, exact), (half_w, rough) = outputs
     assert 0 < np.abs(exact_w - half_w).max() < 1e-3
     assert psnr(rough[None], exact[None]) > 45
 

@@ -1,6 +1,5 @@
 """A domain whose images are not square: e4e's encoder of cars, by its training's options."""
 
-import io
 import json
 
 import numpy as np
@@ -9,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from small_networks import small_clip
+from checkpoint_files import e4e_checkpoint
+from image_files import encode_image
+from small_networks import small_clip, small_encoder, small_generator
 from styleclip_client import Client
 from styleclip_export import cli
 from styleclip_export.convert.random_inputs import latent_factory, random_faces
 from styleclip_export.domains import DOMAINS
 from styleclip_export.npz_files import save_npz
-from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.serving import installation, preflight
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
@@ -28,8 +27,8 @@ def networks():
     with torch.random.fork_rng():
         torch.manual_seed(5)
         # Wide enough in the middle for Winograd's convolutions.
-        encoder = Encoder4Editing(8, (8, 16, 128, 24), (1, 1, 2, 1), style_width=16).eval()
-        generator = Generator(32, feature_channels(32, 256, 16), mapping_layers=2).eval()
+        encoder = small_encoder(8, 512, widths=(8, 16, 128, 24)).eval()
+        generator = small_generator(channel_base=256, channel_max=16, w_dim=512).eval()
         clip = small_clip(64, image_resolution=32, vision_patch_size=16).eval()
     return encoder, generator, clip
 
@@ -39,11 +38,9 @@ def repository(networks, tmp_path_factory):
     """The domain `mine`."""
     encoder, generator, clip = networks
     folder = tmp_path_factory.mktemp("mine")
-    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    state |= {f"decoder.{name}": value for name, value in generator.state_dict().items()}
-    opts = {"encoder_type": "Encoder4Editing", "dataset_type": "cars_encode"}
-    content = {"state_dict": state, "latent_avg": torch.zeros(8, 512), "opts": opts}
-    torch.save(content, folder / "e4e_mine.pt")
+    options = {"encoder_type": "Encoder4Editing", "dataset_type": "cars_encode"}
+    states = encoder.state_dict(), generator.state_dict()
+    torch.save(e4e_checkpoint(*states, torch.zeros(8, 512), options), folder / "e4e_mine.pt")
     torch.save(clip.state_dict(), folder / "ViT-small.pt")
     where = ["--weights", str(folder), "--repository", str(folder / "models")]
     assert cli.run(["convert", "mine", "--no-half", *where]) == 0
@@ -84,16 +81,15 @@ def test_the_networks_have_the_official_sizes(repository, networks):
 
 
 def test_photos_are_edited_in_the_shape_of_the_domain(repository, tmp_path):
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((100, 60)).convert("RGB").save(buffer, "PNG")
+    photo = encode_image(Image.linear_gradient("L").resize((100, 60)).convert("RGB"))
     options = Options(repository, "mine", log=tmp_path / "log", networks="cpu")
     with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
-        face = client.invert(buffer.getvalue())
+        face = client.invert(photo)
         assert face.quad[0].tolist() == [9.5, -0.5] and face.quad[2].tolist() == [89.5, 59.5]
         edit = client.domain().edit("a red car", threshold=0.0)
         assert client.edit(face.w_plus, edit).image().size == (32, 24)
         assert client.draw(face.w_plus).shape == (24, 32, 3)
-        pasted = client.edit_photo(buffer.getvalue(), edit, paste=True)
+        pasted = client.edit_photo(photo, edit, paste=True)
         assert pasted.image().size == (100, 60)
 
 

@@ -1,6 +1,5 @@
 """A generator without an encoder becomes a domain that edits latents and random seeds."""
 
-import io
 import json
 
 import numpy as np
@@ -8,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from image_files import encode_image
+from small_networks import small_clip, small_generator
 from styleclip_client import Client, errors
 from styleclip_client.cli import run as run_client
 from styleclip_client.results import Inverted
 from styleclip_export import cli
-from styleclip_networks.clip import CLIP
-from styleclip_networks.stylegan2 import Generator, feature_channels
 from styleclip_server.pipeline.random_latents import load_mapping
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
@@ -24,7 +23,7 @@ from tools.parity.nvidia_pickles import ada
 def generator():
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        return Generator(32, feature_channels(32, 256, 16), mapping_layers=3).eval()
+        return small_generator(channel_base=256, channel_max=16, w_dim=512, mapping_layers=3).eval()
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,7 @@ def w_avg():
 def repository(generator, w_avg, tmp_path_factory):
     """The domain `mine`, from one of NVIDIA's pickles alone."""
     folder = tmp_path_factory.mktemp("mine")
-    clip = CLIP(
-        64, image_resolution=32, vision_patch_size=16, vision_width=64, vision_layers=1,
-        vision_heads=1, transformer_width=64, transformer_layers=2, transformer_heads=1,
-    )  # fmt: skip
+    clip = small_clip(64, text_layers=2, image_resolution=32, vision_patch_size=16)
     (folder / "mine.pkl").write_bytes(ada(generator.state_dict(), w_avg))
     torch.save(clip.state_dict(), folder / "clip.pt")
     repository = folder / "model_repository"
@@ -56,9 +52,8 @@ def repository(generator, w_avg, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["cpu", "openvino"])
 def url(request, repository, tmp_path_factory):
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
     log = tmp_path_factory.mktemp("log") / "log"
-    options = Options(repository, "mine", log=log, networks=request.param, **ports)
+    options = Options(repository, "mine", log=log, networks=request.param)
     with running_server(options, canary=0) as server:
         yield server.grpc_url
 
@@ -94,13 +89,12 @@ def test_seeds_are_drawn_and_edited_on_the_server(url, generator, w_avg):
 
 
 def test_a_photo_is_refused_by_its_reason(url):
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(buffer, "PNG")
+    photo = encode_image(Image.linear_gradient("L").convert("RGB"))
     with Client(url) as client:
         edit = client.domain().edit("a red image")
         for call in (
-            lambda: client.edit_photo(buffer.getvalue(), edit, align=False),
-            lambda: client.invert(buffer.getvalue(), align=False),
+            lambda: client.edit_photo(photo, edit, align=False),
+            lambda: client.invert(photo, align=False),
         ):
             with pytest.raises(errors.NoEncoder, match=r"no encoder.*styleclip sample"):
                 call()

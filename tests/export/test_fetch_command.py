@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from download_server import DATA, sha256
+from polling import SECONDS, wait_until
 from styleclip_export import cli
 from styleclip_export.domains import known_domains
 from styleclip_export.fetch.manifest import load_manifest
@@ -58,7 +58,7 @@ def test_without_a_terminal_licenses_must_be_accepted_beforehand(
     assert output.err.count("\n") == 1 and not to.exists() and file_server.requests == []
     assert cli.run([*arguments, "--accept-licences"]) == 0
     assert (to / "a.pkl").read_bytes() == DATA
-    assert cli.run(arguments) == 0, "nothing to fetch, nothing to ask"
+    assert cli.run(arguments) == 0, "nothing to fetch, so no license to accept"
     assert "already there, checked" in capsys.readouterr().out
 
 
@@ -105,12 +105,10 @@ def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(
         [sys.executable, "-c", RUN, *arguments],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        part, end = to / "a.pkl.part", time.monotonic() + 60
-        while not (part.exists() and part.stat().st_size == 300_000):
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.02)
+        part = to / "a.pkl.part"
+        wait_until(lambda: part.exists() and part.stat().st_size == 300_000)
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=30)[1].decode()
+        errors = process.communicate(timeout=SECONDS)[1].decode()
     assert process.returncode == 130
     assert "Traceback" not in errors and "interrupted" in errors
     assert part.stat().st_size == 300_000

@@ -4,10 +4,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from small_networks import small_clip
+from small_networks import END, START, randomize, small_clip, small_encoder, small_generator
 from styleclip_contract import wire
 from styleclip_export.convert import onnx_export, onnx_variants
 from styleclip_export.convert.comparison import Reference, compute_references, run_onnx
@@ -18,54 +17,32 @@ from styleclip_export.convert.network_variants import (
 )
 from styleclip_export.convert.wrappers import TokensToFeatures
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
-from styleclip_networks.stylegan2 import Generator, feature_channels
 
 
 @pytest.fixture(autouse=True)
-def few_channels_are_many(monkeypatch):
+def winograd_for_few_channels(monkeypatch):
     """Small networks use the convolutions of large ones."""
     torch.manual_seed(0)
     monkeypatch.setattr(onnx_variants, "WINOGRAD_CHANNELS", 16)
 
 
-def generator(**options):
-    g = Generator(
-        64, feature_channels(64, channel_base=1024, channel_max=32), 24, 2, **options
-    ).eval()
-    for module in g.modules():
-        if hasattr(module, "bias") and isinstance(module.bias, nn.Parameter):
-            module.bias.data += 0.3 * torch.randn_like(module.bias)
-    for layer in (g.conv1, *g.convs):
-        layer.noise.weight.data.fill_(0.2)
-    return g
+def build_generator(**options):
+    return randomize(small_generator(64, channel_base=1024, w_dim=24, **options))
 
 
-def encoder(encoder_class=Encoder4Editing):
-    e = encoder_class(8, (8, 16, 24, 32), (1, 2, 2, 2), 16, 24).eval()
-    for module in e.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-        if isinstance(module, nn.PReLU):
-            module.weight.data.uniform_(-0.3, 1)
-    return e
+def build_encoder(encoder_class=Encoder4Editing):
+    return randomize(small_encoder(8, 24, depths=(1, 2, 2, 2), encoder_class=encoder_class))
 
 
-START, END = 198, 199
-
-
-def clip():
-    c = small_clip(text_layers=3, text_width=128, transformer_heads=4, vocab_size=200).eval()
-    for name, parameter in c.named_parameters():
-        if "ln_" in name or name.endswith("bias"):
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    c.positional_embedding.data.normal_(std=0.2)
-    c.token_embedding.weight.data.normal_(std=0.2)
-    return c
+def build_clip():
+    clip = randomize(small_clip(text_layers=3, text_width=128, transformer_heads=4, vocab_size=200))
+    clip.positional_embedding.data.normal_(std=0.2)
+    clip.token_embedding.weight.data.normal_(std=0.2)
+    return clip
 
 
 def token_rows(*texts, pad=0):
-    """(N, 77) tokens: each text's words between start and end."""
+    """Return tokens (N, 77): each text's words between start and end."""
     tokens = [[START, *words, END] for words in texts]
     return torch.tensor([row + [pad] * (77 - len(row)) for row in tokens], dtype=torch.int32)
 
@@ -120,7 +97,7 @@ def test_convolutions_by_parity_equal_the_transposed_convolution(side):
 @pytest.mark.parametrize("noise", [True, False])
 @torch.inference_mode()
 def test_the_generator_variant_gives_the_same_image(noise):
-    g = generator(use_noise=noise)
+    g = build_generator(use_noise=noise)
     w = g.mapping(torch.randn(3 * g.num_latents, 24)).reshape(3, g.num_latents, 24)
     styles = g.affine(w)
     assert onnx_variants.suits_winograd(g.convs[3].conv.weight[0], (16, 16))
@@ -130,7 +107,7 @@ def test_the_generator_variant_gives_the_same_image(noise):
 @pytest.mark.parametrize("steepest", [1.0, 1.5])
 @torch.inference_mode()
 def test_the_encoder_variant_gives_the_same_latents(steepest):
-    e = encoder()
+    e = build_encoder()
     e.body[0].res_layer[2].weight[3] = steepest  # the formula is valid only up to 1
     face = torch.randn(2, 3, 256, 256)
     assert_close(onnx_variants.encode(e, face), e(face))
@@ -138,7 +115,7 @@ def test_the_encoder_variant_gives_the_same_latents(steepest):
 
 @torch.inference_mode()
 def test_psps_latents_are_those_of_its_encoder():
-    e = encoder(GradualStyleEncoder)
+    e = build_encoder(GradualStyleEncoder)
     face = torch.randn(2, 3, 256, 256)
     assert_close(onnx_variants.encode(e, face), e(face))
 
@@ -146,7 +123,7 @@ def test_psps_latents_are_those_of_its_encoder():
 @pytest.mark.parametrize("texts", TEXTS)
 @torch.inference_mode()
 def test_a_batch_of_texts_gives_the_features_of_each_text_alone(texts):
-    c, tokens = clip(), TEXTS[texts]().long()
+    c, tokens = build_clip(), TEXTS[texts]().long()
     expected = torch.cat([c.encode_text(row[None]) for row in tokens])
     assert_close(onnx_variants.encode_text(c, tokens), expected)
 
@@ -154,7 +131,7 @@ def test_a_batch_of_texts_gives_the_features_of_each_text_alone(texts):
 @pytest.mark.parametrize("texts", TEXTS)
 @torch.inference_mode()
 def test_a_prefix_that_texts_share_is_computed_once(texts):
-    c, tokens = clip(), TEXTS[texts]().long()
+    c, tokens = build_clip(), TEXTS[texts]().long()
     seen = []
     for block in c.transformer.resblocks:
         block.ln_2.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
@@ -170,7 +147,7 @@ def test_a_prefix_that_texts_share_is_computed_once(texts):
 def test_one_file_serves_any_number_of_texts(merged):
     pairs = np.arange(49408) // 2  # words 4 and 5 are one, and so on
     pairs[END] += 1
-    network, vocabulary = clip(), pairs if merged else None
+    network, vocabulary = build_clip(), pairs if merged else None
     reference = TokensToFeatures(network, vocabulary)
     exported = TokensToFeatures(network, vocabulary, onnx_variants.encode_text)
     graph = onnx_export.to_onnx(exported, wire.CLIP_TEXT, (token_rows([5, 6], [5, 7]),))
@@ -183,12 +160,12 @@ def test_one_file_serves_any_number_of_texts(merged):
 
 
 def test_exported_files_keep_every_parameter_by_its_name(tmp_path):
-    g = generator()
+    g = build_generator()
     table = np.arange(49408) % 200
     for variants in (
         stylegan2_variants(g),
-        e4e_variants(encoder(), g),
-        clip_text_variants(clip(), table),
+        e4e_variants(build_encoder(), g),
+        clip_text_variants(build_clip(), table),
     ):
         references = compute_references(variants.reference, variants.draw_inputs, (1, 3))
         onnx_export.write(variants, references, tmp_path, print)

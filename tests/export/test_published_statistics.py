@@ -1,41 +1,42 @@
 """StyleCLIP's fs3.npy and S_mean_std are taken if they belong to the generator, and only then."""
 
+import itertools
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from small_networks import small_clip
+from checkpoint_files import e4e_checkpoint
+from small_networks import small_clip, small_encoder, small_generator
 from styleclip_export import cli
 from styleclip_export.checkpoints import styleclip_npy
 from styleclip_export.errors import StatisticsError
-from styleclip_export.statistics.estimate import Estimate, estimate
+from styleclip_export.statistics import estimate
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
 from styleclip_export.statistics.published import read_published
-from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.latents import truncate_latents
-from styleclip_networks.stylegan2 import Generator, feature_channels
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import convolution_channels, load_statistics
 
 WIDTH = 24
 SMALL_IMAGES = {"image_resolution": 32, "vision_patch_size": 16}
-CHANNELS = feature_channels(32, 256, 16)
 
 
-def new_generator(seed):
+def build_generator(seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Generator(32, CHANNELS, mapping_layers=2).eval()
+        return small_generator(channel_base=256, channel_max=16, w_dim=512).eval()
 
 
 @pytest.fixture(scope="module")
 def generator():
-    return new_generator(1)
+    return build_generator(1)
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +68,21 @@ def read(folder, generator, w_center, width=WIDTH):
 
 
 def test_files_of_the_generator_are_taken_as_they_are(published, generator, w_center):
-    found = read(published, generator, w_center)
+    statistics = read(published, generator, w_center)
     moments_read = styleclip_npy.read_s_mean_std(published / "S_mean_std")
     rows = convolution_channels(generator.style_channels)
     for name, values in (("mean", moments_read.means), ("std", moments_read.deviations)):
-        same = found.arrays[f"style_{name}"][rows] == np.concatenate(values)[rows]
+        same = statistics.arrays[f"style_{name}"][rows] == np.concatenate(values)[rows]
         assert same.all()
     fs3 = np.load(published / "fs3.npy")
-    assert np.array_equal(found.arrays["fs3"], fs3.astype(np.float16))
-    assert abs(found.provenance["largest"]["truncation"] - 0.7) < 0.02
-    assert set(found.provenance["sources"]) == {"fs3.npy", "S_mean_std"}
+    assert np.array_equal(statistics.arrays["fs3"], fs3.astype(np.float16))
+    assert abs(statistics.provenance["largest"]["truncation"] - 0.7) < 0.02
+    assert set(statistics.provenance["sources"]) == {"fs3.npy", "S_mean_std"}
 
 
 def test_files_of_another_generator_of_the_same_sizes_are_refused(published, w_center):
     with pytest.raises(StatisticsError, match=r"is of another generator: the .* differs by"):
-        read(published, new_generator(2), w_center)
+        read(published, build_generator(2), w_center)
 
 
 def test_one_exchanged_layer_is_named(published, generator, w_center, tmp_path):
@@ -97,7 +98,7 @@ def test_one_exchanged_layer_is_named(published, generator, w_center, tmp_path):
 
 
 def test_other_layers_are_refused_with_the_first_that_differs(generator, w_center, tmp_path):
-    wider = Generator(32, {**CHANNELS, 32: 12}, mapping_layers=2).eval()
+    wider = Generator(32, {**generator.channels, 32: 12})
     parts = [
         [np.ones(c, np.float32) for c in wider.style_channels],
         [np.ones(c, np.float32) for c in wider.style_channels],
@@ -119,26 +120,28 @@ def test_fs3_of_other_rows_or_another_clip_is_refused(published, generator, w_ce
         read(published, generator, w_center, 512)
 
 
-def test_the_time_is_measured_before_the_work(generator, tmp_path):
+def test_the_time_is_measured_before_the_work(generator, tmp_path, monkeypatch):
+    """By a clock that goes on by a second between two looks, as a row in one image takes."""
+    seconds = itertools.count()
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     clip = small_clip(WIDTH, **SMALL_IMAGES).eval()
     job = StatisticsJob(generator, clip, tmp_path, Fs3Settings(num_images=5), samples=10)
-    rows = len(fs3_channels(generator))
-    measured = estimate(job)
-    assert 0 < measured.seconds < 3600 and measured.channels == 4
-    tenfold = StatisticsJob(generator, clip, tmp_path, Fs3Settings(num_images=500), samples=10)
-    assert estimate(tenfold).seconds > 10 * measured.seconds
-    assert rows > 100 and not list(tmp_path.iterdir())
-    assert str(Estimate(26 * 86_400, 4)) == "26.0 days"
+    measured = estimate.estimate(job)
+    assert measured.seconds == 5 * len(fs3_channels(generator)) and measured.channels == 4
+    assert next(seconds) == 2 * measured.channels
+    assert not list(tmp_path.iterdir())
+    assert str(estimate.Estimate(26 * 86_400, 4)) == "26.0 days"
 
 
 @pytest.fixture
 def weights(published, generator, w_center):
     """The folder of a domain that has both files."""
-    encoder = Encoder4Editing(generator.num_latents, (4, 6, 8, 12), (1, 1, 1, 1))
-    state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
-    state |= {f"decoder.{k}": v for k, v in generator.state_dict().items()}
-    content = {"state_dict": state, "latent_avg": w_center.repeat(generator.num_latents, 1)}
-    torch.save({**content, "opts": {"encoder_type": "Encoder4Editing"}}, published / "e4e_x.pt")
+    encoder = small_encoder(generator.num_latents, 512)
+    average = w_center.repeat(generator.num_latents, 1)
+    content = e4e_checkpoint(
+        encoder.state_dict(), generator.state_dict(), average, {"encoder_type": "Encoder4Editing"}
+    )
+    torch.save(content, published / "e4e_x.pt")
     torch.save(small_clip(WIDTH, **SMALL_IMAGES).state_dict(), published / "ViT-x.pt")
     return published
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 import hostile_files
+import read_hostile_files
 from checkpoint_files import write_all
 from paths import ROOT
 from styleclip_export.checkpoints import encoders, generators
 from styleclip_export.errors import CheckpointError
 
 MAX_MEMORY = 200 << 20  # bytes for files of at most 33 MB
-PROGRAM = Path(hostile_files.__file__)
+PROGRAM = Path(read_hostile_files.__file__)
 
 
-def run(*arguments):
+def run_program(*arguments):
     """Run the program; return the JSON lines that it printed."""
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for `tools`
@@ -37,7 +38,7 @@ def valid(tmp_path_factory):
     return write_all(tmp_path_factory.mktemp("valid"))
 
 
-def attempts(folder, cases):
+def read_in_a_process(folder, cases):
     """Read all cases in one process; return (name, outcome) of each."""
     index, names = [], []
     for i, (name, reader, data) in enumerate(cases):
@@ -45,12 +46,12 @@ def attempts(folder, cases):
         index.append((reader, f"{i}.file"))
         names.append(name)
     (folder / "index.json").write_text(json.dumps(index))
-    outcomes = run(folder)
+    outcomes = run_program(folder)
     assert len(outcomes) == len(names)
     return list(zip(names, outcomes, strict=True))
 
 
-def check(outcomes):
+def check_outcomes(outcomes):
     """Every file got one line that says what was expected, and used little memory."""
     wrong = [
         (name, case)
@@ -66,28 +67,28 @@ def check(outcomes):
 
 def test_a_pickle_that_would_create_a_file_creates_none(tmp_path):
     mark = tmp_path / "executed"
-    outcomes = attempts(tmp_path, hostile_files.code_execution_files(mark))
-    check(outcomes)
+    outcomes = read_in_a_process(tmp_path, hostile_files.code_execution_files(mark))
+    check_outcomes(outcomes)
     assert len(outcomes) == 54 and not mark.exists()
     for name, case in outcomes:
         assert "not on the list of safe names" in case["line"], name
 
 
 def test_a_file_that_claims_excessive_memory_or_time_is_refused(tmp_path):
-    check(attempts(tmp_path, hostile_files.oversized_files()))
+    check_outcomes(read_in_a_process(tmp_path, hostile_files.oversized_files()))
 
 
 def test_deep_nesting_does_not_crash(tmp_path):
-    check(attempts(tmp_path, hostile_files.nested_files()))
+    check_outcomes(read_in_a_process(tmp_path, hostile_files.nested_files()))
 
 
 def test_arrays_that_are_not_what_they_claim_are_refused(tmp_path):
-    check(attempts(tmp_path, hostile_files.false_shape_files()))
+    check_outcomes(read_in_a_process(tmp_path, hostile_files.false_shape_files()))
 
 
 def test_the_error_describes_an_unexpected_or_damaged_file(valid, tmp_path):
-    outcomes = attempts(tmp_path, hostile_files.other_files(valid))
-    check(outcomes)
+    outcomes = read_in_a_process(tmp_path, hostile_files.other_files(valid))
+    check_outcomes(outcomes)
     assert all("looks like" in case["line"] for _, case in outcomes)
     looks = {name: case["line"].partition("looks like ")[2] for name, case in outcomes}
     for name, look in {
@@ -106,10 +107,10 @@ def test_the_error_describes_an_unexpected_or_damaged_file(valid, tmp_path):
 
 
 def test_corrupted_bytes_give_a_network_or_a_one_line_error(tmp_path):
-    outcomes = run(tmp_path, "--fuzz", 300)
+    outcomes = run_program(tmp_path, "--fuzz", 300)
     assert len(outcomes) == 300
     assert {case["error"] for case in outcomes} == {"CheckpointError", "read"}
-    check([("", case) for case in outcomes if case["error"] != "read"])
+    check_outcomes([("", case) for case in outcomes if case["error"] != "read"])
 
 
 def test_source_text_in_a_pickle_is_never_executed(valid):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_networks import small_clip
+from small_networks import small_clip, small_generator
 from styleclip_export.errors import StatisticsError
 from styleclip_export.statistics.fs3 import (
     Fs3Settings,
@@ -17,7 +17,6 @@ from styleclip_export.statistics.fs3 import (
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 from styleclip_export.statistics.moments import style_moments
-from styleclip_networks.stylegan2 import Generator, feature_channels
 
 SETTINGS = Fs3Settings(num_images=5, batch=3)
 SAMPLES = 500
@@ -32,11 +31,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def build_generator():
+    return small_generator(channel_base=128, channel_max=8, w_dim=16)
+
+
 @pytest.fixture(scope="module")
 def networks():
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        generator = Generator(32, feature_channels(32, 128, 8), w_dim=16, mapping_layers=2)
+        generator = build_generator()
         clip = small_clip(24, image_resolution=16, vision_patch_size=8, vocab_size=100)
     return generator.eval(), clip.eval()
 
@@ -159,7 +162,7 @@ def test_a_trial_run_leaves_the_other_rows_zero(networks, complete, tmp_path):
 def test_parts_of_other_networks_are_refused(networks, tmp_path):
     job = new_job(networks, tmp_path, channels=2)
     job.compute_part()
-    other = Generator(32, feature_channels(32, 128, 8), w_dim=16, mapping_layers=2).eval()
+    other = build_generator().eval()
     with pytest.raises(StatisticsError, match="other networks"):
         new_job((other, networks[1]), tmp_path, channels=2).compute_part()
     job.path(0).write_bytes(b"damaged")

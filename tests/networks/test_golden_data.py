@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from paths import GOLDEN
+from small_networks import small_generator
 from styleclip_export.cli import run
 from styleclip_export.errors import VerificationError
 from styleclip_export.verify import bounds
@@ -25,7 +26,6 @@ from styleclip_export.verify.generator import shapes_of
 from styleclip_export.verify.report import compare
 from styleclip_export.verify.runner import find_cases, run_case, unknown_files, verify
 from styleclip_networks.latents import truncate_latents
-from styleclip_networks.stylegan2 import Generator
 
 COMPACT = Path(__file__).parents[1] / "golden"  # whatever STYLECLIP_GOLDEN names
 FOLDER = Folder(GOLDEN)
@@ -71,7 +71,7 @@ def test_the_bounds_are_those_of_the_golden_readme():
 # project itself: it tests which files `verify` finds and which differences it reports.
 
 
-def numbers_of(generator, average):
+def golden_arrays(generator, average):
     """The content of a golden file for `generator` and three images."""
     rng = torch.Generator().manual_seed(3)
     w_plus = torch.randn(3, generator.num_latents, generator.w_dim, generator=rng)
@@ -105,8 +105,7 @@ def folder(tmp_path):
     """A golden folder with a generator of 64 px and one photo without a face."""
     (tmp_path / "golden.json").write_text('{"format": 1, "seed": 7}')
     shutil.copy(COMPACT / "fill.py", tmp_path)
-    channels = {4: 24, 8: 24, 16: 16, 32: 16, 64: 8}
-    generator = Generator(64, channels, w_dim=40, mapping_layers=3)
+    generator = small_generator(64, w_dim=40, mapping_layers=3)
     shapes = shapes_of(generator)
     rule = Folder(tmp_path).rule
     generator.load_state_dict(rule.state_dict(shapes))
@@ -117,35 +116,35 @@ def folder(tmp_path):
         for s in generator.layers
     ]
     (tmp_path / "stylegan2_64.json").write_text(json.dumps({"size": 64, "layers": layers}))
-    np.savez(tmp_path / "stylegan2_64.npz", **numbers_of(generator, average))
+    np.savez(tmp_path / "stylegan2_64.npz", **golden_arrays(generator, average))
     (tmp_path / "align").mkdir()
     shutil.copy(COMPACT / "align" / "small160.png", tmp_path / "align" / "other.png")
     (tmp_path / "align" / "align.json").write_text('{"other": {"faces": []}}')
     return tmp_path
 
 
-def change(path, **arrays):
-    """Changes arrays of an npz file; None removes one."""
+def change_arrays(path, **arrays):
+    """Change arrays of an npz file; None removes one."""
     with np.load(path) as data:
         changed = dict(data) | arrays
     np.savez(path, **{name: array for name, array in changed.items() if array is not None})
 
 
-def array(path, name):
+def read_array(path, name):
     with np.load(path) as data:
         return data[name]
 
 
-def rows_of(folder, **options):
+def verify_folder(folder, **options):
     return list(verify(Folder(folder), **options))
 
 
-def failed(rows):
+def failures(rows):
     return [(row.case, row.quantity) for row in rows if row.status == "fail"]
 
 
 def test_other_seeds_resolutions_widths_and_batches_are_detected(folder, capsys):
-    rows = rows_of(folder)
+    rows = verify_folder(folder)
     assert {row.status for row in rows} == {"pass"}
     assert {row.case for row in rows} == {"align/other", "stylegan2_64"}
     assert run(["verify", str(folder)]) == 0
@@ -170,11 +169,11 @@ def test_other_seeds_resolutions_widths_and_batches_are_detected(folder, capsys)
 @pytest.mark.parametrize("disturbance", [2e-4, np.nan])
 def test_one_changed_number_fails(folder, name, quantity, disturbance):
     path = folder / "stylegan2_64.npz"
-    wrong = array(path, name)
+    wrong = read_array(path, name)
     wrong.flat[wrong.size // 2] += disturbance
-    change(path, **{name: wrong})
-    rows = rows_of(folder, only=["stylegan2_*"])
-    assert ("stylegan2_64", quantity) in failed(rows)
+    change_arrays(path, **{name: wrong})
+    rows = verify_folder(folder, only=["stylegan2_*"])
+    assert ("stylegan2_64", quantity) in failures(rows)
     row = next(row for row in rows if row.status == "fail")
     assert name in row.note  # it says where
     assert np.isnan(disturbance) or row.error == pytest.approx(2e-4, rel=0.1)
@@ -190,8 +189,8 @@ def test_another_seed_fails_and_the_exit_status_is_1(folder, capsys):
 
 def test_a_wrong_shape_and_a_missing_array_fail(folder):
     path = folder / "stylegan2_64.npz"
-    change(path, w=array(path, "w")[:1], style_05=None)
-    rows = rows_of(folder, only=["stylegan2_64"])
+    change_arrays(path, w=read_array(path, "w")[:1], style_05=None)
+    rows = verify_folder(folder, only=["stylegan2_64"])
     assert rows[-1].status == "fail" and "no array 'style_05'" in rows[-1].note
     result = compare("w", [("w", np.zeros((2, 4)), np.zeros((1, 4)))], 1.0)
     assert result.status == "fail" and "(2, 4)" in result.note and "(1, 4)" in result.note
@@ -204,18 +203,18 @@ def test_layer_names_and_tensor_names_are_compared(folder):
     (folder / "stylegan2_64.json").write_text(json.dumps(described))
     shapes = json.loads((folder / "keys_stylegan2_64.json").read_text())
     (folder / "keys_stylegan2_64.json").write_text(json.dumps(shapes | {"convs.9.bias": [3]}))
-    rows = rows_of(folder, only=["stylegan2_64"])
-    assert failed(rows)[0] == ("stylegan2_64", "names and shapes")
+    rows = verify_folder(folder, only=["stylegan2_64"])
+    assert failures(rows)[0] == ("stylegan2_64", "names and shapes")
     assert "convs.9.bias" in rows[0].note
 
     (folder / "keys_stylegan2_64.json").write_text(json.dumps(shapes))
-    assert failed(rows_of(folder, only=["stylegan2_64"])) == [("stylegan2_64", "layers")]
+    assert failures(verify_folder(folder, only=["stylegan2_64"])) == [("stylegan2_64", "layers")]
 
 
 def test_unknown_files_arrays_and_fields_are_reported_and_listed_at_the_end(folder, capsys):
     (folder / "align" / "extra.png").write_bytes(b"")
     (folder / "motion_64.npz").write_bytes(b"")
-    change(folder / "stylegan2_64.npz", surprise=np.zeros(2))
+    change_arrays(folder / "stylegan2_64.npz", surprise=np.zeros(2))
     described = json.loads((folder / "stylegan2_64.json").read_text())
     (folder / "stylegan2_64.json").write_text(json.dumps(described | {"colour": 1}))
     assert run(["verify", str(folder), "--json"]) == 0
@@ -235,21 +234,21 @@ def test_unknown_files_arrays_and_fields_are_reported_and_listed_at_the_end(fold
 
 def test_a_described_file_that_is_absent_is_reported_as_missing(folder):
     (folder / "align" / "other.png").unlink()
-    (row,) = rows_of(folder, only=["align/*"])
+    (row,) = verify_folder(folder, only=["align/*"])
     assert (row.case, row.quantity, row.status) == ("align/other", "photo", "missing")
 
 
-def test_the_wrong_answer_for_a_photo_fails(folder):
+def test_wrong_faces_of_a_photo_fail(folder):
     face = {"rect_ltrb": [1, 2, 3, 4], "score": 1.0, "landmarks": [], "quad": []}
     (folder / "align" / "align.json").write_text(json.dumps({"other": {"faces": [face]}}))
-    assert failed(rows_of(folder, only=["align/*"])) == [("align/other", "boxes")]
+    assert failures(verify_folder(folder, only=["align/*"])) == [("align/other", "boxes")]
 
 
 def test_a_damaged_file_fails_only_its_case(folder):
     (folder / "stylegan2_64.npz").write_bytes(b"PK\x03\x04 cut off")
     (folder / "align" / "align.json").write_text("[1]")
-    rows = rows_of(folder)
-    assert failed(rows) == [("alignment", "the case"), ("stylegan2_64", "the case")]
+    rows = verify_folder(folder)
+    assert failures(rows) == [("alignment", "the case"), ("stylegan2_64", "the case")]
     assert any("is not an npz file" in row.note for row in rows)
 
 
@@ -258,8 +257,8 @@ def test_arrays_that_are_pickled_objects_are_not_loaded(folder, tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "executed"), "w"))
 
-    change(folder / "stylegan2_64.npz", w_plus=np.array([Hostile()], dtype=object))
-    rows = rows_of(folder, only=["stylegan2_64"])
+    change_arrays(folder / "stylegan2_64.npz", w_plus=np.array([Hostile()], dtype=object))
+    rows = verify_folder(folder, only=["stylegan2_64"])
     assert "allow_pickle" in rows[-1].note and rows[-1].status == "fail"
     assert not (tmp_path / "executed").exists()
 
@@ -283,7 +282,7 @@ def test_a_changed_fill_rule_is_not_executed_unless_it_is_trusted(folder, capsys
 def test_a_folder_without_its_rule_or_header_is_refused(folder):
     (folder / "fill.py").unlink()
     with pytest.raises(VerificationError, match=r"fill\.py is missing"):
-        rows_of(folder)
+        verify_folder(folder)
     (folder / "golden.json").write_text('{"format": 2, "seed": 0}')
     with pytest.raises(VerificationError, match="format 1"):
         Folder(folder)
@@ -293,7 +292,7 @@ def test_a_folder_without_its_rule_or_header_is_refused(folder):
 
 
 def test_only_selects_cases_and_lists_the_known_ones(folder, capsys):
-    rows = rows_of(folder, only=["align/*", "nothing*"])
+    rows = verify_folder(folder, only=["align/*", "nothing*"])
     assert {row.case for row in rows} == {"align/other"}
     assert run(["verify", str(folder), "--only", "e4e*"]) == 1
     assert "known: align/other, stylegan2_64" in capsys.readouterr().err
@@ -302,14 +301,14 @@ def test_only_selects_cases_and_lists_the_known_ones(folder, capsys):
 def test_a_folder_of_feature_editing_alone_has_its_own_seed(tmp_path):
     for name in ("sfe_64.json", "sfe_64.npz"):
         shutil.copy(COMPACT / name, tmp_path)
-    rows = rows_of(tmp_path)
+    rows = verify_folder(tmp_path)
     assert {row.status for row in rows} == {"pass"}
-    pool = array(tmp_path / "sfe_64.npz", "edited_pool")
-    change(tmp_path / "sfe_64.npz", edited_pool=pool + 0.01)
+    pool = read_array(tmp_path / "sfe_64.npz", "edited_pool")
+    change_arrays(tmp_path / "sfe_64.npz", edited_pool=pool + 0.01)
     described = json.loads((tmp_path / "sfe_64.json").read_text())
     described["keys"]["encoder.body.7.more"] = [2]
     (tmp_path / "sfe_64.json").write_text(json.dumps(described))
-    assert failed(rows_of(tmp_path)) == [
+    assert failures(verify_folder(tmp_path)) == [
         ("sfe_64", "names and shapes"),
         ("sfe_64", "features, edited"),
     ]
@@ -326,7 +325,7 @@ def test_oversized_shapes_are_refused_before_allocation(folder):
     shapes = json.loads((folder / "keys_stylegan2_64.json").read_text())
     shapes["style.1.weight"] = [10**9, 10**9]
     (folder / "keys_stylegan2_64.json").write_text(json.dumps(shapes))
-    (row,) = rows_of(folder, only=["stylegan2_64"])
+    (row,) = verify_folder(folder, only=["stylegan2_64"])
     assert row.status == "fail" and "weights; at most" in row.note
 
 
@@ -339,13 +338,13 @@ def test_directions_and_fs3_fail_when_a_number_changes(tmp_path):
     (tmp_path / "direction.json").write_text(json.dumps(counts))
     path = tmp_path / "direction.npz"
     name = next(k for k in np.load(path).files if re.fullmatch(r"case\d+_codes_\d+", k))
-    change(path, **{name: array(path, name) + np.float32(1e-4)})
+    change_arrays(path, **{name: read_array(path, name) + np.float32(1e-4)})
     path = tmp_path / "fs3_estimation.npz"
-    change(path, fs3=array(path, "fs3")[:, ::-1])
-    rows = rows_of(tmp_path)
-    assert failed(rows) == [
+    change_arrays(path, fs3=read_array(path, "fs3")[:, ::-1])
+    rows = verify_folder(tmp_path)
+    assert failures(rows) == [
         ("direction", f"channel counts ({len(counts['counts'])})"),
         ("direction", f"channels of the edits ({len(counts['edits'])})"),
         ("direction", "edited styles"),
-        ("fs3_estimation", f"fs3 ({len(array(path, 'fs3'))} channels)"),
+        ("fs3_estimation", f"fs3 ({len(read_array(path, 'fs3'))} channels)"),
     ]

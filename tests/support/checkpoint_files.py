@@ -8,9 +8,8 @@ import struct
 import numpy as np
 import torch
 
-from small_networks import small_clip
+from small_networks import small_clip, small_encoder
 from styleclip_export.verify.fill import fill
-from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.sfe import FeatureFuser, Inverter
 from styleclip_networks.stylegan2 import Generator
 from tools.parity.nvidia_pickles import ada, tensorflow
@@ -31,7 +30,7 @@ def generator_state():
 
 
 def encoder_state():
-    return filled(Encoder4Editing(10, (4, 6, 8, 12), (1, 2, 1, 1), 8, W_DIM))
+    return filled(small_encoder(10, W_DIM, widths=(4, 6, 8, 12), style_width=8))
 
 
 def average():
@@ -44,12 +43,18 @@ def rosinality(state):
     return {"g": {}, "g_ema": state, "latent_avg": average(), "g_optim": optimizer}
 
 
+def e4e_checkpoint(encoder, decoder, latent_avg, options):
+    """Return what e4e's training saves, from two state_dicts."""
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+    state |= {f"decoder.{name}": tensor for name, tensor in decoder.items()}
+    return {"state_dict": state, "latent_avg": latent_avg, "opts": options}
+
+
 def e4e(options=None):
-    """Return what e4e's training saves."""
-    state = {f"encoder.{k}": v for k, v in encoder_state().items()}
-    state |= {f"decoder.{k}": v for k, v in generator_state().items()}
+    """Return a small checkpoint of e4e."""
     latents = torch.linspace(-1, 1, 10 * W_DIM).reshape(10, W_DIM)
-    return {"state_dict": state, "latent_avg": latents, "opts": options or {"device": "cuda"}}
+    options = options or {"device": "cuda"}
+    return e4e_checkpoint(encoder_state(), generator_state(), latents, options)
 
 
 def small_feature_editor():

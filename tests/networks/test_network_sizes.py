@@ -2,7 +2,7 @@
 
 import torch
 
-from small_networks import small_generator, small_inverter
+from small_networks import small_clip, small_encoder, small_generator, small_inverter
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.sfe import FeatureFuser, Inverter
@@ -21,9 +21,8 @@ def shapes(network):
 
 
 def test_a_clip_has_the_sizes_of_its_state_dict():
-    clip = CLIP(32, image_resolution=32, vision_patch_size=16, vision_width=128, vision_layers=3,
-                vision_heads=2, transformer_width=64, transformer_layers=2, transformer_heads=1,
-                vocab_size=100)  # fmt: skip
+    clip = small_clip(vision_layers=3, vision_width=128, vision_heads=2, text_layers=2,
+                      image_resolution=32, vision_patch_size=16, vocab_size=100)  # fmt: skip
     extra = {k: torch.Size() for k in ("input_resolution", "context_length", "vocab_size")}
     rebuilt = CLIP(**clip_sizes(shapes(clip) | extra))  # entries of OpenAI's archive are ignored
     rebuilt.load_state_dict(clip.state_dict())
@@ -31,7 +30,7 @@ def test_a_clip_has_the_sizes_of_its_state_dict():
 
 
 def test_an_encoder_has_the_sizes_of_its_state_dict():
-    encoder = Encoder4Editing(10, (8, 12, 16, 24), (1, 2, 3, 1), 16, 32)
+    encoder = small_encoder(10, 32, depths=(1, 2, 3, 1))
     rebuilt = Encoder4Editing(**encoder_sizes(shapes(encoder)))
     rebuilt.load_state_dict(encoder.state_dict())
     assert rebuilt.stage_ends == encoder.stage_ends

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from small_networks import small_clip, small_encoder, small_generator
+from small_networks import draw_tokens, small_clip, small_encoder, small_generator
 from styleclip_networks.clip import trim_tokens
-from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.latents import truncate_latents
-from styleclip_networks.stylegan2 import Generator, config_f_channels, feature_channels
+from styleclip_networks.stylegan2 import Generator, config_f_channels
 from styleclip_networks.stylespace import style_layers
 from styleclip_server.pipeline.style_statistics import convolution_channels
 
@@ -35,16 +34,6 @@ def clip_of_short_texts():
     )
 
 
-def texts(n):
-    """(n, 12) random tokens: start 198, end 199, then zeros."""
-    tokens = torch.randint(1, 198, (n, 12))
-    tokens[:, 0] = 198
-    for i, row in enumerate(tokens):
-        end = 2 + i % 10
-        row[end], row[end + 1 :] = 199, 0
-    return tokens
-
-
 def test_the_published_widths_are_those_of_config_f():
     narrow = {128: 256, 256: 128, 512: 64, 1024: 32}
     assert config_f_channels(1024) == dict.fromkeys((4, 8, 16, 32, 64), 512) | narrow
@@ -53,8 +42,9 @@ def test_the_published_widths_are_those_of_config_f():
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
 @torch.inference_mode()
 def test_the_generator_works_at_every_resolution(resolution):
-    channels = feature_channels(resolution, channel_base=4096, channel_max=8)
-    generator = Generator(resolution, channels, w_dim=16, mapping_layers=1)
+    generator = small_generator(
+        resolution, channel_base=4096, channel_max=8, w_dim=16, mapping_layers=1
+    )
     w = generator.mapping(torch.randn(1, 16))[:, None].expand(-1, generator.num_latents, -1)
     assert generator(w).shape == (1, 3, resolution, resolution)
     assert 1 + max(layer.latent for layer in generator.layers) == generator.num_latents
@@ -96,7 +86,7 @@ def test_every_image_of_a_batch_is_independent_of_the_others():
         (generator, torch.randn(3, generator.num_latents, 48)),
         (encoder, torch.rand(3, 3, 256, 256) * 2 - 1),
         (clip.encode_image, torch.randn(3, 3, 48, 48)),
-        (clip.encode_text, texts(3)),
+        (clip.encode_text, draw_tokens(3, 12)),
     )
     for network, batch in cases:
         together = network(batch)
@@ -166,9 +156,7 @@ def test_truncation_can_leave_the_fine_layers_alone():
 
 
 def test_an_encoder_of_five_million_parameters_reads_a_face():
-    encoder = Encoder4Editing(
-        14, widths=(16, 32, 64, 128), depths=(2, 2, 3, 2), style_width=64, w_dim=512
-    )
+    encoder = small_encoder(14, 512, widths=(16, 32, 64, 128), depths=(2, 2, 3, 2), style_width=64)
     assert 3 < millions(encoder) < 7
     with torch.inference_mode():
         assert encoder.eval()(torch.zeros(1, 3, 256, 256)).shape == (1, 14, 512)
@@ -177,7 +165,7 @@ def test_an_encoder_of_five_million_parameters_reads_a_face():
 @torch.inference_mode()
 def test_trimming_the_padding_of_a_text_keeps_its_features():
     clip = clip_of_short_texts()
-    tokens = texts(3)  # the longest ends at the fifth token of twelve
+    tokens = draw_tokens(3, 12, longest=5)
     torch.testing.assert_close(
         clip.encode_text(trim_tokens(tokens)), clip.encode_text(tokens), atol=1e-5, rtol=0
     )
@@ -189,7 +177,7 @@ def test_every_weight_gets_a_gradient():
     losses = {
         generator: generator(w.expand(-1, generator.num_latents, -1)).square().mean(),
         encoder: encoder(torch.rand(2, 3, 256, 256)).square().mean(),
-        clip: (clip.encode_text(texts(4)) - clip.encode_image(torch.randn(4, 3, 48, 48)))
+        clip: (clip.encode_text(draw_tokens(4, 12)) - clip.encode_image(torch.randn(4, 3, 48, 48)))
         .square()
         .mean(),
     }
