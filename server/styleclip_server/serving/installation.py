@@ -8,6 +8,7 @@ has it in /opt/tritonserver, has native ones; STYLECLIP_TRITON names it.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import shutil
 import sys
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from styleclip_contract.domain import DOMAIN_FILE, Domain
 from styleclip_server.engines.cpu import supports_bfloat16
+from styleclip_server.engines.cuda import prebuilt
 from styleclip_server.engines.engine import Engine
 from styleclip_server.serving import model_repository
 
@@ -24,6 +27,9 @@ TRITON_VARIABLE = "STYLECLIP_TRITON"
 STUB = "triton_python_backend_stub"
 _BACKENDS_FOLDER = Path(__file__).parent / "backends"
 _BACKENDS = ("onnxruntime", "openvino")  # the modules that are Triton backends
+
+
+_log = logging.getLogger("styleclip_server")
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,14 @@ def find_installation() -> Installation | None:
     )
 
 
+def has_gpu() -> bool:
+    """Return whether NVIDIA's driver is loaded."""
+    return Path("/dev/nvidiactl").exists()
+
+
 def fastest_engine(domain: Path) -> Engine:
     """Return the fastest engine that this machine can run for the domain in this folder."""
-    if not Path("/dev/nvidiactl").exists():
+    if not has_gpu():
         openvino = find_spec("openvino") and supports_bfloat16()
         openvino = openvino and model_repository.has_openvino_network(domain)
         return "openvino" if openvino else "cpu"
@@ -85,4 +96,23 @@ def fastest_engine(domain: Path) -> Engine:
         return "gpu"
     if not model_repository.has_square_crops(domain):  # PyTorch's e4e takes no others
         return "gpu"
-    return "gpu" if importlib.metadata.version("torch").endswith("+cpu") else "torch"
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        return "gpu"
+    if not _can_launch_kernels(domain):
+        _log.warning(
+            "ONNX Runtime runs the networks: PyTorch's kernels were not compiled ahead for "
+            "networks of these sizes, and there is no C compiler"
+        )
+        return "gpu"
+    return "torch"
+
+
+def _can_launch_kernels(domain: Path) -> bool:
+    """Return whether Triton can launch the kernels of `--networks torch`: compiling one needs
+    nothing else, but launching it a module in C."""
+    if prebuilt.c_compiler():
+        return True
+    folder = prebuilt.prebuilt_folder()
+    if folder is None:
+        return False
+    return prebuilt.covers(folder, Domain.from_json((domain / DOMAIN_FILE).read_text("utf-8")))

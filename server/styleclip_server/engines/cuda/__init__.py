@@ -7,5 +7,6 @@
 - `parameters`: weights by name, moved to the GPU
 - `cuda_graphs`: calls captured for each shape
 - `jpeg`: images encoded on the GPU
+- `prebuilt`, `kernel_cache`: kernels that were compiled ahead, and how Triton finds them
 - `host_memory`: copies of tensors for the CPU
 """

@@ -11,6 +11,11 @@ from torch import Tensor
 WARM_UP = 3  # calls before the capture, in which cuDNN chooses its algorithms
 
 
+def captured_batch_sizes(max_batch: int) -> list[int]:
+    """Return the batch sizes that are captured ahead: the powers of two up to `max_batch`."""
+    return [1 << i for i in range(max_batch.bit_length())]
+
+
 class Graphed:
     """Run `call`, captured once for each shape of its inputs.
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from styleclip_contract import limits, wire
 from styleclip_server.engines import weights
-from styleclip_server.engines.cuda import jpeg
-from styleclip_server.engines.cuda.cuda_graphs import Graphed
+from styleclip_server.engines.cuda import jpeg, kernel_cache, prebuilt
+from styleclip_server.engines.cuda.cuda_graphs import Graphed, captured_batch_sizes
 from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import parent_watch
@@ -48,6 +48,7 @@ class TritonPythonModel:
         if gpu:
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = True
+            use = kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
         parameters = weights.read_parameters(
             Path(args["model_repository"], args["model_version"], MODEL_FILE)
         )
@@ -59,6 +60,8 @@ class TritonPythonModel:
             self.call = Graphed(_network(model)(parameters, self.device), self.device)
             if gpu:
                 self._capture(config)
+                if use.found or use.compiled:
+                    triton.Logger.log_info(f"{model.name} on {torch.cuda.get_device_name()}: {use}")
 
     def _capture(self, config):
         """Capture the sizes that are used most, so that no request waits for it."""
@@ -68,10 +71,8 @@ class TritonPythonModel:
                     self.call(torch.ones(rows, length, dtype=torch.int32))
             return
         shapes = {entry["name"]: [int(d) for d in entry["dims"]] for entry in config["input"]}
-        rows = 1
-        while rows <= config["max_batch_size"]:
+        for rows in captured_batch_sizes(config["max_batch_size"]):
             result = self.call(*(torch.zeros(rows, *shapes[name]) for name in self.inputs))
-            rows *= 2
         if self.renders:
             jpeg.encode(result, [limits.DEFAULT_QUALITY] * len(result))
             copy_to_host(result[:1])

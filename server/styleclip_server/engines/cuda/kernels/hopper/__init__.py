@@ -14,12 +14,18 @@ from __future__ import annotations
 
 import torch
 import triton
+from triton.runtime import driver
 
 SUPPORTS_TRITON = triton.__version__.startswith("3.6.")
 
 
 def is_available(device: torch.device) -> bool:
-    """Return whether `device` is a Hopper GPU and Triton is the release of these kernels."""
-    if device.type != "cuda" or not SUPPORTS_TRITON:
+    """Return whether `device` is a Hopper GPU and Triton is the release of these kernels.
+
+    On the device "meta" kernels are only compiled: for the target of Triton's active driver.
+    """
+    if not SUPPORTS_TRITON:
         return False
-    return torch.cuda.get_device_capability(device) == (9, 0)
+    if device.type == "meta":
+        return bool(driver.active.get_current_target().arch == 90)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
