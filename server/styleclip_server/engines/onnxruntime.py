@@ -17,9 +17,16 @@ class OnnxNetwork:
         path: the ONNX file.
         threads: number of threads; None means one per core.
         device: index of the GPU; None means the CPU.
+        cuda_options: options of ONNX Runtime's CUDA provider, for a GPU.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, device: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        device: int | None = None,
+        cuda_options: Mapping[str, str] | None = None,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0  # 0: one per core
@@ -28,7 +35,8 @@ class OnnxNetwork:
         options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device is not None:
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(device)}))
+            cuda_options = {"device_id": str(device), **(cuda_options or {})}
+            providers.insert(0, ("CUDAExecutionProvider", cuda_options))
         self._session = onnxruntime.InferenceSession(str(path), options, providers)
         self.inputs = [entry.name for entry in self._session.get_inputs()]
         self.outputs = [entry.name for entry in self._session.get_outputs()]

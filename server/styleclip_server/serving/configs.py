@@ -125,6 +125,8 @@ def network_config(
     kind = pb.ModelInstanceGroup.KIND_CPU if cpu else pb.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=_cpu_instances(model, domain) if cpu else 1)
     _set_queue_policy(config, 0 if cpu else GPU_QUEUE_DELAY_MICROSECONDS, engine)
+    if engine == "gpu" and model is wire.E4E:
+        _prefer_nhwc(config)
     if engine != "torch":  # PyTorch captures its graphs before it is ready
         _add_warmup(config, model, dims)
     if model is wire.STYLEGAN2:
@@ -149,6 +151,14 @@ def _backend_and_file(model: Model, engine: Engine, files: Collection[str]) -> t
     if engine == "gpu" and FLOAT16_FILE in files:
         return model.kind, FLOAT16_FILE
     return model.kind, ""
+
+
+def _prefer_nhwc(config: pb.ModelConfig) -> None:
+    """Let ONNX Runtime keep features channels last: a quarter faster for e4e, half as fast for
+    stylegan2."""
+    accelerators = config.optimization.execution_accelerators
+    accelerator = accelerators.gpu_execution_accelerator.add(name="cuda")
+    accelerator.parameters["prefer_nhwc"] = "1"
 
 
 def _add_warmup(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[int, ...]]) -> None:

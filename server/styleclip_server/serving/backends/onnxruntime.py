@@ -37,9 +37,8 @@ class TritonPythonModel:
         if parameter := config.get("parameters", {}).get("intra_op_thread_count"):
             threads = int(parameter["string_value"])
         gpu = args["model_instance_kind"] == "GPU"
-        self.network = OnnxNetwork(
-            path, threads, int(args["model_instance_device_id"]) if gpu else None
-        )
+        device = int(args["model_instance_device_id"]) if gpu else None
+        self.network = OnnxNetwork(path, threads, device, _cuda_options(config))
 
     def execute(self, requests):
         columns = [
@@ -63,3 +62,12 @@ class TritonPythonModel:
             )
             for rows in batching.row_slices(columns[0])
         ]
+
+
+def _cuda_options(config):
+    """Return the options of the CUDA provider, from where the native backend reads them."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    options: dict[str, str] = {}
+    for accelerator in accelerators.get("gpu_execution_accelerator", ()):
+        options |= accelerator.get("parameters", {})
+    return options
