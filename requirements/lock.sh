@@ -1,14 +1,20 @@
 #!/bin/sh
-# Writes the locks: versions that work together on CPython 3.10 to 3.12 (gpu.txt: 3.11, 3.12).
+# Writes the locks: versions that work together on CPython 3.10 to 3.12 (gpu.txt, torch.txt: 3.11,
+# 3.12).
 # Needs uv (`pip install uv`). Without options it keeps the locked versions and adds new packages of
 # pyproject.toml; `--upgrade` updates all. Then run `make test`.
 set -eu
 cd "$(dirname "$0")/.."
 upgrade=${1:-}
+pins=$(mktemp -d)
+trap 'rm -r "$pins"' EXIT
+echo torch==2.13.0 > "$pins/torch"
+# On GPUs: the PyTorch with the release of Triton that `engines/cuda/kernels/hopper` is written for.
+echo torch==2.11.0 > "$pins/torch-gpu"
 compile() {
     out=$1
     shift
-    cp "$out" "$out.new"
+    [ ! -f "$out" ] || cp "$out" "$out.new"
     # shellcheck disable=SC2086 # an empty option must vanish
     uv pip compile pyproject.toml --quiet $upgrade --universal --python-version "${oldest:-3.10}" \
         --no-annotate --no-header "$@" --output-file "$out.new"
@@ -25,11 +31,14 @@ compile() {
     mv "$out.tmp" "$out"
 }
 compile requirements/server.txt --extra server --extra landmarks
-compile requirements/dev.txt --extra dev --constraint requirements/server.txt
+compile requirements/dev.txt --extra dev --constraint requirements/server.txt \
+    --constraint "$pins/torch"
 compile requirements/ui.txt --extra ui --constraint requirements/server.txt \
     --constraint requirements/dev.txt
 # For the images, besides server.txt and ui.txt: the packages of the steps and the API server for
-# NVIDIA's Triton, what replaces onnxruntime on a GPU, and the converter.
+# NVIDIA's Triton, what replaces onnxruntime on a GPU, without and with PyTorch, and the converter.
 compile requirements/steps.txt --extra steps --extra api --constraint requirements/server.txt
 oldest=3.11 compile requirements/gpu.txt --extra gpu --constraint requirements/server.txt
+oldest=3.11 compile requirements/torch.txt --extra torch --extra gpu \
+    --constraint requirements/server.txt --constraint "$pins/torch-gpu"
 compile requirements/export.txt --extra export --constraint requirements/dev.txt
