@@ -182,12 +182,12 @@ def measure(
     psnr = _psnr(call(*examples[-1]), case.published(*examples[-1]))
     for inputs in examples:  # warm
         call(*inputs)
-    timed = _cuda_ms if device == "cuda" else _wall_ms
+    timed = cuda_ms if device == "cuda" else _wall_ms
     ms = statistics.median(timed(call, examples[i % EXAMPLES]) for i in range(repeat))
     return Measurement(case.name, variant, dtype, batch, ms, ms / batch, psnr)
 
 
-def _cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
+def cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     call(*inputs)
