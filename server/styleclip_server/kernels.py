@@ -133,10 +133,11 @@ class Networks:
         sizes = {
             wire.W_PLUS: (self.sizes["num_latents"], self.sizes["w_dim"]),
             wire.DELTA: (sum(self.sizes["style_channels"]),),
+            wire.FACE_CROP: (3, wire.FACE_SIZE, wire.FACE_SIZE),
         }
         for model, network in built.items():
             for rows in captured_batch_sizes(MAX_BATCH):
-                shapes = [(rows, *sizes.get(tensor, tensor.shape)) for tensor in model.inputs]
+                shapes = [(rows, *sizes[tensor]) for tensor in model.inputs]
                 network(*(torch.empty(shape, device="meta") for shape in shapes))
 
     def _generator(self) -> Parameters:
