@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from domains.people.compilation import compiled_on_gpu
 from domains.people.mesh import BODY, HeadMesh
 from domains.people.strands import Strands
 
@@ -255,11 +254,10 @@ def grow(
     half = float(face.eyes[:, 0].abs().mean()) + face.eye_radius * 2.0
     window = torch.tensor([half, face.brow_y, face.chin_y], device=device)
     rates = torch.tensor([growth.gravity, growth.jitter, growth.slack], device=device)
-    advance = _compile_advance() if roots.is_cuda else _advance
     for k in range(1, growth.nodes):
         bend = randn(len(leaders), 3)[lock] * 0.6 + randn(count, 3)
         margin = error + 0.008 + growth.volume * layer * min(k / 3, 1.0)
-        position, direction = advance(
+        position, direction = _advance(
             position, direction, step, bend, margin, side, rates, window, surface
         )
         nodes.append(position)
@@ -278,6 +276,7 @@ def grow(
     return Strands(stack, tones, fraction)
 
 
+@compiled_on_gpu  # some 80 small kernels, which run up to 25 times a head
 def _advance(
     position: Tensor,
     direction: Tensor,
@@ -303,12 +302,6 @@ def _advance(
     moved = surface.confine(position + direction * step, margin, slack)
     moved = _keep_beside_face(moved, window, surface.center, side)
     return moved, F.normalize(moved - position, dim=1)
-
-
-@cache
-def _compile_advance() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Compile `_advance`, some 80 small kernels that run up to 25 times a head, into a few."""
-    return torch.compile(_advance, dynamic=True)
 
 
 def _drape(points: Tensor, window: Tensor, center: Tensor) -> Tensor:

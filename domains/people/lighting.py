@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from domains.people.compilation import compiled_on_gpu
 from domains.people.rasterizer import EMPTY, draw_triangles, unpack_depth
 from domains.people.strands import Strands, count_steps, draw_strands_
 
@@ -146,29 +147,43 @@ class Shadows:
             jitter: up to how many texels the lookup is shifted at random, which blurs the edges.
         """
         x, y, depth = (self._project(points, lights) - 0.5).unbind(-1)
-        depth = depth + 0.5
         if jitter:
             x = x + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
             y = y + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
-        x0, y0 = x.floor(), y.floor()
-        wx, wy = x - x0, y - y0
-        outside = (x < 0) | (y < 0) | (x >= self.size - 1) | (y >= self.size - 1)
-        total = torch.zeros_like(depth)
         maps = [table[lights] for table in (self.solid, self.hair, self.density)]
-        for dx in (0, 1):
-            for dy in (0, 1):
-                px = (x0 + dx).clamp(0, self.size - 1).long()
-                py = (y0 + dy).clamp(0, self.size - 1).long()
-                pixel = py * self.size + px
-                weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
-                solid, hair, density = (table.gather(1, pixel) for table in maps)
-                lit = (depth < solid + bias).float()
-                behind = (depth - hair - 0.5 * bias).clamp(min=0)
-                through = 1 - density * (1 - torch.exp(-7.0 * behind))
-                total += weight * lit * through
-        return torch.where(outside, 1.0, total)
+        return _filter_shadows(x, y, depth + 0.5, *maps, self.size, bias)
 
 
+@compiled_on_gpu
+def _filter_shadows(
+    x: Tensor,
+    y: Tensor,
+    depth: Tensor,
+    solid: Tensor,
+    hair: Tensor,
+    density: Tensor,
+    size: int,
+    bias: float,
+) -> Tensor:
+    """Interpolate the visibility (l, n) of points between the texels (l, size * size) of maps."""
+    x0, y0 = x.floor(), y.floor()
+    wx, wy = x - x0, y - y0
+    outside = (x < 0) | (y < 0) | (x >= size - 1) | (y >= size - 1)
+    total = torch.zeros_like(depth)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            px = (x0 + dx).clamp(0, size - 1).long()
+            py = (y0 + dy).clamp(0, size - 1).long()
+            pixel = py * size + px
+            weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
+            lit = (depth < solid.gather(1, pixel) + bias).float()
+            behind = (depth - hair.gather(1, pixel) - 0.5 * bias).clamp(min=0)
+            through = 1 - density.gather(1, pixel) * (1 - torch.exp(-7.0 * behind))
+            total = total + weight * lit * through
+    return torch.where(outside, 1.0, total)
+
+
+@compiled_on_gpu
 def ggx(
     normal: Tensor, view: Tensor, lights: Tensor, roughness: Tensor, specular: Tensor
 ) -> Tensor:

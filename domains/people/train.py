@@ -19,12 +19,12 @@ from domains.people.models import load_generator
 from domains.training.caption_data import build_captions, read_vocabulary_size
 from domains.training.checkpoints import require_weights
 from domains.training.command import Stage, build_command
-from domains.training.compute_statistics import compute_statistics
+from domains.training.compute_statistics import Effort, compute_statistics
 from domains.training.networks import build_clip
 from domains.training.setup import Setup
 
 TINY_CAPTIONS = 2000
-TINY_IMAGES, TINY_LATENTS = 2, 1000  # of the statistics
+TINY_EFFORT = Effort(images=2, latents=1000, channels=20)
 
 
 def prepare_captions(setup: Setup) -> None:
@@ -42,10 +42,7 @@ def run_statistics(setup: Setup) -> None:
     clip = build_clip(read_vocabulary_size(setup.captions))
     require_weights(clip, setup.out / "clip.pt")
     generator = load_generator(setup)
-    if setup.tiny:
-        compute_statistics(setup, generator, clip, TINY_IMAGES, TINY_LATENTS)
-    else:
-        compute_statistics(setup, generator, clip)
+    compute_statistics(setup, generator, clip, TINY_EFFORT if setup.tiny else None)
 
 
 STAGES: dict[str, Stage] = {

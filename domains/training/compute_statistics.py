@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,34 +24,41 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
 # so most channels leave most images unchanged.
 FLOOR = 0.03
-NUM_IMAGES, NUM_LATENTS = 100, 100_000
 TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
 
-def compute_statistics(
-    setup: Setup,
-    generator: Generator,
-    clip: CLIP,
-    num_images: int = NUM_IMAGES,
-    num_latents: int = NUM_LATENTS,
-) -> None:
-    """Write STATISTICS_FILE of a trained generator and CLIP.
+@dataclass(frozen=True)
+class Effort:
+    """What trades precision for time.
 
-    Args:
-        num_images: in which each channel is changed.
-        num_latents: that means and deviations are taken of.
+    Attributes:
+        images: in which each channel is changed.
+        latents: that means and deviations are taken of.
+        channels: how many are changed, for dry runs; None means all.
     """
+
+    images: int = 100
+    latents: int = 100_000
+    channels: int | None = None
+
+
+def compute_statistics(
+    setup: Setup, generator: Generator, clip: CLIP, effort: Effort | None = None
+) -> None:
+    """Write STATISTICS_FILE of a trained generator and CLIP."""
+    effort = effort or Effort()
     generator, clip = generator.to(setup.device).eval(), clip.to(setup.device).eval()
-    mean, std, w_avg = style_moments(generator, num_latents, truncation=TRUNCATION)
+    mean, std, w_avg = style_moments(generator, effort.latents, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
     computed = Fs3Part.empty(total, clip.text_projection.shape[1])
-    settings = Fs3Settings(num_images, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
+    settings = Fs3Settings(effort.images, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
+    rows = range(min(total, effort.channels or total))
     progress = _progress_printer()
     encode = partial(_encode_images, clip)
-    for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, range(total)), 1):
+    for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, rows), 1):
         computed.add(row)
-        progress(done, total)
+        progress(done, len(rows))
     fs3, change = computed.fs3, computed.change
     arrays = {
         "style_mean": mean,
@@ -61,8 +69,10 @@ def compute_statistics(
     }
     save_npz(setup.out / STATISTICS_FILE, arrays, compressed=True)
     moving, visible = int((std > 0).sum()), int((np.abs(fs3).sum(1) > 0).sum())
-    print(f"{moving} channels move, CLIP sees {visible}; change quantiles", flush=True)
-    print(np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9)).round(4), flush=True)
+    print(f"{moving} channels move, CLIP sees {visible}", flush=True)
+    if (change > 0).any():
+        quantiles = np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9))
+        print(f"change quantiles {quantiles.round(4)}", flush=True)
 
 
 def _encode_images(clip: CLIP, images: Tensor) -> Tensor:
