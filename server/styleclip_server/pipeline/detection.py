@@ -83,7 +83,7 @@ def detect_all_faces(image: Image.Image) -> list[Detection]:
     pyramid = ImagePyramid(image)
     check_cancelled()
     if max(image.size) <= OFFICIAL_SEARCH_UP_TO:
-        detections = [_to_detection(hit, 0) for hit in run_on_pyramid(pyramid.level(0))]
+        detections = [to_detection(hit, 0) for hit in run_on_pyramid(pyramid.level(0))]
     else:
         detections = list(_search_tiles(image))
         start = pyramid.first_level_within(_LARGE_FACES_LEVEL)
@@ -146,7 +146,7 @@ def _search(pyramid: ImagePyramid, start: int, end: int) -> list[Detection]:
     levels = range(start, end)
     hits_by_level = worker_pool().map(lambda level: run_on_level(pyramid.level(level)), levels)
     return [
-        _to_detection(hit, level)
+        to_detection(hit, level)
         for level, hits in zip(levels, hits_by_level, strict=True)
         for hit in hits
     ]
@@ -175,10 +175,10 @@ def _search_around(pyramid: ImagePyramid, face: Detection, level: int) -> list[D
     x = max(int(left - WINDOW) // _CELL, 0) * _CELL
     y = max(int(top - WINDOW) // _CELL, 0) * _CELL
     region = pyramid.region(level, (x, y, int(right + WINDOW), int(bottom + WINDOW)))
-    return [_to_detection(hit, level, x, y) for hit in run_on_level(region)]
+    return [to_detection(hit, level, x, y) for hit in run_on_level(region)]
 
 
-def _to_detection(hit: Hit, start: int, left: int = 0, top: int = 0) -> Detection:
+def to_detection(hit: Hit, start: int, left: int = 0, top: int = 0) -> Detection:
     """Convert a hit of a search that began at level `start`, rounding its box as dlib does.
 
     dlib maps a window's integer corners through all levels at once and then rounds, so the window

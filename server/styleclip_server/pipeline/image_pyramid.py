@@ -44,7 +44,7 @@ def _factor_2() -> Any:
 
 
 @functools.cache
-def _factor_6_5() -> Any:
+def factor_6_5() -> Any:
     return import_dlib().pyramid_down(6)
 
 
@@ -61,19 +61,19 @@ def map_to_level(box: Box, level: int) -> tuple[float, float, float, float]:
     """Map a box in the photo to a level."""
     dlib = import_dlib()
     upsampled = _factor_2().rect_up(dlib.rectangle(*box))
-    mapped = _factor_6_5().rect_down(dlib.drectangle(upsampled), level)
+    mapped = factor_6_5().rect_down(dlib.drectangle(upsampled), level)
     return mapped.left(), mapped.top(), mapped.right(), mapped.bottom()
 
 
 def map_to_smaller_level(rectangle: Any, levels: int) -> Any:
     """Map dlib's `rectangle` to the level that is `levels` levels smaller, in integer pixels."""
     dlib = import_dlib()
-    return dlib.rectangle(_factor_6_5().rect_down(dlib.drectangle(rectangle), levels))
+    return dlib.rectangle(factor_6_5().rect_down(dlib.drectangle(rectangle), levels))
 
 
 def map_to_photo(rectangle: Any, level: int) -> Box:
     """Map dlib's `rectangle` in a level to a box in the photo."""
-    mapped = _factor_2().rect_down(_factor_6_5().rect_up(rectangle, level))
+    mapped = _factor_2().rect_down(factor_6_5().rect_up(rectangle, level))
     return mapped.left(), mapped.top(), mapped.right(), mapped.bottom()
 
 
@@ -116,7 +116,7 @@ class ImagePyramid:
         # Below a level that exists, each level is built from the previous one, so that its pixels
         # do not depend on the order of requests.
         if index < self.exact_levels or any(built < index for built in self._built):
-            return _factor_6_5()(self.level(index - 1))
+            return factor_6_5()(self.level(index - 1))
         return _resample(self._image, (0, 0, *self._image.size), self._sizes[index])
 
     def region(self, index: int, box: Box) -> Pixels:

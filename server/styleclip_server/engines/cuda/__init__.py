@@ -4,6 +4,7 @@
 - `hopper_block`: the last block of `stylegan2` on a Hopper GPU
 - `convolutions`: StyleGAN2's convolutions in the forms that cuDNN runs fast
 - `kernels`: what runs between two convolutions, and in place of the largest ones
+- `faces`: dlib's face detector and landmark predictor
 - `parameters`: weights by name, moved to the GPU
 - `cuda_graphs`: calls captured for each shape
 - `jpeg`: images encoded on the GPU

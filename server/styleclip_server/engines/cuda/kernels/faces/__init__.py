@@ -1,0 +1,4 @@
+"""Triton kernels of dlib's face detector.
+
+- `resize`: dlib's bilinear resizing
+"""
