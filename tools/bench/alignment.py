@@ -1,6 +1,7 @@
 """Alignment compared with the official function: speed, quads, and the faces that each detects.
 
     python -m tools.bench.alignment [--sizes 160 512 ...] [--photos 120] [--repeat 3]
+    python -m tools.bench.alignment --device cuda: the PyTorch detector compared with dlib
 
 The official function is e4e's (`utils/alignment.py` of encoder4editing, called as its inference
 notebook does): for each photo it loads the landmark model, creates the detector, searches the photo
@@ -13,12 +14,9 @@ import argparse
 import io
 import time
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageEnhance
-from scipy import ndimage
-from skimage import data
+from PIL import Image
 
 from styleclip_contract.errors import NoFaceFound
 from styleclip_server.pipeline import images
@@ -32,8 +30,8 @@ from styleclip_server.pipeline.detection import detect_large_faces
 from styleclip_server.pipeline.dlib_detector import import_dlib
 from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
+from tools.bench.derived_photos import generate_photos, load_astronaut
 
-FACE = (175, 76, 265, 166)  # the astronaut's, in the photo of 512 pixels
 LANDMARKS = LandmarkPredictor()
 
 
@@ -74,6 +72,8 @@ def to_boxes(rectangles):
 
 def crop_officially(image, quad, size=256):
     """Crop as the official code does: reduce and pad the entire photo."""
+    from scipy import ndimage  # here, so that --device needs no SciPy
+
     side = np.hypot(*(quad[3] - quad[0]))
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
@@ -113,7 +113,7 @@ def time_fastest(repeat, function, *arguments):
 
 def print_speed(sizes, repeat):
     """Print a row for each size of the astronaut, one clear face, as a JPEG file."""
-    astronaut = Image.fromarray(data.astronaut())
+    astronaut = load_astronaut()
     aligner = Aligner()
     aligner.preload()
     print("decode, detect, landmarks, quad and crop of a JPEG file; milliseconds, best of", repeat)
@@ -153,73 +153,6 @@ def quad_distance(official_quad, quad):
     """Return the largest distance of two corners, relative to half the quad's side (face width)."""
     side = np.hypot(*(official_quad[3] - official_quad[0]))
     return np.hypot(*(official_quad - quad).T).max() / (side / 2)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A photo derived from the astronaut, and where her face is in it."""
-
-    kind: str
-    image: Image.Image
-    center: np.ndarray
-    width: float
-
-    def contains(self, box):
-        """Return whether `box` is a detection of the astronaut's face."""
-        center = np.array([box[0] + box[2], box[1] + box[3]]) / 2
-        near = np.hypot(*(center - self.center)) < 0.5 * self.width
-        return bool(near and 0.5 < (box[2] - box[0]) / self.width < 2)
-
-
-def generate_photos(count):
-    """Yield `count` photos, of each kind in turn."""
-    rng = np.random.default_rng(0)
-    astronaut = Image.fromarray(data.astronaut())
-    face_center = np.array([FACE[0] + FACE[2], FACE[1] + FACE[3]]) / 2
-    kinds = ["rotated", "small face", "cropped", "brightness", "large photo"]
-    for i in range(count):
-        kind = kinds[i % len(kinds)]
-        image, center, width = astronaut, face_center, 90.0
-        if kind == "rotated":
-            image, center = rotate(image, center, rng.uniform(-40, 40))
-        if kind == "cropped":
-            left, top = rng.uniform(0, (170, 70)).astype(int)
-            right, bottom = (rng.uniform((270, 172), (512, 512))).astype(int)
-            image, center = image.crop((left, top, right, bottom)), center - (left, top)
-        if kind == "brightness":
-            image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.1, 2.5))
-            image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.2, 1.5))
-        scale = rng.uniform(0.6, 3)
-        if kind == "small face":
-            scale = rng.uniform(0.4, 1.1)
-        if kind == "large photo":
-            scale = rng.uniform(2, 4)
-        size = [max(1, round(side * scale)) for side in image.size]
-        image, center, width = image.resize(size, Image.BICUBIC), center * scale, width * scale
-        if kind == "small face":
-            image, corner = paste_into_noise(image, rng)
-            center = center + corner
-        yield Variant(kind, image, center, width)
-
-
-def rotate(image, point, degrees):
-    """Rotate the photo of 512 pixels and a point in it."""
-    angle = np.deg2rad(degrees)
-    x, y = point - 255.5
-    rotated = (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle))
-    return image.rotate(degrees, Image.Resampling.BICUBIC), 255.5 + np.array(rotated)
-
-
-def paste_into_noise(image, rng):
-    """Paste the image at a random place of a large noisy photo, and return that place too."""
-    canvas = Image.new("RGB", (1400, 1100), (90, 110, 100))
-    noise = rng.integers(0, 60, (1100, 1400, 3)).astype(np.uint8)
-    canvas = Image.fromarray(np.asarray(canvas) + noise)
-    corner = tuple(
-        int(rng.integers(0, c - p)) for c, p in zip(canvas.size, image.size, strict=True)
-    )
-    canvas.paste(image, corner)
-    return canvas, corner
 
 
 def print_recall(photos):
@@ -268,7 +201,13 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="*", default=sizes)
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", help="compare dlib in PyTorch on cpu or cuda with dlib")
     options = parser.parse_args()
+    if options.device:
+        from tools.bench import faces_on_device  # needs PyTorch
+
+        faces_on_device.print_comparison(options.device, options.photos, options.repeat)
+        return
     print_speed(options.sizes, options.repeat)
     if options.photos:
         print_recall(options.photos)
