@@ -52,15 +52,16 @@ class Light:
             yield lights[k::4], positions, 4.0
 
 
-def _frame(direction: Tensor) -> Tensor:
-    up = torch.tensor([0.13, 0.97, 0.21], device=direction.device)
-    x = F.normalize(torch.linalg.cross(up, direction), dim=0)
-    return torch.stack([x, torch.linalg.cross(direction, x), direction])
+def _frames(directions: Tensor) -> Tensor:
+    """Return orthonormal frames (l, 3, 3) whose last rows are the unit directions (l, 3)."""
+    up = torch.tensor([0.13, 0.97, 0.21], device=directions.device).expand_as(directions)
+    x = F.normalize(torch.linalg.cross(up, directions), dim=1)
+    return torch.stack([x, torch.linalg.cross(directions, x), directions], 1)
 
 
 def spread_lamp(direction: Tensor, color: Tensor, size: float, count: int) -> tuple[Tensor, Tensor]:
     """Spread a lamp of angular radius `size` into `count` lights."""
-    frame = _frame(F.normalize(direction, dim=0))
+    frame = _frames(F.normalize(direction, dim=0)[None])[0]
     k = torch.arange(count, device=direction.device)
     radius = size * ((k + 0.5) / count).sqrt()
     angle = k * 2.399963
@@ -98,7 +99,7 @@ class Shadows:
         generator: torch.Generator,
     ) -> None:
         self.size, self.center, self.generator = size, center, generator
-        self.frames = torch.stack([_frame(direction) for direction in light.directions])
+        self.frames = _frames(light.directions)
         count, device = len(self.frames), positions.device
         everything = torch.arange(count, device=device)
         self.solid = torch.cat(

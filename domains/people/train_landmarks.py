@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dlib
 import numpy as np
 from PIL import Image
 
@@ -30,8 +31,6 @@ Face = tuple[np.ndarray, tuple[int, int, int, int], np.ndarray]  # pixels, box, 
 
 def find_face(head: tuple[bytes, dict]) -> Face | None:
     """Return a head's photo, its detected box and its landmarks, or None where dlib finds none."""
-    import dlib
-
     jpeg, labels = head
     pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
     landmarks = np.array(labels["landmarks"])
@@ -53,14 +52,14 @@ def find_faces(folder: Path, count: int, processes: int) -> list[Face]:
         return [face for face in found if face is not None]
 
 
-def annotate(dlib: Any, face: Face) -> Any:
+def annotate(face: Face) -> Any:
     """Return dlib's record of a face and its landmarks."""
     _, box, landmarks = face
     parts = [dlib.point(round(x), round(y)) for x, y in landmarks.tolist()]
     return dlib.full_object_detection(dlib.rectangle(*box), parts)
 
 
-def measure_error(dlib: Any, predictor: Any, face: Face) -> float:
+def measure_error(predictor: Any, face: Face) -> float:
     """Return the mean distance of predicted landmarks in % of that of the eyes' outer corners."""
     pixels, box, landmarks = face
     parts = predictor(pixels, dlib.rectangle(*box)).parts()
@@ -69,7 +68,7 @@ def measure_error(dlib: Any, predictor: Any, face: Face) -> float:
     return float(np.linalg.norm(predicted - landmarks, axis=1).mean() / scale * 100)
 
 
-def training_options(dlib: Any, threads: int) -> Any:
+def training_options(threads: int) -> Any:
     """Return the training's options: a model of about 10 MB."""
     options = dlib.shape_predictor_training_options()
     options.cascade_depth = 10
@@ -104,8 +103,6 @@ def training_options(dlib: Any, threads: int) -> Any:
 )
 def main(heads: Path, count: int, out: Path, threads: int) -> None:
     """Train the predictor and print its error on heads that took no part."""
-    import dlib
-
     faces = find_faces(heads, count, threads)
     held_out = int(len(faces) * LEFT_OUT)
     if not held_out:
@@ -116,12 +113,12 @@ def main(heads: Path, count: int, out: Path, threads: int) -> None:
     temporary = out.with_suffix(".partial")
     predictor = dlib.train_shape_predictor(
         [face[0] for face in training],
-        [[annotate(dlib, face)] for face in training],
-        training_options(dlib, threads),
+        [[annotate(face)] for face in training],
+        training_options(threads),
     )
     predictor.save(str(temporary))
     temporary.replace(out)
-    errors = [measure_error(dlib, predictor, face) for face in faces[-held_out:]]
+    errors = [measure_error(predictor, face) for face in faces[-held_out:]]
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, error {np.mean(errors):.2f} %")
 
 

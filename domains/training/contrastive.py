@@ -137,11 +137,12 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, match: 
     Args:
         images, texts: float32 (N, D), unit features.
         logit_scale: logarithm of the inverse temperature.
-        match: float32 (N, N), 1 where the caption (column) is true of the image (row).
+        match: float32 (N, N), 1 where the caption (column) is true of the image (row); what
+            matches nothing takes no part.
     """
     logits = logit_scale.exp().clamp(max=100) * images @ texts.T
-    rows = match / match.sum(1, keepdim=True)
-    columns = match / match.sum(0, keepdim=True)
+    rows = match / match.sum(1, keepdim=True).clamp(min=1)
+    columns = match / match.sum(0, keepdim=True).clamp(min=1)
     loss = -(rows * logits.log_softmax(1)).sum(1).mean()
     return (loss - (columns * logits.log_softmax(0)).sum(0).mean()) / 2
 
@@ -156,7 +157,7 @@ def directional_loss(images: Tensor, texts: Tensor, attribute: Tensor, allowed: 
     same_attribute = attribute[:, None] == attribute[None]
     same_change = (allowed[:, None] == allowed[None]).all(2)
     pull = (1 - cosines.diagonal()).mean()
-    push = cosines.square()[~same_attribute].mean()
+    push = (cosines.square() * ~same_attribute).sum() / (~same_attribute).sum().clamp(min=1)
     diagonal = torch.eye(len(cosines), device=cosines.device).bool()
     logits = (cosines * 20).masked_fill(same_change & ~diagonal, -9)
     index = torch.arange(len(cosines), device=cosines.device)
