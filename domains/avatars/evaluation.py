@@ -8,12 +8,10 @@ Images are uint8 (N, 256, 256, 3), RGB; labels int64 (N, attributes).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,62 +19,14 @@ from torch.nn import functional as F
 
 from domains.avatars.attributes import NAMES, SIZES, TABLE
 from domains.avatars.renders import Composer, build_layers, render, sample_labels
-from domains.avatars.text_pairs import TEXT_PAIRS, TextPair
+from domains.avatars.text_pairs import TEXT_PAIRS
 from domains.training.checkpoints import load_weights
 from domains.training.classifier import Classifier
-from styleclip_contract.edits import Edit
-from styleclip_server.pipeline import directions
-from styleclip_server.pipeline.style_statistics import load_statistics
-from styleclip_server.serving.domain_folder import load_domain
+from domains.training.served_networks import BATCH, Images, ServedNetworks
+from domains.training.text_pairs import TextPair
 
-BATCH = 16
 VISIBLE_PIXELS = 10  # of 64 x 64 that change with every other value of a visible attribute
 GOALS = {"hit": 0.85, "kept": 0.90}
-Images = NDArray[np.uint8]
-
-
-class ServedNetworks:
-    """The domain's networks as they are served, in this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._e4e = _open_session(folder, "e4e")
-        self._stylegan2 = _open_session(folder, "stylegan2")
-        self._clip_text = _open_session(folder, "clip_text")
-        self._statistics = load_statistics(folder, load_domain(folder).style_channels)
-        self._embeddings: dict[str, np.ndarray] = {}
-
-    def invert(self, images: Images) -> NDArray[np.float32]:
-        """Invert images to W+, float32 (N, L, 512)."""
-        faces = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
-        return np.concatenate(
-            [self._e4e.run(None, {"FACE_CROP": batch})[0] for batch in _batches(faces)]
-        )
-
-    def edit(
-        self, w_plus: NDArray[np.float32], pair: TextPair, strength: float, threshold: float
-    ) -> Images:
-        """Generate images of latents (N, L, 512), edited by a text pair."""
-        edit = Edit(pair.neutral, pair.target, strength, threshold)
-        delta, _ = directions.style_offset(self._statistics, [edit], self._embed_text)
-        return self._generate(w_plus, delta)
-
-    def reconstruct(self, w_plus: NDArray[np.float32]) -> Images:
-        """Generate images of latents (N, L, 512)."""
-        return self._generate(w_plus, np.zeros_like(self._statistics.style_std))
-
-    def _generate(self, w_plus: NDArray[np.float32], delta: NDArray[np.float32]) -> Images:
-        parts = []
-        for batch in _batches(w_plus):
-            inputs = {"W_PLUS": batch, "DELTA": np.repeat(delta[None], len(batch), 0)}
-            parts.append(self._stylegan2.run(None, inputs)[0])
-        return np.concatenate(parts)
-
-    def _embed_text(self, text: str) -> np.ndarray:
-        if text not in self._embeddings:
-            (self._embeddings[text],) = directions.class_embeddings(
-                [text], lambda tokens: self._clip_text.run(None, {"TOKENS": tokens})[0]
-            )
-        return self._embeddings[text]
 
 
 class AttributeReader:
@@ -291,15 +241,6 @@ def choose_parameters(
             )
             best = max(best, (reached + score, strength, threshold))
     return best[1], best[2]
-
-
-def _open_session(folder: Path, name: str) -> onnxruntime.InferenceSession:
-    path = folder / name / "1" / "model.onnx"
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
-def _batches(array: np.ndarray) -> Iterator[np.ndarray]:
-    return (array[start : start + BATCH] for start in range(0, len(array), BATCH))
 
 
 def _to_tensor(images: Images) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 
 from domains.avatars.evaluation import (
     AttributeReader,
-    ServedNetworks,
     choose_parameters,
     draw_test_set,
     evaluate_edit,
@@ -22,6 +21,7 @@ from domains.avatars.evaluation import (
 )
 from domains.avatars.quality_report import save_grid, write_card
 from domains.avatars.text_pairs import TEXT_PAIRS
+from domains.training.served_networks import ServedNetworks
 from styleclip_server.serving.domain_folder import load_domain
 
 HERE = Path(__file__).parent

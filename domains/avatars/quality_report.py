@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from domains.avatars.evaluation import GOALS, EvaluationSet, ServedNetworks
+from domains.avatars.evaluation import GOALS, EvaluationSet
 from domains.avatars.text_pairs import TEXT_PAIRS
+from domains.training.served_networks import ServedNetworks
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = ROOT / "model_repository" / "avatars" / "MODEL_CARD.md"

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from domains.avatars.attributes import NAMES, TABLE
-from domains.avatars.evaluation import ServedNetworks
 from domains.avatars.renders import render, sample_labels
 from domains.training.checkpoints import load_weights
 from domains.training.classifier import Classifier
+from domains.training.served_networks import ServedNetworks
 
 HERE = Path(__file__).parent
 DOMAIN = HERE.parents[1] / "model_repository/avatars"

@@ -1,37 +1,13 @@
-"""The text pairs of the quality report, and what each of them means."""
+"""The text pairs of the quality report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-import torch
-from torch import Tensor
+from domains.avatars.attributes import TABLE
+from domains.training import text_pairs
 
-from domains.avatars.attributes import ATTRIBUTES, NAMES
-
-
-@dataclass(frozen=True)
-class TextPair:
-    """An edit's texts, and the values of an attribute that its target means."""
-
-    target: str
-    attribute: str
-    values: tuple[str, ...]
-    neutral: str = "a face"
-    in_captions: bool = True  # False: no training caption has this wording
-
-    @property
-    def column(self) -> int:
-        """The attribute's index."""
-        return NAMES.index(self.attribute)
-
-    def matches(self, labels: Tensor) -> Tensor:
-        """Return which rows of labels (N, attributes) have one of the values, bool (N,)."""
-        attribute = ATTRIBUTES[self.column]
-        values = torch.tensor([attribute.index(value) for value in self.values])
-        return torch.isin(labels[:, self.column], values)
-
-
+TextPair = partial(text_pairs.TextPair, TABLE)
 TEXT_PAIRS = (
     TextPair("a face with round glasses", "accessories", ("round glasses",)),
     TextPair("a face with sunglasses", "accessories", ("sunglasses",)),

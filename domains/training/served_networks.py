@@ -1,0 +1,75 @@
+"""A domain's networks as they are served, in this process: for quality reports.
+
+Images are uint8 (N, r, r, 3), RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from domains.training.text_pairs import TextPair
+from styleclip_contract.edits import Edit
+from styleclip_server.pipeline import directions
+from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving.domain_folder import load_domain
+
+BATCH = 16
+Images = NDArray[np.uint8]
+
+
+class ServedNetworks:
+    """The domain's networks as they are served, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._e4e = _open_session(folder, "e4e")
+        self._stylegan2 = _open_session(folder, "stylegan2")
+        self._clip_text = _open_session(folder, "clip_text")
+        self._statistics = load_statistics(folder, load_domain(folder).style_channels)
+        self._embeddings: dict[str, np.ndarray] = {}
+
+    def invert(self, images: Images) -> NDArray[np.float32]:
+        """Invert images to W+, float32 (N, L, 512)."""
+        faces = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
+        return np.concatenate(
+            [self._e4e.run(None, {"FACE_CROP": batch})[0] for batch in _batches(faces)]
+        )
+
+    def edit(
+        self, w_plus: NDArray[np.float32], pair: TextPair, strength: float, threshold: float
+    ) -> Images:
+        """Generate images of latents (N, L, 512), edited by a text pair."""
+        edit = Edit(pair.neutral, pair.target, strength, threshold)
+        delta, _ = directions.style_offset(self._statistics, [edit], self._embed_text)
+        return self._generate(w_plus, delta)
+
+    def reconstruct(self, w_plus: NDArray[np.float32]) -> Images:
+        """Generate images of latents (N, L, 512)."""
+        return self._generate(w_plus, np.zeros_like(self._statistics.style_std))
+
+    def _generate(self, w_plus: NDArray[np.float32], delta: NDArray[np.float32]) -> Images:
+        parts = []
+        for batch in _batches(w_plus):
+            inputs = {"W_PLUS": batch, "DELTA": np.repeat(delta[None], len(batch), 0)}
+            parts.append(self._stylegan2.run(None, inputs)[0])
+        return np.concatenate(parts)
+
+    def _embed_text(self, text: str) -> np.ndarray:
+        if text not in self._embeddings:
+            (self._embeddings[text],) = directions.class_embeddings(
+                [text], lambda tokens: self._clip_text.run(None, {"TOKENS": tokens})[0]
+            )
+        return self._embeddings[text]
+
+
+def _open_session(folder: Path, name: str) -> onnxruntime.InferenceSession:
+    path = folder / name / "1" / "model.onnx"
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _batches(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (array[start : start + BATCH] for start in range(0, len(array), BATCH))
