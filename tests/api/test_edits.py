@@ -269,10 +269,10 @@ def test_all_faces_of_a_photo_are_edited_as_the_client_edits_them(api, server, a
         ([photo()], {**SAD, "format": "bmp"}, "UnknownFormat", "jpeg, png, webp"),
         ([photo()], {**SAD, "quality": "101"}, "UnknownFormat", "101"),
         ([photo()], {"preset": "wings"}, "UnknownPreset", "Sunglasses"),
-        ([photo()], {"recipe": "{}"}, "InvalidRecipe", "no recipe"),
+        ([photo()], {"recipe": "{}"}, "InvalidRecipe", "not a recipe"),
         ([photo()], {**SAD, "photo": "me.png"}, "InvalidInput", "with an @"),
         ([("photo", b"")], SAD, "NotAnImage", "empty"),
-        ([("latent", b"PK")], SAD, "InvalidLatent", "no file that `styleclip invert` wrote"),
+        ([("latent", b"PK")], SAD, "InvalidLatent", "not a file that `styleclip invert` wrote"),
         (
             [("latent", OTHER_LATENT)],
             SAD,

@@ -11,10 +11,10 @@ import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from styleclip_contract import wire
-from styleclip_server.api import inference, kserve_json, regions
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.http_body import BodyReader
+from styleclip_server.api.kserve import inference, json_messages, regions
 from styleclip_server.api.refusals import Refused
 from styleclip_server.serving.configs import step_config
 
@@ -222,7 +222,7 @@ def build_body(**changes):
 
 
 def decode(body, length=None):
-    return kserve_json.decode_request("direction", "", body, length)
+    return json_messages.decode_request("direction", "", body, length)
 
 
 def test_json_data_become_raw():
@@ -301,13 +301,13 @@ def test_a_response_is_json_or_binary_data_as_requested():
     for name, datatype, content in (("DELTA", "FP32", bytes(8)), ("PICTURE", "BYTES", TEXT)):
         response.outputs.add(name=name, datatype=datatype, shape=[1, 2])
         response.raw_output_contents.append(content)
-    binary = kserve_json.BinaryOutputs(default=False)
-    body, length = kserve_json.encode_response(response.SerializeToString(), binary)
+    binary = json_messages.BinaryOutputs(default=False)
+    body, length = json_messages.encode_response(response.SerializeToString(), binary)
     outputs = json.loads(body)["outputs"]
     assert length is None
     assert [output["data"] for output in outputs] == [[0.0, 0.0], ["a face"]]
     binary.by_name["PICTURE"] = True
-    body, length = kserve_json.encode_response(response.SerializeToString(), binary)
+    body, length = json_messages.encode_response(response.SerializeToString(), binary)
     assert body[length:] == TEXT
     entry = json.loads(body[:length])["outputs"][1]
     assert entry["parameters"] == {"binary_data_size": len(TEXT)}

@@ -9,7 +9,8 @@ from PIL import Image
 
 from paths import ROOT
 from styleclip_server.__main__ import command
-from styleclip_server.api import problems, schemas
+from styleclip_server.api import problems
+from styleclip_server.api.web import schemas
 
 API = (ROOT / "docs/api.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")

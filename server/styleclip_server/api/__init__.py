@@ -1,1 +1,1 @@
-"""The API server: a web API, and KServe's protocol with every request checked."""
+"""The API server: the web API, and KServe's protocol with every request checked."""

@@ -14,38 +14,27 @@ from starlette.requests import ClientDisconnect
 
 from styleclip_client import AsyncClient
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
-from styleclip_server.api import edits, faces, openapi, problems, service, sweep
+from styleclip_server.api import problems
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.guard import Guard
+from styleclip_server.api.health_check import HealthCheck
 from styleclip_server.api.http_body import BodyReader
+from styleclip_server.api.kserve.protocols import KServeMiddleware, running_protocols
+from styleclip_server.api.kserve.triton import Triton
 from styleclip_server.api.metrics import Metrics, MetricsMiddleware
-from styleclip_server.api.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.settings import Settings
-from styleclip_server.api.state import ApiState, request_id
-from styleclip_server.api.triton import Triton
+from styleclip_server.api.web import edits, faces, latents, openapi, service, sweeps
+from styleclip_server.api.web.state import ApiState, request_id
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the API server's application."""
-
     access = Access(settings.tokens, settings.rate_limit)
 
     @asynccontextmanager
-    async def connect(app: FastAPI) -> AsyncIterator[None]:
-        admission, bodies = Admission(settings.inside), BodyReader(settings.body_limit)
-        async with (
-            AsyncClient(settings.triton_grpc) as client,
-            Triton(
-                settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
-            ) as triton,
-            running_protocols(settings, access, triton, bodies) as app.state.kserve,
-            httpx.AsyncClient(
-                base_url=f"http://{settings.triton_metrics}", trust_env=False
-            ) as metrics,
-        ):
-            app.state.metrics = Metrics(metrics, admission)
-            app.state.api = ApiState(settings, client, triton, bodies)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running_services(app, settings, access):
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
@@ -54,10 +43,10 @@ def create_app(settings: Settings) -> FastAPI:
         version=importlib.metadata.version("styleclip-triton"),
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
-        lifespan=connect,
+        lifespan=lifespan,
     )
     openapi.install(app)
-    for module in (edits, faces, sweep, service):
+    for module in (edits, latents, faces, sweeps, service):
         app.include_router(module.router)
 
     app.add_exception_handler(StyleclipError, _report)
@@ -69,6 +58,28 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Guard, access=access, log=settings.log_requests)
     app.add_middleware(MetricsMiddleware, port=settings.metrics_port)
     return app
+
+
+@asynccontextmanager
+async def _running_services(
+    app: FastAPI, settings: Settings, access: Access
+) -> AsyncIterator[None]:
+    """Connect to Triton and serve gRPC during a `with` block; `app.state` gets what HTTP needs."""
+    admission, bodies = Admission(settings.inside), BodyReader(settings.body_limit)
+    async with (
+        AsyncClient(settings.triton_grpc) as client,
+        Triton(
+            settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
+        ) as triton,
+        running_protocols(settings, access, triton, bodies) as app.state.kserve,
+        httpx.AsyncClient(
+            base_url=f"http://{settings.triton_metrics}", trust_env=False
+        ) as triton_metrics,
+    ):
+        health = HealthCheck(triton, settings.triton_grpc)
+        app.state.api = ApiState(settings, client, admission, bodies, health)
+        app.state.metrics = Metrics(triton_metrics, admission)
+        yield
 
 
 async def _report(request: Request, error: Exception) -> Response:

@@ -10,8 +10,7 @@ from grpc import StatusCode
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from styleclip_server.api.inference import too_large
-from styleclip_server.api.refusals import Refused, busy, invalid
+from styleclip_server.api.refusals import Refused, busy, invalid, too_large
 
 SECONDS = 60.0  # for a body to arrive
 DISCARD_SECONDS = 2.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
+from styleclip_contract.errors import ImageTooLarge
+
 # As Triton maps them.
 HTTP_STATUS = {
     StatusCode.INVALID_ARGUMENT: 400,
@@ -49,6 +51,15 @@ class Refused(Exception):
 def invalid(message: str, *, http_status: int | None = None) -> Refused:
     """Return the refusal of a request that violates the protocol or the model's interface."""
     return Refused(StatusCode.INVALID_ARGUMENT, message, http_status=http_status)
+
+
+def too_large(limit: int) -> Refused:
+    """Return the refusal of a request with more than `limit` bytes."""
+    error = ImageTooLarge(
+        f"the request has more than the {limit / 2**20:g} MiB that the server accepts: "
+        "make the image smaller"
+    )
+    return invalid(error.to_wire(), http_status=413)
 
 
 def restricted(what: str) -> Refused:

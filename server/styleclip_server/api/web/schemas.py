@@ -1,6 +1,6 @@
 """The fields of requests and responses; the OpenAPI description is generated from them.
 
-A request is a form with files, or JSON with the same fields, in which files are base64 texts.
+A request is a form with files, or JSON with the same fields, in which files are base64.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from styleclip_contract import limits
 
@@ -30,19 +31,20 @@ class File:
 
 
 def _file(value: object) -> File:
+    """Return a file of a form as it is, one of JSON decoded."""
     if isinstance(value, File):
         return value
     if not isinstance(value, str):
-        raise ValueError("a file as base64 text is expected")
+        raise ValueError("a file as base64 is expected")
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
         return File("", base64.b64decode(text, validate=True))
     except binascii.Error as error:
-        raise ValueError(f"this is no base64 text ({error})") from error
+        raise ValueError(f"this is not base64 ({error})") from error
 
 
 def _list(value: object) -> object:
-    """A field that may be given several times is given once."""
+    """Return a list, also of a repeatable field that is given once."""
     return value if isinstance(value, list) else [value]
 
 
@@ -56,6 +58,16 @@ class RequestModel(BaseModel):
     """A request; fields that are not known are refused, as they may be misspelled."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def fields_by_name(cls) -> dict[str, FieldInfo]:
+        """Return the fields by the names that clients send."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def is_repeatable(field: FieldInfo) -> bool:
+    """Return whether a field may be given several times: its type is `Several`."""
+    return bool(field.default == [])
 
 
 class FaceRequest(RequestModel):

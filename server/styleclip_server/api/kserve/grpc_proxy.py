@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -21,10 +21,18 @@ from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 
 from styleclip_contract import limits
-from styleclip_server.api import inference, regions
 from styleclip_server.api.access import Access
-from styleclip_server.api.refusals import Refused, busy, invalid, model_control, restricted
-from styleclip_server.api.triton import CALL_BYTES, SERVICE, TRACE_HEADERS, Triton
+from styleclip_server.api.kserve import inference, regions
+from styleclip_server.api.kserve.triton import CALL_BYTES, SERVICE, TRACE_HEADERS, Triton
+from styleclip_server.api.refusals import (
+    Refused,
+    busy,
+    invalid,
+    model_control,
+    restricted,
+    too_large,
+)
+from styleclip_server.api.tasks import running_in_background
 
 MESSAGE_SECONDS = 10.0  # for a message to arrive
 READERS = 64  # messages that arrive at a time
@@ -117,7 +125,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._check_access(context)
                 message = self._read(stream, context)
                 if len(message) > limit:
-                    raise inference.too_large(limit)
+                    raise too_large(limit)
                 return self._run(handler(message, context), context)
             except Refused as error:
                 _abort(context, error)
@@ -196,7 +204,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> service_pb2.ModelStreamInferResponse:
         try:
             if len(message) > self.body_limit:
-                raise inference.too_large(self.body_limit)
+                raise too_large(self.body_limit)
             content = self._run(self._infer(message, context), context)
         except Refused as error:
             return service_pb2.ModelStreamInferResponse(error_message=error.message)
@@ -252,14 +260,11 @@ async def running_proxy(
     )
     server.add_insecure_port(address)
     server.start()
-    watcher = asyncio.create_task(proxy.cancel_slow_messages())
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(server.stop(exit_timeout).wait)
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+    async with running_in_background(proxy.cancel_slow_messages()):
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(server.stop(exit_timeout).wait)
 
 
 def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:

@@ -12,23 +12,30 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from styleclip_contract.errors import ServerError, StyleclipError
-from styleclip_server.api import negotiation, problems
+from styleclip_server.api import problems
+from styleclip_server.api.web import negotiation
 
 T = TypeVar("T")
+ReportProgress = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
 
 _log = logging.getLogger("styleclip_server")
 _PING_SECONDS = 15.0  # between comments, so that no proxy takes the connection for dead
 
 
+def ignore_progress(done: int, total: int) -> None:
+    """Report no progress: the client has not requested events."""
+
+
 def stream(
-    work: Callable[[Callable[[int, int], None]], Awaitable[T]],
+    work: Callable[[ReportProgress], Awaitable[T]],
     build_json: Callable[[T], dict[str, Any]],
     request_id: str,
 ) -> StreamingResponse:
     """Run `work` while its events are sent: `progress`, then `result` or `error`.
 
     Args:
-        work: gets a function that reports how many are done, of how many.
+        work: gets a function to report its progress with.
         build_json: turns its result into the data of the event `result`.
         request_id: the id of the request, for `error`.
     """
@@ -40,7 +47,7 @@ def stream(
 
 
 async def _events(
-    work: Callable[[Callable[[int, int], None]], Awaitable[T]],
+    work: Callable[[ReportProgress], Awaitable[T]],
     build_json: Callable[[T], dict[str, Any]],
     request_id: str,
 ) -> AsyncIterator[bytes]:

@@ -1,10 +1,11 @@
-"""Work that is cancelled when its client disconnects."""
+"""asyncio tasks that are cancelled when their client disconnects, or when a block ends."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -37,3 +38,15 @@ async def cancel_on_disconnect(work: Awaitable[T], receive: Receive) -> T:
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+@asynccontextmanager
+async def running_in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` during a `with` block, then cancel it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

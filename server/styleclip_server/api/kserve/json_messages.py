@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 
-from styleclip_server.api import regions, tensors
+from styleclip_server.api.kserve import regions, tensors
 from styleclip_server.api.refusals import invalid
 
 HEADER_LENGTH = b"inference-header-content-length"

@@ -6,17 +6,15 @@ import io
 import json
 import secrets
 import zipfile
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fastapi import Response
 
-from styleclip_client.results import Edited
+from styleclip_client import Edited
 from styleclip_contract import limits
-from styleclip_server.api import negotiation, problems
-
-if TYPE_CHECKING:
-    from styleclip_server.api.edits import Result
+from styleclip_server.api import problems
+from styleclip_server.api.web import negotiation
+from styleclip_server.api.web.results import Result
 
 
 def pack(media_type: str, results: list[Result], format: str, request_id: str) -> Response:

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
 from styleclip_contract import limits
-from styleclip_contract.errors import ImageTooLarge, InvalidInput, ServerBusy
+from styleclip_contract.errors import InvalidInput, ServerBusy, from_wire
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.problems import RequestTooLarge, RequestTooSlow, UnsupportedMediaType
 from styleclip_server.api.refusals import Refused
-from styleclip_server.api.schemas import File, RequestModel
+from styleclip_server.api.web import schemas
+from styleclip_server.api.web.schemas import File, RequestModel
 
 _PIECE = 2**16  # bytes of a form that are parsed per event-loop iteration
 _ERRORS: dict[int, type[Exception]] = {
     408: RequestTooSlow,
-    413: ImageTooLarge,
     415: UnsupportedMediaType,
     503: ServerBusy,
 }
 _FILES = limits.PHOTOS + 1  # and a latent
 _TEXTS = 6 * limits.EDITS + 32
 _FILE_FIELDS = ("photo", "latent")
-_TEXT_FIELDS = ("target", "neutral")  # an empty one is an error
+_NON_EMPTY_FIELDS = ("target", "neutral")  # an empty one is an error, as its check reports it
 
 F = TypeVar("F", bound=RequestModel)
 
 
-async def read(request: Request, model: type[F], reader: BodyReader) -> F:
+async def read(request: Request, model: type[F], bodies: BodyReader) -> F:
     """Read the fields of a request.
 
     Raises:
         InvalidInput, ServerBusy, RequestError: they are not accepted; the message says why.
         ClientDisconnect: the client has disconnected.
     """
-    body = await _read_body(request, reader)
+    body = await _read_body(request, bodies)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "multipart/form-data":
@@ -58,12 +59,13 @@ async def read(request: Request, model: type[F], reader: BodyReader) -> F:
     )
 
 
-async def _read_body(request: Request, reader: BodyReader) -> bytes:
+async def _read_body(request: Request, bodies: BodyReader) -> bytes:
     try:
-        return await reader.read(request.scope, request.receive)
+        return await bodies.read(request.scope, request.receive)
     except Refused as refused:
-        error = _ERRORS.get(refused.http_status, InvalidInput)
-        raise error(refused.message.removeprefix("ImageTooLarge: ")) from refused
+        if refused.http_status == 413:
+            raise from_wire(refused.message) from refused
+        raise _ERRORS.get(refused.http_status, InvalidInput)(refused.message) from refused
 
 
 class _Replay:
@@ -89,38 +91,54 @@ async def _read_form(request: Request, model: type[F]) -> F:
         if error.detail.startswith("Too many"):
             raise RequestTooLarge(error.detail) from error
         raise InvalidInput(f"the form cannot be read: {error.detail}") from error
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
     try:
-        values = {name: await _value(name, form, fields.get(name)) for name in form}
+        values = {name: await _read_values(name, form.getlist(name)) for name in form}
     finally:
         await form.close()
-    return model.model_validate({name: value for name, value in values.items() if value != []})
+    fields = model.fields_by_name()
+    return model.model_validate(
+        {
+            name: _list_or_single(name, given, fields.get(name))
+            for name, given in values.items()
+            if given
+        }
+    )
 
 
-async def _value(name: str, form: FormData, field: FieldInfo | None) -> Any:
-    """Return the value of a field, or a list if it may be given several times."""
-    values: list[str | File] = []
-    for value in form.getlist(name):
-        if isinstance(value, UploadFile):
-            if name not in _FILE_FIELDS:
-                raise InvalidInput(f"{name[:50]} is a file, a text is expected")
-            if value.filename or value.size:  # an empty input of a page is one that is not given
-                values.append(File(value.filename or "", await value.read()))
-        elif value and name in _FILE_FIELDS:
-            raise InvalidInput(
-                f"{name} is a text, a file is expected: curl needs {name}=@FILE, with an @"
-            )
-        elif value or name in _TEXT_FIELDS:
-            values.append(value)
-    if field is None or _is_list(field):
+async def _read_values(name: str, parts: Sequence[UploadFile | str]) -> list[File | str]:
+    """Return the values of a field, without the empty inputs of an HTML form."""
+    values = [
+        await _read_file(name, part) if isinstance(part, UploadFile) else _read_text(name, part)
+        for part in parts
+    ]
+    return [value for value in values if value is not None]
+
+
+async def _read_file(name: str, upload: UploadFile) -> File | None:
+    if name not in _FILE_FIELDS:
+        raise InvalidInput(f"{name[:50]} is a file, a text is expected")
+    if not (upload.filename or upload.size):
+        return None
+    return File(upload.filename or "", await upload.read())
+
+
+def _read_text(name: str, text: str) -> str | None:
+    if not text and name not in _NON_EMPTY_FIELDS:
+        return None
+    if name in _FILE_FIELDS:
+        raise InvalidInput(
+            f"{name} is a text, a file is expected: curl needs {name}=@FILE, with an @"
+        )
+    return text
+
+
+def _list_or_single(name: str, values: list[File | str], field: FieldInfo | None) -> object:
+    """Return the values of a field that is repeatable or unknown, or else its only value."""
+    if field is None or schemas.is_repeatable(field):
         return values
     if len(values) > 1:
         raise InvalidInput(f"{name} is given {len(values)} times; once is expected")
-    return values[0] if values else []
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return field.default == []
+    return values[0]
 
 
 def _explain(error: ValidationError, model: type[RequestModel]) -> str:
@@ -129,7 +147,7 @@ def _explain(error: ValidationError, model: type[RequestModel]) -> str:
     for entry in error.errors(include_url=False, include_context=False, include_input=False)[:5]:
         place = ".".join(str(part)[:50] for part in entry["loc"])
         if entry["type"] == "extra_forbidden":
-            known = ", ".join(f.alias or name for name, f in model.model_fields.items())
+            known = ", ".join(model.fields_by_name())
             reasons.append(f"there is no field {place!r}; there are {known}")
         else:
             reasons.append(f"{place}: {entry['msg']}" if place else entry["msg"])

@@ -29,16 +29,26 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
         raise NotAcceptable(f"the header Accept is not readable ({error})") from error
     if not best:
         raise NotAcceptable(
-            f"the client accepts {(accept or '')[:200]!r}; the answer can be {', '.join(offers)}"
+            f"the client accepts {(accept or '')[:200]!r}; the response can be {', '.join(offers)}"
         )
     return str(best)
+
+
+def image_format(media_type: str, types: Sequence[str]) -> str:
+    """Return the format of a response's images, which may be in an archive or JSON.
+
+    Args:
+        media_type: of the response.
+        types: media types that the images may have, the preferred one first.
+    """
+    return FORMATS[media_type if media_type in FORMATS else types[0]]
 
 
 def image_types(format: str | None, formats: Sequence[str] = limits.FORMATS) -> list[str]:
     """Return the media types of images: that of `format` if it is given, else those of `formats`.
 
     Raises:
-        UnknownFormat: `format` is none of `formats`.
+        UnknownFormat: `format` is not one of `formats`.
     """
     if format is None:
         return [IMAGES[name] for name in formats]

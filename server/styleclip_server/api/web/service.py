@@ -8,17 +8,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from styleclip_contract.errors import StyleclipError
-from styleclip_server.api import openapi, problems, schemas
-from styleclip_server.api.state import get_state, request_id
+from styleclip_server.api import problems
+from styleclip_server.api.web import openapi, schemas
+from styleclip_server.api.web.state import State, request_id
 
 router = APIRouter(tags=["server"])
 
 
 @router.get("/v1/domain", **openapi.domain)
-async def domain(request: Request) -> schemas.DomainAnswer:
+async def domain(state: State) -> schemas.DomainAnswer:
     """What the server's generator draws, its presets and the limits of a request."""
-    api = get_state(request)
-    served = await api.domain()
+    served = await state.domain()
     return schemas.DomainAnswer(
         name=served.name,
         title=served.title,
@@ -34,7 +34,7 @@ async def domain(request: Request) -> schemas.DomainAnswer:
             for preset in served.presets
         ],
         directions=[schemas.DirectionAnswer(**asdict(each)) for each in served.directions],
-        limits=schemas.Limits(body_bytes=api.settings.body_limit),
+        limits=schemas.Limits(body_bytes=state.settings.body_limit),
     )
 
 
@@ -45,10 +45,10 @@ async def errors() -> list[problems.ErrorKind]:
 
 
 @router.get("/healthz", response_model=schemas.Health, **openapi.health)
-async def health(request: Request) -> schemas.Health | Response:
+async def health(request: Request, state: State) -> schemas.Health | Response:
     """Whether the server edits images: a small one is edited, at most every few seconds."""
     try:
-        return schemas.Health(seconds=round(await get_state(request).check_health(), 1))
+        return schemas.Health(seconds=round(await state.health.check(), 1))
     except StyleclipError as error:
         return problems.response(error, request_id(request), status=503)
 

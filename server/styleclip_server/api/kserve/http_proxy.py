@@ -19,21 +19,27 @@ from grpc import StatusCode
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from styleclip_server.api import regions
-from styleclip_server.api.disconnects import cancel_on_disconnect
 from styleclip_server.api.http_body import (
     WINDOWS,
     BodyReader,
     RequestBody,
 )
-from styleclip_server.api.kserve_json import (
+from styleclip_server.api.kserve import regions
+from styleclip_server.api.kserve.json_messages import (
     HEADER_LENGTH,
     decode_request,
     encode_response,
     parse_json,
 )
+from styleclip_server.api.kserve.triton import (
+    CALL_BYTES,
+    CALL_SECONDS,
+    MODEL_NAME,
+    TRACE_HEADERS,
+    Triton,
+)
 from styleclip_server.api.refusals import Refused, invalid, model_control, restricted, unavailable
-from styleclip_server.api.triton import CALL_BYTES, CALL_SECONDS, MODEL_NAME, TRACE_HEADERS, Triton
+from styleclip_server.api.tasks import cancel_on_disconnect
 
 Headers = list[tuple[bytes, bytes]]
 HttpResponse = tuple[int, bytes, Headers]
@@ -57,7 +63,7 @@ _METADATA = re.compile(rb"[\x20-\x7e]{1,512}")  # what gRPC accepts as a value
 _JSON = (b"content-type", b"application/json")
 
 
-class KServe:
+class HttpProxy:
     """An ASGI application for the paths under /v2.
 
     Args:

@@ -19,9 +19,9 @@ from tritonclient.grpc.service_pb2 import (
 )
 
 from styleclip_contract.wire import SHARED_MEMORY_PREFIX
+from styleclip_server.api.kserve.regions import SHARED_MEMORY_FOLDER
+from styleclip_server.api.kserve.triton import Triton
 from styleclip_server.api.refusals import Refused
-from styleclip_server.api.regions import SHARED_MEMORY_FOLDER
-from styleclip_server.api.triton import Triton
 
 SECONDS = 5.0  # between checks
 _log = logging.getLogger("styleclip_server")

@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from styleclip_contract.errors import ImageTooLarge, InvalidLatent
+from styleclip_contract.errors import InvalidLatent
 from styleclip_contract.wire import W_PLUS
-from styleclip_server.api import regions, tensors
+from styleclip_server.api.kserve import regions, tensors
 from styleclip_server.api.refusals import Refused, invalid
 
 # Parsed, a message takes up to 32 times its bytes, except for raw tensors.
@@ -30,15 +30,6 @@ _VERSION = re.compile(r"[0-9]{0,9}")
 _PARAMETERS = 16
 _PARAMETER_CHARACTERS = 256
 _CLASSES = 1000
-
-
-def too_large(size: int) -> Refused:
-    """Return the refusal of a request with more than `size` bytes."""
-    error = ImageTooLarge(
-        f"the request has more than the {size / 2**20:g} MiB that the server accepts: "
-        "make the image smaller"
-    )
-    return invalid(error.to_wire(), http_status=413)
 
 
 def parse(message: bytes) -> ModelInferRequest:

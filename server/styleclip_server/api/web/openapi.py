@@ -9,8 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from styleclip_server.api import negotiation, problems, schemas
+from styleclip_server.api import problems
 from styleclip_server.api.problems import Problem
+from styleclip_server.api.web import negotiation, schemas
+from styleclip_server.api.web.schemas import RequestModel
 
 DESCRIPTION = """Edit a photo of a face with texts.
 
@@ -18,7 +20,7 @@ DESCRIPTION = """Edit a photo of a face with texts.
 curl -F photo=@me.jpg -F target="a smiling face" localhost:8000/v1/edit -o smiling.jpg
 ```
 
-Requests are forms with files, or JSON with the same fields, in which files are base64 texts. Errors
+Requests are forms with files, or JSON with the same fields, in which files are base64. Errors
 are problem details (RFC 9457) with a stable name, what to do, and the id of the request, which the
 header `X-Request-Id` may set.
 """
@@ -76,13 +78,13 @@ def _problems(*statuses: str) -> dict[str | int, dict[str, Any]]:
     }
 
 
-def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+def _body(model: type[RequestModel], example: dict[str, Any]) -> dict[str, Any]:
     """Describe a body: a form first, which is what generated clients send."""
     # Each value of a list is a part of its own.
     encoding = {
         name: {"style": "form", "explode": True}
-        for name, field in model.model_fields.items()
-        if field.default == [] and name != "photo"
+        for name, field in model.fields_by_name().items()
+        if schemas.is_repeatable(field) and name != "photo"
     }
     return {
         "required": True,
@@ -95,7 +97,7 @@ def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(
     summary: str,
-    model: type[BaseModel],
+    model: type[RequestModel],
     example: dict[str, Any],
     response: str,
     content: dict[str, Any],
@@ -226,8 +228,13 @@ def _simplified(schema: Any) -> Any:
         for key, value in schema.items()
         if key != "title" and not (key == "default" and value is None)
     }
-    kinds = [kind for kind in simple.get("anyOf", ()) if kind != {"type": "null"}]
-    return {**_without(simple, "anyOf"), **kinds[0]} if len(kinds) == 1 else simple
+    return _without_null(simple)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field without null, where that leaves one alternative."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return {**_without(schema, "anyOf"), **kinds[0]} if len(kinds) == 1 else schema
 
 
 def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:

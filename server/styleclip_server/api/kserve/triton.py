@@ -16,8 +16,8 @@ from tritonclient.grpc.service_pb2 import (
 )
 
 from styleclip_contract import limits
-from styleclip_server.api import inference
 from styleclip_server.api.admission import Admission
+from styleclip_server.api.kserve import inference
 from styleclip_server.api.refusals import Refused, unavailable
 
 SERVICE = "/inference.GRPCInferenceService/"

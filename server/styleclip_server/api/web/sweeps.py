@@ -12,22 +12,21 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
 
-from styleclip_client import AsyncClient, sweeps
-from styleclip_client.results import Inverted
+from styleclip_client import AsyncClient, Inverted, sweeps
 from styleclip_contract import limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, InvalidStrength, NoChannelLeft
-from styleclip_server.api import archives, events, forms, negotiation, openapi, schemas
-from styleclip_server.api.disconnects import cancel_on_disconnect
-from styleclip_server.api.edits import Report, check_photos, one_photo, resolve_edits
-from styleclip_server.api.schemas import SweepRequest
-from styleclip_server.api.state import get_state, request_id
+from styleclip_server.api.tasks import cancel_on_disconnect
+from styleclip_server.api.web import archives, events, forms, negotiation, openapi, schemas
+from styleclip_server.api.web.events import ReportProgress
+from styleclip_server.api.web.fields import check_photos, one_photo, resolve_edits
+from styleclip_server.api.web.schemas import SweepRequest
+from styleclip_server.api.web.state import State, request_id
 
 router = APIRouter(tags=["edit"])
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a sheet has texts, so PNG is preferred
-_CONCURRENCY = 4
 _PIXELS = limits.PHOTO_PIXELS  # of a sheet or of all images of an animation
 
 
@@ -44,15 +43,14 @@ class Sweep:
 
 
 @router.post("/v1/sweep", **openapi.sweep)
-async def sweep(request: Request) -> Response:
+async def sweep(request: Request, state: State) -> Response:
     """Draw one edit at many strengths; of several edits the last one is swept.
 
     The response is a strip, a grid with `thresholds`, an animation (GIF), or a ZIP archive of the
     images. With `Accept: text/event-stream` it reports progress and ends with an event `result`,
     which has the JSON response.
     """
-    api = get_state(request)
-    fields = await forms.read(request, SweepRequest, api.bodies)
+    fields = await forms.read(request, SweepRequest, state.bodies)
     check_photos(fields)
     if fields.photo:
         one_photo(fields.photo)
@@ -61,20 +59,19 @@ async def sweep(request: Request) -> Response:
         types.remove(negotiation.IMAGES["GIF"])
     offers = [*types, negotiation.ZIP, negotiation.JSON, negotiation.EVENTS]
     media_type = negotiation.choose(request.headers.get("accept"), offers)
-    format = negotiation.FORMATS.get(media_type) or negotiation.FORMATS[types[0]]
-    client = api.client_for(request)
+    format = negotiation.image_format(media_type, types)
+    client, identifier = state.client_for(request), request_id(request)
 
-    async def work(report: Report) -> Sweep:
-        domain = await api.domain()
+    async def work(report: ReportProgress) -> Sweep:
+        domain = await state.domain()
         edits = resolve_edits(fields, domain)
         grid = _grid(fields, edits[-1], format, domain)
-        with api.admitted(_CONCURRENCY) as concurrency:
+        with state.admitted(len(grid.values)) as concurrency:
             return await _draw(client, fields, edits, grid, concurrency, report)
 
     if media_type == negotiation.EVENTS:
-        identifier = request_id(request)
         return events.stream(work, lambda drawn: _build_json(drawn, fields, format), identifier)
-    drawn = await cancel_on_disconnect(work(lambda done, total: None), request.receive)
+    drawn = await cancel_on_disconnect(work(events.ignore_progress), request.receive)
     if media_type == negotiation.JSON:
         return JSONResponse(await asyncio.to_thread(_build_json, drawn, fields, format))
     if media_type == negotiation.ZIP:
@@ -101,7 +98,7 @@ def _grid(fields: SweepRequest, edit: Edit, format: str, domain: Domain) -> swee
     if format == "GIF" and fields.thresholds:
         raise InvalidInput("a GIF has no rows: thresholds needs the format png, jpeg or webp")
     defaults = _defaults(format)
-    grid = sweeps.Grid.of(
+    grid = sweeps.Grid.for_edit(
         edit, fields.low, fields.high, fields.steps or defaults.steps, fields.thresholds, domain
     )
     size = fields.size or defaults.size
@@ -123,7 +120,7 @@ async def _draw(
     edits: list[Edit],
     grid: sweeps.Grid,
     concurrency: int,
-    report: Report,
+    report: ReportProgress,
 ) -> Sweep:
     """Invert the photo, unless there is a latent, and draw each image."""
     if fields.latent:
@@ -146,7 +143,7 @@ async def _draw(
 def _encode(drawn: Sweep, fields: SweepRequest, format: str) -> bytes:
     size = fields.size or _defaults(format).size
     if format == "GIF":
-        return sweeps.animation(drawn.frames, fields.delay, size)
+        return sweeps.encode_gif(drawn.frames, fields.delay, size)
     return drawn.grid.encode(drawn.images, size, format)
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from styleclip_server.api.abandoned_regions import close_abandoned_regions
 from styleclip_server.api.access import Access
-from styleclip_server.api.grpc_proxy import GrpcProxy, running_proxy
 from styleclip_server.api.http_body import BodyReader
-from styleclip_server.api.kserve import KServe
+from styleclip_server.api.kserve.abandoned_regions import close_abandoned_regions
+from styleclip_server.api.kserve.grpc_proxy import GrpcProxy, running_proxy
+from styleclip_server.api.kserve.http_proxy import HttpProxy
+from styleclip_server.api.kserve.triton import Triton
 from styleclip_server.api.settings import Settings
-from styleclip_server.api.triton import Triton
+from styleclip_server.api.tasks import running_in_background
 
 
 @asynccontextmanager
 async def running_protocols(
     settings: Settings, access: Access, triton: Triton, bodies: BodyReader
-) -> AsyncIterator[KServe]:
+) -> AsyncIterator[HttpProxy]:
     """Serve gRPC during a `with` block; yield the application of the paths under /v2."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     proxy = GrpcProxy(
@@ -31,26 +31,19 @@ async def running_protocols(
         body_limit=settings.body_limit,
     )
     address = f"{host}:{settings.grpc_port}"
+    closing_regions = (
+        running_in_background(close_abandoned_regions(triton))
+        if settings.allow_shared_memory
+        else nullcontext()
+    )
     async with (
         httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
         running_proxy(proxy, address, settings.connection_age, settings.exit_timeout),
-        _closing_abandoned_regions(triton, settings),
+        closing_regions,
     ):
-        yield KServe(triton, calls, allow_shared_memory=settings.allow_shared_memory, bodies=bodies)
-
-
-@asynccontextmanager
-async def _closing_abandoned_regions(triton: Triton, settings: Settings) -> AsyncIterator[None]:
-    if not settings.allow_shared_memory:
-        yield
-        return
-    closing = asyncio.create_task(close_abandoned_regions(triton))
-    try:
-        yield
-    finally:
-        closing.cancel()
-        with suppress(asyncio.CancelledError):
-            await closing
+        yield HttpProxy(
+            triton, calls, allow_shared_memory=settings.allow_shared_memory, bodies=bodies
+        )
 
 
 class KServeMiddleware:

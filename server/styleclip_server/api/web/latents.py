@@ -1,0 +1,34 @@
+"""POST /v1/invert: a photo in, its latent out."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from styleclip_server.api.tasks import cancel_on_disconnect
+from styleclip_server.api.web import forms, negotiation, openapi
+from styleclip_server.api.web.fields import one_photo
+from styleclip_server.api.web.results import output_name
+from styleclip_server.api.web.schemas import InvertRequest
+from styleclip_server.api.web.state import State
+
+router = APIRouter(tags=["edit"])
+
+LATENT_TYPE = "application/octet-stream"
+
+
+@router.post("/v1/invert", **openapi.invert)
+async def invert(request: Request, state: State) -> Response:
+    """Invert the face in a photo: the latent (.npz) serves any number of fast edits."""
+    fields = await forms.read(request, InvertRequest, state.bodies)
+    photo = one_photo(fields.photo)
+    media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
+    with state.admitted():
+        inverted = await cancel_on_disconnect(
+            state.client_for(request).invert(photo.data, align=fields.aligns, face=fields.face),
+            request.receive,
+        )
+    return Response(
+        inverted.to_bytes(),
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="{output_name(photo, 0)}.npz"'},
+    )
