@@ -21,13 +21,13 @@ with Client(SERVER) as client:
     face = client.invert(PHOTO)
 
     # %% From the opposite of the edit to twice its strength.
-    strengths = sweeps.evenly(*sweeps.bounds(edit), 5)
+    strengths = sweeps.evenly_spaced(*sweeps.strength_range(edit), 5)
     values = [(strength, edit.threshold) for strength in strengths]
     images = list(sweeps.draw(client, face.w_plus, [edit], values))
-    strip = sweeps.sheet(images, [f"alpha {strength:g}" for strength in strengths])
-    (out / "strip.png").write_bytes(sweeps.encode(strip, "PNG", 0))
+    strip = sweeps.arrange_sheet(images, [f"alpha {strength:g}" for strength in strengths])
+    (out / "strip.png").write_bytes(sweeps.encode_sheet(strip, "PNG"))
 
     # %% The same as a GIF, without the values where β leaves nothing to change.
     frames = [image for image in images if image is not None]
-    (out / "sweep.gif").write_bytes(sweeps.animation(frames, milliseconds=120, side=256))
+    (out / "sweep.gif").write_bytes(sweeps.encode_gif(frames, milliseconds=120, side=256))
     print(f"{len(frames)} images, alpha {strengths[0]:g} to {strengths[-1]:g}")

@@ -18,7 +18,7 @@ from server_calls import ServerSession
 from thumbnails import data_uri, encode_thumbnail
 
 from styleclip_client import Edit
-from styleclip_client.sweeps import animation
+from styleclip_client.sweeps import encode_gif
 from styleclip_contract import errors
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
@@ -104,10 +104,10 @@ def render_gif(
     for step in range(_GIF_STEPS + 1):
         fraction = step / _GIF_STEPS
         scaled = [replace(edit, strength=edit.strength * fraction) for edit in edits]
-        # PNG, because `animation` reads from its metadata how the image was created.
+        # PNG, because `encode_gif` reads from its metadata how the image was created.
         frames.append(server.edit(w_plus, scaled, "PNG").image())
         on_progress(fraction, f"Rendering the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
-    return animation(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
+    return encode_gif(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
 
 def _strip_strengths(edit: Edit, bounds: tuple[float, float]) -> list[float]:

@@ -69,7 +69,7 @@ class Recipe:
         except (ValueError, RecursionError) as error:
             raise InvalidRecipe("the recipe is not JSON text") from error
         if not isinstance(content, dict) or content.get("kind") != _KIND:
-            raise InvalidRecipe(f'the JSON text is no recipe: "kind": "{_KIND}" is expected')
+            raise InvalidRecipe(f'the JSON text is not a recipe: "kind": "{_KIND}" is expected')
         if content.get("version") != _VERSION:
             raise InvalidRecipe(
                 f"the recipe has version {content.get('version')!r}, {_VERSION} is expected: "

@@ -100,7 +100,7 @@ class Inverted:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 w_plus, quad = file["w_plus"], file["quad"]
         except Exception as error:  # zipfile, zlib and NumPy raise their own
-            raise InvalidLatent(f"{name} is no file that `styleclip invert` wrote") from error
+            raise InvalidLatent(f"{name} is not a file that `styleclip invert` wrote") from error
         if w_plus.ndim != 2 or w_plus.shape[1] != wire.W_DIM or quad.shape != (4, 2):
             raise InvalidLatent(
                 f"{name} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "

@@ -48,7 +48,7 @@ class Grid(NamedTuple):
     row_labels: list[str]
 
     @classmethod
-    def of(
+    def for_edit(
         cls,
         edit: Edit,
         low: float | None,
@@ -57,15 +57,15 @@ class Grid(NamedTuple):
         thresholds: Sequence[float] | None,
         domain: Domain,
     ) -> Grid:
-        """Return the grid of `edit`, from `low` to `high`, which `bounds` replaces if None.
+        """Return the grid of `edit`, from `low` to `high`, which `strength_range` replaces if None.
 
         Raises:
             InvalidThreshold: there are thresholds, but the edit is a direction, which has none.
         """
         if edit.direction and thresholds:
             raise InvalidThreshold(f"{edit.direction} is a direction: it has no thresholds")
-        default_low, default_high = bounds(edit, domain)
-        strengths = evenly(
+        default_low, default_high = strength_range(edit, domain)
+        strengths = evenly_spaced(
             default_low if low is None else low, default_high if high is None else high, steps
         )
         if not thresholds:
@@ -82,10 +82,10 @@ class Grid(NamedTuple):
     def encode(self, images: Sequence[Image.Image | None], size: int, format: str) -> bytes:
         """Encode the images of `values` as one sheet."""
         columns = [f"alpha {strength:g}" for strength in self.strengths]  # the font has no Greek
-        return encode(sheet(images, columns, self.row_labels, side=size), format, QUALITY)
+        return encode_sheet(arrange_sheet(images, columns, self.row_labels, side=size), format)
 
 
-def bounds(edit: Edit, domain: Domain | None = None) -> tuple[float, float]:
+def strength_range(edit: Edit, domain: Domain | None = None) -> tuple[float, float]:
     """Return a range of strengths: from the opposite of `edit` to twice its strength.
 
     Of a direction it is the range that the domain gives.
@@ -96,7 +96,7 @@ def bounds(edit: Edit, domain: Domain | None = None) -> tuple[float, float]:
     return _clamp(-unit), _clamp(2 * unit)
 
 
-def evenly(low: float, high: float, steps: int) -> list[float]:
+def evenly_spaced(low: float, high: float, steps: int) -> list[float]:
     """Return `steps` evenly spaced strengths from `low` to `high`, rounded to 3 decimals."""
     return [round(low + (high - low) * step / (steps - 1), 3) for step in range(steps)]
 
@@ -167,7 +167,7 @@ def _image_or_none(result: Edited | parallel_calls.Failure) -> Image.Image | Non
     return result.image()
 
 
-def sheet(
+def arrange_sheet(
     images: Sequence[Image.Image | None],
     columns: Sequence[str],
     rows: Sequence[str] = ("",),
@@ -207,7 +207,7 @@ def sheet(
     return canvas
 
 
-def encode(image: Image.Image, format: str, quality: int) -> bytes:
+def encode_sheet(image: Image.Image, format: str, quality: int = QUALITY) -> bytes:
     """Encode a sheet with the metadata of its images, which says that AI edited them and how."""
     options: dict[str, Any] = {} if format == "PNG" else {"quality": quality}
     exif, xmp = image.info.get("exif"), image.info.get("XML:com.adobe.xmp")
@@ -228,7 +228,7 @@ def encode(image: Image.Image, format: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def animation(frames: Sequence[Image.Image], milliseconds: int, side: int) -> bytes:
+def encode_gif(frames: Sequence[Image.Image], milliseconds: int, side: int) -> bytes:
     """Encode `frames` as an endless GIF that plays forward and backward, with their comment."""
     palette_frames = [
         _resized(frame, side).quantize(dither=Image.Dither.FLOYDSTEINBERG)

@@ -32,7 +32,7 @@ class EditOptions:
     recipe: Recipe | None
 
     @property
-    def given(self) -> bool:
+    def has_edits(self) -> bool:
         """Whether there is any edit."""
         fields = self.fields
         return bool(self.recipe or fields.targets or fields.presets or fields.directions)

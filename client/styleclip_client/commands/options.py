@@ -267,7 +267,7 @@ def image_format(out: Path, *other_suffixes: str) -> str:
 
 
 def spinner(text: str) -> Any:
-    """Show a spinner on standard error; nothing if that is no terminal."""
+    """Show a spinner on standard error; nothing if that is not a terminal."""
     return Console(stderr=True).status(text)
 
 

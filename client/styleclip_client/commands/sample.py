@@ -62,7 +62,7 @@ def sample(
       styleclip sample --seed 3 --target "a smiling face" -o smiling.jpg
       styleclip sample --seed 3 --seed 4 --truncation 0.5 -o latents.npz
     """
-    if out.suffix == LATENT and edit_options.given:
+    if out.suffix == LATENT and edit_options.has_edits:
         raise click.UsageError(f"{out.name} is to be a latent: edit it with `styleclip edit`")
     if out.suffix != LATENT:
         options.image_format(out, LATENT)
@@ -72,7 +72,7 @@ def sample(
     files, lines = [], []
     with options.spinner("drawing"):
         domain = client.domain()
-        edits = edit_options.resolve(domain) if edit_options.given else []
+        edits = edit_options.resolve(domain) if edit_options.has_edits else []
         for seed, path in paths.items():
             start = time.perf_counter()
             text = _write(client, domain, seed, truncation, edits, path, overwrite)

@@ -113,7 +113,7 @@ def sweep(
         edits = edit_options.resolve(domain)
         start = time.perf_counter()
         inverted = _inverted(client, photo, align, face)
-    grid = sweeps.Grid.of(edits[-1], low, high, steps or defaults.steps, thresholds, domain)
+    grid = sweeps.Grid.for_edit(edits[-1], low, high, steps or defaults.steps, thresholds, domain)
     images = _draw(client, inverted, edits, grid.values)
     size = size or defaults.size
     data = _encode_gif(images, delay, size) if is_gif else grid.encode(images, size, format)
@@ -159,4 +159,4 @@ def _encode_gif(images: Sequence[Image.Image | None], delay: int, size: int) -> 
     frames = [image for image in images if image is not None]
     if not frames:
         raise click.UsageError("this threshold leaves nothing to change: give a lower one")
-    return sweeps.animation(frames, delay, size)
+    return sweeps.encode_gif(frames, delay, size)
