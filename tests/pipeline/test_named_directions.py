@@ -1,6 +1,7 @@
 """Named directions: from names and strengths to offsets in StyleSpace."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
 from styleclip_networks.stylespace import latent_row, style_layers
 from styleclip_server.pipeline import named_directions
-from styleclip_server.pipeline.directions import add_face_offsets, style_offset
+from styleclip_server.pipeline.directions import edit_offset, style_offset
 from styleclip_server.pipeline.edit_tensors import parse_edits
 from styleclip_server.pipeline.named_directions import Affine, Mapper, NamedDirections
 from styleclip_server.pipeline.style_statistics import Statistics
@@ -87,14 +88,15 @@ def test_a_mapper_follows_the_face_and_needs_its_latent(folder):
     named = named_directions.load_directions(folder, domain)
     edits = [Edit(direction="mohawk", strength=1), Edit(direction="age", strength=-1)]
     faces = RNG.standard_normal((2, LATENTS, WIDTH)).astype(np.float32)
+    sum_constant = partial(style_offset, STATISTICS, embed=None, named=named)
     for face in faces:
-        delta, counts = add_face_offsets(-OFFSET, [SIZE], edits, named, face)
+        delta, counts = edit_offset(edits, named, face, sum_constant)
         mapped = 0.1 * named.mappers["mohawk"].offset(face)
         np.testing.assert_allclose(delta, named.affine.offset(mapped) - OFFSET, atol=1e-6)
         assert 0 < counts[0] < SIZE and counts[1] == SIZE
     for latent in (None, faces[0][:2]):
         with pytest.raises(errors.InvalidLatent, match="mohawk depends on the face"):
-            add_face_offsets(-OFFSET, [SIZE], edits, named, latent)
+            edit_offset(edits, named, latent, sum_constant)
 
 
 def test_a_request_names_a_direction_beside_texts():

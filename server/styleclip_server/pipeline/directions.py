@@ -155,33 +155,35 @@ def style_offset(
     return total, counts
 
 
-def add_face_offsets(
-    delta: np.ndarray,
-    counts: Sequence[int],
+def edit_offset(
     edits: Sequence[Edit],
     named: NamedDirections,
     w_plus: np.ndarray | None,
+    sum_constant: Callable[[tuple[Edit, ...]], tuple[np.ndarray, list[int]]],
 ) -> tuple[np.ndarray, list[int]]:
-    """Add the edits that depend on the face to the sum of the others.
+    """Sum the offsets of all edits, those that follow the face included.
 
     Args:
-        delta: (S,) float32, the sum of the edits that do not depend on the face.
-        counts: the number of channels that each of those changes.
-        edits: all edits, in the request's order.
         w_plus: the latent (L, 512).
+        sum_constant: `style_offset` of the edits that do not depend on the face; it may be cached.
 
     Returns:
         The offset (S,) float32, and the number of channels that each of `edits` changes.
 
     Raises:
-        InvalidLatent: there is no latent, or one of another generator.
+        InvalidLatent: an edit follows the face, and there is no latent, or one of another
+            generator.
     """
-    delta, others, total = delta.copy(), iter(counts), []
+    constant_edits = tuple(edit for edit in edits if not named.follows_face(edit))
+    delta, constant_counts = sum_constant(constant_edits)
+    if len(constant_edits) == len(edits):
+        return delta, constant_counts
+    delta, remaining, counts = delta.copy(), iter(constant_counts), []
     for edit in edits:
         if named.follows_face(edit):
             offset = named.face_offset(edit, w_plus)
             delta += offset
-            total.append(int(np.count_nonzero(offset)))
+            counts.append(int(np.count_nonzero(offset)))
         else:
-            total.append(next(others))
-    return delta, total
+            counts.append(next(remaining))
+    return delta, counts

@@ -31,7 +31,7 @@ class TritonPythonModel:
         self.metrics = Metrics(DIRECTION.name, self.domain.name)
         # Errors are exceptions, which lru_cache does not cache.
         self.embedding = lru_cache(CACHED_EMBEDDINGS)(self.class_embedding)
-        self.offset = lru_cache(CACHED_OFFSETS)(self.style_offset)
+        self.constant_offset = lru_cache(CACHED_OFFSETS)(self.style_offset)
 
     def execute(self, requests):
         return respond(DIRECTION, requests, self.run_row, self.metrics)
@@ -40,16 +40,13 @@ class TritonPythonModel:
         edit_tensors.check_latent(row["W_PLUS"])
         edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
         edits = named_directions.resolve(self.domain, edits)
-        constant = tuple(edit for edit in edits if not self.named.follows_face(edit))
         try:
-            delta, channels = self.offset(constant)
+            delta, channels = directions.edit_offset(
+                edits, self.named, row["W_PLUS"], self.constant_offset
+            )
         finally:
             self.metrics.count_lookups(
-                {"texts": self.embedding.cache_info(), "offsets": self.offset.cache_info()}
-            )
-        if len(constant) < len(edits):
-            delta, channels = directions.add_face_offsets(
-                delta, channels, edits, self.named, row["W_PLUS"]
+                {"texts": self.embedding.cache_info(), "offsets": self.constant_offset.cache_info()}
             )
         self.metrics.count_edits(edits)
         return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
