@@ -87,7 +87,12 @@ def test_rosinalitys_file_in_either_format_gives_its_state(state, w_avg, zipped,
     torch.save(rosinality(state), path, _use_new_zipfile_serialization=zipped)
     checkpoint = generators.read_generator(path)
     assert same_state(checkpoint.state, state) and torch.equal(checkpoint.w_avg, w_avg)
-    assert checkpoint.sizes == generators.GeneratorSizes(64, CHANNELS, W_DIM, mapping_layers=3)
+    assert checkpoint.sizes == {
+        "resolution": 64,
+        "channels": CHANNELS,
+        "w_dim": W_DIM,
+        "mapping_layers": 3,
+    }
     assert same_state(checkpoint.network().state_dict(), state)
 
 
@@ -110,7 +115,7 @@ def test_resolution_and_widths_are_read_from_the_file(resolution, tmp_path):
     state = filled(Generator(resolution, widths, 8, mapping_layers=1))
     torch.save({"g_ema": state}, tmp_path / "g.pt")
     checkpoint = generators.read_generator(tmp_path / "g.pt")
-    assert checkpoint.sizes.channels == widths and same_state(checkpoint.state, state)
+    assert checkpoint.sizes["channels"] == widths and same_state(checkpoint.state, state)
 
 
 def test_a_tensorflow_pickle_gives_the_averaged_network(state, w_avg, tmp_path):
@@ -235,7 +240,7 @@ def test_e4es_file_gives_encoder_decoder_and_average(options, zipped, state, tmp
     assert same_state(checkpoint.state, encoder) and same_state(checkpoint.decoder.state, state)
     assert same_state(checkpoint.network().state_dict(), encoder)
     assert torch.equal(checkpoint.w_avg, content["latent_avg"])
-    assert (checkpoint.sizes.num_latents, checkpoint.options) == (10, {"device": "cuda"})
+    assert (checkpoint.sizes["num_latents"], checkpoint.options) == (10, {"device": "cuda"})
     assert same_state(generators.read_generator(tmp_path / "e4e.pt").state, state)
 
 

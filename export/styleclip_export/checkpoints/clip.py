@@ -6,9 +6,9 @@ have the parameters' names; its code is not. Parameter names: openai/CLIP, `mode
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.pickled_arrays import FileArray
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.clip import CLIP, HEAD_WIDTH
+from styleclip_networks.sizes import clip_sizes
 
 EXPECTED = "CLIP with a ViT image tower (ViT-B-32.pt)"
 _MAX_NESTING = 12
@@ -41,7 +42,7 @@ class ClipCheckpoint:
 
     def network(self) -> CLIP:
         """Build the network, which shares its memory with `state`."""
-        return state_dicts.build_network(lambda: CLIP(**self.sizes), self.state)
+        return state_dicts.build_network(partial(CLIP, **self.sizes), self.state)
 
 
 def read(path: Path) -> ClipCheckpoint:
@@ -53,7 +54,7 @@ def read(path: Path) -> ClipCheckpoint:
     with open_checkpoint(Path(path), EXPECTED) as data:
         arrays = _arrays(torch_file.read(data))
         sizes = _sizes(arrays)
-        shapes = state_dicts.expected_shapes(lambda: CLIP(**sizes))
+        shapes = state_dicts.expected_shapes(partial(CLIP, **sizes))
         state_dicts.check_shapes(arrays, shapes, ignore=_is_built_in)
         state_dicts.check_total_size((arrays[name] for name in shapes), len(data))
         return ClipCheckpoint(sizes, state_dicts.to_tensors(arrays, shapes))
@@ -87,35 +88,20 @@ def _attributes(
 
 
 def _sizes(arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    """Return the arguments of `CLIP` from the shapes."""
+    """Return the arguments of `CLIP`, from shapes within its bounds."""
     if "visual.layer1.0.conv1.weight" in arrays:
         raise UnsupportedFile("its image tower is a ResNet")
-    vision_width, _, patch, _ = state_dicts.shape_of(arrays, "visual.conv1.weight", 4)
-    positions, _ = state_dicts.shape_of(arrays, "visual.positional_embedding", 2)
-    context, _ = state_dicts.shape_of(arrays, "positional_embedding", 2)
-    width, embed = state_dicts.shape_of(arrays, "text_projection", 2)
-    vocabulary, _ = state_dicts.shape_of(arrays, "token_embedding.weight", 2, _MAX_VOCABULARY)
-    if width % HEAD_WIDTH or vision_width % HEAD_WIDTH:
+    state_dicts.shape_of(arrays, "visual.conv1.weight", 4)
+    state_dicts.shape_of(arrays, "visual.positional_embedding", 2)
+    state_dicts.shape_of(arrays, "positional_embedding", 2)
+    state_dicts.shape_of(arrays, "text_projection", 2)
+    state_dicts.shape_of(arrays, "token_embedding.weight", 2, _MAX_VOCABULARY)
+    sizes = clip_sizes(state_dicts.shapes_of(arrays))
+    widths = sizes["transformer_width"], sizes["vision_width"]
+    if any(width % HEAD_WIDTH for width in widths):
         raise UnsupportedFile(
-            f"its widths {width} and {vision_width} are not multiples of {HEAD_WIDTH}"
+            f"its widths {widths[0]} and {widths[1]} are not multiples of {HEAD_WIDTH}"
         )
-    return {
-        "embed_dim": embed,
-        "image_resolution": math.isqrt(positions - 1) * patch,
-        "vision_patch_size": patch,
-        "vision_width": vision_width,
-        "vision_layers": _layers(arrays, r"visual\.transformer\.resblocks\.(\d+)\."),
-        "vision_heads": vision_width // HEAD_WIDTH,
-        "context_length": context,
-        "vocab_size": vocabulary,
-        "transformer_width": width,
-        "transformer_layers": _layers(arrays, r"transformer\.resblocks\.(\d+)\."),
-        "transformer_heads": width // HEAD_WIDTH,
-    }
-
-
-def _layers(arrays: dict[str, np.ndarray], pattern: str) -> int:
-    count = state_dicts.count_numbered(arrays, pattern, _MAX_LAYERS)
-    if not count:
+    if not all(0 < sizes[f"{tower}_layers"] <= _MAX_LAYERS for tower in ("transformer", "vision")):
         raise UnsupportedFile(f"it has no transformer of 1 to {_MAX_LAYERS} layers")
-    return count
+    return sizes

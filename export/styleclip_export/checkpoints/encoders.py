@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,19 @@ from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint
 from styleclip_export.checkpoints.unpickler import InertObject, UnsupportedFile
 from styleclip_networks.e4e import Encoder4Editing, GradualStyleEncoder
+from styleclip_networks.sizes import count_modules, encoder_sizes
 
 EXPECTED = "an e4e or pSp checkpoint (e4e_*_encode.pt, psp_*_encode.pt)"
 _MARK, _PREFIXES = "input_layer.0.weight", ("encoder.", "")
 _MAX_LATENTS, _MAX_UNITS = 18, 100
 CARS_CROP = (192, 256)  # e4e's `transforms_config.py`
-# opts.encoder_type → the network, and the project's name for it.
-_ENCODERS: dict[Any, tuple[type[GradualStyleEncoder], str]] = {
-    "Encoder4Editing": (Encoder4Editing, "e4e"),
-    "GradualStyleEncoder": (GradualStyleEncoder, "pSp"),
+_KINDS: dict[Any, str] = {"Encoder4Editing": "e4e", "GradualStyleEncoder": "pSp"}  # encoder_type
+_NETWORKS: dict[str, type[GradualStyleEncoder]] = {
+    "e4e": Encoder4Editing,
+    "pSp": GradualStyleEncoder,
 }
 
-Options = Mapping[str, str | int | float | None]
-
-
-@dataclass(frozen=True)
-class EncoderSizes:
-    """The class of the encoder, and its arguments."""
-
-    encoder: type[GradualStyleEncoder]
-    num_latents: int
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    style_width: int
-    w_dim: int
-
-    def build(self) -> GradualStyleEncoder:
-        return self.encoder(
-            self.num_latents, self.widths, self.depths, self.style_width, self.w_dim
-        )
+TrainingOptions = Mapping[str, str | int | float | None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +44,7 @@ class EncoderCheckpoint:
 
     Attributes:
         kind: "e4e" or "pSp".
+        sizes: arguments of the network.
         state: the encoder's state_dict, float32 (counters int64).
         w_avg: (L, w_dim) or (w_dim,), added to the encoder's output; None: nothing is added.
         options: texts and numbers among the training's options.
@@ -67,10 +53,10 @@ class EncoderCheckpoint:
     """
 
     kind: str
-    sizes: EncoderSizes
+    sizes: dict[str, Any]
     state: dict[str, Tensor]
     w_avg: Tensor | None
-    options: Options
+    options: TrainingOptions
     decoder: GeneratorCheckpoint | None
     notes: tuple[str, ...] = ()
 
@@ -85,9 +71,9 @@ class EncoderCheckpoint:
             raise UnsupportedFile("it contains no dictionary")
         arrays = _encoder_arrays(content)
         options = _texts_and_numbers(content.get("opts"))
-        encoder, kind, notes = _encoder_type(options)
-        sizes = _sizes(encoder, arrays)
-        shapes = state_dicts.expected_shapes(sizes.build)
+        kind, notes = _kind(options)
+        sizes = _sizes(arrays)
+        shapes = state_dicts.expected_shapes(partial(_NETWORKS[kind], **sizes))
         state_dicts.check_shapes(arrays, shapes)
         state_dicts.check_total_size(arrays.values(), file_size)
         decoder = _read_decoder(content, file_size, sizes)
@@ -110,7 +96,7 @@ class EncoderCheckpoint:
 
     def network(self) -> GradualStyleEncoder:
         """Build the encoder, which shares its memory with `state`."""
-        return state_dicts.build_network(self.sizes.build, self.state)
+        return state_dicts.build_network(partial(_NETWORKS[self.kind], **self.sizes), self.state)
 
 
 def read_encoder(path: Path) -> EncoderCheckpoint:
@@ -137,56 +123,57 @@ def _encoder_arrays(content: dict[Any, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _encoder_type(options: Options) -> tuple[type[GradualStyleEncoder], str, list[str]]:
-    """Return the encoder's class, its project's name, and notes."""
+def _kind(options: TrainingOptions) -> tuple[str, list[str]]:
+    """Return the encoder's kind, and notes."""
     name = options.get("encoder_type")
     if name is None:
-        return Encoder4Editing, "e4e", ["its opts name no encoder_type: it is taken for e4e's"]
-    if name not in _ENCODERS:
+        return "e4e", ["its opts name no encoder_type: it is taken for e4e's"]
+    if name not in _KINDS:
         raise UnsupportedFile(
             f"its encoder is a {str(name)[:60]} (opts.encoder_type), and only "
-            f"{' and '.join(_ENCODERS)} are supported"
+            f"{' and '.join(_KINDS)} are supported"
         )
     if _is_true(options.get("learn_in_w")):
         raise UnsupportedFile("its encoder gives W (opts.learn_in_w), and W+ is needed")
-    return *_ENCODERS[name], []
+    return _KINDS[name], []
 
 
 def _read_decoder(
-    content: dict[Any, Any], file_size: int, sizes: EncoderSizes
+    content: dict[Any, Any], file_size: int, sizes: dict[str, Any]
 ) -> GeneratorCheckpoint | None:
     """Read the decoder, and check that it takes what the encoder gives."""
     state_dict = content.get("state_dict", content)
     if not any(isinstance(name, str) and "decoder." in name for name in state_dict):
         return None
     decoder = GeneratorCheckpoint.from_content(content, file_size)
-    expected = decoder.sizes
-    if (expected.num_latents, expected.w_dim) != (sizes.num_latents, sizes.w_dim):
+    given, taken = (
+        (sizes["num_latents"], sizes["w_dim"]),
+        (decoder.num_latents, decoder.sizes["w_dim"]),
+    )
+    if given != taken:
         raise UnsupportedFile(
-            f"its encoder gives {sizes.num_latents} latents of {sizes.w_dim}, but its decoder "
-            f"of {expected.resolution} px takes {expected.num_latents} of {expected.w_dim}"
+            f"its encoder gives {given[0]} latents of {given[1]}, but its decoder "
+            f"of {decoder.sizes['resolution']} px takes {taken[0]} of {taken[1]}"
         )
     return decoder
 
 
 def _added_latent(
     average: np.ndarray | None,
-    options: Options,
-    sizes: EncoderSizes,
+    options: TrainingOptions,
+    sizes: dict[str, Any],
     decoder: GeneratorCheckpoint | None,
 ) -> tuple[Tensor | None, list[str]]:
     """Return what is added to the encoder's output, as the official code does it, and notes."""
-    if average is not None and average.shape not in (
-        (sizes.num_latents, sizes.w_dim),
-        (sizes.w_dim,),
-    ):
+    w_dim = sizes["w_dim"]
+    if average is not None and average.shape not in ((sizes["num_latents"], w_dim), (w_dim,)):
         raise UnsupportedFile(f"its 'latent_avg' has the shape {average.shape}")
-    wanted = options.get("start_from_latent_avg")
-    if wanted is not None and not _is_true(wanted):
+    starts = options.get("start_from_latent_avg")
+    if starts is not None and not _is_true(starts):
         return None, []
     if average is not None:
         return state_dicts.to_tensor(average, "latent_avg"), []
-    if wanted is None or decoder is None:
+    if starts is None or decoder is None:
         raise UnsupportedFile(
             "it contains no average latent ('latent_avg'), and its opts do not say that it needs "
             "none (start_from_latent_avg)"
@@ -201,34 +188,19 @@ def _is_true(value: Any) -> bool:
     return value.strip().lower() in ("true", "1") if isinstance(value, str) else bool(value)
 
 
-def _sizes(encoder: type[GradualStyleEncoder], arrays: state_dicts.Arrays) -> EncoderSizes:
-    """Return the arguments of the encoder from the shapes."""
-    num_latents = _count(arrays, r"styles\.(\d+)\.", _MAX_LATENTS)
-    widths, depths = _backbone_stages(arrays)
-    w_dim, style_width = state_dicts.shape_of(arrays, "styles.0.linear.weight", 2)
-    return EncoderSizes(encoder, num_latents, tuple(widths), tuple(depths), style_width, w_dim)
-
-
-def _backbone_stages(arrays: state_dicts.Arrays) -> tuple[list[int], list[int]]:
-    """Return widths and depths of the backbone's stages; a stage begins where the width changes."""
-    widths: list[int] = []
-    depths: list[int] = []
-    for i in range(_count(arrays, r"body\.(\d+)\.", _MAX_UNITS)):
-        width = state_dicts.shape_of(arrays, f"body.{i}.res_layer.1.weight", 4)[0]
-        if not widths or width != widths[-1]:
-            widths.append(width)
-            depths.append(0)
-        depths[-1] += 1
-    if len(widths) != 4:
-        raise UnsupportedFile(f"its backbone has stages of {len(widths)} widths, not of 4")
-    return widths, depths
-
-
-def _count(arrays: state_dicts.Arrays, pattern: str, limit: int) -> int:
-    count = state_dicts.count_numbered(arrays, pattern, limit)
-    if not count:
+def _sizes(arrays: state_dicts.Arrays) -> dict[str, Any]:
+    """Return the arguments of the encoder, from shapes within its bounds."""
+    num_latents = count_modules(arrays, "styles.{}.linear.weight")
+    num_units = count_modules(arrays, "body.{}.res_layer.1.weight")
+    if not (0 < num_latents <= _MAX_LATENTS and 0 < num_units <= _MAX_UNITS):
         raise UnsupportedFile("it contains no encoder with e4e's layers")
-    return count
+    state_dicts.shape_of(arrays, "styles.0.linear.weight", 2)
+    for i in range(num_units):
+        state_dicts.shape_of(arrays, f"body.{i}.res_layer.1.weight", 4)
+    sizes = encoder_sizes(state_dicts.shapes_of(arrays))
+    if len(sizes["widths"]) != 4:
+        raise UnsupportedFile(f"its backbone has stages of {len(sizes['widths'])} widths, not of 4")
+    return sizes
 
 
 def _texts_and_numbers(options: Any) -> dict[str, str | int | float | None]:

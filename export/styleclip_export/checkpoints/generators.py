@@ -7,7 +7,9 @@ copied.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +22,15 @@ from styleclip_export.checkpoints.checkpoint_file import open_checkpoint
 from styleclip_export.checkpoints.nvidia_common import TranslatedGenerator
 from styleclip_export.checkpoints.unpickler import UnsupportedFile
 from styleclip_export.file_kinds import MAGIC_BYTES
+from styleclip_networks.sizes import count_modules, generator_sizes
 from styleclip_networks.stylegan2 import Generator
 
 EXPECTED = "a StyleGAN2 generator (NVIDIA's .pkl, rosinality's .pt, e4e's or PTI's)"
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 1024
+_MAX_CONVS = 2 * int(math.log2(_MAX_RESOLUTION / 4))  # two for each resolution above 4 px
 _MAX_MAPPING_LAYERS = 64
 _RESAMPLE_KERNELS = ("blur.kernel", "upsample.kernel")  # ends of their names
 _AVERAGED_LATENTS = 10_000  # whose mean replaces an average that the file lacks
-
-
-@dataclass(frozen=True)
-class GeneratorSizes:
-    """The arguments of `Generator`. channels: by resolution."""
-
-    resolution: int
-    channels: dict[int, int]
-    w_dim: int
-    mapping_layers: int
-
-    @property
-    def num_latents(self) -> int:
-        return 2 * len(self.channels)
-
-    def build(self) -> Generator:
-        return Generator(self.resolution, self.channels, self.w_dim, self.mapping_layers)
 
 
 @dataclass(frozen=True)
@@ -52,13 +39,14 @@ class GeneratorCheckpoint:
 
     Attributes:
         layout: the kind of file.
+        sizes: arguments of `Generator`.
         state: the state_dict under our (rosinality's) names, float32.
         w_avg: the average latent (w_dim,), or None where the file has none.
         notes: what a user should know about the network.
     """
 
     layout: str
-    sizes: GeneratorSizes
+    sizes: dict[str, Any]
     state: dict[str, Tensor]
     w_avg: Tensor | None
     notes: tuple[str, ...] = ()
@@ -87,7 +75,7 @@ class GeneratorCheckpoint:
         """
         arrays, w_avg = found.arrays, found.w_avg
         sizes = _sizes(arrays)
-        shapes = state_dicts.expected_shapes(sizes.build)
+        shapes = state_dicts.expected_shapes(partial(Generator, **sizes))
         state_dicts.check_total_size(arrays.values(), file_size)
         defaults, notes = _defaults(arrays, shapes)
         arrays = defaults | arrays
@@ -95,9 +83,9 @@ class GeneratorCheckpoint:
         for name in shapes:
             if name.endswith(_RESAMPLE_KERNELS):
                 state_dicts.check_resample_kernel(arrays[name], name)
-        if w_avg is not None and w_avg.shape != (sizes.w_dim,):
+        if w_avg is not None and w_avg.shape != (sizes["w_dim"],):
             raise UnsupportedFile(
-                f"its average latent has the shape {w_avg.shape}, not ({sizes.w_dim},)"
+                f"its average latent has the shape {w_avg.shape}, not ({sizes['w_dim']},)"
             )
         return cls(
             found.layout,
@@ -107,9 +95,14 @@ class GeneratorCheckpoint:
             (*found.notes, *notes),
         )
 
+    @property
+    def num_latents(self) -> int:
+        """L, the rows of W+: two for each resolution."""
+        return 2 * len(self.sizes["channels"])
+
     def network(self) -> Generator:
         """Build the generator, which shares its memory with `state`."""
-        return state_dicts.build_network(self.sizes.build, self.state)
+        return state_dicts.build_network(partial(Generator, **self.sizes), self.state)
 
     def w_avg_or_mean(self, generator: Generator) -> Tensor:
         """Return the average latent (w_dim,).
@@ -120,7 +113,7 @@ class GeneratorCheckpoint:
             return self.w_avg
         with torch.inference_mode():
             seeded = torch.Generator().manual_seed(0)
-            z = torch.randn(_AVERAGED_LATENTS, self.sizes.w_dim, generator=seeded)
+            z = torch.randn(_AVERAGED_LATENTS, generator.w_dim, generator=seeded)
             return generator.mapping(z).mean(0).clone()
 
 
@@ -165,19 +158,21 @@ def _defaults(
     ]
 
 
-def _sizes(arrays: dict[str, np.ndarray]) -> GeneratorSizes:
-    """Return the arguments of `Generator` from the shapes."""
-    _, first, _, _, _ = state_dicts.shape_of(arrays, "conv1.conv.weight", 5)
-    _, w_dim = state_dicts.shape_of(arrays, "conv1.conv.modulation.weight", 2)
-    channels = {4: first}
-    while (name := f"convs.{2 * len(channels) - 1}.conv.weight") in arrays:
-        channels[2 * max(channels)] = state_dicts.shape_of(arrays, name, 5)[1]
-        if max(channels) > _MAX_RESOLUTION:
-            raise UnsupportedFile(f"it draws more than {_MAX_RESOLUTION} px")
-    resolution = max(channels)
-    if resolution < _MIN_RESOLUTION:
+def _sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the arguments of `Generator`, from shapes within its bounds."""
+    state_dicts.shape_of(arrays, "conv1.conv.weight", 5)
+    state_dicts.shape_of(arrays, "conv1.conv.modulation.weight", 2)
+    num_convs = count_modules(arrays, "convs.{}.conv.weight")
+    if num_convs > _MAX_CONVS:
+        raise UnsupportedFile(f"it draws more than {_MAX_RESOLUTION} px")
+    for i in range(num_convs):
+        state_dicts.shape_of(arrays, f"convs.{i}.conv.weight", 5)
+    sizes = generator_sizes(state_dicts.shapes_of(arrays))
+    if sizes["resolution"] < _MIN_RESOLUTION:
         raise UnsupportedFile(
-            f"it draws {resolution} px, and the least that is supported is {_MIN_RESOLUTION}"
+            f"it draws {sizes['resolution']} px, and the least that is supported is "
+            f"{_MIN_RESOLUTION}"
         )
-    mapping_layers = sum(f"style.{i}.weight" in arrays for i in range(1, _MAX_MAPPING_LAYERS + 1))
-    return GeneratorSizes(resolution, channels, w_dim, mapping_layers)
+    if sizes["mapping_layers"] > _MAX_MAPPING_LAYERS:
+        raise UnsupportedFile(f"its mapping network has more than {_MAX_MAPPING_LAYERS} layers")
+    return sizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -60,11 +59,9 @@ def shape_of(
     return shape
 
 
-def count_numbered(arrays: Arrays, pattern: str, limit: int) -> int:
-    """Count the parts that `pattern` numbers from 0; 0 if there are none or more than `limit`."""
-    numbers = {int(match[1]) for name in arrays if (match := re.match(pattern, name))}
-    count = 1 + max(numbers, default=-1)
-    return count if count <= limit else 0
+def shapes_of(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays."""
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def expected_shapes(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:

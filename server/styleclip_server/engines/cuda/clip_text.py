@@ -71,7 +71,8 @@ class CudaTextEncoder:
         self.embedding = _weight(parameters, "token_embedding.weight")
         self.positional_embedding = _weight(parameters, "positional_embedding")
         blocks = "transformer.resblocks"
-        self.blocks = [_block(parameters, f"{blocks}.{i}") for i in range(parameters.count(blocks))]
+        num_blocks = parameters.count(blocks + ".{}.ln_1.weight")
+        self.blocks = [_block(parameters, f"{blocks}.{i}") for i in range(num_blocks)]
         self.norm = _linear_params(parameters, "ln_final.")
         self.projection = _weight(parameters, "text_projection")
         self.width = self.embedding.shape[1]

@@ -159,7 +159,8 @@ class CudaEncoder:
         parameters = Parameters(weights, prefix, torch.device(device), dtype)
         self.dtype = dtype
         self.stem = _stem(parameters)
-        self.units = [_unit(parameters, f"body.{i}") for i in range(parameters.count("body"))]
+        num_units = parameters.count("body.{}.res_layer.1.weight")
+        self.units = [_unit(parameters, f"body.{i}") for i in range(num_units)]
         self.stage_ends = _stage_ends(self.units)
         self.laterals = [_convolution(parameters, [f"latlayer{i}"]) for i in (1, 2)]
         self.head_steps = [_head_step(parameters, size) for size in HEAD_SIZES]
@@ -268,7 +269,7 @@ def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
 
 def _head_step(parameters: Parameters, size: int) -> HeadStep:
     """Build the step at `size` of the heads that start there or at a larger size."""
-    starts = [pyramid_size(row) for row in range(parameters.count("styles"))]
+    starts = [pyramid_size(row) for row in range(parameters.count("styles.{}.linear.weight"))]
     new = [f"styles.{row}.convs.0" for row, start in enumerate(starts) if start == size]
     continuing = [
         f"styles.{row}.convs.{2 * int(math.log2(start // size))}"
@@ -293,7 +294,7 @@ def _linear_layers(
 ) -> tuple[Tensor, Tensor]:
     """Stack the heads' linear layers: weight (L, w_dim, C), bias (L, w_dim) with the average latent
     added."""
-    names = [f"styles.{row}.linear" for row in range(parameters.count("styles"))]
+    names = [f"styles.{row}.linear" for row in range(parameters.count("styles.{}.linear.weight"))]
     weights, biases = (
         torch.stack([parameters.tensor(f"{name}.{part}") for name in names])
         for part in ("weight", "bias")

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styleclip_networks.sizes import count_modules
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -32,13 +34,9 @@ class Parameters:
     def has(self, name: str) -> bool:
         return self.prefix + name in self.arrays
 
-    def count(self, modules: str) -> int:
-        """Return how many modules `modules`.0, `modules`.1, … there are."""
-        start = f"{self.prefix}{modules}."
-        numbers = {
-            int(name[len(start) :].split(".")[0]) for name in self.arrays if name.startswith(start)
-        }
-        return 1 + max(numbers)
+    def count(self, weight: str) -> int:
+        """Count modules by a weight that each has, with {} for the number; see `count_modules`."""
+        return count_modules(self.arrays, self.prefix + weight)
 
     def array(self, name: str) -> NDArray[np.floating]:
         """Return the parameter as stored."""

@@ -169,7 +169,7 @@ class _Builder:
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
         channels = {4: self._style_channels("conv1")}
-        for i in range(1, 1 + parameters.count("to_rgbs")):
+        for i in range(1, 1 + parameters.count("to_rgbs.{}.conv.weight")):
             channels[4 << i] = self._style_channels(f"convs.{2 * i - 1}")
         self.layers = style_layers(channels)
         self.convs = [layer for layer in self.layers if not layer.to_rgb]
