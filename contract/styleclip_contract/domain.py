@@ -49,6 +49,16 @@ class Direction:
         check_strength(strength, self.low, self.high, f"the strength of {self.name}")
         return Edit(direction=self.name, strength=strength)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the direction's entry in domain.json."""
+        entry: dict[str, Any] = {
+            "name": self.name,
+            "title": self.title,
+            "low": self.low,
+            "high": self.high,
+        }
+        return entry | ({"follows_face": True} if self.follows_face else {})
+
 
 @dataclass(frozen=True)
 class Domain:

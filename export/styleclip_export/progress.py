@@ -1,4 +1,4 @@
-"""Functions that the exporter calls while it works."""
+"""Callbacks by which the exporter reports its progress."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ ReportLine = Callable[[str], None]
 
 ReportRows = Callable[[int, int], None]
 """Called with the number of rows that are computed, and of all rows."""
+
+ReportBytes = Callable[[int, int | None], None]
+"""Called with the bytes that have arrived, and of all bytes where their number is known."""
 
 
 def describe_duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ def read(data: memoryview) -> Any:
     """Read plain data with a `FileArray` for each tensor.
 
     Raises:
-        UnsupportedFile: the file is none of these kinds, is damaged or hostile.
+        UnsupportedFile: the file is not of these kinds, or is damaged or hostile.
     """
     if is_kind(bytes(data[:HEAD_BYTES]), "safetensors"):
         return safetensors_file.read(data)

@@ -103,7 +103,7 @@ def read_domain(files: DomainFiles) -> DomainNetworks:
     """Read the networks of a domain.
 
     Raises:
-        CheckpointError: a file is not what it should be.
+        CheckpointError: a file has another format, or is damaged or hostile.
     """
     encoder = read_encoder(files.encoder) if files.encoder else None
     generator = read_generator(files.generator) if files.generator else None
@@ -124,33 +124,47 @@ def read_domain(files: DomainFiles) -> DomainNetworks:
         encoder.crop_size if encoder else (FACE_SIZE, FACE_SIZE),
         sources={path.name: sha256_of(path) for path in paths},
         summary=[
-            *(_describe_encoder(files.encoder, encoder) if files.encoder and encoder else ()),
-            *(_describe_generator(files.generator, generator) if files.generator and generator
-              else ()),
-            *(_compare(encoder.decoder, network) if encoder and encoder.decoder and generator
-              else ()),
-            f"{files.clip.name}: CLIP, {clip_checkpoint.sizes['image_resolution']} px, "
-            f"{clip_checkpoint.sizes['embed_dim']} dimensions",
+            *_describe_encoder(files.encoder, encoder),
+            *_describe_generator(files.generator, generator),
+            *_compare(encoder, generator, network),
+            _describe_clip(files.clip, clip_checkpoint),
         ],
-    )  # fmt: skip
+    )
 
 
-def _describe_encoder(path: Path, encoder: EncoderCheckpoint) -> list[str]:
+def _describe_encoder(path: Path | None, encoder: EncoderCheckpoint | None) -> list[str]:
+    if not (path and encoder):
+        return []
     decoder = encoder.decoder
-    described = f"StyleGAN2 of {decoder.sizes.resolution} px" if decoder else "no generator"
-    line = f"{path.name}: {encoder.kind} with {encoder.sizes.num_latents} latents, {described}"
+    described = f"StyleGAN2 of {decoder.sizes['resolution']} px" if decoder else "no generator"
+    line = f"{path.name}: {encoder.kind} with {encoder.sizes['num_latents']} latents, {described}"
     return [line, *(f"{path.name}: {note}" for note in encoder.notes)]
 
 
-def _describe_generator(path: Path, generator: GeneratorCheckpoint) -> list[str]:
-    line = f"{path.name}: StyleGAN2 of {generator.sizes.resolution} px ({generator.layout})"
+def _describe_generator(path: Path | None, generator: GeneratorCheckpoint | None) -> list[str]:
+    if not (path and generator):
+        return []
+    line = f"{path.name}: StyleGAN2 of {generator.sizes['resolution']} px ({generator.layout})"
     return [line, *(f"{path.name}: {note}" for note in generator.notes)]
 
 
+def _describe_clip(path: Path, checkpoint: clip.ClipCheckpoint) -> str:
+    sizes = checkpoint.sizes
+    return f"{path.name}: CLIP, {sizes['image_resolution']} px, {sizes['embed_dim']} dimensions"
+
+
 @torch.no_grad()
-def _compare(decoder: GeneratorCheckpoint, generator: Generator) -> list[str]:
-    """Say how far the encoder's own generator and another one are apart in StyleSpace."""
-    own = decoder.network()
+def _compare(
+    encoder: EncoderCheckpoint | None, checkpoint: GeneratorCheckpoint | None, generator: Generator
+) -> list[str]:
+    """Describe how far the encoder's own generator and another one are apart in StyleSpace.
+
+    Args:
+        generator: the network of `checkpoint`.
+    """
+    if not (encoder and encoder.decoder and checkpoint):
+        return []
+    own = encoder.decoder.network()
     if own.style_channels != generator.style_channels or own.w_dim != generator.w_dim:
         return []  # the conversion refuses it with the numbers
     z = torch.randn(200, own.w_dim, generator=torch.Generator().manual_seed(0))

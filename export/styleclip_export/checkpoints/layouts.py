@@ -47,7 +47,7 @@ def locate_generator(content: Any) -> TranslatedGenerator:
     """Find the generator in the content of a file, and translate its names.
 
     Raises:
-        UnsupportedFile: there is none, or it is no StyleGAN2.
+        UnsupportedFile: there is none, or it is not a StyleGAN2.
     """
     if isinstance(content, InertObject):
         return _saved_object(content)
@@ -82,20 +82,21 @@ def strip_prefix(
     Raises:
         UnsupportedFile: there are several, all under unknown prefixes.
     """
-    prefixes = [
-        name.removesuffix(mark)
-        for name in arrays
-        if name.endswith(mark) and (name == mark or name.removesuffix(mark).endswith("."))
-    ]
+    prefixes = [name.removesuffix(mark) for name in arrays if name.endswith(mark)]
+    prefixes = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
     if not prefixes:
         return None
+    prefix = _choose_prefix(prefixes, preferred)
+    return prefix, {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _choose_prefix(prefixes: list[str], preferred: tuple[str, ...]) -> str:
     plain = {prefix.replace("module.", ""): prefix for prefix in prefixes}
     known = [plain[name] for name in preferred if name in plain]
     if not known and len(prefixes) > 1:
         names = ", ".join(repr(prefix[:40]) for prefix in prefixes[:4])
         raise UnsupportedFile(f"it contains several such networks ({names})")
-    prefix = (known or prefixes)[0]
-    return prefix, {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
+    return (known or prefixes)[0]
 
 
 def _saved_object(network: InertObject) -> TranslatedGenerator:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from styleclip_export.commands.network_files import (
-    find_files,
+from styleclip_export.commands.options import (
+    NetworkFileOptions,
     network_file_options,
-    read_statistics,
+    repository_option,
 )
 from styleclip_export.commands.progress import peak_memory_mib
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
@@ -29,12 +29,7 @@ _NO_STATISTICS = (
 @click.command(name="convert")
 @click.argument("domain", default="ffhq")
 @network_file_options
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path),
-    default=Path("model_repository"),
-    show_default=True,
-)
+@repository_option
 @click.option("--title", help="One line about a domain of your own. [default: its name and size]")
 @click.option("--neutral", help="What its images show. [default: a photo]")
 @click.option("--align", is_flag=True, help="Its photos show faces, to be aligned as FFHQ's are.")
@@ -54,11 +49,7 @@ _NO_STATISTICS = (
 )
 def command(
     domain: str,
-    generator: Path | None,
-    encoder: Path | None,
-    clip: Path | None,
-    statistics: tuple[Path, ...],
-    weights: Path | None,
+    network_files: NetworkFileOptions,
     repository: Path,
     title: str | None,
     neutral: str | None,
@@ -83,16 +74,16 @@ def command(
     """
     from styleclip_export.checkpoints.domain_files import read_domain
     from styleclip_export.convert import conversion
-    from styleclip_export.directions.known import add_known
+    from styleclip_export.directions.published import add_published
     from styleclip_export.directions.store import DirectionStore
+    from styleclip_export.statistics.published import find_published
 
     start = time.monotonic()
 
     def report(line: str) -> None:
         click.echo(f"[{time.monotonic() - start:5.0f} s] {line}")
 
-    weights = weights or Path("weights") / domain
-    files = find_files(weights, generator, encoder, clip, statistics)
+    files = network_files.find()
     overrides = {"title": title, "neutral": neutral, "align": align}
     conversion.check_name(domain)
     networks = read_domain(files)
@@ -100,7 +91,9 @@ def command(
         report(line)
     description = conversion.describe(domain, networks.generator, overrides)
     # Before the minutes of conversion: wrong statistics are an error.
-    published = read_statistics(files, networks, report) if not only else None
+    published = None if only else find_published(files, networks)
+    if published:
+        report(published.summary)
     has_statistics = published or (repository / domain / STATISTICS_FILE).is_file()
     if not (only or has_statistics):
         report(_NO_STATISTICS)
@@ -113,10 +106,10 @@ def command(
         with_float16=with_float16,
         report=report,
     )
-    conversion.install_landmarks(weights, repository / domain, report=report)
+    conversion.install_landmarks(network_files.weights, repository / domain, report=report)
     directions = DirectionStore(repository / domain)
     directions.recompute(report)
-    add_known(directions, weights, report=report)
+    add_published(directions, network_files.weights, report=report)
     if published:
         from styleclip_export.statistics.job import write_statistics
 

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from styleclip_export.commands.options import repository_option
+
 if TYPE_CHECKING:
     from styleclip_contract.domain import Direction
     from styleclip_export.directions.store import DirectionStore
 
 _PATH = click.Path(path_type=Path)
 _RESTART = "restart the server to serve it"
+_range_option = click.option(
+    "--range",
+    "bounds",
+    type=(float, float),
+    metavar="LOW HIGH",
+    help="Lowest and highest strength. [default: -5 5; a component -20 20, a mapper -1 2]",
+)
 
 
 @click.group(name="directions")
@@ -23,22 +32,6 @@ def command() -> None:
     They come from files (InterFaceGAN, GANSpace, StyleCLIP's latent mappers, arrays of your own) or
     are fitted to labeled latents.
     """
-
-
-def _repository_option(function: Any) -> Any:
-    return click.option(
-        "--repository", type=_PATH, default=Path("model_repository"), show_default=True
-    )(function)
-
-
-def _range_option(function: Any) -> Any:
-    return click.option(
-        "--range",
-        "bounds",
-        type=(float, float),
-        metavar="LOW HIGH",
-        help="Lowest and highest strength. [default: -5 5; a component -20 20, a mapper -1 2]",
-    )(function)
 
 
 def _parse_layers(
@@ -66,7 +59,7 @@ def _parse_layers(
 @click.option("--scale", type=float, default=1.0, help="Multiplies it; negative: the opposite way.")
 @click.option("--replace", is_flag=True, help="Replace directions of the same name.")
 @click.option("--weights", type=_PATH, help="[default: weights/DOMAIN]")
-@_repository_option
+@repository_option
 def add(
     domain: str,
     files: tuple[Path, ...],
@@ -93,17 +86,19 @@ def add(
       styleclip-export directions add ffhq mohawk.pt
     """
     from styleclip_export.directions import files as direction_files
-    from styleclip_export.directions.known import add_known
-    from styleclip_export.directions.store import DirectionStore, Options
+    from styleclip_export.directions.published import add_published
+    from styleclip_export.directions.store import DirectionOptions, DirectionStore
 
     store = DirectionStore(repository / domain)
-    described = Options(name or "", title, bounds, layers, component, scale)
-    if not files and described != Options(""):
+    described = DirectionOptions(name or "", title, bounds, layers, component, scale)
+    if not files and described != DirectionOptions(""):
         raise click.UsageError("these options describe a FILE: give one")
-    if len(files) > 1 and dataclasses.replace(described, range=None, layers=None) != Options(""):
+    if len(files) > 1 and dataclasses.replace(
+        described, range=None, layers=None
+    ) != DirectionOptions(""):
         raise click.UsageError("--name, --title, --component and --scale describe one FILE")
     folder = weights or Path("weights") / domain
-    if not files and not add_known(store, folder, replace=replace, report=click.echo):
+    if not files and not add_published(store, folder, replace=replace, report=click.echo):
         raise click.UsageError(f"{folder} has no published direction to add: give a FILE")
     contents = [(path, direction_files.read(path)) for path in files]  # all, before one is added
     for path, content in contents:
@@ -156,7 +151,7 @@ def _name_of(path: Path) -> str:
 @click.option("--seed", default=0, show_default=True, help="Of the choice of the held-out part.")
 @_range_option
 @click.option("--replace", is_flag=True, help="Replace a direction of the same name.")
-@_repository_option
+@repository_option
 def fit(
     domain: str,
     latents: Path,
@@ -184,7 +179,7 @@ def fit(
       styleclip-export directions fit ffhq latents/ --labels scores.csv --towards age --name age
     """
     from styleclip_export.directions import boundary
-    from styleclip_export.directions.store import DirectionStore, Options
+    from styleclip_export.directions.store import DirectionOptions, DirectionStore
 
     store = DirectionStore(repository / domain)
     if labels:
@@ -196,7 +191,7 @@ def fit(
     count = len(data.labels)
     click.echo(f"{count} latents, {int(data.labels.sum())} of them {towards}")
     fitted = boundary.fit(data, classifier, held_out, seed)
-    direction = store.add(fitted.direction, Options(name, title, bounds), replace=replace)
+    direction = store.add(fitted.direction, DirectionOptions(name, title, bounds), replace=replace)
     click.echo(
         f"{_describe(direction)}; fitted to {fitted.training} latents, accuracy "
         f"{fitted.accuracy:.1%} on {fitted.held_out} held out"
@@ -206,7 +201,7 @@ def fit(
 
 @command.command(name="list")
 @click.argument("domain")
-@_repository_option
+@repository_option
 def list_directions(domain: str, repository: Path) -> None:
     """List the directions of DOMAIN."""
     for direction in _store(repository, domain).domain.directions:
@@ -216,7 +211,7 @@ def list_directions(domain: str, repository: Path) -> None:
 @command.command()
 @click.argument("domain")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@_repository_option
+@repository_option
 def remove(domain: str, names: tuple[str, ...], repository: Path) -> None:
     """Remove directions of DOMAIN."""
     store = _store(repository, domain)

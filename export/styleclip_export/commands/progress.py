@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from styleclip_export.progress import describe_duration
+from styleclip_export.progress import ReportRows, describe_duration
 
 LINE_SECONDS = 10.0  # between lines about downloads, without a terminal
 
@@ -33,7 +33,7 @@ def peak_memory_mib() -> float:
 
 
 @contextmanager
-def channel_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+def channel_bar(console: Console) -> Iterator[ReportRows]:
     """Show how many channels are done and the time left; yields a callback (done, total)."""
     columns = (
         TextColumn("channels"),

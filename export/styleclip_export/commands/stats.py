@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from styleclip_export.commands.network_files import (
-    find_files,
+from styleclip_export.commands.options import (
+    NetworkFileOptions,
     network_file_options,
-    read_statistics,
+    repository_option,
 )
 from styleclip_export.commands.progress import peak_memory_mib
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 if TYPE_CHECKING:
+    import torch
+
+    from styleclip_export.checkpoints.domain_files import DomainFiles, DomainNetworks
     from styleclip_export.statistics.fs3 import Fs3Settings
     from styleclip_export.statistics.job import StatisticsJob
 
 RAY_PARTS = 48  # tasks of a run with --ray
 
-_PATH = click.Path(path_type=Path)
 _BATCH = "Images synthesized at once. [default: 8; on a GPU 50, with a preview up to 256 px 200]"
 _PREVIEW = "CLIP sees the generator's RGB at this resolution; see docs/checkpoints.md."
 _PART = "K/N: only part K of N, for several GPUs or hosts; the last to finish joins them."
@@ -43,8 +45,12 @@ def _parse_part(context: click.Context, option: click.Parameter, text: str) -> t
 @click.command(name="stats")
 @click.argument("domain", default="ffhq")
 @network_file_options
-@click.option("--repository", type=_PATH, default=Path("model_repository"), show_default=True)
-@click.option("--work", type=_PATH, help="Where parts are kept. [default: WEIGHTS/statistics]")
+@repository_option
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    help="Where parts are kept. [default: WEIGHTS/statistics]",
+)
 @click.option("--compute", is_flag=True, help="Compute them, though somebody published them.")
 @click.option("--samples", default=100_000, show_default=True, help="For mean and deviation of S.")
 @click.option("--images", default=100, show_default=True, help="Images for each channel of fs3.")
@@ -57,11 +63,7 @@ def _parse_part(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option("--ray", "cluster", metavar="ADDRESS", help=_RAY)
 def command(
     domain: str,
-    generator: Path | None,
-    encoder: Path | None,
-    clip: Path | None,
-    statistics: tuple[Path, ...],
-    weights: Path | None,
+    network_files: NetworkFileOptions,
     repository: Path,
     work: Path | None,
     compute: bool,
@@ -82,42 +84,30 @@ def command(
     command says how long before it starts, can be interrupted at any time, and continues where it
     was.
     """
-    import torch
-
-    if cluster and find_spec("ray") is None:
-        raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
+    if cluster:
+        _check_ray()
     from styleclip_export.checkpoints.domain_files import read_domain
-    from styleclip_export.statistics.job import StatisticsJob, write_statistics
 
-    console = Console()
-    weights = weights or Path("weights") / domain
-    index, parts = (0, RAY_PARTS) if cluster else part
-    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    on_gpu = target_device.type == "cuda"
     start = time.monotonic()
-    files = find_files(weights, generator, encoder, clip, statistics)
+    files = network_files.find()
     networks = read_domain(files)
     target = repository / domain / STATISTICS_FILE
-    if not (compute or channels or cluster or parts > 1) and (
-        published := read_statistics(files, networks, click.echo)
-    ):
-        write_statistics(target, published.arrays, published.provenance)
-        click.echo(f"{target}: written from the published files (--compute computes them)")
+    index, parts = (0, RAY_PARTS) if cluster else part
+    if not (compute or channels or parts > 1) and _write_published(files, networks, target):
         return
-    network = networks.generator.eval().to(target_device)
-    network.set_upsampling("folded" if on_gpu else "transposed")
-    _check_preview(preview, network.resolution)
-    job = StatisticsJob(
-        network,
-        networks.clip.float().eval().to(target_device),
-        work or weights / "statistics",
-        _settings(images, batch, half, preview, on_gpu),
+    target_device = _select_device(device)
+    job = _create_job(
+        networks,
+        target_device,
+        work or network_files.weights / "statistics",
+        _settings(images, batch, half, preview, on_gpu=target_device.type == "cuda"),
         samples=samples,
         parts=parts,
         channels=channels,
     )
-    if not (on_gpu or cluster):
+    if not cluster and target_device.type == "cpu":
         _say_how_long(job)
+    console = Console()
     _compute(job, index, cluster, target_device.type, console)
     peak = peak_memory_mib() / 1024
     console.print(
@@ -126,6 +116,51 @@ def command(
         highlight=False,
     )
     _merge(job, target, console)
+
+
+def _check_ray() -> None:
+    if find_spec("ray") is None:
+        raise click.UsageError("--ray needs Ray: pip install 'styleclip-triton[ray]'")
+
+
+def _select_device(name: str | None) -> torch.device:
+    import torch
+
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _write_published(files: DomainFiles, networks: DomainNetworks, target: Path) -> bool:
+    """Write the published statistics, if there are any; return whether there are."""
+    from styleclip_export.statistics.job import write_statistics
+    from styleclip_export.statistics.published import find_published
+
+    published = find_published(files, networks)
+    if not published:
+        return False
+    click.echo(published.summary)
+    write_statistics(target, published.arrays, published.provenance)
+    click.echo(f"{target}: written from the published files (--compute computes them)")
+    return True
+
+
+def _create_job(
+    networks: DomainNetworks,
+    device: torch.device,
+    work: Path,
+    settings: Fs3Settings,
+    *,
+    samples: int,
+    parts: int,
+    channels: int | None,
+) -> StatisticsJob:
+    """Move the networks to the device and return the job."""
+    from styleclip_export.statistics.job import StatisticsJob
+
+    network = networks.generator.eval().to(device)
+    network.set_upsampling("folded" if device.type == "cuda" else "transposed")
+    _check_preview(settings.preview, network.resolution)
+    clip = networks.clip.float().eval().to(device)
+    return StatisticsJob(network, clip, work, settings, samples, parts, channels)
 
 
 def _say_how_long(job: StatisticsJob) -> None:
@@ -154,7 +189,7 @@ def _check_preview(preview: int | None, resolution: int) -> None:
 
 
 def _settings(
-    images: int, batch: int | None, half: bool, preview: int | None, on_gpu: bool
+    images: int, batch: int | None, half: bool, preview: int | None, *, on_gpu: bool
 ) -> Fs3Settings:
     """Return the settings of fs3, with a batch that fits the device."""
     import torch

@@ -105,13 +105,13 @@ def read_table(latents: Path, table: Path, towards: str, share: float) -> Labele
         if len(array) != len(chosen):
             raise DirectionError(f"a file that {table} names has more than one latent")
         return LabeledLatents(array, labels)
-    every = _read_latents([latents])
-    if len(every) != len(rows):
+    all_latents = _read_latents([latents])
+    if len(all_latents) != len(rows):
         raise DirectionError(
-            f"{latents} has {len(every)} latents, {table} has {len(rows)} rows: one for each is "
-            "expected"
+            f"{latents} has {len(all_latents)} latents, {table} has {len(rows)} rows: one for each "
+            "is expected"
         )
-    return LabeledLatents(every[chosen], labels)
+    return LabeledLatents(all_latents[chosen], labels)
 
 
 def _read_rows(table: Path, column: str) -> list[dict[str, str]]:
@@ -197,7 +197,7 @@ def _read_latents(paths: list[Path]) -> FloatArray:
     return _concatenate([_as_latents(path, files.read(path)) for path in paths])
 
 
-def _as_latents(path: Path, content: files.Content) -> FloatArray:
+def _as_latents(path: Path, content: files.DirectionContent) -> FloatArray:
     if not isinstance(content, np.ndarray) or content.shape[-1] != W_DIM or content.ndim > 3:
         raise DirectionError(
             f"{path} is not a latent: (L, {W_DIM}), as `styleclip invert` writes it, ({W_DIM},) or "

@@ -48,10 +48,10 @@ class Components:
     deviations: FloatArray
 
 
-Content = FloatArray | Components | LatentMapper
+DirectionContent = FloatArray | Components | LatentMapper
 
 
-def read(path: Path) -> Content:
+def read(path: Path) -> DirectionContent:
     """Read a file.
 
     Returns:

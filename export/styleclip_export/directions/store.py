@@ -18,7 +18,7 @@ import torch
 from styleclip_contract import limits, wire
 from styleclip_contract.domain import DOMAIN_FILE, Direction, Domain
 from styleclip_contract.errors import UnknownDirection
-from styleclip_export.directions.files import Components, Content, FloatArray
+from styleclip_export.directions.files import Components, DirectionContent, FloatArray
 from styleclip_export.errors import DirectionError
 from styleclip_export.npz_files import save_npz
 from styleclip_export.progress import ReportLine
@@ -42,7 +42,7 @@ MAX_MAPPER_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
-class Options:
+class DirectionOptions:
     """How a file becomes a direction.
 
     Attributes:
@@ -79,7 +79,9 @@ class DirectionStore:
         self._content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         self.domain = Domain.from_json(json.dumps(self._content))
 
-    def add(self, content: Content, options: Options, *, replace: bool = False) -> Direction:
+    def add(
+        self, content: DirectionContent, options: DirectionOptions, *, replace: bool = False
+    ) -> Direction:
         """Add a direction and list it in domain.json.
 
         Raises:
@@ -143,7 +145,9 @@ class DirectionStore:
                 f"{self.domain.name} has a direction {name}: --replace replaces it"
             )
 
-    def _mapper_arrays(self, mapper: LatentMapper, options: Options) -> dict[str, FloatArray]:
+    def _mapper_arrays(
+        self, mapper: LatentMapper, options: DirectionOptions
+    ) -> dict[str, FloatArray]:
         """Return the arrays of a mapper's file, and write A for it."""
         if options.layers or options.component is not None or options.scale != 1:
             raise DirectionError(
@@ -154,7 +158,7 @@ class DirectionStore:
         return arrays
 
     def _constant_arrays(
-        self, content: Components | FloatArray, options: Options
+        self, content: Components | FloatArray, options: DirectionOptions
     ) -> dict[str, FloatArray]:
         """Return the arrays of a constant direction's file."""
         if isinstance(content, Components):
@@ -206,23 +210,14 @@ class DirectionStore:
 
     def _write_list(self, directions: list[Direction]) -> None:
         """Write the list into domain.json and into the configuration that repeats it."""
-        entries = []
-        for direction in directions:
-            entry: dict[str, Any] = {
-                "name": direction.name,
-                "title": direction.title,
-                "low": direction.low,
-                "high": direction.high,
-            }
-            entries.append(entry | ({"follows_face": True} if direction.follows_face else {}))
-        self._content["directions"] = entries
+        self._content["directions"] = [direction.to_json() for direction in directions]
         text = json.dumps(self._content, indent=2, ensure_ascii=False) + "\n"
         self.domain = Domain.from_json(text)
         write_atomically(self.folder / DOMAIN_FILE, text)
         model_repository.write_configs(self.folder.parent, self.folder.name)
 
 
-def _component(content: Components, options: Options) -> FloatArray:
+def _component(content: Components, options: DirectionOptions) -> FloatArray:
     """Return one of GANSpace's components times its standard deviation, (512,)."""
     count = len(content.components)
     if options.component is None or not 0 <= options.component < count:
@@ -231,7 +226,7 @@ def _component(content: Components, options: Options) -> FloatArray:
     return content.components[index] * content.deviations[index]
 
 
-def _usual_range(content: Content) -> tuple[float, float]:
+def _usual_range(content: DirectionContent) -> tuple[float, float]:
     if isinstance(content, LatentMapper):
         return MAPPER_RANGE
     return COMPONENT_RANGE if isinstance(content, Components) else RANGE

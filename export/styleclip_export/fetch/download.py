@@ -11,7 +11,7 @@ import re
 import ssl
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from styleclip_export.errors import FetchError
 from styleclip_export.fetch.manifest import File
 from styleclip_export.fetch.part_file import PartFile, open_part
 from styleclip_export.file_kinds import HEAD_BYTES, is_kind, looks_like, sha256_of
+from styleclip_export.progress import ReportBytes
 
 # For each connection and each broken body, waiting 0, 2, 4, 8 and 16 s.
 RETRIES = Retry(
@@ -40,8 +41,6 @@ TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _HEADERS = {"User-Agent": "styleclip-export", "Accept-Encoding": "identity"}
 _BLOCK_BYTES = 1 << 18
 _MAX_RENEWALS = 100  # of the retries, because new bytes arrived
-
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
 
 
 class Cancelled(Exception):
@@ -78,7 +77,7 @@ class Downloader:
             except HTTPError as error:
                 raise _silent(url, error) from None
 
-    def download(self, file: File, url: str, part_path: Path, progress: Progress) -> str:
+    def download(self, file: File, url: str, part_path: Path, progress: ReportBytes) -> str:
         """Download a file into a part file; return its SHA-256.
 
         If a resumed part turns out wrong, it is downloaded once more from its beginning.
@@ -113,7 +112,7 @@ class _Transfer:
     file: File
     url: str
     part: PartFile
-    progress: Progress
+    progress: ReportBytes
 
     def complete(self) -> str:
         """Request bytes until the part is complete; return its SHA-256.

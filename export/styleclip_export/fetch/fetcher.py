@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch import google_drive
-from styleclip_export.fetch.download import Cancelled, Downloader, Progress
+from styleclip_export.fetch.download import Cancelled, Downloader
 from styleclip_export.fetch.local_files import LocalFile, install_file, move_into_place
 from styleclip_export.fetch.lock_file import LOCK, LockEntry
 from styleclip_export.fetch.manifest import File
 from styleclip_export.fetch.part_file import part_path, remove_part
 from styleclip_export.fetch.plan import FetchPlan
 from styleclip_export.file_kinds import sha256_of
+from styleclip_export.progress import ReportBytes
 
 SPARE_BYTES = 64 << 20  # that must stay free on the disk
 _REMEDY = "run the command again to resume, or give a folder that has the missing files with --from"
@@ -211,7 +212,7 @@ def _download(
 
 
 def _download_from(
-    url: str, file: File, target: Path, downloader: Downloader, progress: Progress
+    url: str, file: File, target: Path, downloader: Downloader, progress: ReportBytes
 ) -> tuple[Path, str]:
     """Download a file from one address and check it; return where it is, and its SHA-256."""
     if google_drive.is_on_drive(url):

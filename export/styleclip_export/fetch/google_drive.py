@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from styleclip_export.errors import FetchError
-from styleclip_export.fetch.download import Cancelled, Downloader, Progress
+from styleclip_export.fetch.download import Cancelled, Downloader
+from styleclip_export.progress import ReportBytes
 
 HOSTS = ("drive.google.com", "docs.google.com")
 
@@ -16,7 +17,7 @@ def is_on_drive(url: str) -> bool:
     return urlsplit(url).hostname in HOSTS
 
 
-def download(url: str, target: Path, downloader: Downloader, progress: Progress) -> None:
+def download(url: str, target: Path, downloader: Downloader, progress: ReportBytes) -> None:
     """Download a file. gdown keeps and resumes a part file of its own (`TARGETxxxxxxxx.part`).
 
     Raises:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from styleclip_export.checkpoints import styleclip_npy
+from styleclip_export.checkpoints.domain_files import DomainFiles, DomainNetworks
 from styleclip_export.errors import StatisticsError
 from styleclip_export.file_kinds import sha256_of
 from styleclip_export.statistics.fs3 import fs3_channels
@@ -47,6 +48,18 @@ class PublishedStatistics:
     arrays: dict[str, np.ndarray]
     provenance: dict[str, Any]
     summary: str
+
+
+def find_published(files: DomainFiles, networks: DomainNetworks) -> PublishedStatistics | None:
+    """Read a domain's published statistics; None unless it has both files.
+
+    Raises:
+        CheckpointError, StatisticsError: see `read_published`.
+    """
+    if not (files.fs3 and files.moments):
+        return None
+    width = networks.clip.text_projection.shape[1]
+    return read_published(files.fs3, files.moments, networks.generator, networks.w_center, width)
 
 
 def read_published(

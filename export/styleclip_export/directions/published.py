@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from styleclip_export.directions import files
-from styleclip_export.directions.store import DirectionStore, Options
+from styleclip_export.directions.store import DirectionOptions, DirectionStore
 from styleclip_export.domains import DOMAINS
 from styleclip_export.progress import ReportLine
 
 
-def add_known(
+def add_published(
     store: DirectionStore, weights: Path, *, replace: bool = False, report: ReportLine = print
 ) -> int:
     """Add the published directions whose files are in `weights`; existing ones are kept.
@@ -38,9 +38,9 @@ def add_known(
     return len(present)
 
 
-def _options(entry: dict[str, Any]) -> Options:
+def _options(entry: dict[str, Any]) -> DirectionOptions:
     low_high, layers = entry.get("range"), entry.get("layers")
-    return Options(
+    return DirectionOptions(
         name=entry["name"],
         title=entry.get("title"),
         range=(float(low_high[0]), float(low_high[1])) if low_high else None,
