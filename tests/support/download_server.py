@@ -27,63 +27,75 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         behavior = self.path.strip("/").split("/")[0]
-        data, range_header = self.server.data, self.headers.get("Range")
-        self.server.requests.append((behavior, range_header, self.headers.get("If-Range")))
-        requests_so_far = sum(request[0] == behavior for request in self.server.requests)
-        if behavior in ("404", "500") or (behavior == "500once" and requests_so_far == 1):
-            return self._respond(int(behavior[:3]), b"no")
-        if behavior == "html":
-            return self._respond(200, b"<!DOCTYPE html><html>Quota exceeded</html>")
-        if behavior == "htmltype":
-            return self._respond(200, DATA, {"Content-Type": "text/html; charset=utf-8"})
-        if behavior == "wrong":
-            return self._respond(200, OTHER)
-        if behavior == "moved":
-            return self._respond(302, b"", {"Location": "/good"})
-        if behavior == "loop":
-            return self._respond(302, b"", {"Location": "/loop"})
-        if behavior == "short":  # announces less than there is
-            return self._respond(200, data[:1000])
-        headers = {"ETag": f'"{sha256(data)}"'} if behavior != "noetag" else {}
-        start = 0
-        if range_header and behavior != "norange":
-            start = int(re.match(r"bytes=(\d+)-", range_header)[1])
-            condition = self.headers.get("If-Range")
-            if condition and condition != headers.get("ETag"):
-                start = 0
-            elif start >= len(data):
-                return self._respond(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        body = data[start:]
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        extra = 5000 if behavior == "long" else 0  # announces more than there is
+        conditions = self.headers.get("Range"), self.headers.get("If-Range")
+        self.server.requests.append((behavior, *conditions))
+        is_first = sum(request[0] == behavior for request in self.server.requests) == 1
+        if response := self._complete_response(behavior, is_first):
+            return self._respond(*response)
+        etag = None if behavior == "noetag" else f'"{sha256(self.server.data)}"'
+        start = self._start(behavior, etag)
+        if start >= len(self.server.data):
+            unsatisfied = {"Content-Range": f"bytes */{len(self.server.data)}"}
+            return self._respond(416, b"", unsatisfied)
+        self._send_head(start, etag, announce=5000 if behavior == "long" else 0)
+        self._send_body(behavior, start, is_first)
+
+    def _complete_response(self, behavior, is_first):
+        """Return status, body and headers of a response without ranges; None for the others."""
+        if behavior in ("404", "500") or (behavior == "500once" and is_first):
+            return int(behavior[:3]), b"no"
+        return {
+            "html": (200, b"<!DOCTYPE html><html>Quota exceeded</html>"),
+            "htmltype": (200, DATA, {"Content-Type": "text/html; charset=utf-8"}),
+            "wrong": (200, OTHER),
+            "moved": (302, b"", {"Location": "/good"}),
+            "loop": (302, b"", {"Location": "/loop"}),
+            "short": (200, self.server.data[:1000]),  # announces less than there is
+        }.get(behavior)
+
+    def _start(self, behavior, etag):
+        """Return the first byte to send."""
+        requested, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        if not requested or behavior == "norange" or (condition and condition != etag):
+            return 0
+        return int(re.match(r"bytes=(\d+)-", requested)[1])
+
+    def _send_head(self, start, etag, announce):
+        """Send the head; `announce` is how many bytes more it announces than there are."""
+        size = len(self.server.data)
         self.send_response(206 if start else 200)
-        headers["Content-Length"] = str(len(body) + extra)
-        for name, value in headers.items():
-            self.send_header(name, value)
+        if etag:
+            self.send_header("ETag", etag)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - start + announce))
         self.end_headers()
-        if behavior in ("drop", "noetag", "norange") and requests_so_far == 1:
+
+    def _send_body(self, behavior, start, is_first):
+        body = self.server.data[start:]
+        if behavior in ("drop", "noetag", "norange") and is_first:
             body = body[:300_000]
         if behavior == "dropalways":
             body = body[: 100_000 if not start else 0]
         if behavior == "crumbs":
             body = body[:100_000]
-        if behavior == "hang" and requests_so_far == 1:
-            self.wfile.write(body[:300_000])
-            self.server.sent += 300_000
+        if behavior == "hang" and is_first:
+            self._write(body[:300_000])
             self.server.release.wait()
             body = b""
+        self._write(body)
+        self.close_connection = True
+
+    def _write(self, body):
         self.wfile.write(body)
         self.server.sent += len(body)
-        self.close_connection = True
 
     def _respond(self, status, body, headers=None):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
-        self.server.sent += len(body)
+        self._write(body)
 
 
 @contextmanager
