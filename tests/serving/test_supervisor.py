@@ -124,7 +124,7 @@ def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
 def test_an_unknown_domain_or_repository_is_refused_with_the_known_ones(tmp_path):
     for change, reason in (
         ({"domain": "horses"}, "no domain 'horses', only avatars"),
-        ({"repository": tmp_path}, "no model repository"),
+        ({"repository": tmp_path}, "not a model repository"),
     ):
         with (
             pytest.raises(ServerStartFailed, match=reason),

@@ -34,7 +34,7 @@ def check(options: Options) -> None:
 def _check_repository(options: Options) -> None:
     if not (options.repository / "steps").is_dir():
         raise ServerStartFailed(
-            f"{options.repository} is no model repository (it has no folder `steps`): give the "
+            f"{options.repository} is not a model repository (it has no folder `steps`): give the "
             "project's with --repository"
         )
     domains = model_repository.domains(options.domains_folder)
