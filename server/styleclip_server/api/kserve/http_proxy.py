@@ -19,11 +19,7 @@ from grpc import StatusCode
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from styleclip_server.api.http_body import (
-    WINDOWS,
-    BodyReader,
-    RequestBody,
-)
+from styleclip_server.api.http_body import WINDOWS, BodyReader, RequestBody
 from styleclip_server.api.kserve import regions
 from styleclip_server.api.kserve.json_messages import (
     HEADER_LENGTH,
@@ -83,7 +79,7 @@ class HttpProxy:
         self._triton = triton
         self._calls = calls
         self._allow_shared_memory = allow_shared_memory
-        self._body = bodies
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
@@ -105,7 +101,7 @@ class HttpProxy:
             raise model_control()
         if path == _INDEX:
             _check_method(method, "POST")
-            body = await self._body.read(scope, receive, CALL_BYTES)
+            body = await self._bodies.read(scope, receive, CALL_BYTES)
             ready = bool(parse_json(body).get("ready")) if body.strip() else False
             return await self._pass_on("POST", path, {"ready": ready})
         if match := _REGION.fullmatch(path):
@@ -119,7 +115,7 @@ class HttpProxy:
 
     async def _infer(self, match: re.Match[str], scope: Scope, receive: Receive) -> HttpResponse:
         headers = dict(scope["headers"])
-        body = await self._body.read(scope, receive)
+        body = await self._bodies.read(scope, receive)
         request, binary = decode_request(
             match["model"], match["version"] or "", body, headers.get(HEADER_LENGTH)
         )
@@ -155,7 +151,7 @@ class HttpProxy:
         path = scope["raw_path"].decode("ascii")
         if action != "register" or name is None:
             return await self._pass_on(method, path, None if method == "GET" else {})
-        entry = parse_json(await self._body.read(scope, receive, CALL_BYTES))
+        entry = parse_json(await self._bodies.read(scope, receive, CALL_BYTES))
         key, offset, size = entry.get("key"), entry.get("offset", 0), entry.get("byte_size")
         if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
             raise invalid("a region has 'key' (a string), 'offset' and 'byte_size' (numbers)")

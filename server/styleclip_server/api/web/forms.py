@@ -30,7 +30,7 @@ _ERRORS: dict[int, type[Exception]] = {
 _FILES = limits.PHOTOS + 1  # and a latent
 _TEXTS = 6 * limits.EDITS + 32
 _FILE_FIELDS = ("photo", "latent")
-_NON_EMPTY_FIELDS = ("target", "neutral")  # an empty one is an error, as its check reports it
+_NON_EMPTY_FIELDS = ("target", "neutral")  # refused if empty; other empty texts are left out
 
 F = TypeVar("F", bound=RequestModel)
 

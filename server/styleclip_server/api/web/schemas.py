@@ -30,7 +30,7 @@ class File:
     data: bytes
 
 
-def _file(value: object) -> File:
+def _parse_file(value: object) -> File:
     """Return a file of a form as it is, one of JSON decoded."""
     if isinstance(value, File):
         return value
@@ -43,15 +43,17 @@ def _file(value: object) -> File:
         raise ValueError(f"this is not base64 ({error})") from error
 
 
-def _list(value: object) -> object:
+def _as_list(value: object) -> object:
     """Return a list, also of a repeatable field that is given once."""
     return value if isinstance(value, list) else [value]
 
 
 UploadedFile = Annotated[
-    File, PlainValidator(_file), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+    File,
+    PlainValidator(_parse_file),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
-Several = Annotated[list[T], BeforeValidator(_list)]
+Several = Annotated[list[T], BeforeValidator(_as_list)]
 
 
 class RequestModel(BaseModel):
