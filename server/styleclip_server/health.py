@@ -30,13 +30,13 @@ def _check_local_server(timeout: float) -> None:
     port = os.environ.get("STYLECLIP_HTTP_PORT") or 8000
     url = f"http://localhost:{port}/healthz"
     try:
-        answer = httpx.get(url, timeout=timeout, trust_env=False)
+        response = httpx.get(url, timeout=timeout, trust_env=False)
     except httpx.TimeoutException as error:
         raise DeadlineExceeded(f"no answer from {url} within {timeout:g} s") from error
     except httpx.HTTPError as error:
         raise ServerUnavailable(f"no server answers at {url} ({error})") from error
-    if answer.status_code != 200:
-        problem = answer.json()
+    if response.status_code != 200:
+        problem = response.json()
         raise from_wire(f"{problem['name']}: {problem['detail']}")
 
 

@@ -65,10 +65,10 @@ class RayWorker:
         """Start a task."""
         result: Future[TaskResult] = Future()
 
-        def set_result(answer: Future[TaskResult]) -> None:
-            error = answer.exception()
+        def set_result(reply: Future[TaskResult]) -> None:
+            error = reply.exception()
             if error is None:
-                result.set_result(answer.result())
+                result.set_result(reply.result())
                 return
             message = f"ClusterUnavailable: {' '.join(str(error).split())[:300]}"
             result.set_result(

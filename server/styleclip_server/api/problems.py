@@ -19,7 +19,7 @@ class RequestError(Exception):
 
 
 class NotAcceptable(RequestError):
-    """No media type that the client accepts can be answered."""
+    """The server produces no media type that the client accepts."""
 
 
 class UnsupportedMediaType(RequestError):

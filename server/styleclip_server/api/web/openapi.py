@@ -51,7 +51,7 @@ _PROBLEM_EXAMPLE = {
 _STATUSES = {
     "400": "The request is not accepted.",
     "401": "A valid token is needed.",
-    "406": "No accepted media type can be answered.",
+    "406": "The server produces no accepted media type.",
     "413": "The request or an image is too large.",
     "415": "The body is neither a form nor JSON.",
     "429": "Too many requests of this client.",
