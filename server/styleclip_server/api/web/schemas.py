@@ -54,6 +54,14 @@ UploadedFile = Annotated[
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 Several = Annotated[list[T], BeforeValidator(_as_list)]
+Photos = Annotated[
+    Several[UploadedFile],
+    Field(max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"),
+]
+FaceNumber = Annotated[
+    int,
+    Field(description="Which face, best first, as /v1/faces numbers them; -1: the largest."),
+]
 
 
 class RequestModel(BaseModel):
@@ -75,9 +83,7 @@ def is_repeatable(field: FieldInfo) -> bool:
 class FaceRequest(RequestModel):
     """Which face of a photo."""
 
-    photo: Several[UploadedFile] = Field(
-        [], max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"
-    )
+    photo: Photos = Field([])
     align: bool | Literal["auto"] = Field(
         "auto",
         description="Find and align a face; false: the photo is a face crop already; auto: as the "
@@ -163,17 +169,13 @@ class EditRequest(EditableRequest):
 class InvertRequest(FaceRequest):
     """POST /v1/invert."""
 
-    face: int = Field(
-        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
-    )
+    face: FaceNumber = -1
 
 
 class FacesRequest(RequestModel):
     """POST /v1/faces."""
 
-    photo: Several[UploadedFile] = Field(
-        [], max_length=limits.PHOTOS, description="The photo: JPEG, PNG, WebP, …"
-    )
+    photo: Photos = Field([])
 
 
 class SweepRequest(EditableRequest):
@@ -181,9 +183,7 @@ class SweepRequest(EditableRequest):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    face: int = Field(
-        -1, description="Which face, best first, as /v1/faces numbers them; -1: the largest."
-    )
+    face: FaceNumber = -1
     low: float | None = Field(
         None,
         alias="from",
