@@ -73,9 +73,7 @@ class LatentToImage(nn.Module):
     def forward(self, w_plus: Tensor, delta: Tensor) -> Tensor:
         g = self.generator
         styles = [s + d for s, d in zip(g.affine(w_plus), g.split_styles(delta), strict=True)]
-        image = self._middle(self.synthesize(g, styles))
-        image = (image.clamp(-1, 1) + 1) * 127.5
-        return image.permute(0, 2, 3, 1).round().to(torch.uint8)
+        return to_pixels(self._middle(self.synthesize(g, styles)))
 
     def _middle(self, image: Tensor) -> Tensor:
         side = self.generator.resolution
@@ -84,6 +82,11 @@ class LatentToImage(nn.Module):
             return image
         top, left = (side - height) // 2, (side - width) // 2
         return image[:, :, top : top + height, left : left + width]
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """Scale (N, 3, H, W) from [-1, 1] to RGB uint8 (N, H, W, 3), rounded as official images are."""
+    return ((image.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
 def encode_trimmed_text(clip: CLIP, tokens: Tensor) -> Tensor:

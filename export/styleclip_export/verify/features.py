@@ -121,7 +121,8 @@ def _compare_inversion(
     generator: Generator, w_plus: Tensor, predicted: Tensor, fused: Tensor, data: Arrays
 ) -> Iterator[Row]:
     """Compare what the inverter computes, and the image of its features."""
-    yield compare("latent", [("w_recon", w_plus, data["w_recon"])], bounds.FEATURES)
+    latents = _relative([("w_recon", w_plus, data["w_recon"])])
+    yield compare("latent", latents, bounds.FEATURES)
     yield _compare_features("predicted", predicted, data, crop=True)
     styles = generator.affine(w_plus)
     yield _compare_features("w_feat", generator.features(styles, predicted.shape[-1]), data)

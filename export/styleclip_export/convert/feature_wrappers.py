@@ -1,0 +1,97 @@
+"""StyleFeatureEditor as two graphs: a photo to features, and features with an edit to an image.
+
+In both graphs the generator's layers up to 64 px are computed with the network, so that one tensor
+of features passes between them. The editor's first layer is linear in F_k and in the change
+F_w(s) - F_w(s'), of which only F_w(s') depends on the edit: the first graph computes the rest of
+the layer, which saves the second a third of those layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from styleclip_export.convert.wrappers import to_pixels
+from styleclip_networks.sfe import (
+    CONTENT_STAGE,
+    POOLED_SIDE,
+    FeatureFuser,
+    FeatureStyleEncoder,
+    Inverter,
+)
+from styleclip_networks.stylegan2 import Generator
+
+
+def average_windows(side: int) -> Tensor:
+    """Return the matrix (3, side) by which adaptive average pooling averages `side` pixels."""
+    matrix = torch.zeros(POOLED_SIDE, side)
+    for cell in range(POOLED_SIDE):
+        start, end = cell * side // POOLED_SIDE, -(-(cell + 1) * side // POOLED_SIDE)
+        matrix[cell, start:end] = 1 / (end - start)
+    return matrix
+
+
+def encode(encoder: FeatureStyleEncoder, face: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `FeatureStyleEncoder.forward`: ONNX has no adaptive pooling of uneven windows."""
+    outputs = encoder.stages(face)
+    matrices = [average_windows(int(x.shape[-1])) for x in outputs]
+    pooled = [matrix @ x @ matrix.T for matrix, x in zip(matrices, outputs, strict=True)]
+    return encoder.heads(pooled, outputs[CONTENT_STAGE - 1])
+
+
+class FaceToFeatures(nn.Module):
+    """FACE_CROP (N, 3, 256, 256) in [-1, 1], W_PLUS (N, L, w_dim) of e4e → latent, features.
+
+    The latent (N, L, w_dim) is the inverter's. The features (N, C, 64, 64) are what the editor's
+    first layer gives without an edit's features.
+
+    Args:
+        w_avg: (L, w_dim) or (w_dim,).
+        encode: (encoder, faces) → the encoder's outputs.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        inverter: Inverter,
+        editor: FeatureFuser,
+        generator: Generator,
+        w_avg: Tensor,
+        encode: Callable[
+            [FeatureStyleEncoder, Tensor], tuple[Tensor, Tensor]
+        ] = FeatureStyleEncoder.__call__,
+    ) -> None:
+        super().__init__()
+        self.inverter, self.editor, self.generator = inverter, editor, generator
+        self.encode = encode
+        self.register_buffer("w_avg", w_avg)
+
+    def forward(self, face: Tensor, w_e4e: Tensor) -> tuple[Tensor, Tensor]:
+        g = self.generator
+        offset, predicted = self.encode(self.inverter.fs_backbone, face)
+        w_plus, features = self.inverter.fuse(offset + self.w_avg, predicted, g)
+        unedited = g.features(g.affine(w_e4e), features.shape[-1])
+        return w_plus, self.editor.conv(torch.cat([features, unedited], 1))
+
+
+class FeaturesToImage(nn.Module):
+    """W_PLUS of e4e, DELTA, and the outputs of `FaceToFeatures` → IMAGE (N, H, W, 3), RGB uint8."""
+
+    def __init__(self, editor: FeatureFuser, generator: Generator) -> None:
+        super().__init__()
+        self.editor, self.generator = editor, generator
+
+    def forward(self, w_e4e: Tensor, delta: Tensor, w_plus: Tensor, features: Tensor) -> Tensor:
+        g, conv = self.generator, self.editor.conv
+        offsets = g.split_styles(delta)
+        e4e_edited, edited = (
+            [style + offset for style, offset in zip(g.affine(w), offsets, strict=True)]
+            for w in (w_e4e, w_plus)
+        )
+        weight = conv.weight[:, conv.out_channels :]  # of the change of features
+        x = features - F.conv2d(g.features(e4e_edited, features.shape[-1]), weight)
+        return to_pixels(g.synthesis(edited, features=self.editor.body(x)))

@@ -1,0 +1,108 @@
+"""StyleFeatureEditor as ONNX computes what PyTorch does, for any batch."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from small_networks import small_generator, small_inverter
+from styleclip_contract import wire
+from styleclip_export.convert import onnx_export
+from styleclip_export.convert.feature_wrappers import (
+    FaceToFeatures,
+    FeaturesToImage,
+    average_windows,
+    encode,
+)
+from styleclip_export.convert.wrappers import to_pixels
+from styleclip_networks.sfe import FeatureFuser, edit_features
+
+SIDE = 16  # of the features
+LATENT = wire.Tensor("LATENT", "FP32", (-1, 48), "of the inverter")
+FEATURES = wire.Tensor("FEATURES", "FP32", (32, SIDE, SIDE), "of the face")
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Generator, inverter and editor whose normalizations do something."""
+    torch.manual_seed(0)
+    generator = small_generator(64)
+    inverter = small_inverter(generator.num_latents)
+    editor = FeatureFuser(32, units=2)
+    for network in (inverter, editor):
+        for module in network.eval().modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return generator, inverter, editor
+
+
+def outputs_of(wrapper, inputs, names):
+    """Yield the outputs of PyTorch and ONNX Runtime at batches 1, 2 and 8; inputs are of 8 rows."""
+    model = wire.Model("graph", "onnxruntime", *names)
+    traced = tuple(x[: onnx_export.TRACED_BATCH] for x in inputs)
+    graph = onnx_export.to_onnx(wrapper, model, traced)
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for batch in (1, 2, 8):
+        rows = [x[:batch] for x in inputs]
+        feed = {t.name: x.numpy() for t, x in zip(model.inputs, rows, strict=True)}
+        with torch.inference_mode():
+            expected = wrapper(*rows)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        yield [x.numpy() for x in expected], session.run(None, feed)
+
+
+def random_inputs(generator):
+    """Faces, e4e's latents and offsets in StyleSpace, 8 of each."""
+    faces = torch.rand(8, 3, 4 * SIDE, 4 * SIDE) * 2 - 1
+    delta = 0.3 * torch.randn(8, sum(generator.style_channels))
+    return faces, torch.randn(8, generator.num_latents, 48), delta
+
+
+def test_the_inverter_as_onnx(networks):
+    generator, inverter, editor = networks
+    wrapper = FaceToFeatures(inverter, editor, generator, torch.randn(48), encode)
+    faces, w_e4e, _ = random_inputs(generator)
+    names = (wire.FACE_CROP, wire.W_PLUS), (LATENT, FEATURES)
+    for expected, ours in outputs_of(wrapper, (faces, w_e4e), names):
+        for a, b in zip(expected, ours, strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-4)
+
+
+def test_the_editor_and_the_generator_as_onnx(networks):
+    generator, _, editor = networks
+    wrapper = FeaturesToImage(editor, generator)
+    _, w_e4e, delta = random_inputs(generator)
+    inputs = (w_e4e, delta, torch.randn_like(w_e4e), torch.randn(8, 32, SIDE, SIDE))
+    names = (wire.W_PLUS, wire.DELTA, LATENT, FEATURES), (wire.IMAGE,)
+    for (expected,), (ours,) in outputs_of(wrapper, inputs, names):
+        difference = np.abs(expected.astype(int) - ours.astype(int))
+        assert ours.shape == expected.shape == (len(expected), 64, 64, 3)
+        assert difference.max() <= 1 and difference.mean() < 0.01
+
+
+@torch.inference_mode()
+def test_the_two_graphs_together_edit_as_the_networks_do(networks):
+    generator, inverter, editor = networks
+    faces, w_e4e, delta = random_inputs(generator)
+    w_plus, features = inverter(faces, generator, torch.zeros(48))
+    offsets = generator.split_styles(delta)
+    styles, e4e_styles = generator.affine(w_plus), generator.affine(w_e4e)
+    edited, e4e_edited = ([a + b for a, b in zip(each, offsets, strict=True)]
+                          for each in (styles, e4e_styles))  # fmt: skip
+    changed = edit_features(editor, generator, features, e4e_styles, e4e_edited)
+    expected = to_pixels(generator.synthesis(edited, features=changed))
+
+    first = FaceToFeatures(inverter, editor, generator, torch.zeros(48), encode)
+    image = FeaturesToImage(editor, generator)(w_e4e, delta, *first(faces, w_e4e))
+    assert (image.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_uneven_windows_are_those_of_adaptive_average_pooling(side):
+    x = torch.randn(1, 2, side, side)
+    matrix = average_windows(side)
+    torch.testing.assert_close(matrix @ x @ matrix.T, nn.functional.adaptive_avg_pool2d(x, 3))
