@@ -33,6 +33,7 @@ from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import kernel_cache, prebuilt
 from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
+from styleclip_server.engines.cuda.kernels.faces import resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import model_repository
@@ -184,9 +185,17 @@ def compile_for(
         driver.set_active(active)
         for each in networks:
             each.launch(each.build())
+        _launch_face_detector()
         for kernel in Path(cache).iterdir():
             _store_kernel(kernel, prebuilt.kernels_folder(folder) / kernel.name)
     return use, active.sources
+
+
+def _launch_face_detector() -> None:
+    """Launch the kernel of the face detector, which is the same for all photos."""
+    index = torch.empty(1, dtype=torch.int64, device="meta")
+    axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
+    resize.resize(torch.empty(3, 1, 1, dtype=torch.uint8, device="meta"), axis, axis, 1)
 
 
 def _store_kernel(cached: Path, stored: Path) -> None:

@@ -1,6 +1,7 @@
 """dlib's face detector and landmark predictor in PyTorch: the same answers as dlib's own."""
 
 import importlib.util
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from styleclip_server.engines.cuda.faces import detector as detector_module
+from styleclip_server.engines.cuda.faces import finder as finder_module
 from styleclip_server.engines.cuda.faces.detector import FaceDetector, read_parameters
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
 from styleclip_server.engines.cuda.faces.resizing import (
@@ -17,6 +19,7 @@ from styleclip_server.engines.cuda.faces.resizing import (
     resize,
 )
 from styleclip_server.engines.cuda.kernels.faces import resize as resize_kernel
+from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.detection import detect_all_faces, select_largest
 from styleclip_server.pipeline.dlib_detector import load_detector
 from styleclip_server.pipeline.dlib_files import NotADlibModel
@@ -134,9 +137,40 @@ def test_another_detector_is_refused():
             read_parameters(broken)
 
 
+@pytest.fixture(scope="module")
+def official_model():
+    return read_model(find_landmark_model())
+
+
 @with_landmarks
-def test_a_batch_of_faces_has_dlibs_landmarks(astronaut):
-    ours = FaceLandmarks(read_model(find_landmark_model()), torch.device("cpu"))
+def test_a_photo_is_aligned_as_by_dlib_and_by_dlib_when_the_gpu_fails(
+    astronaut, official_model, monkeypatch
+):
+    monkeypatch.setattr(finder_module, "read_model", lambda path: official_model)
+    finder = finder_module.CudaFaceFinder(None, torch.device("cpu"))
+    finder.load()
+    photo = astronaut.resize((220, 220))
+    crop, quad = Aligner().align(photo)
+    expected = detect_all_faces(photo)
+
+    def assert_aligned():
+        ours = Aligner(finder=finder).align(photo)
+        np.testing.assert_array_equal(ours[0], crop)
+        np.testing.assert_array_equal(ours[1], quad)
+
+    assert_aligned()
+    assert_same(finder.detect_all_faces(photo), expected)
+    failure = mock.Mock(side_effect=RuntimeError("out of memory"))
+    monkeypatch.setattr(FaceDetector, "_search", failure)
+    monkeypatch.setattr(FaceLandmarks, "predict", failure)
+    assert_aligned()
+    assert finder.detect_all_faces(photo) == expected
+    assert failure.call_count == 3
+
+
+@with_landmarks
+def test_a_batch_of_faces_has_dlibs_landmarks(astronaut, official_model):
+    ours = FaceLandmarks(official_model, torch.device("cpu"))
     large = astronaut.resize((1500, 1500), Image.Resampling.BICUBIC)
     corner = astronaut.crop((190, 90, 512, 512))
     faces = [

@@ -20,15 +20,9 @@ from styleclip_contract import color_profiles
 from styleclip_contract.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline import images
-from styleclip_server.pipeline.detection import (
-    Detection,
-    detect_all_faces,
-    detect_large_faces,
-    select_largest,
-)
-from styleclip_server.pipeline.dlib_detector import load_detector
+from styleclip_server.pipeline.detection import Detection, detect_all_faces, select_largest
+from styleclip_server.pipeline.face_finder import DlibFaceFinder, FaceFinder
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
-from styleclip_server.pipeline.landmarks import LandmarkPredictor
 
 LARGEST_FACE = -1
 _LONG_SIDE = 4096  # pixels at which landmarks are precise enough; larger JPEGs are decoded reduced
@@ -41,16 +35,16 @@ class Aligner:
 
     Args:
         domain_folder: a domain's folder, which may contain the landmark model.
+        finder: finds the faces in place of dlib.
     """
 
-    def __init__(self, domain_folder: Path | None = None) -> None:
-        self._landmarks = LandmarkPredictor(domain_folder)
+    def __init__(self, domain_folder: Path | None = None, finder: FaceFinder | None = None) -> None:
+        self._finder = finder or DlibFaceFinder(domain_folder)
 
     def preload(self) -> None:
-        """Load dlib's models where they are installed, so that the first photo does not wait."""
+        """Load the models where they are installed, so that the first photo does not wait."""
         with contextlib.suppress(LandmarksMissing):
-            load_detector()
-            self._landmarks.load()
+            self._finder.load()
 
     def align(
         self,
@@ -72,11 +66,12 @@ class Aligner:
             NoFaceFound, FaceIndexOutOfRange, LandmarksMissing
         """
         largest = face_index == LARGEST_FACE
-        faces = detect_large_faces(image) if largest else detect_all_faces(image)
+        detect = self._finder.detect_large_faces if largest else self._finder.detect_all_faces
+        faces = detect(image)
         if on_detected:
             on_detected(len(faces))
         face = select_face(faces, face_index)
-        quad = quad_from_landmarks(self._landmarks.predict(image, face.box))
+        quad = quad_from_landmarks(self._finder.predict_landmarks(image, face.box))
         profile = color_profiles.read_profile(image, "RGB")
         crop = color_profiles.to_srgb(crop_quad(image, quad), profile)
         return np.array(crop), quad.astype(np.float32)

@@ -42,7 +42,7 @@ _CLEAR_FACE = 0.25  # of the best score in the photo
 OFFICIAL_SEARCH_UP_TO = 3000  # long side; dlib needs 50 bytes a pixel, so larger photos are tiled
 _LARGE_FACES_LEVEL = 4096  # long side of the level that shows a tiled photo's large faces
 _TILE = 1024
-_MIN_PHOTO = 20  # pixels of the short side; dlib misses a face of which it sees less than half
+MIN_PHOTO = 20  # pixels of the short side; dlib misses a face of which it sees less than half
 _BOX = 72  # right - left of every box at the pyramid level where it was detected
 _CELL = 8  # pixels; regions that start on a multiple have the same HOG cells as the level
 
@@ -78,7 +78,7 @@ def detect_all_faces(image: Image.Image) -> list[Detection]:
     Returns:
         Detections, best score first.
     """
-    if min(image.size) < _MIN_PHOTO:
+    if min(image.size) < MIN_PHOTO:
         return []
     pyramid = ImagePyramid(image)
     check_cancelled()

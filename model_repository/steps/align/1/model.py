@@ -1,5 +1,7 @@
 """Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`."""
 
+import os
+
 from styleclip_contract.wire import ALIGN_MODEL
 from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import (
@@ -14,12 +16,23 @@ from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
 
 
+def find_faces_on_gpu(domain_folder):
+    """Return what finds faces on a GPU if STYLECLIP_FACES is "cuda", else None: dlib does."""
+    if os.environ.get("STYLECLIP_FACES") != "cuda":
+        return None
+    import torch
+
+    from styleclip_server.engines.cuda.faces.finder import CudaFaceFinder
+
+    return CudaFaceFinder(domain_folder, torch.device("cuda"))
+
+
 class TritonPythonModel:
     def initialize(self, args):
         folder = find_domain_folder(args["model_repository"])
         domain = load_domain(folder)
         self.align, self.crop_size = domain.align, domain.crop_size
-        self.aligner = Aligner(folder)
+        self.aligner = Aligner(folder, find_faces_on_gpu(folder))
         if self.align:
             self.aligner.preload()
         self.metrics = Metrics(ALIGN_MODEL.name, domain.name)

@@ -6,4 +6,5 @@ They compute what dlib computes, from the parameters of the installed dlib and o
 - `fhog`: histograms of oriented gradients of many images at once
 - `detector`: the frontal face detector; dlib decides where rounding could change the answer
 - `landmarks`: the landmarks of a batch of faces
+- `finder`: both for the step `align`, with dlib for what fails
 """

@@ -134,7 +134,10 @@ class FaceDetector:
     def __init__(self, device: torch.device) -> None:
         (state,) = load_detector().__getstate__()
         self._parameters = read_parameters(state)
-        self._filters = torch.from_numpy(self._parameters.filters).to(device)
+        # A feature adds to the scores of all windows around it: the first, upper left one has it in
+        # its last row and column.
+        taps = self._parameters.filters[:, :, ::-1, ::-1].transpose(0, 2, 3, 1)
+        self._taps = torch.from_numpy(taps.reshape(-1, fhog.CHANNELS)).to(device)
         self._thresholds = torch.from_numpy(self._parameters.thresholds).to(device)
         self.device = device
         self.searches = self.decided_by_dlib = 0
@@ -214,10 +217,7 @@ class FaceDetector:
 
     def _find_in_canvas(self, levels: Sequence[Tensor]) -> list[list[_Window]]:
         features, mask, slots = fhog.extract(levels)
-        before, after = (_CELLS - 1) // 2, _CELLS // 2
-        padded = functional.pad(features[None], (before, after, before, after))
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            scores = functional.conv2d(padded, self._filters)[0].double()
+        scores = self._filter(features).double()
         scores -= self._thresholds[:, None, None]
         places = torch.nonzero((scores > -MARGIN) & mask)
         found = torch.cat([places[:, 1:], scores[places.unbind(-1)][:, None]], -1).tolist()
@@ -231,6 +231,17 @@ class FaceDetector:
             rectangle = _window_at(int(y) - slot.top, int(x) - slot.left)
             windows[level].append(_Window(rectangle, score))
         return windows
+
+    def _filter(self, features: Tensor) -> Tensor:
+        """Return the response (N, H, W) of each filter, centered on each cell of (31, H, W).
+
+        A matmul and a sum, since cuDNN may choose a convolution that rounds more.
+        """
+        height, width = features.shape[1:]
+        products = self._taps @ features.reshape(fhog.CHANNELS, -1)
+        padded_size = (height + _CELLS - 1, width + _CELLS - 1)
+        sums = functional.fold(products[None], padded_size, (_CELLS, _CELLS))
+        return sums[0, :, _CELLS // 2 :, _CELLS // 2 :][:, :height, :width]
 
     def _decide(self, windows: list[_Window]) -> list[Hit] | None:
         """Suppress windows that overlap a better one; None if rounding could change the result."""
