@@ -13,17 +13,22 @@ import torch
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress, record_progress
 
 Stage = Callable[[Setup], None]
+COMPILATION = 60.0  # seconds
 _Folder = click.Path(path_type=Path, file_okay=False)
 
 
 def build_command(
-    domain: str, stages: Mapping[str, Stage], seconds: Mapping[str, float]
+    domain: str,
+    stages: Mapping[str, Stage],
+    seconds: Mapping[str, float],
+    needed: Mapping[str, float] | None = None,
 ) -> click.Command:
     """Return the command of `python -m domains.<domain>.train`.
 
     Args:
         stages: by name, in the order of the training.
         seconds: training time of the stages that have a time budget.
+        needed: seconds that must be left of a run to begin a stage, where not COMPILATION.
     """
 
     @click.command(context_settings={"show_default": True})
@@ -63,7 +68,7 @@ def build_command(
         for name in names or stages:
             if not names and used.get(name, -1.0) >= setup.seconds.get(name, 0.0):
                 continue
-            if time.monotonic() > deadline:
+            if deadline - time.monotonic() < (needed or {}).get(name, COMPILATION):
                 print(f"== {name}: left to the next run", flush=True)
                 break
             start = time.monotonic()
