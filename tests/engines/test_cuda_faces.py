@@ -103,12 +103,12 @@ def test_photos_of_any_sizes_have_dlibs_detections_in_one_search(astronaut, dete
 
 def test_faces_near_the_threshold_are_the_same(astronaut, detector):
     face = np.float32(astronaut.crop((130, 30, 310, 210)).resize((90, 90)))
-    noise = np.random.default_rng(0).uniform(0, 255, (16, 90, 90, 3))
-    shares = np.linspace(0.2, 0.3, 16)[:, None, None, None]
+    noise = np.random.default_rng(0).uniform(0, 255, (10, 90, 90, 3))
+    shares = np.linspace(0.2, 0.3, 10)[:, None, None, None]
     mixed = [Image.fromarray(image) for image in np.uint8(face * (1 - shares) + noise * shares)]
     batch = detector.detect_all_faces([to_tensor(image) for image in mixed])
     scores = [faces[0].score if faces else 0 for faces in batch]
-    assert 3 < np.count_nonzero(scores) < 13, scores
+    assert 2 < np.count_nonzero(scores) < 8, scores
     for image, faces in zip(mixed, batch, strict=True):
         assert_same(faces, detect_all_faces(image))
 

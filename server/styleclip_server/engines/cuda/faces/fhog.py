@@ -138,7 +138,7 @@ def _histograms(direction: Tensor, magnitude: Tensor) -> Tensor:
     )
     directions, magnitudes = in_blocks
     index = torch.arange(_DIRECTIONS, dtype=torch.uint8, device=direction.device)
-    votes = torch.where(directions == index[:, None], magnitudes, 0)
+    votes = (directions == index[:, None]) * magnitudes
     corners = votes @ _corner_weights(direction.device)
     histograms = corners.new_zeros(rows + 1, columns + 1, _DIRECTIONS)
     histograms[:-1, :-1] += corners[..., 0]

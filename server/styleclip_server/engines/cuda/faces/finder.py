@@ -21,6 +21,8 @@ from styleclip_server.pipeline.face_finder import DlibFaceFinder, FaceFinder
 from styleclip_server.pipeline.image_pyramid import Box
 from styleclip_server.pipeline.landmarks import crop_around, find_landmark_model
 
+_WARM_UP_FACES = (100, 200, 300, 450)  # pixels; for each one another CUDA graph is captured
+
 log = logging.getLogger(__name__)
 
 
@@ -43,9 +45,10 @@ class CudaFaceFinder(FaceFinder):
         try:
             model = read_model(find_landmark_model(self._domain_folder))
             models = FaceDetector(self._device), FaceLandmarks(model, self._device)
-            blank = Image.new("RGB", (640, 640))
-            models[0].detect_large_faces([self._upload(blank)])
-            models[1].predict([self._upload(blank)], [(200, 200, 400, 400)])
+            models[0].detect_all_faces([torch.zeros(3, 64, 64, dtype=torch.uint8)])
+            for side in _WARM_UP_FACES:
+                region = torch.zeros(3, 3 * side, 3 * side, dtype=torch.uint8)
+                models[1].predict([region], [(side, side, 2 * side, 2 * side)])
             self._models = models
         except Exception:
             log.exception("faces are found by dlib on the CPU")
