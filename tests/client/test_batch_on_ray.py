@@ -36,15 +36,15 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
     for number in range(14):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     command = [COMMAND, "batch", folder, *SAD_OPTIONS, "-o", out, "--ray", "local", "--json"]
-    with gateways.http_gateway(server.http_url, stall_after=3) as gateway:
+    with gateways.http_gateway(server.http_url, stall_after=8) as gateway:
         process = subprocess.Popen([*command, "--server", gateway.url], stdout=subprocess.DEVNULL)
-        wait_until(lambda: len(list_images(out)) == 3)
+        wait_until(lambda: len(list_images(out)) >= 3)
         cluster = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
         _, alive = psutil.wait_procs(cluster, timeout=SECONDS)
     before = list_images(out)
-    assert not alive and len(before) == 3
+    assert not alive and 3 <= len(before) < 14
     with gateways.forwarder(server.grpc_url) as port:  # the same server by another name
         urls = [server.grpc_url, f"127.0.0.1:{port}"]
         command += [word for url in urls for word in ("--server", url)]

@@ -153,11 +153,11 @@ def twelve_photos(tmp_path):
 
 @contextmanager
 def stalled_batch(server, command, out, **options):
-    """Yield the process of a batch that has written three images, and its stalled gateway."""
-    with gateways.http_gateway(server.http_url, stall_after=3) as gateway:
+    """Yield the process of a batch that has written a few images, and its stalled gateway."""
+    with gateways.http_gateway(server.http_url, stall_after=6) as gateway:
         process = subprocess.Popen([COMMAND, *command, "--server", gateway.url], **options)
         try:
-            wait_until(lambda: len(list_images(out)) == 3)
+            wait_until(lambda: len(list_images(out)) >= 3)
             yield process, gateway
         finally:
             process.kill()
@@ -170,7 +170,7 @@ def test_a_killed_batch_can_be_resumed(server, styleclip, twelve_photos, tmp_pat
     with stalled_batch(server, command, out):
         pass  # killed
     before = modification_times(out)
-    assert len(before) == 3
+    assert 3 <= len(before) < 12
     (out / ".00.png.0123abcd.part").write_bytes(b"half an image")  # as a kill may leave it
     code, stdout, _ = styleclip(*command)
     assert code == DONE
