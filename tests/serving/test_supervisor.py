@@ -16,9 +16,9 @@ import pytest
 
 from paths import AVATAR
 from polling import SECONDS, wait_until
-from processes import find_listener
+from processes import find_listener, list_processes
 from styleclip_client import Client
-from styleclip_contract.errors import InvalidInput, StyleclipError
+from styleclip_contract.errors import InvalidInput, ServerUnavailable
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import find_installation
 from styleclip_server.serving.options import Options, default_repository
@@ -39,25 +39,38 @@ def assert_edits(server):
         client.edit_photo(AVATAR, client.domain().edit("a sad face"))
 
 
-def test_a_killed_step_restarts_the_server_on_the_same_ports_and_no_process_is_left(tmp_path):
-    with running_server(options(tmp_path), canary=0) as server:
-        address, first = server.grpc_url, server.pid
-        before = children_of(first)
-        stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
-        assert len(stubs) == 12
-        stubs[0].kill()
-        wait_until(lambda: server.restarts == 1)
-        assert server.grpc_url == address and server.pid != first
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory):
+    """A server whose processes the tests kill; none may be left when it has stopped."""
+    log = tmp_path_factory.mktemp("supervised") / "log"
+    with running_server(Options(log=log), canary=0) as server:
+        yield server
+        processes = list_processes(server)
+    _, alive = psutil.wait_procs(processes, timeout=SECONDS)
+    assert not alive
+    with pytest.raises(ServerUnavailable):
         assert_edits(server)
 
-        os.kill(server.pid, signal.SIGKILL)  # the server itself
-        wait_until(lambda: server.restarts == 2)
-        assert_edits(server)
-        after = children_of(server.pid)
-    _, alive = psutil.wait_procs([*before, *after], timeout=SECONDS)
+
+def test_a_killed_step_restarts_triton_on_the_same_ports(supervised):
+    address, triton, restarts = supervised.grpc_url, supervised.pid, supervised.restarts
+    before = children_of(triton)
+    stubs = [child for child in before if "stub" in " ".join(child.cmdline())]
+    assert len(stubs) == 12
+    stubs[0].kill()
+    wait_until(lambda: supervised.restarts == restarts + 1)
+    assert supervised.grpc_url == address and supervised.pid != triton
+    assert_edits(supervised)
+    _, alive = psutil.wait_procs(before, timeout=SECONDS)
     assert not alive
-    with pytest.raises(StyleclipError):
-        assert_edits(server)
+
+
+def test_a_killed_api_server_is_restarted_alone(supervised):
+    triton, restarts = supervised.pid, supervised.restarts
+    find_listener(int(supervised.http_url.rpartition(":")[2])).kill()
+    wait_until(lambda: health_status(supervised) == 200)
+    assert_edits(supervised)
+    assert (supervised.pid, supervised.restarts) == (triton, restarts)
 
 
 def health_status(server):
@@ -68,7 +81,7 @@ def health_status(server):
         return None
 
 
-def test_a_killed_api_server_is_restarted_alone_and_reports_a_dead_triton(tmp_path, monkeypatch):
+def test_a_dead_triton_is_reported_until_it_is_back(supervised, monkeypatch):
     may_start, start = threading.Event(), SupervisedServer._start_triton
 
     def start_later(self):
@@ -76,22 +89,14 @@ def test_a_killed_api_server_is_restarted_alone_and_reports_a_dead_triton(tmp_pa
         start(self)
 
     monkeypatch.setattr(SupervisedServer, "_start_triton", start_later)
-    may_start.set()
-    with running_server(options(tmp_path), canary=0) as server:
-        triton = server.pid
-        find_listener(int(server.http_url.rpartition(":")[2])).kill()
-        wait_until(lambda: health_status(server) == 200)
-        assert_edits(server)
-        assert server.pid == triton and server.restarts == 0
-
-        may_start.clear()
-        try:
-            os.kill(triton, signal.SIGKILL)
-            wait_until(lambda: health_status(server) == 503)
-        finally:
-            may_start.set()
-        wait_until(lambda: health_status(server) == 200)
-        wait_until(lambda: server.restarts == 1)
+    restarts = supervised.restarts
+    os.kill(supervised.pid, signal.SIGKILL)
+    try:
+        wait_until(lambda: health_status(supervised) == 503)
+    finally:
+        may_start.set()
+    wait_until(lambda: health_status(supervised) == 200)
+    wait_until(lambda: supervised.restarts == restarts + 1)
 
 
 def test_a_step_that_dies_while_the_server_starts_is_tried_once_more(tmp_path, monkeypatch):
