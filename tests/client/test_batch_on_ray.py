@@ -36,7 +36,7 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
     for number in range(14):
         shutil.copy(PHOTOS[number % len(PHOTOS)], folder / f"{number:02}.png")
     command = [COMMAND, "batch", folder, *SAD_OPTIONS, "-o", out, "--ray", "local", "--json"]
-    with gateways.http_gateway(server.http_url, stall_after=8) as gateway:
+    with gateways.http_gateway(server.http_url, stall_after=5) as gateway:
         process = subprocess.Popen([*command, "--server", gateway.url], stdout=subprocess.DEVNULL)
         wait_until(lambda: len(list_images(out)) >= 3)
         cluster = psutil.Process(process.pid).children(recursive=True)

@@ -154,7 +154,7 @@ def twelve_photos(tmp_path):
 @contextmanager
 def stalled_batch(server, command, out, **options):
     """Yield the process of a batch that has written a few images, and its stalled gateway."""
-    with gateways.http_gateway(server.http_url, stall_after=6) as gateway:
+    with gateways.http_gateway(server.http_url, stall_after=5) as gateway:
         process = subprocess.Popen([COMMAND, *command, "--server", gateway.url], **options)
         try:
             wait_until(lambda: len(list_images(out)) >= 3)

@@ -6,7 +6,6 @@ They listen on loopback and end with the `with` block.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import socket
 import ssl
@@ -111,7 +110,7 @@ class HttpGateway:
         self.url = ""
         self.target, self.token, self.busy, self.stall_after = target, token, busy, stall_after
         self.statuses: list[int] = []
-        self.inferences = itertools.count(1)
+        self.inferences = 0
         self.resumed = threading.Event()
 
 
@@ -124,7 +123,7 @@ def http_gateway(
     Args:
         token: the bearer token that it requires.
         busy: how many requests it refuses with 503 at first.
-        stall_after: how many inferences it forwards at once; the others wait until `resumed`.
+        stall_after: successful inferences after which further ones wait until `resumed`.
     """
     gateway = HttpGateway(target, token, busy, stall_after)
     handler = functools.partial(_GatewayHandler, gateway)
@@ -160,7 +159,8 @@ class _GatewayHandler(BaseHTTPRequestHandler):
         if gateway.statuses.count(503) < gateway.busy:
             self._respond(503, {}, b"too many requests")
             return
-        if self.path.endswith("/infer") and next(gateway.inferences) > gateway.stall_after:
+        is_inference = self.path.endswith("/infer")
+        if is_inference and gateway.inferences >= gateway.stall_after:
             gateway.resumed.wait()
         headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
         request = urllib.request.Request(
@@ -168,6 +168,7 @@ class _GatewayHandler(BaseHTTPRequestHandler):
         )
         try:
             with urllib.request.urlopen(request) as response:
+                gateway.inferences += is_inference
                 self._respond(response.status, dict(response.headers), response.read())
         except urllib.error.HTTPError as error:
             self._respond(error.code, dict(error.headers), error.read())
