@@ -38,11 +38,29 @@ def networks():
     }
 
 
-def write_files(folder, variants):
-    """Write both files; return the provenance of OpenVINO's."""
-    references = compute_references(variants.reference, variants.draw_inputs, (1, 2))
-    onnx_export.write(replace(variants, bound=1.0), references, folder, print)
-    return openvino_export.write(variants, references, folder, print)
+@pytest.fixture(scope="module")
+def write_files(networks):
+    """A function that writes both files of a network; it returns the provenance of OpenVINO's."""
+    references = {
+        name: compute_references(variants.reference, variants.draw_inputs, (1, 2))
+        for name, variants in networks.items()
+    }
+
+    def write(folder, name, **changes):
+        variants = replace(networks[name], **changes)
+        onnx_export.write(replace(variants, bound=1.0), references[name], folder, print)
+        return openvino_export.write(variants, references[name], folder, print)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def files(write_files, tmp_path_factory):
+    """The path of OpenVINO's file of each network."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in NAMES}
+    for name, folder in folders.items():
+        write_files(folder, name)
+    return {name: folder / "model.openvino.onnx" for name, folder in folders.items()}
 
 
 def infer(path, variants, batch, plan=None):
@@ -52,8 +70,8 @@ def infer(path, variants, batch, plan=None):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("float16", [False, True])
-def test_large_weights_are_stored_only_in_the_external_file(networks, name, float16, tmp_path):
-    write_files(tmp_path, replace(networks[name], float16_weights=float16))
+def test_large_weights_are_stored_only_in_the_external_file(write_files, name, float16, tmp_path):
+    write_files(tmp_path, name, float16_weights=float16)
     path = tmp_path / "model.openvino.onnx"
     stored_here = onnx.load(path, load_external_data=False).graph.initializer
     outside = [t for t in stored_here if t.data_location == TensorProto.EXTERNAL]
@@ -64,21 +82,18 @@ def test_large_weights_are_stored_only_in_the_external_file(networks, name, floa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_matches_pytorch(networks, name, tmp_path):
-    write_files(tmp_path, networks[name])
+def test_a_batch_matches_pytorch(networks, files, name):
     variants = networks[name]
-    path = tmp_path / "model.openvino.onnx"
-    output = infer(path, variants, 3, FLOAT32)
+    output = infer(files[name], variants, 3, FLOAT32)
     with torch.no_grad():
         expected = variants.reference(*variants.draw_inputs(3)).numpy()
     assert np.abs(output.astype(float) - expected).max() <= (1 if name == "stylegan2" else 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks, name, tmp_path):
+def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks, files, name):
     """All parts in float32, so that a part with wrong inputs is seen."""
-    write_files(tmp_path, networks[name])
-    path = tmp_path / "model.openvino.onnx"
+    path = files[name]
     expected = infer(path, networks[name], 2, FLOAT32).astype(float)
     graph = onnx.load(path, load_external_data=False)
     plans = list(openvino_export.bfloat16_plans(graph, name))
@@ -91,10 +106,12 @@ def test_every_plan_splits_the_network_into_parts_with_the_same_output(networks,
 
 @pytest.mark.skipif(not supports_bfloat16(), reason="needs a CPU with bfloat16")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_plan_within_the_bound_is_the_one_that_runs(networks, name, tmp_path):
+def test_the_first_plan_within_the_bound_is_the_one_that_runs(
+    networks, write_files, name, tmp_path
+):
     values = iter((50, 10, 30))
     accuracy = Accuracy("value", lambda *_: next(values), 20, lower_is_better=True)
-    provenance = write_files(tmp_path, replace(networks[name], accuracy=accuracy))
+    provenance = write_files(tmp_path, name, accuracy=accuracy)
     assert [trial["used"] for trial in provenance["tried"]] == [False, True]
     path = tmp_path / "model.openvino.onnx"
     by_plan = infer(path, networks[name], 1, provenance["plan"])
@@ -103,22 +120,20 @@ def test_the_first_plan_within_the_bound_is_the_one_that_runs(networks, name, tm
     assert not np.array_equal(infer(path, networks[name], 1), exact)
 
     unreachable = Accuracy("value", lambda *_: 1.0, 0.0, lower_is_better=True)
-    assert not write_files(tmp_path, replace(networks[name], accuracy=unreachable))["plan"]
+    assert not write_files(tmp_path, name, accuracy=unreachable)["plan"]
     assert np.array_equal(infer(path, networks[name], 1), exact)
 
 
-def test_a_file_that_misses_its_bound_is_not_written(networks, tmp_path):
+def test_a_file_that_misses_its_bound_is_not_written(write_files, tmp_path):
     with pytest.raises(ConversionError, match="OpenVINO differs from PyTorch"):
-        write_files(tmp_path, replace(networks["e4e"], bound=0.0))
+        write_files(tmp_path, "e4e", bound=0.0)
     assert not (tmp_path / "model.openvino.onnx").exists()
 
 
-def test_a_missing_tensor_is_named(networks, tmp_path):
-    write_files(tmp_path, networks["e4e"])
+def test_a_missing_tensor_is_named(files):
+    plan = [PrecisionPart("bf16", ["nowhere"]), *FLOAT32]
     with pytest.raises(RuntimeError, match="no tensor nowhere"):
-        OpenvinoNetwork(
-            tmp_path / "model.openvino.onnx", plan=[PrecisionPart("bf16", ["nowhere"]), *FLOAT32]
-        )
+        OpenvinoNetwork(files["e4e"], plan=plan)
 
 
 def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, tmp_path):
