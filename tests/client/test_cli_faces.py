@@ -1,6 +1,7 @@
 """The command and the client edit each face of a photo with several, on the real server."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,16 @@ def test_all_faces_are_all_clear_ones_and_others_are_edited_by_number(styleclip,
     assert np.array_equal(edited, first)
     code, _, _ = styleclip("edit", astronaut, *options, "--face", "1", "-o", tmp_path / "one.png")
     assert code == DONE
+
+
+def test_a_batch_lists_the_faces_that_it_did_not_edit(styleclip, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(GOLDEN / "align" / "astronaut.png", folder / "a.png")
+    options = [*SAD_OPTIONS, "--align", "--paste", "--face", "all", "--json"]
+    code, stdout, stderr = styleclip("batch", folder, *options, "-o", tmp_path / "out")
+    assert code == DONE
+    assert "styleclip: a.png: face 1 has a score of 0.1" in stderr
+    assert "may be none: it is not edited; --face 1 edits it" in stderr
+    (unclear,) = json.loads(stdout)["edited"][0]["unclear"]
+    assert unclear["face"] == 1 and unclear["score"] < faces.CLEAR_SCORE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from styleclip_client.batch.job import Job, Task
 from styleclip_client.batch.stores import Store
 from styleclip_client.client import Client
 from styleclip_client.connection_options import ConnectionOptions
-from styleclip_client.results import Edited
+from styleclip_client.results import Edited, Face
 from styleclip_contract import limits
 from styleclip_contract.errors import (
     AccessRefused,
@@ -42,6 +43,7 @@ class TaskResult:
         server: address of the server.
         milliseconds: time for the task.
         channels: number of StyleSpace channels that each edit moved.
+        unclear: faces that `faces.ALL` left out, by their index.
         error: named error in one line; empty when the image was written.
         fault: the server's fault, if the error is one; None if it would be the same everywhere.
     """
@@ -50,6 +52,7 @@ class TaskResult:
     server: str
     milliseconds: int = 0
     channels: tuple[int, ...] = ()
+    unclear: Mapping[int, Face] = field(default_factory=dict)
     error: str = ""
     fault: ServerFault | None = None
 
@@ -87,9 +90,10 @@ class PhotoEditor:
         start = time.perf_counter()
         error, fault = "", None
         channels: list[int] = []
+        unclear: dict[int, Face] = {}
         try:
             photo = self.source.read(task.photo, limits.PHOTO_BYTES + 1)
-            edited = self._edit(client, photo, task.format)
+            edited = self._edit(client, photo, task.format, unclear)
             self.out.write(task.out, edited.picture, overwrite=self.replace)
             channels = edited.channels
         except StyleclipError as failure:
@@ -97,9 +101,10 @@ class PhotoEditor:
         except OSError as failure:
             error = f"{type(failure).__name__}: {failure}"
         milliseconds = round(1000 * (time.perf_counter() - start))
-        return TaskResult(task, client.url, milliseconds, tuple(channels), error, fault)
+        return TaskResult(task, client.url, milliseconds, tuple(channels), unclear, error, fault)
 
-    def _edit(self, client: Client, photo: bytes, format: str) -> Edited:
+    def _edit(self, client: Client, photo: bytes, format: str, unclear: dict[int, Face]) -> Edited:
+        """Edit one photo; faces that are left out are put into `unclear`."""
         job = self.job
         settings: dict[str, Any] = {
             "align": job.align,
@@ -109,7 +114,9 @@ class PhotoEditor:
             "keep_gps": job.keep_gps,
         }
         if job.face == faces.ALL:
-            return faces.edit_together(client, photo, job.edits, **settings)
+            return faces.edit_together(
+                client, photo, job.edits, report_unclear=unclear.__setitem__, **settings
+            )
         return client.edit_photo(photo, job.edits, face=job.face, paste=job.paste, **settings)
 
 

@@ -35,7 +35,7 @@ from styleclip_contract.errors import ServerError, ServerUnavailable
 from styleclip_contract.limits import FORMATS
 
 CONCURRENCY = 4
-_MAX_REASONS, _MAX_NAMES = 10, 5  # printed; --json has all
+_MAX_REASONS, _MAX_NAMES, _MAX_UNCLEAR = 10, 5, 10  # printed; --json has all
 
 
 @click.command(epilog=EXIT_STATUS)
@@ -267,6 +267,8 @@ class _Report:
         seconds = time.perf_counter() - self.start
         lines = [self._summary(out, seconds), *_reasons(self.failed)]
         options.print_result(as_json, self._content(out, seconds), "\n".join(lines))
+        for line in _unclear_lines(self.edited):
+            click.echo(f"styleclip: {line}", err=True)
 
     def _content(self, out: Folder | Bucket, seconds: float) -> dict[str, Any]:
         return {
@@ -278,6 +280,7 @@ class _Report:
                     "server": result.server,
                     "milliseconds": result.milliseconds,
                     "channels": result.channels,
+                    "unclear": [{"face": i, "score": f.score} for i, f in result.unclear.items()],
                 }
                 for result in self.edited
             ],
@@ -305,6 +308,19 @@ class _Report:
         if not (plan.todo or plan.done or plan.blocked):
             text += f": no photos there ({', '.join(PHOTO_SUFFIXES)})"
         return text
+
+
+def _unclear_lines(edited: Sequence[TaskResult]) -> list[str]:
+    """Return a line for each face that `--face all` left out."""
+    lines = [
+        f"{result.task.photo}: {options.unclear_text(index, face)}"
+        for result in edited
+        for index, face in result.unclear.items()
+    ]
+    if len(lines) > _MAX_UNCLEAR:
+        more = len(lines) - _MAX_UNCLEAR
+        lines[_MAX_UNCLEAR:] = [f"and {more} other faces that may be none: --json has all"]
+    return lines
 
 
 def _reasons(failed: Sequence[tuple[str, str]]) -> list[str]:

@@ -20,7 +20,7 @@ from styleclip_client.client import Client
 from styleclip_client.client_base import RETRIES, TIMEOUT
 from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.images import FORMAT_BY_SUFFIX
-from styleclip_client.results import Edited
+from styleclip_client.results import Edited, Face
 from styleclip_contract.limits import QUALITY
 
 DONE, SERVER_FAILED, WRONG_USAGE, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -276,6 +276,14 @@ def print_result(as_json: bool, content: dict[str, Any], text: str) -> None:
     if as_json:
         text = json.dumps(content, ensure_ascii=False, indent=2, default=os.fspath)
     click.echo(text)
+
+
+def unclear_text(index: int, face: Face) -> str:
+    """Return why `--face all` left out face `index`, and what edits it."""
+    return (
+        f"face {index} has a score of {face.score:.2f} and may be none: it is not edited; "
+        f"--face {index} edits it"
+    )
 
 
 def image_content(edited: Edited) -> dict[str, Any]:

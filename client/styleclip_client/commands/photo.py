@@ -108,11 +108,7 @@ def _edit_file(
 
 
 def _print_unclear(index: int, face: Face) -> None:
-    click.echo(
-        f"styleclip: face {index} has a score of {face.score:.2f} and may be none: it is not "
-        f"edited; --face {index} edits it",
-        err=True,
-    )
+    click.echo(f"styleclip: {options.unclear_text(index, face)}", err=True)
 
 
 @click.command(epilog=EXIT_STATUS)
