@@ -1,7 +1,7 @@
 """Edit on the page in a browser: `edit_on_page.py URL NAME PHOTO SCREENSHOT`, for verify.sh.
 
 Logs in with NAME and the environment variable PASSWORD, uploads PHOTO, moves the strength, waits
-for each edited image and takes a screenshot.
+for each edited image and those on the way, and takes a screenshot.
 """
 
 import os
@@ -22,6 +22,8 @@ def main(url: str, name: str, photo: str, screenshot: str) -> None:
             args=["--no-sandbox", "--disable-dev-shm-usage"],
         )
         page = browser.new_context(ignore_https_errors=True, http_credentials=login).new_page()
+        live = []
+        page.on("requestfinished", lambda request: "/live/" in request.url and live.append(request))
         page.goto(url)
         edited = page.locator("img.after")
         expect(edited).to_have_attribute("src", re.compile("^data:"), timeout=WAIT)
@@ -35,6 +37,7 @@ def main(url: str, name: str, photo: str, screenshot: str) -> None:
             strength.press("ArrowRight")
         expect(edited).not_to_have_attribute("src", uploaded, timeout=WAIT)
         page.wait_for_timeout(1000)
+        assert live and all(request.response().ok for request in live), "no image while it moved"
         page.screenshot(path=screenshot)
         browser.close()
 

@@ -220,7 +220,7 @@ row "requests that Prometheus has counted" "$(request_count)"
 log "killing a step"
 supervisor=$(pgrep -P "$(podman inspect --format '{{.State.Pid}}' "$(container server)")")
 kill -STOP "$supervisor"  # or it restarts the server before the check
-pgrep -g "$(pgrep -P "$supervisor")" -f models/align/ | xargs kill -9
+pgrep -g "$(pgrep -d, -P "$supervisor")" -f models/align/ | xargs kill -9
 if healthy server; then fail "the health check missed a dead step"; fi
 ready=$(python3 -c "import urllib.request as r; print(r.urlopen('http://localhost:$HTTP_PORT/v2/health/ready').status)")
 row "a step's processes killed, the supervisor paused" "health check: unhealthy; Triton's own readiness: $ready"

@@ -72,7 +72,8 @@ function followSliders(box) {
         if (answer.ok) {
           const blob = await answer.blob();
           if (generation === live.generation) show(blob);
-        } else if (answer.status === 503) {  // busy: ask again unless the slider moved on
+        } else if (answer.status === 503 || answer.status === 429) {
+          // Busy, or over the gateway's rate limit: ask again unless the slider moved on.
           await new Promise((done) => setTimeout(done, 50));
           if (generation === live.generation) live.wanted ??= wanted;
         } else if (answer.status === 404) {

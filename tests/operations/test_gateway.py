@@ -1,6 +1,7 @@
 """The gateway of docker/compose.yaml: nginx with its configuration in front of the real server."""
 
 import base64
+import re
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from drags import Mouse, drag, record_live_images, value_in, wait_for_live_image
 from edit_requests import PHOTO, SAD
 from paths import AVATAR, SAMPLES
 from polling import wait_until
 from styleclip_client import Client
 from styleclip_contract import limits
 from styleclip_contract.errors import AccessRefused, ImageTooLarge, ServerBusy, ServerUnavailable
+from tools.browser import open_page
 from tools.chaos import gateway as compose
 
 SCHEMES = ("grpcs", "https")
@@ -69,6 +72,22 @@ def test_a_client_with_a_token_edits_through_tls(gateway, scheme):
         assert edited.image().size == (256, 256)
         assert client.status().ready
         assert client.timings()
+
+
+def test_the_image_follows_a_drag_through_the_gateway(gateway, browser):
+    from playwright.sync_api import expect
+
+    login = {"username": "tester", "password": gateway.passwords["tester"]}
+    with closing(browser.new_context(ignore_https_errors=True, http_credentials=login)) as context:
+        page = context.new_page()
+        urls = record_live_images(page)
+        open_page(page, f"https://localhost:{gateway.port}")
+        drag(page, Mouse(page), lambda: wait_for_live_image(page, urls))
+        expect(page.locator("img.after")).to_have_attribute("src", re.compile("^blob:"))
+    assert len({value_in(url) for url in urls}) >= 3
+    (live_path,) = {urlsplit(url).path for url in urls}
+    log = gateway.log.read_text()
+    assert "GET / 200" in log and live_path not in log
 
 
 def test_the_web_api_needs_a_token_and_its_documents_do_not(gateway):
