@@ -248,6 +248,7 @@ def test_all_faces_of_a_photo_are_edited_as_the_client_edits_them(api, server, a
     for name, edited in zip(archive.namelist(), each, strict=True):
         assert archive.read(name) == edited.picture
     assert together.content == pasted.picture
+    assert together.headers["x-unclear-faces"] == "1" and "x-unclear-faces" not in separate.headers
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from styleclip_client import AsyncClient, Edited, Inverted, faces
+from styleclip_client import AsyncClient, Edited, Face, Inverted, faces
 from styleclip_client.parallel_calls import Failure, in_order_async
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit
@@ -24,6 +26,14 @@ from styleclip_server.api.web.state import State, request_id
 from styleclip_server.api.web.threads import call_in_thread
 
 router = APIRouter(tags=["edit"])
+
+
+@dataclass(frozen=True)
+class _AllFaces:
+    """The edits of all clear faces of a photo, together or each, and the other faces."""
+
+    edited: Edited | list[Edited]
+    unclear: Mapping[int, Face]
 
 
 @router.post("/v1/edit", **openapi.edit)
@@ -78,14 +88,13 @@ def _response(results: list[Result], media_type: str, format: str, request_id: s
         return archives.pack(media_type, results, format, request_id)
     edited = results[0].edited
     assert isinstance(edited, Edited)
-    return Response(
-        edited.picture,
-        media_type=media_type,
-        headers={
-            "Content-Disposition": f'inline; filename="edited{limits.SUFFIX_BY_FORMAT[format]}"',
-            "X-Channels": ", ".join(map(str, edited.channels)),
-        },
-    )
+    headers = {
+        "Content-Disposition": f'inline; filename="edited{limits.SUFFIX_BY_FORMAT[format]}"',
+        "X-Channels": ", ".join(map(str, edited.channels)),
+    }
+    if results[0].unclear:
+        headers["X-Unclear-Faces"] = ", ".join(map(str, results[0].unclear))
+    return Response(edited.picture, media_type=media_type, headers=headers)
 
 
 async def _edit_all(
@@ -130,20 +139,31 @@ async def _edit_latent(
 
 async def _edit_photo(
     client: AsyncClient, fields: EditRequest, photo: File, edits: list[Edit], output: dict[str, Any]
-) -> Edited | list[Edited]:
+) -> Edited | _AllFaces:
     """Edit one photo into one image, or into several: one for each face."""
     output = {**output, "align": fields.aligns, "keep_gps": fields.keep_gps}
     if fields.face == "all":
-        function = faces.edit_together if fields.paste else faces.edit_each
-        return await call_in_thread(function, client, photo.data, edits, **output)
+        function: Callable[..., Edited | list[Edited]] = (
+            faces.edit_together if fields.paste else faces.edit_each
+        )
+        unclear: dict[int, Face] = {}
+        edited = await call_in_thread(
+            function, client, photo.data, edits, report_unclear=unclear.__setitem__, **output
+        )
+        return _AllFaces(edited, unclear)
     return await client.edit_photo(
         photo.data, edits, face=fields.face, paste=fields.paste, **output
     )
 
 
-def _results(name: str, outcome: Edited | list[Edited] | Failure) -> list[Result]:
+def _results(name: str, outcome: Edited | _AllFaces | Failure) -> list[Result]:
     if isinstance(outcome, OSError):
         raise outcome
-    if isinstance(outcome, list):
-        return [Result(f"{name}-{face}", edited) for face, edited in enumerate(outcome)]
-    return [Result(name, outcome)]
+    if not isinstance(outcome, _AllFaces):
+        return [Result(name, outcome)]
+    if isinstance(outcome.edited, Edited):
+        return [Result(name, outcome.edited, outcome.unclear)]
+    return [
+        Result(f"{name}-{face}", edited, outcome.unclear)
+        for face, edited in enumerate(outcome.edited)
+    ]

@@ -21,9 +21,4 @@ async def faces(request: Request, state: State) -> schemas.FacesAnswer:
         detected = await cancel_on_disconnect(
             state.client_for(request).faces(photo.data), request.receive
         )
-    return schemas.FacesAnswer(
-        faces=[
-            schemas.FaceAnswer(face=index, box=face.box, score=face.score)
-            for index, face in enumerate(detected)
-        ]
-    )
+    return schemas.FacesAnswer(faces=schemas.face_answers(dict(enumerate(detected))))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from styleclip_client import Edited
+from styleclip_client import Edited, Face
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.api import problems
 from styleclip_server.api.web import negotiation, schemas
@@ -16,10 +17,16 @@ from styleclip_server.api.web.schemas import File
 
 @dataclass(frozen=True)
 class Result:
-    """An image of a response, or why there is none; `name` is that of its photo."""
+    """An image of a response, or why there is none.
+
+    Attributes:
+        name: its photo's.
+        unclear: faces of the photo that face=all left out, by their index.
+    """
 
     name: str
     edited: Edited | StyleclipError
+    unclear: Mapping[int, Face] = field(default_factory=dict)
 
 
 def output_name(photo: File, index: int) -> str:
@@ -49,4 +56,5 @@ def _describe(result: Result, format: str, request_id: str) -> schemas.EditedIma
         media_type=negotiation.IMAGES[format],
         image=base64.b64encode(result.edited.picture).decode(),
         channels=result.edited.channels,
+        unclear=schemas.face_answers(result.unclear),
     )

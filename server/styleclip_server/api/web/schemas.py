@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from styleclip_client import Face
 from styleclip_contract import limits
 
 T = TypeVar("T")
@@ -223,6 +225,21 @@ class SweepRequest(EditableRequest):
     )
 
 
+class FaceAnswer(BaseModel):
+    """A face."""
+
+    face: int = Field(description="Its number, which `face` takes elsewhere.")
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right, bottom in pixels of the upright photo."
+    )
+    score: float = Field(description="The detector's score; a higher one is more certain.")
+
+
+def face_answers(faces: Mapping[int, Face]) -> list[FaceAnswer]:
+    """Return faces by their number as responses have them."""
+    return [FaceAnswer(face=i, box=each.box, score=each.score) for i, each in faces.items()]
+
+
 class EditedImage(BaseModel):
     """An edited image, or why there is none."""
 
@@ -234,6 +251,11 @@ class EditedImage(BaseModel):
         json_schema_extra={"contentEncoding": "base64"},
     )
     channels: list[int] = Field(default=[], description="StyleSpace channels that each edit moved.")
+    unclear: list[FaceAnswer] = Field(
+        default=[],
+        description="With face=all: faces of the photo with a score below 0.3, which may be none "
+        "and were not edited.",
+    )
     problem: dict[str, Any] | None = Field(default=None, description="Problem details.")
 
 
@@ -253,16 +275,6 @@ class SweepAnswer(BaseModel):
     nothing_left: list[tuple[float, float]] = Field(
         description="(α, β) at which no channel is left to change."
     )
-
-
-class FaceAnswer(BaseModel):
-    """A face."""
-
-    face: int = Field(description="Its number, which `face` takes elsewhere.")
-    box: tuple[float, float, float, float] = Field(
-        description="Left, top, right, bottom in pixels of the upright photo."
-    )
-    score: float = Field(description="The detector's score; a higher one is more certain.")
 
 
 class FacesAnswer(BaseModel):
