@@ -69,7 +69,7 @@ _PORT = click.IntRange(0, 65535)
               f"{QUEUE_LENGTH['gpu']} on a GPU, {QUEUE_LENGTH['cpu']} on a CPU]")  # fmt: skip
 @click.option("--inside", type=click.IntRange(0), default=Options.inside, metavar="N",
               help="Inference requests that run concurrently; more are refused. 0: as many as "
-              "finish within twice the latency of a single one.")  # fmt: skip
+              "keep p99 of the latency within twice that of one alone, as measured.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
               help="Ask clients to connect again after this time; 0: never.")  # fmt: skip

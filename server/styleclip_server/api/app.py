@@ -65,7 +65,8 @@ async def _running_services(
     app: FastAPI, settings: Settings, access: Access
 ) -> AsyncIterator[None]:
     """Connect to Triton and serve gRPC during a `with` block; `app.state` gets what HTTP needs."""
-    admission, bodies = Admission(settings.inside), BodyReader(settings.body_limit)
+    admission = Admission(settings.inside, settings.most_inside)
+    bodies = BodyReader(settings.body_limit)
     async with (
         AsyncClient(settings.triton_grpc) as client,
         Triton(

@@ -63,6 +63,7 @@ class Metrics:
         admission = self._admission
         families = (
             ("styleclip_requests_inside", "gauge", "Requests that are running", admission.running),
+            ("styleclip_requests_limit", "gauge", "Requests that may run", admission.limit),
             (
                 "styleclip_requests_admitted_total",
                 "counter",

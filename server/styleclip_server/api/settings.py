@@ -23,6 +23,7 @@ class Settings:
         body_limit: bytes of a request's body.
         log_requests: which requests get a line in the log, one of `request_log.SELECTIONS`.
         inside: inference requests that run concurrently; more are refused.
+        most_inside: `inside` adapts to the measured latency, up to this number; None: it is fixed.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         connection_age: seconds after which gRPC's clients are asked to connect again; 0: never.
         exit_timeout: seconds that requests under way have left when the API server is stopped.
@@ -36,6 +37,7 @@ class Settings:
     triton_grpc: str
     triton_metrics: str
     inside: int
+    most_inside: int | None = None
     tokens: Mapping[str, str] = field(default_factory=dict)
     rate_limit: float = 0
     allow_shared_memory: bool = False

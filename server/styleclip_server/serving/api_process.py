@@ -12,7 +12,7 @@ from pathlib import Path
 from styleclip_server.api.settings import Settings
 from styleclip_server.engines.engine import Engine
 from styleclip_server.serving.child_process import die_with_parent, exit_status, responds
-from styleclip_server.serving.configs import max_concurrent_requests
+from styleclip_server.serving.configs import concurrent_requests
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports
@@ -108,6 +108,7 @@ class ApiProcess:
 
 
 def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
+    start, most = concurrent_requests(engine, options.queue_length)
     return Settings(
         host=options.host,
         http_port=ports.http,
@@ -120,7 +121,8 @@ def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
         rate_limit=options.rate_limit,
         body_limit=options.body_limit * 2**20,
         log_requests=options.log_requests,
-        inside=options.inside or max_concurrent_requests(engine),
+        inside=options.inside or start,
+        most_inside=None if options.inside else most,
         allow_shared_memory=options.allow_shared_memory,
         connection_age=options.connection_age,
         exit_timeout=options.exit_timeout,

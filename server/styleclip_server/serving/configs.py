@@ -32,7 +32,7 @@ MAX_PROMPTS = 256
 # these numbers, so that what it admits is not refused.
 QUEUE_SECONDS = 20
 QUEUE_LENGTH = {"gpu": 4 * MAX_BATCH, "cpu": 6}
-GPU_MAX_CONCURRENT_REQUESTS = 24
+GPU_CONCURRENT_REQUESTS = MAX_BATCH  # at the start; the bound adapts to the measured latency
 # On a GPU a short wait fills batches. On a CPU a batch costs as much as its images one by one, and
 # the first would wait for the last.
 GPU_QUEUE_DELAY_MICROSECONDS = 200
@@ -62,11 +62,12 @@ ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
 _TYPES = {"BYTES": "TYPE_STRING"}
 
 
-def max_concurrent_requests(engine: Engine) -> int:
-    """Return how many concurrent requests finish within twice the latency of a single one."""
-    if engine not in CPU_ENGINES:
-        return GPU_MAX_CONCURRENT_REQUESTS
-    return max(2, min((os.cpu_count() or 1) // 2, QUEUE_LENGTH["cpu"] - 1))
+def concurrent_requests(engine: Engine, queue_length: int | None = None) -> tuple[int, int]:
+    """Return the bound of concurrent requests at the start, and the highest that queues allow."""
+    cpu = engine in CPU_ENGINES
+    most = max(2, (queue_length or QUEUE_LENGTH["cpu" if cpu else "gpu"]) - 1)
+    start = max(2, (os.cpu_count() or 1) // 2) if cpu else GPU_CONCURRENT_REQUESTS
+    return min(start, most), most
 
 
 def step_config(model: Model, engine: Engine) -> pb.ModelConfig:

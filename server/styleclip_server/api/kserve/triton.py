@@ -15,8 +15,8 @@ from tritonclient.grpc.service_pb2 import (
     ModelInferRequest,
 )
 
-from styleclip_contract import limits
-from styleclip_server.api.admission import Admission
+from styleclip_contract import limits, wire
+from styleclip_server.api.admission import Admission, Kind
 from styleclip_server.api.kserve import inference
 from styleclip_server.api.refusals import Refused, unavailable
 
@@ -26,6 +26,7 @@ CALL_BYTES = 64 * 2**10  # of the message or body of everything but inference
 INFER_SECONDS = 300.0  # for clients that set no deadline; queues have shorter ones
 MODEL_NAME = "[A-Za-z0-9_.-]{1,100}"  # a regular expression
 TRACE_HEADERS = ("traceparent", "tracestate")  # that are forwarded
+_ENSEMBLES = frozenset(model.name for model in wire.ENSEMBLES)
 _CONFIG_SECONDS = 60.0  # that a cached configuration is used
 
 # Names of regions between Triton and its steps, which messages of its Python backend may contain.
@@ -78,7 +79,7 @@ class Triton:
         """
         config = await self.model_config(request.model_name)
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
-        with self.admission.enter(rows):
+        with self.admission.enter(rows, _kind(request, rows)):
             return await self.call(
                 "ModelInfer",
                 request.SerializeToString(),
@@ -129,6 +130,13 @@ class Triton:
         except grpc.aio.AioRpcError as error:
             raise _refusal(error) from error
         return response
+
+
+def _kind(request: ModelInferRequest, rows: int) -> Kind | None:
+    """Return the kind of a request; None unless it is of an ensemble, which runs the networks."""
+    if request.model_name not in _ENSEMBLES:
+        return None
+    return Kind.of(f"{request.model_name}, {rows} rows", request.ByteSize())
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Refused:
