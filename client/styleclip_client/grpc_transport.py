@@ -122,6 +122,7 @@ def _prepare(
         **arguments,
         "model_name": request.model.name,
         "request_id": connection.request_id(request.id),
+        "sequence_id": request.sequence,
         "inputs": inputs,
         "outputs": outputs,
         "compression_algorithm": connection.compression,

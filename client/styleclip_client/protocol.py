@@ -50,12 +50,14 @@ class InferRequest:
         tensors: its inputs.
         regions: inputs and outputs, by name, that are passed in shared memory.
         id: identifies the request in the server's log and traces, the same in every attempt.
+        sequence: Triton's correlation id, over gRPC; 0: none.
     """
 
     model: Model
     tensors: Tensors
     regions: Mapping[str, MemoryRegion] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    sequence: int = 0
 
 
 @dataclass(frozen=True)

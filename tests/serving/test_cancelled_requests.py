@@ -1,7 +1,4 @@
-"""The work of a client that gives up is dropped, over each protocol.
-
-Triton cancels no step of an ensemble: the step under way is finished and the next ones are dropped.
-"""
+"""The work of a client that gives up is dropped, over each protocol."""
 
 import contextlib
 
@@ -12,7 +9,7 @@ from PIL import Image
 from image_files import encode_image
 from paths import GOLDEN
 from polling import wait_until
-from styleclip_client import Client, errors
+from styleclip_client import Client, Edit, errors
 
 SECONDS = 3  # that a client waits; the search takes longer
 
@@ -36,8 +33,20 @@ def find_faces(address, photo):
         client.faces(photo)
 
 
+def edit_photo(address, photo):
+    with Client(address, timeout=SECONDS, retries=0) as client:
+        client.edit_photo(
+            photo, Edit("a face", "a sad face", 3, 0.1), align=True, face=0
+        )  # searches for all faces
+
+
 def post_faces(address, photo):
     httpx.post(f"{address}/v1/faces", files={"photo": photo}, timeout=SECONDS)
+
+
+def post_edit(address, photo):
+    fields = {"target": "a sad face", "align": "true", "face": "0"}
+    httpx.post(f"{address}/v1/edit", files={"photo": photo}, data=fields, timeout=SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +55,8 @@ def post_faces(address, photo):
         ("grpc", find_faces),
         ("http", find_faces),
         ("http", post_faces),
+        ("grpc", edit_photo),
+        ("http", post_edit),
     ],
 )
 def test_the_work_of_a_client_that_gave_up_is_dropped(server, slow_photo, protocol, call):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI, Request, Response
@@ -12,7 +13,6 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from styleclip_client import AsyncClient
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
 from styleclip_server.api import problems
 from styleclip_server.api.access import Access
@@ -22,10 +22,12 @@ from styleclip_server.api.health_check import HealthCheck
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.kserve.triton import Triton
+from styleclip_server.api.local_client import LocalClient
 from styleclip_server.api.metrics import Metrics, MetricsMiddleware
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.web import edits, faces, latents, openapi, service, sweeps
 from styleclip_server.api.web.state import ApiState, request_id
+from styleclip_server.cancelled_calls import CancelledCalls
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -67,10 +69,14 @@ async def _running_services(
     """Connect to Triton and serve gRPC during a `with` block; `app.state` gets what HTTP needs."""
     admission = Admission(settings.inside, settings.most_inside)
     bodies = BodyReader(settings.body_limit)
+    cancelled = CancelledCalls(Path(settings.cancelled_calls))
     async with (
-        AsyncClient(settings.triton_grpc) as client,
+        LocalClient(settings.triton_grpc, cancelled) as client,
         Triton(
-            settings.triton_grpc, admission, allow_shared_memory=settings.allow_shared_memory
+            settings.triton_grpc,
+            admission,
+            cancelled,
+            allow_shared_memory=settings.allow_shared_memory,
         ) as triton,
         running_protocols(settings, access, triton, bodies) as app.state.kserve,
         httpx.AsyncClient(

@@ -18,6 +18,7 @@ class Settings:
         host: address to listen on.
         http_port, grpc_port, metrics_port: ports to listen on.
         triton_http, triton_grpc, triton_metrics: Triton's private addresses, "host:port".
+        cancelled_calls: the folder of `CancelledCalls`.
         tokens: the client's name of each token; none: clients need no token.
         rate_limit: calls per second and client; 0: any number.
         body_limit: bytes of a request's body.
@@ -36,6 +37,7 @@ class Settings:
     triton_http: str
     triton_grpc: str
     triton_metrics: str
+    cancelled_calls: str
     inside: int
     most_inside: int | None = None
     tokens: Mapping[str, str] = field(default_factory=dict)

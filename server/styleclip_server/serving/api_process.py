@@ -11,6 +11,7 @@ from pathlib import Path
 
 from styleclip_server.api.settings import Settings
 from styleclip_server.engines.engine import Engine
+from styleclip_server.serving import triton_command
 from styleclip_server.serving.child_process import die_with_parent, exit_status, responds
 from styleclip_server.serving.configs import concurrent_requests
 from styleclip_server.serving.errors import ServerStartFailed
@@ -39,7 +40,7 @@ class ApiProcess:
         self._live_url = f"http://{options.address(ports.http)}/livez"
         settings = folder / "api.json"
         if not settings.exists():  # a restart must not depend on free disk space
-            _settings(options, ports, engine).save(settings)
+            _settings(options, ports, folder, engine).save(settings)
         self._started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "styleclip_server.api", str(settings)],
@@ -107,7 +108,7 @@ class ApiProcess:
         self._log.finish()
 
 
-def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
+def _settings(options: Options, ports: Ports, folder: Path, engine: Engine) -> Settings:
     start, most = concurrent_requests(engine, options.queue_length)
     return Settings(
         host=options.host,
@@ -117,6 +118,7 @@ def _settings(options: Options, ports: Ports, engine: Engine) -> Settings:
         triton_http=f"{TRITON_HOST}:{ports.triton_http}",
         triton_grpc=f"{TRITON_HOST}:{ports.triton_grpc}",
         triton_metrics=f"{TRITON_HOST}:{ports.triton_metrics}",
+        cancelled_calls=str(triton_command.cancelled_calls(folder)),
         tokens=read_tokens(options),
         rate_limit=options.rate_limit,
         body_limit=options.body_limit * 2**20,

@@ -14,6 +14,7 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import InvalidInput, StyleclipError
 from styleclip_contract.wire import Model
+from styleclip_server.cancelled_calls import is_cancelled
 from styleclip_server.pipeline.cancellation import (
     WorkCancelled,
     cancelled_by,
@@ -44,6 +45,7 @@ def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Met
 
 def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> Any:
     start, request_id = time.monotonic(), request.request_id()
+    number = request.correlation_id()
     inputs: Row = {}
     metrics.begin_request(request_id)
     try:
@@ -51,7 +53,7 @@ def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> A
             value = triton.get_input_tensor_by_name(request, tensor.name)
             inputs[tensor.name] = None if value is None else value.as_numpy()
         requested = set(request.requested_output_names())
-        with cancelled_by(request.is_cancelled):
+        with cancelled_by(lambda: request.is_cancelled() or is_cancelled(number)):
             outputs = _outputs(model, inputs, run_row, requested)
         response = triton.InferenceResponse(outputs)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from styleclip_server.cancelled_calls import FOLDER_VARIABLE
 from styleclip_server.engines.engine import Engine
 from styleclip_server.serving import model_repository, request_log
 from styleclip_server.serving.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
@@ -32,6 +33,7 @@ class ServerSetup:
     engine: Engine
     models: Path
     backends: Path
+    cancelled_calls: Path
 
 
 def prepare_setup(options: Options, folder: Path) -> ServerSetup:
@@ -53,8 +55,17 @@ def prepare_setup(options: Options, folder: Path) -> ServerSetup:
         options.queue_length,
     )
     return ServerSetup(
-        installation, engine, models, installation.prepare_backends(folder / "backends")
+        installation,
+        engine,
+        models,
+        installation.prepare_backends(folder / "backends"),
+        cancelled_calls(folder),
     )
+
+
+def cancelled_calls(folder: Path) -> Path:
+    """Return the folder of `CancelledCalls` in a server's folder."""
+    return folder / "cancelled"
 
 
 def command_line(
@@ -97,6 +108,7 @@ def environment(options: Options, setup: ServerSetup) -> dict[str, str]:
         DOMAINS_VARIABLE: str(options.domains_folder.resolve()),
         request_log.SELECTION_VARIABLE: options.log_requests,
         request_log.TEXTS_VARIABLE: "1" if options.log_texts else "0",
+        FOLDER_VARIABLE: str(setup.cancelled_calls),
     }
 
 

@@ -19,6 +19,7 @@ from styleclip_contract import limits, wire
 from styleclip_server.api.admission import Admission, Kind
 from styleclip_server.api.kserve import inference
 from styleclip_server.api.refusals import Refused, unavailable
+from styleclip_server.cancelled_calls import CancelledCalls
 
 SERVICE = "/inference.GRPCInferenceService/"
 CALL_SECONDS = 10.0  # for everything but inference
@@ -44,8 +45,16 @@ class Triton:
         address: "host:port" of its gRPC port.
     """
 
-    def __init__(self, address: str, admission: Admission, *, allow_shared_memory: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        admission: Admission,
+        cancelled: CancelledCalls,
+        *,
+        allow_shared_memory: bool,
+    ) -> None:
         self.admission = admission
+        self._cancelled = cancelled
         self._allow_shared_memory = allow_shared_memory
         self._configs: dict[str, tuple[float, ModelConfig]] = {}
         self._channel = grpc.aio.insecure_channel(
@@ -79,7 +88,9 @@ class Triton:
         """
         config = await self.model_config(request.model_name)
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
-        with self.admission.enter(rows, _kind(request, rows)):
+        kind = _kind(request, rows)
+        with self.admission.enter(rows, kind), self._cancelled.number() as number:
+            request.parameters["sequence_id"].int64_param = number
             return await self.call(
                 "ModelInfer",
                 request.SerializeToString(),
