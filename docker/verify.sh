@@ -267,7 +267,13 @@ run_ngc() {
 }
 for image in "$@"; do
     case $image in
-        gpu) build styleclip-server-gpu docker/server.Dockerfile gpu ;;
+        gpu)
+            build styleclip-server-gpu docker/server.Dockerfile gpu
+            # Looks up every kernel again, in the finished image.
+            row "styleclip-server-gpu: kernels" "$(podman run --rm --no-healthcheck --network none --read-only --tmpfs /tmp:exec \
+                -v "$project/model_repository/avatars:/avatars:ro" --entrypoint python3 localhost/styleclip-server-gpu \
+                -m styleclip_server.kernels /opt/styleclip/kernels --resolution 1024 --domain /avatars | paste -sd ';')"
+            ;;
         export)
             build styleclip-export docker/export.Dockerfile export
             row "styleclip-export" "$(podman run --rm --network none --read-only --tmpfs /tmp localhost/styleclip-export --version)"

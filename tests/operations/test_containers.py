@@ -16,7 +16,7 @@ from styleclip_server.serving.configs import QUEUE_LENGTH
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 FINAL = {
-    "server": ("cpu", "gpu"),
+    "server": ("cpu", "gpu", "gpu-onnxruntime"),
     "ngc": ("ngc",),
     "ui": ("ui",),
     "export": ("export",),
@@ -131,8 +131,11 @@ def test_the_image_locks_agree_with_the_other_locks():
     for name in ("steps", "ui", "export"):
         for package, found in versions(name).items():
             assert found <= (server.get(package) or dev.get(package) or found), package
-    gpu = versions("gpu")
-    assert "onnxruntime-gpu" in gpu and "onnxruntime" not in gpu
+    for name in ("gpu", "torch"):
+        assert "onnxruntime-gpu" in versions(name) and "onnxruntime" not in versions(name)
+    # The release of Triton that the kernels for Hopper are written for.
+    assert versions("torch")["triton"] == {"3.6.0"}
+    assert versions("torch")["torchvision"] and versions("torch")["torch"] == {"2.11.0"}
     for name in ("server", "gpu", "ui", "steps"):
         assert "torch" not in versions(name)
 
