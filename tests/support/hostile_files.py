@@ -324,10 +324,18 @@ def other_files(valid):
             valid = path.read_bytes()
             yield f"{path.name}, half of it", reader, valid[: len(valid) // 2]
             yield f"{path.name}, the last byte gone", reader, valid[:-1]
-            middle = bytearray(valid)
-            middle[len(valid) // 2] ^= 0xFF
             if valid.startswith(b"PK"):  # the other formats have no checksum
-                yield f"{path.name}, a byte changed", reader, bytes(middle)
+                yield f"{path.name}, a byte changed", reader, _change_byte(path)
             for other in {"generator", "encoder", "clip", "moments", "fs3"} - {reader}:
                 if path.name != "e4e.pt":
                     yield f"{path.name} as {other}", other, valid
+
+
+def _change_byte(path):
+    """Return an archive with another byte in the middle of its largest entry."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    data, start = bytearray(path.read_bytes()), largest.header_offset
+    name, extra = struct.unpack_from("<HH", data, start + 26)
+    data[start + 30 + name + extra + largest.file_size // 2] ^= 0xFF
+    return bytes(data)
