@@ -38,6 +38,7 @@ from styleclip_server.serving.supervisor import running_server
 from tools import triton_client
 
 EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
+TIMEOUT = 600  # seconds: interpreted kernels are slow
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def weights(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         generator = small_generator(channel_base=256, channel_max=16, w_dim=512)
-        encoder = small_encoder(8, 512)
+        encoder = small_encoder(8, 512, widths=(4, 6, 8, 12), depths=(1, 1, 1, 1))
         clip = small_clip(64, text_layers=2, image_resolution=32, vision_patch_size=16)
         average = torch.randn(8, 512) * 0.1
     checkpoint = e4e_checkpoint(encoder.state_dict(), generator.state_dict(), average, {})
@@ -96,7 +97,7 @@ def test_served_outputs_match_pytorch(weights, repository, served):
     engine, networks = served.engine, read_domain(DomainFiles.find(weights))
     photo = Image.fromarray(skimage.data.astronaut())
     file = encode_image(photo)
-    with Client(served.url) as client:
+    with Client(served.url, timeout=TIMEOUT) as client:
         assert client.domain().name == "ffhq"
         edited = client.edit_photo(file, EDIT, format="PNG")
         inverted = client.invert(file)
@@ -153,7 +154,7 @@ def build_edit_inputs(w_plus):
 
 
 def test_a_jpeg_has_the_requested_quality(served, w_plus):
-    with Client(served.url) as client:
+    with Client(served.url, timeout=TIMEOUT) as client:
         lossless = np.asarray(client.edit(w_plus, EDIT, format="PNG").image(), np.float32)
         fine, coarse = (client.edit(w_plus, EDIT, quality=q).picture for q in (95, 50))
     assert lossless.std() > 10
@@ -166,7 +167,7 @@ def test_a_jpeg_has_the_requested_quality(served, w_plus):
 
 
 def test_every_other_format_has_the_same_image(served, w_plus):
-    with Client(served.url) as client:
+    with Client(served.url, timeout=TIMEOUT) as client:
         png = client.edit(w_plus, EDIT, format="PNG").picture
         webp = client.edit(w_plus, EDIT, format="WEBP").picture
         drawn = client.draw(w_plus, EDIT)
@@ -176,7 +177,7 @@ def test_every_other_format_has_the_same_image(served, w_plus):
 
 def test_an_edited_face_is_pasted_back_as_jpeg(served):
     photo = Image.fromarray(skimage.data.astronaut())
-    with Client(served.url) as client:
+    with Client(served.url, timeout=TIMEOUT) as client:
         edited = client.edit_photo(photo, EDIT, paste=True).picture
     pasted, before = decode_pixels(edited), np.asarray(photo, np.float32)
     assert pasted.shape == before.shape
@@ -200,7 +201,7 @@ def test_an_unknown_format_or_quality_raises_a_named_error(served, w_plus, wrong
 
 @pytest.mark.parametrize("outputs", [None, ["IMAGE"]])
 def test_the_generator_alone_returns_pixels(served, w_plus, outputs):
-    with Client(served.url) as client:
+    with Client(served.url, timeout=TIMEOUT) as client:
         drawn = client.draw(w_plus)
         styles = sum(client.domain().style_channels)
     given = {"W_PLUS": w_plus[None], "DELTA": np.zeros((1, styles), np.float32)}
@@ -221,7 +222,7 @@ def test_triton_runs_the_file_that_the_config_names(repository, tmp_path):
         with (
             on_the_cpu(),
             running_server(options, canary=0) as server,
-            Client(server.grpc_url) as client,
+            Client(server.grpc_url, timeout=TIMEOUT) as client,
         ):
             inverted = client.invert(photo)
             image = client.edit_photo(photo, EDIT, format="PNG").image()
