@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,9 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
         cluster = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+        for part in cluster:  # rather than wait until each part notices
+            with suppress(psutil.NoSuchProcess):
+                part.kill()
         _, alive = psutil.wait_procs(cluster, timeout=SECONDS)
     before = list_images(out)
     assert not alive and 3 <= len(before) < 14

@@ -141,7 +141,7 @@ def test_a_pyramid_level_does_not_depend_on_the_order_of_requests(golden):
 def test_searching_levels_separately_finds_what_dlib_finds_in_one_run(golden, longest):
     pyramid = ImagePyramid(derived(golden, longest))
     rectangles, scores, _ = load_detector().run(pyramid.level(3), 0, 0.0)
-    one_run = [detection._to_detection(hit, 3) for hit in zip(rectangles, scores, strict=True)]
+    one_run = [detection.to_detection(hit, 3) for hit in zip(rectangles, scores, strict=True)]
     separate = detection._search(pyramid, 5, len(pyramid)) + detection._search(pyramid, 3, 5)
     assert one_run and set(detection._suppress_overlaps(separate)) == set(one_run)
 
