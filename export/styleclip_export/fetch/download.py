@@ -43,6 +43,10 @@ _BLOCK_BYTES = 1 << 18
 _MAX_RENEWALS = 100  # of the retries, because new bytes arrived
 
 
+class NoAnswer(FetchError):
+    """Nothing answers at an address."""
+
+
 class Cancelled(Exception):
     """The user interrupted; what has arrived stays in the part file."""
 
@@ -75,7 +79,7 @@ class Downloader:
             try:
                 pool.request("HEAD", url, redirect=False, retries=CONNECTION_RETRIES)
             except HTTPError as error:
-                raise _silent(url, error) from None
+                raise _no_answer(url, error) from None
 
     def download(self, file: File, url: str, part_path: Path, progress: ReportBytes) -> str:
         """Download a file into a part file; return its SHA-256.
@@ -127,7 +131,7 @@ class _Transfer:
                 self._request_rest(request_retries)
                 return sha256_of(self.part.path)
             except MaxRetryError as error:
-                raise _silent(self.url, error) from None
+                raise _no_answer(self.url, error) from None
             except (_Incomplete, HTTPError, ssl.SSLError) as error:
                 request_retries = self.options.retries
                 if self.file.sha256 and sha256_of(self.part.path) == self.file.sha256:
@@ -258,11 +262,12 @@ def _connection_pool(url: str, timeout: urllib3.Timeout) -> Iterator[urllib3.Poo
         pool.clear()
 
 
-def _silent(url: str, error: Exception) -> FetchError:
-    return FetchError(f"{url} does not answer: {_cause(error)}")
+def _no_answer(url: str, error: Exception) -> NoAnswer:
+    return NoAnswer(f"{url} does not answer: {_cause(error)}")
 
 
 def _cause(error: Exception) -> str:
     """Return the innermost message of urllib3's nested errors."""
     reason = getattr(error, "reason", None) or error
-    return re.sub(r"^.*object at 0x[0-9a-f]+>: ", "", str(reason)).split("\n")[0][:200]
+    place = r"^(.*object at 0x[0-9a-f]+>|HTTPS?Connection\([^)]*\)): "
+    return re.sub(place, "", str(reason)).split("\n")[0][:200]

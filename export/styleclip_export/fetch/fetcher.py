@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch import google_drive
-from styleclip_export.fetch.download import Cancelled, Downloader
+from styleclip_export.fetch.download import Cancelled, Downloader, NoAnswer
 from styleclip_export.fetch.local_files import LocalFile, install_file, move_into_place
 from styleclip_export.fetch.lock_file import LOCK, LockEntry
 from styleclip_export.fetch.manifest import File
@@ -189,7 +189,7 @@ def _download(
     def progress(size: int, total: int | None) -> None:
         reporter.progress(file.name, size, total)
 
-    problems: list[str] = []
+    problems: list[FetchError] = []
     for url in file.urls:
         if problems:
             reporter.message(f"{file.name}: {problems[-1]}; trying the next address")
@@ -197,7 +197,7 @@ def _download(
         try:
             path, sha256 = _download_from(url, expected, target, downloader, progress)
         except FetchError as error:
-            problems.append(str(error))
+            problems.append(error)
             continue
         move_into_place(path, target)
         remove_part(part_path(target))
@@ -208,7 +208,9 @@ def _download(
         if pinned
         else ""
     )
-    raise FetchError(f"{file.name}: {'; '.join(problems)}{hint}")
+    if len(problems) > 1 and all(isinstance(problem, NoAnswer) for problem in problems):
+        problems = [FetchError(f"none of its {len(problems)} addresses answers"), problems[-1]]
+    raise FetchError(f"{file.name}: {'; '.join(map(str, problems))}{hint}")
 
 
 def _download_from(
