@@ -1,7 +1,8 @@
-"""What the CPU offers to the engines: the cores a container may use, and bfloat16 instructions."""
+"""What the machine offers to the engines: cores, bfloat16 instructions, and memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -26,6 +27,13 @@ def core_quota(cgroup: Path = _CGROUP) -> int | None:
     except (OSError, ValueError):
         return None
     return count if 0 < count < len(os.sched_getaffinity(0)) else None
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system, which glibc keeps for later by default."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries lack it
+    if trim:
+        trim(0)
 
 
 def supports_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
+from styleclip_server.engines.cpu import return_freed_memory
+
 
 class OnnxNetwork:
     """The network of an ONNX file, run by ONNX Runtime.
@@ -38,6 +40,7 @@ class OnnxNetwork:
             cuda_options = {"device_id": str(device), **(cuda_options or {})}
             providers.insert(0, ("CUDAExecutionProvider", cuda_options))
         self._session = onnxruntime.InferenceSession(str(path), options, providers)
+        return_freed_memory()  # the parsed file: 2 GiB of e4e at full size
         self.inputs = [entry.name for entry in self._session.get_inputs()]
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 

@@ -44,7 +44,7 @@ TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOS
 # one wait for half a second; with two that is rare.
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
 # An encoder of so many latents has 1 GB of weights, so it runs once: a second process would take
-# 3 GB, and half a second matters little beside its inference.
+# 1.5 GB, 3.4 GB while it loads, and half a second matters little beside its inference.
 LARGE_NUM_LATENTS = 16
 
 # The chain of each ensemble; steps are connected by the names of their tensors.
