@@ -127,7 +127,7 @@ def test_the_time_is_measured_before_the_work(generator, tmp_path, monkeypatch):
     clip = small_clip(WIDTH, **SMALL_IMAGES).eval()
     job = StatisticsJob(generator, clip, tmp_path, Fs3Settings(num_images=5), samples=10)
     measured = estimate.estimate(job)
-    assert measured.seconds == 5 * len(fs3_channels(generator)) and measured.channels == 4
+    assert measured.seconds == 5 * len(fs3_channels(generator)) and measured.channels == 3
     assert next(seconds) == 2 * measured.channels
     assert not list(tmp_path.iterdir())
     assert str(estimate.Estimate(26 * 86_400, 4)) == "26.0 days"

@@ -13,7 +13,7 @@ from styleclip_export.statistics.fs3 import Fs3Row, fs3_channels, fs3_rows
 from styleclip_export.statistics.image_features import ImageFeatures
 from styleclip_export.statistics.job import StatisticsJob
 
-MEASURED_LAYERS = 4
+MEASURED_LAYERS = 3
 MIN_REPORTED_SECONDS = 600.0
 
 
@@ -45,19 +45,21 @@ def estimate(job: StatisticsJob) -> Estimate:
     size = sum(generator.style_channels)
     mean, std = np.zeros(size, np.float32), np.full(size, 0.1, np.float32)
     encode = ImageFeatures(job.clip, settings.dtype)
-    seconds = []
-    for layer in chosen:
-        measured = {first_rows[layer], first_rows[layer] + 1}
-        seconds.append(_time_second(fs3_rows(generator, encode, mean, std, settings, measured)))
-    per_layer = np.interp([layer for layer, _ in rows], chosen, seconds)
+    seconds: dict[int, float] = {}
+    for layer in reversed(chosen):  # the last one warms up, as it is the cheapest
+        row = first_rows[layer]
+        measured = {row} if seconds else {row, row + 1}
+        seconds[layer] = _time_last(fs3_rows(generator, encode, mean, std, settings, measured))
+    per_layer = np.interp([layer for layer, _ in rows], chosen, [seconds[i] for i in chosen])
     missing = list(job.missing_rows(0, job.load_part(0)))
     images = job.settings.num_images
     return Estimate(float(per_layer[missing].sum()) * images, len(chosen))
 
 
-def _time_second(rows: Iterator[Fs3Row]) -> float:
-    """Compute two rows, the first as warm-up; return the seconds of the second."""
-    next(rows)
-    start = time.monotonic()
-    next(rows)
-    return time.monotonic() - start
+def _time_last(rows: Iterator[Fs3Row]) -> float:
+    """Compute rows; return the seconds of the last."""
+    start, seconds = time.monotonic(), 0.0
+    for _ in rows:
+        now = time.monotonic()
+        start, seconds = now, now - start
+    return seconds
