@@ -135,7 +135,7 @@ def _decode_at(
     sizes = (control & 0x0F).astype(np.int64)
     end = int(positions[-1] + 1 + sizes[-1]) if len(positions) else 0
     if not len(positions) or sizes.min() < 1 or sizes.max() > 8 or end > len(block):
-        raise NotADlibModel("this is no model that dlib serialized")
+        raise NotADlibModel("this is not a model that dlib serialized")
     values = np.zeros(len(positions), np.int64)
     padded = np.append(block, np.zeros(8, np.uint8))
     for i in range(int(sizes.max())):
