@@ -66,14 +66,17 @@ def test_a_client_over_its_rate_is_refused_until_a_stated_time(guarded_api):
     bearer = {"authorization": f"Bearer {HASTY_TOKEN}"}
     assert guarded_api.get("/v1/errors", headers=bearer).status_code == 200
 
-    def refusals():
+    def refusals(path):
         with ThreadPoolExecutor(4) as pool:
-            responses = pool.map(lambda _: guarded_api.get("/v1/errors", headers=bearer), range(20))
+            responses = pool.map(lambda _: guarded_api.get(path, headers=bearer), range(20))
             return [response for response in responses if response.status_code != 200]
 
-    for refused in wait_until(refusals):
+    for refused in wait_until(lambda: refusals("/v1/errors")):
         assert (refused.status_code, refused.json()["name"]) == (429, "ServerBusy")
         assert int(refused.headers["retry-after"]) == 1
+    for refused in wait_until(lambda: refusals("/v2/health/ready")):
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "requests per second" in refused.json()["error"]
 
 
 def test_a_request_over_the_body_limit_is_refused(guarded_api):

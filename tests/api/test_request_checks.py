@@ -11,6 +11,8 @@ import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from styleclip_contract import wire
+from styleclip_contract.errors import ServerBusy
+from styleclip_server.api import problems
 from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.http_body import BodyReader
@@ -381,3 +383,9 @@ def test_a_token_is_needed_and_the_rate_is_that_of_a_caller():
         access.check("Bearer secret", "1.2.3.4")
     assert refusal.value.http_status == 429
     assert 0 < refusal.value.retry_after <= 1
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(None, "1"), (0.2, "1"), (1.4, "2"), (3.0, "3")])
+def test_retry_after_is_rounded_up(seconds, header):
+    response = problems.response(ServerBusy("later"), "an-id", retry_after=seconds)
+    assert response.headers["retry-after"] == header

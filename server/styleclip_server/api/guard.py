@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from styleclip_contract.errors import AccessRefused, ServerBusy
 from styleclip_server.api import problems
 from styleclip_server.api.access import Access
-from styleclip_server.api.refusals import Refused
+from styleclip_server.api.refusals import Refused, retry_header
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _HEADER = b"x-request-id"
@@ -74,7 +74,8 @@ class Guard:
             self._access.check(authorization, address)
         except Refused as refused:
             if path.startswith("/v2"):  # KServe's protocol has its own form of errors
-                return JSONResponse({"error": refused.message}, refused.http_status)
+                headers = retry_header(refused.retry_after)
+                return JSONResponse({"error": refused.message}, refused.http_status, headers)
             known = refused.code is StatusCode.UNAUTHENTICATED
             error = (AccessRefused if known else ServerBusy)(refused.message)
             return problems.response(error, identifier, refused.http_status, refused.retry_after)

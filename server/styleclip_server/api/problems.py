@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 from styleclip_contract import errors
 from styleclip_contract.errors import StyleclipError
+from styleclip_server.api.refusals import RETRY_SECONDS, retry_header
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER = 1  # seconds
 
 
 class RequestError(Exception):
@@ -154,9 +154,9 @@ def response(
 ) -> JSONResponse:
     """Return the response that reports an error."""
     problem = describe(error, request_id, status)
-    headers = {}
-    if isinstance(error, errors.ServerUnavailable) or retry_after is not None:
-        headers["Retry-After"] = str(max(RETRY_AFTER, round(retry_after or 0)))
+    if retry_after is None and isinstance(error, errors.ServerUnavailable):
+        retry_after = RETRY_SECONDS
+    headers = retry_header(retry_after)
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="StyleCLIP"'
     return JSONResponse(

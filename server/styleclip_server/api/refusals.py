@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from grpc import StatusCode
 
 from styleclip_contract.errors import ImageTooLarge
@@ -46,6 +48,11 @@ class Refused(Exception):
         self.message = message
         self.retry_after = retry_after
         self.http_status = http_status or HTTP_STATUS.get(code, 500)
+
+
+def retry_header(seconds: float | None) -> dict[str, str]:
+    """Return the header Retry-After, in whole seconds and never too early; empty for None."""
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def invalid(message: str, *, http_status: int | None = None) -> Refused:

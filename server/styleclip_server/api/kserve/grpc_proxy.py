@@ -8,6 +8,7 @@ event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -236,7 +237,7 @@ def _host(peer: str) -> str:
 
 def _abort(context: Context, refusal: Refused) -> NoReturn:
     if refusal.retry_after is not None:
-        milliseconds = str(int(1000 * refusal.retry_after))
+        milliseconds = str(math.ceil(1000 * refusal.retry_after))
         context.set_trailing_metadata((("grpc-retry-pushback-ms", milliseconds),))
     context.abort(refusal.code, refusal.message)
     raise AssertionError("abort raises")

@@ -8,7 +8,6 @@ calls go on as requests that are written here.
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import zlib
 from typing import Any
@@ -34,7 +33,14 @@ from styleclip_server.api.kserve.triton import (
     TRACE_HEADERS,
     Triton,
 )
-from styleclip_server.api.refusals import Refused, invalid, model_control, restricted, unavailable
+from styleclip_server.api.refusals import (
+    Refused,
+    invalid,
+    model_control,
+    restricted,
+    retry_header,
+    unavailable,
+)
 from styleclip_server.api.tasks import cancel_on_disconnect
 
 Headers = list[tuple[bytes, bytes]]
@@ -190,10 +196,10 @@ async def _compress(content: bytes, headers: Headers, accepted: bytes) -> tuple[
 
 
 def _refusal(refusal: Refused) -> HttpResponse:
-    headers = [_JSON]
-    if refusal.retry_after is not None:
-        headers.append((b"retry-after", str(math.ceil(refusal.retry_after)).encode()))
-    return refusal.http_status, orjson.dumps({"error": refusal.message}), headers
+    retry = retry_header(refusal.retry_after)
+    headers = [(name.lower().encode(), value.encode()) for name, value in retry.items()]
+    content = orjson.dumps({"error": refusal.message})
+    return refusal.http_status, content, [_JSON, *headers]
 
 
 async def _send(
