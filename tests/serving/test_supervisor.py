@@ -19,6 +19,7 @@ from polling import SECONDS, wait_until
 from processes import find_listener, list_processes
 from styleclip_client import Client
 from styleclip_contract.errors import InvalidInput, ServerUnavailable
+from styleclip_server.serving import api_process, supervisor
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.installation import find_installation
 from styleclip_server.serving.options import Options, default_repository
@@ -68,6 +69,20 @@ def test_a_killed_step_restarts_triton_on_the_same_ports(supervised):
 def test_a_killed_api_server_is_restarted_alone(supervised):
     triton, restarts = supervised.pid, supervised.restarts
     find_listener(int(supervised.http_url.rpartition(":")[2])).kill()
+    wait_until(lambda: health_status(supervised) == 200)
+    assert_edits(supervised)
+    assert (supervised.pid, supervised.restarts) == (triton, restarts)
+
+
+def test_an_api_server_that_hangs_is_restarted_alone(supervised, monkeypatch):
+    triton, restarts = supervised.pid, supervised.restarts
+    hanging = find_listener(int(supervised.http_url.rpartition(":")[2]))
+    hanging.suspend()
+    with monkeypatch.context() as patch:  # until it is ended: its successor needs time to start
+        patch.setattr(supervisor, "LIVENESS_SECONDS", 0.1)
+        patch.setattr(api_process, "_LIVE_SECONDS", 0.1)
+        patch.setattr(api_process, "_START_SECONDS", 0)
+        wait_until(lambda: not hanging.is_running())
     wait_until(lambda: health_status(supervised) == 200)
     assert_edits(supervised)
     assert (supervised.pid, supervised.restarts) == (triton, restarts)

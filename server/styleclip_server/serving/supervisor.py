@@ -26,6 +26,7 @@ from styleclip_server.serving.ports import TRITON_HOST, Ports, choose_ports
 from styleclip_server.serving.triton_process import StepProcessDied, TritonProcess
 
 WATCH_SECONDS = 0.25  # between checks of the processes
+LIVENESS_SECONDS = 15.0  # between two checks that the API server responds
 CANARY_SECONDS = 15.0  # between two canary edits
 CANARY_TIMEOUT = 30.0
 CANARY_FAILURES = 2  # in a row, before the server is restarted
@@ -154,15 +155,18 @@ class SupervisedServer:
     def _watch(self) -> str | None:
         """Wait until something fails and return what; None when `stop` was called."""
         assert self._triton and self._api
+        checked_liveness = time.monotonic()
         failed_canaries, next_canary = 0, time.monotonic() + self._canary_seconds
         while not self._stopping.wait(WATCH_SECONDS):
             if failure := self._triton.find_failure():
                 return failure
             if failure := self._api.find_failure():
                 self._restart_api(failure)
-            if self._canary_seconds and time.monotonic() >= next_canary:
+            if time.monotonic() - checked_liveness >= LIVENESS_SECONDS:
                 if self._api.hangs():
                     self._restart_api("the API server does not respond")
+                checked_liveness = time.monotonic()
+            if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
                     self._check_canary()
                     failed_canaries = 0
