@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 import sys
+import time
+from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +38,16 @@ def test_after_a_broken_connection_only_the_missing_bytes_are_sent(file_server, 
         f"bytes={300_000 if behavior == 'drop' else 100_000}-",
         f'"{sha256(DATA)}"',
     )
+
+
+@pytest.mark.parametrize(("age", "resumes"), [(3600, True), (0, False), (None, False)])
+def test_without_an_etag_only_an_older_last_modified_resumes(file_server, tmp_path, age, resumes):
+    modified = "not a date" if age is None else formatdate(time.time() - age, usegmt=True)
+    file_server.modified = modified
+    fetch(tmp_path, make_file(f"{file_server.url}/noetag", known=False))
+    assert (tmp_path / "a.pkl").read_bytes() == DATA
+    second = ("bytes=300000-", modified) if resumes else (None, None)
+    assert file_server.requests[1][1:] == second
 
 
 def test_a_second_run_resumes_the_part_file(file_server, tmp_path):

@@ -33,7 +33,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if response := self._complete_response(behavior, is_first):
             return self._respond(*response)
         etag = None if behavior == "noetag" else f'"{sha256(self.server.data)}"'
-        start = self._start(behavior, etag)
+        start = self._start(behavior, etag or self.server.modified)
         if start >= len(self.server.data):
             unsatisfied = {"Content-Range": f"bytes */{len(self.server.data)}"}
             return self._respond(416, b"", unsatisfied)
@@ -53,10 +53,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "short": (200, self.server.data[:1000]),  # announces less than there is
         }.get(behavior)
 
-    def _start(self, behavior, etag):
+    def _start(self, behavior, validator):
         """Return the first byte to send."""
         requested, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if not requested or behavior == "norange" or (condition and condition != etag):
+        if not requested or behavior == "norange" or (condition and condition != validator):
             return 0
         return int(re.match(r"bytes=(\d+)-", requested)[1])
 
@@ -66,6 +66,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if etag:
             self.send_header("ETag", etag)
+        if self.server.modified:
+            self.send_header("Last-Modified", self.server.modified)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(size - start + announce))
@@ -104,6 +106,7 @@ def running_download_server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
         running.daemon_threads = True
         running.data, running.requests, running.sent = DATA, [], 0
+        running.modified = None  # the header Last-Modified
         running.release = threading.Event()
         running.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))

@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -240,11 +242,17 @@ def _left_https(response: BaseHTTPResponse) -> bool:
 
 def _strong_validator(response: BaseHTTPResponse) -> str | None:
     """Return what identifies the file's version; only a strong validator promises the same bytes
-    (RFC 9110, section 13.1.5)."""
+    (RFC 9110, section 13.1.5): a strong ETag, or a Last-Modified at least a second before the
+    response's Date (section 8.8.2.2)."""
     etag = response.headers.get("ETag")
-    if etag is None or etag.startswith("W/"):
-        return response.headers.get("Last-Modified")
-    return etag
+    if etag is not None and not etag.startswith("W/"):
+        return etag
+    date, modified = (response.headers.get(name, "") for name in ("Date", "Last-Modified"))
+    try:
+        age = parsedate_to_datetime(date) - parsedate_to_datetime(modified)
+    except (TypeError, ValueError):  # one is missing or malformed
+        return None
+    return modified if age >= timedelta(seconds=1) else None
 
 
 @contextmanager
