@@ -76,3 +76,9 @@ def test_a_sweep_that_cannot_be_drawn_is_refused(api, fields, name, words):
     data = {**SAD, "steps": "2", **fields}
     problem = api.post("/v1/sweep", files=[photo()], data=data).json()
     assert problem["name"] == name and words in problem["detail"]
+
+
+def test_a_name_that_is_not_documented_is_refused_in_json_and_forms(api):
+    for body in ({"json": {**SAD, "low": 1}}, {"files": [photo()], "data": {**SAD, "low": "1"}}):
+        problem = api.post("/v1/sweep", **body).json()
+        assert problem["detail"].startswith("there is no field 'low'")

@@ -78,7 +78,7 @@ class RequestModel(BaseModel):
 
 
 def is_repeatable(field: FieldInfo) -> bool:
-    """Return whether a field may be given several times: its type is `Several`."""
+    """Return whether a field may be given several times: its default is an empty list."""
     return bool(field.default == [])
 
 
@@ -182,8 +182,6 @@ class FacesRequest(RequestModel):
 
 class SweepRequest(EditableRequest):
     """POST /v1/sweep: the last edit at many strengths, the others as they are."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     face: FaceNumber = -1
     low: float | None = Field(
