@@ -19,7 +19,7 @@ from styleclip_client.results import Edited
 from styleclip_contract import limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
-from styleclip_contract.errors import InvalidThreshold, NoChannelLeft
+from styleclip_contract.errors import InvalidInput, InvalidThreshold, NoChannelLeft
 
 T = TypeVar("T")
 
@@ -78,6 +78,26 @@ class Grid(NamedTuple):
         return [
             (strength, threshold) for threshold in self.thresholds for strength in self.strengths
         ]
+
+    def check(self, size: int, format: str) -> None:
+        """Check that a sweep of images of `size` x `size` pixels can be drawn and encoded.
+
+        Raises:
+            InvalidInput: it has too many pixels, or its sheet is too long for `format`.
+        """
+        if len(self.values) * size**2 > limits.SWEEP_PIXELS:
+            raise InvalidInput(
+                f"{len(self.values)} images of {size} x {size} pixels are more than the "
+                f"{limits.SWEEP_PIXELS / 1e6:g} million that are accepted: lower size, steps or "
+                "thresholds"
+            )
+        width, height = _Layout.of(len(self.strengths), self.row_labels, size).sheet_size
+        max_side = limits.MAX_SIDE.get(format)
+        if max_side and max(width, height) > max_side:
+            raise InvalidInput(
+                f"the sheet has {width} x {height} pixels, but {format} supports sides of up to "
+                f"{max_side}: request PNG, or lower size, steps or thresholds"
+            )
 
     def encode(self, images: Sequence[Image.Image | None], size: int, format: str) -> bytes:
         """Encode the images of `values` as one sheet."""
@@ -167,6 +187,26 @@ def _image_or_none(result: Edited | parallel_calls.Failure) -> Image.Image | Non
     return result.image()
 
 
+class _Layout(NamedTuple):
+    """Where the images of a sheet begin, and its width and height, in pixels."""
+
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    left: int
+    top: int
+    sheet_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, columns: int, rows: Sequence[str], side: int) -> _Layout:
+        """Return the layout of `columns` images of `side` x `side` pixels beside each label."""
+        font_size = max(11, side // 14)
+        font = ImageFont.load_default(font_size)
+        top = round(font_size * 1.8)
+        left = max(round(font.getlength(row)) for row in rows)
+        left += 2 * _GAP if left else 0
+        step = side + _GAP
+        return cls(font, left, top, (left + step * columns + _GAP, top + step * len(rows)))
+
+
 def arrange_sheet(
     images: Sequence[Image.Image | None],
     columns: Sequence[str],
@@ -178,14 +218,9 @@ def arrange_sheet(
 
     Each image is resized to fit into `side` x `side` pixels. The sheet has the images' metadata.
     """
-    font_size = max(11, side // 14)
-    font = ImageFont.load_default(font_size)
-    top = round(font_size * 1.8)
-    left = max(round(font.getlength(row)) for row in rows)
-    left += 2 * _GAP if left else 0
+    font, left, top, sheet_size = _Layout.of(len(columns), rows, side)
     step = side + _GAP
-    size = (left + step * len(columns) + _GAP, top + step * len(rows))
-    canvas = Image.new("RGB", size, _BACKGROUND)
+    canvas = Image.new("RGB", sheet_size, _BACKGROUND)
     pen = ImageDraw.Draw(canvas)
     for index, text in enumerate(columns):
         middle = left + _GAP + step * index + side // 2

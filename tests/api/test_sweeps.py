@@ -1,12 +1,15 @@
 """POST /v1/sweep: one edit at many strengths."""
 
+import asyncio
 import base64
 import io
+import threading
 import zipfile
 
 import pytest
 
 from edit_requests import SAD, events, image_of, photo
+from styleclip_server.api.web.events import stream
 
 
 def test_a_sheet_has_an_image_for_each_strength(api):
@@ -61,11 +64,31 @@ def test_progress_of_a_sweep_is_reported_by_events(api):
     assert last == "result" and result["media_type"] == "image/png"
 
 
+def test_the_result_of_events_is_built_outside_the_event_loop():
+    threads = []
+
+    async def work(report):
+        threads.append(threading.get_ident())
+
+    def build_json(result):
+        threads.append(threading.get_ident())
+        return {}
+
+    async def read():
+        return [event async for event in stream(work, build_json, "id").body_iterator]
+
+    assert b"result" in asyncio.run(read())[-1]
+    loop_thread, build_thread = threads
+    assert build_thread != loop_thread
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "words"),
     [
         ({"steps": "1"}, "InvalidInput", "steps"),
         ({"steps": "100", "size": "2048"}, "InvalidInput", "million"),
+        ({"steps": "70", "format": "webp"}, "InvalidInput", "16383"),
+        ({"steps": "100", "size": "650", "format": "jpeg"}, "InvalidInput", "65500"),
         ({"to": "21"}, "InvalidStrength", "to is 21"),
         ({"format": "gif", "thresholds": "0.1"}, "InvalidInput", "no rows"),
         ({"format": "bmp"}, "UnknownFormat", "gif"),

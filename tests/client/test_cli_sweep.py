@@ -7,7 +7,8 @@ from PIL import Image
 
 from edit_texts import SAD_OPTIONS
 from paths import AVATAR
-from styleclip_client.commands.options import DONE, WRONG_USAGE
+from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
+from styleclip_client.sweeps import Grid
 
 
 def test_a_strength_sweep_is_a_strip_of_images(styleclip, tmp_path):
@@ -79,3 +80,23 @@ def test_a_sweep_can_be_an_animated_gif(styleclip, tmp_path):
 def test_an_impossible_sweep_is_wrong_usage(styleclip, options, word):
     code, _, stderr = styleclip("sweep", AVATAR, *SAD_OPTIONS, *options)
     assert code == WRONG_USAGE and word in stderr
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["-o", "out.webp", "--steps", "70"], "16383"),
+        (["-o", "out.jpg", "--steps", "100", "--size", "650"], "65500"),
+        (["-o", "out.png", "--steps", "100", "--size", "2048"], "million"),
+    ],
+)
+def test_a_sheet_that_is_too_large_is_refused_before_it_is_drawn(
+    styleclip, monkeypatch, options, word
+):
+    monkeypatch.setattr("styleclip_client.sweeps.draw", None)
+    code, _, stderr = styleclip("sweep", AVATAR, *SAD_OPTIONS, *options)
+    assert code == BAD_INPUT and word in stderr and "Traceback" not in stderr
+
+
+def test_a_sheet_of_any_length_can_be_png():
+    Grid([0.0] * 100, [0.1], [""]).check(650, "PNG")

@@ -39,8 +39,9 @@ class _Thresholds(click.ParamType):
             numbers = tuple(float(part) for part in value.split(","))
         except ValueError:
             numbers = ()
-        if not 1 <= len(numbers) <= 16 or not all(0 <= number <= 1 for number in numbers):
-            self.fail(f"{value!r} is not a list of 1 to 16 numbers from 0 to 1: 0.1,0.15,0.2")
+        most = limits.SWEEP_THRESHOLDS
+        if not 1 <= len(numbers) <= most or not all(0 <= number <= 1 for number in numbers):
+            self.fail(f"{value!r} is not a list of 1 to {most} numbers from 0 to 1: 0.1,0.15,0.2")
         return numbers
 
 
@@ -50,20 +51,20 @@ class _Thresholds(click.ParamType):
 @click.option("--from", "low", type=_STRENGTH, metavar="A", help="α of the first image.")
 @click.option("--to", "high", type=_STRENGTH, metavar="A", help="α of the last one.")
 @click.option(
-    "--steps", type=click.IntRange(2, 100), help="Number of images, with first and last. "
-    "[default: 7, of a GIF 13]"
+    "--steps", type=click.IntRange(*limits.SWEEP_STEPS),
+    help="Number of images, with first and last. [default: 7, of a GIF 13]",
 )  # fmt: skip
 @click.option(
     "--thresholds", type=_Thresholds(), metavar="B,B,…", help="A row for each β: an α × β grid."
 )
 @click.option(
-    "--size", type=click.IntRange(16, 2048), metavar="PIXELS",
+    "--size", type=click.IntRange(*limits.SWEEP_SIDE), metavar="PIXELS",
     help="Side of each image. [default: 256, of a GIF 384]",
 )  # fmt: skip
 @click.option(
     "--delay",
-    type=click.IntRange(20, 10_000),
-    default=80,
+    type=click.IntRange(*limits.GIF_MILLISECONDS),
+    default=limits.DEFAULT_GIF_MILLISECONDS,
     metavar="MS",
     show_default=True,
     help="Between the images of a GIF.",
@@ -111,11 +112,12 @@ def sweep(
     with options.spinner(f"inverting {photo.name}"):
         domain = client.domain()
         edits = edit_options.resolve(domain)
+        steps, size = steps or defaults.steps, size or defaults.size
+        grid = sweeps.Grid.for_edit(edits[-1], low, high, steps, thresholds, domain)
+        grid.check(size, format)
         start = time.perf_counter()
         inverted = _inverted(client, photo, align, face)
-    grid = sweeps.Grid.for_edit(edits[-1], low, high, steps or defaults.steps, thresholds, domain)
     images = _draw(client, inverted, edits, grid.values)
-    size = size or defaults.size
     data = _encode_gif(images, delay, size) if is_gif else grid.encode(images, size, format)
     write_file(out, data, overwrite=overwrite)
     milliseconds = round(1000 * (time.perf_counter() - start))

@@ -15,8 +15,6 @@ from styleclip_contract.errors import UnknownFormat
 from styleclip_contract.photo_files import check_pixels
 from styleclip_server.pipeline import metadata
 
-_MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels; PNG has no such limit
-
 
 def decode(data: bytes, min_long_side: int = 0, keep_gps: bool = False) -> Image.Image:
     """Decode a photo as `photo_files.decode` does; `info["exif"]` is `metadata.filter_exif`'s.
@@ -69,7 +67,7 @@ def encode(
     if isinstance(image, np.ndarray):
         image = _from_pixels(image)
     name = check_encoding(format, quality)
-    max_side = _MAX_SIDE.get(name, 0)
+    max_side = limits.MAX_SIDE.get(name, 0)
     if max_side and max(image.size) > max_side:
         raise UnknownFormat(f"{name} supports sides of up to {max_side} pixels; request PNG")
     options: dict[str, Any] = {"quality": quality}

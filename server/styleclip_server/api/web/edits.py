@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -60,7 +61,7 @@ async def edit(request: Request, state: State) -> Response:
             work, lambda results: build_json(results, format, identifier), identifier
         )
     results = await cancel_on_disconnect(work(events.ignore_progress), request.receive)
-    return _response(results, media_type, format, identifier)
+    return await asyncio.to_thread(_response, results, media_type, format, identifier)
 
 
 def _kind(fields: EditRequest) -> Kind | None:

@@ -36,7 +36,7 @@ def stream(
 
     Args:
         work: gets a function to report its progress with.
-        build_json: turns its result into the data of the event `result`.
+        build_json: turns its result into the data of the event `result`, in a thread.
         request_id: the id of the request, for `error`.
     """
     return StreamingResponse(
@@ -66,7 +66,9 @@ async def _events(
             done, total = progress
             yield _event("progress", {"done": done, "total": total})
         try:
-            yield _event("result", build_json(task.result()))
+            result = task.result()
+            # In a thread: a sheet of many pixels takes seconds to draw and encode.
+            yield await asyncio.to_thread(lambda: _event("result", build_json(result)))
         except StyleclipError as error:
             yield _event("error", problems.describe(error, request_id).model_dump())
         except Exception:

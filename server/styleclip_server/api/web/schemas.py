@@ -19,10 +19,6 @@ from styleclip_contract import limits
 
 T = TypeVar("T")
 
-SWEEP_STEPS = 100
-SWEEP_THRESHOLDS = 16
-SWEEP_SIDES = (16, 2048)
-
 
 @dataclass(frozen=True)
 class File:
@@ -198,23 +194,28 @@ class SweepRequest(EditableRequest):
     )
     steps: int | None = Field(
         None,
-        ge=2,
-        le=SWEEP_STEPS,
+        ge=limits.SWEEP_STEPS[0],
+        le=limits.SWEEP_STEPS[1],
         description="Number of strengths, with first and last. Default: 7, of a GIF 13.",
         examples=[7],
     )
     thresholds: Several[float] = Field(
-        [], max_length=SWEEP_THRESHOLDS, description="A row for each β: an α × β grid. Repeatable."
+        [],
+        max_length=limits.SWEEP_THRESHOLDS,
+        description="A row for each β: an α × β grid. Repeatable.",
     )
     size: int | None = Field(
         None,
-        ge=SWEEP_SIDES[0],
-        le=SWEEP_SIDES[1],
+        ge=limits.SWEEP_SIDE[0],
+        le=limits.SWEEP_SIDE[1],
         description="Side of each image in pixels. Default: 256, of a GIF 384.",
         examples=[256],
     )
     delay: int = Field(
-        80, ge=20, le=10_000, description="Milliseconds between the images of a GIF."
+        limits.DEFAULT_GIF_MILLISECONDS,
+        ge=limits.GIF_MILLISECONDS[0],
+        le=limits.GIF_MILLISECONDS[1],
+        description="Milliseconds between the images of a GIF.",
     )
     format: str | None = Field(
         None,

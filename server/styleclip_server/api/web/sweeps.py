@@ -27,7 +27,6 @@ from styleclip_server.api.web.state import State, request_id
 router = APIRouter(tags=["edit"])
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a sheet has texts, so PNG is preferred
-_PIXELS = limits.PHOTO_PIXELS  # of a sheet or of all images of an animation
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ async def sweep(request: Request, state: State) -> Response:
         domain = await state.domain()
         edits = resolve_edits(fields, domain)
         grid = _grid(fields, edits[-1], format, domain)
+        # The images of an archive are PNG and stand alone.
+        grid.check(_size(fields, format), "PNG" if media_type == negotiation.ZIP else format)
         with state.admitted(len(grid.values)) as concurrency:
             return await _draw(client, fields, edits, grid, concurrency, report)
 
@@ -87,7 +88,7 @@ def _grid(fields: SweepRequest, edit: Edit, format: str, domain: Domain) -> swee
     """Return the strengths and thresholds to draw.
 
     Raises:
-        InvalidInput: they are out of bounds, or too many for the size.
+        InvalidInput: they are out of bounds, or a GIF has thresholds.
     """
     for name, value in (("from", fields.low), ("to", fields.high)):
         if value is not None and not abs(value) <= limits.STRENGTH:
@@ -97,21 +98,16 @@ def _grid(fields: SweepRequest, edit: Edit, format: str, domain: Domain) -> swee
             )
     if format == "GIF" and fields.thresholds:
         raise InvalidInput("a GIF has no rows: thresholds needs the format png, jpeg or webp")
-    defaults = _defaults(format)
-    grid = sweeps.Grid.for_edit(
-        edit, fields.low, fields.high, fields.steps or defaults.steps, fields.thresholds, domain
-    )
-    size = fields.size or defaults.size
-    if len(grid.values) * size**2 > _PIXELS:
-        raise InvalidInput(
-            f"{len(grid.values)} images of {size} x {size} pixels are more than the "
-            f"{_PIXELS / 1e6:g} million that are accepted: lower size, steps or thresholds"
-        )
-    return grid
+    steps = fields.steps or _defaults(format).steps
+    return sweeps.Grid.for_edit(edit, fields.low, fields.high, steps, fields.thresholds, domain)
 
 
 def _defaults(format: str) -> sweeps.Defaults:
     return sweeps.GIF_DEFAULTS if format == "GIF" else sweeps.SHEET_DEFAULTS
+
+
+def _size(fields: SweepRequest, format: str) -> int:
+    return fields.size or _defaults(format).size
 
 
 async def _draw(
@@ -141,7 +137,7 @@ async def _draw(
 
 
 def _encode(drawn: Sweep, fields: SweepRequest, format: str) -> bytes:
-    size = fields.size or _defaults(format).size
+    size = _size(fields, format)
     if format == "GIF":
         return sweeps.encode_gif(drawn.frames, fields.delay, size)
     return drawn.grid.encode(drawn.images, size, format)
