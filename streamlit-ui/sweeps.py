@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from server_calls import ServerSession
 from thumbnails import data_uri, encode_thumbnail
 
-from styleclip_client import Edit
-from styleclip_client.sweeps import encode_gif
-from styleclip_contract import errors
+from styleclip_client import Domain, Edit
+from styleclip_client.sweeps import encode_gif, evenly_spaced, strength_range
+from styleclip_contract import errors, limits
 
 _GIF_SIDE = 512  # pixels; a GIF of 1024 would have tens of megabytes
 _GIF_STEPS = 12
-_GIF_FRAME_MILLISECONDS = 80
+_STRIP_STEPS = 7
 _DEFAULT_STRENGTH, _DEFAULT_THRESHOLD = 5.0, 0.1  # steps of a sweep around an edit of 0
 
 _STYLE = """<style>
@@ -44,11 +44,11 @@ def show_strip(
     w_plus: NDArray[np.float32],
     edits: Sequence[Edit],
     varied: int,
-    bounds: tuple[float, float],
+    domain: Domain,
 ) -> None:
-    """Show `edits[varied]` at several strengths, within `bounds`, the other edits unchanged."""
+    """Show `edits[varied]` at several strengths, the other edits unchanged."""
     edit = edits[varied]
-    strengths = _strip_strengths(edit, bounds)
+    strengths = _strip_strengths(edit, domain)
     variants = [_replace_edit(edits, varied, strength, edit.threshold) for strength in strengths]
     images = _render_thumbnails(server, w_plus, variants)
     items = "".join(
@@ -64,11 +64,11 @@ def show_grid(
     w_plus: NDArray[np.float32],
     edits: Sequence[Edit],
     varied: int,
-    bounds: tuple[float, float],
+    domain: Domain,
 ) -> None:
-    """Show strengths times thresholds of `edits[varied]`, within `bounds`, others unchanged."""
+    """Show strengths times thresholds of `edits[varied]`, the other edits unchanged."""
     edit = edits[varied]
-    strengths, thresholds = _grid_values(edit, bounds)
+    strengths, thresholds = _grid_values(edit, domain)
     values = list(itertools.product(strengths, thresholds))
     variants = [_replace_edit(edits, varied, *value) for value in values]
     images = dict(zip(values, _render_thumbnails(server, w_plus, variants), strict=True))
@@ -107,20 +107,22 @@ def render_gif(
         # PNG, because `encode_gif` reads from its metadata how the image was created.
         frames.append(server.edit(w_plus, scaled, "PNG").image())
         on_progress(fraction, f"Rendering the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
-    return encode_gif(frames, _GIF_FRAME_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
+    return encode_gif(frames, limits.DEFAULT_GIF_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
 
-def _strip_strengths(edit: Edit, bounds: tuple[float, float]) -> list[float]:
-    """Return strengths from the opposite of the edit to twice it, including its own."""
-    unit = edit.strength or _DEFAULT_STRENGTH
-    strengths = {_clamp(unit * factor, bounds) for factor in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)}
-    return sorted(strengths, reverse=unit < 0)
+def _strip_strengths(edit: Edit, domain: Domain) -> list[float]:
+    """Return strengths of the range of a sweep, including the edit's own."""
+    strengths = evenly_spaced(*strength_range(edit, domain), _STRIP_STEPS)
+    return sorted({*strengths, round(edit.strength, 3)}, reverse=edit.strength < 0)
 
 
-def _grid_values(edit: Edit, bounds: tuple[float, float]) -> tuple[list[float], list[float]]:
+def _grid_values(edit: Edit, domain: Domain) -> tuple[list[float], list[float]]:
     """Return strengths (rows) and thresholds (columns) around the edit's own."""
+    low, high = domain.strengths(edit)
     strength, threshold = edit.strength or _DEFAULT_STRENGTH, edit.threshold or _DEFAULT_THRESHOLD
-    strengths = {_clamp(strength * factor, bounds) for factor in (0.5, 1.0, 1.5, 2.0)}
+    strengths = {
+        round(max(low, min(high, strength * factor)), 2) for factor in (0.5, 1.0, 1.5, 2.0)
+    }
     thresholds = {round(min(1.0, threshold * factor), 2) for factor in (0.5, 0.75, 1.0, 1.25)}
     return sorted(strengths), sorted(thresholds)
 
@@ -157,8 +159,3 @@ def _replace_edit(
 ) -> list[Edit]:
     changed = replace(edits[index], strength=strength, threshold=threshold)
     return [*edits[:index], changed, *edits[index + 1 :]]
-
-
-def _clamp(strength: float, bounds: tuple[float, float]) -> float:
-    low, high = bounds
-    return round(max(low, min(high, strength)), 2)

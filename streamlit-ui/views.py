@@ -181,8 +181,7 @@ def _show_analysis(session: Session, domain: Domain, edits: list[Edit], view: st
     # A direction has no threshold, so its grid is a strip.
     is_strip = view == _STRENGTHS or edits[varied].direction
     show_sweep = show_strip if is_strip else show_grid
-    bounds = domain.strengths(edits[varied])
-    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied, bounds))
+    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied, domain))
 
 
 def _select_edit(edits: list[Edit]) -> int:
