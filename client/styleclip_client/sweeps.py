@@ -118,7 +118,8 @@ def strength_range(edit: Edit, domain: Domain | None = None) -> tuple[float, flo
 
 def evenly_spaced(low: float, high: float, steps: int) -> list[float]:
     """Return `steps` evenly spaced strengths from `low` to `high`, rounded to 3 decimals."""
-    return [round(low + (high - low) * step / (steps - 1), 3) for step in range(steps)]
+    # -0.0 + 0.0 is 0.0, whose label has no minus.
+    return [round(low + (high - low) * step / (steps - 1), 3) + 0.0 for step in range(steps)]
 
 
 def draw(

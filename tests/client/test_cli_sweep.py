@@ -8,7 +8,7 @@ from PIL import Image
 from edit_texts import SAD_OPTIONS
 from paths import AVATAR
 from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
-from styleclip_client.sweeps import Grid
+from styleclip_client.sweeps import Grid, evenly_spaced
 
 
 def test_a_strength_sweep_is_a_strip_of_images(styleclip, tmp_path):
@@ -100,3 +100,12 @@ def test_a_sheet_that_is_too_large_is_refused_before_it_is_drawn(
 
 def test_a_sheet_of_any_length_can_be_png():
     Grid([0.0] * 100, [0.1], [""]).check(650, "PNG")
+
+
+def test_the_middle_of_a_sweep_is_zero_without_a_minus():
+    assert [f"{strength:g}" for strength in evenly_spaced(-3.3, 6.6, 4)] == [
+        "-3.3",
+        "0",
+        "3.3",
+        "6.6",
+    ]
