@@ -1,18 +1,23 @@
 """Calls that were cancelled: what the API server reports to the running step.
 
-Triton 2.51 does not report it to a step of an ensemble. So the API server gives each call a random
-number, which the steps get as its correlation id. Once the call is cancelled, a file of that name
-exists.
+Triton 2.51 does not report it to a step of an ensemble, and can end by a segmentation fault when
+many calls are cancelled. So the API server never cancels a call to Triton. It gives each call a
+random number, which the steps get as its correlation id. Once the call is cancelled, a file of that
+name exists, and the running step ends with an error.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FOLDER_VARIABLE = "STYLECLIP_CANCELLED_CALLS"
 _FILES = 1000  # of the newest calls
@@ -32,14 +37,22 @@ class CancelledCalls:
         for file in folder.iterdir():
             file.unlink()
 
-    @contextmanager
-    def number(self) -> Iterator[int]:
-        """Yield the number for a call during a `with` block; an exception cancels the call."""
+    async def run(self, call: Callable[[int], Awaitable[T]], timeout: float | None = None) -> T:
+        """Return what `call` returns for a new number.
+
+        When this is cancelled, or after `timeout` seconds, the steps are told, and the call ends in
+        the background.
+
+        Raises:
+            asyncio.TimeoutError: after `timeout` seconds.
+        """
         number = secrets.randbits(62) + 1
+        task = asyncio.ensure_future(call(number))
         try:
-            yield number
-        except BaseException:
+            return await asyncio.wait_for(asyncio.shield(task), timeout)
+        except (asyncio.CancelledError, asyncio.TimeoutError):
             self._add(self._folder / str(number))
+            task.add_done_callback(_ignore_result)
             raise
 
     def _add(self, file: Path) -> None:
@@ -48,6 +61,12 @@ class CancelledCalls:
         self._files.append(file)
         if len(self._files) > _FILES:
             self._files.popleft().unlink(missing_ok=True)
+
+
+def _ignore_result(task: asyncio.Future[T]) -> None:
+    """Retrieve the error of a call that nobody waits for, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def is_cancelled(number: object) -> bool:

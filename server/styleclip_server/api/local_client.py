@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 from styleclip_client import AsyncClient
 from styleclip_client.address import Connection
+from styleclip_client.failures import CallFailed
 from styleclip_client.grpc_transport import AsyncGrpcTransport
 from styleclip_client.protocol import InferRequest, Request
-from styleclip_contract.wire import ENSEMBLES
+from styleclip_server.api.kserve.triton import INFER_SECONDS
 from styleclip_server.cancelled_calls import CancelledCalls
 
 
@@ -28,7 +30,14 @@ class _Transport(AsyncGrpcTransport):
 
     async def send(self, request: Request, timeout: float) -> Any:
         """Return the response to `request`, as the base class does."""
-        if not (isinstance(request, InferRequest) and request.model in ENSEMBLES):
+        if not isinstance(request, InferRequest):
             return await super().send(request, timeout)
-        with self._cancelled.number() as number:
-            return await super().send(replace(request, sequence=number), timeout)
+        send = super().send
+
+        async def infer(number: int) -> Any:
+            return await send(replace(request, sequence=number), INFER_SECONDS)
+
+        try:
+            return await self._cancelled.run(infer, timeout)
+        except asyncio.TimeoutError:
+            raise CallFailed("DEADLINE_EXCEEDED", "Deadline Exceeded") from None

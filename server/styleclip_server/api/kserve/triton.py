@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable
@@ -89,14 +90,17 @@ class Triton:
         config = await self.model_config(request.model_name)
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
         kind = _kind(request, rows)
-        with self.admission.enter(rows, kind), self._cancelled.number() as number:
-            request.parameters["sequence_id"].int64_param = number
-            return await self.call(
-                "ModelInfer",
-                request.SerializeToString(),
-                INFER_SECONDS if timeout is None else timeout,
-                metadata,
-            )
+
+        async def infer(number: int) -> bytes:
+            with self.admission.enter(rows, kind):
+                request.parameters["sequence_id"].int64_param = number
+                message = request.SerializeToString()
+                return await self.call("ModelInfer", message, INFER_SECONDS, metadata)
+
+        try:
+            return await self._cancelled.run(infer, timeout)
+        except asyncio.TimeoutError:
+            raise Refused(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
 
     async def model_config(self, name: str) -> ModelConfig:
         """Return the configuration of a model.
