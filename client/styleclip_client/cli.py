@@ -6,6 +6,7 @@ A failure is one line on standard error and an exit status, see `commands.option
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -74,4 +75,6 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """Run the command."""
+    # gRPC's own lines about threads and sockets: the command reports errors itself.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run())

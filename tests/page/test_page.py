@@ -129,7 +129,10 @@ def test_a_slider_for_each_direction_edits_and_goes_into_the_recipe(page, client
     assert edits[1].strength == pytest.approx(3)
     expected = client.edit(client.invert(FIRST).w_plus, edits).picture
     wait_for_pixels(page, decode_pixels(expected))
-    press_slider_key(page, "Beard", "ArrowLeft", 30)
+    slider = page.get_by_role("slider", name="Beard").first
+    while float(slider.get_attribute("aria-valuenow")) > 0.05:  # a rerun may undo a press
+        press_slider_key(page, "Beard", "ArrowLeft")
+        page.wait_for_timeout(100)
     wait_for_image(page, lambda now: now == old)
     page.get_by_text("Load a recipe").click()
     upload_file(page, saved, "recipe")
