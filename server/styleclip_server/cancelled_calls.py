@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class CancelledCalls:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: deque[Path] = deque()
+        # A task that only its own call refers to may be collected, which would cancel the call.
+        self._abandoned: set[asyncio.Future[Any]] = set()
         folder.mkdir(exist_ok=True)
         for file in folder.iterdir():
             file.unlink()
@@ -40,8 +42,8 @@ class CancelledCalls:
     async def run(self, call: Callable[[int], Awaitable[T]], timeout: float | None = None) -> T:
         """Return what `call` returns for a new number.
 
-        When this is cancelled, or after `timeout` seconds, the steps are told, and the call ends in
-        the background.
+        When this is cancelled, or after `timeout` seconds, the call ends in the background, and its
+        running step ends as soon as it checks.
 
         Raises:
             asyncio.TimeoutError: after `timeout` seconds.
@@ -52,7 +54,8 @@ class CancelledCalls:
             return await asyncio.wait_for(asyncio.shield(task), timeout)
         except (asyncio.CancelledError, asyncio.TimeoutError):
             self._add(self._folder / str(number))
-            task.add_done_callback(_ignore_result)
+            self._abandoned.add(task)
+            task.add_done_callback(self._finish_abandoned)
             raise
 
     def _add(self, file: Path) -> None:
@@ -62,11 +65,10 @@ class CancelledCalls:
         if len(self._files) > _FILES:
             self._files.popleft().unlink(missing_ok=True)
 
-
-def _ignore_result(task: asyncio.Future[T]) -> None:
-    """Retrieve the error of a call that nobody waits for, so that asyncio does not log it."""
-    if not task.cancelled():
-        task.exception()
+    def _finish_abandoned(self, task: asyncio.Future[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not log it
 
 
 def is_cancelled(number: object) -> bool:
