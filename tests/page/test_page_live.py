@@ -89,7 +89,8 @@ def test_two_users_do_not_get_each_others_images(visit, running_page):
     first, second = visit(), visit()
     urls = [record_live_images(tab) for tab in (first, second)]
     for tab, tab_urls in zip((first, second), urls, strict=True):
-        press_slider_key(tab, "How strong", "ArrowLeft", 2)
+        # Once: the result of the first of several presses may come before the second is asked for.
+        press_slider_key(tab, "How strong", "ArrowLeft")
         wait_for_live_image(tab, tab_urls)
         wait_until_idle(tab)
     paths = [{re.search("/live/([^?]+)", url)[1] for url in tab_urls} for tab_urls in urls]
