@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from paths import GOLDEN
-from tools.ports import find_free_port
+from styleclip_server.serving.ports import find_free_port
 
 # Triton kernels run interpreted, on the CPU. Must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")

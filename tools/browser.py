@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from tools.ports import find_free_port
+from styleclip_server.serving.ports import find_free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -36,8 +36,8 @@ from page_state import (
     wait_for_pixels,
 )
 from styleclip_client import Client, Recipe
+from styleclip_server.serving.ports import find_free_port
 from tools.browser import WAIT, press_slider_key, running_page, wait_until_idle
-from tools.ports import find_free_port
 
 FIRST = AVATAR  # what the page opens with
 SAMPLE = SAMPLES / "avatar-3.png"

@@ -26,7 +26,7 @@ from PIL import Image
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.canary import check_server
 from styleclip_server.pipeline.landmarks import find_landmark_model
-from tools.ports import find_free_port
+from styleclip_server.serving.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tools.ports import find_free_port
+from styleclip_server.serving.ports import find_free_port
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

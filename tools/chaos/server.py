@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.ports import find_free_port
+from styleclip_server.serving.ports import find_free_port
 
 SHM_BYTES = 256 * 2**20
 DISK_BYTES = 128 * 2**20

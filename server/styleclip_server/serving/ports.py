@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 
 TRITON_HOST = "127.0.0.1"  # only the API server may reach Triton
+
+
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_000
+_ATTEMPTS = 100
 
 
 class Ports(NamedTuple):
@@ -21,6 +28,27 @@ class Ports(NamedTuple):
     triton_http: int
     triton_grpc: int
     triton_metrics: int
+
+
+def find_free_port(host: str = TRITON_HOST) -> int:
+    """Return a free TCP port from which the kernel makes no outgoing connection.
+
+    A port that bind() chooses is one of those, so it may be taken before a server that is still
+    loading its models listens there.
+    """
+    try:
+        highest = int(_EPHEMERAL_PORTS.read_text().split()[0]) - 1
+    except (OSError, ValueError):
+        highest = 0
+    candidates = range(_LOWEST, highest)
+    for port in (*random.sample(candidates, min(_ATTEMPTS, len(candidates))), 0):  # 0: any
+        with socket.socket() as probe:  # without SO_REUSEADDR: not one that another has bound
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerStartFailed(f"no port of {host} is free")
 
 
 def choose_ports(options: Options) -> Ports:
@@ -51,5 +79,5 @@ def choose_ports(options: Options) -> Ports:
         }
         return Ports(
             *(bind(options.host, port, option) for option, port in public.items()),
-            *(bind(TRITON_HOST, 0, option) for option in public),
+            *(bind(TRITON_HOST, find_free_port(), option) for option in public),
         )
