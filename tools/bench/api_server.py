@@ -23,18 +23,12 @@ import psutil
 
 from styleclip_client import Client
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import SupervisedServer, running_server
+from styleclip_server.serving.supervisor import running_server
+from tools.private_ports import triton_port
 
 PHOTO = Path(__file__).resolve().parents[2] / "demo" / "samples" / "avatar-1.png"
 
 Call = Callable[[], object]
-
-
-def _triton_port(server: SupervisedServer, protocol: str) -> int:
-    """Return a private port of Triton, from its command line."""
-    option = f"--{protocol}-port="
-    command = psutil.Process(server.pid).cmdline()
-    return int(next(each for each in command if each.startswith(option)).removeprefix(option))
 
 
 def _milliseconds(call: Call) -> float:
@@ -92,7 +86,7 @@ def main(count: int, rounds: int, clients: int) -> None:
             ("grpc", "", server.grpc_url),
             ("http", "http://", server.http_url),
         ):
-            private = f"127.0.0.1:{_triton_port(server, protocol)}"
+            private = f"127.0.0.1:{triton_port(psutil.Process(server.pid), protocol)}"
             direct = stack.enter_context(Client(scheme + private))
             through = stack.enter_context(Client(scheme + address))
             latent = direct.invert(PHOTO).w_plus

@@ -33,7 +33,7 @@ from tools.chaos.experiment import (
     run_fault,
     run_sigterm,
 )
-from tools.chaos.overload import DIRECT, GATEWAY, run_overload, run_overload_at_gateway
+from tools.chaos.overload import GATEWAY, GRPC, HTTP, TRITON, run_overload, run_overload_at_gateway
 from tools.chaos.server import Server
 
 OUT = Path("out/chaos")
@@ -57,8 +57,13 @@ def run(only: str, concurrency: int, report: Callable[[Result], None]) -> list[R
                 add(Result(fault.name, note=f"{SKIPPED}: only root can mount a small file system"))
                 continue
             add(run_fault(server, fault, LOAD_SHARE * capacity))
-        if only in DIRECT:
-            add(run_overload(server, capacity, DIRECT, server.grpc, [{}]))
+        for name, address in {
+            GRPC: server.grpc,
+            HTTP: f"http://{server.http}",
+            TRITON: server.triton_grpc(),
+        }.items():
+            if only in name:
+                add(run_overload(server, capacity, name, address, [{}]))
         if only in GATEWAY:
             add(run_overload_at_gateway(server, capacity, concurrency))
         if only in SIGTERM:

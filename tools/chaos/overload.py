@@ -1,4 +1,4 @@
-"""Ten times as many requests as the server can answer, direct and through compose's gateway."""
+"""Ten times as many requests as the server can answer, at each entrance and compose's gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tools.chaos.gateway import NGINX, Gateway
 from tools.chaos.load import ANSWERED, PHOTOS, Load, Outcome, count_outcomes, percentile
 from tools.chaos.server import Server
 
-DIRECT = "10 times overload, direct"
+GRPC = "10 times overload, API server, gRPC"
+HTTP = "10 times overload, API server, HTTP"
+TRITON = "10 times overload, Triton's own gRPC"
 GATEWAY = "10 times overload, gateway"
 USERS = ("ada", "bob", "cleo", "dan")  # the gateway limits the rate of each user
 SECONDS = 15

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from styleclip_server.serving.ports import find_free_port
+from tools.private_ports import triton_port
 
 SHM_BYTES = 256 * 2**20
 DISK_BYTES = 128 * 2**20
@@ -80,6 +81,10 @@ class Server:
                 if any(part in word for word in process.cmdline()[:2]):
                     matches.append(process)
         return matches
+
+    def triton_grpc(self) -> str:
+        """Return the address of Triton's own gRPC port."""
+        return f"127.0.0.1:{triton_port(self.find_processes('bin/tritonserver')[0], 'grpc')}"
 
     def resolve(self, path: str | Path) -> Path:
         """Return where a path in the server's own mounts is reached from outside."""
