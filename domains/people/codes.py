@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
 from domains.people.head import Color, Head, Lamp
@@ -104,3 +105,8 @@ class SceneEncoder(nn.Module):
 
     def forward(self, scenes: Tensor) -> Tensor:
         return self.linear(((scenes - self.mean) / self.std).clamp(-4, 4))
+
+
+def add_scene(labels: Tensor, scene: Tensor) -> Tensor:
+    """Add the parts of W+ that labels (N, L, W_DIM) and scenes (N, FREE) determine."""
+    return labels + F.pad(scene, (W_DIM - FREE, 0))[:, None]

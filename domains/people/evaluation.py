@@ -26,9 +26,9 @@ from torch import Tensor
 from domains.people.attributes import TABLE
 from domains.people.shards import read_shards
 from domains.people.text_pairs import HIDES
-from domains.people.train_generator import resize
 from domains.training.checkpoints import require_weights
 from domains.training.classifier import Classifier
+from domains.training.images import resize
 from domains.training.served_networks import BATCH, Images, ServedNetworks
 from domains.training.text_pairs import TextPair
 from styleclip_contract.errors import NoFaceFound

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES
+from domains.people.codes import CODES, add_scene
 from domains.people.crops import Crops, load_crops
 from domains.people.models import (
     Perceptor,
@@ -21,12 +21,10 @@ from domains.people.models import (
     load_scene_encoder,
     sparse_affine,
 )
-from domains.people.train_generator import (
-    join,
+from domains.people.reconstruction import (
     pixel_weights,
     reconstruction_loss,
-    report,
-    resize,
+    report_reconstruction,
 )
 from domains.training.checkpoints import Ema, load_weights, save_weights
 from domains.training.discriminator import (
@@ -35,6 +33,7 @@ from domains.training.discriminator import (
     gradient_penalty,
 )
 from domains.training.frechet import frechet_distance
+from domains.training.images import resize
 from domains.training.sample_grids import save_grid
 from domains.training.setup import SEED, Setup, set_learning_rate
 from styleclip_contract.wire import FACE_SIZE, W_DIM
@@ -95,7 +94,7 @@ def run(setup: Setup) -> None:
         """Return W+ of `half` random latents, and of the crops with the indices (half,)."""
         w = generator.mapping(torch.randn(half, W_DIM, device=device))
         p = TABLE.one_hot(crops.complete_labels(index)) @ u
-        w = torch.cat([w[:, None], join(p[:, None], scene_encoder(crops.scenes[index]))])
+        w = torch.cat([w[:, None], add_scene(p[:, None], scene_encoder(crops.scenes[index]))])
         return w.expand(-1, generator.num_latents, -1)
 
     if setup.on_gpu:
@@ -131,7 +130,7 @@ def run(setup: Setup) -> None:
     save_weights(discriminator, setup.out / "discriminator.pt")
     save_weights(generator, setup.out / "generator.pt", exclude="style.")
     budget.save()
-    report(setup, generator, scene_encoder, held_out)
+    report_reconstruction(setup, generator, scene_encoder, held_out)
     report_samples(setup, generator, perceptor, crops)
 
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES
+from domains.people.codes import CODES, add_scene
 from domains.people.crops import load_crops
 from domains.people.models import load_generator, load_scene_encoder
-from domains.people.train_generator import join
 from domains.training.augmentations import augment_lightly
 from domains.training.caption_data import CaptionData
 from domains.training.contrastive import (
@@ -33,7 +32,7 @@ def run(setup: Setup) -> None:
     u = CODES.basis().to(setup.device)
 
     def generate(labels: Tensor, scenes: Tensor) -> Tensor:
-        w = join((TABLE.one_hot(labels) @ u)[:, None], scene_encoder(scenes))
+        w = add_scene((TABLE.one_hot(labels) @ u)[:, None], scene_encoder(scenes))
         w_plus = w.expand(-1, generator.num_latents, -1)
         return generator.synthesis(generator.affine(w_plus), setup.dtype)
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES
+from domains.people.codes import CODES, add_scene
 from domains.people.crops import Crops, load_crops
 from domains.people.models import load_generator, load_perceptor, load_scene_encoder
-from domains.people.train_generator import join, pixel_weights, reconstruction_loss, resize
+from domains.people.reconstruction import pixel_weights, reconstruction_loss
 from domains.training.augmentations import augment_as_uploads
 from domains.training.batch_norm import recompute_batch_norm
 from domains.training.checkpoints import Ema, load_weights, save_weights
+from domains.training.images import resize
 from domains.training.networks import build_encoder
 from domains.training.sample_grids import format_psnr, save_grid
 from domains.training.setup import SEED, Setup, set_learning_rate
@@ -64,7 +65,7 @@ def run(setup: Setup) -> None:
         """Return augmented inputs, targets and latents: crops, and images of the generator."""
         index = crops.draw(half)
         p = TABLE.one_hot(crops.complete_labels(index)) @ u
-        known = join(p[:, None], scene_encoder(crops.scenes[index]))[:, 0]
+        known = add_scene(p[:, None], scene_encoder(crops.scenes[index]))[:, 0]
         random = generator.mapping(torch.randn(half, W_DIM, device=device))
         drawn = generate(random[:, None].expand(-1, generator.num_latents, -1)).clamp(-1, 1)
         images = torch.cat([crops.images(index), resize(drawn, FACE_SIZE)])

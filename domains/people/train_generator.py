@@ -11,26 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES, FREE, SceneEncoder
+from domains.people.codes import CODES, FREE, SceneEncoder, add_scene
 from domains.people.crops import Crops, load_crops, scene_size
 from domains.people.models import (
-    Perceptor,
     load_generator,
     load_perceptor,
     load_scene_encoder,
     sparse_affine,
 )
+from domains.people.reconstruction import (
+    pixel_weights,
+    reconstruction_loss,
+    report_reconstruction,
+)
 from domains.training.checkpoints import Ema, load_weights, save_weights
-from domains.training.regression import fit_mapping, image_loss
-from domains.training.sample_grids import format_psnr, save_grid
+from domains.training.images import resize
+from domains.training.regression import fit_mapping
 from domains.training.setup import SEED, Setup, set_learning_rate
-from styleclip_contract.wire import FACE_SIZE, W_DIM
+from styleclip_contract.wire import W_DIM
 from styleclip_networks.stylegan2 import Generator
 
 LEARNING_RATE = 0.02
 SCENE_LEARNING_RATE = 0.002
-PERCEPTUAL, IDENTITY = 0.5, 0.2  # weights of the losses
-FACE_ROWS, FACE_COLUMNS = (0.28, 0.95), (0.2, 0.8)  # of FFHQ's crop: brows to chin
 
 
 def run_synthesis(setup: Setup) -> None:
@@ -53,7 +55,7 @@ def run_synthesis(setup: Setup) -> None:
     u = CODES.basis().to(device)
 
     def compute_loss(p: Tensor, scenes: Tensor, targets: Tensor) -> Tensor:
-        w_plus = join(p @ u, scene_encoder(scenes))
+        w_plus = add_scene(p @ u, scene_encoder(scenes))
         images = generator.synthesis(generator.affine(w_plus), setup.dtype)
         return reconstruction_loss(images, targets, weights, perceptor, setup)
 
@@ -82,12 +84,7 @@ def run_synthesis(setup: Setup) -> None:
     save_weights(scene_encoder, setup.out / "scene.pt")
     save_weights(generator, setup.out / "generator.pt", exclude="style.")
     budget.save()
-    report(setup, generator, scene_encoder, held_out)
-
-
-def join(labels: Tensor, scene: Tensor) -> Tensor:
-    """Add the parts of W+ that labels (N, L, W_DIM) and scenes (N, FREE) determine."""
-    return labels + F.pad(scene, (W_DIM - FREE, 0))[:, None]
+    report_reconstruction(setup, generator, scene_encoder, held_out)
 
 
 def draw_amplitudes(generator: Generator, crops: Crops, index: Tensor, noise: float) -> Tensor:
@@ -97,37 +94,6 @@ def draw_amplitudes(generator: Generator, crops: Crops, index: Tensor, noise: fl
     half = len(index) // 2
     p[:half] = TABLE.one_hot(labels[:half])[:, None]
     return p
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """Average images over areas, or enlarge them; unchanged where they have the size."""
-    if images.shape[-1] == size:
-        return images
-    mode = "area" if size < images.shape[-1] else "bilinear"
-    return F.interpolate(images, size=(size, size), mode=mode)
-
-
-def reconstruction_loss(
-    images: Tensor, targets: Tensor, weights: Tensor, perceptor: Perceptor, setup: Setup
-) -> Tensor:
-    """Compute the distance of pixels, of the perceptor's features, and of identities."""
-    with setup.autocast():
-        perceptual, identity = perceptor.perceptual_loss(
-            resize(images, FACE_SIZE), resize(targets, FACE_SIZE)
-        )
-    pixels = image_loss(images, targets, weights)
-    return pixels + PERCEPTUAL * perceptual + IDENTITY * identity
-
-
-def pixel_weights(resolution: int, device: torch.device) -> Tensor:
-    """Return weights of mean 1 (1, 1, r, r): the face counts more than what surrounds it."""
-    weights = torch.ones(1, 1, resolution, resolution, device=device)
-    rows, columns = (
-        slice(int(low * resolution), int(high * resolution))
-        for low, high in (FACE_ROWS, FACE_COLUMNS)
-    )
-    weights[:, :, rows, columns] = 3.0
-    return weights / weights.mean()
 
 
 def run_mapping(setup: Setup) -> None:
@@ -171,24 +137,3 @@ def restrict(p: Tensor) -> Tensor:
         plain = F.one_hot(torch.tensor(TABLE[name].index(value)), len(TABLE[name].values))
         groups[name] = torch.lerp(groups[name], plain.to(p), share[:, None])
     return torch.cat(list(groups.values()), 1)
-
-
-@torch.no_grad()
-def report(setup: Setup, generator: Generator, scene_encoder: SceneEncoder, crops: Crops) -> None:
-    """Print the PSNR on held-out crops, and save crops above their reconstructions."""
-    u = CODES.basis().to(setup.device)
-    index = torch.arange(min(len(crops), 128), device=setup.device)
-    images = []
-    for some in index.split(32):
-        p = TABLE.one_hot(crops.complete_labels(some))[:, None]
-        p = p.expand(-1, generator.num_latents, -1)
-        w_plus = join(p @ u, scene_encoder(crops.scenes[some]))
-        images.append(generator.synthesis(generator.affine(w_plus), setup.dtype))
-    targets = resize(crops.images(index), generator.resolution)
-    print(f"PSNR held out: {format_psnr(torch.cat(images), targets)}", flush=True)
-    rows = [
-        row
-        for pair in zip(targets[:32].split(8), torch.cat(images)[:32].split(8), strict=True)
-        for row in pair
-    ]
-    save_grid(torch.cat(rows), 8, setup.out / "generator.jpg")
