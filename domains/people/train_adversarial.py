@@ -6,12 +6,14 @@ also stay close to their crops, so that StyleSpace goes on meaning what it means
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES, add_scene
+from domains.people.codes import CODES, SceneEncoder, add_scene
 from domains.people.crops import Crops, load_crops
 from domains.people.models import (
     Perceptor,
@@ -35,7 +37,7 @@ from domains.training.discriminator import (
 from domains.training.frechet import frechet_distance
 from domains.training.images import resize
 from domains.training.sample_grids import save_grid
-from domains.training.setup import SEED, Setup, set_learning_rate
+from domains.training.setup import SEED, Setup, TimeBudget, set_learning_rate
 from styleclip_contract.wire import FACE_SIZE, W_DIM
 from styleclip_networks.stylegan2 import Generator
 
@@ -46,89 +48,136 @@ BATCH_SHARE = 2  # a batch is this much smaller than those of regression
 SAMPLES = 2000  # images of the Fréchet distance
 
 
+@dataclass(eq=False)
+class AdversarialTraining:
+    """The networks of the stage with their optimizers.
+
+    Attributes:
+        perceptor, scene_encoder: frozen.
+        half: images of a step from random latents, and as many from crops.
+    """
+
+    setup: Setup
+    generator: Generator
+    discriminator: Discriminator
+    scene_encoder: SceneEncoder
+    perceptor: Perceptor
+    crops: Crops
+
+    def __post_init__(self) -> None:
+        device = self.setup.device
+        self.half = max(2, self.setup.batch // BATCH_SHARE // 4 * 2)
+        self.basis = CODES.basis().to(device)
+        self.affine = sparse_affine(self.generator)
+        self.weights = pixel_weights(self.generator.resolution, device)
+        self.ema = Ema(self.generator, 0.998)
+        trained = [p for p in self.generator.parameters() if p.requires_grad]
+        self.generator_optimizer, self.discriminator_optimizer = (
+            torch.optim.Adam(
+                parameters, lr=LEARNING_RATE, betas=(0.0, 0.99), fused=self.setup.on_gpu
+            )
+            for parameters in (trained, list(self.discriminator.parameters()))
+        )
+        self.compute_generator_loss = self.generator_loss
+        self.compute_discriminator_loss = self.discriminator_loss
+        if self.setup.on_gpu:
+            self.compute_generator_loss = torch.compile(self.generator_loss)
+            self.compute_discriminator_loss = torch.compile(self.discriminator_loss)
+
+    def generate(self, w_plus: Tensor) -> Tensor:
+        return self.generator.synthesis(self.generator.affine(w_plus), self.setup.dtype)
+
+    def judge(self, images: Tensor) -> Tensor:
+        """Return the discriminator's logits (N,) of augmented images."""
+        images = augment_for_discriminator(images).contiguous(memory_format=torch.channels_last)
+        with self.setup.autocast():
+            return self.discriminator(images)
+
+    def generator_loss(self, w_plus: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of images, of which the last `half` have targets."""
+        images = self.generate(w_plus)
+        adversarial = F.softplus(-self.judge(images)).mean()
+        close = reconstruction_loss(
+            images[self.half :], targets, self.weights, self.perceptor, self.setup
+        )
+        return adversarial + RECONSTRUCTION * close
+
+    def discriminator_loss(self, w_plus: Tensor, real: Tensor) -> Tensor:
+        with torch.no_grad():
+            images = self.generate(w_plus)
+        return F.softplus(self.judge(images)).mean() + F.softplus(-self.judge(real)).mean()
+
+    def draw_latents(self, index: Tensor) -> Tensor:
+        """Return W+ of `half` random latents, and of the crops with the indices (half,)."""
+        w = self.generator.mapping(torch.randn(self.half, W_DIM, device=self.setup.device))
+        p = TABLE.one_hot(self.crops.complete_labels(index)) @ self.basis
+        scene = self.scene_encoder(self.crops.scenes[index])
+        w_plus = torch.cat([w[:, None], add_scene(p[:, None], scene)])
+        return w_plus.expand(-1, self.generator.num_latents, -1)
+
+    def step(self, step: int, budget: TimeBudget) -> tuple[Tensor, Tensor]:
+        """Update the discriminator, then the generator; return their losses."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
+        resolution = self.generator.resolution
+        with torch.no_grad():
+            index = self.crops.draw(self.half)
+            w_plus = self.draw_latents(index)
+            targets = resize(self.crops.images(index), resolution)
+            real = resize(self.crops.images(self.crops.draw(2 * self.half)), resolution)
+        judged = self._update_discriminator(w_plus, real, step % R1_EVERY == 0)
+        return judged, self._update_generator(w_plus, targets)
+
+    def _update_discriminator(self, w_plus: Tensor, real: Tensor, regularize: bool) -> Tensor:
+        loss = self.compute_discriminator_loss(w_plus, real)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if regularize:
+            images = augment_for_discriminator(real[: self.half])
+            penalty = gradient_penalty(self.discriminator, images)
+            (penalty * R1_WEIGHT * R1_EVERY / 2).backward()
+        self.discriminator_optimizer.step()
+        return loss
+
+    def _update_generator(self, w_plus: Tensor, targets: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        loss = self.compute_generator_loss(w_plus, targets)
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.generator_optimizer.step()
+        self.discriminator.requires_grad_(True)
+        self.affine.apply(self.generator)
+        self.ema.update()
+        return loss
+
+    def save(self) -> None:
+        """Write the discriminator and the generator's moving average."""
+        self.ema.copy_to(self.generator)
+        self.affine.apply(self.generator)
+        save_weights(self.discriminator, self.setup.out / "discriminator.pt")
+        save_weights(self.generator, self.setup.out / "generator.pt", exclude="style.")
+
+
 def run(setup: Setup) -> None:
     """Run the stage `adversarial`; it continues from `generator.pt` and `discriminator.pt`."""
     torch.manual_seed(SEED + 3)
-    device = setup.device
     budget = setup.budget("adversarial")
     crops, held_out = load_crops(setup)
-    generator = load_generator(setup).to(device)
+    generator = load_generator(setup).to(setup.device)
     generator.style.requires_grad_(False)
     generator.set_upsampling("folded")
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(device).eval()
+    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device).eval()
     scene_encoder.requires_grad_(False)
     discriminator = Discriminator(channels_of(setup))
     load_weights(discriminator, setup.out / "discriminator.pt")
-    discriminator.to(device, memory_format=torch.channels_last)
+    discriminator.to(setup.device, memory_format=torch.channels_last)
     perceptor = load_perceptor(setup)
-    affine, weights = sparse_affine(generator), pixel_weights(generator.resolution, device)
-    ema = Ema(generator, 0.998)
-    trained = [p for p in generator.parameters() if p.requires_grad]
-    optimizers = [
-        torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.0, 0.99), fused=setup.on_gpu)
-        for parameters in (trained, list(discriminator.parameters()))
-    ]
-    u = CODES.basis().to(device)
-    half = max(2, setup.batch // BATCH_SHARE // 4 * 2)
-
-    def generate(w_plus: Tensor) -> Tensor:
-        return generator.synthesis(generator.affine(w_plus), setup.dtype)
-
-    def judge(images: Tensor) -> Tensor:
-        images = augment_for_discriminator(images).contiguous(memory_format=torch.channels_last)
-        with setup.autocast():
-            return discriminator(images)
-
-    def generator_loss(w_plus: Tensor, targets: Tensor) -> Tensor:
-        images = generate(w_plus)
-        adversarial = F.softplus(-judge(images)).mean()
-        close = reconstruction_loss(images[half:], targets, weights, perceptor, setup)
-        return adversarial + RECONSTRUCTION * close
-
-    def discriminator_loss(w_plus: Tensor, real: Tensor) -> Tensor:
-        with torch.no_grad():
-            images = generate(w_plus)
-        return F.softplus(judge(images)).mean() + F.softplus(-judge(real)).mean()
-
-    def draw_latents(index: Tensor) -> Tensor:
-        """Return W+ of `half` random latents, and of the crops with the indices (half,)."""
-        w = generator.mapping(torch.randn(half, W_DIM, device=device))
-        p = TABLE.one_hot(crops.complete_labels(index)) @ u
-        w = torch.cat([w[:, None], add_scene(p[:, None], scene_encoder(crops.scenes[index]))])
-        return w.expand(-1, generator.num_latents, -1)
-
-    if setup.on_gpu:
-        generator_loss = torch.compile(generator_loss)  # type: ignore[assignment]
-        discriminator_loss = torch.compile(discriminator_loss)  # type: ignore[assignment]
+    training = AdversarialTraining(setup, generator, discriminator, scene_encoder, perceptor, crops)
     for step in budget:
-        for optimizer in optimizers:
-            set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
-        with torch.no_grad():
-            index = crops.draw(half)
-            w_plus = draw_latents(index)
-            targets = resize(crops.images(index), generator.resolution)
-            real = resize(crops.images(crops.draw(2 * half)), generator.resolution)
-        loss = discriminator_loss(w_plus, real)
-        optimizers[1].zero_grad(set_to_none=True)
-        loss.backward()
-        if step % R1_EVERY == 0:
-            penalty = gradient_penalty(discriminator, augment_for_discriminator(real[:half]))
-            (penalty * R1_WEIGHT * R1_EVERY / 2).backward()
-        optimizers[1].step()
-        discriminator.requires_grad_(False)
-        image_loss = generator_loss(w_plus, targets)
-        optimizers[0].zero_grad(set_to_none=True)
-        image_loss.backward()
-        optimizers[0].step()
-        discriminator.requires_grad_(True)
-        affine.apply(generator)
-        ema.update()
+        judged, generated = training.step(step, budget)
         if step % 200 == 0:
-            budget.log(f"generator {image_loss.item():.3f} discriminator {loss.item():.3f}")
-    ema.copy_to(generator)
-    affine.apply(generator)
-    save_weights(discriminator, setup.out / "discriminator.pt")
-    save_weights(generator, setup.out / "generator.pt", exclude="style.")
+            budget.log(f"generator {generated.item():.3f} discriminator {judged.item():.3f}")
+    training.save()
     budget.save()
     report_reconstruction(setup, generator, scene_encoder, held_out)
     report_samples(setup, generator, perceptor, crops)
