@@ -35,7 +35,23 @@ _OPPOSITES = (
 
 @dataclass
 class Person:
-    """What a person's photos have in common."""
+    """What a person's photos have in common.
+
+    Attributes:
+        years: age.
+        ancestry: weights of ANCESTRIES, whose sum is 1.
+        targets: weights of the mesh's targets, without those of an expression.
+        labels: by attribute, as `attributes.json` names them.
+        skin_tone: 0 to 9 on the Monk scale, in between allowed; redness: about 1.
+        hair_color, eye_color: linear RGB.
+        hair_length: factor of the style's length, about 1.
+        part: where the parting lies, in decimeters to the left of the middle.
+        fringe: whether hair falls over the forehead.
+        recession: of the hairline, in radians.
+        beard_length: in decimeters.
+        brow_thickness: factor of the usual one; brow_height: decimeters above the usual one.
+        offset: 0 to 1, shift of the skin's noise.
+    """
 
     sex: str
     years: float
@@ -54,6 +70,11 @@ class Person:
     brow_height: float
     eye_color: Color
     offset: float
+
+    @property
+    def is_woman(self) -> bool:
+        """Whether the person is female and no child."""
+        return self.sex == "female" and self.years > 15
 
 
 def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:

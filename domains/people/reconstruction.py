@@ -1,4 +1,7 @@
-"""How close the generator's images are to the crops: the loss, and the report of a stage."""
+"""How close the generator's images are to the crops: the loss, and the report of a stage.
+
+As in `latent_codes.py`, `p` are amplitudes (N, L, values) and `u` is the basis (values, W_DIM).
+"""
 
 from __future__ import annotations
 

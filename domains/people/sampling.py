@@ -41,6 +41,8 @@ CLOTHES_COLORS: dict[str, Color] = {
     "brown": (0.14, 0.07, 0.035),
     "pink": (0.62, 0.25, 0.32),
 }
+_LIPSTICKS = ((0.26, 0.02, 0.035), (0.34, 0.07, 0.08), (0.16, 0.02, 0.035), (0.36, 0.09, 0.13))
+_FRAME_COLORS = ((0.015, 0.015, 0.015), (0.10, 0.04, 0.02), (0.35, 0.30, 0.22))
 
 
 def _expression(rng: np.random.Generator, name: str) -> dict[str, float]:
@@ -161,8 +163,7 @@ def _draw_wear(rng: np.random.Generator, person: Person, expression: str) -> dic
     headwear = draw_prior(rng, "headwear")
     if style == "tied back":
         headwear = "none"  # no room for the bun
-    woman = person.sex == "female" and person.years > 15
-    lipstick = woman and rng.random() < 0.35
+    lipstick = person.is_woman and rng.random() < 0.35
     earrings = "no"
     if rng.random() < (0.35 if person.sex == "female" else 0.04):
         earrings = "hoops" if rng.random() < 0.5 else "studs"
@@ -223,10 +224,6 @@ def _exposure(
     return float(np.exp(rng.normal(0, 0.10))) * (0.42 / luminance) ** 0.33 / power * 1.7
 
 
-_LIPSTICKS = ((0.26, 0.02, 0.035), (0.34, 0.07, 0.08), (0.16, 0.02, 0.035), (0.36, 0.09, 0.13))
-_FRAME_COLORS = ((0.015, 0.015, 0.015), (0.10, 0.04, 0.02), (0.35, 0.30, 0.22))
-
-
 def sample(seed: int, known_targets: Iterable[str]) -> Head:
     """Draw the photo of a seed.
 
@@ -249,7 +246,6 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
     labels = person.labels | worn
     labels |= {"expression": expression, "background": background, "light": light, "view": view}
     style, hair = person.labels["hair_style"], person.hair_color
-    woman = person.sex == "female" and person.years > 15
     brow_darkness = 0.45 if 0.4 < sum(hair) < 0.9 else 0.75
     targets = person.targets | _expression(rng, expression)
     skin = _skin_look(rng, person, labels)
@@ -259,7 +255,7 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
     )
     beard_color = vary(rng, [c * 0.85 for c in hair], 0.08)
     brow_color = vary(rng, [0.03 + c * brow_darkness for c in hair], 0.05)
-    lash_length = float(rng.uniform(0.7, 1.05)) * (1.15 if woman else 0.8)
+    lash_length = float(rng.uniform(0.7, 1.05)) * (1.15 if person.is_woman else 0.8)
     return Head(
         seed=seed,
         labels=_mark_unseen(labels),

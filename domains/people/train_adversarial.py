@@ -2,6 +2,8 @@
 
 Half of the images come from the mapping network, half from crops' labels and scenes. The latter
 also stay close to their crops, so that StyleSpace goes on meaning what it means.
+
+As in `latent_codes.py`, `p` are amplitudes (N, values).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Train people's CLIP on crops and captions, and on changes that the generator draws."""
+"""Train people's CLIP on crops and captions, and on changes that the generator draws.
+
+As in `latent_codes.py`, `u` is the basis (values, W_DIM) of amplitudes.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A crop's latent is known, and so is that of an image of the generator; the distance of
 reconstructions, with an identity term, decides what the latent leaves open (Tov et al. 2021).
+
+As in `latent_codes.py`, `p` are amplitudes (N, L, values) and `u` is the basis (values, W_DIM).
 """
 
 from __future__ import annotations

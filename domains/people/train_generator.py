@@ -2,6 +2,8 @@
 
 The mean of what labels and scene leave open, such as single hairs, is blurred; the adversarial
 stage (`train_adversarial.py`) sharpens it.
+
+As in `latent_codes.py`, `p` are amplitudes (N, L, values) and `u` is the basis (values, W_DIM).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An image of given labels is a vector of amplitudes p of all values, one-hot within each attribute. W
 gives each value a block of dimensions: w = sum_v p_v u_v, with fixed random signs u_v. Affine
 layers that connect a StyleSpace channel to one block make StyleSpace disentangled by construction
-(`sparse_affine.py`).
+(`networks.SparseAffine`).
 """
 
 from __future__ import annotations
