@@ -67,7 +67,9 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--queue-length", type=click.IntRange(1), metavar="N",
               help="Requests that wait for each model; more are refused. [default: "
               f"{QUEUE_LENGTH['gpu']} on a GPU, {QUEUE_LENGTH['cpu']} on a CPU]")  # fmt: skip
-@click.option("--inside", type=click.IntRange(0), default=Options.inside, metavar="N",
+@click.option("--max-concurrent", "--inside", type=click.IntRange(0), metavar="N",
+              default=Options.max_concurrent,
+              envvar=["STYLECLIP_INSIDE", "STYLECLIP_MAX_CONCURRENT"],  # an overlay's old name wins
               help="Inference requests that run concurrently; more are refused. 0: as many as "
               "keep p99 of the latency within twice that of one alone, as measured.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,

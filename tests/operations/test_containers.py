@@ -221,11 +221,9 @@ def test_with_oidc_the_gateway_has_no_passwords_and_oauth2_proxy_is_in_front_of_
 def test_the_gateway_admits_fewer_requests_than_fit_into_a_queue():
     for overlay, kind in (("", "cpu"), ("compose.gpu.yaml", "gpu")):
         gateway = resolve_services(overlay)["gateway"]
-        assert 0 < int(gateway["environment"]["INSIDE"]) < QUEUE_LENGTH[kind]
-        assert (
-            resolve_services(overlay, REQUESTS_INSIDE="7")["gateway"]["environment"]["INSIDE"]
-            == "7"
-        )
+        assert 0 < int(gateway["environment"]["MAX_CONCURRENT"]) < QUEUE_LENGTH[kind]
+        gateway = resolve_services(overlay, REQUESTS_INSIDE="7")["gateway"]
+        assert gateway["environment"]["MAX_CONCURRENT"] == "7"
 
 
 def test_only_the_gpu_overlay_requests_a_gpu():

@@ -67,3 +67,11 @@ def test_every_field_option_and_error_is_in_the_page():
         assert option in options, option
     for kind in problems.kinds():
         assert f"`{kind.name}`" in API or kind.status == 400, kind.name
+
+
+@pytest.mark.parametrize("name", ["max-concurrent", "inside"])
+def test_the_bound_on_concurrent_requests_has_its_old_name_too(name, monkeypatch):
+    context = command.make_context("styleclip-server", [f"--{name}", "3"])
+    assert context.params["max_concurrent"] == 3
+    monkeypatch.setenv("STYLECLIP_" + name.upper().replace("-", "_"), "4")
+    assert command.make_context("styleclip-server", []).params["max_concurrent"] == 4

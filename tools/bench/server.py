@@ -120,10 +120,10 @@ def main(
 def _start_server() -> Iterator[str]:
     """Run a server that refuses no client; yield its gRPC address.
 
-    perf_analyzer stops at the first refusal, and by default queues are short and few are inside.
+    perf_analyzer stops at the first refusal, and by default queues are short and few requests run.
     """
     with running_server(
-        Options(queue_length=QUEUE_LENGTH, inside=QUEUE_LENGTH), canary=0
+        Options(queue_length=QUEUE_LENGTH, max_concurrent=QUEUE_LENGTH), canary=0
     ) as server:
         yield server.grpc_url
 

@@ -166,7 +166,7 @@ def main(server: str | None, metrics: str | None, loads: str, seconds: float) ->
             from styleclip_server.serving.supervisor import running_server
 
             # As the manifests set it, so that requests wait in queues.
-            options = Options(inside=QUEUE_LENGTH["cpu"] - 1)
+            options = Options(max_concurrent=QUEUE_LENGTH["cpu"] - 1)
             running = stack.enter_context(running_server(options, canary=0))
             server, metrics = running.grpc_url, running.metrics_url
         assert server and metrics

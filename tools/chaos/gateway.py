@@ -66,7 +66,7 @@ class Gateway:
             upstreams = upstreams.replace(original, replacement)
         (folder / "nginx.conf").write_text(config)
         (folder / "upstreams.conf").write_text(upstreams)
-        (folder / "inside.conf").write_text(f"limit_conn inside {concurrency};")
+        (folder / "concurrent.conf").write_text(f"limit_conn concurrent {concurrency};")
         self.log = folder / "log"
         # Workers run as `nobody` by default, who may not read this folder.
         user = "user root;" if os.geteuid() == 0 else ""

@@ -67,7 +67,7 @@ async def _running_services(
     app: FastAPI, settings: Settings, access: Access
 ) -> AsyncIterator[None]:
     """Connect to Triton and serve gRPC during a `with` block; `app.state` gets what HTTP needs."""
-    admission = Admission(settings.inside, settings.most_inside)
+    admission = Admission(settings.max_concurrent, settings.highest_concurrent)
     bodies = BodyReader(settings.body_limit)
     cancelled = CancelledCalls(Path(settings.cancelled_calls))
     async with (

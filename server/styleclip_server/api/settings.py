@@ -23,8 +23,9 @@ class Settings:
         rate_limit: calls per second and client; 0: any number.
         body_limit: bytes of a request's body.
         log_requests: which requests get a line in the log, one of `request_log.SELECTIONS`.
-        inside: inference requests that run concurrently; more are refused.
-        most_inside: `inside` adapts to the measured latency, up to this number; None: it is fixed.
+        max_concurrent: inference requests that run concurrently; more are refused.
+        highest_concurrent: up to what `max_concurrent` adapts to the measured latency; None: it is
+            fixed.
         allow_shared_memory: clients of this machine may pass tensors in shared memory.
         connection_age: seconds after which gRPC's clients are asked to connect again; 0: never.
         exit_timeout: seconds that requests under way have left when the API server is stopped.
@@ -38,8 +39,8 @@ class Settings:
     triton_grpc: str
     triton_metrics: str
     cancelled_calls: str
-    inside: int
-    most_inside: int | None = None
+    max_concurrent: int
+    highest_concurrent: int | None = None
     tokens: Mapping[str, str] = field(default_factory=dict)
     rate_limit: float = 0
     allow_shared_memory: bool = False

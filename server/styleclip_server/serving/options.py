@@ -47,8 +47,8 @@ class Options:
         no_token: clients need no token, even where others than this machine can reach the server.
         rate_limit: calls per second and client; 0: any number.
         body_limit: MiB of a request.
-        inside: inference requests that run concurrently; more are refused. 0: as many as keep p99
-            of the latency within twice that of one request alone, as measured.
+        max_concurrent: inference requests that run concurrently; more are refused. 0: as many as
+            keep p99 of the latency within twice that of one request alone, as measured.
         networks: how the networks are run; "auto": the fastest that this machine can run.
     """
 
@@ -74,7 +74,7 @@ class Options:
     no_token: bool = False
     rate_limit: float = 0
     body_limit: int = limits.PHOTO_BYTES // 2**20 + 1
-    inside: int = 0
+    max_concurrent: int = 0
     networks: Engine | Literal["auto"] = "auto"
 
     @property
