@@ -44,7 +44,7 @@ from styleclip_server.serving.configs import MAX_BATCH
 SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
 TARGETS = (80, 86, 89, 90, 100, 120)
 
-Parameters = Mapping[str, np.ndarray]
+Weights = Mapping[str, np.ndarray]
 
 
 class CompileOnlyDriver(DriverBase):
@@ -141,27 +141,27 @@ class Networks:
                 shapes = [(rows, *sizes[tensor]) for tensor in model.inputs]
                 network(*(torch.empty(shape, device="meta") for shape in shapes))
 
-    def _generator(self) -> Parameters:
+    def _generator(self) -> Weights:
         if isinstance(self.origin, Path):
             return _read(self.origin, wire.STYLEGAN2)
         with torch.device("meta"):
             return _zeros(Generator(self.origin))
 
-    def _encoder(self) -> Parameters:
+    def _encoder(self) -> Weights:
         if isinstance(self.origin, Path):
             return _read(self.origin, wire.E4E)
         with torch.device("meta"):
             return _zeros(Encoder4Editing(self.sizes["num_latents"]), "encoder.")
 
 
-def _read(folder: Path, model: wire.Model) -> Parameters:
+def _read(folder: Path, model: wire.Model) -> Weights:
     """Read the parameters of a domain's network, nothing if the domain lacks it."""
     network = folder / model.name
     file = network / str(model_repository.newest_version(network)) / MODEL_FILE
     return weights.read_parameters(file) if file.is_file() else {}
 
 
-def _zeros(module: torch.nn.Module, prefix: str = "") -> Parameters:
+def _zeros(module: torch.nn.Module, prefix: str = "") -> Weights:
     """Return zeros, which take no memory, of the shapes of the module's parameters."""
     return {
         prefix + name: np.broadcast_to(np.float32(0), tuple(tensor.shape))

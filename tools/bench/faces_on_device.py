@@ -15,7 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from styleclip_contract.errors import LandmarksMissing
 from styleclip_server.engines.cuda.faces.detector import FaceDetector
-from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, Forest, Model, read_model
+from styleclip_server.engines.cuda.faces.landmarks import (
+    FaceLandmarks,
+    Forest,
+    LandmarkParameters,
+    read_model,
+)
 from styleclip_server.pipeline.detection import (
     detect_all_faces,
     detect_large_faces,
@@ -57,7 +62,7 @@ def random_model():
         )
         for _ in range(levels)
     ]
-    return Model(rng.uniform(0, 1, 2 * points).astype(np.float32), forests)
+    return LandmarkParameters(rng.uniform(0, 1, 2 * points).astype(np.float32), forests)
 
 
 def to_tensor(image, device):

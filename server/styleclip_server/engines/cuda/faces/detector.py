@@ -41,7 +41,7 @@ _MAX_PIXELS = 1 << 22  # of the images in one canvas, unless a single one is lar
 
 
 @dataclass(frozen=True)
-class Parameters:
+class DetectorParameters:
     """What dlib's detector consists of.
 
     Attributes:
@@ -85,7 +85,7 @@ class _Search:
         return largest.score >= _SURE_SCORE and largest.level > self.start
 
 
-def read_parameters(state: bytes) -> Parameters:
+def read_parameters(state: bytes) -> DetectorParameters:
     """Read the detector's parameters from its serialized state.
 
     Raises:
@@ -103,9 +103,9 @@ def read_parameters(state: bytes) -> Parameters:
     reader.end()
     if not weights or any(len(row) != size + 1 for row in weights):
         raise NotADlibModel("a filter of another size")
-    filters = [_separable(row[:-1].reshape(-1, _CELLS, _CELLS)) for row in weights]
+    filters = np.stack([_separable(row[:-1].reshape(-1, _CELLS, _CELLS)) for row in weights])
     thresholds = np.array([row[-1] for row in weights])
-    return Parameters(np.stack(filters).astype(np.float32), thresholds, max_overlap, max_covered)
+    return DetectorParameters(filters.astype(np.float32), thresholds, max_overlap, max_covered)
 
 
 def _separable(planes: np.ndarray) -> np.ndarray:

@@ -51,14 +51,14 @@ class Forest:
 
 
 @dataclass(frozen=True)
-class Model:
+class LandmarkParameters:
     """A landmark model: the initial shape (2 P,), in a box of (0, 0) to (1, 1), and the cascade."""
 
     initial_shape: NDArray[np.float32]
     forests: list[Forest]
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path) -> LandmarkParameters:
     """Read a model of dlib's `shape_predictor`, such as shape_predictor_68_face_landmarks.dat.
 
     Raises:
@@ -86,7 +86,7 @@ def read_model(path: Path) -> Model:
             and _within(forest.anchors, len(initial_shape) // 2)
         ):
             raise NotADlibModel("an index out of range")
-    return Model(initial_shape, forests)
+    return LandmarkParameters(initial_shape, forests)
 
 
 def _read_trees(
@@ -126,7 +126,7 @@ class FaceLandmarks:
         model: from `read_model`.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: LandmarkParameters, device: torch.device) -> None:
         self._initial = torch.from_numpy(model.initial_shape).to(device)
         self._cascade = [_Level(forest, device) for forest in model.forests]
         # The least-squares similarity from the initial shape to another is linear in the latter
