@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from styleclip_server.api.admission import TARGET, WINDOW, Admission, Kind
+from styleclip_server.api.admission import TARGET, WINDOW, Admission, RequestClass
 from styleclip_server.api.refusals import Refused
 
-KIND = Kind.of("edit", 20_000)
+EDIT = RequestClass.of_size("edit", 20_000)
 MAX_BATCH = 8
 HIGHEST = 31
 
@@ -54,7 +54,7 @@ class SimulatedServer:
         while True:
             running = ExitStack()
             try:
-                running.enter_context(admission.enter(kind=KIND))
+                running.enter_context(admission.enter(request_class=EDIT))
             except Refused:
                 return self._start()
             self.queue.append((self.now, running))
@@ -103,7 +103,7 @@ def test_a_fixed_bound_does_not_change():
 def test_a_bound_that_is_not_reached_does_not_change():
     admission = Admission(4, HIGHEST)
     for _ in range(3 * WINDOW):
-        with admission.enter(kind=KIND), admission.enter(kind=KIND):
+        with admission.enter(request_class=EDIT), admission.enter(request_class=EDIT):
             pass
     assert admission.limit == 4
 
@@ -118,6 +118,6 @@ def test_requests_that_fail_do_not_keep_the_bound_low():
     for _, running in server.queue + [pair for *_, batch in server.batches for pair in batch]:
         running.close()
     for _ in range(WINDOW):
-        with pytest.raises(ZeroDivisionError), admission.enter(kind=KIND):
+        with pytest.raises(ZeroDivisionError), admission.enter(request_class=EDIT):
             raise ZeroDivisionError
     assert admission.limit == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from styleclip_server.api.app import create_app
-from styleclip_server.api.http_connections import Connection
+from styleclip_server.api.http_connections import BoundedConnection
 from styleclip_server.api.settings import Settings
 
 BACKLOG = 2048  # connections that wait to be accepted
@@ -25,7 +25,7 @@ def main(path: Path) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
-            http=Connection,
+            http=BoundedConnection,
             log_level="error",
             server_header=False,
             ws="none",

@@ -18,22 +18,22 @@ TARGET = 2.0  # p99 of the latency at the bound, as a multiple of the unloaded o
 MARGIN = 0.9  # of the target, above which the bound does not grow
 WINDOW = 200  # requests that ran at the bound, between two changes of it
 CALIBRATION = 40  # requests that run alone where the unloaded latency is unknown
-UNLOADED_SAMPLES = (10, 100)  # of a kind of request: at least, at most
+UNLOADED_SAMPLES = (10, 100)  # of a class of requests: at least, at most
 UNLOADED_SECONDS = 600.0  # that a latency without load counts
 GROWTH = 1.5  # at most, per window
 PATIENCE = (20, 160)  # windows until a bound that was too high is tried again: at first, at most
 
 
 @dataclass(frozen=True)
-class Kind:
+class RequestClass:
     """Requests that take about the same time without load: by what they call and their size."""
 
     call: str
     size: int
 
     @classmethod
-    def of(cls, call: str, size: int) -> Kind:
-        """Return the kind of a request of `size` bytes; sizes within a factor of four are alike."""
+    def of_size(cls, call: str, size: int) -> RequestClass:
+        """Return the class of requests of `size` bytes, and up to four times as many."""
         return cls(call, size.bit_length() // 2)
 
 
@@ -66,13 +66,13 @@ class Admission:
         self._changed = 0  # the last request that was admitted at an earlier bound
 
     @contextmanager
-    def enter(self, rows: int = 1, kind: Kind | None = None) -> Iterator[None]:
+    def enter(self, rows: int = 1, request_class: RequestClass | None = None) -> Iterator[None]:
         """Count a request of `rows` images as running during a `with` block.
 
         A request of more rows than `limit` is admitted when nothing else is running.
 
         Args:
-            kind: None: its latency does not count, as that of a request that fails does not.
+            request_class: None: its latency does not count, as that of a failed request.
 
         Raises:
             Refused: the server is busy.
@@ -89,15 +89,15 @@ class Admission:
         try:
             yield
         except BaseException:
-            kind = None
+            request_class = None
             raise
         finally:
             self.running -= rows
             seconds = self._clock() - start
             if alone and number == self.admitted:
-                self._latencies.record_unloaded(kind, seconds)
+                self._latencies.record_unloaded(request_class, seconds)
             if self._changed < number <= self._full:
-                limit = self._latencies.next_limit(self.limit, kind, seconds)
+                limit = self._latencies.next_limit(self.limit, request_class, seconds)
                 if limit != self.limit:
                     self.limit, self._changed = limit, self.admitted
 
@@ -106,7 +106,7 @@ class _Latencies:
     """Chooses the bound at which p99 of the latency is twice that without load.
 
     It is measured as users see it: each window of requests that ran at the bound shows p99 of
-    their latency, as a multiple of p99 of requests of their kind that ran alone. Under load the
+    their latency, as a multiple of p99 of requests of their class that ran alone. Under load the
     latency grows at most in proportion to the bound, which gives the next bound. Where no request
     has run alone for some minutes, the bound is 1 for a moment.
     """
@@ -115,24 +115,24 @@ class _Latencies:
         self._fixed = highest is None
         self._highest = highest or 0
         self._clock = clock
-        self._unloaded: dict[Kind, deque[tuple[float, float]]] = {}
+        self._unloaded: dict[RequestClass, deque[tuple[float, float]]] = {}
         self._ratios: list[float | None] = []
         self._calibrated: int | None = None  # the bound after the calibration under way
         # The lowest bound that was too high, and how many windows ago.
         self._too_high, self._windows, self._patience = self._highest + 1, 0, PATIENCE[0]
 
-    def record_unloaded(self, kind: Kind | None, seconds: float) -> None:
+    def record_unloaded(self, request_class: RequestClass | None, seconds: float) -> None:
         """Take the latency of a request that ran alone into account."""
-        if kind is None or self._fixed:
+        if request_class is None or self._fixed:
             return
-        samples = self._unloaded.setdefault(kind, deque(maxlen=UNLOADED_SAMPLES[1]))
+        samples = self._unloaded.setdefault(request_class, deque(maxlen=UNLOADED_SAMPLES[1]))
         samples.append((self._clock(), seconds))
 
-    def next_limit(self, limit: int, kind: Kind | None, seconds: float) -> int:
+    def next_limit(self, limit: int, request_class: RequestClass | None, seconds: float) -> int:
         """Take the latency of a request at the bound into account; return the next bound."""
-        if self._fixed or (kind is None and self._calibrated is None):
+        if self._fixed or (request_class is None and self._calibrated is None):
             return limit
-        unloaded = None if kind is None else self._unloaded_p99(kind)
+        unloaded = None if request_class is None else self._unloaded_p99(request_class)
         self._ratios.append(None if unloaded is None else seconds / unloaded)
         if self._calibrated is not None:
             return self._calibrate(limit, self._calibrated)
@@ -168,8 +168,8 @@ class _Latencies:
         most = self._too_high if self._windows >= self._patience else self._too_high - 1
         return max(limit, min(grown, self._highest, most))
 
-    def _unloaded_p99(self, kind: Kind) -> float | None:
-        samples = self._unloaded.get(kind, ())
+    def _unloaded_p99(self, request_class: RequestClass) -> float | None:
+        samples = self._unloaded.get(request_class, ())
         since = self._clock() - UNLOADED_SECONDS
         recent = [seconds for at, seconds in samples if at > since]
         return _p99(recent) if len(recent) >= UNLOADED_SAMPLES[0] else None

@@ -23,7 +23,7 @@ from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.kserve.triton import Triton
 from styleclip_server.api.local_client import LocalClient
-from styleclip_server.api.metrics import Metrics, MetricsMiddleware
+from styleclip_server.api.metrics import MetricsApp, MetricsMiddleware
 from styleclip_server.api.settings import Settings
 from styleclip_server.api.web import edits, faces, latents, openapi, service, sweeps
 from styleclip_server.api.web.state import ApiState, request_id
@@ -85,7 +85,7 @@ async def _running_services(
     ):
         health = HealthCheck(triton, settings.triton_grpc)
         app.state.api = ApiState(settings, client, admission, bodies, health)
-        app.state.metrics = Metrics(triton_metrics, admission)
+        app.state.metrics = MetricsApp(triton_metrics, admission)
         yield
 
 

@@ -38,11 +38,11 @@ class LimitExceeded(Exception):
     """The client exceeds a bound; the connection responds with 400 and closes."""
 
 
-class Connection(HttpToolsProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """One connection; uvicorn's, with bounds."""
 
     # Connections of this process without a request under way, the oldest first.
-    _idle: ClassVar[dict[Connection, None]] = {}
+    _idle: ClassVar[dict[BoundedConnection, None]] = {}
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -30,7 +30,7 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
 
 
-class Metrics:
+class MetricsApp:
     """An ASGI application with the path /metrics.
 
     Args:
@@ -73,6 +73,6 @@ class Metrics:
             ("styleclip_requests_busy_total", "counter", "Requests refused", admission.refused),
         )
         return "".join(
-            f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n"
-            for name, kind, text, value in families
+            f"# HELP {name} {text}\n# TYPE {name} {type}\n{name} {value}\n"
+            for name, type, text, value in families
         ).encode()

@@ -171,10 +171,10 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Respond to gRPC's own health check, which probes use, for the server as a whole."""
         return await self._triton.call(HEALTH_CHECK, b"", _time_left(context))
 
-    def _pass_on(self, method: str, kind: type[Message]) -> Handler:
+    def _pass_on(self, method: str, message_type: type[Message]) -> Handler:
         async def handle(message: bytes, context: Context) -> bytes:
             try:
-                request: Any = kind.FromString(message)
+                request: Any = message_type.FromString(message)
             except DecodeError:
                 raise invalid(f"the message is not one of {method}") from None
             request.DiscardUnknownFields()

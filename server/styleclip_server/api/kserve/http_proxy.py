@@ -173,8 +173,8 @@ class HttpProxy:
             )
         except httpx.HTTPError as error:
             raise unavailable() from error
-        kind = response.headers.get("content-type", "application/json")
-        return response.status_code, response.content, [(b"content-type", kind.encode())]
+        content_type = response.headers.get("content-type", "application/json")
+        return response.status_code, response.content, [(b"content-type", content_type.encode())]
 
 
 def _check_method(method: str, expected: str) -> None:

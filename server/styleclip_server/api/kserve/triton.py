@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2 import (
 )
 
 from styleclip_contract import limits, wire
-from styleclip_server.api.admission import Admission, Kind
+from styleclip_server.api.admission import Admission, RequestClass
 from styleclip_server.api.kserve import inference
 from styleclip_server.api.refusals import Refused, unavailable
 from styleclip_server.cancelled_calls import CancelledCalls
@@ -89,10 +89,10 @@ class Triton:
         """
         config = await self.model_config(request.model_name)
         rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
-        kind = _kind(request, rows)
+        request_class = _request_class(request, rows)
 
         async def infer(number: int) -> bytes:
-            with self.admission.enter(rows, kind):
+            with self.admission.enter(rows, request_class):
                 request.parameters["sequence_id"].int64_param = number
                 message = request.SerializeToString()
                 return await self.call("ModelInfer", message, INFER_SECONDS, metadata)
@@ -147,11 +147,11 @@ class Triton:
         return response
 
 
-def _kind(request: ModelInferRequest, rows: int) -> Kind | None:
-    """Return the kind of a request; None unless it is of an ensemble, which runs the networks."""
+def _request_class(request: ModelInferRequest, rows: int) -> RequestClass | None:
+    """Return the class of a request; None unless it is of an ensemble, which runs the networks."""
     if request.model_name not in _ENSEMBLES:
         return None
-    return Kind.of(f"{request.model_name}, {rows} rows", request.ByteSize())
+    return RequestClass.of_size(f"{request.model_name}, {rows} rows", request.ByteSize())
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Refused:

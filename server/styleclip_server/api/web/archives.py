@@ -42,26 +42,26 @@ def zip_files(files: dict[str, bytes]) -> bytes:
 def _entry(result: Result, format: str, request_id: str, names: set[str]) -> tuple[str, str, bytes]:
     """Return file name, media type and content; `names` are those of earlier entries."""
     if isinstance(result.edited, Edited):
-        suffix, kind = limits.SUFFIX_BY_FORMAT[format], negotiation.IMAGES[format]
+        suffix, media_type = limits.SUFFIX_BY_FORMAT[format], negotiation.IMAGES[format]
         data = result.edited.picture
     else:
-        suffix, kind = ".problem.json", problems.MEDIA_TYPE
+        suffix, media_type = ".problem.json", problems.MEDIA_TYPE
         data = json.dumps(problems.describe(result.edited, request_id).model_dump()).encode()
     name, number = f"{result.name}{suffix}", 2
     while name in names:
         name, number = f"{result.name}-{number}{suffix}", number + 1
     names.add(name)
-    return name, kind, data
+    return name, media_type, data
 
 
 def _multipart(entries: list[tuple[str, str, bytes]]) -> Response:
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
-    for name, kind, data in entries:
+    for name, media_type, data in entries:
         # Names are of letters, digits and a few signs; those of other scripts are percent-coded.
         disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
         head = (
-            f"--{boundary}\r\nContent-Type: {kind}\r\nContent-Disposition: {disposition}\r\n"
+            f"--{boundary}\r\nContent-Type: {media_type}\r\nContent-Disposition: {disposition}\r\n"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
         parts += [head.encode("ascii"), data, b"\r\n"]

@@ -17,7 +17,7 @@ from styleclip_client.parallel_calls import Failure, in_order_async
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import StyleclipError
-from styleclip_server.api.admission import Kind
+from styleclip_server.api.admission import RequestClass
 from styleclip_server.api.tasks import cancel_on_disconnect
 from styleclip_server.api.web import archives, events, forms, negotiation, openapi
 from styleclip_server.api.web.events import ReportProgress
@@ -53,7 +53,7 @@ async def edit(request: Request, state: State) -> Response:
 
     async def work(report: ReportProgress) -> list[Result]:
         edits = resolve_edits(fields, await state.domain())
-        with state.admitted(len(fields.photo), _kind(fields)) as concurrency:
+        with state.admitted(len(fields.photo), _request_class(fields)) as concurrency:
             return await _edit_all(client, fields, edits, format, concurrency, report)
 
     if media_type == negotiation.EVENTS:
@@ -64,12 +64,12 @@ async def edit(request: Request, state: State) -> Response:
     return await asyncio.to_thread(_response, results, media_type, format, identifier)
 
 
-def _kind(fields: EditRequest) -> Kind | None:
-    """Return the kind of an edit of one face; None for several, which are as slow as many."""
+def _request_class(fields: EditRequest) -> RequestClass | None:
+    """Return the class of an edit of one face; None for several, which are as slow as many."""
     if len(fields.photo) > 1 or fields.face == "all":
         return None
     size = len(fields.photo[0].data) if fields.photo else 0
-    return Kind.of(f"/v1/edit latent={fields.latent is not None}", size)
+    return RequestClass.of_size(f"/v1/edit latent={fields.latent is not None}", size)
 
 
 def _negotiate(request: Request, fields: EditRequest) -> tuple[str, str]:

@@ -43,19 +43,19 @@ async def read(request: Request, model: type[F], bodies: BodyReader) -> F:
         ClientDisconnect: the client has disconnected.
     """
     body = await _read_body(request, bodies)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        if kind == "multipart/form-data":
+        if content_type == "multipart/form-data":
             if not body.rstrip().endswith(b"--"):  # the parser would leave out the last part
                 raise InvalidInput("the form has no end: send all of it")
             return await _read_form(Request(request.scope, _Replay(body)), model)
-        if kind == "application/json":
+        if content_type == "application/json":
             return model.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInput(_explain(error, model)) from error
     raise UnsupportedMediaType(
-        f"the body's type is {kind[:100]!r}: send a form with files (curl -F photo=@me.jpg …), or "
-        "application/json"
+        f"the body's type is {content_type[:100]!r}: send a form with files "
+        "(curl -F photo=@me.jpg …), or application/json"
     )
 
 

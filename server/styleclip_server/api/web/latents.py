@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from styleclip_server.api.admission import Kind
+from styleclip_server.api.admission import RequestClass
 from styleclip_server.api.tasks import cancel_on_disconnect
 from styleclip_server.api.web import forms, negotiation, openapi
 from styleclip_server.api.web.fields import one_photo
@@ -23,7 +23,7 @@ async def invert(request: Request, state: State) -> Response:
     fields = await forms.read(request, InvertRequest, state.bodies)
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
-    with state.admitted(kind=Kind.of("/v1/invert", len(photo.data))):
+    with state.admitted(request_class=RequestClass.of_size("/v1/invert", len(photo.data))):
         inverted = await cancel_on_disconnect(
             state.client_for(request).invert(photo.data, align=fields.aligns, face=fields.face),
             request.receive,

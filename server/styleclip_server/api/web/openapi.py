@@ -116,7 +116,7 @@ edit = _operation(
     _EDIT_EXAMPLE,
     "The edited image, or several of them.",
     {
-        **{kind: {"schema": _BINARY} for kind in negotiation.image_types(None)},
+        **{name: {"schema": _BINARY} for name in negotiation.image_types(None)},
         negotiation.ZIP: {"schema": _BINARY},
         negotiation.MIXED: {"schema": _BINARY},
         negotiation.JSON: {"schema": _ref("EditAnswer")},
@@ -136,7 +136,7 @@ sweep = _operation(
     {**_EDIT_EXAMPLE, "steps": 5},
     "A sheet of images, an animation, or the images one by one.",
     {
-        **{kind: {"schema": _BINARY} for kind in negotiation.IMAGES.values()},
+        **{name: {"schema": _BINARY} for name in negotiation.IMAGES.values()},
         negotiation.ZIP: {"schema": _BINARY},
         negotiation.JSON: {"schema": _ref("SweepAnswer")},
         negotiation.EVENTS: {"schema": {"type": "string"}},
@@ -233,8 +233,8 @@ def _simplified(schema: Any) -> Any:
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field without null, where that leaves one alternative."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    return {**_without(schema, "anyOf"), **kinds[0]} if len(kinds) == 1 else schema
+    types = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return {**_without(schema, "anyOf"), **types[0]} if len(types) == 1 else schema
 
 
 def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:

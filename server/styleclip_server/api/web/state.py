@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from styleclip_client import AsyncClient
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import ServerBusy
-from styleclip_server.api.admission import Admission, Kind
+from styleclip_server.api.admission import Admission, RequestClass
 from styleclip_server.api.health_check import HealthCheck
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.refusals import Refused
@@ -39,12 +39,12 @@ class ApiState:
         return self.client.within(self.client.timeout, request_id=request_id(request))
 
     @contextmanager
-    def admitted(self, calls: int = 1, kind: Kind | None = None) -> Iterator[int]:
+    def admitted(self, calls: int = 1, request_class: RequestClass | None = None) -> Iterator[int]:
         """Count a request as running during a `with` block.
 
         Args:
             calls: that it has to make.
-            kind: see `Admission.enter`.
+            request_class: see `Admission.enter`.
 
         Yields:
             How many of them it may make at a time.
@@ -55,7 +55,7 @@ class ApiState:
         concurrency = max(1, min(calls, _CALLS, self.admission.limit))
         with ExitStack() as stack:
             try:
-                stack.enter_context(self.admission.enter(concurrency, kind))
+                stack.enter_context(self.admission.enter(concurrency, request_class))
             except Refused as error:
                 raise ServerBusy(error.message) from error
             yield concurrency
