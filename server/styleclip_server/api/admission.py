@@ -33,7 +33,7 @@ class RequestClass:
 
     @classmethod
     def of_size(cls, call: str, size: int) -> RequestClass:
-        """Return the class of requests of `size` bytes, and up to four times as many."""
+        """Return the class of a request of `size` bytes; sizes within a factor of four share it."""
         return cls(call, size.bit_length() // 2)
 
 
@@ -60,7 +60,7 @@ class Admission:
         self.running = 0
         self.admitted = 0
         self.refused = 0
-        self._latencies = _Latencies(highest, clock)
+        self._latencies = None if highest is None else _Latencies(highest, clock)
         self._clock = clock
         self._full = 0  # the last request that reached the bound
         self._changed = 0  # the last request that was admitted at an earlier bound
@@ -82,7 +82,7 @@ class Admission:
             self.refused += 1
             raise busy()
         self.admitted += 1
-        alone, number, start = self.running == 0, self.admitted, self._clock()
+        is_alone, number, start = self.running == 0, self.admitted, self._clock()
         self.running += rows
         if self.running >= self.limit:
             self._full = number
@@ -93,85 +93,105 @@ class Admission:
             raise
         finally:
             self.running -= rows
-            seconds = self._clock() - start
-            if alone and number == self.admitted:
-                self._latencies.record_unloaded(request_class, seconds)
-            if self._changed < number <= self._full:
-                limit = self._latencies.next_limit(self.limit, request_class, seconds)
-                if limit != self.limit:
-                    self.limit, self._changed = limit, self.admitted
+            if self._latencies:
+                seconds = self._clock() - start
+                if is_alone and number == self.admitted:
+                    self._latencies.record_unloaded(request_class, seconds)
+                if self._changed < number <= self._full:
+                    self._adapt(self._latencies.next_limit(self.limit, request_class, seconds))
+
+    def _adapt(self, limit: int) -> None:
+        if limit != self.limit:
+            self.limit, self._changed = limit, self.admitted
+
+
+@dataclass
+class _Ceiling:
+    """The lowest bound that was too high, and when it is tried again.
+
+    Attributes:
+        limit: that bound, or the one above the highest.
+        windows: since it was too high.
+        patience: windows until it is tried again.
+    """
+
+    limit: int
+    windows: int = 0
+    patience: int = PATIENCE[0]
+
+    def refuse(self, limit: int) -> None:
+        """Put the ceiling at a bound that was too high; a repeated one is tried again later."""
+        is_repeated = limit == self.limit
+        self.patience = min(2 * self.patience, PATIENCE[1]) if is_repeated else PATIENCE[0]
+        self.limit, self.windows = limit, 0
+
+    def highest_allowed(self) -> int:
+        return self.limit if self.windows >= self.patience else self.limit - 1
 
 
 class _Latencies:
-    """Chooses the bound at which p99 of the latency is twice that without load.
+    """Chooses the bound at which p99 of the latency is TARGET times that without load.
 
-    It is measured as users see it: each window of requests that ran at the bound shows p99 of
-    their latency, as a multiple of p99 of requests of their class that ran alone. Under load the
-    latency grows at most in proportion to the bound, which gives the next bound. Where no request
-    has run alone for some minutes, the bound is 1 for a moment.
+    1. WINDOW requests that ran at the bound are a window. Its ratio is p99 of their latencies, each
+       divided by p99 of the requests of its class that ran alone in the last UNLOADED_SECONDS.
+    2. Where that divisor is unknown for half of a window, the bound is 1 for CALIBRATION requests.
+    3. A ratio above TARGET: the bound is divided by ratio / TARGET, since latency under load grows
+       at most in proportion to the bound. The bound that was too high is the ceiling.
+    4. A ratio below MARGIN * TARGET: the bound grows likewise, GROWTH-fold at most, up to below the
+       ceiling.
+    5. After PATIENCE windows the ceiling is tried: it is lifted, or the next try is twice as late.
     """
 
-    def __init__(self, highest: int | None, clock: Callable[[], float]) -> None:
-        self._fixed = highest is None
-        self._highest = highest or 0
+    def __init__(self, highest: int, clock: Callable[[], float]) -> None:
+        self._highest = highest
         self._clock = clock
         self._unloaded: dict[RequestClass, deque[tuple[float, float]]] = {}
         self._ratios: list[float | None] = []
-        self._calibrated: int | None = None  # the bound after the calibration under way
-        # The lowest bound that was too high, and how many windows ago.
-        self._too_high, self._windows, self._patience = self._highest + 1, 0, PATIENCE[0]
+        self._ceiling = _Ceiling(highest + 1)
+        self._calibration = 0  # requests until its end
+        self._calibrated_limit = 0  # the bound after it
 
     def record_unloaded(self, request_class: RequestClass | None, seconds: float) -> None:
         """Take the latency of a request that ran alone into account."""
-        if request_class is None or self._fixed:
+        if request_class is None:
             return
         samples = self._unloaded.setdefault(request_class, deque(maxlen=UNLOADED_SAMPLES[1]))
         samples.append((self._clock(), seconds))
 
     def next_limit(self, limit: int, request_class: RequestClass | None, seconds: float) -> int:
         """Take the latency of a request at the bound into account; return the next bound."""
-        if self._fixed or (request_class is None and self._calibrated is None):
+        if self._calibration:
+            self._calibration -= 1
+            return limit if self._calibration else self._calibrated_limit
+        if request_class is None:
             return limit
-        unloaded = None if request_class is None else self._unloaded_p99(request_class)
+        unloaded = self._unloaded_p99(request_class)
         self._ratios.append(None if unloaded is None else seconds / unloaded)
-        if self._calibrated is not None:
-            return self._calibrate(limit, self._calibrated)
         if len(self._ratios) < WINDOW:
             return limit
         ratios = [ratio for ratio in self._ratios if ratio is not None]
         self._ratios.clear()
         if len(ratios) < WINDOW / 2:
-            self._calibrated = limit
+            self._calibration, self._calibrated_limit = CALIBRATION, limit
             return 1
-        return self._adapt(limit, _p99(ratios))
+        return self._limit_after_window(limit, _p99(ratios))
 
-    def _calibrate(self, limit: int, after: int) -> int:
-        if len(self._ratios) < CALIBRATION:
-            return limit
-        self._ratios.clear()
-        self._calibrated = None
-        return after
-
-    def _adapt(self, limit: int, ratio: float) -> int:
-        """Return the bound after a window with this ratio of p99."""
-        self._windows += 1
+    def _limit_after_window(self, limit: int, ratio: float) -> int:
+        self._ceiling.windows += 1
         if ratio > TARGET:
-            again = limit == self._too_high
-            self._patience = min(2 * self._patience, PATIENCE[1]) if again else PATIENCE[0]
-            self._too_high, self._windows = limit, 0
+            self._ceiling.refuse(limit)
             return max(1, min(limit - 1, int(limit * TARGET / ratio)))
-        if limit == self._too_high:
-            self._too_high = self._highest + 1
+        if limit == self._ceiling.limit:
+            self._ceiling.limit = self._highest + 1
         if ratio > MARGIN * TARGET:
             return limit
         grown = max(limit + 1, int(limit * min(GROWTH, TARGET / ratio)))
-        most = self._too_high if self._windows >= self._patience else self._too_high - 1
-        return max(limit, min(grown, self._highest, most))
+        return max(limit, min(grown, self._highest, self._ceiling.highest_allowed()))
 
     def _unloaded_p99(self, request_class: RequestClass) -> float | None:
         samples = self._unloaded.get(request_class, ())
         since = self._clock() - UNLOADED_SECONDS
-        recent = [seconds for at, seconds in samples if at > since]
+        recent = [seconds for time, seconds in samples if time > since]
         return _p99(recent) if len(recent) >= UNLOADED_SAMPLES[0] else None
 
 
