@@ -321,8 +321,7 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run the blocks up to that of `last` px; return its features and RGB."""
         x, rgb = self.block(0, self.constant_features(styles[0].shape[0], dtype), None, styles)
-        # A size that was traced is a tensor.
-        for index in range(1, int(last).bit_length() - 2):
+        for index in range(1, last.bit_length() - 2):
             if features is not None and x.shape[-1] == features.shape[-1]:
                 x = features.to(dtype)
             x, rgb = self.block(index, x, rgb, styles)

@@ -73,8 +73,9 @@ class FaceToFeatures(nn.Module):
     def forward(self, face: Tensor, w_e4e: Tensor) -> tuple[Tensor, Tensor]:
         g = self.generator
         offset, predicted = self.encode(self.inverter.fs_backbone, face)
-        w_plus, features = self.inverter.fuse(offset + self.w_avg, predicted, g)
-        unedited = g.features(g.affine(w_e4e), features.shape[-1])
+        w_plus, resolution = offset + self.w_avg, int(predicted.shape[-1])
+        features = self.inverter.fuser(predicted, g.features(g.affine(w_plus), resolution))
+        unedited = g.features(g.affine(w_e4e), resolution)
         return w_plus, self.editor.conv(torch.cat([features, unedited], 1))
 
 
@@ -93,5 +94,6 @@ class FeaturesToImage(nn.Module):
             for w in (w_e4e, w_plus)
         )
         weight = conv.weight[:, conv.out_channels :]  # of the change of features
-        x = features - F.conv2d(g.features(e4e_edited, features.shape[-1]), weight)
+        changed = g.features(e4e_edited, int(features.shape[-1]))
+        x = features - F.conv2d(changed, weight)
         return to_pixels(g.synthesis(edited, features=self.editor.body(x)))
