@@ -22,7 +22,7 @@ from domains.training.setup import SEED, Setup
 
 HEADS = 40_000  # at most
 HEADS_FOLDER = "heads"
-PROCESSES = 16  # of the rendering, for each GPU
+PROCESSES = 6  # of the rendering, for each GPU
 JPEG_QUALITY = 95
 TINY_SIZE, TINY_QUALITY = 96, Quality(surrounding_lights=4, shadow_size=96, strands=1500)
 HELD_OUT = 0.02  # share of the persons that reports are measured on

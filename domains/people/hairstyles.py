@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.hair import (
-    FaceShape,
-    Growth,
-    HeadSurface,
-    Roots,
-    grow,
-    scalp_field,
-    skull_angles,
-    smoothstep,
-)
+from domains.people.draws import Draws, rand_each, randn_each
+from domains.people.face_shape import FaceShapes
+from domains.people.growth import Growth, Sprouts, grow
+from domains.people.hair import HeadSurfaces, Roots, hairline, skull_angles, smoothstep
 from domains.people.strands import Strands
 
 GROWTHS = {
@@ -70,7 +64,7 @@ class Cut:
         part: where the parting lies, in decimeters to the left of the middle.
         fringe: whether hair falls on the forehead.
         recession: how far the hairline recedes, in radians.
-        cover: (r,) for each root how deep it lies under a hat, in decimeters; None without a hat.
+        headwear: what covers the hair, "" for nothing.
     """
 
     style: str
@@ -78,89 +72,118 @@ class Cut:
     part: float
     fringe: bool
     recession: float
-    cover: Tensor | None
+    headwear: str
+
+    @property
+    def growth(self) -> Growth:
+        return GROWTHS[self.style]
+
+
+class ScalpRoots:
+    """The fixed candidates for roots on the scalp.
+
+    Args:
+        covers: (r,) by headwear, how deep each root lies under it, in decimeters.
+    """
+
+    def __init__(self, roots: Roots, covers: Mapping[str, Tensor]) -> None:
+        self.roots = roots
+        self.height, self.receding = hairline(roots.rest)
+        self._covers = {name: depth < 0.16 for name, depth in covers.items()}
+        self._covers[""] = torch.ones_like(self.height, dtype=torch.bool)
+
+    def choose(self, cuts: Sequence[Cut], draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
+        """Return which roots grow hair, bool (h, r), and each root's noise."""
+        count, device = len(self.height), self.height.device
+        noise = randn_each(draws, [1] * len(cuts), count)
+        recession = torch.tensor([[cut.recession] for cut in cuts], device=device)
+        chosen = self.height - recession * self.receding + 0.03 * noise > 0.0
+        used = [[int(DENSITIES.get(cut.style, 1.0) * count)] for cut in cuts]
+        chosen &= torch.arange(count, device=device) < torch.tensor(used, device=device)
+        return chosen & torch.stack([self._covers[cut.headwear] for cut in cuts]), noise
 
 
 class Scalp:
-    """The roots of a head's hair: positions and normals on the head and on the base mesh."""
+    """The roots of several heads' hair, one head after the other.
+
+    Attributes:
+        cuts, draws, counts: of each head, and how many roots it has.
+        head: int64 (n,), the head of each root; start, normal, rest: (n, 3).
+    """
 
     def __init__(
         self,
-        cut: Cut,
-        roots: Roots,
+        cuts: Sequence[Cut],
+        candidates: ScalpRoots,
         positions: Tensor,
         normals: Tensor,
-        generator: torch.Generator,
+        draws: Sequence[Draws],
     ) -> None:
-        self.generator, device = generator, roots.rest.device
-        noise = torch.randn(len(roots.rest), generator=generator, device=device)
-        chosen = scalp_field(roots.rest, cut.recession) + 0.03 * noise > 0.0
-        chosen[int(DENSITIES.get(cut.style, 1.0) * len(chosen)) :] = False
-        if cut.cover is not None:
-            chosen &= cut.cover < 0.16
-        self.start = roots.interpolate(positions)[chosen]
-        self.normal = F.normalize(roots.interpolate(normals)[chosen], dim=1)
-        self.rest, self.noise = roots.rest[chosen], noise[chosen]
+        self.cuts, self.draws = cuts, draws
+        chosen, noise = candidates.choose(cuts, draws)
+        self.counts = [int(n) for n in chosen.sum(1).tolist()]
+        self.head, root = torch.nonzero(chosen).unbind(1)
+        roots = candidates.roots
+        self.start = roots.interpolate(positions, self.head, root)
+        self.normal = F.normalize(roots.interpolate(normals, self.head, root), dim=1)
+        self.rest, self.noise = roots.rest[root], noise[self.head, root]
         self.azimuth, self.elevation = skull_angles(self.rest)
         self.top = smoothstep(self.elevation, 0.35, 1.0)
         self.front = smoothstep(self.rest[:, 2], 0.5, 1.2)
+        self.length = self.each([cut.length for cut in cuts])
+        self.part = self.each([cut.part for cut in cuts])
+        self.spread = rand_each(draws, self.counts)
+        self.level = randn_each(draws, self.counts)
 
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def rand(self) -> Tensor:
-        """Draw a number from 0 to 1 for each root."""
-        return torch.rand(len(self), generator=self.generator, device=self.rest.device)
-
-    def randn(self) -> Tensor:
-        """Draw a normal number for each root."""
-        return torch.randn(len(self), generator=self.generator, device=self.rest.device)
+    def each(self, values: Sequence[float]) -> Tensor:
+        """Return each root's value (n,) of the heads' values."""
+        return torch.tensor(values, device=self.rest.device)[self.head]
 
     def vectors(self, x: Tensor | float, y: Tensor | float, z: Tensor | float) -> Tensor:
         """Return vectors (n, 3) of components that are numbers or (n,)."""
-        device = self.rest.device
-        return torch.stack(
-            [torch.as_tensor(v, device=device).expand(len(self)) for v in (x, y, z)], 1
-        )
+        like = self.top
+        return torch.stack([v if isinstance(v, Tensor) else like.new_full((), v).expand_as(like)
+                            for v in (x, y, z)], 1)  # fmt: skip
 
-    def side(self, part: float) -> Tensor:
+    def side(self) -> Tensor:
         """Return on which side of the parting roots lie, -1 to 1."""
         x, z = self.rest[:, 0], self.rest[:, 2]
-        line = part + 0.025 * torch.sin(7 * z)
+        line = self.part + 0.025 * torch.sin(7 * z)
         return torch.tanh((x - line + 0.012 * self.noise) / 0.02)
 
 
 Combed = tuple[Tensor, Tensor]  # directions (n, 3), not unit, and lengths (n,)
 
 
-def _buzz(scalp: Scalp, cut: Cut) -> Combed:
+def _buzz(scalp: Scalp) -> Combed:
     directions = scalp.normal + 0.3 * scalp.vectors(0.0, 0.0, 1.0)
-    return directions, 0.035 * cut.length * (0.7 + 0.5 * scalp.rand())
+    return directions, 0.035 * scalp.length * (0.7 + 0.5 * scalp.spread)
 
 
-def _short(scalp: Scalp, cut: Cut) -> Combed:
+def _short(scalp: Scalp) -> Combed:
     top = scalp.top[:, None]
-    sweep = scalp.vectors(math.copysign(0.4, cut.part), 0.4, 0.4 - 0.6 * scalp.front)
+    aside = torch.copysign(torch.full_like(scalp.part, 0.4), scalp.part)
+    sweep = scalp.vectors(aside, 0.4, 0.4 - 0.6 * scalp.front)
     directions = scalp.normal * (0.45 + 0.3 * top) + sweep * (0.4 + 0.6 * top)
     directions = directions + scalp.vectors(0.0, -0.5, -0.15) * (1 - top)
-    return directions, (0.10 + 0.30 * scalp.top) * cut.length * (0.75 + 0.4 * scalp.rand())
+    return directions, (0.10 + 0.30 * scalp.top) * scalp.length * (0.75 + 0.4 * scalp.spread)
 
 
-def _side_parted(scalp: Scalp, cut: Cut) -> Combed:
-    side = scalp.side(cut.part)
-    directions = 0.35 * scalp.normal + scalp.vectors(0.8 * side, 0.1, 0.25 - 0.35 * scalp.front)
-    return directions, (0.22 + 0.48 * scalp.top) * cut.length * (0.8 + 0.3 * scalp.rand())
+def _side_parted(scalp: Scalp) -> Combed:
+    combed = scalp.vectors(0.8 * scalp.side(), 0.1, 0.25 - 0.35 * scalp.front)
+    lengths = (0.22 + 0.48 * scalp.top) * scalp.length * (0.8 + 0.3 * scalp.spread)
+    return 0.35 * scalp.normal + combed, lengths
 
 
-def _curly(scalp: Scalp, cut: Cut) -> Combed:
+def _curly(scalp: Scalp) -> Combed:
     directions = scalp.normal + 0.25 * scalp.vectors(0.0, 0.2, -0.1)
-    return directions, (0.30 + 0.25 * scalp.top) * cut.length * (0.75 + 0.4 * scalp.rand())
+    return directions, (0.30 + 0.25 * scalp.top) * scalp.length * (0.75 + 0.4 * scalp.spread)
 
 
-def _hanging(scalp: Scalp, cut: Cut) -> Combed:
+def _hanging(scalp: Scalp) -> Combed:
     """Comb hair from the parting to the sides, and behind the ears straight down."""
     sideways = smoothstep(scalp.rest[:, 2], -0.3, 0.6)[:, None]
-    to_side = scalp.vectors(0.85 * scalp.side(cut.part), 0.05, 0.10 - 0.45 * scalp.front)
+    to_side = scalp.vectors(0.85 * scalp.side(), 0.05, 0.10 - 0.45 * scalp.front)
     down = scalp.vectors(0.35 * scalp.rest[:, 0], -0.5, -0.35)
     directions = 0.15 * scalp.normal + torch.lerp(down, to_side, sideways)
     return directions, torch.ones_like(scalp.top)
@@ -169,79 +192,144 @@ def _hanging(scalp: Scalp, cut: Cut) -> Combed:
 _COMBS = {"buzz cut": _buzz, "short": _short, "side-parted": _side_parted, "curly": _curly}
 
 
-def _ends(scalp: Scalp, cut: Cut, face: FaceShape) -> Tensor:
-    """Return the height (n,) at which each strand of hanging hair ends."""
-    base = {"bob": 0.05, "long": -1.15, "wavy": -0.95}[cut.style]
-    level = face.chin_y + base + (1 - cut.length) * (0.5 if cut.style == "bob" else 1.0)
+def _comb(scalp: Scalp) -> Combed:
+    """Comb each head's hair as its style is combed."""
+    combs = [_COMBS.get(cut.style, _hanging) for cut in scalp.cuts]
+    used = list(dict.fromkeys(combs))
+    number = scalp.each([used.index(comb) for comb in combs])
+    directions, lengths = used[0](scalp)
+    for k, comb in enumerate(used[1:], 1):
+        others = comb(scalp)
+        directions = torch.where((number == k)[:, None], others[0], directions)
+        lengths = torch.where(number == k, others[1], lengths)
+    return directions, lengths
+
+
+def _ends(scalp: Scalp, chin_y: Tensor) -> Tensor:
+    """Return the height (n,) at which each strand of hanging hair ends; far below for others."""
+    base = scalp.each([{"bob": 0.05, "long": -1.15, "wavy": -0.95}.get(cut.style, -1e3)
+                       for cut in scalp.cuts])  # fmt: skip
+    shorter = scalp.each([0.5 if cut.style == "bob" else 1.0 for cut in scalp.cuts])
+    level = chin_y + base + (1 - scalp.length) * shorter
     behind = smoothstep(-scalp.rest[:, 2], -0.4, 0.4)
-    return level + (0.05 + 0.05 * behind) * scalp.randn() - 0.1 * behind
+    return level + (0.05 + 0.05 * behind) * scalp.level - 0.1 * behind
 
 
 def dress_hair(
-    cut: Cut,
-    roots: Roots,
+    cuts: Sequence[Cut],
+    candidates: ScalpRoots,
     positions: Tensor,
     normals: Tensor,
-    surface: HeadSurface,
-    face: FaceShape,
-    generator: torch.Generator,
-) -> Strands:
-    """Grow a head's hair from roots on its skin."""
-    scalp = Scalp(cut, roots, positions, normals, generator)
-    growth = GROWTHS[cut.style]
-    if cut.style == "tied back":
-        return _tie_back(scalp.start, scalp.normal, face, generator, growth)
-    directions, lengths = _COMBS.get(cut.style, _hanging)(scalp, cut)
-    end = torch.full_like(scalp.top, -1e3)
-    if cut.style in _LONG:
-        end = _ends(scalp, cut, face)
-        lengths = (scalp.start[:, 1] - end + 0.45 + 0.35 * scalp.top).clamp(min=0.15)
-    if cut.fringe and cut.style not in ("buzz cut", "curly"):
-        falls = (scalp.azimuth.abs() < 0.75) & (scalp.elevation > 0.5) & (scalp.elevation < 1.12)
-        falls &= scalp.rest[:, 2] > 0.75
-        forward = scalp.vectors(0.25 * torch.tanh(scalp.rest[:, 0] / 0.4), -0.1, 0.9)
-        directions = torch.where(falls[:, None], forward + 0.35 * scalp.normal, directions)
-        brow = face.brow_y + 0.14 + 0.05 * scalp.randn()
-        end = torch.where(falls, brow, end)
-        lengths = torch.where(falls, (scalp.start[:, 1] - brow + 0.32).clamp(min=0.1), lengths)
-    directions = F.normalize(directions, dim=1)
-    strands = grow(scalp.start, directions, lengths, growth, surface, face, generator)
-    strands.fraction = torch.minimum(strands.fraction, _fraction_above(strands.nodes, end))
-    return strands
+    faces: FaceShapes,
+    on_skull: Tensor,
+    draws: Sequence[Draws],
+) -> list[Strands]:
+    """Grow the hair of heads from roots on their skin: strands of each head.
+
+    Args:
+        positions, normals: (h, v, 3), of the bodies; faces: of the same heads.
+        on_skull: indices of the vertices that hair stays outside of.
+    """
+    order = sorted(
+        range(len(cuts)), key=lambda k: (cuts[k].style == "tied back", -cuts[k].growth.nodes)
+    )
+    index = torch.tensor(order, device=positions.device)
+    faces = faces.select(index)
+    scalp = Scalp(
+        [cuts[k] for k in order],
+        candidates,
+        positions[index],
+        normals[index],
+        [draws[k] for k in order],
+    )
+    free = sum(cut.style != "tied back" for cut in cuts)
+    results = _grow_free(scalp, free, positions[index[:free]], faces, on_skull) if free else []
+    first = sum(scalp.counts[:free])
+    for k in range(free, len(cuts)):
+        start = scalp.start[first : first + scalp.counts[k]]
+        first += scalp.counts[k]
+        results.append(_tie_back(start, faces.center[k], scalp.draws[k], scalp.cuts[k].growth))
+    by_head = dict(zip(order, results, strict=True))
+    return [by_head[k] for k in range(len(cuts))]
 
 
-def _fraction_above(nodes: Tensor, end: Tensor) -> Tensor:
-    """Return the part of each strand before it first falls below the height `end`."""
-    above = (nodes[..., 1] >= end[:, None]).cumprod(1).sum(1)
-    return (above / nodes.shape[1]).clamp(max=1.0)
+def _grow_free(
+    scalp: Scalp, count: int, positions: Tensor, faces: FaceShapes, on_skull: Tensor
+) -> list[Strands]:
+    """Grow the hair of the first `count` heads, which is not tied."""
+    directions, lengths = _comb(scalp)
+    brow_y, chin_y = faces.window[scalp.head, 1], faces.window[scalp.head, 2]
+    end = _ends(scalp, chin_y)
+    hanging = scalp.each([cut.style in _LONG for cut in scalp.cuts]).bool()
+    reach = (scalp.start[:, 1] - end + 0.45 + 0.35 * scalp.top).clamp(min=0.15)
+    lengths = torch.where(hanging, reach, lengths)
+    falls = scalp.each([cut.fringe and cut.style not in ("buzz cut", "curly")
+                        for cut in scalp.cuts]).bool()  # fmt: skip
+    falls &= (scalp.azimuth.abs() < 0.75) & (scalp.elevation > 0.5) & (scalp.elevation < 1.12)
+    falls &= scalp.rest[:, 2] > 0.75
+    forward = scalp.vectors(0.25 * torch.tanh(scalp.rest[:, 0] / 0.4), -0.1, 0.9)
+    directions = torch.where(falls[:, None], forward + 0.35 * scalp.normal, directions)
+    brow = brow_y + 0.14 + 0.05 * scalp.level
+    end = torch.where(falls, brow, end)
+    lengths = torch.where(falls, (scalp.start[:, 1] - brow + 0.32).clamp(min=0.1), lengths)
+    total = sum(scalp.counts[:count])
+    sprouts = Sprouts(
+        [cut.growth for cut in scalp.cuts[:count]],
+        scalp.draws[:count],
+        scalp.counts[:count],
+        scalp.head[:total],
+        scalp.start[:total],
+        F.normalize(directions[:total], dim=1),
+        lengths[:total],
+        faces.window[:count],
+        faces.center[:count],
+    )
+    surfaces = HeadSurfaces(positions[:, on_skull], faces.center[:count])
+    nodes, tones, fraction = grow(sprouts, surfaces)
+    fraction = torch.minimum(fraction, _fraction_above(nodes, end[:total], sprouts.each("nodes")))
+    return [
+        Strands(nodes[a:b, : growth.nodes], tones[a:b], fraction[a:b])
+        for growth, a, b in zip(
+            sprouts.growths, sprouts.starts[:-1], sprouts.starts[1:], strict=True
+        )
+    ]
 
 
-def _tie_back(
-    start: Tensor, normal: Tensor, face: FaceShape, generator: torch.Generator, growth: Growth
-) -> Strands:
+def _fraction_above(nodes: Tensor, end: Tensor, count: Tensor) -> Tensor:
+    """Return the part of each strand before it first falls below the height `end`.
+
+    Args:
+        nodes: (s, k, 3); count: (s,), how many nodes a strand has.
+    """
+    within = torch.arange(nodes.shape[1], device=nodes.device) < count[:, None]
+    above = ((nodes[..., 1] >= end[:, None]) & within).cumprod(1).sum(1)
+    return (above / count).clamp(max=1.0)
+
+
+def _tie_back(start: Tensor, center: Tensor, draws: Draws, growth: Growth) -> Strands:
     """Lay strands along the skull to a bun, and wind others around the bun."""
     device = start.device
-    bun = face.center + torch.tensor([0.0, 0.98, -0.50], device=device)
-    offset = start - face.center
+    bun = center + torch.tensor([0.0, 0.98, -0.50], device=device)
+    offset = start - center
     radius = offset.norm(dim=1, keepdim=True)
-    a, b = offset / radius, F.normalize(bun - face.center, dim=0).expand_as(offset)
+    a, b = offset / radius, F.normalize(bun - center, dim=0).expand_as(offset)
     angle = (a * b).sum(1, keepdim=True).clamp(-0.999, 0.999).acos()
     t = torch.linspace(0, 1, growth.nodes, device=device)[None, :, None]
-    noise = 0.05 * torch.randn(len(start), 1, 3, generator=generator, device=device)
+    noise = 0.05 * draws.randn(len(start), 1, 3)
     around = (
         ((1 - t) * angle[:, None]).sin() * a[:, None] + (t * angle[:, None]).sin() * b[:, None]
     ) / angle.sin()[:, None]
-    layer = torch.rand(len(start), 1, 1, generator=generator, device=device)
-    height = radius[:, None] * (1 - t) + t * (bun - face.center).norm() * 0.93
+    layer = draws.rand(len(start), 1, 1)
+    height = radius[:, None] * (1 - t) + t * (bun - center).norm() * 0.93
     lift = (0.015 + 0.05 * layer) * (t * 6).clamp(max=1)
-    nodes = face.center + around * (height + lift) + noise * t * (1 - t)
+    nodes = center + around * (height + lift) + noise * t * (1 - t)
     wound = 2500
-    axis = F.normalize(torch.randn(wound, 3, generator=generator, device=device), dim=1)
+    axis = F.normalize(draws.randn(wound, 3), dim=1)
     first = F.normalize(torch.linalg.cross(axis, axis.roll(1, 1) + 0.1), dim=1)
     second = torch.linalg.cross(axis, first)
-    turn = t[None, 0] * 2.5 + 6.28 * torch.rand(wound, 1, 1, generator=generator, device=device)
-    size = 0.26 * (0.9 + 0.12 * torch.rand(wound, 1, 1, generator=generator, device=device))
+    turn = t[None, 0] * 2.5 + 6.28 * draws.rand(wound, 1, 1)
+    size = 0.26 * (0.9 + 0.12 * draws.rand(wound, 1, 1))
     ring = size * (first[:, None] * turn.cos() + second[:, None] * turn.sin())
     nodes = torch.cat([nodes, bun + ring])
-    tones = 1 + 0.16 * torch.randn(len(nodes), generator=generator, device=device)
+    tones = 1 + 0.16 * draws.randn(len(nodes))
     return Strands(nodes, tones.clamp(0.5, 1.6), torch.ones(len(nodes), device=device))

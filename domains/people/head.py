@@ -4,10 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from domains.people.materials import SkinLook
-
 Color = tuple[float, float, float]  # linear RGB
 Vector = tuple[float, float, float]
+
+
+@dataclass
+class SkinLook:
+    """What varies the skin of heads.
+
+    Attributes:
+        tone: 0 to 9 on the Monk scale, in between allowed; redness, contrast: about 1.
+        age: years; freckles, lipstick, shadow_of_beard, stubble: strengths, 0 to 1.
+        lipstick_color, hair_color: linear RGB.
+        recession: of the hairline, in radians; scalp: how much the hair's color shows on the scalp.
+        offset: shift of the noise, so that no two heads share it.
+    """
+
+    tone: float
+    redness: float
+    age: float
+    freckles: float
+    lipstick: float
+    lipstick_color: Color
+    shadow_of_beard: float
+    beard: str
+    hair_color: Color
+    recession: float
+    scalp: float
+    brow_tint: float
+    brow_thickness: float
+    brow_height: float
+    offset: float
 
 
 @dataclass

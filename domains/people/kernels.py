@@ -21,18 +21,21 @@ def _pack(depth, index):
     return (bits << 32) | index.to(tl.int64)
 
 
-@triton.jit
+# Numbers that differ from head to head; a kernel for each kind of number would be compiled.
+@triton.jit(do_not_specialize=["views", "vertices", "count", "size"])
 def _triangles_kernel(
-    keys_ptr, points_ptr, triangles_ptr, keep_ptr, vertices, count, size,
+    keys_ptr, points_ptr, triangles_ptr, heads_ptr, keep_ptr, views, vertices, count, size,
     HAS_KEEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each lane visits the pixels of its triangle's box, row by row."""
-    image = tl.program_id(1).to(tl.int64)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = index < count
+    head = tl.load(heads_ptr + index, exists, 0)
+    image = head * views + tl.program_id(1)
     a = tl.load(triangles_ptr + index * 3, exists, 0)
     b = tl.load(triangles_ptr + index * 3 + 1, exists, 0)
     c = tl.load(triangles_ptr + index * 3 + 2, exists, 0)
+    keep_ptrs = keep_ptr + head * vertices
     points_ptr += image * vertices * 3
     ax, ay = tl.load(points_ptr + a * 3, exists, 0.0), tl.load(points_ptr + a * 3 + 1, exists, 0.0)
     bx, by = tl.load(points_ptr + b * 3, exists, 0.0), tl.load(points_ptr + b * 3 + 1, exists, 0.0)
@@ -42,9 +45,9 @@ def _triangles_kernel(
     cz = tl.load(points_ptr + c * 3 + 2, exists, 0.0)
     keep_a, keep_b, keep_c = az, bz, cz
     if HAS_KEEP:
-        keep_a = tl.load(keep_ptr + a, exists, 0.0)
-        keep_b = tl.load(keep_ptr + b, exists, 0.0)
-        keep_c = tl.load(keep_ptr + c, exists, 0.0)
+        keep_a = tl.load(keep_ptrs + a, exists, 0.0)
+        keep_b = tl.load(keep_ptrs + b, exists, 0.0)
+        keep_c = tl.load(keep_ptrs + c, exists, 0.0)
     # Boxes far outside the image would overflow integers.
     left = tl.maximum(tl.minimum(tl.minimum(ax, bx), cx) - 0.5, 0.0)
     top = tl.maximum(tl.minimum(tl.minimum(ay, by), cy) - 0.5, 0.0)
@@ -79,40 +82,43 @@ def _triangles_kernel(
 
 
 def draw_triangles_(
-    keys: Tensor, points: Tensor, triangles: Tensor, size: int, keep: Tensor | None
+    keys: Tensor, points: Tensor, triangles: Tensor, heads: Tensor, size: int, keep: Tensor | None
 ) -> None:
-    """Draw triangles into keys, int64 (images, size * size).
+    """Draw triangles into keys, int64 (heads, views, size * size).
 
     Args:
-        points: float32 (images, v, 3): x right and y down in pixels, depth.
-        triangles: int64 (t, 3).
-        keep: float32 (v,), interpolated; pixels where it is negative stay empty.
+        points: float32 (heads, views, v, 3): x right and y down in pixels, depth.
+        triangles: int64 (t, 3); heads: int64 (t,), the head of each.
+        keep: float32 (heads, v), interpolated; pixels where it is negative stay empty.
     """
     points, triangles = points.contiguous(), triangles.contiguous()
-    images, vertices, count = points.shape[0], points.shape[1], triangles.shape[0]
-    _triangles_kernel[(triton.cdiv(count, _TRIANGLES), images)](
-        keys, points, triangles, points if keep is None else keep.contiguous(),
-        vertices, count, size, HAS_KEEP=keep is not None, BLOCK=_TRIANGLES, num_warps=1,
+    views, vertices, count = points.shape[1], points.shape[2], triangles.shape[0]
+    _triangles_kernel[(triton.cdiv(count, _TRIANGLES), views)](
+        keys, points, triangles, heads.contiguous(), points if keep is None else keep.contiguous(),
+        views, vertices, count, size, HAS_KEEP=keep is not None, BLOCK=_TRIANGLES, num_warps=1,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["first", "total", "steps", "num_nodes", "row", "every", "size"],
+    do_not_specialize_on_alignment=["keys_ptr", "counts_ptr", "nodes_ptr", "fraction_ptr"],
+)
 def _strands_kernel(
     keys_ptr, counts_ptr, nodes_ptr, fraction_ptr, matrices_ptr, first, total, steps, num_nodes,
-    size, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    row, every, size, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each lane draws one point: step by step along one strand after the other."""
     image = tl.program_id(1).to(tl.int64)
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = point < total
-    strand, step = point // steps, point % steps
+    strand, step = point // steps * every, point % steps
     along = step.to(tl.float32) / (steps - 1).to(tl.float32)
     t = along * (num_nodes - 1 - 1e-4)
     node = tl.minimum(t.to(tl.int32), num_nodes - 2)
     w = t - node.to(tl.float32)
     fraction = tl.load(fraction_ptr + strand, exists, -1.0)
     drawn = exists & (t / (num_nodes - 1) <= fraction)
-    nodes_ptrs = nodes_ptr + (strand * num_nodes + node).to(tl.int64) * 3
+    nodes_ptrs = nodes_ptr + (strand * row + node).to(tl.int64) * 3
     px = tl.load(nodes_ptrs, drawn, 0.0) * (1 - w) + tl.load(nodes_ptrs + 3, drawn, 0.0) * w
     py = tl.load(nodes_ptrs + 1, drawn, 0.0) * (1 - w) + tl.load(nodes_ptrs + 4, drawn, 0.0) * w
     pz = tl.load(nodes_ptrs + 2, drawn, 0.0) * (1 - w) + tl.load(nodes_ptrs + 5, drawn, 0.0) * w
@@ -142,19 +148,22 @@ def draw_strands_(
     size: int,
     steps: int,
     first: int,
+    every: int = 1,
 ) -> None:
     """Draw points along strands into keys, int64 (images, size * size).
 
     Args:
         counts: float32 of the same shape, to which every drawn point adds 1.
-        nodes: float32 (s, k, 3); fraction: float32 (s,), the part of each strand that is drawn.
+        nodes: float32 (s, k, 3), rows of a tensor that may have more nodes; fraction: float32
+            (s,), the part of each strand that is drawn.
         matrices: float32 (images, 4, 4), see `strands.draw_strands_`.
         steps: points of a strand, at least 2.
         first: the index of the first point.
+        every: draw every n-th strand.
     """
-    nodes, fraction, matrices = nodes.contiguous(), fraction.contiguous(), matrices.contiguous()
-    total = len(nodes) * steps
+    total = -(-len(nodes) // every) * steps
     _strands_kernel[(triton.cdiv(total, _POINTS), len(matrices))](
-        keys, keys if counts is None else counts, nodes, fraction, matrices, first, total, steps,
-        nodes.shape[1], size, COUNT=counts is not None, BLOCK=_POINTS, num_warps=4,
+        keys, keys if counts is None else counts, nodes, fraction, matrices.contiguous(), first,
+        total, steps, nodes.shape[1], nodes.stride(0) // 3, every, size,
+        COUNT=counts is not None, BLOCK=_POINTS, num_warps=4,
     )  # fmt: skip

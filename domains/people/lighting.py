@@ -7,61 +7,91 @@ a large lamp, approximate it; each has its own shadow map, so that shadows are s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.compilation import compiled_on_gpu
+from domains.people.head import Head
 from domains.people.rasterizer import EMPTY, draw_triangles, unpack_depth
-from domains.people.strands import Strands, count_steps, draw_strands_
+from domains.people.scene import Geometry, turn
+from domains.people.tufts import Hair
+from domains.people.wear import MATERIALS
 
 REACH = 2.3  # decimeters around the head's center that shadow maps cover
-LIGHTS_AT_ONCE = 8  # bounds memory
+LIGHTS_AT_ONCE = 4  # of each pixel, which bounds memory
 HAIR_SPACING = 1.2  # of the points that cast the shadow of hair, in pixels of the shadow map
-MAX_STEPS = 300  # of such points along a strand
+HAIR_OPACITY = 0.40  # of a point
 
 
 @dataclass
-class Light:
-    """Parallel lights: unit directions (l, 3) toward them and radiance (l, 3), linear RGB."""
+class Lights:
+    """The parallel lights of a batch; heads with fewer lights than others have dark ones.
+
+    Attributes:
+        directions: (h, l, 3), unit, toward the lights; colors: (h, l, 3), radiance, linear RGB.
+        lamps: (h,), the first so many belong to lamps, the others to the surroundings.
+        interleaved: each pixel of a block of 2 x 2 receives another quarter of the lights, with
+            four times the weight: the photo averages blocks, and gives all four the same weight.
+    """
 
     directions: Tensor
     colors: Tensor
-    lamps: int  # the first so many belong to lamps, the others to the surroundings
+    lamps: Tensor
     interleaved: bool = True
 
-    def batches(self, pixel: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Divide the work of lighting pixels, as (lights, positions in `pixel`, weight).
+    @property
+    def total(self) -> Tensor:
+        """The sum of all radiances (h, 3)."""
+        return self.colors.sum(1)
 
-        With `interleaved`, each pixel of a block of 2 x 2 receives another quarter of the lights,
-        with four times the weight: the photo averages blocks, and gives all four the same weight.
-        """
-        lights = torch.arange(len(self.directions), device=pixel.device)
-        if not self.interleaved:
-            everything = torch.arange(len(pixel), device=pixel.device)
-            for some in lights.split(LIGHTS_AT_ONCE):
-                yield some, everything, 1.0
-            return
+    def of_pixels(self, head: Tensor, pixel: Tensor, size: int) -> Iterator[Incident]:
+        """Yield some of the lights of pixels (p,) of heads (p,) after the other."""
+        count = self.directions.shape[1]
         corner = pixel % 2 + 2 * (pixel.div(size, rounding_mode="floor") % 2)
-        order = corner.argsort(stable=True)
-        counts = torch.bincount(corner, minlength=4).tolist()
-        for k, positions in enumerate(order.split(counts)):
-            yield lights[k::4], positions, 4.0
+        groups = 4 if self.interleaved else 1
+        first = corner if self.interleaved else torch.zeros_like(corner)
+        for start in range(0, count // groups, LIGHTS_AT_ONCE):
+            some = torch.arange(
+                start, min(start + LIGHTS_AT_ONCE, count // groups), device=head.device
+            )
+            light = first + some[:, None] * groups
+            index = head * count + light
+            yield Incident(
+                index,
+                self.directions.view(-1, 3)[index],
+                self.colors.view(-1, 3)[index] * float(groups),
+                light < self.lamps[head],
+            )
 
 
-def _frames(directions: Tensor) -> Tensor:
-    """Return orthonormal frames (l, 3, 3) whose last rows are the unit directions (l, 3)."""
+@dataclass
+class Incident:
+    """Light that arrives at p pixels from n of each one's lights.
+
+    Attributes:
+        index: int64 (n, p), among the lights of all heads.
+        directions, radiance: (n, p, 3); lamps: bool (n, p), whether it belongs to a lamp.
+    """
+
+    index: Tensor
+    directions: Tensor
+    radiance: Tensor
+    lamps: Tensor
+
+
+def frames_toward(directions: Tensor) -> Tensor:
+    """Return orthonormal frames (..., 3, 3) whose last rows are the unit directions (..., 3)."""
     up = torch.tensor([0.13, 0.97, 0.21], device=directions.device).expand_as(directions)
-    x = F.normalize(torch.linalg.cross(up, directions), dim=1)
-    return torch.stack([x, torch.linalg.cross(directions, x), directions], 1)
+    x = F.normalize(torch.linalg.cross(up, directions), dim=-1)
+    return torch.stack([x, torch.linalg.cross(directions, x), directions], -2)
 
 
 def spread_lamp(direction: Tensor, color: Tensor, size: float, count: int) -> tuple[Tensor, Tensor]:
     """Spread a lamp of angular radius `size` into `count` lights."""
-    frame = _frames(F.normalize(direction, dim=0)[None])[0]
+    frame = frames_toward(F.normalize(direction, dim=0))
     k = torch.arange(count, device=direction.device)
     radius = size * ((k + 0.5) / count).sqrt()
     angle = k * 2.399963
@@ -84,116 +114,147 @@ def surroundings(
     return directions, colors * (math.pi * 4 / count / math.pi)
 
 
+def place_lights(
+    heads: Sequence[Head], frames: Tensor, surrounding: int, interleaved: bool, device: torch.device
+) -> Lights:
+    """Place the lights of heads, seen by cameras with frames (h, 3, 3), on a device.
+
+    Args:
+        surrounding: number of lights of the surroundings.
+    """
+    directions, colors, lamps = [], [], []
+    for head, frame in zip(heads, frames, strict=True):
+        parts = [
+            spread_lamp(
+                torch.tensor(lamp.direction) @ frame,
+                torch.tensor(lamp.color),
+                lamp.size,
+                lamp.count,
+            )
+            for lamp in head.lighting.lamps
+        ]
+        lamps.append(sum(len(d) for d, _ in parts))
+        around = [
+            torch.tensor(head.lighting.ambient[k]) for k in ("top", "bottom", "left", "right")
+        ]
+        d, c = surroundings(surrounding, *around, turn=float(head.seed % 628) / 100)
+        parts.append((d @ frame, c))
+        directions.append(torch.cat([d for d, _ in parts]))
+        colors.append(torch.cat([c for _, c in parts]))
+    total = -(-max(map(len, directions)) // 4) * 4
+    packed = torch.zeros(len(heads), total, 6)
+    packed[..., 2] = 1.0
+    for row, d, c in zip(packed, directions, colors, strict=True):
+        row[: len(d)] = torch.cat([d, c], 1)
+    packed = packed.to(device)
+    return Lights(
+        packed[..., :3].contiguous(),
+        packed[..., 3:].contiguous(),
+        torch.tensor(lamps, device=device),
+        interleaved,
+    )
+
+
 class Shadows:
     """Shadow maps of all lights: the nearest solid depth, and the depth and density of hair."""
 
     def __init__(
-        self,
-        light: Light,
-        center: Tensor,
-        positions: Tensor,
-        triangles: Tensor,
-        hair: list[Strands],
-        hair_opacity: float,
-        size: int,
-        generator: torch.Generator,
+        self, lights: Lights, centers: Tensor, geometry: Geometry, hair: Hair, size: int
     ) -> None:
-        self.size, self.center, self.generator = size, center, generator
-        self.frames = _frames(light.directions)
-        count, device = len(self.frames), positions.device
-        everything = torch.arange(count, device=device)
-        self.solid = torch.cat(
-            [
-                unpack_depth(draw_triangles(self._project(positions, some), triangles, size))
-                for some in everything.split(LIGHTS_AT_ONCE)
-            ]
-        )
-        keys = torch.full((count, size * size), EMPTY, device=device)
-        counts = torch.zeros(count, size * size, device=device)
-        matrices = self._matrices()
-        for strands in hair:
-            steps = count_steps(strands, HAIR_SPACING * 2 * REACH / size, MAX_STEPS)
-            draw_strands_(keys, strands, steps, matrices, size, counts=counts)
-        self.hair = unpack_depth(keys)
-        self.density = 1 - torch.exp(-hair_opacity * counts)
+        self.size, self.centers = size, centers
+        self.frames = frames_toward(lights.directions)
+        triangles, heads = _casting(geometry)
+        points = self._project_vertices(geometry.positions)
+        self.solid = unpack_depth(draw_triangles(points, triangles, heads, size)).flatten()
+        shape = (*lights.directions.shape[:2], size * size)
+        keys = torch.full(shape, EMPTY, device=centers.device)
+        counts = torch.zeros(shape, device=centers.device)
+        spacing = HAIR_SPACING * 2 * REACH / size
+        for head, matrices in enumerate(self._matrices()):
+            hair.draw_shadow_(head, keys[head], counts[head], matrices, size, spacing)
+        self.hair = unpack_depth(keys).flatten()
+        self.density = (1 - torch.exp(-HAIR_OPACITY * counts)).flatten()
 
     def _matrices(self) -> Tensor:
-        """Return the projections as matrices (l, 4, 4) for `strands.draw_strands_`."""
-        x, y, toward = self.frames.unbind(1)
+        """Return the projections as matrices (h, l, 4, 4) for `strands.draw_strands_`."""
+        x, y, toward = self.frames.unbind(2)
         scale, half = self.size / (2 * REACH), self.size / 2
-        rows = torch.stack([scale * x, -scale * y, torch.zeros_like(x), -toward], 1)
-        offset = torch.tensor([half, half, 1.0, 2 * REACH], device=self.center.device)
-        return torch.cat([rows, (offset - rows @ self.center)[..., None]], 2)
+        rows = torch.stack([scale * x, -scale * y, torch.zeros_like(x), -toward], 2)
+        offset = torch.tensor([half, half, 1.0, 2 * REACH], device=self.centers.device)
+        shift = offset - turn(self.centers[:, None], rows)
+        return torch.cat([rows, shift[..., None]], 3)
 
-    def _project(self, points: Tensor, lights: Tensor) -> Tensor:
-        """Return (l, n, 3): pixel coordinates and depth, twice REACH at the center."""
-        local = torch.einsum("lij,nj->lni", self.frames[lights], points - self.center)
+    def _project_vertices(self, points: Tensor) -> Tensor:
+        """Return pixel coordinates and depth (h, l, v, 3) of points (h, v, 3)."""
+        local = turn((points - self.centers[:, None])[:, None], self.frames[:, :, None])
+        return torch.stack(self._to_pixels(*local.unbind(3)), 3)
+
+    def _to_pixels(self, x: Tensor, y: Tensor, toward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixel coordinates and depth, twice REACH at the center."""
         scale = self.size / (2 * REACH)
-        return torch.stack(
-            [
-                local[..., 0] * scale + self.size / 2,
-                self.size / 2 - local[..., 1] * scale,
-                2 * REACH - local[..., 2],
-            ],
-            -1,
-        )
+        return x * scale + self.size / 2, self.size / 2 - y * scale, 2 * REACH - toward
 
-    def visibility(self, lights: Tensor, points: Tensor, bias: float, jitter: float) -> Tensor:
-        """Return how much of some lights (l,) reaches points (n, 3), from 0 to 1: (l, n).
+    def visibility(
+        self,
+        light: Tensor,
+        head: Tensor,
+        points: Tensor,
+        bias: float,
+        jitter: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return how much of lights (n, p) reaches points (p, 3) of heads (p,): 0 to 1, (n, p).
 
         Args:
-            lights: indices of lights.
-            points: (n, 3).
+            light: indices among the lights of all heads.
             bias: in decimeters, by how much a point may lie behind what the shadow map has.
-            jitter: up to how many texels the lookup is shifted at random, which blurs the edges.
+            jitter: texels by which the lookup is shifted, (n, p) each, which blurs the edges.
         """
-        x, y, depth = (self._project(points, lights) - 0.5).unbind(-1)
+        offset = points - self.centers[head]
+        x, y, toward = turn(offset, self.frames.view(-1, 3, 3)[light]).unbind(2)
+        x, y, depth = self._to_pixels(x, y, toward)
+        x, y = x - 0.5, y - 0.5
         if jitter:
-            x = x + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
-            y = y + jitter * (torch.rand(x.shape, generator=self.generator, device=x.device) - 0.5)
-        maps = [table[lights] for table in (self.solid, self.hair, self.density)]
-        return _filter_shadows(x, y, depth + 0.5, *maps, self.size, bias)
-
-
-@compiled_on_gpu
-def _filter_shadows(
-    x: Tensor,
-    y: Tensor,
-    depth: Tensor,
-    solid: Tensor,
-    hair: Tensor,
-    density: Tensor,
-    size: int,
-    bias: float,
-) -> Tensor:
-    """Interpolate the visibility (l, n) of points between the texels (l, size * size) of maps."""
-    x0, y0 = x.floor(), y.floor()
-    wx, wy = x - x0, y - y0
-    outside = (x < 0) | (y < 0) | (x >= size - 1) | (y >= size - 1)
-    total = torch.zeros_like(depth)
-    for dx in (0, 1):
-        for dy in (0, 1):
+            x, y = x + jitter[0], y + jitter[1]
+        size, start = self.size, light * self.size**2
+        x0, y0 = x.floor(), y.floor()
+        wx, wy = x - x0, y - y0
+        outside = (x < 0) | (y < 0) | (x >= size - 1) | (y >= size - 1)
+        total = torch.zeros_like(depth)
+        for dx in (0, 1):
             px = (x0 + dx).clamp(0, size - 1).long()
-            py = (y0 + dy).clamp(0, size - 1).long()
-            pixel = py * size + px
-            weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
-            lit = (depth < solid.gather(1, pixel) + bias).float()
-            behind = (depth - hair.gather(1, pixel) - 0.5 * bias).clamp(min=0)
-            through = 1 - density.gather(1, pixel) * (1 - torch.exp(-7.0 * behind))
-            total = total + weight * lit * through
-    return torch.where(outside, 1.0, total)
+            for dy in (0, 1):
+                pixel = start + (y0 + dy).clamp(0, size - 1).long() * size + px
+                weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
+                lit = depth < self.solid[pixel] + bias
+                behind = (depth - self.hair[pixel] - 0.5 * bias).clamp(min=0)
+                through = 1 - self.density[pixel] * (1 - torch.exp(-7.0 * behind))
+                total += weight * lit * through
+        return torch.where(outside, 1.0, total)
 
 
-@compiled_on_gpu
+def _casting(geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the triangles that cast shadows, and their heads.
+
+    Cloth is as good as on the skin, which casts its shadow.
+    """
+    corners = geometry.triangles + (geometry.heads * geometry.size)[:, None]
+    casts = (geometry.keep.flatten()[corners] > 0).all(1)
+    casts &= geometry.material != MATERIALS.index("cloth")
+    return geometry.triangles[casts], geometry.heads[casts]
+
+
 def ggx(
     normal: Tensor, view: Tensor, lights: Tensor, roughness: Tensor, specular: Tensor
 ) -> Tensor:
-    """Return the specular reflection of lights (l, 3) times the cosine at p points: (l, p).
+    """Return the specular reflection times the cosine: (n, p).
 
     Walter et al. (2007), with the Fresnel term of Schlick (1994).
+
+    Args:
+        normal, view: (p, 3); lights: (n, p, 3), unit vectors; roughness, specular: (p,).
     """
-    half = F.normalize(view + lights[:, None], dim=2)
-    nl = (lights @ normal.T).clamp(0, 1)
+    half = F.normalize(view + lights, dim=2)
+    nl = (lights * normal).sum(2).clamp(0, 1)
     nv = (normal * view).sum(1).clamp(0.05, 1)
     nh = (normal * half).sum(2).clamp(0, 1)
     vh = (view * half).sum(2).clamp(0, 1)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.hair import beard_field, brow_field, lookup, scalp_field, smoothstep
+from domains.people.hair import (
+    beard_fields,
+    beard_style,
+    brow_field,
+    lookup,
+    scalp_field,
+    smoothstep,
+)
+from domains.people.head import Color, SkinLook, Wear
 
 # Linear albedo of the ten tones of the Monk scale, as skin has it under neutral light.
 SKIN_TONES = (
@@ -59,6 +69,12 @@ class Noise:
             layers.append((layer.roll(-1, 0) - layer.roll(1, 0)) / 2)
         self.textures = F.pad(torch.stack(layers)[None], (1, 1, 1, 1), mode="circular").to(device)
 
+    def on_host(self) -> Noise:
+        """Return the same noise on the host."""
+        host = copy.copy(self)
+        host.textures = self.textures.cpu()
+        return host
+
     def __call__(self, uv: Tensor, scale: float, channels: list[int]) -> Tensor:
         """Sample channels at texture coordinates (p, 2) times `scale`: (p, channels)."""
         grid = torch.frac(torch.frac(uv * scale) + 1) * 2 - 1
@@ -66,35 +82,6 @@ class Noise:
         textures = self.textures[:, channels]
         sampled = F.grid_sample(textures, grid[None, None], align_corners=False)
         return sampled[0, :, 0].T
-
-
-@dataclass
-class SkinLook:
-    """What varies the skin of heads.
-
-    Attributes:
-        tone: 0 to 9 on the Monk scale, in between allowed; redness, contrast: about 1.
-        age: years; freckles, lipstick, shadow_of_beard, stubble: strengths, 0 to 1.
-        lipstick_color, hair_color: linear RGB.
-        recession: of the hairline, in radians; scalp: how much the hair's color shows on the scalp.
-        offset: shift of the noise, so that no two heads share it.
-    """
-
-    tone: float
-    redness: float
-    age: float
-    freckles: float
-    lipstick: float
-    lipstick_color: tuple[float, float, float]
-    shadow_of_beard: float
-    beard: str
-    hair_color: tuple[float, float, float]
-    recession: float
-    scalp: float
-    brow_tint: float
-    brow_thickness: float
-    brow_height: float
-    offset: float
 
 
 @dataclass
@@ -115,11 +102,29 @@ def tilt(normal: Tensor, slopes: Tensor) -> Tensor:
     return F.normalize(normal - slopes[:, :1] * x - slopes[:, 1:] * y, dim=1)
 
 
-def base_tone(tone: float, device: torch.device) -> Tensor:
-    """Return the albedo (3,) of a tone between 0 and 9."""
-    table = torch.tensor(SKIN_TONES, device=device)
+class OfHeads:
+    """Returns the values of pixels by the heads (p,) that they belong to."""
+
+    def __init__(self, head: Tensor) -> None:
+        self.head = head
+
+    def __call__(self, values: Sequence[float] | Sequence[Color]) -> Tensor:
+        """Return (p,) for a number of each head, (p, 3) for a color of each."""
+        return torch.tensor(values, device=self.head.device)[self.head]
+
+    def select(self, names: Sequence[str], name: str) -> Tensor:
+        """Return which pixels' heads have that name, bool (p,)."""
+        return self([name == other for other in names])
+
+
+def base_tone(tone: float) -> Color:
+    """Return the albedo of a tone between 0 and 9."""
     low = min(int(tone), 8)
-    return torch.lerp(table[low].log(), table[low + 1].log(), tone - low).exp()
+    r, g, b = (
+        darker ** (tone - low) * lighter ** (low + 1 - tone)
+        for lighter, darker in zip(SKIN_TONES[low], SKIN_TONES[low + 1], strict=True)
+    )
+    return r, g, b
 
 
 def _spot(rest: Tensor, x: float, y: float, size: float, squeeze: float = 1.0) -> Tensor:
@@ -128,22 +133,30 @@ def _spot(rest: Tensor, x: float, y: float, size: float, squeeze: float = 1.0) -
 
 
 def skin(
-    look: SkinLook, rest: Tensor, uv: Tensor, normal: Tensor, masks: Tensor, noise: Noise
+    looks: Sequence[SkinLook],
+    of: OfHeads,
+    rest: Tensor,
+    uv: Tensor,
+    normal: Tensor,
+    masks: Tensor,
+    noise: Noise,
 ) -> Shade:
     """Return the skin's material at pixels.
 
     Args:
-        look: what varies it.
+        looks: what varies it, by head.
         rest: (p, 3); uv: (p, 2); normal: (p, 3).
         masks: (p, 4): lips, eyelids, ears, inside of the mouth.
     """
     device = rest.device
-    base = base_tone(look.tone, device)
-    light = float(base.mean())
+    tones = [base_tone(look.tone) for look in looks]
+    lightness = [sum(tone) / 3 for tone in tones]
+    base, light = of(tones), of(lightness)
+    offset = of([look.offset for look in looks])[:, None]
     lips, lids, ears, mouth = masks.unbind(1)
-    clouds = noise(uv + look.offset, 3.0, [0, 1])
-    fine_clouds = noise(uv + look.offset, 9.0, [0, 1])
-    grain = noise(uv + look.offset, 5.0, [2])[:, 0]
+    clouds = noise(uv + offset, 3.0, [0, 1])
+    fine_clouds = noise(uv + offset, 9.0, [0, 1])
+    grain = noise(uv + offset, 5.0, [2])[:, 0]
     pores = noise(uv, 3.2, [3, 6, 7])
     fine = noise(uv, 6.5, [2, 4, 5])
     tone = (
@@ -154,42 +167,23 @@ def skin(
     blood = 0.75 * _spot(rest, 0.42, 6.95, 0.22) + 0.75 * _spot(rest, 0.0, 6.93, 0.15)
     blood = blood + 0.25 * _spot(rest, 0.0, 6.28, 0.16) + 0.5 * ears
     blood = blood + 0.30 * fine_clouds[:, 1].clamp(-1, 2) * 0.5 + 0.10
-    flush = (look.redness * (0.35 + 0.65 * light / 0.5)) * blood
+    flush = of([look.redness for look in looks]) * (0.35 + 0.65 * light / 0.5) * blood
     tint = torch.tensor([0.04, 0.24, 0.21], device=device)
     albedo = albedo * (1 - flush[:, None].clamp(-0.5, 1.5) * tint)
-    tired = 0.10 + 0.16 * min(look.age / 80, 1.0)
+    tired = of([0.10 + 0.16 * min(look.age / 80, 1.0) for look in looks])[:, None]
     hollow = _spot(rest, 0.28, 7.17, 0.10, 1.8) + 0.5 * _spot(rest, 0.19, 7.27, 0.06)
     albedo = albedo * (1 - tired * hollow[:, None] * torch.tensor([0.8, 1.0, 0.7], device=device))
     albedo = albedo * (1 - 0.14 * lids[:, None] * torch.tensor([0.6, 1.0, 0.9], device=device))
-    if look.freckles:
-        spots = (
-            noise(uv + 0.37 + look.offset, 5.5, [3])[:, 0] * -1 - 1.5 + 0.5 * clouds[:, 1]
-        ).clamp(0, 1.2)
-        where = _spot(rest, 0.3, 7.0, 0.33) + _spot(rest, 0.0, 7.05, 0.25) + 0.3
-        amount = look.freckles * (spots * where).clamp(0, 1)
-        albedo = albedo * (1 - amount[:, None] * torch.tensor([0.28, 0.42, 0.52], device=device))
-    if look.age > 50:
-        spots = (clouds[:, 1] + fine_clouds[:, 0] - 2.1).clamp(0, 1) * (look.age - 50) / 30
-        albedo = albedo * (
-            1 - 0.30 * spots.clamp(0, 1)[:, None] * torch.tensor([0.7, 1.0, 1.1], device=device)
-        )
-    hair = torch.tensor(look.hair_color, device=device)
-    brow = look.brow_tint * brow_field(rest, look.brow_thickness, look.brow_height)
-    albedo = torch.lerp(albedo, torch.lerp(base * 0.4, hair, 0.5).expand_as(albedo), brow[:, None])
-    if look.shadow_of_beard:
-        amount = look.shadow_of_beard * beard_field(rest, lips, look.beard)
-        amount = amount * (0.85 + 0.25 * pores[:, 0].clamp(-1, 1))
-        shade = torch.lerp(base * torch.tensor([0.62, 0.66, 0.72], device=device), hair, 0.35)
-        albedo = torch.lerp(albedo, shade.expand_as(albedo), amount[:, None].clamp(0, 0.9))
-    if look.scalp:
-        field = scalp_field(rest, look.recession) + 0.05 * fine_clouds[:, 0]
-        amount = look.scalp * smoothstep(field, -0.03, 0.09) * (1 - smoothstep(ears, 0.1, 0.4))
-        shade = torch.lerp(base * 0.5, hair, 0.75)
-        albedo = torch.lerp(albedo, shade.expand_as(albedo), amount[:, None])
+    albedo = _add_spots(albedo, looks, of, rest, uv + offset, clouds, fine_clouds, noise)
+    albedo = _add_hair_tints(albedo, looks, of, base, rest, masks, pores, fine_clouds)
     natural = base * torch.tensor([0.80, 0.50, 0.50], device=device)
-    natural = natural + torch.tensor([0.035, 0.0, 0.004], device=device) * min(light * 3, 1.0)
-    color = torch.lerp(natural, torch.tensor(look.lipstick_color, device=device), look.lipstick)
-    lip = smoothstep(lips, 0.15, 0.75) * (0.75 + 0.25 * look.lipstick)
+    natural = (
+        natural
+        + torch.tensor([0.035, 0.0, 0.004], device=device) * ((light * 3).clamp(max=1.0)[:, None])
+    )
+    lipstick = of([look.lipstick for look in looks])
+    color = torch.lerp(natural, of([look.lipstick_color for look in looks]), lipstick[:, None])
+    lip = smoothstep(lips, 0.15, 0.75) * (0.75 + 0.25 * lipstick)
     streaks = 1 + 0.06 * fine[:, 0] + 0.05 * fine_clouds[:, 0]
     albedo = torch.lerp(albedo, color * streaks[:, None], lip[:, None])
     inside = torch.tensor([0.22, 0.055, 0.045], device=device)
@@ -197,7 +191,7 @@ def skin(
     albedo = torch.lerp(albedo, inside.expand_as(albedo), (deep[:, None] * 0.9).clamp(0, 1))
     pore_depth = 0.09 * (1 - lip)
     slopes = pore_depth[:, None] * pores[:, 1:] + 0.05 * fine[:, 1:]
-    slopes = slopes + _wrinkles(rest, look.age, clouds)
+    slopes = slopes + _wrinkles(rest, of([look.age for look in looks]), clouds)
     oily = (
         _spot(rest, 0.0, 7.0, 0.3)
         + 0.8 * _spot(rest, 0.0, 7.75, 0.4)
@@ -208,7 +202,7 @@ def skin(
         - 0.07 * oily.clamp(0, 1)
         + 0.03 * fine_clouds[:, 1]
         - 0.12 * lip
-        - 0.05 * look.lipstick * lip
+        - 0.05 * lipstick * lip
     )
     return Shade(
         albedo.clamp(0.004, 0.95),
@@ -218,9 +212,69 @@ def skin(
     )
 
 
-def _wrinkles(rest: Tensor, age: float, clouds: Tensor) -> Tensor:
+def _add_spots(
+    albedo: Tensor,
+    looks: Sequence[SkinLook],
+    of: OfHeads,
+    rest: Tensor,
+    uv: Tensor,
+    clouds: Tensor,
+    fine_clouds: Tensor,
+    noise: Noise,
+) -> Tensor:
+    """Add freckles, and the spots of old age."""
+    device = albedo.device
+    if any(look.freckles for look in looks):
+        spots = (noise(uv + 0.37, 5.5, [3])[:, 0] * -1 - 1.5 + 0.5 * clouds[:, 1]).clamp(0, 1.2)
+        where = _spot(rest, 0.3, 7.0, 0.33) + _spot(rest, 0.0, 7.05, 0.25) + 0.3
+        amount = of([look.freckles for look in looks]) * (spots * where).clamp(0, 1)
+        albedo = albedo * (1 - amount[:, None] * torch.tensor([0.28, 0.42, 0.52], device=device))
+    if any(look.age > 50 for look in looks):
+        older = of([max(look.age - 50, 0.0) / 30 for look in looks])
+        spots = (clouds[:, 1] + fine_clouds[:, 0] - 2.1).clamp(0, 1) * older
+        tint = torch.tensor([0.7, 1.0, 1.1], device=device)
+        albedo = albedo * (1 - 0.30 * spots.clamp(0, 1)[:, None] * tint)
+    return albedo
+
+
+def _add_hair_tints(
+    albedo: Tensor,
+    looks: Sequence[SkinLook],
+    of: OfHeads,
+    base: Tensor,
+    rest: Tensor,
+    masks: Tensor,
+    pores: Tensor,
+    fine_clouds: Tensor,
+) -> Tensor:
+    """Darken the skin under brows, beards and the hair of the head."""
+    lips, ears = masks[:, 0], masks[:, 2]
+    hair = of([look.hair_color for look in looks])
+    brow = of([look.brow_tint for look in looks]) * brow_field(
+        rest,
+        of([look.brow_thickness for look in looks]),
+        of([look.brow_height for look in looks]),
+    )
+    albedo = torch.lerp(albedo, torch.lerp(base * 0.4, hair, 0.5), brow[:, None])
+    if any(look.shadow_of_beard for look in looks):
+        style = of([beard_style(look.beard) for look in looks])
+        field = beard_fields(rest, lips).gather(0, style[None])[0]
+        amount = of([look.shadow_of_beard for look in looks]) * field
+        amount = amount * (0.85 + 0.25 * pores[:, 0].clamp(-1, 1))
+        gray = torch.tensor([0.62, 0.66, 0.72], device=albedo.device)
+        shade = torch.lerp(base * gray, hair, 0.35)
+        albedo = torch.lerp(albedo, shade, amount[:, None].clamp(0, 0.9))
+    if any(look.scalp for look in looks):
+        field = scalp_field(rest, of([look.recession for look in looks])) + 0.05 * fine_clouds[:, 0]
+        amount = of([look.scalp for look in looks]) * smoothstep(field, -0.03, 0.09)
+        amount = amount * (1 - smoothstep(ears, 0.1, 0.4))
+        albedo = torch.lerp(albedo, torch.lerp(base * 0.5, hair, 0.75), amount[:, None])
+    return albedo
+
+
+def _wrinkles(rest: Tensor, age: Tensor, clouds: Tensor) -> Tensor:
     """Return slopes (p, 2) of lines on the forehead and beside the eyes, deeper with age."""
-    depth = max(0.0, min((age - 32) / 40, 1.0))
+    depth = ((age - 32) / 40).clamp(0, 1)[:, None]
     x, y = rest[:, 0], rest[:, 1]
     forehead = (
         smoothstep(y, 7.62, 7.72) * smoothstep(-y, -8.0, -7.88) * smoothstep(-x.abs(), -0.5, -0.3)
@@ -244,9 +298,14 @@ def _wrinkles(rest: Tensor, age: float, clouds: Tensor) -> Tensor:
 
 
 def eye(
-    color: tuple[float, float, float], seed: float, local: Tensor, normal: Tensor, noise: Noise
+    colors: Sequence[Color],
+    seeds: Sequence[float],
+    of: OfHeads,
+    local: Tensor,
+    normal: Tensor,
+    noise: Noise,
 ) -> Shade:
-    """Return the eyeball's material; `local` (p, 3) is the direction from the gaze."""
+    """Return the eyeballs' material; `local` (p, 3) is the direction from the gaze."""
     device = local.device
     theta = torch.acos(local[:, 2].clamp(-1, 1))
     phi = torch.atan2(local[:, 1], local[:, 0])
@@ -258,10 +317,10 @@ def eye(
         * (1 - red)
         * (1 - 0.05 * veins[:, None] * torch.tensor([0.2, 1.0, 1.0], device=device))
     )
-    size, pupil = 0.475, 0.165 + 0.06 * math.sin(seed * 91.0)
-    streaks = noise(torch.stack([phi / 6.2832 + seed, theta * 0.12], 1), 3.0, [2])[:, 0]
+    size, pupil = 0.475, of([0.165 + 0.06 * math.sin(seed * 91.0) for seed in seeds])
+    streaks = noise(torch.stack([phi / 6.2832 + of(seeds), theta * 0.12], 1), 3.0, [2])[:, 0]
     inner = (1 - smoothstep(theta, pupil, pupil + 0.16))[:, None]
-    iris = 0.55 * torch.tensor(color, device=device) * (1 + 0.28 * streaks[:, None])
+    iris = 0.55 * of(colors) * (1 + 0.28 * streaks[:, None])
     iris = iris * (1.2 + 0.5 * inner * torch.tensor([1.0, 0.6, 0.2], device=device))
     iris = iris * (1 - 0.72 * smoothstep(theta, size * 0.72, size))[:, None]
     albedo = torch.lerp(albedo, iris, (1 - smoothstep(theta, size - 0.035, size + 0.035))[:, None])
@@ -276,28 +335,29 @@ def eye(
 
 
 def cloth(
-    color: Tensor,
-    second: Tensor,
-    pattern: str,
+    worn: Sequence[Wear],
+    offsets: Sequence[float],
+    of: OfHeads,
     field: Tensor,
     rest: Tensor,
-    uv: Tensor,
     normal: Tensor,
     noise: Noise,
-    offset: float,
 ) -> Shade:
     """Return the material of clothes; `field` (p,) is the distance from the collar's edge."""
+    uv = torch.stack([rest[:, 0] * 0.25 + rest[:, 2] * 0.1, rest[:, 1] * 0.25], 1)
+    offset = of(offsets)[:, None]
     weave = noise(uv + offset, 16.0, [2, 4, 5])
     folds = noise(uv + offset, 2.0, [0])[:, 0]
-    amount = torch.zeros_like(field)
+    patterns = [each.pattern for each in worn]
     height = rest[:, 1] - 0.7 * rest[:, 2]  # runs on over the shoulders, where y does not change
-    if pattern == "striped":
-        amount = smoothstep(torch.sin(height * 2 * math.pi / 0.36), -0.1, 0.1)
-    elif pattern == "checked":
-        a = torch.sin(height * 2 * math.pi / 0.4)
-        b = torch.sin((rest[:, 0] + 0.1 * rest[:, 2]) * 2 * math.pi / 0.4)
-        amount = 0.5 * smoothstep(a, -0.1, 0.1) + 0.5 * smoothstep(b, -0.1, 0.1)
-    albedo = torch.lerp(color.expand(len(field), 3), second.expand(len(field), 3), amount[:, None])
+    stripes = smoothstep(torch.sin(height * 2 * math.pi / 0.36), -0.1, 0.1)
+    a = torch.sin(height * 2 * math.pi / 0.4)
+    b = torch.sin((rest[:, 0] + 0.1 * rest[:, 2]) * 2 * math.pi / 0.4)
+    checks = 0.5 * smoothstep(a, -0.1, 0.1) + 0.5 * smoothstep(b, -0.1, 0.1)
+    amount = torch.where(of.select(patterns, "striped"), stripes, 0.0)
+    amount = torch.where(of.select(patterns, "checked"), checks, amount)
+    color = of([each.clothes_color for each in worn])
+    albedo = torch.lerp(color, of([each.second_color for each in worn]), amount[:, None])
     albedo = albedo * (1 + 0.06 * weave[:, :1] + 0.03 * folds[:, None])
     rib = smoothstep(-field, -0.125, -0.115)
     seam = torch.exp(-(((field - 0.125) / 0.012) ** 2))
@@ -315,23 +375,24 @@ def cloth(
 
 
 def headwear(
-    color: Tensor, kind: str, rest: Tensor, field: Tensor, uv: Tensor, normal: Tensor, noise: Noise
+    worn: Sequence[Wear],
+    of: OfHeads,
+    rest: Tensor,
+    field: Tensor,
+    normal: Tensor,
+    noise: Noise,
 ) -> Shade:
-    """Return the material of a hat (felt with a band) or a beanie (knitted)."""
+    """Return the material of hats (felt with a band) and beanies (knitted)."""
     weave = noise(rest[:, :2] * 0.7 + rest[:, 2:] * 0.3, 2.5, [2, 4, 5])
-    albedo = color * (1 + 0.07 * weave[:, :1])
-    slopes = 0.12 * weave[:, 1:]
-    if kind == "beanie":
-        azimuth = torch.atan2(rest[:, 0], rest[:, 2] - 0.5)
-        rib = torch.sin(azimuth * 68)
-        albedo = albedo * (1 + 0.16 * rib)[:, None]
-        albedo = albedo * (1 - 0.35 * torch.exp(-(((field - 0.285) / 0.02) ** 2)))[:, None]
-        slopes = slopes + (0.5 * torch.cos(azimuth * 68))[:, None] * torch.tensor(
-            [1.0, 0.0], device=rest.device
-        )
-    else:
-        band = smoothstep(field, 0.0, 0.01) * (1 - smoothstep(field, 0.17, 0.18)) * (rest[:, 0] < 8)
-        albedo = albedo * (1 - 0.65 * band)[:, None]
+    albedo = of([each.headwear_color for each in worn]) * (1 + 0.07 * weave[:, :1])
+    azimuth = torch.atan2(rest[:, 0], rest[:, 2] - 0.5)
+    knitted = of.select([each.headwear for each in worn], "beanie")
+    fold = 1 - 0.35 * torch.exp(-(((field - 0.285) / 0.02) ** 2))
+    knit = (1 + 0.16 * torch.sin(azimuth * 68)) * fold
+    band = smoothstep(field, 0.0, 0.01) * (1 - smoothstep(field, 0.17, 0.18)) * (rest[:, 0] < 8)
+    albedo = albedo * torch.where(knitted, knit, 1 - 0.65 * band)[:, None]
+    ribs = torch.where(knitted, 0.5 * torch.cos(azimuth * 68), 0.0)
+    slopes = 0.12 * weave[:, 1:] + F.pad(ribs[:, None], (0, 1))
     rough = torch.full_like(field, 0.9)
     return Shade(
         albedo.clamp(0.004, 0.9), tilt(normal, slopes), rough, torch.full_like(field, 0.02)

@@ -6,6 +6,7 @@ the base mesh; regions of the face are functions of them, so that they follow ev
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -124,8 +125,10 @@ class Part:
     rest: Tensor
 
     def positions(self, vertices: Tensor) -> Tensor:
-        """Return this part's vertices (v, 3) of a head's `vertices` (n, 3)."""
-        return torch.sparse.mm(self.matrix, vertices)
+        """Return this part's vertices (B, v, 3) of the heads' `vertices` (B, n, 3)."""
+        columns = vertices.transpose(0, 1).flatten(1)
+        points = torch.sparse.mm(self.matrix, columns).view(-1, len(vertices), 3)
+        return points.transpose(0, 1).contiguous()
 
 
 class HeadMesh:
@@ -156,6 +159,11 @@ class HeadMesh:
         self.eye_vertices = [self._vertices_of(name) for name in EYES]
         self.lash_rows = [self._find_lash_rows(name) for name in LASHES]
         self.vertex_masks = self._vertex_masks()
+        reach = self.base[:, 0].abs()
+        shoulder = (reach > 1.15) & (reach < 1.4) & (self.base[:, 1] > 4.9)
+        self._shoulders = torch.nonzero(shoulder).squeeze(1)
+        t = ((reach - 0.9) / 1.1).clamp(0, 1)
+        self._arm_angles = _ARMS_DOWN * t * t * (3 - 2 * t)
 
     def sample_masks(self, uv: Tensor) -> Tensor:
         """Return the masks (p, 4) at texture coordinates (p, 2): lips, eyelids, ears, mouth."""
@@ -225,31 +233,30 @@ class HeadMesh:
             tips.append(ids[inside[distance[inside].argmax()]])
         return torch.tensor(roots, device=self.device), torch.tensor(tips, device=self.device)
 
-    def deform(self, weights: dict[str, float]) -> Tensor:
-        """Return the base mesh's vertices (n, 3) with weighted targets added."""
-        weight_of = torch.tensor([weights.get(name, 0.0) for name in self.targets])
-        offsets = self._offsets * weight_of.to(self.device)[self._target_of, None]
-        return self._lower_arms(self.base.index_add(0, self._vertex_of, offsets))
+    def deform(self, heads: Sequence[Mapping[str, float]]) -> Tensor:
+        """Return the base mesh's vertices (B, n, 3), with each head's weighted targets added."""
+        weight_of = torch.tensor([[w.get(name, 0.0) for name in self.targets] for w in heads])
+        offsets = self._offsets * weight_of.to(self.device)[:, self._target_of, None]
+        base = self.base.expand(len(heads), -1, -1)
+        return self._lower_arms(base.index_add(1, self._vertex_of, offsets))
 
     def _lower_arms(self, vertices: Tensor) -> Tensor:
         """Turn the arms, which the base mesh stretches out, down from the shoulders."""
-        x, y, z = vertices.unbind(1)
-        reach = self.base[:, 0].abs()
-        shoulder = (reach > 1.15) & (reach < 1.4) & (self.base[:, 1] > 4.9)
-        pivot_x, pivot_y = x[shoulder].abs().mean(), y[shoulder].mean()
-        t = ((reach - 0.9) / 1.1).clamp(0, 1)
-        angle = _ARMS_DOWN * t * t * (3 - 2 * t)
+        x, y, z = vertices.unbind(2)
+        angle = self._arm_angles
+        pivot_x = x[:, self._shoulders].abs().mean(1, keepdim=True)
+        pivot_y = y[:, self._shoulders].mean(1, keepdim=True)
         out, up = x.abs() - pivot_x, y - pivot_y
         turned_x = pivot_x + out * angle.cos() + up * angle.sin()
         turned_y = pivot_y - out * angle.sin() + up * angle.cos()
-        return torch.stack([turned_x * torch.sign(x), turned_y, z], 1)
+        return torch.stack([turned_x * torch.sign(x), turned_y, z], 2)
 
 
 def vertex_normals(positions: Tensor, triangles: Tensor) -> Tensor:
-    """Return unit normals (v, 3), the areas' mean of the adjacent triangles."""
-    a, b, c = positions[triangles].unbind(1)
+    """Return unit normals (..., v, 3), the areas' mean of the adjacent triangles."""
+    a, b, c = (positions[..., triangles[:, corner], :] for corner in range(3))
     face = torch.linalg.cross(b - a, c - a)
     normals = torch.zeros_like(positions)
     for corner in range(3):
-        normals.index_add_(0, triangles[:, corner], face)
-    return torch.nn.functional.normalize(normals, dim=1)
+        normals.index_add_(-2, triangles[:, corner], face)
+    return torch.nn.functional.normalize(normals, dim=-1)

@@ -26,29 +26,29 @@ def unpack_depth(keys: Tensor) -> Tensor:
 
 
 def draw_triangles(
-    points: Tensor, triangles: Tensor, size: int, keep: Tensor | None = None
+    points: Tensor, triangles: Tensor, heads: Tensor, size: int, keep: Tensor | None = None
 ) -> Tensor:
-    """Draw triangles into several images and return each pixel's key.
+    """Draw the triangles of several heads into several views of each; return each pixel's key.
 
     Args:
-        points: (images, v, 3): x right and y down in pixels, positive depth.
-        triangles: int64 (t, 3).
+        points: (heads, views, v, 3): x right and y down in pixels, positive depth.
+        triangles: int64 (t, 3), among their head's points; heads: int64 (t,), the head of each.
         size: side of the images.
-        keep: (v,), interpolated over each triangle; pixels where it is negative stay empty.
+        keep: (heads, v), interpolated over each triangle; pixels where it is negative stay empty.
 
     Returns:
-        Keys, int64 (images, size * size): the low 32 bits are the triangle's index.
+        Keys, int64 (heads, views, size * size): the low 32 bits are the triangle's index.
     """
-    images = points.shape[0]
-    keys = torch.full((images * size * size,), EMPTY, device=points.device)
+    num_heads, views = points.shape[:2]
+    keys = torch.full((num_heads, views, size * size), EMPTY, device=points.device)
     if keys.is_cuda:
         from domains.people import kernels
 
-        kernels.draw_triangles_(keys, points, triangles, size, keep)
-        return keys.view(images, size * size)
-    corners = points[:, triangles].flatten(0, 1)  # (images * t, 3, 3)
-    image_of = torch.arange(images, device=points.device).repeat_interleave(len(triangles))
-    index_of = torch.arange(len(triangles), device=points.device).repeat(images)
+        kernels.draw_triangles_(keys, points, triangles, heads, size, keep)
+        return keys
+    corners = points[heads[:, None], :, triangles].permute(2, 0, 1, 3).flatten(0, 1)
+    image_of = (torch.arange(views)[:, None] + heads * views).flatten()
+    index_of = torch.arange(len(triangles)).repeat(views)
     low = (corners[..., :2].amin(1) - 0.5).ceil().clamp_(min=0).long()
     high = (corners[..., :2].amax(1) - 0.5).floor().clamp_(max=size - 1).long()
     extent = (high - low).amax(1) + 1
@@ -58,18 +58,19 @@ def draw_triangles(
         selected = torch.nonzero(inside & (extent > smallest) & (extent <= side)).squeeze(1)
         smallest = side
         for chunk in selected.split(max(_MAX_CANDIDATES // side**2, 1)):
-            keep_at = None if keep is None else keep[triangles[index_of[chunk]]]
+            index = index_of[chunk]
+            keep_at = None if keep is None else keep[heads[index, None], triangles[index]]
             _draw_boxes(
-                keys,
+                keys.view(-1),
                 corners[chunk],
                 low[chunk],
                 side,
                 image_of[chunk],
-                index_of[chunk],
+                index,
                 size,
                 keep_at,
             )
-    return keys.view(images, size * size)
+    return keys
 
 
 def _draw_boxes(
@@ -119,11 +120,8 @@ def _barycentric(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([u, v, w], -1)
 
 
-def interpolate_at(
-    points: Tensor, triangles: Tensor, size: int, pixel: Tensor, triangle: Tensor
-) -> Tensor:
-    """Return barycentric coordinates (p, 3) of pixels in the triangles that cover them."""
-    corners = points[triangles[triangle]]
+def interpolate_at(corners: Tensor, size: int, pixel: Tensor) -> Tensor:
+    """Return barycentric coordinates (p, 3) of pixels in triangles with corners (p, 3, 3)."""
     return _barycentric(corners, pixel % size + 0.5, pixel.div(size, rounding_mode="floor") + 0.5)
 
 

@@ -8,12 +8,12 @@ already is not rendered again. `--benchmark` measures heads per second and write
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from domains.people.captions import describe
 from domains.people.codes import scene_vector
 from domains.people.head import Head
 from domains.people.mesh import HeadMesh
-from domains.people.renderer import Photo, Quality, Renderer
+from domains.people.renderer import Quality, Renderer
 from domains.people.sampling import sample
 from domains.people.shards import ShardWriter, encode_jpeg, rendered_seeds
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
 
 CAPTIONS = 4  # of each head, in its labels
-WARM_UP = 3  # heads of each process before the benchmark
+GPU_BATCH = 8  # heads that a GPU renders together
+ENCODERS = 2  # threads of each process that crop and encode
 PREVIEW = Quality(surrounding_lights=12, shadow_size=384, strands=30_000)
 
 
@@ -54,12 +55,18 @@ def open_renderer(device: str, quality: Quality | None = None) -> Renderer:
     return Renderer(HeadMesh(ASSETS, torch.device(device)), quality)
 
 
-def render_seed(renderer: Renderer, seed: int, size: int) -> tuple[Photo, dict[str, Any]]:
-    """Render the photo of a seed and return it with its record."""
-    head = sample(seed, renderer.mesh.targets)
-    photo = renderer.render(head, size)
-    scene = scene_vector(head, renderer.mesh.targets)
-    return photo, build_record(head, scene, photo.landmarks.cpu().numpy())
+def render_seeds(
+    renderer: Renderer, seeds: Sequence[int], size: int
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Render the photos of seeds together and return each, uint8 RGB, with its record."""
+    targets = renderer.mesh.targets
+    heads = [sample(seed, targets) for seed in seeds]
+    photos = renderer.render(heads, size)
+    pixels, landmarks = photos.pixels.cpu().numpy(), photos.landmarks.cpu().numpy()
+    return [
+        (image, build_record(head, scene_vector(head, targets), marks))
+        for head, image, marks in zip(heads, pixels, landmarks, strict=True)
+    ]
 
 
 def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -90,6 +97,11 @@ class RenderJob:
     shard_bytes: int = int(15.9 * 2**20)
     deadline: float = float("inf")
 
+    @property
+    def batch(self) -> int:
+        """How many heads are rendered together."""
+        return GPU_BATCH if self.device.startswith("cuda") else 1
+
     def open_renderer(self, number: int) -> Renderer:
         """Prepare the renderer of process `number`; processes are spread over the GPUs."""
         torch.set_num_threads(1 if self.processes > 1 else torch.get_num_threads())
@@ -99,36 +111,64 @@ class RenderJob:
             torch.cuda.set_device(device)
         return open_renderer(device, self.quality)
 
-    def run(self, number: int) -> None:
+    def run(self, number: int, compiled: Event | None = None) -> None:
         """Render the seeds of process `number` that are not there yet, until the deadline."""
-        renderer = self.open_renderer(number)
+        renderer = self.prepare(number, compiled)
         folder = self.out / f"{number:02d}"
         done = rendered_seeds(folder) if folder.exists() else set()
+        seeds = [seed for seed in self.seeds[number :: self.processes] if seed not in done]
         writer = ShardWriter(folder, self.shard_bytes)
         start, count = time.monotonic(), 0
-        with ThreadPoolExecutor(1) as encoder:
-            encoded: Future[None] | None = None
-            for seed in self.seeds[number :: self.processes]:
-                if seed in done:
-                    continue
-                if time.time() > self.deadline:
+        with ThreadPoolExecutor(ENCODERS) as pool:
+            encoded: list[Future[tuple[bytes, dict[str, Any]]]] = []
+            for batch in split(seeds, self.batch):
+                if time.time() > self.deadline and count:
                     break
-                photo, record = render_seed(renderer, seed, self.size)
-                if encoded is not None:
-                    encoded.result()
-                encoded = encoder.submit(self._store, writer, photo.pixels.cpu().numpy(), record)
-                count += 1
-                if number == 0 and count % 50 == 0:
+                rendered = render_seeds(renderer, batch, self.size)
+                for future in encoded:
+                    self._store(writer, future)
+                encoded = [pool.submit(self.encode, *each) for each in rendered]
+                count += len(batch)
+                if number == 0 and count % (8 * self.batch) == 0:
                     rate = count * self.processes / (time.monotonic() - start)
                     print(f"{count * self.processes} heads, {rate:.1f} per second", flush=True)
-            if encoded is not None:
-                encoded.result()
+            for future in encoded:
+                self._store(writer, future)
         writer.flush()
 
-    def _store(self, writer: ShardWriter, pixels: np.ndarray, record: dict[str, Any]) -> None:
+    def prepare(self, number: int, compiled: Event | None = None) -> Renderer:
+        """Open a renderer and render a batch, which compiles the kernels where there is no cache.
+
+        Args:
+            compiled: the first process sets it when it is done; the others wait for it.
+        """
+        start = time.monotonic()
+        renderer = self.open_renderer(number)
+        if self.device.startswith("cuda"):
+            if compiled is not None and number:
+                compiled.wait()
+            render_seeds(renderer, list(range(self.batch)), self.size)
+            if compiled is not None:
+                compiled.set()
+        if number == 0:
+            print(f"renderer ready after {time.monotonic() - start:.1f} s", flush=True)
+        return renderer
+
+    def encode(self, pixels: np.ndarray, record: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """Crop a photo if crops are stored; return the JPEG and the record."""
         if self.crops:
             pixels = crop_face(pixels, np.array(record.pop("landmarks")))
-        writer.add(record["seed"], encode_jpeg(pixels, self.jpeg_quality), record)
+        return encode_jpeg(pixels, self.jpeg_quality), record
+
+    @staticmethod
+    def _store(writer: ShardWriter, encoded: Future[tuple[bytes, dict[str, Any]]]) -> None:
+        jpeg, record = encoded.result()
+        writer.add(record["seed"], jpeg, record)
+
+
+def split(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Split seeds into batches."""
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 def run_job(job: RenderJob) -> None:
@@ -136,47 +176,45 @@ def run_job(job: RenderJob) -> None:
     if job.processes == 1:
         job.run(0)
     else:
-        _spawn(_run_process, job)
+        context = torch.multiprocessing.get_context("spawn")
+        torch.multiprocessing.spawn(_run_process, (job, context.Event()), nprocs=job.processes)
 
 
-def _spawn(target: Callable[..., None], job: RenderJob, *arguments: Any) -> None:
-    """Run target(number, job, *arguments) in each process of a job."""
-    # Each process compiles in itself, not in a pool of its own.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch.multiprocessing.spawn(target, (job, *arguments), nprocs=job.processes)
-
-
-def _run_process(number: int, job: RenderJob) -> None:
-    job.run(number)
+def _run_process(number: int, job: RenderJob, compiled: Event) -> None:
+    job.run(number, compiled)
 
 
 def benchmark(job: RenderJob, seconds: float) -> float:
-    """Return the heads per second of all processes together."""
+    """Return the heads per second of all processes together, without their preparation."""
     context = torch.multiprocessing.get_context("spawn")
     barrier, counts = context.Barrier(job.processes), context.Array("q", job.processes)
-    _spawn(_measure_process, job, seconds, barrier, counts)
+    arguments = (job, seconds, context.Event(), barrier, counts)
+    torch.multiprocessing.spawn(_measure_process, arguments, nprocs=job.processes)
     return sum(counts[:]) / seconds
 
 
 def _measure_process(
-    number: int, job: RenderJob, seconds: float, barrier: Any, counts: Any
+    number: int, job: RenderJob, seconds: float, compiled: Event, barrier: Barrier, counts: Any
 ) -> None:
-    renderer = job.open_renderer(number)
-    for seed in job.seeds[:WARM_UP]:
-        render_seed(renderer, seed, job.size)[0].pixels.cpu()
+    renderer = job.prepare(number, compiled)
     barrier.wait()
     start = time.monotonic()
-    for seed in job.seeds[number :: job.processes]:
-        photo, record = render_seed(renderer, seed, job.size)
-        encode_jpeg(crop_face(photo.pixels.cpu().numpy(), np.array(record["landmarks"])), 90)
-        if time.monotonic() - start > seconds:
-            return
-        counts[number] += 1
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        encoded: list[Future[tuple[bytes, dict[str, Any]]]] = []
+        for batch in split(job.seeds[number :: job.processes], job.batch):
+            rendered = render_seeds(renderer, batch, job.size)
+            for future in encoded:
+                future.result()
+            if time.monotonic() - start > seconds:
+                return
+            encoded = [pool.submit(job.encode, *each) for each in rendered]
+            counts[number] += len(batch)
 
 
 def write_sheet(renderer: Renderer, seeds: list[int], size: int, path: Path) -> None:
     """Render seeds as one contact sheet."""
-    tiles = [render_seed(renderer, seed, size)[0].pixels.cpu().numpy() for seed in seeds]
+    batches = split(seeds, GPU_BATCH if renderer.device.type == "cuda" else 1)
+    tiles = [image for some in batches for image, _ in render_seeds(renderer, some, size)]
     columns = min(len(tiles), 6)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]

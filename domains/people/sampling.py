@@ -24,9 +24,10 @@ from domains.people.head import (
     Head,
     Lamp,
     Lighting,
+    SkinLook,
     Wear,
 )
-from domains.people.materials import SKIN_TONES, SkinLook
+from domains.people.materials import SKIN_TONES
 from domains.people.person import Person, choose, draw_prior, sample_person, vary
 
 PHOTOS_OF_A_PERSON = 4

@@ -1,50 +1,71 @@
-"""What a camera sees: the projection, and the visible surface of every pixel."""
+"""What cameras see: the projection, and the visible surface of every pixel.
+
+A batch has one view of each head. Pixels of all views are counted on: pixel p belongs to the head
+p // size**2.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people import wear
 from domains.people.rasterizer import draw_triangles, interpolate_at, unpack_depth
+from domains.people.wear import MATERIALS, Surface
+
+
+def turn(vectors: Tensor, frames: Tensor) -> Tensor:
+    """Return the components of vectors (..., 3) along the rows of frames (..., 3, 3), in float32.
+
+    A matrix product may have less precision on a GPU.
+    """
+    return (frames * vectors[..., None, :]).sum(-1)
 
 
 @dataclass
-class View:
-    """A camera's frame: rows right, up, backward; and its origin and focal length in pixels."""
+class Views:
+    """The cameras of a batch.
 
-    frame: Tensor
-    origin: Tensor
-    focal: float
+    Attributes:
+        frames: (h, 3, 3), rows right, up, backward; origins: (h, 3).
+        focals: (h,), in pixels; centers: (h, 2), the optical axes in pixels.
+        size: side of the images; scales: pixels to a decimeter at each head.
+    """
+
+    frames: Tensor
+    origins: Tensor
+    focals: Tensor
+    centers: Tensor
     size: int
-    shift: tuple[float, float]
-    scale: float  # pixels to a decimeter at the head
+    scales: list[float]
 
     def project(self, points: Tensor) -> Tensor:
-        """Return pixel coordinates and depth (n, 3) of points (n, 3)."""
-        local = (points - self.origin) @ self.frame.T
-        depth = -local[:, 2]
-        x = local[:, 0] / depth * self.focal + self.size * (0.5 + self.shift[0])
-        y = -local[:, 1] / depth * self.focal + self.size * (0.5 + self.shift[1])
-        return torch.stack([x, y, depth], 1)
+        """Return pixel coordinates and depth (h, n, 3) of points (h, n, 3)."""
+        local = turn(points - self.origins[:, None], self.frames[:, None])
+        depth = -local[..., 2]
+        scale = self.focals[:, None] / depth
+        x = local[..., 0] * scale + self.centers[:, :1]
+        y = -local[..., 1] * scale + self.centers[:, 1:]
+        return torch.stack([x, y, depth], 2)
 
-    def matrix(self) -> Tensor:
-        """Return the projection as a matrix (4, 4) for `strands.draw_strands_`."""
-        right, up, back = self.frame
-        center_x, center_y = (self.size * (0.5 + shift) for shift in self.shift)
-        rows = torch.stack(
-            [self.focal * right - center_x * back, -self.focal * up - center_y * back, -back, -back]
-        )
-        return torch.cat([rows, -(rows @ self.origin)[:, None]], 1)
+    def matrices(self) -> Tensor:
+        """Return the projections as matrices (h, 4, 4) for `strands.draw_strands_`."""
+        right, up, back = self.frames.unbind(1)
+        center_x, center_y = self.centers[:, :1], self.centers[:, 1:]
+        focal = self.focals[:, None]
+        rows = [focal * right - center_x * back, -focal * up - center_y * back, -back, -back]
+        stacked = torch.stack(rows, 1)
+        return torch.cat([stacked, -(stacked @ self.origins[..., None])], 2)
 
 
 @dataclass
 class SurfaceSamples:
-    """What is visible at pixels."""
+    """What is visible at pixels; `head` is the head of each."""
 
+    head: Tensor
     position: Tensor
     normal: Tensor
     rest: Tensor
@@ -52,44 +73,74 @@ class SurfaceSamples:
     material: Tensor
 
 
-class Scene:
-    """All surfaces as one mesh, and the visible triangle of every pixel."""
+class Geometry:
+    """The surfaces of each head as one mesh, all with the same number of vertices.
 
-    def __init__(self, surfaces: list[wear.Surface], view: View) -> None:
-        device = view.origin.device
-        self.positions = torch.cat([s.positions for s in surfaces])
-        self.normals = torch.cat([s.normals for s in surfaces])
-        self.rest = torch.cat([s.rest for s in surfaces])
-        keep = [
-            torch.ones(len(s.positions), device=device) if s.keep is None else s.keep
-            for s in surfaces
-        ]
-        triangles, materials_of, uvs, start = [], [], [], 0
-        for surface in surfaces:
-            count = len(surface.triangles)
-            triangles.append(surface.triangles + start)
-            start += len(surface.positions)
-            number = wear.MATERIALS.index(surface.material)
-            materials_of.append(torch.full((count,), number, device=device))
-            uvs.append(
-                surface.uvs if surface.uvs is not None else torch.zeros(count, 3, 2, device=device)
-            )
-        self.triangles, self.material = torch.cat(triangles), torch.cat(materials_of)
-        self.uvs = torch.cat(uvs)
-        self.size = view.size
-        self.points = view.project(self.positions)
-        self.keys = draw_triangles(self.points[None], self.triangles, view.size, torch.cat(keep))[0]
+    Attributes:
+        positions, normals, rest: (h, v, 3); keep: (h, v), see `Surface`.
+        triangles: int64 (t, 3), of all heads; heads, material: int64 (t,).
+        uvs: (t, 3, 2).
+    """
+
+    def __init__(self, surfaces: Sequence[Sequence[Surface]], device: torch.device) -> None:
+        counts = [sum(len(s.positions) for s in some) for some in surfaces]
+        self.size = max(counts)
+        zeros = torch.zeros(self.size, 3, device=device)
+        ones = torch.ones(self.size, device=device)
+
+        def stack(name: str, default: Tensor) -> Tensor:
+            pieces = []
+            for some, count in zip(surfaces, counts, strict=True):
+                for surface in some:
+                    value = getattr(surface, name)
+                    pieces.append(default[: len(surface.positions)] if value is None else value)
+                pieces.append(default[: self.size - count])
+            return torch.cat(pieces).view(len(surfaces), self.size, *default.shape[1:])
+
+        self.positions, self.normals = stack("positions", zeros), stack("normals", zeros)
+        self.rest, self.keep = stack("rest", zeros), stack("keep", ones)
+        flat = [surface for some in surfaces for surface in some]
+        info = []
+        for head, some in enumerate(surfaces):
+            start = 0
+            for surface in some:
+                info.append((start, head, MATERIALS.index(surface.material)))
+                start += len(surface.positions)
+        lengths = [len(surface.triangles) for surface in flat]
+        repeats = torch.tensor(lengths, device=device)
+        columns = torch.tensor(info, device=device).repeat_interleave(
+            repeats, 0, output_size=sum(lengths)
+        )
+        self.triangles = torch.cat([s.triangles for s in flat]) + columns[:, :1]
+        self.heads, self.material = columns[:, 1].contiguous(), columns[:, 2]
+        none = torch.zeros(max(lengths), 3, 2, device=device)
+        self.uvs = torch.cat([none[: len(s.triangles)] if s.uvs is None else s.uvs for s in flat])
+
+
+class Scene:
+    """The visible triangle of every pixel of every view."""
+
+    def __init__(self, geometry: Geometry, views: Views) -> None:
+        self.geometry, self.size = geometry, views.size
+        self.points = views.project(geometry.positions)
+        self.keys = draw_triangles(
+            self.points[:, None], geometry.triangles, geometry.heads, views.size, geometry.keep
+        ).flatten()
         self.depth = unpack_depth(self.keys)
 
     def attributes(self, pixel: Tensor) -> SurfaceSamples:
         """Interpolate the visible surface at pixels (p,)."""
+        mesh = self.geometry
         triangle = self.keys[pixel] & 0xFFFFFFFF
-        weights = interpolate_at(self.points, self.triangles, self.size, pixel, triangle)[..., None]
-        corners = self.triangles[triangle]
-        return SurfaceSamples(
-            (self.positions[corners] * weights).sum(1),
-            F.normalize((self.normals[corners] * weights).sum(1), dim=1),
-            (self.rest[corners] * weights).sum(1),
-            (self.uvs[triangle] * weights).sum(1),
-            self.material[triangle],
+        head = mesh.heads[triangle]
+        corners = mesh.triangles[triangle] + (head * mesh.size)[:, None]
+        local = pixel % self.size**2
+        at_corners = self.points.view(-1, 3)[corners]
+        weights = interpolate_at(at_corners, self.size, local)[..., None]
+        position, normal, rest = (
+            (values.view(-1, 3)[corners] * weights).sum(1)
+            for values in (mesh.positions, mesh.normals, mesh.rest)
         )
+        uv = (mesh.uvs[triangle] * weights).sum(1)
+        normal = F.normalize(normal, dim=1)
+        return SurfaceSamples(head, position, normal, rest, uv, mesh.material[triangle])

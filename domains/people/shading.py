@@ -8,67 +8,47 @@ second, colored highlight (Marschner et al. 2003).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people import hair, materials, wear
+from domains.people import materials, wear
 from domains.people.background import blur
-from domains.people.head import Head
-from domains.people.lighting import Light, Shadows, ggx
-from domains.people.materials import Noise, Shade
+from domains.people.hair import smoothstep
+from domains.people.head import Color, Head
+from domains.people.lighting import Incident, Lights, Shadows, ggx
+from domains.people.materials import Noise, OfHeads, Shade
 from domains.people.mesh import HeadMesh
-from domains.people.rasterizer import draw_triangles, interpolate_at, unpack_depth
-from domains.people.scene import Scene, SurfaceSamples, View
-from domains.people.strands import Strands, points_at
+from domains.people.scene import Scene, SurfaceSamples, Views, turn
+from domains.people.tufts import Hair
 
 _DIFFUSION = ((0.30, 0.32, 0.38), (0.55, 0.33, 0.12), (0.72, 0.24, 0.04))  # none, near, far
 _DIFFUSION_SIGMA = (0.015, 0.05)  # near and far, decimeters
+_JITTER = 1.6  # texels by which lookups of shadows are shifted, which blurs their edges
+_NUMBER = {name: number for number, name in enumerate(wear.MATERIALS)}
 
 
 @dataclass
-class Hair:
-    """Strands of several kinds, with their colors (3,) and how many points a strand has.
+class Shots:
+    """What all shading of a batch shares; `jitter` are numbers from -0.5 to 0.5."""
 
-    Point i of strand s of a kind has the index `firsts` + s * steps + i.
-    """
-
-    strands: list[Strands]
-    colors: list[Tensor]
-    steps: list[int]
-
-    @property
-    def firsts(self) -> list[int]:
-        """The index of each kind's first point, and in the end the number of points."""
-        firsts = [0]
-        for strands, steps in zip(self.strands, self.steps, strict=True):
-            firsts.append(firsts[-1] + len(strands.nodes) * steps)
-        return firsts
-
-    def points_at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return positions, unit tangents and colors (p, 3) of points with indices (p,)."""
-        results = [torch.empty(len(index), 3, device=index.device) for _ in range(3)]
-        for k, first in enumerate(self.firsts[:-1]):
-            here = torch.nonzero((index >= first) & (index < self.firsts[k + 1])).squeeze(1)
-            strand = (index[here] - first).div(self.steps[k], rounding_mode="floor")
-            step = (index[here] - first) % self.steps[k]
-            points = points_at(self.strands[k], self.steps[k], strand, step)
-            colors = self.colors[k] * self.strands[k].tones[strand, None]
-            for result, values in zip(results, (*points, colors), strict=True):
-                result[here] = values
-        return results[0], results[1], results[2]
-
-
-@dataclass
-class Shot:
-    """What all shading of a photo shares."""
-
-    head: Head
-    view: View
-    light: Light
+    heads: Sequence[Head]
+    views: Views
+    lights: Lights
     shadows: Shadows
+    jitter: Tensor
+
+    def draw_jitter(self, pixel: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shifts (n, p) of the lookups of shadows, the same for a head in every batch."""
+        seeds = torch.tensor([head.seed % 65_536 for head in self.heads], device=pixel.device)
+        side = self.views.size**2
+        count = self.lights.directions.shape[1]
+        place = (pixel % side) * 37 + seeds[pixel // side] * 101 + light % count * 7_919
+        first = self.jitter[place % len(self.jitter)]
+        return first, self.jitter[(place + 1_000_003) % len(self.jitter)]
 
 
 class Shader:
@@ -77,38 +57,32 @@ class Shader:
     def __init__(self, mesh: HeadMesh, noise: Noise) -> None:
         self.mesh, self.noise, self.device = mesh, noise, mesh.device
 
-    def surfaces(self, shot: Shot, scene: Scene, pixel: Tensor) -> Tensor:
+    def surfaces(self, shots: Shots, scene: Scene, pixel: Tensor) -> Tensor:
         """Return the radiance (p, 3) of the surfaces at pixels (p,)."""
-        head, view, light, shadows = shot.head, shot.view, shot.light, shot.shadows
+        views, lights = shots.views, shots.lights
         at = scene.attributes(pixel)
-        toward = F.normalize(view.origin - at.position, dim=1)
+        of = OfHeads(at.head)
+        toward = F.normalize(views.origins[at.head] - at.position, dim=1)
         facing = torch.sign((at.normal * toward).sum(1, keepdim=True))
-        normal = at.normal * torch.where(facing == 0, torch.ones_like(facing), facing)
-        shade = self._materials(head, at, normal)
-        is_skin, is_eye = at.material == 0, at.material == 2
-        soft = is_skin | is_eye
-        irradiance = torch.zeros_like(at.position)
-        gloss = torch.zeros_like(at.position)
-        shiny = (at.material >= 6) | is_eye
-        offset = at.position + normal * 0.012
-        for some, here, weight in light.batches(pixel, view.size):
-            directions, radiance = light.directions[some], light.colors[some] * weight
-            normal = shade.normal[here]
-            cosine = directions @ normal.T
-            wrapped = torch.where(is_skin[here], (cosine + 0.08) / 1.08, cosine).clamp(min=0)
-            seen = shadows.visibility(some, offset[here], 0.012, 1.6)
-            irradiance[here] += (seen * wrapped).T @ radiance
-            reflected = ggx(
-                normal, toward[here], directions, shade.roughness[here], shade.specular[here]
-            )
-            mirrors_only_lamps = shiny[here] & (some >= light.lamps)[:, None]
-            reflected = torch.where(mirrors_only_lamps, 0.0, reflected)
-            gloss[here] += (seen * reflected).T @ radiance * math.pi
-        bounce = 0.22 * light.colors.sum(0) / math.pi * 0.5
-        irradiance += torch.where(soft[:, None], bounce, bounce * 0.8) * 0.6
-        if bool(is_skin.any()):
-            irradiance[is_skin] = self._diffuse(irradiance, pixel, is_skin, view)
-        mirror = self._environment(head, view, shade.normal, toward)
+        at.normal = at.normal * torch.where(facing == 0, torch.ones_like(facing), facing)
+        shade = self._materials(shots.heads, at, of)
+        is_skin, is_eye = at.material == _NUMBER["skin"], at.material == _NUMBER["eye"]
+        shiny = (at.material >= _NUMBER["frame"]) | is_eye
+        irradiance, gloss = torch.zeros_like(at.position), torch.zeros_like(at.position)
+        offset = at.position + at.normal * 0.012
+        for light in lights.of_pixels(at.head, pixel % views.size**2, views.size):
+            cosine = (light.directions * shade.normal).sum(2)
+            wrapped = torch.where(is_skin, (cosine + 0.08) / 1.08, cosine).clamp(min=0)
+            jitter = tuple(_JITTER * x for x in shots.draw_jitter(pixel, light.index))
+            seen = shots.shadows.visibility(light.index, at.head, offset, 0.012, jitter)
+            irradiance += _sum_lights(seen * wrapped, light)
+            reflected = ggx(shade.normal, toward, light.directions, shade.roughness, shade.specular)
+            reflected = torch.where(shiny & ~light.lamps, 0.0, reflected)
+            gloss += _sum_lights(seen * reflected, light) * math.pi
+        bounce = 0.22 * lights.total[at.head] / math.pi * 0.5
+        irradiance += torch.where((is_skin | is_eye)[:, None], bounce, bounce * 0.8) * 0.6
+        irradiance = self._diffuse(irradiance, pixel, is_skin, views)
+        mirror = self._environment(shots.heads, of, views, shade.normal, toward)
         fresnel = (
             shade.specular
             + (1 - shade.specular) * (1 - (shade.normal * toward).sum(1).clamp(0, 1)) ** 5
@@ -116,161 +90,143 @@ class Shader:
         gloss += torch.where(shiny[:, None], mirror * fresnel[:, None], 0.0)
         return shade.albedo * irradiance + torch.where(shiny[:, None], gloss.clamp(max=0.8), gloss)
 
-    def _environment(self, head: Head, view: View, normal: Tensor, toward: Tensor) -> Tensor:
+    def _environment(
+        self, heads: Sequence[Head], of: OfHeads, views: Views, normal: Tensor, toward: Tensor
+    ) -> Tensor:
         """Return the radiance of the surroundings in the mirror's direction."""
         mirrored = 2 * (normal * toward).sum(1, keepdim=True) * normal - toward
-        local = mirrored @ view.frame.T
-        top, bottom = (
-            torch.tensor(head.lighting.ambient[k], device=self.device) for k in ("top", "bottom")
-        )
-        sky = torch.lerp(bottom, top, hair.smoothstep(local[:, 1:2], -0.35, 0.45))
-        return sky * (0.5 + 0.5 * hair.smoothstep(local[:, 2:3], -0.2, 0.6))
+        local = turn(mirrored, views.frames[of.head])
+        top, bottom = (of([head.lighting.ambient[k] for head in heads]) for k in ("top", "bottom"))
+        sky = torch.lerp(bottom, top, smoothstep(local[:, 1:2], -0.35, 0.45))
+        return sky * (0.5 + 0.5 * smoothstep(local[:, 2:3], -0.2, 0.6))
 
-    def _materials(self, head: Head, at: SurfaceSamples, normal: Tensor) -> Shade:
+    def _materials(self, heads: Sequence[Head], at: SurfaceSamples, of: OfHeads) -> Shade:
         count = len(at.position)
         shade = Shade(
             torch.zeros(count, 3, device=self.device),
-            normal.clone(),
+            at.normal.clone(),
             torch.full((count,), 0.4, device=self.device),
             torch.full((count,), 0.04, device=self.device),
         )
-
-        def put(mask: Tensor, part: Shade) -> None:
-            shade.albedo[mask], shade.normal[mask] = part.albedo, part.normal
-            shade.roughness[mask], shade.specular[mask] = part.roughness, part.specular
-
-        mask = at.material == 0
-        masks = self.mesh.sample_masks(at.uv[mask])
-        put(
-            mask,
-            materials.skin(head.skin, at.rest[mask], at.uv[mask], normal[mask], masks, self.noise),
+        patterned: dict[str, Callable[..., Shade]] = {
+            "skin": self._skin, "cloth": self._cloth, "eye": self._eye, "headwear": self._headwear,
+        }  # fmt: skip
+        for name, function in patterned.items():
+            index = torch.nonzero(at.material == _NUMBER[name]).squeeze(1)
+            if not len(index):
+                continue
+            some = SurfaceSamples(*(values[index] for values in vars(at).values()))
+            part = function(heads, OfHeads(some.head), some)
+            for target, values in zip(vars(shade).values(), vars(part).values(), strict=True):
+                target[index] = values
+        depth = smoothstep(at.rest[:, 2], 1.15, 1.5)[:, None]
+        enamel = torch.tensor([0.72, 0.67, 0.57], device=self.device) * (0.15 + 0.85 * depth)
+        frames = of([head.wear.frame_color for head in heads])
+        plain: tuple[tuple[str, Tensor | Color, float, float], ...] = (
+            ("teeth", enamel, 0.3, 0.04),
+            ("tongue", (0.30, 0.09, 0.08), 0.35, 0.03),
+            ("frame", frames, 0.25, 0.06),
+            ("lens", (0.006, 0.006, 0.007), 0.2, 0.03),
+            ("jewel", (0.55, 0.40, 0.16), 0.2, 0.6),
         )
-        mask = at.material == 1
-        rest = at.rest[mask]
-        colors = [
-            torch.tensor(c, device=self.device)
-            for c in (head.wear.clothes_color, head.wear.second_color)
-        ]
-        field = wear.collar_field(rest, head.wear.clothes)
-        flat = torch.stack([rest[:, 0] * 0.25 + rest[:, 2] * 0.1, rest[:, 1] * 0.25], 1)
-        put(
-            mask,
-            materials.cloth(
-                *colors,
-                head.wear.pattern,
-                field,
-                rest,
-                flat,
-                normal[mask],
-                self.noise,
-                head.skin.offset,
-            ),
-        )
-        mask = at.material == 2
-        put(
-            mask,
-            materials.eye(
-                head.eyes.color, head.skin.offset, at.rest[mask], normal[mask], self.noise
-            ),
-        )
-        mask = at.material == 5
-        if bool(mask.any()):
-            rest = at.rest[mask]
-            field = wear.headwear_field(rest, head.wear.headwear)
-            color = torch.tensor(head.wear.headwear_color, device=self.device)
-            put(
-                mask,
-                materials.headwear(
-                    color, head.wear.headwear, rest, field, at.uv[mask], normal[mask], self.noise
-                ),
-            )
-        mask = at.material == 3
-        depth = hair.smoothstep(at.rest[:, 2], 1.15, 1.5)
-        enamel = torch.tensor([0.72, 0.67, 0.57], device=self.device)
-        shade.albedo = torch.where(
-            mask[:, None], enamel * (0.15 + 0.85 * depth[:, None]), shade.albedo
-        )
-        shade.roughness[mask] = 0.3
-        for material, color, rough, specular in (
-            (4, (0.30, 0.09, 0.08), 0.35, 0.03),
-            (6, head.wear.frame_color, 0.25, 0.06),
-            (7, (0.006, 0.006, 0.007), 0.2, 0.03),
-            (8, (0.55, 0.40, 0.16), 0.2, 0.6),
-        ):
-            mask = at.material == material
-            shade.albedo[mask] = torch.tensor(color, device=self.device)
-            shade.roughness[mask], shade.specular[mask] = rough, specular
+        for name, color, rough, specular in plain:
+            here = at.material == _NUMBER[name]
+            color = color if isinstance(color, Tensor) else torch.tensor(color, device=self.device)
+            shade.albedo = torch.where(here[:, None], color, shade.albedo)
+            shade.roughness = torch.where(here, rough, shade.roughness)
+            shade.specular = torch.where(here, specular, shade.specular)
         return shade
 
-    def _diffuse(self, irradiance: Tensor, pixel: Tensor, is_skin: Tensor, view: View) -> Tensor:
-        """Blur the skin's irradiance (p, 3) and return that of the skin's pixels."""
-        size = view.size
-        layers = torch.zeros(4, size * size, device=self.device)
-        where = pixel[is_skin]
-        layers[:3, where] = irradiance[is_skin].T
-        layers[3, where] = 1.0
-        layers = layers.view(1, 4, size, size)
-        result = irradiance[is_skin] * torch.tensor(
-            [row[0] for row in _DIFFUSION], device=self.device
-        )
-        for band, sigma in enumerate(_DIFFUSION_SIGMA, 1):
-            blurred = blur(layers, max(sigma * view.scale, 0.5)).view(4, -1)[:, where]
-            weight = torch.tensor([row[band] for row in _DIFFUSION], device=self.device)
-            result += (blurred[:3] / blurred[3].clamp(min=1e-3)).T * weight
-        return result
+    def _skin(self, heads: Sequence[Head], of: OfHeads, at: SurfaceSamples) -> Shade:
+        looks, masks = [head.skin for head in heads], self.mesh.sample_masks(at.uv)
+        return materials.skin(looks, of, at.rest, at.uv, at.normal, masks, self.noise)
 
-    def hair(self, shot: Shot, strands: Hair, pixel: Tensor, index: Tensor) -> Tensor:
+    def _cloth(self, heads: Sequence[Head], of: OfHeads, at: SurfaceSamples) -> Shade:
+        worn = [head.wear for head in heads]
+        field = _field_of_kinds(of, [each.clothes for each in worn], at.rest, wear.collar_field)
+        offsets = [head.skin.offset for head in heads]
+        return materials.cloth(worn, offsets, of, field, at.rest, at.normal, self.noise)
+
+    def _eye(self, heads: Sequence[Head], of: OfHeads, at: SurfaceSamples) -> Shade:
+        colors, seeds = [head.eyes.color for head in heads], [head.skin.offset for head in heads]
+        return materials.eye(colors, seeds, of, at.rest, at.normal, self.noise)
+
+    def _headwear(self, heads: Sequence[Head], of: OfHeads, at: SurfaceSamples) -> Shade:
+        worn = [head.wear for head in heads]
+        kinds = [each.headwear for each in worn]
+        field = _field_of_kinds(of, kinds, at.rest, wear.headwear_field)
+        return materials.headwear(worn, of, at.rest, field, at.normal, self.noise)
+
+    def _diffuse(self, irradiance: Tensor, pixel: Tensor, is_skin: Tensor, views: Views) -> Tensor:
+        """Blur the skin's part of the irradiance (p, 3); the rest is unchanged."""
+        size, count = views.size, len(views.scales)
+        layers = torch.zeros(count * size * size, 4, device=self.device)
+        layers[pixel] = F.pad(irradiance, (0, 1), value=1.0) * is_skin[:, None]
+        layers = layers.view(count, size, size, 4).permute(0, 3, 1, 2).contiguous()
+        weights = torch.tensor(_DIFFUSION, device=self.device).T
+        result = irradiance * weights[0]
+        for weight, sigma in zip(weights[1:], _DIFFUSION_SIGMA, strict=True):
+            blurred = blur(layers, [max(sigma * scale, 0.5) for scale in views.scales])
+            values = blurred.permute(0, 2, 3, 1).reshape(-1, 4)[pixel]
+            result += values[:, :3] / values[:, 3:].clamp(min=1e-3) * weight
+        return torch.where(is_skin[:, None], result, irradiance)
+
+    def hair(self, shots: Shots, strands: Hair, pixel: Tensor, index: Tensor) -> Tensor:
         """Return the radiance (p, 3) of the points of hair with the indices (p,) at pixels (p,)."""
-        view, light, shadows = shot.view, shot.light, shot.shadows
+        views, lights, shadows = shots.views, shots.lights, shots.shadows
+        head = pixel // views.size**2
         position, tangent, color = strands.points_at(index)
-        toward = F.normalize(view.origin - position, dim=1)
-        outward = F.normalize(position - shadows.center, dim=1)
+        toward = F.normalize(views.origins[head] - position, dim=1)
+        outward = F.normalize(position - shadows.centers[head], dim=1)
         tv = (tangent * toward).sum(1)
         sin_tv = (1 - tv * tv).clamp(min=0).sqrt()
         first = F.normalize(tangent - 0.12 * outward, dim=1)
         second = F.normalize(tangent + 0.18 * outward, dim=1)
-        result = 0.05 * color * light.colors.sum(0)
+        result = 0.05 * color * lights.total[head]
         bright = color.clamp(0, 1) ** 0.75
-        lobes = [
-            (axis, (axis * toward).sum(1), power, strength)
-            for axis, power, strength in ((first, 42.0, 0.075), (second, 13.0, 0.34))
-        ]
-        for some, here, weight in light.batches(pixel, view.size):
-            directions, radiance = light.directions[some], light.colors[some] * weight
-            seen = shadows.visibility(some, position[here], 0.03, 0.0)
-            tl = directions @ tangent[here].T
+        lobes = ((first, 42.0, 0.075, torch.ones_like(bright)), (second, 13.0, 0.34, bright))
+        for light in lights.of_pixels(head, pixel % views.size**2, views.size):
+            seen = shadows.visibility(light.index, head, position, 0.03)
+            tl = (light.directions * tangent).sum(2)
             sin_tl = (1 - tl * tl).clamp(min=0).sqrt()
-            side = (0.35 + 0.65 * (directions @ outward[here].T)).clamp(min=0)
-            total = color[here] * ((seen * 0.62 * sin_tl * side).T @ radiance)
-            sharp = torch.where(some < light.lamps, 1.0, 0.35)[:, None]
-            lit = seen * sharp * (side > 0) * sin_tv[here]
-            for (axis, along_view, power, strength), tint in zip(
-                lobes, (1.0, bright[here]), strict=True
-            ):
-                al, av = directions @ axis[here].T, along_view[here]
+            side = (0.35 + 0.65 * (light.directions * outward).sum(2)).clamp(min=0)
+            result += color * _sum_lights(seen * 0.62 * sin_tl * side, light)
+            sharp = torch.where(light.lamps, 1.0, 0.35)
+            lit = seen * sharp * (side > 0) * sin_tv
+            for axis, power, strength, tint in lobes:
+                al, av = (light.directions * axis).sum(2), (axis * toward).sum(1)
                 cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(min=0).sqrt()
                 lobe = (cosine - al * av).clamp(min=0) ** power
-                total += tint * ((strength * lobe * lit).T @ radiance)
-            result[here] += total
+                result += tint * _sum_lights(strength * lobe * lit, light)
         return result
 
-    def add_lens(self, shot: Shot, image: Tensor, lens: wear.Surface, depth: Tensor) -> None:
+    def add_lenses(self, shots: Shots, image: Tensor, lenses: Scene, depth: Tensor) -> None:
         """Lay clear lenses over the image: a slight tint and the reflection of the surroundings."""
-        head, view, light = shot.head, shot.view, shot.light
-        points = view.project(lens.positions)
-        keys = draw_triangles(points[None], lens.triangles, view.size)[0]
-        pixel = torch.nonzero(unpack_depth(keys) < depth).squeeze(1)
-        triangle = keys[pixel] & 0xFFFFFFFF
-        weights = interpolate_at(points, lens.triangles, view.size, pixel, triangle)
-        position = (lens.positions[lens.triangles[triangle]] * weights[..., None]).sum(1)
-        normal = F.normalize(
-            (lens.normals[lens.triangles[triangle]] * weights[..., None]).sum(1), dim=1
-        )
-        toward = F.normalize(view.origin - position, dim=1)
-        normal = normal * torch.sign((normal * toward).sum(1, keepdim=True))
-        mirror = self._environment(head, view, normal, toward)
-        rough = torch.full_like(position[:, 0], 0.16)
-        lamps = light.directions[: light.lamps]
-        glint = ggx(normal, toward, lamps, rough, torch.full_like(rough, 0.04))
-        mirror = mirror + glint.T @ light.colors[: light.lamps] * 8
+        views, lights = shots.views, shots.lights
+        pixel = torch.nonzero(lenses.depth < depth).squeeze(1)
+        at = lenses.attributes(pixel)
+        toward = F.normalize(views.origins[at.head] - at.position, dim=1)
+        normal = at.normal * torch.sign((at.normal * toward).sum(1, keepdim=True))
+        mirror = self._environment(shots.heads, OfHeads(at.head), views, normal, toward)
+        rough = torch.full_like(at.position[:, 0], 0.16)
+        directions = lights.directions[at.head].transpose(0, 1)
+        glint = ggx(normal, toward, directions, rough, torch.full_like(rough, 0.04))
+        number = torch.arange(len(directions), device=self.device)[:, None]
+        glint = glint * (number < lights.lamps[at.head])
+        mirror = mirror + (glint[..., None] * lights.colors[at.head].transpose(0, 1)).sum(0) * 8
         image[pixel] = image[pixel] * 0.94 + 0.05 * mirror
+
+
+def _sum_lights(amount: Tensor, light: Incident) -> Tensor:
+    """Return the radiance (p, 3) of n lights of each pixel in the amounts (n, p)."""
+    return (amount[..., None] * light.radiance).sum(0)
+
+
+def _field_of_kinds(
+    of: OfHeads, kinds: Sequence[str], rest: Tensor, field: Callable[[Tensor, str], Tensor]
+) -> Tensor:
+    """Return a field (p,) that depends on what kind of thing each pixel's head wears."""
+    result = torch.zeros_like(rest[:, 0])
+    for kind in sorted(set(kinds) - {""}):
+        result = torch.where(of.select(kinds, kind), field(rest, kind), result)
+    return result

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from domains.people.rasterizer import draw_points_
 
+SAMPLED = 2048  # strands whose lengths stand for all of a kind
+
 
 @dataclass
 class Strands:
@@ -25,30 +27,16 @@ class Strands:
     tones: Tensor
     fraction: Tensor
 
-    def every(self, n: int) -> Strands:
-        """Return every n-th strand."""
-        return Strands(self.nodes[::n], self.tones[::n], self.fraction[::n])
+    def sampled_lengths(self) -> Tensor:
+        """Return the lengths (SAMPLED,) of some strands, NaN beyond their number."""
+        nodes = self.nodes[:SAMPLED]
+        lengths = torch.diff(nodes, dim=1).norm(dim=2).sum(1)
+        return F.pad(lengths, (0, SAMPLED - len(nodes)), value=torch.nan)
 
 
-def count_steps(strands: Strands, spacing: float, limit: int) -> int:
+def count_steps(length: float, spacing: float, limit: int) -> int:
     """Return how many points a strand needs for points at most `spacing` decimeters apart."""
-    lengths = torch.diff(strands.nodes[:10_000], dim=1).norm(dim=2).sum(1)
-    return max(2, min(int(float(lengths.quantile(0.98)) / spacing), limit))
-
-
-def points_at(strands: Strands, steps: int, strand: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions and unit tangents (p, 3) of points of strands.
-
-    Args:
-        steps: points of a strand.
-        strand: int64 (p,); step: int64 (p,), from 0 to steps - 1.
-    """
-    num_nodes = strands.nodes.shape[1]
-    t = step / (steps - 1) * (num_nodes - 1 - 1e-4)
-    node = t.long().clamp(max=num_nodes - 2)
-    w = (t - node)[:, None]
-    start, end = strands.nodes[strand, node], strands.nodes[strand, node + 1]
-    return start * (1 - w) + end * w, F.normalize(end - start, dim=1)
+    return max(2, min(int(length / spacing), limit))
 
 
 def draw_strands_(
@@ -59,6 +47,7 @@ def draw_strands_(
     size: int,
     first: int = 0,
     counts: Tensor | None = None,
+    every: int = 1,
 ) -> None:
     """Draw strands as points into the keys of images, int64 (images, size * size).
 
@@ -71,19 +60,21 @@ def draw_strands_(
         size: side of the images.
         first: the index of the first point.
         counts: (images, size * size); each point that is drawn adds 1.
+        every: draw every n-th strand, with indices as if there were no others.
     """
+    nodes, fraction = strands.nodes, strands.fraction
     if keys.is_cuda:
         from domains.people import kernels
 
-        nodes, fraction = strands.nodes, strands.fraction
-        kernels.draw_strands_(keys, counts, nodes, fraction, matrices, size, steps, first)
+        kernels.draw_strands_(keys, counts, nodes, fraction, matrices, size, steps, first, every)
         return
-    num_nodes = strands.nodes.shape[1]
+    nodes, fraction = nodes[::every], fraction[::every]
+    num_nodes = nodes.shape[1]
     t = torch.arange(steps, device=keys.device) / (steps - 1) * (num_nodes - 1 - 1e-4)
     node = t.long().clamp(max=num_nodes - 2)
     w = (t - node)[None, :, None]
-    drawn = (t / (num_nodes - 1))[None] <= strands.fraction[:, None]
-    points = (strands.nodes[:, node] * (1 - w) + strands.nodes[:, node + 1] * w)[drawn]
+    drawn = (t / (num_nodes - 1))[None] <= fraction[:, None]
+    points = (nodes[:, node] * (1 - w) + nodes[:, node + 1] * w)[drawn]
     index = first + torch.nonzero(drawn.flatten()).squeeze(1)
     for image, matrix in enumerate(matrices):
         x, y, scale, depth = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(1)

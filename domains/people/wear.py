@@ -1,4 +1,7 @@
-"""What a head wears, and its eyes: triangles added to the skin's."""
+"""Eyes, glasses, earrings and brims: triangles added to the skin's, built on the host.
+
+They are small, so that a host builds them faster than a GPU is told to.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.hair import FaceShape, smoothstep
+from domains.people.face_shape import FaceShape
+from domains.people.hair import smoothstep
 from domains.people.mesh import vertex_normals
 
 MATERIALS = ("skin", "cloth", "eye", "teeth", "tongue", "headwear", "frame", "lens", "jewel")
@@ -74,66 +78,29 @@ def collar_field(rest: Tensor, kind: str) -> Tensor:
     return edge - y
 
 
-def cloth(
-    kind: str, rest: Tensor, positions: Tensor, normals: Tensor, triangles: Tensor
-) -> Surface:
-    """Return clothes over the body, displaced from the skin."""
-    field = collar_field(rest, kind)
-    offset = 0.035 + 0.03 * smoothstep(-field, -0.12, 0.02)
-    if kind in ("turtleneck", "shirt"):
-        offset = offset + 0.035 * smoothstep(-field, -0.45, -0.1)
-    used = triangles[(field[triangles] > -0.3).any(1)]
-    return Surface("cloth", positions + normals * offset[:, None], normals, used, rest, keep=field)
-
-
 def headwear_field(rest: Tensor, kind: str) -> Tensor:
     """Return how far above the edge of a hat or beanie points of the head lie, on the base mesh."""
     line, slope = (7.80, 0.30) if kind == "hat" else (7.76, 0.38)
     return rest[..., 1] - (line - (1.45 - rest[..., 2]) * slope)
 
 
-def headwear(
-    kind: str, rest: Tensor, positions: Tensor, normals: Tensor, triangles: Tensor
-) -> list[Surface]:
-    """Return a hat with a brim, or a beanie with a cuff."""
-    field = headwear_field(rest, kind)
-    used = triangles[(field[triangles] > -0.1).any(1)]
-    center = positions[field > 0].mean(0)
-    away = F.normalize(0.6 * normals + 0.4 * F.normalize(positions - center, dim=1), dim=1)
-    if kind == "beanie":
-        cuff = smoothstep(-field, -0.30, -0.27)
-        offset = 0.09 + 0.05 * cuff + 0.12 * smoothstep(field, 0.3, 0.9)
-        points = positions + away * offset[:, None]
-        points[:, 1] += 0.20 * smoothstep(field, 0.4, 1.0)
-        normals = vertex_normals(points, triangles)
-        return [Surface("headwear", points, normals, used, rest, keep=field)]
-    level = smoothstep(field, 0.45, 0.75)
-    points = positions + away * (0.10 + 0.06 * smoothstep(field, 0.2, 0.6))[:, None]
-    points[:, 1] = points[:, 1] + 0.18 * level
-    normals = vertex_normals(points, triangles)
-    crown = Surface("headwear", points, normals, used, rest, keep=field)
-    return [crown, _brim(rest, positions, field)]
-
-
-def _brim(rest: Tensor, positions: Tensor, field: Tensor) -> Surface:
-    """Return a ring around the head's edge of the hat, bent down at the front and back."""
-    device = rest.device
-    edge = field.abs() < 0.06
-    x, z = positions[edge][:, 0], positions[edge][:, 2]
-    design = torch.cat([positions[edge][:, [0, 2]], torch.ones_like(x)[:, None]], 1)
-    plane = torch.linalg.lstsq(design.cpu(), positions[edge][:, 1:2].cpu()).solution.to(device)
+def brim(edge: Tensor) -> Surface:
+    """Return a ring around the edge (n, 3) of a hat, bent down at the front and back."""
+    x, z = edge[:, 0], edge[:, 2]
+    design = torch.cat([edge[:, [0, 2]], torch.ones_like(x)[:, None]], 1)
+    plane = torch.linalg.lstsq(design, edge[:, 1:2]).solution
     middle = (z.amax() + z.amin()) / 2
     half_x, half_z = x.abs().amax() + 0.07, (z.amax() - z.amin()) / 2 + 0.07
-    angle = torch.linspace(0, 2 * math.pi, 97, device=device)
-    out = torch.linspace(0, 0.42, 7, device=device)
+    angle = torch.linspace(0, 2 * math.pi, 97)
+    out = torch.linspace(0, 0.42, 7)
     o, a = torch.meshgrid(out, angle, indexing="ij")
     bx, bz = (half_x + o) * a.sin(), middle + (half_z + o) * a.cos()
     by = plane[0] * bx + plane[1] * bz + plane[2] + 0.02
     by = by - 0.5 * o * o * a.cos().abs() + 0.9 * o * o * a.sin() ** 2
     points = torch.stack([bx, by, bz], -1).reshape(-1, 3)
-    triangles = _grid_triangles(7, 97, device)
+    triangles = _grid_triangles(7, 97, edge.device)
     normals = vertex_normals(points, triangles)
-    far = torch.full((len(points), 3), 9.0, device=device)
+    far = torch.full((len(points), 3), 9.0)
     return Surface("headwear", points, normals, triangles, far)
 
 
@@ -169,18 +136,16 @@ def _merge(material: str, pieces: list[tuple[Tensor, Tensor]]) -> Surface:
     return Surface(material, points, vertex_normals(points, triangles), triangles, points)
 
 
-def glasses(kind: str, face: FaceShape, front_z: float, ears: Tensor) -> tuple[Surface, Surface]:
+def glasses(kind: str, face: FaceShape) -> tuple[Surface, Surface]:
     """Return frames and lenses.
 
     Args:
         kind: "round glasses", "square glasses" or "sunglasses".
         face: the face they are fitted to.
-        front_z: how far forward the face reaches around the eyes.
-        ears: (2, 3), where the temples end, left and right.
     """
-    device = ears.device
+    ears, device = face.ear_tips, face.ear_tips.device
     r = face.eye_radius
-    z = front_z + 0.01
+    z = face.front_z + 0.01
     width, height, power = {
         "round glasses": (1.62 * r, 1.52 * r, 2.0),
         "square glasses": (1.82 * r, 1.15 * r, 4.0),
