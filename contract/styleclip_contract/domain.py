@@ -123,7 +123,7 @@ class Domain:
                 crop_size=_size(content.get("crop_size", cls.crop_size)),
                 w_dim=int(content.get("w_dim", W_DIM)),
                 directions=tuple(_direction(entry) for entry in content.get("directions", ())),
-                license=str(content.get("licence", "")),
+                license=str(content.get("license", content.get("licence", ""))),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the domain description is damaged: {error!r}") from error

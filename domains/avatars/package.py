@@ -22,7 +22,7 @@ DESCRIPTION = {
     "align": False,
     "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
     "presets": PRESETS,
-    "licence": LICENSE,
+    "license": LICENSE,
 }
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("avatar-*.png"))
 

@@ -26,5 +26,5 @@ DESCRIPTION: dict[str, Any] = {
     "align": True,
     "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
     "presets": PRESETS,
-    "licence": LICENSE,
+    "license": LICENSE,
 }

@@ -132,3 +132,8 @@ def test_fields_of_a_form_may_have_directions_with_their_strengths():
             EditFields(directions=[wrong]).check()
     with pytest.raises(errors.UnknownDirection):
         EditFields(directions=["smile=1"]).resolve(domain)
+
+
+@pytest.mark.parametrize("name", ["license", "licence"])
+def test_the_license_of_a_domain_is_read_by_both_spellings(name):
+    assert Domain.from_json(json.dumps(DOMAIN | {name: "MIT"})).license == "MIT"

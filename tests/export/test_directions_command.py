@@ -321,7 +321,7 @@ def test_another_conversion_keeps_the_list_of_directions(domain, tmp_path):
     defaults = {"neutral": "a face", "strength": 4.0, "threshold": 0.1}
     description = {
         "name": "avatars", "title": "again", "align": False, "defaults": defaults, "presets": [],
-        "licence": "none",
+        "license": "none",
     }  # fmt: skip
     sizes = {r: before.style_channels[0] if r == 4 else 8 for r in (4, 8, 16, 32)}
     conversion.write_domain_json(domain.folder, description, Generator(32, sizes))

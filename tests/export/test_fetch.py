@@ -14,7 +14,7 @@ from download_server import DATA, OTHER, sha256
 from fetching import Recorder, archive, fetch, lock_of, make_file
 from styleclip_export.errors import FetchError
 from styleclip_export.fetch.fetcher import fetch_files
-from styleclip_export.fetch.lock_file import LOCK
+from styleclip_export.fetch.lock_file import LOCK, LockFile
 from styleclip_export.fetch.manifest import Manifest, ReportedHash
 from styleclip_export.fetch.plan import plan_fetch
 
@@ -220,3 +220,10 @@ def test_a_hash_that_only_others_report_warns_and_names_both(file_server, tmp_pa
 
 def git_blob(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["license", "licence"])
+def test_a_lock_file_with_either_spelling_of_license_is_read(tmp_path, name):
+    entry = {"sha256": "0" * 64, "size": 1, "from": "u", "published": True, name: "https://l"}
+    (tmp_path / LOCK).write_text(json.dumps({"a.pkl": entry}))
+    assert LockFile.read(tmp_path).entries["a.pkl"].license_url == "https://l"

@@ -32,14 +32,14 @@ def manifest_file(file_server, tmp_path):
 
     def write(behavior, known=True):
         file = {
-            "name": "a.pkl", "what": "a test", "licence": "l", "kind": "pickle",
+            "name": "a.pkl", "what": "a test", "license": "l", "kind": "pickle",
             "sha256": sha256(DATA) if known else None, "size": len(DATA),
             "urls": [f"{file_server.url}/{behavior}"],
         }  # fmt: skip
-        licence = {"title": "for tests", "url": "https://example.org", "non_commercial": True}
+        terms = {"title": "for tests", "url": "https://example.org", "non_commercial": True}
         path = tmp_path / "test.json"
         path.write_text(
-            json.dumps({"domain": "t", "title": "T", "licences": {"l": licence}, "files": [file]})
+            json.dumps({"domain": "t", "title": "T", "licenses": {"l": terms}, "files": [file]})
         )
         return str(path)
 
@@ -56,7 +56,7 @@ def test_without_a_terminal_licenses_must_be_accepted_beforehand(
     assert "NON-COMMERCIAL: for tests" in output.out and "https://example.org" in output.out
     assert "FetchError: the licenses above must be accepted" in output.err
     assert output.err.count("\n") == 1 and not to.exists() and file_server.requests == []
-    assert cli.run([*arguments, "--accept-licences"]) == 0
+    assert cli.run([*arguments, "--accept-licenses"]) == 0
     assert (to / "a.pkl").read_bytes() == DATA
     assert cli.run(arguments) == 0, "nothing to fetch, so no license to accept"
     assert "already there, checked" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_without_a_terminal_lines_say_how_long_the_rest_takes(
     manifest_file, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("styleclip_export.commands.progress.LINE_SECONDS", 0)
-    where = ["--to", str(tmp_path / "to"), "--accept-licences"]
+    where = ["--to", str(tmp_path / "to"), "--accept-licenses"]
     assert cli.run(["fetch", manifest_file("good"), *where]) == 0
     output = capsys.readouterr().out
     assert "to download: 1 file(s), about 1 MB" in output
@@ -100,7 +100,7 @@ def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(
     file_server, tmp_path, manifest_file
 ):
     to = tmp_path / "to"
-    arguments = ["fetch", manifest_file("hang", known=False), "--to", str(to), "--accept-licences"]
+    arguments = ["fetch", manifest_file("hang", known=False), "--to", str(to), "--accept-licenses"]
     with subprocess.Popen(
         [sys.executable, "-c", RUN, *arguments],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -124,7 +124,7 @@ def test_an_interrupt_keeps_the_part_and_the_next_run_requests_only_the_rest(
     "change",
     [
         {"files": [{"name": "../up"}]},
-        {"licences": 3},
+        {"licenses": 3},
         {"domain": "a/b"},
         {"files": None},
     ],
@@ -153,3 +153,11 @@ def test_a_shipped_manifest_names_the_terms_and_addresses_of_each_needed_file(do
         assert file.optional or file.urls
         if file.sha256 is None:
             assert all(url.startswith("https://") for url in file.urls)
+
+
+def test_the_older_spelling_of_license_is_accepted_in_a_manifest_and_as_an_option(
+    manifest_file, tmp_path
+):
+    path = Path(manifest_file("good"))
+    path.write_text(path.read_text().replace("license", "licence"))
+    assert cli.run(["fetch", str(path), "--to", str(tmp_path / "to"), "--accept-licences"]) == 0

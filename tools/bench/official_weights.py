@@ -110,7 +110,7 @@ def main(work: Path, generator: str | None) -> None:
             _run(sys.executable, "-m", "tools.parity.filled_checkpoints", filled)
     with measure("`styleclip-export fetch ffhq --from`"):
         _run(BIN / "styleclip-export", "fetch", DOMAIN, "--from", filled, "--from", landmarks,
-             "--to", weights, "--accept-licences", "--allow-modified")  # fmt: skip
+             "--to", weights, "--accept-licenses", "--allow-modified")  # fmt: skip
     chosen = ["--generator", str(filled / generator)] if generator else []
     with measure("`styleclip-export convert ffhq`" + (" --generator" if generator else "")):
         _run(BIN / "styleclip-export", "convert", DOMAIN, "--weights", weights,

@@ -33,6 +33,7 @@ from styleclip_export.fetch.plan import plan_fetch
 @click.option("--only", multiple=True, metavar="NAME", help="Only this file; repeatable.")
 @click.option("--optional", is_flag=True, help="Also the files that serving does not need.")
 @click.option(
+    "--accept-licenses",
     "--accept-licences",
     is_flag=True,
     help="Accept the license of each file without a question (for scripts).",
@@ -51,7 +52,7 @@ def command(
     sources: tuple[Path, ...],
     only: tuple[str, ...],
     optional: bool,
-    accept_licences: bool,
+    accept_licenses: bool,
     allow_modified: bool,
     jobs: int,
 ) -> None:
@@ -70,7 +71,7 @@ def command(
         output.print(f"{file.name}: already there, checked", markup=False)
     if plan.to_fetch:
         _show_licenses(plan.to_fetch, output)
-        if not accept_licences:
+        if not accept_licenses:
             _ask_to_accept()
     with DownloadBars(output, errors, sum(file.size for file in plan.missing)) as bars:
         fetch_files(plan, bars, jobs)
@@ -92,7 +93,7 @@ def _ask_to_accept() -> None:
     if not sys.stdin.isatty():
         raise FetchError(
             "the licenses above must be accepted, and there is no terminal to ask at; read them "
-            "and give --accept-licences"
+            "and give --accept-licenses"
         )
     if not click.confirm("Do you accept these licenses?", default=False):
         raise FetchError("the licenses were not accepted; nothing was fetched")

@@ -69,7 +69,7 @@ def describe(domain: str, generator: Generator, overrides: Mapping[str, Any]) ->
             "align": False,
             "defaults": {"neutral": "a photo", "strength": 4.0, "threshold": 0.13},
             "presets": [],
-            "licence": "see the licenses of the networks that it was converted from",
+            "license": "see the licenses of the networks that it was converted from",
         }
     if overrides.get("title"):
         description["title"] = overrides["title"]
@@ -205,7 +205,7 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "defaults": defaults,
         "presets": [{**defaults, **preset} for preset in description["presets"]],
         "directions": former.get("directions", []),
-        "licence": description["licence"],
+        "license": description["license"],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False)
     write_atomically(path, text + "\n")

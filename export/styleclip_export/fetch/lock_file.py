@@ -40,7 +40,7 @@ class LockEntry:
             "from": self.origin,
             "published": self.published,
         }
-        return entry if self.license_url is None else entry | {"licence": self.license_url}
+        return entry if self.license_url is None else entry | {"license": self.license_url}
 
 
 @dataclass
@@ -66,7 +66,7 @@ class LockFile:
                     int(entry["size"]),
                     str(entry["from"]),
                     bool(entry["published"]),
-                    entry.get("licence"),
+                    entry.get("license", entry.get("licence")),
                 )
                 for name, entry in raw.items()
             }

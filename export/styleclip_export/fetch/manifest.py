@@ -144,7 +144,8 @@ def load_manifest(domain: str) -> Manifest:
 
 
 def _parse_manifest(raw: dict[str, Any]) -> Manifest:
-    licenses = {key: License(**value) for key, value in raw["licences"].items()}
+    described = raw["licenses"] if "licenses" in raw else raw["licences"]
+    licenses = {key: License(**value) for key, value in described.items()}
     files = tuple(_parse_file(file, licenses) for file in raw["files"])
     return Manifest(_plain_name(raw["domain"]), str(raw["title"]), files)
 
@@ -157,7 +158,7 @@ def _parse_file(raw: dict[str, Any], licenses: dict[str, License]) -> File:
     return File(
         **_parse_variant(raw),
         description=str(raw["what"]),
-        license=licenses[raw["licence"]],
+        license=licenses[raw["license"] if "license" in raw else raw["licence"]],
         urls=urls,
         optional=bool(raw.get("optional", False)),
         alternatives=tuple(FileVariant(**_parse_variant(v)) for v in raw.get("instead", ())),
