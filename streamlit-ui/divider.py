@@ -62,7 +62,7 @@ function followSliders(box) {
   live.ask = async () => {
     if (live.asking) return;
     live.asking = true;
-    while (live.wanted && !live.off) {
+    while (live.wanted && live.data && !live.off) {
       const wanted = live.wanted, generation = live.generation;
       live.wanted = null;
       try {

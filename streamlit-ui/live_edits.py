@@ -94,7 +94,7 @@ class LiveImages:
             edited = await _edit(self._client, live, edits)
         except (LookupError, ValueError):
             return Response(status_code=400)
-        except errors.ServerUnavailable:  # or busy
+        except (errors.ServerUnavailable, errors.DeadlineExceeded):  # or busy, or slow
             return Response(status_code=503)
         except StyleclipError as error:
             return Response(str(error), 400, media_type="text/plain")

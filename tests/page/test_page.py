@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from playwright.sync_api import expect
 
 import gateways
+from drags import press_until_image_follows, record_live_images
 from image_files import decode_pixels
 from page_state import (
     choose_option,
@@ -368,4 +369,5 @@ def test_the_page_waits_for_a_server_and_survives_its_restart(browser, server, t
             expect_text(page, "Server ready")
             expect(page.get_by_text("tries again by itself")).to_have_count(0)
             assert wait_for_change(page, chosen) not in (old, chosen)
+            press_until_image_follows(page, record_live_images(page))
         context.close()

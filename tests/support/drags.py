@@ -3,7 +3,7 @@
 import re
 import time
 
-from tools.browser import WAIT
+from tools.browser import WAIT, press_slider_key, wait_until_idle
 
 
 def slider(page):
@@ -90,3 +90,18 @@ def wait_while_page_runs(page, condition):
 def wait_for_live_image(page, urls):
     """Wait until the browser has received the image of the slider's value."""
     wait_while_page_runs(page, lambda: urls and value_in(urls[-1]) == slider_value(page))
+
+
+def press_until_image_follows(page, urls, name="How strong", field="strength"):
+    """Press a key of a slider until the browser has received an image of it before the result.
+
+    The page requests such an image at once, but drops it when the result of the press comes first,
+    as it may on a busy server.
+    """
+
+    def press():
+        press_slider_key(page, name, "ArrowLeft")
+        wait_until_idle(page)
+        return any(f"field={field}" in url for url in urls)
+
+    wait_while_page_runs(page, press)
