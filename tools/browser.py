@@ -59,7 +59,7 @@ def running_page(server: str, log: Path, home: Path | None = None) -> Iterator[s
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(WAIT / 1000)
 
 
 @contextmanager
@@ -95,19 +95,23 @@ def open_page(page: Page, url: str) -> None:
 
 
 def wait_until_idle(page: Page) -> None:
-    """Wait until no script of the page has run for half a second."""
+    """Wait until no script of the page runs and none has been requested.
+
+    The browser shows a request to run the script only when the run has begun, so the page's process
+    must respond meanwhile: it then has all that was sent before. Turns of the browser's event loop
+    are counted, not time, which passes also while a busy machine lets neither of them run.
+    """
     page.wait_for_function(
-        """() => new Promise((done) => {
-            const state = () =>
-                document.querySelector("[data-testid=stApp]")?.dataset.testScriptState;
-            let idleSince = performance.now();
-            const check = () => {
-                if (state() !== "notRunning") idleSince = performance.now();
-                if (performance.now() - idleSince > 500) done(true);
-                else setTimeout(check, 25);
-            };
-            check();
-        })""",
+        """async () => {
+            const isIdle = () => document.querySelector("[data-testid=stApp]")
+                ?.dataset.testScriptState === "notRunning";
+            for (let turn = 0; turn < 20; turn++) {
+                if (!isIdle()) turn = 0;
+                await new Promise((next) => setTimeout(next, 25));
+                if (turn % 5 === 4) await fetch("_stcore/health", { cache: "no-store" });
+            }
+            return isIdle();
+        }""",
         timeout=WAIT,
     )
 

@@ -16,9 +16,11 @@ expect.set_options(timeout=WAIT)
 
 def _image_uri(page):
     """Return the edited image as a data: URI, once there is one."""
-    image = page.locator("img.after")
-    expect(image).to_have_attribute("src", re.compile("^data:"))
-    return image.get_attribute("src")
+    image, uri = page.locator("img.after"), ""
+    while not uri.startswith("data:"):  # it may follow a slider again
+        expect(image).to_have_attribute("src", re.compile("^data:"))
+        uri = image.get_attribute("src")
+    return uri
 
 
 def edited_digest(page):
@@ -37,13 +39,15 @@ def mean_difference(one, other):
 
 
 def wait_for_image(page, condition):
-    """Wait until the edited image's digest meets `condition`; return the digest."""
+    """Wait until the page is idle and the digest of its image meets `condition`; return it."""
     deadline = time.monotonic() + WAIT / 1000
-    while not condition(edited_digest(page)):
+    while True:
+        if condition(edited_digest(page)):
+            wait_until_idle(page)
+            if condition(digest := edited_digest(page)):
+                return digest
         assert time.monotonic() < deadline, "the image did not become the expected one"
         page.wait_for_timeout(50)
-    wait_until_idle(page)
-    return edited_digest(page)
 
 
 def wait_for_change(page, old):
