@@ -3,9 +3,12 @@
 import httpx
 import pytest
 
+from polling import SECONDS
+
 
 @pytest.fixture
 def api(server):
     """An HTTP client of the server's web API."""
-    with httpx.Client(base_url=f"http://{server.http_url}", timeout=60, trust_env=False) as client:
+    url = f"http://{server.http_url}"
+    with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
         yield client

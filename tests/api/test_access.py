@@ -8,7 +8,7 @@ import pytest
 
 from counters import count_requests, read_metrics
 from edit_requests import PHOTO, SAD
-from polling import wait_until
+from polling import SECONDS, wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import AccessRefused
 from styleclip_server.serving.errors import ServerStartFailed
@@ -35,7 +35,8 @@ def guarded(tmp_path_factory):
 
 @pytest.fixture
 def guarded_api(guarded):
-    with httpx.Client(base_url=f"http://{guarded.http_url}", timeout=60, trust_env=False) as client:
+    url = f"http://{guarded.http_url}"
+    with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
         yield client
 
 
@@ -53,6 +54,24 @@ def test_with_the_token_the_api_and_kserve_respond(guarded_api):
     edited = guarded_api.post("/v1/edit", files={"photo": PHOTO}, data=SAD, headers=BEARER)
     assert edited.status_code == 200
     assert guarded_api.get("/v2/health/ready", headers=BEARER).status_code == 200
+
+
+def test_the_health_check_edits_an_image(guarded, guarded_api):
+    """On a server without a periodic canary, which would edit too."""
+
+    def count_edits():
+        with Client(guarded.grpc_url, token=TOKEN) as client:
+            return {timing.name: timing.requests for timing in client.timings()}["edit_photo"]
+
+    def seconds_since_edit():  # every few seconds a check edits
+        health = guarded_api.get("/healthz").json()
+        assert health["status"] == "ok"
+        return health["seconds"]
+
+    wait_until(lambda: seconds_since_edit() > 0)
+    before = count_edits()
+    wait_until(lambda: seconds_since_edit() == 0)
+    wait_until(lambda: count_edits() > before)  # Triton may count after it has responded
 
 
 def test_grpc_needs_the_same_token(guarded):
@@ -140,7 +159,7 @@ def test_the_sweep_of_a_client_that_disconnects_is_dropped(server, accept):
     def is_idle():
         return read_metrics(server)["styleclip_requests_inside"] == 0
 
-    assert is_idle()
+    wait_until(is_idle)
     before = count_images()
     with start_sweep(server, accept):
         wait_until(lambda: count_images() > before + 2)

@@ -11,7 +11,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from counters import count_requests
 from edit_requests import PHOTO, SAD, events, image_of, photo
 from paths import AVATAR
 from polling import wait_until
@@ -366,12 +365,6 @@ def test_the_domain_is_described_with_presets_and_limits(api):
     assert (domain["name"], domain["resolution"]) == ("avatars", 256)
     assert "Beard" in [preset["title"] for preset in domain["presets"]]
     assert domain["limits"]["photos"] == 16
-
-
-def test_the_health_check_edits_an_image(api, server):
-    before = count_requests(server, "compose")
-    assert api.get("/healthz").json()["status"] == "ok"
-    assert count_requests(server, "compose") > before
 
 
 def test_the_id_of_a_request_is_in_the_log_of_the_server(server, api):

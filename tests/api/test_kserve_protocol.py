@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from paths import AVATAR
-from polling import wait_until
+from polling import SECONDS, wait_until
 from styleclip_client import Client
 from styleclip_contract.errors import AccessRefused, ServerBusy
 from styleclip_server.serving.options import Options
@@ -128,7 +128,8 @@ def test_an_image_as_json_is_refused_with_what_to_do(server):
         for name, value in values.items()
     ]
     body = {"inputs": entries}
-    response = httpx.post(f"http://{server.http_url}/v2/models/edit/infer", json=body, timeout=60)
+    url = f"http://{server.http_url}/v2/models/edit/infer"
+    response = httpx.post(url, json=body, timeout=SECONDS)
     assert response.status_code == 400
     assert "binary_data" in response.json()["error"]
 

@@ -11,6 +11,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from paths import AVATAR
+from polling import SECONDS
 from styleclip_client import Client
 from tools.browser import WAIT
 
@@ -19,7 +20,8 @@ CLIENT = Path(__file__).with_name("client.ts")
 
 @pytest.fixture(scope="module")
 def description(server):
-    return httpx.get(f"http://{server.http_url}/openapi.json", timeout=60, trust_env=False).json()
+    url = f"http://{server.http_url}/openapi.json"
+    return httpx.get(url, timeout=SECONDS, trust_env=False).json()
 
 
 def test_the_description_is_valid_and_complete(description):
@@ -109,6 +111,6 @@ def test_the_documentation_edits_a_photo_without_any_other_host(server, browser)
     edit.get_by_role("button", name="Execute").click()
     image = edit.locator(".live-responses-table img")
     image.wait_for()
-    assert image.evaluate("image => image.naturalWidth") == 256
+    assert image.evaluate("async (image) => (await image.decode(), image.naturalWidth)") == 256
     assert not foreign and not errors
     context.close()

@@ -17,8 +17,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor
 
-from attack_target import CLOSED, SECONDS, SERVICE, Target
+from attack_target import CLOSED, SERVICE, Target
 from paths import AVATAR, ROOT
+from polling import SECONDS
 from styleclip_client import Client
 from tools.chaos.fuzz.sockets import PREFACE, encode_headers, frame
 

@@ -239,7 +239,7 @@ def test_no_retry_exceeds_the_timeout():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (
-        Client(f"127.0.0.1:{port}", timeout=1, retries=1000) as client,
+        Client(f"127.0.0.1:{port}", timeout=3, retries=1000) as client,
         pytest.raises(errors.ServerUnavailable),
     ):
         client.domain()  # a thousand attempts would take an hour

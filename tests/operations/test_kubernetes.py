@@ -21,6 +21,7 @@ import yaml
 
 from kubernetes_schemas import HEADER, PREDICTOR, SCALED_OBJECT, strict_object
 from paths import ROOT
+from polling import SECONDS
 from styleclip_contract import wire
 from styleclip_server.__main__ import command as server_command
 from styleclip_server.serving.configs import QUEUE_SECONDS
@@ -283,7 +284,7 @@ def test_the_job_is_suspended_and_calls_existing_commands(overlay):
 
 
 def test_the_scaling_query_uses_metrics_of_the_server(overlay, server):
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=SECONDS) as response:
         existing = set(re.findall(r"^(\w+)\{", response.read().decode(), re.MULTILINE))
     query, _ = read_scaling(overlay)
     used = set(re.findall(r"\bnv_\w+", query))

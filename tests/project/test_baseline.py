@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from paths import AVATAR, ROOT
+from polling import SECONDS
 from small_networks import randomize, small_generator
 from styleclip_client import Client
 from styleclip_networks.clip import trim_tokens
@@ -58,7 +59,7 @@ def test_the_baseline_server_gives_the_same_image_as_triton(server):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/edit", json.dumps(body).encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
             theirs = Image.open(io.BytesIO(response.read()))
     a, b = (np.asarray(image.convert("RGB"), np.float64) for image in (ours, theirs))
     assert a.std() > 20

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paths import ROOT
+from polling import SECONDS
 
 EXAMPLES = ROOT / "examples"
 # What each example prints, and the images that it writes.
@@ -55,7 +56,7 @@ def test_an_example_runs(server, tmp_path, name):
         env=os.environ | {"STYLECLIP_SERVER": url},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SECONDS,
     )
     assert (done.returncode, done.stderr) == (0, "")
     pattern, images = EXPECTED[name]

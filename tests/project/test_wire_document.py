@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from paths import AVATAR, ROOT
+from polling import SECONDS
 from styleclip_client import Client
 from styleclip_contract import errors, wire
 
@@ -57,7 +58,10 @@ def test_each_error_of_the_server_is_listed_with_its_status():
 def test_the_curl_commands_print_what_the_page_shows(server):
     script = "\n".join(find_blocks(WIRE, "sh")).replace("localhost:8000", server.http_url)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, timeout=60, check=False
+        ["bash", "-euo", "pipefail", "-c", script],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     output = done.stdout.decode()
@@ -70,7 +74,7 @@ def test_raw_http_requests_give_the_same_images_as_the_client(server, tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "examples/kserve_http.py", tmp_path],
         env=os.environ | {"STYLECLIP_SERVER": f"http://{server.http_url}"},
-        timeout=60,
+        timeout=SECONDS,
         check=True,
     )
     with Client(server.grpc_url) as client:

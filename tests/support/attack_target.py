@@ -7,10 +7,10 @@ import grpc
 import httpx
 import psutil
 
+from polling import SECONDS
 from processes import list_processes
 
 SERVICE = "/inference.GRPCInferenceService/"
-SECONDS = 60.0  # for a response; a server that takes longer hangs
 CLOSED = 0  # in place of a status: the server closed the connection while the attack was sent
 
 

@@ -3,18 +3,22 @@
 import re
 import urllib.request
 
+from polling import SECONDS
 from styleclip_client import Client
 
 
 def count_requests(server, model):
-    """Return how many requests a model has carried out, the supervisor's canary included."""
+    """Return how many requests a model has carried out, the supervisor's canary included.
+
+    Triton may count a request a moment after its response.
+    """
     with Client(server.grpc_url) as client:
         return next(t.requests for t in client.timings() if t.name == model)
 
 
 def read_metrics(server):
     """Return the value of each of our metrics by its name and labels."""
-    with urllib.request.urlopen(server.metrics_url, timeout=60) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=SECONDS) as response:
         text = response.read().decode()
     series = re.findall(r"^(styleclip_\S+) (\S+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in series}

@@ -89,8 +89,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _write(self, body):
+        self.server.sent += len(body)  # first: a test may read it as soon as it has the body
         self.wfile.write(body)
-        self.server.sent += len(body)
 
     def _respond(self, status, body, headers=None):
         self.send_response(status)

@@ -9,6 +9,7 @@ import zipfile
 import urllib3
 
 from download_server import DATA, SIZE, sha256
+from polling import SECONDS
 from styleclip_export.fetch.download import Downloader
 from styleclip_export.fetch.fetcher import fetch_files
 from styleclip_export.fetch.lock_file import LOCK
@@ -51,7 +52,7 @@ def fetch(folder, *files, **options):
     retries = urllib3.Retry(
         total=3, backoff_factor=0, status_forcelist=(500,), raise_on_status=False
     )
-    downloader = Downloader(threading.Event(), retries, urllib3.Timeout(5))
+    downloader = Downloader(threading.Event(), retries, urllib3.Timeout(SECONDS))
     plan = plan_fetch(Manifest("test", "A test", files), folder, **options)
     fetch_files(plan, recorder, downloader=downloader)
     return " | ".join(recorder.messages)

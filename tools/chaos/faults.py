@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tools.chaos.server import Server, fill_file_system
 
 SECONDS = 8.0  # duration of a fault that lasts
+_CONNECT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _connect(address: str, count: int) -> Iterator[list[socket.socket]]:
     connections: list[socket.socket] = []
     try:
         for _ in range(count):
-            connections.append(socket.create_connection((host, int(port)), timeout=5))
+            connections.append(socket.create_connection((host, int(port)), _CONNECT_SECONDS))
         yield connections
     finally:
         for connection in connections:

@@ -80,7 +80,7 @@ class Gateway:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def _add_user(self, folder: Path, name: str) -> None:
         output = subprocess.run(
@@ -92,7 +92,7 @@ class Gateway:
         (self.passwords[name],) = re.findall(r"password (\S+)$", output, re.MULTILINE)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break

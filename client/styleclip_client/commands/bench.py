@@ -131,21 +131,23 @@ def _calls(
 def _measure(
     name: str, calls: Sequence[Callable[[], object]], concurrency: int, seconds: float
 ) -> Measurement:
-    """Call for `seconds` from `concurrency` threads, each without a pause."""
+    """Call for `seconds` from `concurrency` threads, each without a pause and at least once."""
     rounds = itertools.cycle(calls)
     start = time.perf_counter()
     end = start + seconds
 
     def work(_: int) -> tuple[list[float], list[str]]:
         times, failures = [], []
-        while (begin := time.perf_counter()) < end:
+        while True:
+            begin = time.perf_counter()
             try:
                 next(rounds)()
             except StyleclipError as error:
                 failures.append(error.to_wire())
             else:
                 times.append(1000 * (time.perf_counter() - begin))
-        return times, failures
+            if time.perf_counter() >= end:
+                return times, failures
 
     with ThreadPoolExecutor(concurrency) as pool:
         parts = list(pool.map(work, range(concurrency)))
