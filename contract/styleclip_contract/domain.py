@@ -79,6 +79,8 @@ class Domain:
             the generator's image.
         w_dim: width of W+.
         directions: named directions.
+        fidelities: the values of FIDELITY that the domain is served with.
+        default_fidelity: the one that clients use unless the user names another.
         license: of the networks, for people; empty if unknown.
     """
 
@@ -96,6 +98,8 @@ class Domain:
     crop_size: tuple[int, int] = (FACE_SIZE, FACE_SIZE)
     w_dim: int = W_DIM
     directions: tuple[Direction, ...] = ()
+    fidelities: tuple[str, ...] = (limits.DEFAULT_FIDELITY,)
+    default_fidelity: str = limits.DEFAULT_FIDELITY
     license: str = ""
 
     @classmethod
@@ -123,6 +127,8 @@ class Domain:
                 crop_size=_size(content.get("crop_size", cls.crop_size)),
                 w_dim=int(content.get("w_dim", W_DIM)),
                 directions=tuple(_direction(entry) for entry in content.get("directions", ())),
+                fidelities=tuple(map(str, content.get("fidelities", cls.fidelities))),
+                default_fidelity=str(content.get("default_fidelity", cls.default_fidelity)),
                 license=str(content.get("license", content.get("licence", ""))),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -80,6 +80,14 @@ class UnknownDirection(InvalidInput):
     """The domain has no direction of that name; the message lists the names."""
 
 
+class UnknownFidelity(InvalidInput):
+    """The domain is not served with that FIDELITY; the message lists those that it has."""
+
+
+class InvalidCrop(InvalidInput):
+    """CROP is not a PNG of the domain's crop size, or is missing though needed."""
+
+
 class InvalidLatent(InvalidInput):
     """W_PLUS has the wrong shape, contains NaN or infinity, or is missing though needed."""
 

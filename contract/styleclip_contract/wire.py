@@ -56,6 +56,7 @@ FACE_CROP = Tensor(
     f"the aligned face, RGB, in [-1, 1]: {FACE_SIZE} x {FACE_SIZE} pixels, or the domain's "
     "`crop_size`",
 )
+CROP = Tensor("CROP", "BYTES", (1,), "FACE_CROP as a PNG file")
 QUAD = Tensor(
     "QUAD",
     "FP32",
@@ -134,6 +135,14 @@ KEEP_GPS = Tensor(
     optional=True,
 )
 PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded image")
+FIDELITY = Tensor(
+    "FIDELITY",
+    "BYTES",
+    (1,),
+    f"{' or '.join(limits.FIDELITIES)} (default {limits.DEFAULT_FIDELITY}): what the face is "
+    "synthesized from, one value for a batch; `edit` with `features` needs CROP",
+    optional=True,
+)
 
 EDIT_INPUTS = (NEUTRAL, TARGET, STRENGTH, THRESHOLD, NAMED_DIRECTION)
 
@@ -147,7 +156,13 @@ E4E = Model("e4e", "onnxruntime", (FACE_CROP,), (W_PLUS,))
 CLIP_TEXT = Model("clip_text", "onnxruntime", (TOKENS,), (TEXT_FEATURES,))
 # DELTA depends on W_PLUS only where an edit is a latent mapper. W_PLUS also makes each ensemble one
 # chain: Triton 2.51 leaks a request if one of its steps fails while another is running.
-DIRECTION = Model("direction", "python", (*EDIT_INPUTS, _optional(W_PLUS)), (DELTA, CHANNELS))
+# CROP is ignored: Triton refuses an ensemble in which no step takes an input.
+DIRECTION = Model(
+    "direction",
+    "python",
+    (*EDIT_INPUTS, _optional(W_PLUS), FIDELITY, _optional(CROP)),
+    (DELTA, CHANNELS),
+)
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 # The same run by PyTorch, which also encodes JPEG: processes that share a GPU take turns, so an
 # encoder in another one would wait for their batches. The ensembles pass RENDER to `compose` as
@@ -167,15 +182,38 @@ COMPOSE = Model(
 )
 SAMPLE = Model("sample", "python", (SEED, TRUNCATION), (W_PLUS,))
 INVERT = Model("invert", "ensemble", (PHOTO, ALIGN, FACE), (W_PLUS, QUAD))
-EDIT = Model("edit", "ensemble", (W_PLUS, *EDIT_INPUTS, FORMAT, QUALITY, MARK), (PICTURE, CHANNELS))
+EDIT = Model(
+    "edit",
+    "ensemble",
+    (W_PLUS, *EDIT_INPUTS, FIDELITY, _optional(CROP), FORMAT, QUALITY, MARK),
+    (PICTURE, CHANNELS),
+)
 EDIT_PHOTO = Model(
     "edit_photo",
     "ensemble",
-    (PHOTO, ALIGN, FACE, *EDIT_INPUTS, PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
+    (PHOTO, ALIGN, FACE, *EDIT_INPUTS, FIDELITY, PASTE, FORMAT, QUALITY, MARK, KEEP_GPS),
     (PICTURE, CHANNELS),
+)
+
+# A domain that serves FIDELITY `features` has these in place of the models of the same names.
+# Triton requests every output of a step in an ensemble, so each `invert` computes CROP.
+FEATURE_ALIGN = replace(ALIGN_MODEL, outputs=(*ALIGN_MODEL.outputs, CROP))
+FEATURE_INVERT = replace(INVERT, outputs=(*INVERT.outputs, CROP))
+FEATURE_STYLEGAN2 = Model(
+    "stylegan2",
+    "python",
+    (W_PLUS, DELTA, FIDELITY, _optional(CROP), _optional(FACE_CROP)),
+    (IMAGE,),
+)
+# And this one, which its `stylegan2` calls.
+FEATURES = Model(
+    "features", "python", (W_PLUS, DELTA, _optional(CROP), _optional(FACE_CROP)), (IMAGE,)
 )
 
 ENSEMBLES = (INVERT, EDIT, EDIT_PHOTO)
 STEPS = (ALIGN_MODEL, DIRECTION, COMPOSE, SAMPLE, *ENSEMBLES)
 NETWORKS = (E4E, CLIP_TEXT, STYLEGAN2)
 MODELS = {model.name: model for model in (*STEPS, *NETWORKS)}
+FEATURE_MODELS = {
+    model.name: model for model in (FEATURE_ALIGN, FEATURE_INVERT, FEATURE_STYLEGAN2, FEATURES)
+}

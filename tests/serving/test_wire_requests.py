@@ -86,6 +86,15 @@ def test_a_tensor_of_a_wrong_shape_is_invalid_argument(infer):
     assert status == "StatusCode.INVALID_ARGUMENT"
 
 
+def test_a_domain_without_networks_for_features_says_so(infer):
+    latent = {"W_PLUS": np.zeros((14, 512)), "CROP": [PNG]}
+    for fidelity in (b"features", b"pixels"):
+        status, message = infer("edit", **latent, **TEXTS, FIDELITY=[fidelity])
+        assert status == "StatusCode.INVALID_ARGUMENT"
+        assert "UnknownFidelity: " in message and "latent" in message
+    assert infer("edit", **latent, **TEXTS, FIDELITY=[b"latent"])["CHANNELS"] > 0
+
+
 def test_a_strength_of_zero_gives_the_inversion(infer):
     latent = infer("invert", PHOTO=[PNG])["W_PLUS"]
     zero = infer("edit", W_PLUS=latent, **TEXTS | {"STRENGTH": [0.0], "FORMAT": [b"PNG"]})

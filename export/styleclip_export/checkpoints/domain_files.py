@@ -13,6 +13,10 @@ from torch import Tensor
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_export.checkpoints import clip
 from styleclip_export.checkpoints.encoders import EncoderCheckpoint, read_encoder
+from styleclip_export.checkpoints.feature_editors import (
+    FeatureEditorCheckpoint,
+    read_feature_editor,
+)
 from styleclip_export.checkpoints.generators import GeneratorCheckpoint, read_generator
 from styleclip_export.errors import CheckpointError
 from styleclip_export.file_kinds import sha256_of
@@ -24,6 +28,7 @@ from styleclip_networks.stylegan2 import Generator
 _FS3_FILES, _MOMENTS_FILES = ("fs3.npy", "delta_i_c.npy"), ("S_mean_std",)
 _ENCODERS = ("e4e_*.pt", "psp_*.pt")
 _CLIPS = ("ViT-*.pt",)
+_FEATURE_EDITORS = ("sfe_editor*.pt",)
 _OTHER_GENERATOR = 0.5  # relative difference of S, above which two generators are not related
 
 
@@ -85,6 +90,7 @@ class DomainNetworks:
         w_avg: (L, w_dim) or (w_dim,), added to the encoder's output; None: nothing is added.
         w_center: (w_dim,), the average latent, towards which random latents are truncated.
         crop_size: height and width of the images that the encoder was trained on.
+        feature_editor: None: the domain is edited by latents only.
         sources: file name → SHA-256.
         summary: one line for the user about each file.
     """
@@ -95,6 +101,7 @@ class DomainNetworks:
     w_avg: Tensor | None
     w_center: Tensor
     crop_size: tuple[int, int] = (FACE_SIZE, FACE_SIZE)
+    feature_editor: FeatureEditorCheckpoint | None = None
     sources: dict[str, str] = field(default_factory=dict)
     summary: list[str] = field(default_factory=list)
 
@@ -129,6 +136,32 @@ def read_domain(files: DomainFiles) -> DomainNetworks:
             *_compare(encoder, generator, network),
             _describe_clip(files.clip, clip_checkpoint),
         ],
+    )
+
+
+def find_feature_editor(folder: Path) -> Path | None:
+    """Return the checkpoint of StyleFeatureEditor in `folder`; None if there is none."""
+    return _only_file(folder, _FEATURE_EDITORS)
+
+
+def add_feature_editor(networks: DomainNetworks, path: Path) -> DomainNetworks:
+    """Return the domain with the inverter and the feature editor in a checkpoint.
+
+    Raises:
+        CheckpointError: the file has another format, has only an inverter, or is damaged or
+            hostile.
+    """
+    checkpoint = read_feature_editor(path)
+    if checkpoint.editor is None:
+        raise CheckpointError(
+            f"{path} contains an inverter without a feature editor; sfe_editor_light.pt has both"
+        )
+    line = f"{path.name}: StyleFeatureEditor, inverter and feature editor"
+    return replace(
+        networks,
+        feature_editor=checkpoint,
+        sources={**networks.sources, path.name: sha256_of(path)},
+        summary=[*networks.summary, line],
     )
 
 

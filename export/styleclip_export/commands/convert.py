@@ -29,6 +29,11 @@ _NO_STATISTICS = (
 @click.command(name="convert")
 @click.argument("domain", default="ffhq")
 @network_file_options
+@click.option(
+    "--feature-editor",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="StyleFeatureEditor's sfe_editor_light.pt, which keeps details that a latent cannot hold.",
+)
 @repository_option
 @click.option("--title", help="One line about a domain of your own. [default: its name and size]")
 @click.option("--neutral", help="What its images show. [default: a photo]")
@@ -36,7 +41,7 @@ _NO_STATISTICS = (
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice(["stylegan2", "e4e", "clip_text"]),
+    type=click.Choice(["stylegan2", "e4e", "clip_text", "features"]),
     help="Only this network (can be repeated).",
 )
 @click.option("--torchscript", is_flag=True, help="Write StyleGAN2 and e4e as TorchScript, too.")
@@ -50,6 +55,7 @@ _NO_STATISTICS = (
 def command(
     domain: str,
     network_files: NetworkFileOptions,
+    feature_editor: Path | None,
     repository: Path,
     title: str | None,
     neutral: str | None,
@@ -72,7 +78,11 @@ def command(
       styleclip-export convert me --generator model_me.pt --encoder e4e_ffhq_encode.pt \\
           --clip ViT-B-32.pt --statistics fs3.npy --statistics S_mean_std --align
     """
-    from styleclip_export.checkpoints.domain_files import read_domain
+    from styleclip_export.checkpoints.domain_files import (
+        add_feature_editor,
+        find_feature_editor,
+        read_domain,
+    )
     from styleclip_export.convert import conversion
     from styleclip_export.directions.published import add_published
     from styleclip_export.directions.store import DirectionStore
@@ -87,6 +97,9 @@ def command(
     overrides = {"title": title, "neutral": neutral, "align": align}
     conversion.check_name(domain)
     networks = read_domain(files)
+    feature_editor = feature_editor or find_feature_editor(network_files.weights)
+    if feature_editor:
+        networks = add_feature_editor(networks, feature_editor)
     for line in networks.summary:
         report(line)
     description = conversion.describe(domain, networks.generator, overrides)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_contract.domain import DOMAIN_FILE
 from styleclip_export.checkpoints import dlib_landmarks
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import (
+    feature_export,
     float16_export,
     onnx_export,
     openvino_export,
@@ -41,6 +42,8 @@ from styleclip_server.serving import model_repository
 
 # How long all files of a network take, compared with its references, measured on two cores.
 _RELATIVE_DURATIONS = {"stylegan2": 3.5, "e4e": 4.5, "clip_text": 3.0}
+
+_FIDELITY_KEYS = ("fidelities", "default_fidelity")
 
 
 def check_name(domain: str) -> None:
@@ -126,17 +129,20 @@ def convert(
                      if p.suffix != ".json"]  # fmt: skip
             version = model_repository.add_version(folder / name, {p.name: p for p in files})
         report(f"{name}: version {version}, {', '.join(sizes)}")
+    if networks.feature_editor and (not only or wire.FEATURES.name in only):
+        write_features(networks, folder, report=report)
     if networks.encoder is None and not (folder / wire.E4E.name).is_dir():
         model_repository.add_missing_encoder(folder)
     write_mapping(folder, networks)
     photos = networks.encoder is not None
     description = {**description, "photos": photos, "crop_size": list(crop_size)}
+    description |= _fidelities(folder, networks, bool(only))
     write_domain_json(folder, description, networks.generator)
     model_repository.write_configs(repository, description["name"])
 
 
 def check_compatible(networks: DomainNetworks) -> None:
-    """Raise ConversionError if encoder and generator do not belong together."""
+    """Raise ConversionError if the networks do not belong together."""
     generator, encoder = networks.generator, networks.encoder
     if generator.w_dim != wire.W_DIM:
         raise ConversionError(
@@ -149,6 +155,48 @@ def check_compatible(networks: DomainNetworks) -> None:
             f"{generator.resolution} px takes {generator.num_latents} of {generator.w_dim}: give "
             "checkpoints of the same domain"
         )
+    if networks.feature_editor:
+        feature_export.check_compatible(networks)
+
+
+def _fidelities(folder: Path, networks: DomainNetworks, partial: bool) -> dict[str, Any]:
+    """Return what domain.json says about FIDELITY.
+
+    After a complete conversion without a feature editor, nothing: the networks of an earlier one
+    may belong to another generator.
+
+    Args:
+        partial: whether only some networks were converted, which leaves the others in use.
+    """
+    path = folder / DOMAIN_FILE
+    former = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    kept = {key: former[key] for key in _FIDELITY_KEYS if key in former}
+    if networks.feature_editor and model_repository.newest_version(folder / wire.FEATURES.name):
+        return {**kept, "fidelities": list(limits.FIDELITIES)}
+    return kept if partial else {}
+
+
+def write_features(
+    networks: DomainNetworks,
+    folder: Path,
+    *,
+    float16_weights: bool = False,
+    report: ReportLine = print,
+) -> None:
+    """Add the networks that edit features as a new version to a domain's folder.
+
+    Args:
+        float16_weights: see `NetworkVariants`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as partial:
+        provenance = feature_export.write(networks, Path(partial), float16_weights, report)
+        provenance = {"sources": networks.sources, **provenance}
+        Path(partial, "provenance.json").write_text(
+            json.dumps(provenance, indent=2) + "\n", "utf-8"
+        )
+        files = {path.name: path for path in Path(partial).iterdir()}
+        version = model_repository.add_version(folder / wire.FEATURES.name, files)
+    report(f"{wire.FEATURES.name}: version {version}")
 
 
 def write_network(
@@ -206,6 +254,7 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
         "presets": [{**defaults, **preset} for preset in description["presets"]],
         "directions": former.get("directions", []),
         "license": description["license"],
+        **{key: description[key] for key in _FIDELITY_KEYS if key in description},
     }
     text = json.dumps(content, indent=2, ensure_ascii=False)
     write_atomically(path, text + "\n")

@@ -75,6 +75,8 @@ _ENTRIES: dict[type[Exception], _Entry] = {
         400, "Give neutral once or per target, strength and threshold once or per edit."
     ),
     errors.InvalidLatent: _Entry(400, "Send a file that POST /v1/invert of this server returned."),
+    errors.UnknownFidelity: _Entry(400, "GET /v1/domain lists the fidelities."),
+    errors.InvalidCrop: _Entry(400, "Send a file that POST /v1/invert of this server returned."),
     errors.NoEncoder: _Entry(400, "Edit a latent, or use a domain that has an encoder."),
     errors.InvalidSeed: _Entry(400, "Give a seed from 0 to 4294967295, a truncation from 0 to 1."),
     errors.SamplingUnavailable: _Entry(400, "Convert the domain again, then seeds give latents."),

@@ -4,3 +4,6 @@ MODEL_FILE = "model.onnx"  # float32
 FLOAT16_FILE = "model.fp16.onnx"  # run by "gpu" in place of MODEL_FILE, where there is one
 PYTHON_FILE = "model.py"  # alone: the domain lacks this network
 OPENVINO_FILE = "model.openvino.onnx"  # run by "openvino"; its weights lie in MODEL_FILE
+# Of the model `features`:
+FACE_TO_FEATURES_FILE = "face_to_features.onnx"
+FEATURES_TO_IMAGE_FILE = "features_to_image.onnx"

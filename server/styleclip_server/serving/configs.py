@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from styleclip_contract import wire
+from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.wire import Model, Tensor
 from styleclip_server.engines.engine import CPU_ENGINES, Engine
@@ -22,6 +23,7 @@ from styleclip_server.engines.model_files import (
     OPENVINO_FILE,
     PYTHON_FILE,
 )
+from styleclip_server.serving import config_parameters
 
 # Maximum rows per execution. A text is 79 prompts, so two texts fit into 256.
 MAX_BATCH = 8
@@ -70,19 +72,35 @@ def concurrent_requests(engine: Engine, queue_length: int | None = None) -> tupl
     return min(start, most), most
 
 
-def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
-    """Return the configuration of a Python step or an ensemble, the same for every domain."""
+def serves_features(domain: Domain, engine: Engine) -> bool:
+    """Return whether a server with this engine serves the domain with FIDELITY `features`.
+
+    Its models need ONNX Runtime's package, which a complete Triton may lack.
+    """
+    can_run = engine in CPU_ENGINES and find_spec("onnxruntime") is not None
+    return can_run and limits.FEATURES in domain.fidelities
+
+
+def step_config(model: Model, engine: Engine, features: bool = False) -> pb.ModelConfig:
+    """Return the configuration of a Python step or an ensemble, the same for every domain.
+
+    Args:
+        features: whether the server serves FIDELITY `features`.
+    """
+    model = _served_model(model, engine, features)
     config = _interface(model, {})
+    if model is wire.DIRECTION and features:
+        config.parameters[config_parameters.FIDELITIES].string_value = " ".join(limits.FIDELITIES)
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
         for part in ENSEMBLE_STEPS[model.name]:
-            step = _served_model(part, engine)
+            step = _served_model(part, engine, features)
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
                 if tensor.name in known:
                     entry.input_map[tensor.name] = tensor.name
-            for tensor, name in _ensemble_names(step).items():
+            for tensor, name in _ensemble_names(step, model).items():
                 entry.output_map[tensor.name] = name
                 known.add(name)
         return config
@@ -96,28 +114,32 @@ def step_config(model: Model, engine: Engine) -> pb.ModelConfig:
 
 
 def network_config(
-    model: Model, description: str, engine: Engine, files: Collection[str] = ()
+    model: Model,
+    description: str,
+    engine: Engine,
+    files: Collection[str] = (),
+    features: bool = False,
 ) -> pb.ModelConfig:
     """Return the configuration of a network.
 
     Args:
         description: the text of its domain.json.
         files: names of the files in its newest version folder.
+        features: whether the server serves FIDELITY `features`.
     """
     domain = Domain.from_json(description)
-    dims = {
-        "W_PLUS": (domain.num_latents, domain.w_dim),
-        "DELTA": (domain.style_size,),
-        "FACE_CROP": (3, *domain.crop_size),
-        "IMAGE": (*domain.image_size, 3),
-    }
-    config = _interface(_served_model(model, engine), dims)
+    dims = _dims(domain)
+    config = _interface(_served_model(model, engine, features), dims)
     if PYTHON_FILE in files and MODEL_FILE not in files:  # a domain without this network
         config.backend = "python"
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         _set_queue_policy(config, 0, engine)
         return config
     config.backend, config.default_model_filename = _backend_and_file(model, engine, files)
+    if features and model is wire.STYLEGAN2:
+        file = config.default_model_filename or MODEL_FILE
+        config.parameters[config_parameters.NETWORK_FILE].string_value = file
+        config.backend, config.default_model_filename = "python", ""
     if engine == "torch":
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if model is wire.CLIP_TEXT:
@@ -131,10 +153,40 @@ def network_config(
     if engine != "torch":  # PyTorch captures its graphs before it is ready
         _add_warmup(config, model, dims)
     if model is wire.STYLEGAN2:
-        config.parameters["domain"].string_value = json.dumps(
-            json.loads(description), ensure_ascii=False, sort_keys=True
+        config.parameters[config_parameters.DOMAIN].string_value = _domain_text(
+            description, features
         )
     return config
+
+
+def features_config(description: str) -> pb.ModelConfig:
+    """Return the configuration of `wire.FEATURES`, for the domain with this domain.json.
+
+    It runs once, so that its process has all cached features. Its callers, the processes of
+    `stylegan2`, bound its queue.
+    """
+    config = _interface(wire.FEATURES, _dims(Domain.from_json(description)))
+    config.backend = wire.FEATURES.kind
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+    return config
+
+
+def _dims(domain: Domain) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that depend on the domain."""
+    return {
+        "W_PLUS": (domain.num_latents, domain.w_dim),
+        "DELTA": (domain.style_size,),
+        "FACE_CROP": (3, *domain.crop_size),
+        "IMAGE": (*domain.image_size, 3),
+    }
+
+
+def _domain_text(description: str, features: bool) -> str:
+    """Return the text of domain.json for clients, with the fidelities that are served."""
+    content = json.loads(description)
+    if not features:
+        content = {k: v for k, v in content.items() if k not in ("fidelities", "default_fidelity")}
+    return json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
 def _cpu_instances(model: Model, domain: Domain) -> int:
@@ -173,16 +225,19 @@ def _add_warmup(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[i
         entry.dims.extend(dims.get(tensor.name, tensor.shape))
 
 
-def _served_model(model: Model, engine: Engine) -> Model:
+def _served_model(model: Model, engine: Engine, features: bool) -> Model:
+    if features:
+        return wire.FEATURE_MODELS.get(model.name, model)
     torch = engine == "torch" and model is wire.STYLEGAN2
     return wire.TORCH_STYLEGAN2 if torch else model
 
 
-def _ensemble_names(step: Model) -> dict[Tensor, str]:
+def _ensemble_names(step: Model, ensemble: Model) -> dict[Tensor, str]:
     """Return the outputs that an ensemble requests of a step, with their names in the ensemble."""
     if step is wire.TORCH_STYLEGAN2:
         return {wire.RENDER: wire.IMAGE.name}
-    return {tensor: tensor.name for tensor in step.outputs if tensor is not wire.FACES}
+    unused = {wire.FACES, wire.CROP} - set(ensemble.outputs)
+    return {tensor: tensor.name for tensor in step.outputs if tensor not in unused}
 
 
 def _interface(model: Model, dims: Mapping[str, tuple[int, ...]]) -> pb.ModelConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import triton_python_backend_utils as triton
 
@@ -18,12 +18,19 @@ from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
 from styleclip_contract.wire import CANARY
 
-if TYPE_CHECKING:
-    from functools import _CacheInfo
-
 FACES = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 STRENGTHS = (-10.0, -5.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0)
 THRESHOLDS = (0.0, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5)
+
+
+class CacheInfo(Protocol):
+    """What a cache counts: that of `functools.lru_cache`, for example."""
+
+    @property
+    def hits(self) -> int: ...
+
+    @property
+    def misses(self) -> int: ...
 
 
 class Metrics:
@@ -32,7 +39,7 @@ class Metrics:
     def __init__(self, step: str, domain: str) -> None:
         self._step, self._domain = step, domain
         self._counts = True
-        self._previous: dict[str, _CacheInfo] = {}
+        self._previous: dict[str, CacheInfo] = {}
         # Registered at 0: Prometheus cannot compute a rate over the first event of a new series.
         for error in (*InvalidInput.__subclasses__(), ServerError):
             self._errors(error.__name__)
@@ -66,7 +73,7 @@ class Metrics:
                 "styleclip_threshold", "Threshold β of edits", THRESHOLDS, domain=self._domain
             ).observe(round(edit.threshold, 4))  # it came as float32
 
-    def count_lookups(self, caches: Mapping[str, _CacheInfo]) -> None:
+    def count_lookups(self, caches: Mapping[str, CacheInfo]) -> None:
         """Count the look-ups since the last call, from the `cache_info()` of each cache."""
         for name, info in caches.items():
             before = self._previous.get(name)
@@ -78,7 +85,7 @@ class Metrics:
                 if self._counts and now > then:
                     _counter(
                         "styleclip_cache_requests_total",
-                        "Look-ups in the caches of texts and of offsets",
+                        "Look-ups in the caches of texts, offsets and features",
                         cache=name,
                         result=result,
                     ).increment(now - then)

@@ -29,6 +29,10 @@ _TORCH_MODEL = """from styleclip_server.serving.backends.torch import TritonPyth
 __all__ = ["TritonPythonModel"]
 """
 
+# The generator of a domain with networks that edit features, and the model of these networks.
+_FEATURE_GENERATOR_MODEL = _TORCH_MODEL.replace(".torch ", ".feature_generator ")
+_FEATURES_MODEL = _TORCH_MODEL.replace(".torch ", ".features ")
+
 # The encoder of a domain that has none.
 _NO_ENCODER_MODEL = """from styleclip_server.serving.backends.no_encoder import TritonPythonModel
 
@@ -51,25 +55,44 @@ def link_models(
     Args:
         queue_length: requests that wait for each model; None: `configs.QUEUE_LENGTH`.
     """
+    description = (domain / DOMAIN_FILE).read_text("utf-8")
+    features = configs.serves_features(Domain.from_json(description), engine)
     for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
-        for name, config in _configs(parent, models, engine).items():
+        for name, config in _configs(parent, models, engine, features).items():
             if queue_length is not None:
                 configs.set_queue_length(config, queue_length)
-            served = folder / name
-            served.mkdir(parents=True)
-            (served / "config.pbtxt").write_text(configs.to_pbtxt(config), "utf-8")
+            served = _write_config(folder, config)
+            python_model = _python_model(name, engine, features) if models is wire.NETWORKS else ""
             for version in _versions(parent.resolve() / name):
-                is_network = (version / MODEL_FILE).is_file()
-                if engine == "torch" and models is wire.NETWORKS and is_network:
-                    _link_beside_torch_model(served / version.name, version)
+                if python_model and (version / MODEL_FILE).is_file():
+                    _link_beside(served / version.name, python_model, version)
                 else:
                     (served / version.name).symlink_to(version)
+    if features:
+        served = _write_config(folder, configs.features_config(description))
+        for version in _versions(domain.resolve() / wire.FEATURES.name):
+            _link_beside(served / version.name, _FEATURES_MODEL, version)
 
 
-def _link_beside_torch_model(folder: Path, version: Path) -> None:
-    """Write PyTorch's model.py into `folder` and link the files of `version` beside it."""
+def _write_config(folder: Path, config: pb.ModelConfig) -> Path:
+    """Write config.pbtxt into the model's folder in `folder`, and return the model's folder."""
+    served = folder / config.name
+    served.mkdir(parents=True)
+    (served / "config.pbtxt").write_text(configs.to_pbtxt(config), "utf-8")
+    return served
+
+
+def _python_model(network: str, engine: Engine, features: bool) -> str:
+    """Return the model.py of a network; "": it needs none."""
+    if features and network == wire.STYLEGAN2.name:
+        return _FEATURE_GENERATOR_MODEL
+    return _TORCH_MODEL if engine == "torch" else ""
+
+
+def _link_beside(folder: Path, python_model: str, version: Path) -> None:
+    """Write model.py into `folder` and link the files of `version` beside it."""
     folder.mkdir()
-    (folder / PYTHON_FILE).write_text(_TORCH_MODEL, "utf-8")
+    (folder / PYTHON_FILE).write_text(python_model, "utf-8")
     for file in version.iterdir():
         if file.name != PYTHON_FILE:
             (folder / file.name).symlink_to(file)
@@ -101,15 +124,15 @@ def write_configs(repository: Path, domain: str | None, overlays: Sequence[Engin
 
 
 def _configs(
-    folder: Path, models: Sequence[wire.Model], engine: Engine
+    folder: Path, models: Sequence[wire.Model], engine: Engine, features: bool = False
 ) -> dict[str, pb.ModelConfig]:
     """Return by name the configurations of all steps, or of the networks in the domain `folder`."""
     if models is wire.STEPS:
-        return {model.name: configs.step_config(model, engine) for model in models}
+        return {model.name: configs.step_config(model, engine, features) for model in models}
     description = (folder / DOMAIN_FILE).read_text("utf-8")
     return {
         model.name: configs.network_config(
-            model, description, engine, _newest_files(folder / model.name)
+            model, description, engine, _newest_files(folder / model.name), features
         )
         for model in models
     }

@@ -2,7 +2,9 @@
 
 import os
 
-from styleclip_contract.wire import ALIGN_MODEL
+import numpy as np
+
+from styleclip_contract.wire import FEATURE_ALIGN
 from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import (
     LARGEST_FACE,
@@ -11,6 +13,7 @@ from styleclip_server.pipeline.alignment import (
     decode_and_detect,
     to_face_crop,
 )
+from styleclip_server.pipeline.fidelities import encode_crop
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
@@ -35,10 +38,10 @@ class TritonPythonModel:
         self.aligner = Aligner(folder, find_faces_on_gpu(folder))
         if self.align:
             self.aligner.preload()
-        self.metrics = Metrics(ALIGN_MODEL.name, domain.name)
+        self.metrics = Metrics(FEATURE_ALIGN.name, domain.name)
 
     def execute(self, requests):
-        return respond(ALIGN_MODEL, requests, self.run_row, self.metrics)
+        return respond(FEATURE_ALIGN, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
         data = row["PHOTO"][0]
@@ -51,4 +54,5 @@ class TritonPythonModel:
             "FACE_CROP": to_face_crop(face),
             "QUAD": quad,
             "FACES": lambda: decode_and_detect(data),
+            "CROP": lambda: np.array([encode_crop(face)], np.object_),
         }

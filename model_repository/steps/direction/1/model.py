@@ -5,18 +5,22 @@ response cache is no substitute: version 2.51 caches an error as an empty respon
 a success the next time.
 """
 
+import json
 from functools import lru_cache
 
 import numpy as np
 import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import ServerError
+from styleclip_contract.limits import DEFAULT_FIDELITY
 from styleclip_contract.wire import CLIP_TEXT, DIRECTION, EDIT_INPUTS
 from styleclip_server.pipeline import directions, edit_tensors, named_directions
+from styleclip_server.pipeline.fidelities import parse_fidelity
 from styleclip_server.pipeline.style_statistics import load_statistics
+from styleclip_server.serving import config_parameters
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
-from styleclip_server.serving.step import respond
+from styleclip_server.serving.step import respond, scalar
 
 CACHED_EMBEDDINGS = 4096  # 2 kB each: a slider repeats the same texts
 CACHED_OFFSETS = 512  # up to 40 kB each: a batch repeats the same edits
@@ -28,6 +32,8 @@ class TritonPythonModel:
         self.domain = load_domain(folder)
         self.statistics = load_statistics(folder, self.domain.style_channels)
         self.named = named_directions.load_directions(folder, self.domain)
+        served = json.loads(args["model_config"])["parameters"].get(config_parameters.FIDELITIES)
+        self.fidelities = served["string_value"].split() if served else [DEFAULT_FIDELITY]
         self.metrics = Metrics(DIRECTION.name, self.domain.name)
         # Errors are exceptions, which lru_cache does not cache.
         self.embedding = lru_cache(CACHED_EMBEDDINGS)(self.class_embedding)
@@ -37,6 +43,7 @@ class TritonPythonModel:
         return respond(DIRECTION, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
+        parse_fidelity(scalar(row["FIDELITY"], None), self.fidelities, self.domain.name)
         edit_tensors.check_latent(row["W_PLUS"])
         edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
         edits = named_directions.resolve(self.domain, edits)

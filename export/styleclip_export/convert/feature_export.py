@@ -1,0 +1,134 @@
+"""The networks of StyleFeatureEditor as the two ONNX files of the model `features`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from styleclip_contract import wire
+from styleclip_export.checkpoints.domain_files import DomainNetworks
+from styleclip_export.convert.accuracy import BOUNDS
+from styleclip_export.convert.feature_wrappers import FaceToFeatures, FeaturesToImage, encode
+from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
+from styleclip_export.convert.random_inputs import latent_factory, random_faces
+from styleclip_export.errors import ConversionError
+from styleclip_export.progress import ReportLine
+from styleclip_networks.sfe import FeatureFuser, Inverter
+from styleclip_server.engines import features
+from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
+
+RELATIVE_BOUND = 1e-4  # of latent and features, relative to the largest value
+
+
+def check_compatible(networks: DomainNetworks) -> None:
+    """Raise ConversionError if the feature editor does not belong to encoder and generator."""
+    inverter, _ = _feature_networks(networks)
+    generator, (height, width) = networks.generator, networks.crop_size
+    side = height // 4
+    if networks.encoder is None or height != width:
+        raise ConversionError("StyleFeatureEditor needs an encoder of square face crops")
+    if generator.resolution <= side:
+        raise ConversionError(
+            f"StyleFeatureEditor replaces features of {side} px, which a generator of "
+            f"{generator.resolution} px does not continue from"
+        )
+    channels = inverter.fuser.conv.out_channels
+    latents = len(inverter.fs_backbone.styles)
+    if (latents, channels) != (generator.num_latents, generator.channels[side]):
+        raise ConversionError(
+            f"StyleFeatureEditor's networks give {latents} latents and {channels} features; the "
+            f"generator of {generator.resolution} px takes {generator.num_latents} and "
+            f"{generator.channels[side]}: give checkpoints of the same domain"
+        )
+
+
+@torch.no_grad()
+def write(
+    networks: DomainNetworks, folder: Path, float16_weights: bool, report: ReportLine
+) -> dict[str, Any]:
+    """Write both files into `folder`.
+
+    Args:
+        float16_weights: see `NetworkVariants`.
+
+    Returns:
+        What provenance.json says about them.
+
+    Raises:
+        ConversionError: ONNX Runtime differs from PyTorch by more than the bound.
+    """
+    inverter, editor = _feature_networks(networks)
+    generator = networks.generator
+    w_avg = networks.w_center if networks.w_avg is None else networks.w_avg
+    (faces,) = random_faces(TRACED_BATCH, networks.crop_size)
+    w_plus, delta = latent_factory(generator)(TRACED_BATCH)
+
+    first = FaceToFeatures(inverter, editor, generator, w_avg, encode).eval()
+    latent, features_of_faces = first(faces, w_plus)
+    second = FeaturesToImage(editor, generator).eval()
+    edit = w_plus, delta, latent, features_of_faces
+    provenance = {}
+    for file, module, model, inputs, bound in (
+        (FACE_TO_FEATURES_FILE, first, features.FACE_TO_FEATURES, (faces, w_plus), None),
+        (FEATURES_TO_IMAGE_FILE, second, features.FEATURES_TO_IMAGE, edit, BOUNDS["stylegan2"]),
+    ):
+        graph = to_onnx(module, model, inputs)
+        if float16_weights:
+            store_as_float16(graph)
+        data = graph.SerializeToString()
+        del graph
+        errors = _compare(data, module, model, inputs)
+        for tensor, (difference, largest) in errors.items():
+            limit = bound or RELATIVE_BOUND * largest
+            if not difference <= limit:  # NaN fails too
+                raise ConversionError(
+                    f"{tensor} of {file} differs from PyTorch by {difference:.3g}, at most "
+                    f"{limit:.3g} was expected; nothing was written"
+                )
+        (folder / file).write_bytes(data)
+        differences = {tensor: difference for tensor, (difference, _) in errors.items()}
+        text = ", ".join(f"{tensor} {value:.2g}" for tensor, value in differences.items())
+        report(f"{file}, {len(data) / 1e6:.0f} MB: largest differences from PyTorch: {text}")
+        provenance[file] = {"sha256": hashlib.sha256(data).hexdigest(), "errors": differences}
+    return provenance
+
+
+def _feature_networks(networks: DomainNetworks) -> tuple[Inverter, FeatureFuser]:
+    checkpoint = networks.feature_editor
+    assert checkpoint and checkpoint.editor, "the domain has a feature editor"
+    return checkpoint.inverter, checkpoint.editor
+
+
+def _compare(
+    data: bytes, module: nn.Module, model: wire.Model, inputs: Sequence[Tensor]
+) -> dict[str, tuple[float, float]]:
+    """Return each output's largest difference from PyTorch, and its largest value.
+
+    Row by row, as the server computes them.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+    results = {tensor.name: (0.0, 0.0) for tensor in model.outputs}
+    for i in range(len(inputs[0])):
+        row = [x[i : i + 1] for x in inputs]
+        feed = {t.name: x.numpy() for t, x in zip(model.inputs, row, strict=True)}
+        expected = module(*row)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        outputs = session.run(None, feed)
+        for tensor, ours, theirs in zip(model.outputs, outputs, expected, strict=True):
+            reference = theirs.numpy().astype(np.float32)
+            difference = np.abs(ours.astype(np.float32) - reference).max()
+            before, largest = results[tensor.name]
+            results[tensor.name] = (
+                float(np.maximum(before, difference)),
+                max(largest, float(np.abs(reference).max())),
+            )
+    return results

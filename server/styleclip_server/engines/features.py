@@ -1,0 +1,129 @@
+"""StyleFeatureEditor on a CPU: a face to features, which are cached, and features to an image.
+
+docs/notes/feature-editing.md says why the networks are split so.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from styleclip_contract import wire
+from styleclip_contract.wire import DELTA, FACE_CROP, IMAGE, W_PLUS, Tensor
+from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
+from styleclip_server.engines.onnxruntime import OnnxNetwork
+
+LATENT = Tensor("LATENT", "FP32", (-1, wire.W_DIM), "the inverter's latent")
+FEATURES = Tensor("FEATURES", "FP32", (-1, -1, -1), "what the editor's first layer gives")
+FACE_TO_FEATURES = wire.Model(
+    "face_to_features", "onnxruntime", (FACE_CROP, W_PLUS), (LATENT, FEATURES)
+)
+FEATURES_TO_IMAGE = wire.Model(
+    "features_to_image", "onnxruntime", (W_PLUS, DELTA, LATENT, FEATURES), (IMAGE,)
+)
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+class Features(NamedTuple):
+    """What the second network needs of a face: latent (1, L, w_dim), features (1, C, r, r)."""
+
+    latent: NDArray[np.float32]
+    features: NDArray[np.float16]
+
+    @property
+    def nbytes(self) -> int:
+        return self.latent.nbytes + self.features.nbytes
+
+
+class CacheInfo(NamedTuple):
+    """Look-ups of a `FeatureCache`, and the bytes that it has."""
+
+    hits: int
+    misses: int
+    nbytes: int
+
+
+class FeatureCache:
+    """Features by key, at most `max_bytes`: the least recently used are evicted.
+
+    For one thread: its process answers one request after another, so a request for features that
+    are being computed waits, and then finds them.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, Features] = OrderedDict()
+        self._hits = self._misses = self._nbytes = 0
+
+    def get(self, key: bytes, compute: Callable[[], Features]) -> Features:
+        """Return the features of `key`, by `compute` if they are missing; errors are not cached."""
+        if key in self._entries:
+            self._hits += 1
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        self._misses += 1
+        features = self._entries[key] = compute()
+        self._nbytes += features.nbytes
+        while self._nbytes > self._max_bytes:
+            _, evicted = self._entries.popitem(last=False)
+            self._nbytes -= evicted.nbytes
+        return features
+
+    def cache_info(self) -> CacheInfo:
+        """Return the number of look-ups, and of bytes."""
+        return CacheInfo(self._hits, self._misses, self._nbytes)
+
+
+class FeatureEditor:
+    """Edits faces by their features.
+
+    Args:
+        folder: where the two ONNX files are.
+        threads: number of threads; None means one per core.
+        cache_bytes: of the features that are kept.
+    """
+
+    def __init__(self, folder: Path, threads: int | None, cache_bytes: int) -> None:
+        self._face_to_features = OnnxNetwork(folder / FACE_TO_FEATURES_FILE, threads)
+        self._features_to_image = OnnxNetwork(folder / FEATURES_TO_IMAGE_FILE, threads)
+        self.cache = FeatureCache(cache_bytes)
+
+    def edit(
+        self,
+        w_plus: NDArray[np.float32],
+        delta: NDArray[np.float32],
+        key: bytes,
+        read_face: Callable[[], NDArray[np.float32]],
+    ) -> NDArray[np.uint8]:
+        """Edit one face.
+
+        Args:
+            w_plus: (L, w_dim), e4e's latent.
+            delta: (S,), the edit.
+            key: of the face and its latent.
+            read_face: returns the face, (3, H, W) RGB in [-1, 1]; called on a miss.
+
+        Returns:
+            The image (H, W, 3) RGB, the same on a hit as on a miss.
+        """
+        latents = w_plus[None]
+        cached = self.cache.get(key, lambda: self._invert(read_face()[None], latents))
+        inputs = {
+            W_PLUS.name: latents,
+            DELTA.name: delta[None],
+            LATENT.name: cached.latent,
+            FEATURES.name: cached.features.astype(np.float32),
+        }
+        image: NDArray[np.uint8] = self._features_to_image(inputs)[0][0]
+        return image
+
+    def _invert(self, faces: NDArray[np.float32], latents: NDArray[np.float32]) -> Features:
+        outputs = self._face_to_features({FACE_CROP.name: faces, W_PLUS.name: latents})
+        latent, features = outputs
+        half = features.clip(-_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+        return Features(latent, half)

@@ -1,0 +1,5 @@
+"""Names of parameters in models' configurations, which their Python models read."""
+
+FIDELITIES = "fidelities"  # of `direction`: the values of FIDELITY that are served
+NETWORK_FILE = "network_file"  # of `stylegan2` as `wire.FEATURE_STYLEGAN2`: the file that it runs
+DOMAIN = "domain"  # of `stylegan2`: domain.json, for clients
