@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from batch_outputs import list_images, modification_times
 from edit_texts import SAD_OPTIONS
 from paths import SAMPLES
 from polling import SECONDS, wait_until
@@ -25,10 +26,6 @@ from styleclip_contract.errors import ServerUnavailable
 
 PHOTOS = sorted(SAMPLES.glob("avatar-*.png"))
 COMMAND = Path(sys.executable).with_name("styleclip")
-
-
-def list_images(out):
-    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
 
 
 def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
@@ -47,7 +44,7 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
             with suppress(psutil.NoSuchProcess):
                 part.kill()
         _, alive = psutil.wait_procs(cluster, timeout=SECONDS)
-    before = list_images(out)
+    before = modification_times(out)
     assert not alive and 3 <= len(before) < 14
     with gateways.forwarder(server.grpc_url) as port:  # the same server by another name
         urls = [server.grpc_url, f"127.0.0.1:{port}"]
@@ -57,7 +54,7 @@ def test_a_killed_batch_on_a_cluster_leaves_each_image_once(server, tmp_path):
     assert (done.returncode, done.stderr) == (DONE, "")
     assert len(content["done_before"]) == len(before) and content["failed"] == []
     assert {entry["server"] for entry in content["edited"]} == set(urls)
-    after = list_images(out)
+    after = modification_times(out)
     assert len(after) == 14 and all(after[name] == before[name] for name in before)
     assert not list(out.glob(".*.part"))
     for name in after:

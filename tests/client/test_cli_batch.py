@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import gateways
+from batch_outputs import list_images, modification_times
 from edit_texts import SAD_OPTIONS
 from paths import SAMPLES
 from polling import SECONDS, wait_until
@@ -40,15 +41,6 @@ def photos(tmp_path):
     shutil.copy(PHOTOS[3], folder / "more" / "four.png")
     (folder / "notes.txt").write_text("no photo")
     return folder
-
-
-def list_images(out):
-    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix != ".json"
-                  and p.is_file() and not p.name.startswith("."))  # fmt: skip
-
-
-def modification_times(out):
-    return {name: (out / name).stat().st_mtime_ns for name in list_images(out)}
 
 
 def test_each_photo_becomes_an_image_of_the_same_name(styleclip, photos, tmp_path):

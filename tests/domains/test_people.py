@@ -119,8 +119,6 @@ def test_a_small_photo_is_rendered_with_its_landmarks_inside():
 
 def test_training_landmarks_on_heads_without_faces_is_a_clear_error(tmp_path):
     pytest.importorskip("dlib")
-    from click.testing import CliRunner
-
     from domains.people.train_landmarks import main
 
     writer = shards.ShardWriter(tmp_path / "00", 100_000)

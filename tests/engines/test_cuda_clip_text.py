@@ -14,7 +14,7 @@ from tools.bench.networks_from_onnx import read_networks
 
 
 @pytest.fixture(scope="module")
-def small_encoder():
+def text_encoder():
     """A CLIP of two blocks and two heads."""
     torch.manual_seed(0)
     clip = small_clip(text_layers=2, text_width=128, transformer_heads=2, vocab_size=200)
@@ -29,18 +29,18 @@ def avatars():
 
 @pytest.mark.parametrize("length", [8, 24, 77])
 @torch.inference_mode()
-def test_features_match_the_reference_network(small_encoder, length):
-    encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
+def test_features_match_the_reference_network(text_encoder, length):
+    encoder = CudaTextEncoder(to_weights(text_encoder), "cpu", torch.float32)
     tokens = draw_tokens(9, length).int()
-    torch.testing.assert_close(encoder(tokens), small_encoder(tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(tokens), text_encoder(tokens), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_float16_stays_close_to_float32(small_encoder):
+def test_float16_stays_close_to_float32(text_encoder):
     tokens = draw_tokens(9, 16).int()
-    features = CudaTextEncoder(to_weights(small_encoder), "cpu")(tokens)
+    features = CudaTextEncoder(to_weights(text_encoder), "cpu")(tokens)
     assert features.dtype == torch.float32
-    assert relative_error(features, small_encoder(tokens)) < 2e-3
+    assert relative_error(features, text_encoder(tokens)) < 2e-3
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.float16, 3e-3)])
@@ -53,22 +53,22 @@ def test_the_avatars_vocabulary_is_used(avatars, dtype, bound):
 
 
 @torch.inference_mode()
-def test_ids_outside_the_vocabulary_give_finite_features(small_encoder):
-    encoder = CudaTextEncoder(to_weights(small_encoder), "cpu", torch.float32)
+def test_ids_outside_the_vocabulary_give_finite_features(text_encoder):
+    encoder = CudaTextEncoder(to_weights(text_encoder), "cpu", torch.float32)
     tokens = draw_tokens(2, 8).int()
     tokens[0, 1], tokens[1, 1] = 60_000, -3
     assert encoder(tokens).isfinite().all()
 
 
-def test_a_missing_weight_is_named(small_encoder):
-    weights = to_weights(small_encoder)
+def test_a_missing_weight_is_named(text_encoder):
+    weights = to_weights(text_encoder)
     del weights["clip.ln_final.weight"]
     with pytest.raises(KeyError, match=r"clip\.ln_final\.weight"):
         CudaTextEncoder(weights, "cpu")
 
 
-def test_weights_may_be_read_only(small_encoder):
-    weights = {name: np.copy(array) for name, array in to_weights(small_encoder).items()}
+def test_weights_may_be_read_only(text_encoder):
+    weights = {name: np.copy(array) for name, array in to_weights(text_encoder).items()}
     for array in weights.values():
         array.setflags(write=False)
     CudaTextEncoder(weights, "cpu")

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import struct
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from checkpoint_files import safetensors
 from hostile_files import DangerousCall
 from paths import ROOT
 from styleclip_contract.domain import Domain
@@ -81,12 +81,6 @@ def test_a_direction_moves_the_image_as_it_moves_the_latent(domain, tmp_path):
     assert r"\"directions\": [{\"high\": 4.0, \"low\": -3.0, \"name\": \"age\"" in config
 
 
-def save_safetensors(path):
-    entry = {"dtype": "F32", "shape": [1, 512], "data_offsets": [0, DIRECTION.nbytes]}
-    header = json.dumps({"direction": entry}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + DIRECTION.tobytes())
-
-
 FORMATS = {
     "a.npy": lambda path: np.save(path, DIRECTION),
     "flat.npy": lambda path: np.save(path, DIRECTION[0].astype(np.float64)),
@@ -98,7 +92,9 @@ FORMATS = {
         torch.from_numpy(DIRECTION), path, _use_new_zipfile_serialization=False
     ),
     "named.pt": lambda path: torch.save({"age": torch.from_numpy(DIRECTION)}, path),
-    "a.safetensors": save_safetensors,
+    "a.safetensors": lambda path: path.write_bytes(
+        safetensors({"direction": torch.from_numpy(DIRECTION)})
+    ),
 }
 
 
