@@ -38,11 +38,11 @@ def prepare_captions(setup: Setup) -> None:
         build_captions(setup.captions, GRAMMAR, PAIR_NOUNS)
 
 
-def run_statistics(setup: Setup) -> None:
+def run_statistics(setup: Setup) -> bool:
     """Run the stage `statistics`."""
     clip = build_clip(read_vocabulary_size(setup.captions))
     require_weights(clip, setup.out / "clip.pt")
-    compute_statistics(setup, load_generator(setup.out), clip)
+    return compute_statistics(setup, load_generator(setup.out), clip)
 
 
 STAGES: dict[str, Stage] = {

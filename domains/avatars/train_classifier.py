@@ -31,8 +31,7 @@ def run(setup: Setup) -> None:
             logits = model(images)
         return classification_loss(logits, labels, TABLE)
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.05)
         labels = sample_labels(setup.batch, rng, device)

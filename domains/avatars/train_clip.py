@@ -57,8 +57,7 @@ def _image_source(setup: Setup, composer: Composer) -> Callable[[Tensor], Tensor
     def generate(p: Tensor) -> Tensor:
         return generator.synthesis(generator.affine(p @ u), setup.dtype)
 
-    if setup.on_gpu:
-        generate = torch.compile(generate)  # type: ignore[assignment]
+    generate = setup.budget("clip").compile(generate)
 
     def draw_images(labels: Tensor) -> Tensor:
         images = composer(labels)

@@ -42,8 +42,7 @@ def run(setup: Setup) -> None:
             w_plus = encoder(images)
         return F.mse_loss(w_plus.float(), w[:, None].expand(-1, NUM_LATENTS, -1)) * 10
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     encoder.train()
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.03)

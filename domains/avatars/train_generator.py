@@ -58,8 +58,7 @@ def run_synthesis(setup: Setup) -> None:
             targets = torch.lerp(composer(labels), composer(other), blend[:, None, None, None])
         return image_loss(images, targets, weights)
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
         labels = sample_labels(setup.batch, rng, device)

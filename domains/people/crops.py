@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,14 @@ from domains.people.renderer import Quality
 from domains.people.sampling import PHOTOS_OF_A_PERSON
 from domains.people.shards import read_shards
 from domains.training.setup import SEED, Setup
+from styleclip_contract.wire import FACE_SIZE
 
 HEADS = 40_000  # at most
 HEADS_FOLDER = "heads"
 PROCESSES = 6  # of the rendering, for each GPU
 JPEG_QUALITY = 95
 TINY_SIZE, TINY_QUALITY = 96, Quality(surrounding_lights=4, shadow_size=96, strands=1500)
+DECODED_AT_ONCE = 1024  # crops
 HELD_OUT = 0.02  # share of the persons that reports are measured on
 
 
@@ -46,6 +50,7 @@ def run(setup: Setup) -> None:
         deadline=time.time() + seconds if setup.max_steps is None else float("inf"),
     )
     run_job(job)
+    _load.cache_clear()
     budget.use(1.0 if setup.max_steps else (time.monotonic() - now) / budget.seconds)
     budget.save()
 
@@ -85,30 +90,45 @@ class Crops:
 
 
 def load_crops(setup: Setup) -> tuple[Crops, Crops]:
-    """Load the rendered crops; return those to train on, and those that are held out."""
-    folder = setup.data / HEADS_FOLDER
+    """Return the rendered crops to train on, and those that are held out; loaded once a process."""
+    return _load(setup.data / HEADS_FOLDER, setup.device)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, device: torch.device) -> tuple[Crops, Crops]:
+    start = time.monotonic()
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     heads = [head for path in folders for head in read_shards(path)]
     heads.sort(key=lambda head: head[1]["seed"])
-    with ThreadPoolExecutor() as pool:
-        pixels = np.stack(list(pool.map(_decode, (jpeg for jpeg, _ in heads))))
     records = [record for _, record in heads]
     persons = torch.tensor([record["seed"] // PHOTOS_OF_A_PERSON for record in records])
-    everything = (
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor([TABLE.encode(record["labels"]) for record in records]),
-        torch.tensor([record["scene"] for record in records]),
-        persons,
-    )
     known = persons.unique()
     order = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))]
     held_out = torch.isin(persons, order[: max(1, int(len(known) * HELD_OUT))])
-    print(f"{len(heads)} crops of {len(known)} persons", flush=True)
+    everything = (
+        _decode_all([jpeg for jpeg, _ in heads], device),
+        torch.tensor([TABLE.encode(record["labels"]) for record in records]).to(device),
+        torch.tensor([record["scene"] for record in records]).to(device),
+        persons.to(device),
+    )
     training, testing = (
-        Crops(*(part[chosen].to(setup.device) for part in everything))
+        Crops(*(part[torch.nonzero(chosen).squeeze(1).to(device)] for part in everything))
         for chosen in (~held_out, held_out)
     )
+    seconds = time.monotonic() - start
+    print(f"{len(heads)} crops of {len(known)} persons, {seconds:.1f} s", flush=True)
     return training, testing
+
+
+def _decode_all(jpegs: Sequence[bytes], device: torch.device) -> Tensor:
+    """Decode crops to uint8 (N, 3, 256, 256) on a device, some at a time."""
+    pixels = torch.empty(len(jpegs), 3, FACE_SIZE, FACE_SIZE, dtype=torch.uint8, device=device)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(jpegs), DECODED_AT_ONCE):
+            some = list(pool.map(_decode, jpegs[start : start + DECODED_AT_ONCE]))
+            decoded = torch.from_numpy(np.stack(some)).to(device)
+            pixels[start : start + len(some)] = decoded.permute(0, 3, 1, 2)
+    return pixels
 
 
 def _decode(jpeg: bytes) -> np.ndarray:

@@ -37,12 +37,12 @@ def prepare_captions(setup: Setup) -> None:
         build_captions(setup.captions, GRAMMAR, PAIR_NOUNS)
 
 
-def run_statistics(setup: Setup) -> None:
+def run_statistics(setup: Setup) -> bool:
     """Run the stage `statistics`."""
     clip = build_clip(read_vocabulary_size(setup.captions))
     require_weights(clip, setup.out / "clip.pt")
     generator = load_generator(setup)
-    compute_statistics(setup, generator, clip, TINY_EFFORT if setup.tiny else None)
+    return compute_statistics(setup, generator, clip, TINY_EFFORT if setup.tiny else None)
 
 
 STAGES: dict[str, Stage] = {
@@ -67,8 +67,7 @@ SECONDS = {
     "encoder": 240.0,
     "classifier": 60.0,
 }
-NEEDED = {"captions": 0.0, "heads": 30.0, "statistics": 300.0}
-main = build_command("people", STAGES, SECONDS, NEEDED)
+main = build_command("people", STAGES, SECONDS)
 
 if __name__ == "__main__":
     main()

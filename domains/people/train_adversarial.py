@@ -60,6 +60,7 @@ class AdversarialTraining:
     """
 
     setup: Setup
+    budget: TimeBudget
     generator: Generator
     discriminator: Discriminator
     scene_encoder: SceneEncoder
@@ -80,11 +81,8 @@ class AdversarialTraining:
             )
             for parameters in (trained, list(self.discriminator.parameters()))
         )
-        self.compute_generator_loss = self.generator_loss
-        self.compute_discriminator_loss = self.discriminator_loss
-        if self.setup.on_gpu:
-            self.compute_generator_loss = torch.compile(self.generator_loss)
-            self.compute_discriminator_loss = torch.compile(self.discriminator_loss)
+        self.compute_generator_loss = self.budget.compile(self.generator_loss)
+        self.compute_discriminator_loss = self.budget.compile(self.discriminator_loss)
 
     def generate(self, w_plus: Tensor) -> Tensor:
         return self.generator.synthesis(self.generator.affine(w_plus), self.setup.dtype)
@@ -117,10 +115,10 @@ class AdversarialTraining:
         w_plus = torch.cat([w[:, None], add_scene(p[:, None], scene)])
         return w_plus.expand(-1, self.generator.num_latents, -1)
 
-    def step(self, step: int, budget: TimeBudget) -> tuple[Tensor, Tensor]:
+    def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Update the discriminator, then the generator; return their losses."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
+            set_learning_rate(optimizer, LEARNING_RATE, self.budget, warmup=0.02)
         resolution = self.generator.resolution
         with torch.no_grad():
             index = self.crops.draw(self.half)
@@ -174,9 +172,11 @@ def run(setup: Setup) -> None:
     load_weights(discriminator, setup.out / "discriminator.pt")
     discriminator.to(setup.device, memory_format=torch.channels_last)
     perceptor = load_perceptor(setup)
-    training = AdversarialTraining(setup, generator, discriminator, scene_encoder, perceptor, crops)
+    training = AdversarialTraining(
+        setup, budget, generator, discriminator, scene_encoder, perceptor, crops
+    )
     for step in budget:
-        judged, generated = training.step(step, budget)
+        judged, generated = training.step(step)
         if step % 200 == 0:
             budget.log(f"generator {generated.item():.3f} discriminator {judged.item():.3f}")
     training.save()

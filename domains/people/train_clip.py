@@ -39,8 +39,7 @@ def run(setup: Setup) -> None:
         w_plus = w.expand(-1, generator.num_latents, -1)
         return generator.synthesis(generator.affine(w_plus), setup.dtype)
 
-    if setup.on_gpu:
-        generate = torch.compile(generate)  # type: ignore[assignment]
+    generate = setup.budget("clip").compile(generate)
 
     def draw_images(claims: Tensor) -> tuple[Tensor, Tensor]:
         """Draw crops that satisfy the claims; any crop where none does."""

@@ -74,8 +74,7 @@ def run(setup: Setup) -> None:
         inputs = augment_as_uploads(images).contiguous(memory_format=torch.channels_last)
         return inputs, resize(images, generator.resolution), torch.cat([known, random])
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     encoder.train()
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.03)

@@ -61,8 +61,7 @@ def run_synthesis(setup: Setup) -> None:
         images = generator.synthesis(generator.affine(w_plus), setup.dtype)
         return reconstruction_loss(images, targets, weights, perceptor, setup)
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.02)
         set_learning_rate(scene_optimizer, SCENE_LEARNING_RATE, budget, warmup=0.02)

@@ -51,8 +51,7 @@ def _train(setup: Setup, stage: str, model: Classifier, seed: int) -> None:
                 loss = loss + identity_loss(embedding, persons)
         return loss
 
-    if setup.on_gpu:
-        compute_loss = torch.compile(compute_loss)  # type: ignore[assignment]
+    compute_loss = budget.compile(compute_loss)
     pairs = Pairs(crops)
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.05)

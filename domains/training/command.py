@@ -12,8 +12,9 @@ import torch
 
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress, record_progress
 
-Stage = Callable[[Setup], None]
-COMPILATION = 60.0  # seconds
+Stage = Callable[[Setup], bool | None]
+"""Runs a stage; one without a time budget returns False where the next run has to continue it."""
+BEGINNING = 30.0  # seconds that must be left to begin one more stage
 _Folder = click.Path(path_type=Path, file_okay=False)
 
 
@@ -21,14 +22,12 @@ def build_command(
     domain: str,
     stages: Mapping[str, Stage],
     seconds: Mapping[str, float],
-    needed: Mapping[str, float] | None = None,
 ) -> click.Command:
     """Return the command of `python -m domains.<domain>.train`.
 
     Args:
         stages: by name, in the order of the training.
         seconds: training time of the stages that have a time budget.
-        needed: seconds that must be left of a run to begin a stage, where not COMPILATION.
     """
 
     @click.command(context_settings={"show_default": True})
@@ -65,15 +64,16 @@ def build_command(
         given = {stage: float(value) for stage, value in (t.split("=") for t in times if "=" in t)}
         setup = Setup(data, out, device, batch, {**seconds, **given}, steps or None, deadline, tiny)
         used = read_progress(out / PROGRESS_FILE)
+        begun = False
         for name in names or stages:
             if not names and used.get(name, -1.0) >= setup.seconds.get(name, 0.0):
                 continue
-            if deadline - time.monotonic() < (needed or {}).get(name, COMPILATION):
+            if begun and deadline - time.monotonic() < BEGINNING:
                 print(f"== {name}: left to the next run", flush=True)
                 break
-            start = time.monotonic()
-            stages[name](setup)
-            if name not in setup.seconds:
+            begun, start = True, time.monotonic()
+            done = stages[name](setup)
+            if name not in setup.seconds and done is not False:
                 record_progress(out / PROGRESS_FILE, name, 0.0)
             print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from domains.training.networks import preprocess
 from domains.training.setup import Setup
+from styleclip_export.errors import StatisticsError
 from styleclip_export.npz_files import save_npz
 from styleclip_export.progress import ReportRows
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
@@ -24,6 +27,7 @@ from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
 # so most channels leave most images unchanged.
 FLOOR = 0.03
+PART_FILE = "fs3_part.npz"  # what a run that was stopped has computed
 TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
 
@@ -44,21 +48,32 @@ class Effort:
 
 def compute_statistics(
     setup: Setup, generator: Generator, clip: CLIP, effort: Effort | None = None
-) -> None:
-    """Write STATISTICS_FILE of a trained generator and CLIP."""
+) -> bool:
+    """Write STATISTICS_FILE of a trained generator and CLIP.
+
+    Returns:
+        False where the deadline came first: PART_FILE has the channels that are done, and the next
+        run continues.
+    """
     effort = effort or Effort()
     generator, clip = generator.to(setup.device).eval(), clip.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, effort.latents, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
-    computed = Fs3Part.empty(total, clip.text_projection.shape[1])
     settings = Fs3Settings(effort.images, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
-    rows = range(min(total, effort.channels or total))
+    part_file = setup.out / PART_FILE
+    key = _fingerprint(setup, settings)
+    computed = _load_part(part_file, total, clip.text_projection.shape[1], key)
+    rows = {int(row) for row in np.flatnonzero(~computed.done)[: effort.channels or total]}
     progress = _progress_printer()
     encode = partial(_encode_images, clip)
     for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, rows), 1):
         computed.add(row)
         progress(done, len(rows))
+        if time.monotonic() > setup.deadline and done < len(rows):
+            computed.save(part_file)
+            print(f"{int(computed.done.sum())} of {total} channels are done", flush=True)
+            return False
     fs3, change = computed.fs3, computed.change
     arrays = {
         "style_mean": mean,
@@ -73,6 +88,23 @@ def compute_statistics(
     if (change > 0).any():
         quantiles = np.quantile(change[change > 0], (0.1, 0.25, 0.5, 0.75, 0.9))
         print(f"change quantiles {quantiles.round(4)}", flush=True)
+    part_file.unlink(missing_ok=True)
+    return True
+
+
+def _fingerprint(setup: Setup, settings: Fs3Settings) -> str:
+    """Return what tells apart the networks and settings that channels are computed with."""
+    files = [setup.out / name for name in ("generator.pt", "mapping.pt", "clip.pt")]
+    weights = b"".join(path.read_bytes() for path in files if path.exists())
+    return f"{hashlib.sha256(weights).hexdigest()} {settings}"
+
+
+def _load_part(path: Path, rows: int, width: int, key: str) -> Fs3Part:
+    """Read what an earlier run computed of the same networks."""
+    try:
+        return Fs3Part.load(path, rows, width, key)
+    except StatisticsError:
+        return Fs3Part.empty(rows, width, key)
 
 
 def _encode_images(clip: CLIP, images: Tensor) -> Tensor:

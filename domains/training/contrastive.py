@@ -56,8 +56,7 @@ def train_clip(
     def encode(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         return unit(clip.encode_image(images)), unit(clip.encode_text(texts))
 
-    if setup.on_gpu:
-        encode = torch.compile(encode)  # type: ignore[assignment]
+    encode = budget.compile(encode)
 
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.05)

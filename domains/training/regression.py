@@ -35,7 +35,7 @@ def fit_mapping(
     optimizer = torch.optim.Adam(
         generator.style.parameters(), lr=MAPPING_LEARNING_RATE, betas=(0.9, 0.99)
     )
-    mapping = torch.compile(generator.style) if setup.on_gpu else generator.style
+    mapping = budget.compile(generator.style)
     for step in budget:
         set_learning_rate(optimizer, MAPPING_LEARNING_RATE, budget, warmup=0.02)
         z = torch.randn(4096 if setup.on_gpu else 64, W_DIM, device=device)

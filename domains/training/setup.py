@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
 SEED = 0
 PROGRESS_FILE = "progress.json"
 RESTART_STEPS = 100
+COMPILATION_PAYS = 100.0  # seconds of a stage; a shorter one is over before compilation has paid
+COMPILING_STEPS = 5  # in which everything is compiled that a step calls
+LEAST_PROGRESS = 0.1  # seconds that a step counts at least
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -61,15 +68,17 @@ class Setup:
 
 
 class TimeBudget:
-    """Iterates over training steps until the stage's time (or `max_steps`) is used up.
+    """Iterates over training steps, at least one, until the stage's time (or `max_steps`) is used.
 
     The time that earlier runs used is read from PROGRESS_FILE and counts. A run that the deadline
     stops leaves its time there, so that the next one continues; a stage that is done begins again.
+    Loading data does not count, nor do the first steps, which compile.
 
     Attributes:
         fraction: from 0 to 1, how much of the time is used.
         step: the number of steps of this run.
         resumed: whether an earlier run was stopped.
+        compiles: whether the stage runs long enough on a GPU for compilation to pay.
     """
 
     def __init__(self, stage: str, setup: Setup) -> None:
@@ -82,25 +91,36 @@ class TimeBudget:
         self.fraction = self._used / self.seconds
         self.step = 0
         self._start = time.monotonic()
+        left = min(self.seconds - self._used, self._deadline - self._start)
+        self.compiles = setup.on_gpu and left >= COMPILATION_PAYS
+
+    def compile(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Compile a function of the training step, where that pays."""
+        return torch.compile(function) if self.compiles else function
 
     def __iter__(self) -> Iterator[int]:
-        self._start = time.monotonic()
-        compiled = None
+        first = time.monotonic()
+        warm = first
+        warm_up = COMPILING_STEPS if self.compiles else 1
         self.step, used = 0, self._used
         while self.fraction < 1.0 and (self.max_steps is None or self.step < self.max_steps):
-            if time.monotonic() > self._deadline:
-                break
             yield self.step
             self.step += 1
-            if self.step == 5:  # compilation is over: time counts from here
-                compiled = time.monotonic()
-            if compiled is not None:
-                used = self._used + time.monotonic() - compiled
-                self.fraction = min(1.0, used / self.seconds)
+            now = time.monotonic()
+            if self.step <= warm_up:
+                warm = now
+            used = self._used + max(now - warm, LEAST_PROGRESS)
+            self.fraction = min(1.0, used / self.seconds)
             if self.max_steps is not None:
                 self.fraction = max(self.fraction, self.step / self.max_steps)
+            if now > self._deadline:
+                break
         self._used = self.fraction * self.seconds
-        self.log(f"{self.step} steps")
+        rest = time.monotonic() - warm
+        self.log(
+            f"{self.step} steps: {first - self._start:.1f} s for data, {warm - first:.1f} s for "
+            f"the first {min(self.step, warm_up)} steps and compilation, {rest:.1f} s for the rest"
+        )
 
     def use(self, fraction: float) -> None:
         """Count a part of the stage's time that was used without iterating."""
