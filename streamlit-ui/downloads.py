@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 from error_messages import describe_error
+from inverted_faces import face_digest
 from session import RenderedGif, Session
 from sweeps import render_gif
 from views import render_result
@@ -74,7 +75,7 @@ def _show_image_download(session: Session, domain: Domain, edits: list[Edit]) ->
 
 def _show_gif_download(session: Session, edits: list[Edit], progress_container: Any) -> None:
     inverted = session.inverted
-    source = (inverted.w_plus.tobytes() if inverted else b"", tuple(edits))
+    source = (face_digest(inverted) if inverted else b"", tuple(edits))
     if session.gif and session.gif.source == source:
         st.download_button(
             "GIF",
@@ -98,7 +99,7 @@ def _show_gif_download(session: Session, edits: list[Edit], progress_container: 
     # A click ends this run of the script, and with it the work.
     progress_container.button("Cancel", icon=":material/close:", key="cancel-gif")
     try:
-        data = render_gif(session.server, inverted.w_plus, edits, bar.progress)
+        data = render_gif(session.server, inverted, edits, bar.progress)
     except StyleclipError as error:
         st.error(describe_error(error))
         return

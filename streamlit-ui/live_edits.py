@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from inverted_faces import fidelity_of
 from server_address import parse_server_address, server_token
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from photos import Photo
 
 _FIELDS = ("strength", "threshold")
-_SESSIONS = 256  # a latent has 37 kB
+_SESSIONS = 256  # a latent has 37 kB, a face crop some 100 kB
 _TIMEOUT = 10.0  # seconds
 
 
 @dataclass(frozen=True)
 class LiveEdits:
-    """What a session shows: a latent with its edits, and the photo if the face is pasted into it.
+    """What a session shows: a face with its edits, and the photo if the face is pasted into it.
 
     `identity` changes nothing; it takes the place of edits that are all at 0.
     """
@@ -104,9 +105,10 @@ class LiveImages:
 
 
 async def _edit(client: AsyncClient, live: LiveEdits, edits: list[Edit]) -> Edited:
+    fidelity = fidelity_of(live.inverted)
     if live.photo:
-        return await client.paste(live.photo.data, live.inverted, edits)
-    return await client.edit(live.inverted.w_plus, edits)
+        return await client.paste(live.photo.data, live.inverted, edits, fidelity=fidelity)
+    return await client.edit(live.inverted, edits, fidelity=fidelity)
 
 
 LIVE_IMAGES = LiveImages()

@@ -69,6 +69,8 @@ def main() -> None:
 
 def fill_defaults(session: Session, domain: Domain) -> None:
     """Begin with the edits of the address, else with the first sample and the first preset."""
+    if session.fidelity not in domain.fidelities:
+        session.fidelity = domain.default_fidelity
     if session.photo is None and not session.rows:
         restore_from_address(session, domain)
     if session.photo is None:

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 import streamlit as st
 from cache import SessionCache
+from inverted_faces import face_digest, fidelity_of
 from numpy.typing import NDArray
 from photos import Photo, compute_digest
 from server_address import server_token
 
 from styleclip_client import Client, Domain, Edit, Edited, Inverted, Status
-from styleclip_contract import errors
+from styleclip_contract import errors, limits
 
 T = TypeVar("T")
 _TIMEOUT = 60.0  # seconds
@@ -53,11 +54,11 @@ class ServerSession:
         return self.client.within(_STATUS_TIMEOUT).status()
 
     def invert(self, domain: Domain, photo: Photo) -> Inverted:
-        key = ("invert", domain.name, photo.digest, photo.align, photo.face)
-        align, face = photo.align, photo.face
-        return self._call(
-            key, lambda: self.client.invert(photo.data, align=align, face=face), _inverted_bytes
-        )
+        """Invert a face, with its crop where the domain has features."""
+        fidelity = limits.FEATURES if limits.FEATURES in domain.fidelities else limits.LATENT
+        key = ("invert", domain.name, photo.digest, photo.align, photo.face, fidelity)
+        options: dict[str, Any] = {"align": photo.align, "face": photo.face, "fidelity": fidelity}
+        return self._call(key, lambda: self.client.invert(photo.data, **options), _inverted_bytes)
 
     def invert_faces(self, domain: Domain, photo: Photo) -> tuple[Inverted, ...]:
         """Invert up to 8 faces of a photo, best first; empty for a photo of a single face."""
@@ -78,27 +79,29 @@ class ServerSession:
             key, compute, lambda faces: sum(map(_inverted_bytes, faces))
         )
 
-    def edit(
-        self, w_plus: NDArray[np.float32], edits: Sequence[Edit], format: str = "JPEG"
-    ) -> Edited:
-        """Edit an inverted face; `w_plus` is float32 [L, 512]."""
+    def edit(self, face: Inverted, edits: Sequence[Edit], format: str = "JPEG") -> Edited:
+        """Edit an inverted face."""
+        fidelity = fidelity_of(face)
         return self._call(
-            _edit_key(w_plus, edits, format),
-            lambda: self.client.edit(w_plus, edits, format=format),
+            _edit_key(face, edits, format),
+            lambda: self.client.edit(face, edits, format=format, fidelity=fidelity),
             lambda edited: len(edited.picture),
         )
 
-    def has_cached_edit(self, w_plus: NDArray[np.float32], edits: Sequence[Edit]) -> bool:
+    def has_cached_edit(self, face: Inverted, edits: Sequence[Edit]) -> bool:
         """Return whether `edit` would respond without calling the server."""
-        return _edit_key(w_plus, edits, "JPEG") in self.cache
+        return _edit_key(face, edits, "JPEG") in self.cache
 
     def paste(
         self, photo: Photo, inverted: Inverted, edits: Sequence[Edit], format: str = "JPEG"
     ) -> Edited:
         """Edit an inverted face and paste it back into its photo."""
+        fidelity = fidelity_of(inverted)
         return self._call(
-            ("paste", photo.digest, inverted.quad.tobytes(), tuple(edits), format),
-            lambda: self.client.paste(photo.data, inverted, edits, format=format),
+            ("paste", photo.digest, inverted.quad.tobytes(), fidelity, tuple(edits), format),
+            lambda: self.client.paste(
+                photo.data, inverted, edits, format=format, fidelity=fidelity
+            ),
             lambda edited: len(edited.picture),
         )
 
@@ -123,10 +126,10 @@ class ServerSession:
 
 
 def _edit_key(
-    w_plus: NDArray[np.float32], edits: Sequence[Edit], format: str
+    face: Inverted, edits: Sequence[Edit], format: str
 ) -> tuple[str, bytes, tuple[Edit, ...], str]:
-    return ("edit", compute_digest(w_plus.tobytes()), tuple(edits), format)
+    return ("edit", face_digest(face), tuple(edits), format)
 
 
 def _inverted_bytes(inverted: Inverted) -> int:
-    return inverted.w_plus.nbytes + inverted.quad.nbytes
+    return inverted.w_plus.nbytes + inverted.quad.nbytes + len(inverted.crop or b"")

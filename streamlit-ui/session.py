@@ -57,7 +57,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class RenderedGif:
-    """A GIF and what it was rendered from: the latent's bytes and the edits."""
+    """A GIF and what it was rendered from: the face's digest and the edits."""
 
     source: tuple[bytes, tuple[Edit, ...]]
     data: bytes
@@ -77,7 +77,8 @@ class Session:
     retry: bool = False  # a call failed because the server was unavailable
     # What is edited.
     photo: Photo | None = None
-    inverted: Inverted | None = None  # the latent of `photo`
+    inverted: Inverted | None = None  # the face of `photo`, as it is edited with `fidelity`
+    fidelity: str = ""  # of the edits
     rows: list[EditRow] = field(default_factory=list)
     directions: dict[str, float] = field(default_factory=dict)  # name -> strength; 0: not applied
     directions_id: int = 0  # of their sliders: a widget on the page cannot be moved, only replaced

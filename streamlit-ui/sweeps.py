@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 
-import numpy as np
 import streamlit as st
-from numpy.typing import NDArray
 from server_calls import ServerSession
 from thumbnails import data_uri, encode_thumbnail
 
-from styleclip_client import Domain, Edit
+from styleclip_client import Domain, Edit, Inverted
 from styleclip_client.sweeps import encode_gif, evenly_spaced, strength_range
 from styleclip_contract import errors, limits
 
@@ -41,7 +39,7 @@ _STYLE = """<style>
 
 def show_strip(
     server: ServerSession,
-    w_plus: NDArray[np.float32],
+    face: Inverted,
     edits: Sequence[Edit],
     varied: int,
     domain: Domain,
@@ -50,7 +48,7 @@ def show_strip(
     edit = edits[varied]
     strengths = _strip_strengths(edit, domain)
     variants = [_replace_edit(edits, varied, strength, edit.threshold) for strength in strengths]
-    images = _render_thumbnails(server, w_plus, variants)
+    images = _render_thumbnails(server, face, variants)
     items = "".join(
         f'<div role="listitem" class="{"current" if strength == edit.strength else ""}">'
         f"{_image_cell(image, _format_strength(strength))}{_format_strength(strength)}</div>"
@@ -61,7 +59,7 @@ def show_strip(
 
 def show_grid(
     server: ServerSession,
-    w_plus: NDArray[np.float32],
+    face: Inverted,
     edits: Sequence[Edit],
     varied: int,
     domain: Domain,
@@ -71,7 +69,7 @@ def show_grid(
     strengths, thresholds = _grid_values(edit, domain)
     values = list(itertools.product(strengths, thresholds))
     variants = [_replace_edit(edits, varied, *value) for value in values]
-    images = dict(zip(values, _render_thumbnails(server, w_plus, variants), strict=True))
+    images = dict(zip(values, _render_thumbnails(server, face, variants), strict=True))
     head = "".join(f'<th scope="col">β {threshold:g}</th>' for threshold in thresholds)
     body = ""
     for strength in strengths:
@@ -90,14 +88,13 @@ def show_grid(
 
 def render_gif(
     server: ServerSession,
-    w_plus: NDArray[np.float32],
+    face: Inverted,
     edits: Sequence[Edit],
     on_progress: Callable[[float, str], object],
 ) -> bytes:
     """Render all edits from no strength to their full strength and back, as an endless GIF.
 
     Args:
-        w_plus: float32 [L, 512].
         on_progress: called after each frame with the finished fraction (0 to 1) and a text.
     """
     frames = []
@@ -105,7 +102,7 @@ def render_gif(
         fraction = step / _GIF_STEPS
         scaled = [replace(edit, strength=edit.strength * fraction) for edit in edits]
         # PNG, because `encode_gif` reads from its metadata how the image was created.
-        frames.append(server.edit(w_plus, scaled, "PNG").image())
+        frames.append(server.edit(face, scaled, "PNG").image())
         on_progress(fraction, f"Rendering the GIF: frame {step + 1} of {_GIF_STEPS + 1}")
     return encode_gif(frames, limits.DEFAULT_GIF_MILLISECONDS, min(frames[0].width, _GIF_SIDE))
 
@@ -128,16 +125,16 @@ def _grid_values(edit: Edit, domain: Domain) -> tuple[list[float], list[float]]:
 
 
 def _render_thumbnails(
-    server: ServerSession, w_plus: NDArray[np.float32], variants: Sequence[Sequence[Edit]]
+    server: ServerSession, face: Inverted, variants: Sequence[Sequence[Edit]]
 ) -> list[bytes | None]:
     """Render a thumbnail for each variant; None where no channel passes the threshold."""
     placeholder = st.empty()
     images: list[bytes | None] = []
     for done, edits in enumerate(variants):
-        if not server.has_cached_edit(w_plus, edits):
+        if not server.has_cached_edit(face, edits):
             placeholder.progress(done / len(variants), f"Image {done + 1} of {len(variants)}")
         try:
-            images.append(encode_thumbnail(server.edit(w_plus, edits).picture))
+            images.append(encode_thumbnail(server.edit(face, edits).picture))
         except errors.NoChannelLeft:
             images.append(None)
     placeholder.empty()

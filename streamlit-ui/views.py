@@ -9,6 +9,7 @@ import photos
 import streamlit as st
 from divider import Comparison, LiveSliders, show_divider
 from error_messages import describe_error
+from inverted_faces import with_fidelity
 from layer_chart import show_layer_chart
 from live_edits import LIVE_IMAGES, LiveEdits
 from session import Session
@@ -16,10 +17,11 @@ from sweeps import show_grid, show_strip
 from thumbnails import encode_thumbnail, show_thumbnail
 
 from styleclip_client import Domain, Edit, Edited, StyleclipError
-from styleclip_contract import errors
+from styleclip_contract import errors, limits
 
 _BEFORE_AFTER, _STRENGTHS, _GRID, _LAYERS = "Before / after", "Strengths", "α × β grid", "Layers"
 _PHOTO, _RECONSTRUCTION = "Your photo", "Reconstruction"
+_CAPTIONS = {limits.LATENT: _RECONSTRUCTION, limits.FEATURES: "With details"}
 _HISTORY_SIDE = 184  # pixels, twice the width on the page
 
 
@@ -40,7 +42,8 @@ def show_view(session: Session, domain: Domain) -> None:
     session.inverted = None  # stays so if this photo cannot be inverted
     try:
         with status_placeholder, st.spinner("Reading the photo", show_time=True):
-            session.inverted = session.server.invert(domain, session.photo)
+            inverted = session.server.invert(domain, session.photo)
+        session.inverted = with_fidelity(inverted, session.fidelity)
         edits = session.active_edits()
         if view == _BEFORE_AFTER or not edits:
             if view != _BEFORE_AFTER:
@@ -66,24 +69,37 @@ def render_result(
     edits = edits or [_zero_strength_edit(domain)]
     if paste:
         return session.server.paste(session.photo, session.inverted, edits, format)
-    return session.server.edit(session.inverted.w_plus, edits, format)
+    return session.server.edit(session.inverted, edits, format)
 
 
 def show_inversion(session: Session, domain: Domain) -> None:
-    """Show the encoder's input beside what the generator reconstructs from its latent."""
-    photo, inverted = session.photo, session.inverted
-    if photo is None or inverted is None:
+    """Show the encoder's input beside what the generator reconstructs with each fidelity."""
+    photo = session.photo
+    if photo is None or session.inverted is None:
         return
     try:
-        face = photos.render_face(session.cache, photo, inverted)
-        reconstruction = render_result(session, domain, [], paste=False).picture
+        inverted = session.server.invert(domain, photo)
+        images = {"Input face": photos.render_face(session.cache, photo, inverted)}
+        for fidelity in domain.fidelities:
+            face = with_fidelity(inverted, fidelity)
+            edited = session.server.edit(face, [_zero_strength_edit(domain)])
+            images[_CAPTIONS[fidelity]] = edited.picture
     except StyleclipError:
         return  # show_view reports it
     st.header("Inversion")
     with st.container(horizontal=True, gap="small"):
-        for image, caption in ((face, "Input face"), (reconstruction, _RECONSTRUCTION)):
+        for caption, image in images.items():
             with st.container(width=160):
                 show_thumbnail(image, caption, 160, caption=caption)
+    if len(domain.fidelities) > 1:
+        st.session_state.details = session.fidelity == limits.FEATURES
+        st.toggle(
+            "Keep details",
+            key="details",
+            help="Edits keep what the encoder cannot put into its latent.",
+            on_change=_apply_details,
+            args=(session,),
+        )
     st.segmented_control(
         "Compare the edit with",
         (_PHOTO, _RECONSTRUCTION),
@@ -92,6 +108,10 @@ def show_inversion(session: Session, domain: Domain) -> None:
         key="before",
         help="The generator can only change what the encoder captured of your photo.",
     )
+
+
+def _apply_details(session: Session) -> None:
+    session.fidelity = limits.FEATURES if st.session_state.details else limits.LATENT
 
 
 def _zero_strength_edit(domain: Domain) -> Edit:
@@ -173,15 +193,15 @@ def _compare(
 
 def _show_analysis(session: Session, domain: Domain, edits: list[Edit], view: str) -> None:
     assert session.inverted
-    w_plus = session.inverted.w_plus
+    face = session.inverted
     if view == _LAYERS:
-        show_layer_chart(session.server, domain, edits, w_plus)
+        show_layer_chart(session.server, domain, edits, face.w_plus)
         return
     varied = _select_edit(edits)
     # A direction has no threshold, so its grid is a strip.
     is_strip = view == _STRENGTHS or edits[varied].direction
     show_sweep = show_strip if is_strip else show_grid
-    _run_cancellable(lambda: show_sweep(session.server, w_plus, edits, varied, domain))
+    _run_cancellable(lambda: show_sweep(session.server, face, edits, varied, domain))
 
 
 def _select_edit(edits: list[Edit]) -> int:

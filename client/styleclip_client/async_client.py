@@ -97,6 +97,7 @@ class AsyncClient(ClientBase):
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
+        fidelity: str | None = None,
     ) -> Edited:
         """Edit the face in a photo; see `Client.edit_photo`."""
         deadline = self._deadline()
@@ -109,6 +110,7 @@ class AsyncClient(ClientBase):
             face=face,
             paste=paste,
         )
+        request = requests.with_fidelity(request, await self._fidelity(fidelity, deadline))
         return requests.parse_edited(await self._infer(request, deadline))
 
     def edit_many(
@@ -129,12 +131,20 @@ class AsyncClient(ClientBase):
         request = await asyncio.to_thread(requests.build_faces_request, photo)
         return requests.parse_faces(await self._infer(request, deadline))
 
-    async def invert(self, photo: Photo, *, align: bool | None = None, face: int = -1) -> Inverted:
-        """Invert the face in a photo: its latent serves any number of `edit` calls."""
+    async def invert(
+        self,
+        photo: Photo,
+        *,
+        align: bool | None = None,
+        face: int = -1,
+        fidelity: str | None = None,
+    ) -> Inverted:
+        """Invert the face in a photo; see `Client.invert`."""
         deadline = self._deadline()
         request = await asyncio.to_thread(
             requests.build_invert_request, photo, align=align, face=face
         )
+        request = requests.with_fidelity(request, await self._fidelity(fidelity, deadline))
         return requests.parse_inverted(await self._infer(request, deadline))
 
     async def sample(
@@ -150,17 +160,20 @@ class AsyncClient(ClientBase):
 
     async def edit(
         self,
-        w_plus: ArrayLike,
+        w_plus: ArrayLike | Inverted,
         edits: Edit | Sequence[Edit],
         *,
         format: str = limits.DEFAULT_FORMAT,
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
+        fidelity: str | None = None,
     ) -> Edited:
-        """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
+        """Edit an inverted face without inverting it again; see `Client.edit`."""
         deadline = self._deadline()
         output = requests.OutputOptions(format, quality, mark)
         request = requests.build_edit_request(w_plus, edits, output)
+        fidelity = await self._fidelity(fidelity, deadline, w_plus)
+        request = requests.with_fidelity(request, fidelity, w_plus)
         return requests.parse_edited(await self._infer(request, deadline))
 
     async def paste(
@@ -173,6 +186,7 @@ class AsyncClient(ClientBase):
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
+        fidelity: str | None = None,
     ) -> Edited:
         """Paste the edit of an inverted face back into its photo."""
         deadline = self._deadline()
@@ -180,8 +194,9 @@ class AsyncClient(ClientBase):
         direction = await self._infer(
             requests.build_direction_request(edits, inverted.w_plus), deadline
         )
+        fidelity = await self._fidelity(fidelity, deadline, inverted)
         synthesis = requests.build_synthesis_request(
-            inverted.w_plus, requests.parse_delta(direction)
+            inverted, requests.parse_delta(direction), fidelity
         )
         image = requests.parse_image(await self._infer(synthesis, deadline))
         output = requests.OutputOptions(format, quality, mark, keep_gps)
@@ -189,16 +204,23 @@ class AsyncClient(ClientBase):
         picture = requests.parse_picture(await self._infer(composition, deadline))
         return Edited(picture, requests.parse_channels(direction))
 
-    async def draw(self, w_plus: ArrayLike, edits: Edit | Sequence[Edit] = ()) -> NDArray[np.uint8]:
+    async def draw(
+        self,
+        w_plus: ArrayLike | Inverted,
+        edits: Edit | Sequence[Edit] = (),
+        *,
+        fidelity: str | None = None,
+    ) -> NDArray[np.uint8]:
         """Synthesize an inverted face, edited or as it is: RGB, uint8 [H, W, 3], never encoded."""
         deadline = self._deadline()
         latent = requests.check_latent(w_plus)
+        fidelity = await self._fidelity(fidelity, deadline, w_plus)
         if edits:
             direction = requests.build_direction_request(edits, latent)
             delta = requests.parse_delta(await self._infer(direction, deadline))
         else:
             delta = np.zeros((await self._domain(deadline)).style_size, np.float32)
-        synthesis = requests.build_synthesis_request(latent, delta)
+        synthesis = requests.build_synthesis_request(w_plus, delta, fidelity)
         image = requests.parse_image(await self._infer(synthesis, deadline))
         return image.copy()  # the original may be a view of shared memory
 
@@ -234,9 +256,20 @@ class AsyncClient(ClientBase):
         return requests.parse_status(self.url, live, ready, metadata, models, domain)
 
     async def _domain(self, deadline: float) -> Domain:
-        return requests.parse_domain(
-            await self._send(protocol.model_config(wire.STYLEGAN2), deadline)
-        )
+        config = await self._send(protocol.model_config(wire.STYLEGAN2), deadline)
+        domain = requests.parse_domain(config)
+        self._served.append(domain)
+        return domain
+
+    async def _fidelity(
+        self, fidelity: str | None, deadline: float, face: ArrayLike | Inverted | None = None
+    ) -> str:
+        """Return the fidelity of a call; a latent alone has no features."""
+        latent_only = face is not None and requests.crop_of(face) is None
+        if fidelity == limits.LATENT or (fidelity is None and latent_only):
+            return limits.LATENT
+        domain = self._served[0] if self._served else await self._domain(deadline)
+        return domain.fidelity(fidelity)
 
     async def _infer(self, request: InferRequest, deadline: float) -> Tensors:
         request = self._identified(request)

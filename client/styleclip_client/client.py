@@ -96,6 +96,7 @@ class Client(ClientBase):
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
+        fidelity: str | None = None,
     ) -> Edited:
         """Edit the face in a photo.
 
@@ -110,12 +111,15 @@ class Client(ClientBase):
             quality: 1 to 100, of JPEG and WebP.
             mark: write into the file that AI edited it, with which model and texts.
             keep_gps: with `paste`, keep where the photo was taken.
+            fidelity: "latent"; or "features", which keep what a latent cannot hold, where the
+                server has them; None: the domain's default, requested at the first such call.
         """
         deadline = self._deadline()
         output = requests.OutputOptions(format, quality, mark, keep_gps)
         request = requests.build_edit_photo_request(
             photo, edits, output, align=align, face=face, paste=paste
         )
+        request = requests.with_fidelity(request, self._fidelity(fidelity, deadline))
         return requests.parse_edited(self._infer(request, deadline))
 
     def edit_many(
@@ -140,10 +144,21 @@ class Client(ClientBase):
         request = requests.build_faces_request(photo)
         return requests.parse_faces(self._infer(request, deadline))
 
-    def invert(self, photo: Photo, *, align: bool | None = None, face: int = -1) -> Inverted:
-        """Invert the face in a photo: its latent serves any number of `edit` calls."""
+    def invert(
+        self,
+        photo: Photo,
+        *,
+        align: bool | None = None,
+        face: int = -1,
+        fidelity: str | None = None,
+    ) -> Inverted:
+        """Invert the face in a photo: the result serves any number of `edit` calls.
+
+        With the fidelity "features" it has the face crop, which those edits need.
+        """
         deadline = self._deadline()
         request = requests.build_invert_request(photo, align=align, face=face)
+        request = requests.with_fidelity(request, self._fidelity(fidelity, deadline))
         return requests.parse_inverted(self._infer(request, deadline))
 
     def sample(
@@ -159,17 +174,24 @@ class Client(ClientBase):
 
     def edit(
         self,
-        w_plus: ArrayLike,
+        w_plus: ArrayLike | Inverted,
         edits: Edit | Sequence[Edit],
         *,
         format: str = limits.DEFAULT_FORMAT,
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
+        fidelity: str | None = None,
     ) -> Edited:
-        """Edit an inverted face, `w_plus` float32 [L, 512], without inverting it again."""
+        """Edit an inverted face without inverting it again.
+
+        `w_plus` is what `invert` returned; or its latent alone, float32 [L, 512], which is edited
+        with the fidelity "latent".
+        """
         deadline = self._deadline()
         output = requests.OutputOptions(format, quality, mark)
         request = requests.build_edit_request(w_plus, edits, output)
+        fidelity = self._fidelity(fidelity, deadline, w_plus)
+        request = requests.with_fidelity(request, fidelity, w_plus)
         return requests.parse_edited(self._infer(request, deadline))
 
     def paste(
@@ -182,13 +204,15 @@ class Client(ClientBase):
         quality: int = limits.DEFAULT_QUALITY,
         mark: bool = True,
         keep_gps: bool = False,
+        fidelity: str | None = None,
     ) -> Edited:
         """Paste the edit of an inverted face back into its photo."""
         deadline = self._deadline()
         data = photo_bytes(photo)
         direction = self._infer(requests.build_direction_request(edits, inverted.w_plus), deadline)
+        fidelity = self._fidelity(fidelity, deadline, inverted)
         synthesis = requests.build_synthesis_request(
-            inverted.w_plus, requests.parse_delta(direction)
+            inverted, requests.parse_delta(direction), fidelity
         )
         image = requests.parse_image(self._infer(synthesis, deadline))
         output = requests.OutputOptions(format, quality, mark, keep_gps)
@@ -196,16 +220,23 @@ class Client(ClientBase):
         picture = requests.parse_picture(self._infer(composition, deadline))
         return Edited(picture, requests.parse_channels(direction))
 
-    def draw(self, w_plus: ArrayLike, edits: Edit | Sequence[Edit] = ()) -> NDArray[np.uint8]:
+    def draw(
+        self,
+        w_plus: ArrayLike | Inverted,
+        edits: Edit | Sequence[Edit] = (),
+        *,
+        fidelity: str | None = None,
+    ) -> NDArray[np.uint8]:
         """Return the pixels of an inverted face, edited or not: RGB uint8 [H, W, 3]."""
         deadline = self._deadline()
         latent = requests.check_latent(w_plus)
+        fidelity = self._fidelity(fidelity, deadline, w_plus)
         if edits:
             direction = requests.build_direction_request(edits, latent)
             delta = requests.parse_delta(self._infer(direction, deadline))
         else:
             delta = np.zeros(self._domain(deadline).style_size, np.float32)
-        synthesis = requests.build_synthesis_request(latent, delta)
+        synthesis = requests.build_synthesis_request(w_plus, delta, fidelity)
         image = requests.parse_image(self._infer(synthesis, deadline))
         return image.copy()  # the original may be a view of shared memory
 
@@ -241,7 +272,20 @@ class Client(ClientBase):
         return requests.parse_status(self.url, live, ready, metadata, models, domain)
 
     def _domain(self, deadline: float) -> Domain:
-        return requests.parse_domain(self._send(protocol.model_config(wire.STYLEGAN2), deadline))
+        config = self._send(protocol.model_config(wire.STYLEGAN2), deadline)
+        domain = requests.parse_domain(config)
+        self._served.append(domain)
+        return domain
+
+    def _fidelity(
+        self, fidelity: str | None, deadline: float, face: ArrayLike | Inverted | None = None
+    ) -> str:
+        """Return the fidelity of a call; a latent alone has no features."""
+        latent_only = face is not None and requests.crop_of(face) is None
+        if fidelity == limits.LATENT or (fidelity is None and latent_only):
+            return limits.LATENT
+        domain = self._served[0] if self._served else self._domain(deadline)
+        return domain.fidelity(fidelity)
 
     def _infer(self, request: InferRequest, deadline: float) -> Tensors:
         request = self._identified(request)

@@ -6,6 +6,7 @@ import copy
 import os
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,7 @@ from tenacity import (
 from styleclip_client.address import DEFAULT_URL, Address, Compression, Connection
 from styleclip_client.failures import CallFailed
 from styleclip_client.protocol import InferRequest, Request
+from styleclip_contract.domain import Domain
 from styleclip_contract.errors import StyleclipError
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class ClientBase(ABC):
         self.retries = retries
         self._request_id: str | None = None
         self._shared: SharedMemory | None = None
+        self._served: deque[Domain] = deque(maxlen=1)  # its domain, once it is known
         if shared_memory:
             from styleclip_client.shared_memory import SharedMemory
 

@@ -30,6 +30,7 @@ def edit_each(
     quality: int = limits.DEFAULT_QUALITY,
     mark: bool = True,
     keep_gps: bool = False,
+    fidelity: str | None = None,
     report_unclear: ReportUnclear = lambda index, face: None,
 ) -> list[Edited]:
     """Edit each clear face of `photo` into an image of its own, best first.
@@ -51,6 +52,7 @@ def edit_each(
             quality=quality,
             mark=mark,
             keep_gps=keep_gps,
+            fidelity=fidelity,
         )
 
     return _for_each_face(client, data, edit_face, align, report_unclear)
@@ -66,6 +68,7 @@ def edit_together(
     quality: int = limits.DEFAULT_QUALITY,
     mark: bool = True,
     keep_gps: bool = False,
+    fidelity: str | None = None,
     report_unclear: ReportUnclear = lambda index, face: None,
 ) -> Edited:
     """Edit all clear faces of `photo` into one image.
@@ -80,7 +83,7 @@ def edit_together(
     inversions: list[Inverted] = _for_each_face(
         client,
         data,
-        lambda face: client.invert(data, align=align, face=face),
+        lambda face: client.invert(data, align=align, face=face, fidelity=fidelity),
         align,
         report_unclear,
     )
@@ -90,7 +93,14 @@ def edit_together(
     for index, inverted in enumerate(inversions, 1):
         name, level = (format, quality) if index == len(inversions) else between
         edited = client.paste(
-            data, inverted, edits, format=name, quality=level, mark=mark, keep_gps=keep_gps
+            data,
+            inverted,
+            edits,
+            format=name,
+            quality=level,
+            mark=mark,
+            keep_gps=keep_gps,
+            fidelity=fidelity,
         )
         data, channels = edited.picture, edited.channels
     return Edited(data, channels)

@@ -6,7 +6,7 @@ Pure functions that `Client` and `AsyncClient` share. Requests are checked befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from styleclip_contract.edits import Edit
 from styleclip_contract.errors import (
     EditsMismatch,
     FaceIndexOutOfRange,
+    InvalidCrop,
     InvalidLatent,
     InvalidSeed,
     ServerError,
@@ -99,25 +100,28 @@ def build_sample_request(seed: int, truncation: float) -> InferRequest:
 
 
 def build_edit_request(
-    w_plus: ArrayLike, edits: Edit | Sequence[Edit], output: OutputOptions
+    face: ArrayLike | Inverted, edits: Edit | Sequence[Edit], output: OutputOptions
 ) -> InferRequest:
-    """Build the request that edits an inverted face, `w_plus` float32 [L, 512]."""
+    """Build the request that edits an inverted face, or its latent, float32 [L, 512]."""
     return build_request(
-        wire.EDIT, {wire.W_PLUS: check_latent(w_plus), **_edits(edits), **output.tensors()}
+        wire.EDIT, {wire.W_PLUS: check_latent(face), **_edits(edits), **output.tensors()}
     )
 
 
 def build_direction_request(
-    edits: Edit | Sequence[Edit], w_plus: ArrayLike | None = None
+    edits: Edit | Sequence[Edit], face: ArrayLike | Inverted | None = None
 ) -> InferRequest:
-    """Build the request that sums `edits` in StyleSpace; latent mappers need `w_plus`."""
-    latent = None if w_plus is None else check_latent(w_plus)
+    """Build the request that sums `edits` in StyleSpace; latent mappers need the face."""
+    latent = None if face is None else check_latent(face)
     return build_request(wire.DIRECTION, {wire.W_PLUS: latent, **_edits(edits)})
 
 
-def build_synthesis_request(w_plus: ArrayLike, delta: NDArray[np.float32]) -> InferRequest:
-    """Build the request that synthesizes `w_plus`, float32 [L, 512], offset by `delta`, [S]."""
-    return build_request(wire.STYLEGAN2, {wire.W_PLUS: check_latent(w_plus), wire.DELTA: delta})
+def build_synthesis_request(
+    face: ArrayLike | Inverted, delta: NDArray[np.float32], fidelity: str
+) -> InferRequest:
+    """Build the request that synthesizes a face, float32 [L, 512], offset by `delta`, [S]."""
+    values = {wire.W_PLUS: check_latent(face), wire.DELTA: delta}
+    return with_fidelity(build_request(wire.STYLEGAN2, values), fidelity, face)
 
 
 def build_paste_request(
@@ -158,6 +162,31 @@ def build_request(model: Model, values: Mapping[Tensor, Any]) -> InferRequest:
     return InferRequest(model, tensors)
 
 
+def with_fidelity(
+    request: InferRequest, fidelity: str, face: ArrayLike | Inverted | None = None
+) -> InferRequest:
+    """Return `request` with a fidelity; an edit of `face` with features needs its crop.
+
+    Raises:
+        InvalidCrop: the face has none.
+    """
+    if fidelity == limits.DEFAULT_FIDELITY:
+        return request
+    if face is not None and crop_of(face) is None:
+        raise InvalidCrop(
+            f"the face crop is missing: invert the photo with the fidelity {fidelity}, which keeps "
+            "the crop beside the latent"
+        )
+    model = wire.FEATURE_MODELS.get(request.model.name, request.model)
+    values = {wire.FIDELITY.name: fidelity.encode(), wire.CROP.name: crop_of(face)}
+    tensors = {
+        tensor.name: np.array([[values[tensor.name]]], np.object_)
+        for tensor in model.inputs
+        if values.get(tensor.name) is not None
+    }
+    return replace(request, model=model, tensors={**request.tensors, **tensors})
+
+
 def parse_picture(response: Tensors) -> bytes:
     """Return the encoded image."""
     picture: bytes = response[wire.PICTURE.name][0][0]
@@ -187,8 +216,9 @@ def parse_latent(response: Tensors) -> NDArray[np.float32]:
 
 
 def parse_inverted(response: Tensors) -> Inverted:
-    """Return the latent and the quad of an inverted face."""
-    return Inverted(response[wire.W_PLUS.name][0], response[wire.QUAD.name][0])
+    """Return the latent and the quad of an inverted face, and its crop if it was requested."""
+    crop = response[wire.CROP.name][0][0] if wire.CROP.name in response else None
+    return Inverted(response[wire.W_PLUS.name][0], response[wire.QUAD.name][0], crop)
 
 
 def parse_delta(response: Tensors) -> NDArray[np.float32]:
@@ -271,13 +301,13 @@ def _timing(model: Mapping[str, Any]) -> ModelTiming:
     )
 
 
-def check_latent(w_plus: ArrayLike) -> NDArray[np.float32]:
-    """Return `w_plus` as float32 [L, 512].
+def check_latent(face: ArrayLike | Inverted) -> NDArray[np.float32]:
+    """Return the latent of a face as float32 [L, 512].
 
     Raises:
         InvalidLatent: it has another shape, or contains NaN or infinity.
     """
-    latent = np.asarray(w_plus, np.float32)
+    latent = np.asarray(face.w_plus if isinstance(face, Inverted) else face, np.float32)
     if latent.ndim != 2 or latent.shape[1] != wire.W_DIM:
         raise InvalidLatent(
             f"W+ has shape {list(latent.shape)}; [L, {wire.W_DIM}] is expected, "
@@ -286,6 +316,11 @@ def check_latent(w_plus: ArrayLike) -> NDArray[np.float32]:
     if not np.isfinite(latent).all():
         raise InvalidLatent("W+ contains NaN or infinity")
     return latent
+
+
+def crop_of(face: ArrayLike | Inverted | None) -> bytes | None:
+    """Return the crop of an inverted face; None for a latent alone."""
+    return face.crop if isinstance(face, Inverted) else None
 
 
 def _alignment(align: bool | None, face: int) -> dict[Tensor, list[Any] | None]:

@@ -7,6 +7,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +67,12 @@ class Inverted:
         w_plus: float32 [L, 512].
         quad: float32 [4, 2], the (x, y) corners of the face crop in pixels of the upright photo:
             top-left, bottom-left, bottom-right, top-right.
+        crop: the face crop as PNG, which edits with the fidelity "features" need.
     """
 
     w_plus: NDArray[np.float32]
     quad: NDArray[np.float32]
+    crop: bytes | None = None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write an .npz file for `load`."""
@@ -78,7 +81,10 @@ class Inverted:
     def to_bytes(self) -> bytes:
         """Return the content of the .npz file."""
         buffer = io.BytesIO()
-        np.savez(buffer, w_plus=self.w_plus, quad=self.quad)
+        arrays: dict[str, NDArray[Any]] = {"w_plus": self.w_plus, "quad": self.quad}
+        if self.crop is not None:
+            arrays["crop"] = np.frombuffer(self.crop, np.uint8)
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -99,6 +105,7 @@ class Inverted:
             _check_archive(data)
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 w_plus, quad = file["w_plus"], file["quad"]
+                crop = file["crop"].astype(np.uint8).tobytes() if "crop" in file else None
         except Exception as error:  # zipfile, zlib and NumPy raise their own
             raise InvalidLatent(f"{name} is not a file that `styleclip invert` wrote") from error
         if w_plus.ndim != 2 or w_plus.shape[1] != wire.W_DIM or quad.shape != (4, 2):
@@ -106,7 +113,7 @@ class Inverted:
                 f"{name} has W+ of shape {w_plus.shape} and a quad of shape {quad.shape}; "
                 f"[L, {wire.W_DIM}] and [4, 2] are expected"
             )
-        return cls(w_plus.astype(np.float32), quad.astype(np.float32))
+        return cls(w_plus.astype(np.float32), quad.astype(np.float32), crop)
 
 
 def _check_archive(data: bytes) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from styleclip_client import parallel_calls
 from styleclip_client.async_client import AsyncClient
 from styleclip_client.client import Client
-from styleclip_client.results import Edited
+from styleclip_client.results import Edited, Inverted
 from styleclip_contract import limits
 from styleclip_contract.domain import Domain
 from styleclip_contract.edits import Edit
@@ -124,38 +124,43 @@ def evenly_spaced(low: float, high: float, steps: int) -> list[float]:
 
 def draw(
     client: Client,
-    w_plus: ArrayLike,
+    w_plus: ArrayLike | Inverted,
     edits: Sequence[Edit],
     values: Sequence[tuple[float, float]],
     *,
+    fidelity: str | None = None,
     concurrency: int = 4,
 ) -> Iterator[Image.Image | None]:
     """Draw an inverted face with the last of `edits` at each (α, β), the others as they are.
 
     Args:
         client: the connection to the server.
-        w_plus: the inverted face, float32 [L, 512].
+        w_plus: the inverted face, or its latent, float32 [L, 512].
         edits: the edits, which are summed.
         values: strength α and threshold β of each image.
+        fidelity: as in `Client.edit`.
         concurrency: requests at once.
 
     Yields:
         The images, None where β leaves no channel to change.
     """
-    for result in parallel_calls.in_order(_calls(client.edit, w_plus, edits, values), concurrency):
+    for result in parallel_calls.in_order(
+        _calls(client.edit, w_plus, edits, values, fidelity), concurrency
+    ):
         yield _image_or_none(result)
 
 
 async def draw_async(
     client: AsyncClient,
-    w_plus: ArrayLike,
+    w_plus: ArrayLike | Inverted,
     edits: Sequence[Edit],
     values: Sequence[tuple[float, float]],
     *,
+    fidelity: str | None = None,
     concurrency: int = 4,
 ) -> AsyncGenerator[Image.Image | None, None]:
     """`draw` for `async for`; leaving the loop early cancels running calls."""
-    calls = _calls(client.edit, w_plus, edits, values)
+    calls = _calls(client.edit, w_plus, edits, values, fidelity)
     async with aclosing(parallel_calls.in_order_async(calls, concurrency)) as results:
         async for result in results:
             yield _image_or_none(result)
@@ -163,9 +168,10 @@ async def draw_async(
 
 def _calls(
     edit: Callable[..., T],
-    w_plus: ArrayLike,
+    w_plus: ArrayLike | Inverted,
     edits: Sequence[Edit],
     values: Sequence[tuple[float, float]],
+    fidelity: str | None,
 ) -> Iterator[Callable[[], T]]:
     """Return a call of `edit` for each (α, β)."""
     *others, swept = edits
@@ -175,6 +181,7 @@ def _calls(
             w_plus,
             [*others, replace(swept, strength=strength, threshold=threshold)],
             format="PNG",
+            fidelity=fidelity,
         )
         for strength, threshold in values
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit, check_strength, normalize_text
-from styleclip_contract.errors import UnknownDirection, UnknownPreset
+from styleclip_contract.errors import UnknownDirection, UnknownFidelity, UnknownPreset
 from styleclip_contract.wire import FACE_SIZE, W_DIM
 
 DOMAIN_FILE = "domain.json"
@@ -183,6 +183,18 @@ class Domain:
                 return direction
         known = ", ".join(direction.name for direction in self.directions) or "none"
         raise UnknownDirection(f"no direction {name!r} in domain {self.name}; it has: {known}")
+
+    def fidelity(self, name: str | None) -> str:
+        """Return the fidelity of this name, the default for None.
+
+        Raises:
+            UnknownFidelity: the domain is not served with it; the message lists those that it has.
+        """
+        name = self.default_fidelity if name is None else name
+        if name not in self.fidelities:
+            known = ", ".join(self.fidelities)
+            raise UnknownFidelity(f"no fidelity {name!r} in domain {self.name}; it has: {known}")
+        return name
 
     def strengths(self, edit: Edit) -> tuple[float, float]:
         """Return the range of strengths of an edit.

@@ -373,3 +373,11 @@ def test_the_id_of_a_request_is_in_the_log_of_the_server(server, api):
     )
     assert response.status_code == 400
     wait_until(lambda: '"request_id": "order-8"' in server.options.log.read_text())
+
+
+@pytest.mark.parametrize("path", ["/v1/edit", "/v1/invert", "/v1/sweep"])
+def test_a_fidelity_that_the_domain_lacks_is_refused(api, path):
+    assert "features" not in api.get("/v1/domain").json()["fidelities"]
+    fields = {} if path == "/v1/invert" else SAD
+    response = api.post(path, files=[photo()], data={**fields, "fidelity": "features"})
+    assert (response.status_code, response.json()["name"]) == (400, "UnknownFidelity")

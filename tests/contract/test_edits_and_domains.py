@@ -137,3 +137,14 @@ def test_fields_of_a_form_may_have_directions_with_their_strengths():
 @pytest.mark.parametrize("name", ["license", "licence"])
 def test_the_license_of_a_domain_is_read_by_both_spellings(name):
     assert Domain.from_json(json.dumps(DOMAIN | {name: "MIT"})).license == "MIT"
+
+
+def test_a_domain_has_latents_alone_unless_it_says_otherwise():
+    domain = Domain.from_json(json.dumps(DOMAIN))
+    assert domain.fidelity(None) == domain.fidelity("latent") == "latent"
+    with pytest.raises(errors.UnknownFidelity, match="it has: latent"):
+        domain.fidelity("features")
+    both = {"fidelities": ["latent", "features"], "default_fidelity": "features"}
+    domain = Domain.from_json(json.dumps(DOMAIN | both))
+    assert domain.fidelity(None) == domain.fidelity("features") == "features"
+    assert domain.fidelity("latent") == "latent"

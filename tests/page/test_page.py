@@ -81,6 +81,8 @@ def test_the_page_opens_with_an_edited_sample_and_a_ready_server(page):
     expect_text(page, "Server ready: cartoon avatars, 256 x 256, model version 1")
     expect_text(page, re.compile("of 3712 channels are moved"))
     expect(page.locator(".stException, .stAlert")).to_have_count(0)
+    expect_text(page, "Reconstruction")
+    expect(page.get_by_text("Keep details")).to_have_count(0)  # only of domains with features
 
 
 def test_an_upload_is_edited_downloaded_and_edited_again_from_its_recipe(page, client, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from checkpoint_files import e4e_checkpoint
 from image_files import claim_png_size, decode_pixels, encode_image
 from small_networks import randomize, small_clip, small_encoder, small_generator, small_inverter
+from styleclip_client import Client, Edit, Inverted, sweeps
+from styleclip_client.cli import run as run_command
 from styleclip_contract import errors, limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_export import cli
@@ -43,6 +46,7 @@ TEXTS = {
     "THRESHOLD": [0.0],
     "FORMAT": [b"PNG"],
 }
+EDIT = Edit("an image", "a red image", 2.0, 0.0)  # the same
 FEATURES = {"FIDELITY": [b"features"]}
 
 
@@ -118,6 +122,7 @@ def infer(repository, tmp_path_factory):
             response = connection.infer(name, inputs)
             return {tensor.name: response.as_numpy(tensor.name) for tensor in model.outputs}
 
+        call.server = server
         call.config = connection.get_model_config("stylegan2", as_json=True)["config"]
         yield call
 
@@ -127,6 +132,12 @@ def face(infer):
     """What `invert` gives of the photo, as inputs of `edit`."""
     inverted = infer("invert", PHOTO=[PHOTO])
     return {"W_PLUS": inverted["W_PLUS"][0], "CROP": inverted["CROP"][0]}
+
+
+@pytest.fixture(scope="module")
+def client(infer):
+    with Client(infer.server.grpc_url, timeout=60) as client:
+        yield client
 
 
 def pixels(response):
@@ -227,6 +238,52 @@ def test_other_engines_serve_the_domain_by_its_latent(repository, tmp_path):
         model_repository.link_models(models, repository / "steps", repository / "mine", engine)
         assert {path.name for path in models.iterdir()} == set(wire.MODELS)
         assert "fidelities" not in (models / "stylegan2" / "config.pbtxt").read_text()
+
+
+def test_the_client_edits_an_inverted_face_with_both_fidelities(client, face):
+    inverted = client.invert(PHOTO, fidelity="features")
+    assert inverted.crop == face["CROP"][0]
+    assert client.invert(PHOTO).crop is None  # the default of this domain is latent
+    with_features = {"format": "PNG", "fidelity": "features"}
+    edited = client.edit(inverted, EDIT, **with_features)
+    assert client.edit_photo(PHOTO, EDIT, **with_features) == edited
+    latent = client.edit(inverted, EDIT, format="PNG")
+    assert latent == client.edit(inverted.w_plus, EDIT, format="PNG")
+    assert latent == client.edit_photo(PHOTO, EDIT, format="PNG") != edited
+    assert np.array_equal(client.draw(inverted, EDIT, fidelity="features"), edited.array())
+    assert np.array_equal(client.draw(inverted, EDIT), latent.array())
+    pasted = client.paste(PHOTO, inverted, EDIT, **with_features)
+    assert pasted == client.edit_photo(PHOTO, EDIT, paste=True, **with_features)
+    assert pasted != client.paste(PHOTO, inverted, EDIT, format="PNG")
+    values = [(EDIT.strength, EDIT.threshold)]
+    (image,) = sweeps.draw(client, inverted, [EDIT], values, fidelity="features")
+    assert np.array_equal(np.asarray(image), edited.array())
+    with pytest.raises(errors.InvalidCrop, match="invert the photo"):
+        client.edit(inverted.w_plus, EDIT, fidelity="features")
+
+
+def test_a_latent_file_carries_the_crop_through_web_api_and_commands(infer, client, tmp_path):
+    photo, latent, out = (tmp_path / name for name in ("me.png", "me.npz", "out.png"))
+    photo.write_bytes(PHOTO)
+    expected = client.edit_photo(PHOTO, EDIT, format="PNG", fidelity="features").picture
+    fields = {"neutral": EDIT.neutral, "target": EDIT.target, "strength": 2, "threshold": 0}
+    fields |= {"format": "png", "fidelity": "features"}
+    with httpx.Client(
+        base_url=f"http://{infer.server.http_url}", timeout=60, trust_env=False
+    ) as api:
+        assert api.get("/v1/domain").json()["fidelities"] == ["latent", "features"]
+        files = [("photo", ("me.png", PHOTO))]
+        assert api.post("/v1/edit", files=files, data=fields).content == expected
+        inverted = api.post("/v1/invert", files=files, data={"fidelity": "features"}).content
+        files = [("latent", ("me.npz", inverted))]
+        assert api.post("/v1/edit", files=files, data=fields).content == expected
+    where = ["--fidelity", "features", "--server", client.url]
+    assert run_command(["invert", str(photo), "-o", str(latent), *where]) == 0
+    assert latent.read_bytes() == inverted == Inverted.load(latent).to_bytes()
+    texts = ["--neutral", EDIT.neutral, "--target", EDIT.target, "--strength", "2"]
+    edit = ["edit", str(latent), *texts, "--threshold", "0", "-o", str(out), *where]
+    assert run_command(edit) == 0
+    assert out.read_bytes() == expected
 
 
 def test_the_cache_evicts_the_least_recently_used_and_caches_no_error():

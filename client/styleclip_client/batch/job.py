@@ -33,7 +33,7 @@ class Job:
         edits: the edits, which are summed.
         face: which face, best first; -1 is the largest, `faces.ALL` all clear ones.
         format: of all images; None keeps each photo's own.
-        align, paste, quality, mark, keep_gps: as in `Client.edit_photo`.
+        align, paste, quality, mark, keep_gps, fidelity: as in `Client.edit_photo`.
     """
 
     source: str
@@ -47,6 +47,7 @@ class Job:
     quality: int = limits.DEFAULT_QUALITY
     mark: bool = True
     keep_gps: bool = False
+    fidelity: str = limits.DEFAULT_FIDELITY
 
     def task(self, photo: str) -> Task:
         """Return the task for `photo`.
@@ -118,7 +119,8 @@ def _start_or_resume(job: Job, out: Store, overwrite: bool) -> bool:
         text = json.dumps({**settings, "overwrite": overwrite}, indent=2, ensure_ascii=False)
         out.write(STATE, text.encode(), overwrite=True)
         return overwrite
-    differing = [key for key, value in settings.items() if state.get(key) != value]
+    names = dict.fromkeys([*settings, "fidelity"])
+    differing = [name for name in names if state.get(name) != settings.get(name)]
     if differing:
         raise BatchMismatch(
             f"{out} has the images of a batch with other {' and '.join(differing)}: "
@@ -132,7 +134,10 @@ def _settings(job: Job) -> dict[str, object]:
     for edit in edits:
         if not edit["direction"]:  # the same settings as those of clients without directions
             del edit["direction"]
-    return {**asdict(job), "edits": edits}
+    settings = {**asdict(job), "edits": edits}
+    if job.fidelity == limits.DEFAULT_FIDELITY:  # as of clients without this setting
+        del settings["fidelity"]
+    return settings
 
 
 def _read_state(out: Store) -> dict[str, object] | None:

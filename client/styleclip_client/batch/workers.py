@@ -112,6 +112,7 @@ class PhotoEditor:
             "quality": job.quality,
             "mark": job.mark,
             "keep_gps": job.keep_gps,
+            "fidelity": job.fidelity,
         }
         if job.face == faces.ALL:
             return faces.edit_together(

@@ -125,7 +125,8 @@ def edit_all(
     with options.spinner("asking the servers"):
         ready, domain, version = _ready_servers(connection, urls)
     edits = tuple(edit_options.resolve(domain))
-    job = Job(str(source), domain.name, version, edits, format=format, **asdict(photo_options))
+    settings = {**asdict(photo_options), "fidelity": domain.fidelity(photo_options.fidelity)}
+    job = Job(str(source), domain.name, version, edits, format=format, **settings)
     with lock_output(target):
         with options.spinner("listing the photos"):
             plan = plan_batch(job, source, target, overwrite=overwrite)

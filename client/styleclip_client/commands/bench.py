@@ -121,8 +121,8 @@ def _calls(
     if name == "invert":
         return [partial(client.invert, photo, **settings) for photo in photos]
     if name == "edit":
-        latents = [client.invert(photo, **settings).w_plus for photo in photos]
-        return [partial(client.edit, latent, edit) for edit in edits for latent in latents]
+        inverted = [client.invert(photo, **settings) for photo in photos]
+        return [partial(client.edit, each, edit) for edit in edits for each in inverted]
     return [
         partial(client.edit_photo, photo, edit, **settings) for edit in edits for photo in photos
     ]

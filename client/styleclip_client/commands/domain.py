@@ -38,6 +38,9 @@ def print_domain(domain: Domain, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    if len(domain.fidelities) > 1:
+        names = ", ".join(domain.fidelities)
+        console.print(f"fidelities: {names}; default {domain.default_fidelity}", highlight=False)
     if domain.presets:
         presets = Table("preset", "neutral", "target", "α", "β", box=None, pad_edge=False)
         for preset in domain.presets:

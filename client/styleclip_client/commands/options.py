@@ -21,7 +21,7 @@ from styleclip_client.client_base import RETRIES, TIMEOUT
 from styleclip_client.connection_options import ConnectionOptions
 from styleclip_client.images import FORMAT_BY_SUFFIX
 from styleclip_client.results import Edited, Face
-from styleclip_contract.limits import QUALITY
+from styleclip_contract import limits
 
 DONE, SERVER_FAILED, WRONG_USAGE, BAD_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_STATUS = """\b
@@ -43,6 +43,7 @@ class PhotoOptions:
     quality: int
     mark: bool
     keep_gps: bool
+    fidelity: str | None
 
 
 def add_options(options: Sequence[Callable[[Any], Any]], command: Command) -> Command:
@@ -186,6 +187,16 @@ def face_options(command: Command) -> Command:
     return add_options(_face_options(several=False), command)
 
 
+def fidelity_option(command: Command) -> Command:
+    """Add --fidelity."""
+    return click.option(
+        "--fidelity",
+        type=click.Choice(limits.FIDELITIES),
+        help="features: keep details of the photo that a latent cannot hold, where the server has "
+        "them. [default: the domain's]",
+    )(command)
+
+
 def photo_options(command: Command) -> Command:
     """Add how photos are edited; the command gets `photo_options`."""
     options = (
@@ -193,7 +204,7 @@ def photo_options(command: Command) -> Command:
         click.option("--paste", is_flag=True, help="Put the edited face back into the photo."),
         click.option(
             "--quality",
-            type=click.IntRange(*QUALITY),
+            type=click.IntRange(*limits.QUALITY),
             default=95,
             show_default=True,
             help="Of JPEG and WebP.",
@@ -207,6 +218,7 @@ def photo_options(command: Command) -> Command:
         click.option(
             "--keep-gps", is_flag=True, help="With --paste: keep where the photo was taken."
         ),
+        fidelity_option,
     )
 
     @functools.wraps(command)
@@ -217,9 +229,10 @@ def photo_options(command: Command) -> Command:
         quality: int,
         mark: bool,
         keep_gps: bool,
+        fidelity: str | None,
         **others: Any,
     ) -> Any:
-        photo_options = PhotoOptions(face, align, paste, quality, mark, keep_gps)
+        photo_options = PhotoOptions(face, align, paste, quality, mark, keep_gps, fidelity)
         return command(photo_options=photo_options, **others)
 
     return add_options(options, with_photo_options)

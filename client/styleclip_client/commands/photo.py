@@ -98,7 +98,7 @@ def _edit_file(
     face, paste = settings.pop("face"), settings.pop("paste")
     if photo.suffix == LATENT:
         del settings["align"], settings["keep_gps"]
-        return [client.edit(Inverted.load(photo).w_plus, edits, **settings)]
+        return [client.edit(Inverted.load(photo), edits, **settings)]
     if face != faces.ALL:
         return [client.edit_photo(photo, edits, face=face, paste=paste, **settings)]
     settings["report_unclear"] = _print_unclear
@@ -114,6 +114,7 @@ def _print_unclear(index: int, face: Face) -> None:
 @click.command(epilog=EXIT_STATUS)
 @click.argument("photo", type=_PHOTO)
 @options.face_options
+@options.fidelity_option
 @options.out_options("Where to write the latent (.npz).")
 @options.json_option
 @options.server_option
@@ -122,6 +123,7 @@ def invert(
     photo: Path,
     align: bool | None,
     face: int,
+    fidelity: str | None,
     overwrite: bool,
     out: Path,
     as_json: bool,
@@ -129,14 +131,15 @@ def invert(
     """Find the latent of the face in PHOTO and write it to OUT.
 
     OUT is a NumPy .npz file with w_plus (float32 [L, 512]) and quad (float32 [4, 2], the
-    corners of the face in the upright photo). `styleclip edit OUT …` edits it.
+    corners of the face in the upright photo); for features also crop, the face as a PNG file
+    (uint8). `styleclip edit OUT …` edits it.
     """
     if out.suffix != LATENT:
         raise click.BadParameter(f"{out.name!r} should end in {LATENT}", param_hint="--out")
     options.check_out(out, overwrite)
     with options.spinner(f"inverting {photo.name}"):
         start = time.perf_counter()
-        inverted = client.invert(photo, align=align, face=face)
+        inverted = client.invert(photo, align=align, face=face, fidelity=fidelity)
         milliseconds = round(1000 * (time.perf_counter() - start))
     inverted.save(out, overwrite=overwrite)
     rows, width = inverted.w_plus.shape

@@ -70,6 +70,7 @@ class _Thresholds(click.ParamType):
     help="Between the images of a GIF.",
 )
 @options.face_options
+@options.fidelity_option
 @options.out_options("Where to write: .png, .jpg or .webp, or .gif to see it move.")
 @options.json_option
 @options.server_option
@@ -85,6 +86,7 @@ def sweep(
     delay: int,
     align: bool | None,
     face: int,
+    fidelity: str | None,
     overwrite: bool,
     out: Path,
     as_json: bool,
@@ -116,8 +118,8 @@ def sweep(
         grid = sweeps.Grid.for_edit(edits[-1], low, high, steps, thresholds, domain)
         grid.check(size, format)
         start = time.perf_counter()
-        inverted = _inverted(client, photo, align, face)
-    images = _draw(client, inverted, edits, grid.values)
+        inverted = _inverted(client, photo, align, face, fidelity)
+    images = _draw(client, inverted, edits, grid.values, fidelity)
     data = _encode_gif(images, delay, size) if is_gif else grid.encode(images, size, format)
     write_file(out, data, overwrite=overwrite)
     milliseconds = round(1000 * (time.perf_counter() - start))
@@ -135,19 +137,25 @@ def sweep(
     options.print_result(as_json, content, text)
 
 
-def _inverted(client: Client, photo: Path, align: bool | None, face: int) -> Inverted:
+def _inverted(
+    client: Client, photo: Path, align: bool | None, face: int, fidelity: str | None
+) -> Inverted:
     if photo.suffix == LATENT:
         return Inverted.load(photo)
-    return client.invert(photo, align=align, face=face)
+    return client.invert(photo, align=align, face=face, fidelity=fidelity)
 
 
 def _draw(
-    client: Client, inverted: Inverted, edits: list[Edit], values: Sequence[tuple[float, float]]
+    client: Client,
+    inverted: Inverted,
+    edits: list[Edit],
+    values: Sequence[tuple[float, float]],
+    fidelity: str | None,
 ) -> list[Image.Image | None]:
     """Draw the last edit at each (α, β), with a progress bar on a terminal."""
     return list(
         track(
-            sweeps.draw(client, inverted.w_plus, edits, values),
+            sweeps.draw(client, inverted, edits, values, fidelity=fidelity),
             "drawing",
             len(values),
             console=Console(stderr=True),

@@ -69,7 +69,8 @@ def _request_class(fields: EditRequest) -> RequestClass | None:
     if len(fields.photo) > 1 or fields.face == "all":
         return None
     size = len(fields.photo[0].data) if fields.photo else 0
-    return RequestClass.of_size(f"/v1/edit latent={fields.latent is not None}", size)
+    call = f"/v1/edit latent={fields.latent is not None} {fields.fidelity}"
+    return RequestClass.of_size(call, size)
 
 
 def _negotiate(request: Request, fields: EditRequest) -> tuple[str, str]:
@@ -116,7 +117,12 @@ async def _edit_all(
     report: ReportProgress,
 ) -> list[Result]:
     """Edit the latent or each photo of a request."""
-    output: dict[str, Any] = {"format": format, "quality": fields.quality, "mark": fields.mark}
+    output: dict[str, Any] = {
+        "format": format,
+        "quality": fields.quality,
+        "mark": fields.mark,
+        "fidelity": fields.fidelity,
+    }
     if fields.latent:
         return [await _edit_latent(client, fields, fields.latent, edits, output)]
     results: list[Result] = []
@@ -141,7 +147,7 @@ async def _edit_latent(
     """Edit a latent; with a photo, paste the face into it."""
     inverted = Inverted.from_bytes(latent.data)
     if not fields.photo:
-        return Result("latent", await client.edit(inverted.w_plus, edits, **output))
+        return Result("latent", await client.edit(inverted, edits, **output))
     photo = fields.photo[0]
     edited = await client.paste(photo.data, inverted, edits, keep_gps=fields.keep_gps, **output)
     return Result(output_name(photo, 0), edited)

@@ -19,13 +19,18 @@ LATENT_TYPE = "application/octet-stream"
 
 @router.post("/v1/invert", **openapi.invert)
 async def invert(request: Request, state: State) -> Response:
-    """Invert the face in a photo: the latent (.npz) serves any number of fast edits."""
+    """Invert the face in a photo: the latent (.npz) serves any number of fast edits.
+
+    With the fidelity `features` the file also has the face crop, which those edits need.
+    """
     fields = await forms.read(request, InvertRequest, state.bodies)
     photo = one_photo(fields.photo)
     media_type = negotiation.choose(request.headers.get("accept"), [LATENT_TYPE])
+    fidelity = (await state.domain()).fidelity(fields.fidelity)
+    client = state.client_for(request)
     with state.admitted(request_class=RequestClass.of_size("/v1/invert", len(photo.data))):
         inverted = await cancel_on_disconnect(
-            state.client_for(request).invert(photo.data, align=fields.aligns, face=fields.face),
+            client.invert(photo.data, align=fields.aligns, face=fields.face, fidelity=fidelity),
             request.receive,
         )
     return Response(

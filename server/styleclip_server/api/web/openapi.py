@@ -127,7 +127,7 @@ invert = _operation(
     "Invert a face to a latent",
     schemas.InvertRequest,
     {"photo": ["iVBORw0KGgo…"]},
-    "The latent, a NumPy .npz file with `w_plus` and `quad`.",
+    "The latent, a NumPy .npz file with `w_plus` and `quad`, for features also `crop`.",
     {"application/octet-stream": {"schema": _BINARY}},
 )
 sweep = _operation(

@@ -93,6 +93,13 @@ class FaceRequest(RequestModel):
         "with a score of 0.3 or more.",
     )
 
+    fidelity: str | None = Field(
+        None,
+        description="features: keep details of the photo that a latent cannot hold, where "
+        "/v1/domain lists it. Default: the domain's.",
+        json_schema_extra={"enum": [*limits.FIDELITIES]},
+    )
+
     @property
     def aligns(self) -> bool | None:
         """`align` as the client takes it."""
@@ -103,7 +110,9 @@ class EditableRequest(FaceRequest):
     """Edits of a photo or of a latent; several edits are summed."""
 
     latent: UploadedFile | None = Field(
-        None, description="A latent from /v1/invert, in place of the photo; each edit is faster."
+        None,
+        description="A latent from /v1/invert, in place of the photo; each edit is faster. One for "
+        "features is inverted with fidelity=features.",
     )
     target: Several[str] = Field(
         [],
@@ -331,6 +340,8 @@ class DomainAnswer(BaseModel):
     resolution: int = Field(description="Side of the generator's square image in pixels.")
     align: bool = Field(description="Whether photos are aligned by default.")
     num_latents: int = Field(description="Rows of a latent.")
+    fidelities: list[str] = Field(description="The values of `fidelity`.")
+    default_fidelity: str
     license: str = Field(description="License of the networks, or where it is written.")
     defaults: Defaults
     presets: list[PresetAnswer]

@@ -25,6 +25,8 @@ async def domain(state: State) -> schemas.DomainAnswer:
         resolution=served.resolution,
         align=served.align,
         num_latents=served.num_latents,
+        fidelities=list(served.fidelities),
+        default_fidelity=served.default_fidelity,
         license=served.license,
         defaults=schemas.Defaults(
             neutral=served.neutral, strength=served.strength, threshold=served.threshold

@@ -123,9 +123,13 @@ async def _draw(
         inverted = Inverted.from_bytes(fields.latent.data)
     else:
         photo = one_photo(fields.photo)
-        inverted = await client.invert(photo.data, align=fields.aligns, face=fields.face)
+        inverted = await client.invert(
+            photo.data, align=fields.aligns, face=fields.face, fidelity=fields.fidelity
+        )
     images: list[Image.Image | None] = []
-    drawn = sweeps.draw_async(client, inverted.w_plus, edits, grid.values, concurrency=concurrency)
+    drawn = sweeps.draw_async(
+        client, inverted, edits, grid.values, fidelity=fields.fidelity, concurrency=concurrency
+    )
     async with aclosing(drawn):
         async for image in drawn:
             images.append(image)
