@@ -83,7 +83,7 @@ class LiveImages:
         async with client as self._client:
             yield
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         """Return the image, JPEG, with another number (`field`) of an edit (its index)."""
         live = self._sessions.get(request.path_params["live_id"])
         if live is None or self._client is None:
@@ -112,4 +112,4 @@ async def _edit(client: AsyncClient, live: LiveEdits, edits: list[Edit]) -> Edit
 
 
 LIVE_IMAGES = LiveImages()
-ROUTE = Route("/live/{live_id}", LIVE_IMAGES.answer, methods=["GET"])
+ROUTE = Route("/live/{live_id}", LIVE_IMAGES.respond, methods=["GET"])

@@ -76,8 +76,8 @@ class Guard:
             if path.startswith("/v2"):  # KServe's protocol has its own form of errors
                 headers = retry_header(refused.retry_after)
                 return JSONResponse({"error": refused.message}, refused.http_status, headers)
-            known = refused.code is StatusCode.UNAUTHENTICATED
-            error = (AccessRefused if known else ServerBusy)(refused.message)
+            is_unauthenticated = refused.code is StatusCode.UNAUTHENTICATED
+            error = (AccessRefused if is_unauthenticated else ServerBusy)(refused.message)
             return problems.response(error, identifier, refused.http_status, refused.retry_after)
         return None
 
