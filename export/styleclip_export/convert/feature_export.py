@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from styleclip_contract import wire
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert.accuracy import BOUNDS
-from styleclip_export.convert.feature_wrappers import FaceToFeatures, FeaturesToImage, encode
+from styleclip_export.convert.feature_wrappers import (
+    REFERENCE,
+    FaceToFeatures,
+    FeatureFunctions,
+    FeaturesToImage,
+)
 from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
+from styleclip_export.convert.onnx_feature_variants import ONNXRUNTIME
 from styleclip_export.convert.random_inputs import latent_factory, random_faces
 from styleclip_export.errors import ConversionError
 from styleclip_export.progress import ReportLine
@@ -70,21 +76,33 @@ def write(
     (faces,) = random_faces(TRACED_BATCH, networks.crop_size)
     w_plus, delta = latent_factory(generator)(TRACED_BATCH)
 
-    first = FaceToFeatures(inverter, editor, generator, w_avg, encode).eval()
-    latent, features_of_faces = first(faces, w_plus)
-    second = FeaturesToImage(editor, generator).eval()
-    edit = w_plus, delta, latent, features_of_faces
+    for network in (inverter, editor, generator):
+        network.eval()
+
+    def build_first(functions: FeatureFunctions) -> nn.Module:
+        return FaceToFeatures(inverter, editor, generator, w_avg, functions)
+
+    def build_second(functions: FeatureFunctions) -> nn.Module:
+        return FeaturesToImage(editor, generator, functions)
+
+    edit = w_plus, delta, *build_first(REFERENCE)(faces, w_plus)
     provenance = {}
-    for file, module, model, inputs, bound in (
-        (FACE_TO_FEATURES_FILE, first, features.FACE_TO_FEATURES, (faces, w_plus), None),
-        (FEATURES_TO_IMAGE_FILE, second, features.FEATURES_TO_IMAGE, edit, BOUNDS["stylegan2"]),
+    for file, build, model, inputs, bound in (
+        (FACE_TO_FEATURES_FILE, build_first, features.FACE_TO_FEATURES, (faces, w_plus), None),
+        (
+            FEATURES_TO_IMAGE_FILE,
+            build_second,
+            features.FEATURES_TO_IMAGE,
+            edit,
+            BOUNDS["stylegan2"],
+        ),
     ):
-        graph = to_onnx(module, model, inputs)
+        graph = to_onnx(build(ONNXRUNTIME), model, inputs)
         if float16_weights:
             store_as_float16(graph)
         data = graph.SerializeToString()
         del graph
-        errors = _compare(data, module, model, inputs)
+        errors = _compare(data, build(REFERENCE), model, inputs)
         for tensor, (difference, largest) in errors.items():
             limit = bound or RELATIVE_BOUND * largest
             if not difference <= limit:  # NaN fails too

@@ -8,7 +8,8 @@ the layer, which saves the second a third of those layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,28 @@ def encode(encoder: FeatureStyleEncoder, face: Tensor) -> tuple[Tensor, Tensor]:
     return encoder.heads(pooled, outputs[CONTENT_STAGE - 1])
 
 
+@dataclass(frozen=True)
+class FeatureFunctions:
+    """The functions by which a variant computes the networks; by default their own.
+
+    Attributes:
+        encode: (encoder, faces) → the encoder's outputs.
+        features: (generator, styles, resolution) → features.
+        fuse: (body of a `FeatureFuser`, features) → features.
+        synthesis: (generator, styles, features=) → images.
+    """
+
+    encode: Callable[[FeatureStyleEncoder, Tensor], tuple[Tensor, Tensor]] = (
+        FeatureStyleEncoder.__call__
+    )
+    features: Callable[[Generator, Sequence[Tensor], int], Tensor] = Generator.features
+    fuse: Callable[[nn.Sequential, Tensor], Tensor] = nn.Sequential.__call__
+    synthesis: Callable[..., Tensor] = Generator.synthesis
+
+
+REFERENCE = FeatureFunctions()
+
+
 class FaceToFeatures(nn.Module):
     """FACE_CROP (N, 3, 256, 256) in [-1, 1], W_PLUS (N, L, w_dim) of e4e → latent, features.
 
@@ -50,7 +73,7 @@ class FaceToFeatures(nn.Module):
 
     Args:
         w_avg: (L, w_dim) or (w_dim,).
-        encode: (encoder, faces) → the encoder's outputs.
+        functions: how the networks are computed.
     """
 
     w_avg: Tensor
@@ -61,30 +84,37 @@ class FaceToFeatures(nn.Module):
         editor: FeatureFuser,
         generator: Generator,
         w_avg: Tensor,
-        encode: Callable[
-            [FeatureStyleEncoder, Tensor], tuple[Tensor, Tensor]
-        ] = FeatureStyleEncoder.__call__,
+        functions: FeatureFunctions = REFERENCE,
     ) -> None:
         super().__init__()
         self.inverter, self.editor, self.generator = inverter, editor, generator
-        self.encode = encode
+        self.functions = functions
         self.register_buffer("w_avg", w_avg)
 
     def forward(self, face: Tensor, w_e4e: Tensor) -> tuple[Tensor, Tensor]:
-        g = self.generator
-        offset, predicted = self.encode(self.inverter.fs_backbone, face)
+        g, fuser, functions = self.generator, self.inverter.fuser, self.functions
+        offset, predicted = functions.encode(self.inverter.fs_backbone, face)
         w_plus, resolution = offset + self.w_avg, int(predicted.shape[-1])
-        features = self.inverter.fuser(predicted, g.features(g.affine(w_plus), resolution))
-        unedited = g.features(g.affine(w_e4e), resolution)
+        synthesized, unedited = (
+            functions.features(g, g.affine(w), resolution) for w in (w_plus, w_e4e)
+        )
+        joined = fuser.conv(torch.cat([predicted, synthesized], 1))
+        features = functions.fuse(fuser.body, joined)
         return w_plus, self.editor.conv(torch.cat([features, unedited], 1))
 
 
 class FeaturesToImage(nn.Module):
     """W_PLUS of e4e, DELTA, and the outputs of `FaceToFeatures` → IMAGE (N, H, W, 3), RGB uint8."""
 
-    def __init__(self, editor: FeatureFuser, generator: Generator) -> None:
+    def __init__(
+        self,
+        editor: FeatureFuser,
+        generator: Generator,
+        functions: FeatureFunctions = REFERENCE,
+    ) -> None:
         super().__init__()
         self.editor, self.generator = editor, generator
+        self.functions = functions
 
     def forward(self, w_e4e: Tensor, delta: Tensor, w_plus: Tensor, features: Tensor) -> Tensor:
         g, conv = self.generator, self.editor.conv
@@ -94,6 +124,6 @@ class FeaturesToImage(nn.Module):
             for w in (w_e4e, w_plus)
         )
         weight = conv.weight[:, conv.out_channels :]  # of the change of features
-        changed = g.features(e4e_edited, int(features.shape[-1]))
-        x = features - F.conv2d(changed, weight)
-        return to_pixels(g.synthesis(edited, features=self.editor.body(x)))
+        changed = self.functions.features(g, e4e_edited, int(features.shape[-1]))
+        x = self.functions.fuse(self.editor.body, features - F.conv2d(changed, weight))
+        return to_pixels(self.functions.synthesis(g, edited, features=x))

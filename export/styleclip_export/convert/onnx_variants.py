@@ -114,8 +114,8 @@ def transposed_by_parity(x: Tensor, weight: Tensor, side: int) -> Tensor:
             pixels = np.arange(first, first + height * width)
             index[a::2, b::2] = pixels.reshape(height, width)
             first += height * width
-            parts.append(_to_pixels(part))
-    return _to_image(_gather(torch.cat(parts, 1), index), (2 * side + 1, 2 * side + 1))
+            parts.append(to_pixels(part))
+    return to_image(_gather(torch.cat(parts, 1), index), (2 * side + 1, 2 * side + 1))
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -129,12 +129,12 @@ def _gather(x: Tensor, index: np.ndarray) -> Tensor:
     return x.index_select(1, torch.from_numpy(index.astype(np.int32).ravel()))
 
 
-def _to_pixels(x: Tensor) -> Tensor:
+def to_pixels(x: Tensor) -> Tensor:
     """Reshape (N, C, H, W) to (N, HW, C)."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _to_image(x: Tensor, size: Size) -> Tensor:
+def to_image(x: Tensor, size: Size) -> Tensor:
     """Reshape (N, HW, C) to (N, C, H, W)."""
     return x.unflatten(1, size).permute(0, 3, 1, 2)
 
@@ -169,6 +169,9 @@ class _Layer:
     def weight(self) -> Tensor:
         return self.conv.conv.weight[0] * self.conv.conv.scale
 
+    def upsamples_from(self, side: int) -> bool:
+        return self.conv.conv.upsample and self.side == 2 * side
+
 
 def _layers(g: Generator, styles: Sequence[Tensor]) -> list[_Layer]:
     """List the layers of the synthesis in execution order."""
@@ -194,12 +197,31 @@ def _choose_layouts(layers: Sequence[_Layer]) -> None:
         following.as_pixels_in = layer.as_pixels
 
 
-def synthesis(g: Generator, styles: Sequence[Tensor]) -> Tensor:
+def synthesis(g: Generator, styles: Sequence[Tensor], *, features: Tensor | None = None) -> Tensor:
     """Compute `Generator.synthesis`: S as returned by `Generator.affine` → image (N, 3, r, r)."""
-    x = g.input.input.expand(styles[0].shape[0], -1, -1, -1)
+    rgb = _synthesize(g, _layers(g, styles), features)[2]
+    assert rgb is not None
+    return rgb
+
+
+def synthesized_features(g: Generator, styles: Sequence[Tensor], resolution: int) -> Tensor:
+    """Compute `Generator.features`: (N, C, r, r)."""
+    layers = [layer for layer in _layers(g, styles) if layer.side <= resolution]
+    x, dcoefs, _ = _synthesize(g, layers)
+    x = x * _per_channel(dcoefs, layers[-1].as_pixels)
+    return to_image(x, layers[-1].size) if layers[-1].as_pixels else x
+
+
+def _synthesize(
+    g: Generator, layers: Sequence[_Layer], features: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run the layers; return features in the last one's layout, their dcoefs, and RGB."""
+    x = g.input.input.expand(layers[0].style.shape[0], -1, -1, -1)
     rgb: Tensor | None = None
-    dcoefs: Tensor | float = 1.0  # of the layer before, not yet applied to x
-    for layer in _layers(g, styles):
+    dcoefs = torch.ones(())  # of the layer before, not yet applied to x
+    for layer in layers:
+        if features is not None and layer.upsamples_from(int(features.shape[-1])):
+            x, dcoefs = to_pixels(features) if layer.as_pixels_in else features, torch.ones(())
         x = x * _per_channel(layer.style * dcoefs, layer.as_pixels_in)
         weight = layer.weight
         x = _convolve(layer, x, weight)
@@ -207,8 +229,7 @@ def synthesis(g: Generator, styles: Sequence[Tensor]) -> Tensor:
         x = F.leaky_relu(x + _noise_and_bias(layer, dcoefs), LEAKY_RELU_SLOPE)
         if layer.to_rgb is not None:
             rgb = _to_rgb(layer, x, dcoefs, rgb)
-    assert rgb is not None
-    return rgb
+    return x, dcoefs, rgb
 
 
 def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
@@ -218,13 +239,13 @@ def _convolve(layer: _Layer, x: Tensor, weight: Tensor) -> Tensor:
         if layer.as_pixels:
             return winograd(x, weight, layer.size)
         return F.conv2d(x, weight, padding=1)
-    x = _to_image(x, (layer.side // 2, layer.side // 2)) if layer.as_pixels_in else x
+    x = to_image(x, (layer.side // 2, layer.side // 2)) if layer.as_pixels_in else x
     if layer.side >= PARITY_SIDE:
         x = transposed_by_parity(x, weight, layer.side // 2)
     else:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     x = conv.blur(x)
-    return _to_pixels(x) if layer.as_pixels else x
+    return to_pixels(x) if layer.as_pixels else x
 
 
 def _demodulation(layer: _Layer, weight: Tensor) -> Tensor:
@@ -292,13 +313,13 @@ def _unit(unit: BottleneckIRSE, x: Tensor, size: Size) -> Tensor:
     y = norm(x)
     weight: Tensor = first.weight  # type: ignore[assignment]
     if suits_winograd(weight, size):
-        y = _to_image(winograd(_to_pixels(y), weight, size), size)
+        y = to_image(winograd(to_pixels(y), weight, size), size)
     else:
         y = first(y)
     y = _prelu(y, activation)
     weight, stride = second.weight, second.stride[0]  # type: ignore[assignment, index]
     if stride == 1 and suits_winograd(weight, size):
-        y = _to_image(winograd(_to_pixels(y), weight, size), size)
+        y = to_image(winograd(to_pixels(y), weight, size), size)
     else:
         y = second(y)
     return unit.shortcut_layer(x) + gates(last_norm(y))
