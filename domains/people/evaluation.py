@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import dlib
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from domains.training.classifier import Classifier
 from domains.training.images import resize
 from domains.training.served_networks import BATCH, Images, ServedNetworks
 from domains.training.text_pairs import TextPair
-from styleclip_contract.errors import NoFaceFound
+from styleclip_contract.errors import NoChannelLeft, NoFaceFound
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline.alignment import Aligner
 
@@ -108,6 +109,8 @@ def read_test_set(
             continue
         crops.append(crop)
         labels.append(TABLE.encode(record["labels"]))
+    if not crops:
+        raise click.ClickException(f"no face was found in {photos} photos of {folder}")
     images = np.stack(crops)
     latents = networks.invert(images)
     return EvaluationSet(photos, images, torch.tensor(labels), describe_persons(images), latents)
@@ -137,6 +140,20 @@ def evaluate_inversion(
     }
 
 
+def apply_edit(
+    networks: ServedNetworks,
+    w_plus: NDArray[np.float32],
+    pair: TextPair,
+    strength: float,
+    threshold: float,
+) -> Images:
+    """Return edited images; unchanged where no channel reaches the threshold, as a user's stay."""
+    try:
+        return networks.edit(w_plus, pair, strength, threshold)
+    except NoChannelLeft:
+        return networks.reconstruct(w_plus)
+
+
 def evaluate_edit(
     networks: ServedNetworks,
     reader: AttributeReader,
@@ -144,20 +161,22 @@ def evaluate_edit(
     pair: TextPair,
     strength: float,
     threshold: float,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Evaluate an edit on the heads that show its attribute and lack its target.
 
     Returns:
         `hit`: part that has the target afterwards; `kept`, `worst`: part that keeps another
         attribute, mean and minimum over the attributes; `distance`: median of the descriptor
         distance to the photo; `removed`: part of the heads with the target that lose it with the
-        opposite strength.
+        opposite strength, None if no classified image has it. Without heads, only their number.
     """
     shown = test.labels[:, pair.column] >= 0
     has = pair.matches(test.labels)
     rows = shown & ~has
+    if not rows.any():
+        return {"heads": 0}
     labels = test.labels[rows]
-    images = networks.edit(test.w_plus[rows.numpy()], pair, strength, threshold)
+    images = apply_edit(networks, test.w_plus[rows.numpy()], pair, strength, threshold)
     read = reader.read(images)
     known = labels >= 0
     for (attribute, value), hidden in HIDES.items():
@@ -172,11 +191,12 @@ def evaluate_edit(
     ]
     distance = np.linalg.norm(describe_persons(images) - test.persons[rows.numpy()], axis=1)
     with_target = test.w_plus[has.numpy()]
-    removed = float("nan")
+    removed = None
     if len(with_target):
-        recognized = pair.matches(reader.read(networks.edit(with_target, pair, 0, threshold)))
-        opposite = networks.edit(with_target, pair, -strength, threshold)
-        removed = float((~pair.matches(reader.read(opposite)))[recognized].float().mean())
+        recognized = pair.matches(reader.read(networks.reconstruct(with_target)))
+        opposite = apply_edit(networks, with_target, pair, -strength, threshold)
+        if recognized.any():
+            removed = float((~pair.matches(reader.read(opposite)))[recognized].float().mean())
     return {
         "hit": float(pair.matches(read).float().mean()),
         "kept": float(np.mean(rates)),

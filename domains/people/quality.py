@@ -51,7 +51,10 @@ def main(photos: Path, folder: Path, classifier: Path, count: int, pairs: int) -
         result = evaluate_edit(networks, reader, test, pair, domain.strength, domain.threshold)
         texts = {"neutral": pair.neutral, "target": pair.target, "in_captions": pair.in_captions}
         results.append(texts | result)
-        figures = " ".join(f"{name} {value:.3f}" for name, value in result.items())
+        figures = " ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in result.items()
+        )
         print(f"{time.monotonic() - start:6.0f} s  {pair.target:40s} {figures}", flush=True)
     report = {
         "photos": test.photos,

@@ -183,3 +183,35 @@ def test_the_kernels_for_gpus_draw_what_the_rasterizer_draws_on_cpus(monkeypatch
         assert ((keys & 0xFFFFFFFF) == (expected & 0xFFFFFFFF)).float().mean() > 0.99
         assert (counts - expected_counts).abs().sum() <= 2
         assert expected_counts.sum() > 40 / every
+
+
+def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("dlib")
+    from domains.people import evaluation
+    from domains.people.text_pairs import TEXT_PAIRS
+    from styleclip_contract.errors import NoChannelLeft
+
+    class Networks:
+        def edit(self, w_plus, pair, strength, threshold):
+            raise NoChannelLeft("none")
+
+        def reconstruct(self, w_plus):
+            return w_plus.astype(np.uint8)
+
+    class Reader:
+        def read(self, images):
+            return torch.from_numpy(images).long()
+
+    monkeypatch.setattr(evaluation, "describe_persons", lambda images: images.astype(float))
+    pair = TEXT_PAIRS[0]
+    labels = torch.zeros(4, len(TABLE.names), dtype=torch.long)
+    labels[3, pair.column] = TABLE.attributes[pair.column].index(pair.values[0])
+    arrays = labels.numpy()
+    test = evaluation.EvaluationSet(
+        4, arrays.astype(np.uint8), labels, arrays.astype(float), arrays
+    )
+    result = evaluation.evaluate_edit(Networks(), Reader(), test, pair, 5.0, 0.15)
+    assert result == {
+        "hit": 0.0, "kept": 1.0, "worst": 1.0, "distance": 0.0, "removed": 0.0, "heads": 3,
+    }  # fmt: skip
