@@ -88,9 +88,10 @@ def show_inversion(session: Session, domain: Domain) -> None:
         return  # show_view reports it
     st.header("Inversion")
     with st.container(horizontal=True, gap="small"):
+        width = 160 if len(images) == 2 else 140  # pixels; all in one row on a laptop
         for caption, image in images.items():
-            with st.container(width=160):
-                show_thumbnail(image, caption, 160, caption=caption)
+            with st.container(width=width):
+                show_thumbnail(image, caption, width, caption=caption)
     if len(domain.fidelities) > 1:
         st.session_state.details = session.fidelity == limits.FEATURES
         st.toggle(
