@@ -277,6 +277,11 @@ def test_a_latent_file_carries_the_crop_through_web_api_and_commands(infer, clie
         inverted = api.post("/v1/invert", files=files, data={"fidelity": "features"}).content
         files = [("latent", ("me.npz", inverted))]
         assert api.post("/v1/edit", files=files, data=fields).content == expected
+        files.append(("photo", ("me.png", PHOTO)))
+        pasted = api.post("/v1/edit", files=files, data=fields | {"paste": "true"}).content
+    with_features = {"format": "PNG", "fidelity": "features"}
+    face = Inverted.from_bytes(inverted)
+    assert pasted == client.paste(PHOTO, face, EDIT, **with_features).picture
     where = ["--fidelity", "features", "--server", client.url]
     assert run_command(["invert", str(photo), "-o", str(latent), *where]) == 0
     assert latent.read_bytes() == inverted == Inverted.load(latent).to_bytes()
@@ -284,6 +289,12 @@ def test_a_latent_file_carries_the_crop_through_web_api_and_commands(infer, clie
     edit = ["edit", str(latent), *texts, "--threshold", "0", "-o", str(out), *where]
     assert run_command(edit) == 0
     assert out.read_bytes() == expected
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    photo.rename(photos / "me.png")
+    texts += ["--threshold", "0", "--face", "all", "-o", str(tmp_path / "out")]
+    assert run_command(["batch", str(photos), *texts, "--paste", *where]) == 0
+    assert (tmp_path / "out" / "me.png").read_bytes() == pasted
 
 
 def test_the_cache_evicts_the_least_recently_used_and_caches_no_error():
