@@ -1,6 +1,7 @@
 """A domain with StyleFeatureEditor's networks serves FIDELITY `features`."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from checkpoint_files import e4e_checkpoint
+from counters import read_metrics
 from image_files import claim_png_size, decode_pixels, encode_image
 from small_networks import randomize, small_clip, small_encoder, small_generator, small_inverter
 from styleclip_client import Client, Edit, Inverted, sweeps
@@ -199,6 +201,19 @@ def test_an_edit_of_the_latent_is_that_of_the_generator_alone(infer, face, repos
         assert np.array_equal(pixels(infer("edit", **latent, **TEXTS, **change)), expected[0])
     assert np.array_equal(pixels(infer("edit_photo", PHOTO=[PHOTO], **TEXTS)), expected[0])
     assert not np.array_equal(pixels(infer("edit", **face, **TEXTS, **FEATURES)), expected[0])
+
+
+def test_requests_for_the_same_new_features_compute_them_once(infer, face):
+    def misses():
+        name = 'styleclip_cache_requests_total{cache="features",result="miss"}'
+        return read_metrics(infer.server).get(name, 0)
+
+    before = misses()
+    new = {**face, "W_PLUS": face["W_PLUS"] + 1}
+    with ThreadPoolExecutor(2) as pool:  # as many as the server always admits
+        calls = [pool.submit(infer, "edit", **new, **TEXTS, **FEATURES) for _ in range(2)]
+        first, second = (call.result()["PICTURE"][0][0] for call in calls)
+    assert first == second and misses() == before + 1
 
 
 def test_a_batch_has_one_fidelity(infer, face):

@@ -57,6 +57,7 @@ def link_models(
     """
     description = (domain / DOMAIN_FILE).read_text("utf-8")
     features = configs.serves_features(Domain.from_json(description), engine)
+    features = features and newest_version(domain / wire.FEATURES.name) > 0
     for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
         for name, config in _configs(parent, models, engine, features).items():
             if queue_length is not None:
