@@ -16,7 +16,9 @@ from styleclip_server.serving.ports import find_free_port
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # No test may fail because the machine is busy.
-hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.register_profile(
+    "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("project")
 
 

@@ -26,6 +26,7 @@ from image_files import decode_pixels
 from page_state import (
     choose_option,
     choose_preset,
+    digest_of,
     download,
     edited_digest,
     edited_pixels,
@@ -33,8 +34,7 @@ from page_state import (
     mean_difference,
     upload_file,
     wait_for_change,
-    wait_for_image,
-    wait_for_pixels,
+    wait_for_digest,
 )
 from styleclip_client import Client, Recipe
 from styleclip_server.serving.ports import find_free_port
@@ -118,7 +118,7 @@ def test_an_upload_is_edited_downloaded_and_edited_again_from_its_recipe(page, c
     wait_until_idle(page)
     page.get_by_text("Load a recipe").click()
     upload_file(page, saved, "recipe")
-    wait_for_image(page, lambda now: now == stacked)
+    wait_for_digest(page, stacked)
 
 
 def test_a_slider_for_each_direction_edits_and_goes_into_the_recipe(page, client, tmp_path):
@@ -130,16 +130,15 @@ def test_a_slider_for_each_direction_edits_and_goes_into_the_recipe(page, client
     edits = Recipe.from_json(saved.read_bytes()).edits
     assert [edit.label for edit in edits] == ["a face with sunglasses", "beard"]
     assert edits[1].strength == pytest.approx(3)
-    expected = client.edit(client.invert(FIRST).w_plus, edits).picture
-    wait_for_pixels(page, decode_pixels(expected))
+    assert bearded == digest_of(client.edit(client.invert(FIRST).w_plus, edits).picture)
     slider = page.get_by_role("slider", name="Beard").first
     while float(slider.get_attribute("aria-valuetext")) > 0.05:  # a rerun may undo a press
         press_slider_key(page, "Beard", "ArrowLeft")
         page.wait_for_timeout(100)
-    wait_for_image(page, lambda now: now == old)
+    wait_for_digest(page, old)
     page.get_by_text("Load a recipe").click()
     upload_file(page, saved, "recipe")
-    wait_for_image(page, lambda now: now == bearded)
+    wait_for_digest(page, bearded)
 
 
 def test_moving_a_slider_requests_only_edits_and_the_last_move_wins(page, client):
@@ -150,9 +149,9 @@ def test_moving_a_slider_requests_only_edits_and_the_last_move_wins(page, client
     page.keyboard.press("ArrowRight")
     press_slider_key(page, "How strong", "ArrowLeft", 12)  # faster than the server responds
     sunglasses = replace(client.domain().preset("Sunglasses"), strength=3.8)
-    expected = client.edit(client.invert(FIRST).w_plus, sunglasses).picture
-    wait_for_pixels(page, decode_pixels(expected))
-    assert edited_digest(page) != old
+    expected = digest_of(client.edit(client.invert(FIRST).w_plus, sunglasses).picture)
+    wait_for_digest(page, expected)
+    assert expected != old
     now = count_requests(client)
     assert now["edit"] > before["edit"] + 1
     assert now["invert"] == before["invert"] + 1  # by the line above
@@ -248,7 +247,7 @@ def test_a_reload_keeps_the_edits_and_the_sample(page):
     weaker = wait_for_change(page, other)
     assert page.evaluate("history.length") == entries
     page.reload()
-    wait_for_image(page, lambda now: now == weaker)
+    wait_for_digest(page, weaker)
     expect_text(page, "Your edits were kept in the page's address")
 
 
@@ -263,7 +262,7 @@ def test_a_reload_keeps_the_edits_of_an_own_photo_and_asks_for_it(page):
     expect_text(page, "Your photo is nowhere stored: choose it again")
     choose_option(page, "Upload")
     upload_file(page, SAMPLE)
-    wait_for_image(page, lambda now: now == bearded)
+    wait_for_digest(page, bearded)
 
 
 @pytest.mark.parametrize("recipe", ["!", "e30", "eyJraW5kIjog", "A" * 9000])

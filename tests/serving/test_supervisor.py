@@ -207,7 +207,8 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "styleclip_server", *ports, "--log", log]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        (address,) = re.findall(r"gRPC (\S+),", process.stderr.readline())
+        matches = (re.search(r"gRPC (\S+),", line) for line in process.stderr)
+        address = next(match[1] for match in matches if match)  # after warnings, if there are some
         with Client(address) as client:
             assert client.status().ready
             send_refused_requests(client)

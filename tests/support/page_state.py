@@ -14,23 +14,28 @@ from tools.browser import WAIT, wait_until_idle
 expect.set_options(timeout=WAIT)
 
 
-def _image_uri(page):
-    """Return the edited image as a data: URI, once there is one."""
+def edited_image(page):
+    """Return the edited image, once the page has one that follows no slider; encoded."""
     image, uri = page.locator("img.after"), ""
-    while not uri.startswith("data:"):  # it may follow a slider again
+    while not uri.startswith("data:"):
         expect(image).to_have_attribute("src", re.compile("^data:"))
         uri = image.get_attribute("src")
-    return uri
+    return base64.b64decode(uri.partition(",")[2])
+
+
+def digest_of(encoded):
+    """Return a digest of an encoded image, short enough for assertion messages."""
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def edited_digest(page):
-    """Return a digest of the edited image, short enough for assertion messages."""
-    return hashlib.sha256(_image_uri(page).encode()).hexdigest()
+    """Return the digest of the edited image."""
+    return digest_of(edited_image(page))
 
 
 def edited_pixels(page):
     """Return the edited image, float32 [H, W, 3]."""
-    return decode_pixels(base64.b64decode(_image_uri(page).split(",", 1)[1]))
+    return decode_pixels(edited_image(page))
 
 
 def mean_difference(one, other):
@@ -38,7 +43,7 @@ def mean_difference(one, other):
     return float(np.abs(one - other).mean()) if one.shape == other.shape else 255.0
 
 
-def wait_for_image(page, condition):
+def _wait_for_image(page, condition):
     """Wait until the page is idle and the digest of its image meets `condition`; return it."""
     deadline = time.monotonic() + WAIT / 1000
     while True:
@@ -52,15 +57,12 @@ def wait_for_image(page, condition):
 
 def wait_for_change(page, old):
     """Wait until the edited image's digest is not `old`; return the new one."""
-    return wait_for_image(page, lambda digest: digest != old)
+    return _wait_for_image(page, lambda digest: digest != old)
 
 
-def wait_for_pixels(page, expected, read=edited_pixels):
-    """Wait until the image of the page, as `read` returns it, is `expected` up to JPEG's losses."""
-    deadline = time.monotonic() + WAIT / 1000
-    while (difference := mean_difference(read(page), expected)) >= 1:
-        assert time.monotonic() < deadline, f"the image differs by {difference:.1f} levels"
-        page.wait_for_timeout(50)
+def wait_for_digest(page, expected):
+    """Wait until the edited image's digest is `expected`."""
+    _wait_for_image(page, lambda digest: digest == expected)
 
 
 def expect_text(page, text):
