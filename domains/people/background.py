@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.head import Background, Color
-from domains.people.materials import Noise
+from domains.people.noise import Noise
 
 _SMALL = 128  # pixels of pictures before they are out of focus
 

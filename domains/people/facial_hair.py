@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from domains.people.draws import Draws, rand_each, randn_each
 from domains.people.hair import Roots, beard_fields, beard_style, brow_field, smoothstep
 from domains.people.head import Head
-from domains.people.materials import Noise
 from domains.people.mesh import HeadMesh
+from domains.people.noise import Noise
 from domains.people.strands import Strands
 
 

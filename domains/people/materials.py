@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from domains.people.hair import (
     smoothstep,
 )
 from domains.people.head import Color, SkinLook, Wear
+from domains.people.noise import Noise
 
 # Linear albedo of the ten tones of the Monk scale, as skin has it under neutral light.
 SKIN_TONES = (
@@ -42,46 +42,6 @@ EYE_COLORS = {
     "green": (0.13, 0.19, 0.09),
     "grey": (0.24, 0.28, 0.31),
 }
-
-
-class Noise:
-    """Tileable noise: 0 and 1 clouds, 2 grain, 3 pores; 4 to 7 the slopes of the last two."""
-
-    SIZE = 512
-
-    def __init__(self, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(7)
-        n = self.SIZE
-        f = torch.fft.fftfreq(n) * n
-        radius = torch.hypot(f[:, None], f[None]).clamp(min=1.0)
-        clouds = radius**-1.4 * (radius < 90)
-        grain = torch.exp(-(((radius - 70) / 45) ** 2))
-        pores = torch.exp(-(((radius - 55) / 22) ** 2))
-        layers = []
-        for spectrum in (clouds, clouds, grain, pores):
-            white = torch.fft.fft2(torch.randn(n, n, generator=generator))
-            layer = torch.fft.ifft2(white * spectrum).real
-            layers.append(layer / layer.std())
-        layers[3] = -torch.relu(-layers[3] - 0.6)  # pits only
-        layers[3] = layers[3] / layers[3].std()
-        for layer in (layers[2], layers[3]):
-            layers.append((layer.roll(-1, 1) - layer.roll(1, 1)) / 2)
-            layers.append((layer.roll(-1, 0) - layer.roll(1, 0)) / 2)
-        self.textures = F.pad(torch.stack(layers)[None], (1, 1, 1, 1), mode="circular").to(device)
-
-    def on_host(self) -> Noise:
-        """Return the same noise on the host."""
-        host = copy.copy(self)
-        host.textures = self.textures.cpu()
-        return host
-
-    def __call__(self, uv: Tensor, scale: float, channels: list[int]) -> Tensor:
-        """Sample channels at texture coordinates (p, 2) times `scale`: (p, channels)."""
-        grid = torch.frac(torch.frac(uv * scale) + 1) * 2 - 1
-        grid = grid * self.SIZE / (self.SIZE + 2)
-        textures = self.textures[:, channels]
-        sampled = F.grid_sample(textures, grid[None, None], align_corners=False)
-        return sampled[0, :, 0].T
 
 
 @dataclass
@@ -249,6 +209,7 @@ def _add_hair_tints(
 ) -> Tensor:
     """Darken the skin under brows, beards and the hair of the head."""
     lips, ears = masks[:, 0], masks[:, 2]
+    gray = torch.tensor([0.62, 0.66, 0.72], device=albedo.device)
     hair = of([look.hair_color for look in looks])
     brow = of([look.brow_tint for look in looks]) * brow_field(
         rest,
@@ -257,19 +218,32 @@ def _add_hair_tints(
     )
     albedo = torch.lerp(albedo, torch.lerp(base * 0.4, hair, 0.5), brow[:, None])
     if any(look.shadow_of_beard for look in looks):
-        style = of([beard_style(look.beard) for look in looks])
-        field = beard_fields(rest, lips).gather(0, style[None])[0]
-        amount = of([look.shadow_of_beard for look in looks]) * field
-        amount = amount * (0.85 + 0.25 * pores[:, 0].clamp(-1, 1))
-        gray = torch.tensor([0.62, 0.66, 0.72], device=albedo.device)
-        shade = torch.lerp(base * gray, hair, 0.35)
-        albedo = torch.lerp(albedo, shade, amount[:, None].clamp(0, 0.9))
+        albedo = _add_beard_shadow(
+            albedo, looks, of, torch.lerp(base * gray, hair, 0.35), rest, lips, pores
+        )
     if any(look.scalp for look in looks):
         field = scalp_field(rest, of([look.recession for look in looks])) + 0.05 * fine_clouds[:, 0]
         amount = of([look.scalp for look in looks]) * smoothstep(field, -0.03, 0.09)
         amount = amount * (1 - smoothstep(ears, 0.1, 0.4))
         albedo = torch.lerp(albedo, torch.lerp(base * 0.5, hair, 0.75), amount[:, None])
     return albedo
+
+
+def _add_beard_shadow(
+    albedo: Tensor,
+    looks: Sequence[SkinLook],
+    of: OfHeads,
+    shade: Tensor,
+    rest: Tensor,
+    lips: Tensor,
+    pores: Tensor,
+) -> Tensor:
+    """Darken the skin of beards toward `shade` (p, 3)."""
+    style = of([beard_style(look.beard) for look in looks])
+    field = beard_fields(rest, lips).gather(0, style[None])[0]
+    amount = of([look.shadow_of_beard for look in looks]) * field
+    amount = amount * (0.85 + 0.25 * pores[:, 0].clamp(-1, 1))
+    return torch.lerp(albedo, shade, amount[:, None].clamp(0, 0.9))
 
 
 def _wrinkles(rest: Tensor, age: Tensor, clouds: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ heads goes through each step together: a GPU is busy for longer than it takes to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,8 @@ from domains.people.facial_hair import FacialHair
 from domains.people.hairstyles import Cut, ScalpRoots, dress_hair
 from domains.people.head import Head
 from domains.people.lighting import Shadows, place_lights
-from domains.people.materials import Noise
 from domains.people.mesh import BODY, HeadMesh, vertex_normals
+from domains.people.noise import Noise
 from domains.people.rasterizer import EMPTY, unpack_depth
 from domains.people.scene import Geometry, Scene, Views
 from domains.people.shading import Shader, Shots
@@ -145,41 +145,48 @@ class Renderer:
     def _grow_hair(self, bodies: Bodies, draws: Sequence[Draws]) -> list[Tuft]:
         """Grow all hair: of the heads, brows, beards and lashes."""
         heads, positions, normals = bodies.heads, bodies.positions, bodies.normals
-        tufts = []
-        haired = [k for k, head in enumerate(heads) if head.hair.style]
-        if haired:
-            index = torch.tensor(haired, device=self.device)
-            grown = dress_hair(
-                [_cut(heads[k]) for k in haired],
-                self.scalp,
-                positions[index],
-                normals[index],
-                bodies.shapes.select(index),
-                self._on_skull,
-                [draws[k] for k in haired],
-            )
-            tufts += [
-                Tuft(k, strands, heads[k].hair.color)
-                for k, strands in zip(haired, grown, strict=True)
-            ]
         brows = self.facial_hair.grow_brows(heads, positions, normals, draws)
-        tufts += [Tuft(k, strands, heads[k].brows.color) for k, strands in enumerate(brows)]
-        bearded = [k for k, head in enumerate(heads) if head.beard.style not in ("", "stubble")]
-        if bearded:
-            index = torch.tensor(bearded, device=self.device)
-            beards = self.facial_hair.grow_beards(
-                [heads[k] for k in bearded],
-                positions[index],
-                normals[index],
-                [draws[k] for k in bearded],
-            )
-            tufts += [
-                Tuft(k, strands, heads[k].beard.color)
-                for k, strands in zip(bearded, beards, strict=True)
-            ]
         lashes = self.facial_hair.grow_lashes(heads, bodies.vertices)
-        tufts += [Tuft(k, strands, _LASHES, casts=False) for k, strands in enumerate(lashes)]
-        return tufts
+        return [
+            *self._grow_scalps(bodies, draws),
+            *(Tuft(k, strands, heads[k].brows.color) for k, strands in enumerate(brows)),
+            *self._grow_beards(bodies, draws),
+            *(Tuft(k, strands, _LASHES, casts=False) for k, strands in enumerate(lashes)),
+        ]
+
+    def _grow_scalps(self, bodies: Bodies, draws: Sequence[Draws]) -> Iterator[Tuft]:
+        """Grow the hair of the heads that are not bald."""
+        chosen = [k for k, head in enumerate(bodies.heads) if head.hair.style]
+        if not chosen:
+            return
+        index = torch.tensor(chosen, device=self.device)
+        grown = dress_hair(
+            [_cut(bodies.heads[k]) for k in chosen],
+            self.scalp,
+            bodies.positions[index],
+            bodies.normals[index],
+            bodies.shapes.select(index),
+            self._on_skull,
+            [draws[k] for k in chosen],
+        )
+        for k, strands in zip(chosen, grown, strict=True):
+            yield Tuft(k, strands, bodies.heads[k].hair.color)
+
+    def _grow_beards(self, bodies: Bodies, draws: Sequence[Draws]) -> Iterator[Tuft]:
+        """Grow the beards that are more than stubble, which is a color of the skin."""
+        styles = [head.beard.style for head in bodies.heads]
+        chosen = [k for k, style in enumerate(styles) if style not in ("", "stubble")]
+        if not chosen:
+            return
+        index = torch.tensor(chosen, device=self.device)
+        grown = self.facial_hair.grow_beards(
+            [bodies.heads[k] for k in chosen],
+            bodies.positions[index],
+            bodies.normals[index],
+            [draws[k] for k in chosen],
+        )
+        for k, strands in zip(chosen, grown, strict=True):
+            yield Tuft(k, strands, bodies.heads[k].beard.color)
 
     def _shade(
         self, shots: Shots, geometry: Geometry, strands: Hair, lenses: Geometry | None

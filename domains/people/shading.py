@@ -20,8 +20,9 @@ from domains.people.background import blur
 from domains.people.hair import smoothstep
 from domains.people.head import Color, Head
 from domains.people.lighting import Incident, Lights, Shadows, ggx
-from domains.people.materials import Noise, OfHeads, Shade
+from domains.people.materials import OfHeads, Shade
 from domains.people.mesh import HeadMesh
+from domains.people.noise import Noise
 from domains.people.scene import Scene, SurfaceSamples, Views, turn
 from domains.people.tufts import Hair
 
