@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 from error_messages import describe_error
-from session import EditRow, Session, bind_widget, strength_bounds
+from session import EditRow, Session, strength_bounds
 
 from styleclip_client import Domain, StyleclipError
 from styleclip_contract import limits
@@ -43,14 +43,12 @@ def _show_directions(session: Session, domain: Domain) -> None:
     with st.container(border=True):
         st.markdown("**Directions**")
         for direction in domain.directions:
-            key = session.direction_key(direction.name)
-            if key not in st.session_state:
-                st.session_state[key] = session.directions.get(direction.name, 0.0)
             session.directions[direction.name] = st.slider(
                 direction.title,
                 min(direction.low, 0.0),
                 max(direction.high, 0.0),
-                key=key,
+                float(session.directions.get(direction.name, 0.0)),
+                key=session.direction_key(direction.name),
                 step=0.1,
                 format="%.1f",
                 help="Learned for this model, without words. 0 changes nothing.",
@@ -68,9 +66,7 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
-        row.on = st.toggle(
-            f"Edit {number}", key=bind_widget(row, "on"), help="Off: the edit is not applied."
-        )
+        row.on = st.toggle(f"Edit {number}", **row.bind("on"), help="Off: the edit is not applied.")
         st.button(
             "Remove",
             icon=":material/delete:",
@@ -83,14 +79,14 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
     left, right = st.columns(2)
     row.target = left.text_input(
         "It should show",
-        key=bind_widget(row, "target"),
+        **row.bind("target"),
         max_chars=limits.TEXT_CHARACTERS,
         placeholder="a face with sunglasses",
         help="A few English words that describe the result you want.",
     )
     row.neutral = right.text_input(
         "The photo shows",
-        key=bind_widget(row, "neutral"),
+        **row.bind("neutral"),
         max_chars=limits.TEXT_CHARACTERS,
         help="The same words without what should change. The edit is how the two texts differ.",
     )
@@ -99,7 +95,7 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
         "How strong (α)",
         low,
         high,
-        key=bind_widget(row, "strength"),
+        **row.bind("strength"),
         step=0.1,
         format="%.1f",
         help="0 changes nothing; negative values apply the opposite of the edit.",
@@ -108,7 +104,7 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
         "How focused (β)",
         0.0,
         max(_MAX_THRESHOLD, row.threshold),
-        key=bind_widget(row, "threshold"),
+        **row.bind("threshold"),
         step=0.01,
         help="To the right: only what matters most for the text changes. "
         "To the left: more changes along with it.",

@@ -53,7 +53,7 @@ def show_photo_picker(session: Session, domain: Domain) -> Any:
         _handle_upload(session, file, "Camera photo", domain.align)
     assert session.photo
     if not session.photo.sample:
-        st.session_state.setdefault("align", session.photo.align)
+        st.session_state.align = session.photo.align  # in each run: one may be interrupted
         st.toggle(
             "Find the face first",
             key="align",

@@ -1,7 +1,7 @@
 """The state of one browser session: photo, edits, history. Nothing of it is on disk.
 
 Streamlit forgets a widget's value when the widget is not drawn, so the values live here and
-`bind_widget` fills the widgets from them.
+`EditRow.bind` gives them to the widgets.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 from cache import SessionCache
@@ -40,6 +41,14 @@ class EditRow:
     @property
     def is_complete(self) -> bool:
         return bool(self.target.strip())
+
+    def bind(self, name: str) -> dict[str, Any]:
+        """Return the key and the initial value of the widget for the attribute `name`.
+
+        Not through `st.session_state`: a run that is interrupted before the browser has the new
+        widget would lose the value, and the widget would start at its lowest.
+        """
+        return {"key": f"{name}-{self.id}", "value": getattr(self, name)}
 
     def to_edit(self) -> Edit:
         """Return the edit. Raises a StyleclipError for texts that cannot be used."""
@@ -100,8 +109,8 @@ class Session:
             id=self._last_row_id,
             neutral=edit.neutral if edit else self.domain.neutral,
             target=edit.target if edit else "",
-            strength=edit.strength if edit else self.domain.strength,
-            threshold=edit.threshold if edit else self.domain.threshold,
+            strength=float(edit.strength if edit else self.domain.strength),
+            threshold=float(edit.threshold if edit else self.domain.threshold),
             on=on,
         )
         self.rows.append(row)
@@ -179,7 +188,6 @@ class Session:
     def select_photo(self, photo: Photo) -> None:
         """Edit another photo, or another face of the same photo."""
         self.photo = photo
-        st.session_state.align = photo.align
 
     def record_result(self, recipe: Recipe, thumbnail: bytes) -> None:
         """Add a result to the history; while only numbers change, it replaces the newest entry."""
@@ -216,14 +224,6 @@ def get_session(address: str) -> Session:
         st.session_state.session = Session(ServerSession(address, cache), cache)
     session: Session = st.session_state.session
     return session
-
-
-def bind_widget(row: EditRow, name: str) -> str:
-    """Return the key of the widget for `row.name`, after filling a new widget from the row."""
-    key = f"{name}-{row.id}"
-    if key not in st.session_state:
-        st.session_state[key] = getattr(row, name)
-    return key
 
 
 def strength_bounds(strength: float) -> tuple[float, float]:
