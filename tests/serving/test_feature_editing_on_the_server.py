@@ -1,5 +1,6 @@
 """A domain with StyleFeatureEditor's networks serves FIDELITY `features`."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -203,16 +204,17 @@ def test_an_edit_of_the_latent_is_that_of_the_generator_alone(infer, face, repos
     assert not np.array_equal(pixels(infer("edit", **face, **TEXTS, **FEATURES)), expected[0])
 
 
-def test_requests_for_the_same_new_features_compute_them_once(infer, face):
+def test_requests_for_the_same_new_features_compute_them_once(infer, client):
     def misses():
         name = 'styleclip_cache_requests_total{cache="features",result="miss"}'
         return read_metrics(infer.server).get(name, 0)
 
     before = misses()
-    new = {**face, "W_PLUS": face["W_PLUS"] + 1}
-    with ThreadPoolExecutor(2) as pool:  # as many as the server always admits
-        calls = [pool.submit(infer, "edit", **new, **TEXTS, **FEATURES) for _ in range(2)]
-        first, second = (call.result()["PICTURE"][0][0] for call in calls)
+    inverted = client.invert(PHOTO, fidelity="features")
+    new = dataclasses.replace(inverted, w_plus=inverted.w_plus + 1)
+    with ThreadPoolExecutor(2) as pool:  # the client sends a call again that finds the server busy
+        calls = [pool.submit(client.edit, new, EDIT, fidelity="features") for _ in range(2)]
+        first, second = (call.result().picture for call in calls)
     assert first == second and misses() == before + 1
 
 
