@@ -13,15 +13,15 @@ from domains.people.head import Color
 from domains.people.materials import EYE_COLORS, HAIR_COLORS
 
 ANCESTRIES = ("african", "asian", "caucasian")  # as the targets are named
-_HEAD_SHAPES = (
-    "diamond",
-    "invertedtriangular",
-    "oval",
-    "rectangular",
-    "round",
-    "square",
-    "triangular",
-)
+_HEAD_SHAPES = {  # with relative frequencies
+    "diamond": 0.15,
+    "invertedtriangular": 0.15,
+    "oval": 0.35,
+    "rectangular": 0.1,
+    "round": 0.15,
+    "square": 0.05,
+    "triangular": 0.05,
+}
 _OPPOSITES = (
     ("decr", "incr"),
     ("down", "up"),
@@ -123,21 +123,21 @@ def _macro_targets(
 _STRENGTH = {
     "head/head-trans": 0.0,
     "forehead/forehead-trans": 0.4,
-    "cheek/": 0.75,
-    "chin/": 0.85,
-    "head/": 0.5,
-    "eyes/": 0.65,
-    "eyebrows/": 0.7,
+    "cheek/": 0.7,
+    "chin/": 0.6,
+    "head/": 0.3,
+    "eyes/": 0.6,
+    "eyebrows/": 0.5,
     "mouth/": 0.7,
-    "nose/": 1.05,
-    "ears/": 0.8,
+    "nose/": 0.75,
+    "ears/": 0.6,
     "head/head-age": 0.0,
-    "head/head-angle": 0.5,
-    "head/head-scale": 0.7,
-    "neck/": 0.4,
+    "head/head-angle": 0.3,
+    "head/head-scale": 0.35,
+    "neck/": 0.3,
     "eyes/eye-push": 0.3,
-    "nose/nose-trans": 0.6,
-    "forehead/": 0.6,
+    "nose/nose-trans": 0.4,
+    "forehead/": 0.45,
 }
 
 
@@ -180,7 +180,7 @@ def _feature_targets(
     """Draw how a face differs from the average of its kind: weights of features' targets."""
     targets: dict[str, float] = {}
     for feature in find_features(frozenset(names)):
-        value = float(np.clip(rng.normal(0, amount * feature.strength), -1.0, 1.0))
+        value = float(np.clip(rng.normal(0, amount * feature.strength), -0.7, 0.7))
         target = feature.negative if value < 0 else feature.positive
         if not feature.name.startswith("l-"):
             targets[target] = abs(value)
@@ -189,8 +189,7 @@ def _feature_targets(
             targets[target.replace(feature.name, side, 1)] = abs(value) * float(
                 rng.uniform(0.9, 1.1)
             )
-    shape = _HEAD_SHAPES[int(rng.integers(len(_HEAD_SHAPES)))]
-    targets[f"head/head-{shape}"] = float(rng.uniform(0.1, 0.8))
+    targets[f"head/head-{choose(rng, _HEAD_SHAPES)}"] = float(rng.uniform(0.0, 0.5))
     return targets
 
 
@@ -310,9 +309,9 @@ def sample_person(seed: int, targets: Iterable[str]) -> Person:
     eye_color = _draw_eye_color(rng, light)
     beard = _draw_beard(rng, sex, years)
     brows = _draw_brows(rng, sex)
-    freckled = rng.random() < 0.03 + 0.24 * light
-    shape = _macro_targets(sex, years, ancestry, float(np.clip(rng.normal(0, 0.4), -0.9, 0.9)))
-    shape |= _feature_targets(rng, targets, 0.32 if years < 14 else 0.46)
+    freckled = rng.random() < 0.02 + 0.16 * light
+    shape = _macro_targets(sex, years, ancestry, float(np.clip(rng.normal(0, 0.3), -0.7, 0.7)))
+    shape |= _feature_targets(rng, targets, 0.3 if years < 14 else 0.4)
     labels = {
         "sex": sex,
         "age": age,

@@ -50,28 +50,28 @@ def _expression(rng: np.random.Generator, name: str) -> dict[str, float]:
     """Return the weights of the face's units for an expression."""
     both = {
         "neutral": {},
-        "smile": {"mouthSmile": (0.55, 0.95), "cheekSquint": (0.2, 0.5), "eyeSquint": (0.0, 0.3)},
+        "smile": {"mouthSmile": (0.45, 0.75), "cheekSquint": (0.2, 0.5), "eyeSquint": (0.0, 0.3)},
         "laugh": {
-            "mouthSmile": (0.7, 1.0),
-            "cheekSquint": (0.3, 0.7),
-            "eyeSquint": (0.1, 0.5),
-            "mouthUpperUp": (0.3, 0.7),
+            "mouthSmile": (0.6, 0.85),
+            "cheekSquint": (0.3, 0.6),
+            "eyeSquint": (0.1, 0.4),
+            "mouthUpperUp": (0.5, 0.8),
         },
-        "sad": {"mouthFrown": (0.45, 0.8), "mouthLowerDown": (0.0, 0.15)},
+        "sad": {"mouthFrown": (0.35, 0.6)},
         "angry": {
             "browDown": (0.8, 1.0),
-            "noseSneer": (0.3, 0.7),
-            "mouthPress": (0.2, 0.6),
+            "noseSneer": (0.2, 0.5),
+            "mouthPress": (0.1, 0.35),
             "eyeSquint": (0.2, 0.4),
-            "mouthFrown": (0.2, 0.5),
+            "mouthFrown": (0.1, 0.3),
         },
-        "surprised": {"eyeWide": (0.6, 1.0), "browOuterUp": (0.6, 1.0)},
+        "surprised": {"eyeWide": (0.5, 0.85), "browOuterUp": (0.5, 0.9)},
         "eyes closed": {"eyeBlink": (1.0, 1.0), "mouthSmile": (0.0, 0.3)},
     }[name]
     single = {
-        "laugh": {"jawOpen": (0.15, 0.4)},
-        "sad": {"browInnerUp": (0.7, 1.0), "mouthShrugLower": (0.1, 0.4)},
-        "surprised": {"jawOpen": (0.25, 0.55), "browInnerUp": (0.6, 1.0)},
+        "laugh": {"jawOpen": (0.12, 0.28)},
+        "sad": {"browInnerUp": (0.7, 1.0), "mouthShrugLower": (0.0, 0.1)},
+        "surprised": {"jawOpen": (0.2, 0.4), "browInnerUp": (0.6, 1.0)},
     }.get(name, {})
     weights = {}
     if "eyeBlink" not in both:  # lids rest on the upper edge of the iris
