@@ -93,7 +93,7 @@ class FacialHair:
         along = torch.stack([torch.sign(x) * (0.25 + outward), rise, -0.3 * outward], 1)
         along = along + 0.22 * randn_each(draws, at.counts, 3)
         directions = F.normalize(F.normalize(along, dim=1) + 0.22 * at.normal, dim=1)
-        lengths = 0.036 * (0.6 + 0.6 * rand_each(draws, at.counts))
+        lengths = 0.03 * (0.6 + 0.6 * rand_each(draws, at.counts))
         return self._straight(at, directions, lengths, -0.15 * at.normal, 4, draws)
 
     def grow_beards(

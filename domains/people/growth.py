@@ -117,6 +117,7 @@ def grow(sprouts: Sprouts, surfaces: HeadSurfaces) -> tuple[Tensor, Tensor, Tens
         layer=sprouts.each("volume") * rand_each(draws, counts),
         error=surfaces.error_at(sprouts.roots, sprouts.head) + 0.008,
         side=torch.sign(x + 0.05 * randn_each(draws, counts)),
+        rise=3 / num_nodes,
         gravity=sprouts.each("gravity")[:, None],
         jitter=sprouts.each("jitter")[:, None],
         slack=sprouts.each("slack"),
@@ -132,7 +133,7 @@ def grow(sprouts: Sprouts, surfaces: HeadSurfaces) -> tuple[Tensor, Tensor, Tens
         some = draws[:growing]
         bend = locks.randn(some, 3)[locks.of[:n]] * 0.6 + randn_each(some, counts[:growing], 3)
         position, direction = _advance(
-            position[:n], direction[:n], bend, min(k / 3, 1.0), state.first(n), surfaces
+            position[:n], direction[:n], bend, k, state.first(n), surfaces
         )
         stack[:n, k] = position
         stack[n:, k] = stack[n:, k - 1]
@@ -152,13 +153,17 @@ def grow(sprouts: Sprouts, surfaces: HeadSurfaces) -> tuple[Tensor, Tensor, Tens
 
 @dataclass
 class _State:
-    """What stays the same while strands grow, of each strand."""
+    """What stays the same while strands grow, of each strand.
+
+    `rise` is the part of its layer's height that a strand gains with each node.
+    """
 
     head: Tensor
     step: Tensor
     layer: Tensor
     error: Tensor
     side: Tensor
+    rise: Tensor
     gravity: Tensor
     jitter: Tensor
     slack: Tensor
@@ -173,19 +178,19 @@ def _advance(
     position: Tensor,
     direction: Tensor,
     bend: Tensor,
-    rise: float,
+    k: int,
     state: _State,
     surfaces: HeadSurfaces,
 ) -> tuple[Tensor, Tensor]:
     """Return the next nodes (s, 3) of strands, and the direction (s, 3) toward them.
 
     Args:
-        bend: random (s, 3); rise: how much of its layer's height a strand has reached, 0 to 1.
+        bend: random (s, 3); k: number of the next nodes.
     """
     pull = _drape(position, state.window, state.center)
     direction = F.normalize(direction + state.gravity * pull + state.jitter * bend, dim=1)
     moved = position + direction * state.step
-    margin = state.error + state.layer * rise
+    margin = state.error + state.layer * (k * state.rise).clamp(max=1)
     moved = surfaces.confine(moved, state.head, margin, state.slack)
     moved = _keep_beside_face(moved, state.window, state.center, state.side)
     return moved, F.normalize(moved - position, dim=1)

@@ -54,8 +54,8 @@ def brow_field(rest: Tensor, thickness: float | Tensor, height: float | Tensor) 
     x = rest[:, 0].abs()
     middle = lookup(x, (0.1, 0.2, 0.33, 0.45, 0.55), (7.50, 7.52, 7.54, 7.52, 7.46)) + height
     half = lookup(x, (0.08, 0.13, 0.3, 0.45, 0.57), (0.013, 0.030, 0.029, 0.019, 0.007)) * thickness
-    inside = (x > 0.085) & (x < 0.57) & (rest[:, 2] > 1.0)
-    return (1 - ((rest[:, 1] - middle) / half).abs()).clamp(0, 1) * inside
+    inside = smoothstep(x, 0.08, 0.17) * (1 - smoothstep(x, 0.36, 0.58)) * (rest[:, 2] > 1.0)
+    return smoothstep(1 - ((rest[:, 1] - middle) / half).abs(), 0.0, 0.9) * inside
 
 
 def beard_style(style: str) -> int:

@@ -97,7 +97,7 @@ class ScalpRoots:
         count, device = len(self.height), self.height.device
         noise = randn_each(draws, [1] * len(cuts), count)
         recession = torch.tensor([[cut.recession] for cut in cuts], device=device)
-        chosen = self.height - recession * self.receding + 0.03 * noise > 0.0
+        chosen = self.height - recession * self.receding + 0.045 * noise > 0.0
         used = [[int(DENSITIES.get(cut.style, 1.0) * count)] for cut in cuts]
         chosen &= torch.arange(count, device=device) < torch.tensor(used, device=device)
         return chosen & torch.stack([self._covers[cut.headwear] for cut in cuts]), noise
@@ -177,7 +177,9 @@ def _side_parted(scalp: Scalp) -> Combed:
 
 def _curly(scalp: Scalp) -> Combed:
     directions = scalp.normal + 0.25 * scalp.vectors(0.0, 0.2, -0.1)
-    return directions, (0.30 + 0.25 * scalp.top) * scalp.length * (0.75 + 0.4 * scalp.spread)
+    shorter = 1 - 0.5 * scalp.front * (1 - scalp.top)  # curls do not hang over the brows
+    lengths = (0.30 + 0.25 * scalp.top) * shorter * scalp.length
+    return directions, lengths * (0.75 + 0.4 * scalp.spread)
 
 
 def _hanging(scalp: Scalp) -> Combed:
@@ -212,7 +214,7 @@ def _ends(scalp: Scalp, chin_y: Tensor) -> Tensor:
     shorter = scalp.each([0.5 if cut.style == "bob" else 1.0 for cut in scalp.cuts])
     level = chin_y + base + (1 - scalp.length) * shorter
     behind = smoothstep(-scalp.rest[:, 2], -0.4, 0.4)
-    return level + (0.05 + 0.05 * behind) * scalp.level - 0.1 * behind
+    return level + (0.08 + 0.04 * behind) * scalp.level - 0.1 * behind
 
 
 def dress_hair(
@@ -269,7 +271,7 @@ def _grow_free(
     falls &= scalp.rest[:, 2] > 0.75
     forward = scalp.vectors(0.25 * torch.tanh(scalp.rest[:, 0] / 0.4), -0.1, 0.9)
     directions = torch.where(falls[:, None], forward + 0.35 * scalp.normal, directions)
-    brow = brow_y + 0.14 + 0.05 * scalp.level
+    brow = brow_y + 0.16 + 0.06 * scalp.level
     end = torch.where(falls, brow, end)
     lengths = torch.where(falls, (scalp.start[:, 1] - brow + 0.32).clamp(min=0.1), lengths)
     total = sum(scalp.counts[:count])

@@ -32,7 +32,7 @@ HAIR_COLORS = {
     "dark brown": (0.045, 0.026, 0.016),
     "brown": (0.115, 0.060, 0.032),
     "blond": (0.46, 0.31, 0.155),
-    "red": (0.30, 0.085, 0.025),
+    "red": (0.24, 0.078, 0.03),
     "grey": (0.36, 0.355, 0.35),
     "white": (0.72, 0.71, 0.69),
 }
@@ -117,11 +117,9 @@ def skin(
     clouds = noise(uv + offset, 3.0, [0, 1])
     fine_clouds = noise(uv + offset, 9.0, [0, 1])
     grain = noise(uv + offset, 5.0, [2])[:, 0]
-    pores = noise(uv, 3.2, [3, 6, 7])
+    pores = noise(uv, 4.8, [3, 6, 7])
     fine = noise(uv, 6.5, [2, 4, 5])
-    tone = (
-        1 + 0.045 * clouds[:, 0] + 0.045 * fine_clouds[:, 0] + 0.028 * grain + 0.035 * pores[:, 0]
-    )
+    tone = 1 + 0.045 * clouds[:, 0] + 0.045 * fine_clouds[:, 0] + 0.028 * grain + 0.02 * pores[:, 0]
     albedo = base * tone[:, None]
     # Blood shows on cheeks, nose, ears, chin and lids; hollows under the eyes are darker.
     blood = 0.75 * _spot(rest, 0.42, 6.95, 0.22) + 0.75 * _spot(rest, 0.0, 6.93, 0.15)
@@ -149,7 +147,7 @@ def skin(
     inside = torch.tensor([0.22, 0.055, 0.045], device=device)
     deep = mouth * (1 - smoothstep(lips, 0.4, 0.8))
     albedo = torch.lerp(albedo, inside.expand_as(albedo), (deep[:, None] * 0.9).clamp(0, 1))
-    pore_depth = 0.09 * (1 - lip)
+    pore_depth = 0.055 * (1 - lip)
     slopes = pore_depth[:, None] * pores[:, 1:] + 0.05 * fine[:, 1:]
     slopes = slopes + _wrinkles(rest, of([look.age for look in looks]), clouds)
     oily = (
@@ -216,7 +214,7 @@ def _add_hair_tints(
         of([look.brow_thickness for look in looks]),
         of([look.brow_height for look in looks]),
     )
-    albedo = torch.lerp(albedo, torch.lerp(base * 0.4, hair, 0.5), brow[:, None])
+    albedo = torch.lerp(albedo, torch.lerp(base * 0.35, hair, 0.5), brow[:, None])
     if any(look.shadow_of_beard for look in looks):
         albedo = _add_beard_shadow(
             albedo, looks, of, torch.lerp(base * gray, hair, 0.35), rest, lips, pores

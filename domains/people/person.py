@@ -128,7 +128,7 @@ _STRENGTH = {
     "head/": 0.3,
     "eyes/": 0.6,
     "eyebrows/": 0.5,
-    "mouth/": 0.7,
+    "mouth/": 0.6,
     "nose/": 0.75,
     "ears/": 0.6,
     "head/head-age": 0.0,
@@ -145,6 +145,10 @@ def _strength(feature: str) -> float:
     """Return how much a feature varies, by the longest prefix that is listed."""
     matching = [prefix for prefix in _STRENGTH if feature.startswith(prefix)]
     return _STRENGTH[max(matching, key=len)] if matching else 1.0
+
+
+# The average face of the mesh has a wider jaw and smaller eyes than people have.
+_USUAL = {"l-eye-scale": 0.2, "chin-width": -0.2, "head-fat": -0.1}
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def _feature_targets(
     """Draw how a face differs from the average of its kind: weights of features' targets."""
     targets: dict[str, float] = {}
     for feature in find_features(frozenset(names)):
-        value = float(np.clip(rng.normal(0, amount * feature.strength), -0.7, 0.7))
+        usual = _USUAL.get(feature.name, 0.0)
+        value = float(np.clip(rng.normal(usual, amount * feature.strength), -0.7, 0.7))
         target = feature.negative if value < 0 else feature.positive
         if not feature.name.startswith("l-"):
             targets[target] = abs(value)
@@ -291,7 +296,7 @@ def _draw_recession(rng: np.random.Generator, sex: str, years: float) -> float:
 
 
 _YEARS = {"child": (6, 13), "young": (17, 34), "middle-aged": (38, 56), "old": (62, 85)}
-_BROW_THICKNESS = {"thin": (0.60, 0.75), "medium": (0.85, 1.1), "thick": (1.3, 1.6)}
+_BROW_THICKNESS = {"thin": (0.60, 0.75), "medium": (0.85, 1.1), "thick": (1.25, 1.45)}
 _BEARD_LENGTHS = {"short beard": 0.075, "full beard": 0.27, "moustache": 0.13, "goatee": 0.13}
 
 

@@ -76,7 +76,7 @@ class Renderer:
         near_brow &= rest[:, 2] > 1.0
         brow = hair.Roots(mesh, 40_000, near_brow.float() * outer)
         bearded = (rest[:, 1] > 5.95) & (rest[:, 1] < 7.3) & (rest[:, 2] > 0.55) & (ears < 0.3)
-        beard = hair.Roots(mesh, 26_000, (bearded & (lips < 0.6)).float() * outer)
+        beard = hair.Roots(mesh, 36_000, (bearded & (lips < 0.6)).float() * outer)
         self.facial_hair = FacialHair(mesh, self.noise, brow, beard)
         self._on_skull = torch.nonzero(body.rest[:, 1] > 4.6).squeeze(1)
 
@@ -149,9 +149,15 @@ class Renderer:
         lashes = self.facial_hair.grow_lashes(heads, bodies.vertices)
         return [
             *self._grow_scalps(bodies, draws),
-            *(Tuft(k, strands, heads[k].brows.color) for k, strands in enumerate(brows)),
+            *(
+                Tuft(k, strands, heads[k].brows.color, casts=False, opacity=0.85)
+                for k, strands in enumerate(brows)
+            ),
             *self._grow_beards(bodies, draws),
-            *(Tuft(k, strands, _LASHES, casts=False) for k, strands in enumerate(lashes)),
+            *(
+                Tuft(k, strands, _LASHES, casts=False, opacity=0.9)
+                for k, strands in enumerate(lashes)
+            ),
         ]
 
     def _grow_scalps(self, bodies: Bodies, draws: Sequence[Draws]) -> Iterator[Tuft]:
@@ -186,7 +192,7 @@ class Renderer:
             [draws[k] for k in chosen],
         )
         for k, strands in zip(chosen, grown, strict=True):
-            yield Tuft(k, strands, bodies.heads[k].beard.color)
+            yield Tuft(k, strands, bodies.heads[k].beard.color, opacity=0.97)
 
     def _shade(
         self, shots: Shots, geometry: Geometry, strands: Hair, lenses: Geometry | None
@@ -203,10 +209,13 @@ class Renderer:
             [head.background for head in heads], [head.seed for head in heads], size
         )
         image = background.permute(0, 2, 3, 1).reshape(-1, 3)
-        pixel = torch.nonzero((scene.keys != EMPTY) & ~is_hair).squeeze(1)
+        index = hair_keys & 0xFFFFFFFF
+        seen = ~is_hair | (index >= strands.first_translucent)
+        pixel = torch.nonzero((scene.keys != EMPTY) & seen).squeeze(1)
         image[pixel] = self.shader.surfaces(shots, scene, pixel)
         pixel = torch.nonzero(is_hair).squeeze(1)
-        image[pixel] = self.shader.hair(shots, strands, pixel, hair_keys[pixel] & 0xFFFFFFFF)
+        color, opacity = self.shader.hair(shots, strands, pixel, index[pixel])
+        image[pixel] = torch.lerp(image[pixel], color, opacity)
         if lenses is not None:
             depth = torch.minimum(scene.depth, unpack_depth(hair_keys))
             self.shader.add_lenses(shots, image, Scene(lenses, views), depth)
@@ -252,7 +261,7 @@ def develop(heads: Sequence[Head], images: Tensor, grain: Tensor) -> Tensor:
     axis = torch.linspace(-1, 1, size, device=device)
     linear = linear * (1 - 0.10 * (axis[:, None] ** 2 + axis[None] ** 2))
     gray = linear.mean(1, keepdim=True)
-    linear = (gray + 1.12 * (linear - gray)).clamp(min=0)
+    linear = (gray + 1.05 * (linear - gray)).clamp(min=0)
     toned = 1 - torch.exp(-1.5 * linear)  # a film's shoulder, and its toe
     toned = torch.lerp(toned, toned * toned * (3 - 2 * toned), 0.3)
     encoded = torch.where(

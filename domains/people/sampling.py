@@ -160,10 +160,12 @@ def _draw_wear(rng: np.random.Generator, person: Person, expression: str) -> dic
     kinds = {"none": 0.70, "round glasses": 0.1, "square glasses": 0.1, "sunglasses": 0.1}
     if expression == "eyes closed":
         kinds["sunglasses"] = 0.0
-    glasses = choose(rng, kinds)
     headwear = draw_prior(rng, "headwear")
     if style == "tied back":
         headwear = "none"  # no room for the bun
+    if headwear != "none":
+        kinds["sunglasses"] *= 0.3  # little of the face would be seen
+    glasses = choose(rng, kinds)
     lipstick = person.is_woman and rng.random() < 0.35
     earrings = "no"
     if rng.random() < (0.35 if person.sex == "female" else 0.04):
@@ -208,7 +210,7 @@ def _skin_look(rng: np.random.Generator, person: Person, labels: dict[str, str])
         hair_color=person.hair_color,
         recession=person.recession,
         scalp={"bald": 0.0, "buzz cut": 0.75}.get(style, 0.9),
-        brow_tint=0.55,
+        brow_tint=0.7,
         brow_thickness=person.brow_thickness,
         brow_height=person.brow_height,
         offset=person.offset,
@@ -222,7 +224,7 @@ def _exposure(
     luminance = float(np.dot((0.2, 0.7, 0.1), _tone_color(tone)))
     power = sum(float(np.mean(lamp.color)) * max(lamp.direction[2], 0.0) for lamp in lamps)
     power += 1.6 * float(np.mean(ambient["top"]))
-    return float(np.exp(rng.normal(0, 0.10))) * (0.42 / luminance) ** 0.33 / power * 1.7
+    return float(np.exp(rng.normal(0, 0.10))) * (0.42 / luminance) ** 0.4 / power * 1.7
 
 
 def sample(seed: int, known_targets: Iterable[str]) -> Head:
@@ -240,6 +242,10 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
     other_color = draw_prior(rng, "clothes_color", leave=[worn["clothes_color"]])
     hat_color = draw_prior(rng, "clothes_color", leave=["white", "pink", "yellow"])
     lamps, ambient, warmth = _lamps(rng, light)
+    for side in ("top", "bottom"):  # dark skin needs light from everywhere
+        r, g, b = ambient[side]
+        fill = 1 + 0.12 * max(person.skin_tone - 5, 0.0)
+        ambient[side] = r * fill, g * fill, b * fill
     camera = _camera(rng)
     view = "front"
     if abs(camera.yaw) >= math.radians(8):  # as the image shows it
@@ -247,7 +253,7 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
     labels = person.labels | worn
     labels |= {"expression": expression, "background": background, "light": light, "view": view}
     style, hair = person.labels["hair_style"], person.hair_color
-    brow_darkness = 0.45 if 0.4 < sum(hair) < 0.9 else 0.75
+    brow_darkness = 0.45 if sum(hair) > 0.4 else 0.75
     targets = person.targets | _expression(rng, expression)
     skin = _skin_look(rng, person, labels)
     gaze = (
@@ -255,7 +261,11 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
         float(rng.normal(0, 0.04)) + 0.5 * math.sin(camera.pitch),
     )
     beard_color = vary(rng, [c * 0.85 for c in hair], 0.08)
-    brow_color = vary(rng, [0.03 + c * brow_darkness for c in hair], 0.05)
+    brow_color = vary(
+        rng,
+        [c * brow_darkness + 0.05 * t for c, t in zip(hair, _tone_color(skin.tone), strict=True)],
+        0.05,
+    )
     lash_length = float(rng.uniform(0.7, 1.05)) * (1.15 if person.is_woman else 0.8)
     return Head(
         seed=seed,

@@ -172,11 +172,17 @@ class Shader:
             result += values[:, :3] / values[:, 3:].clamp(min=1e-3) * weight
         return torch.where(is_skin[:, None], result, irradiance)
 
-    def hair(self, shots: Shots, strands: Hair, pixel: Tensor, index: Tensor) -> Tensor:
-        """Return the radiance (p, 3) of the points of hair with the indices (p,) at pixels (p,)."""
+    def hair(
+        self, shots: Shots, strands: Hair, pixel: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the radiance (p, 3) and opacity (p, 1) of points of hair at pixels (p,).
+
+        Args:
+            index: (p,), of the points.
+        """
         views, lights, shadows = shots.views, shots.lights, shots.shadows
         head = pixel // views.size**2
-        position, tangent, color = strands.points_at(index)
+        position, tangent, color, opacity = strands.points_at(index)
         toward = F.normalize(views.origins[head] - position, dim=1)
         outward = F.normalize(position - shadows.centers[head], dim=1)
         tv = (tangent * toward).sum(1)
@@ -193,13 +199,13 @@ class Shader:
             side = (0.35 + 0.65 * (light.directions * outward).sum(2)).clamp(min=0)
             result += color * _sum_lights(seen * 0.62 * sin_tl * side, light)
             sharp = torch.where(light.lamps, 1.0, 0.35)
-            lit = seen * sharp * (side > 0) * sin_tv
+            lit = seen * sharp * (side > 0) * sin_tv * opacity**2  # fine hair shines less
             for axis, power, strength, tint in lobes:
                 al, av = (light.directions * axis).sum(2), (axis * toward).sum(1)
                 cosine = (1 - al * al).clamp(min=0).sqrt() * (1 - av * av).clamp(min=0).sqrt()
                 lobe = (cosine - al * av).clamp(min=0) ** power
                 result += tint * _sum_lights(strength * lobe * lit, light)
-        return result
+        return result, opacity[:, None]
 
     def add_lenses(self, shots: Shots, image: Tensor, lenses: Scene, depth: Tensor) -> None:
         """Lay clear lenses over the image: a slight tint and the reflection of the surroundings."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from domains.people.hair import smoothstep
 from domains.people.head import Color
 from domains.people.strands import Strands, count_steps, draw_strands_
 
@@ -19,19 +20,29 @@ SHADOW_STRANDS = 3  # one of so many strands casts a shadow
 
 @dataclass
 class Tuft:
-    """Strands of one kind on a head; `casts` says whether they cast a shadow."""
+    """Strands of one kind on a head.
+
+    Attributes:
+        casts: whether they cast a shadow.
+        opacity: of the strands, which become more transparent toward their tips if it is below 1.
+    """
 
     head: int
     strands: Strands
     color: Color
     casts: bool = True
+    opacity: float = 1.0
 
 
 class Hair:
     """All hair of a batch. Point i of strand s of a tuft has the index first + s * steps + i."""
 
     def __init__(self, tufts: Sequence[Tuft], scales: Sequence[float]) -> None:
-        """Prepare the hair for views with `scales` pixels to a decimeter at each head."""
+        """Prepare the hair for views with `scales` pixels to a decimeter at each head.
+
+        Args:
+            tufts: the opaque ones first.
+        """
         self.tufts = [tuft for tuft in tufts if len(tuft.strands.nodes)]
         sampled = torch.stack([tuft.strands.sampled_lengths() for tuft in self.tufts])
         self._lengths = sampled.nanquantile(0.98, dim=1).tolist()
@@ -42,6 +53,11 @@ class Hair:
         self._firsts = [0]
         for tuft, steps in zip(self.tufts, self._steps, strict=True):
             self._firsts.append(self._firsts[-1] + len(tuft.strands.nodes) * steps)
+
+    @property
+    def first_translucent(self) -> int:
+        """The index of the first point that is not opaque."""
+        return self._firsts[sum(tuft.opacity == 1 for tuft in self.tufts)]
 
     def draw_(self, keys: Tensor, matrices: Tensor, size: int) -> None:
         """Draw into the keys (h, size * size) of views with projections (h, 4, 4)."""
@@ -70,8 +86,8 @@ class Hair:
                     keys, tuft.strands, steps, matrices, size, counts=counts, every=SHADOW_STRANDS
                 )
 
-    def points_at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return positions, unit tangents and colors (p, 3) of points with indices (p,)."""
+    def points_at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return of points (p,) positions, unit tangents, colors (p, 3), and opacities (p,)."""
         device = index.device
         nodes = torch.cat([tuft.strands.nodes.flatten(0, 1) for tuft in self.tufts])
         tones = torch.cat([tuft.strands.tones for tuft in self.tufts])
@@ -91,6 +107,9 @@ class Hair:
         w = (t - node)[:, None]
         place = node_start_of + strand * num_nodes + node
         start, end = nodes[place], nodes[place + 1]
-        colors = torch.tensor([tuft.color for tuft in self.tufts], device=device)[tuft_of]
-        colors = colors * tones[strand_start_of + strand, None]
-        return start * (1 - w) + end * w, F.normalize(end - start, dim=1), colors
+        looks = torch.tensor([(*tuft.color, tuft.opacity) for tuft in self.tufts], device=device)
+        looks = looks[tuft_of]
+        colors = looks[:, :3] * tones[strand_start_of + strand, None]
+        tip = smoothstep(step / (steps - 1), 0.6, 1.0)
+        opacity = torch.where(looks[:, 3] < 1, looks[:, 3] * (1 - 0.7 * tip), 1.0)
+        return start * (1 - w) + end * w, F.normalize(end - start, dim=1), colors, opacity
