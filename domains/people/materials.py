@@ -34,7 +34,7 @@ HAIR_COLORS = {
     "blond": (0.46, 0.31, 0.155),
     "red": (0.24, 0.078, 0.03),
     "grey": (0.36, 0.355, 0.35),
-    "white": (0.72, 0.71, 0.69),
+    "white": (0.60, 0.59, 0.575),
 }
 EYE_COLORS = {
     "brown": (0.10, 0.045, 0.018),
@@ -156,7 +156,7 @@ def skin(
         + 0.4 * _spot(rest, 0.45, 7.1, 0.2)
     )
     rough = (
-        0.55
+        0.58
         - 0.07 * oily.clamp(0, 1)
         + 0.03 * fine_clouds[:, 1]
         - 0.12 * lip
@@ -166,7 +166,7 @@ def skin(
         albedo.clamp(0.004, 0.95),
         tilt(normal, slopes),
         rough.clamp(0.25, 0.8),
-        torch.full_like(rough, 0.028) * (1 + 0.25 * fine[:, 0].clamp(-1, 1)),
+        torch.full_like(rough, 0.025) * (1 + 0.25 * fine[:, 0].clamp(-1, 1)),
     )
 
 
@@ -265,7 +265,7 @@ def _wrinkles(rest: Tensor, age: Tensor, clouds: Tensor) -> Tensor:
         fold * torch.exp(-fold * fold) * smoothstep(y, 6.52, 6.62) * smoothstep(-y, -6.88, -6.80)
     )
     fold_slope = fold_slope * torch.sign(x) * (rest[:, 2] > 1.1)
-    across = 0.20 * fold_slope - 0.25 * feet * torch.sin(angle) * torch.sign(x)
+    across = 0.14 * fold_slope - 0.25 * feet * torch.sin(angle) * torch.sign(x)
     return depth * torch.stack([across, 0.55 * lines + 0.25 * feet * torch.cos(angle)], 1)
 
 
@@ -331,8 +331,9 @@ def cloth(
     color = of([each.clothes_color for each in worn])
     albedo = torch.lerp(color, of([each.second_color for each in worn]), amount[:, None])
     albedo = albedo * (1 + 0.06 * weave[:, :1] + 0.03 * folds[:, None])
-    rib = smoothstep(-field, -0.125, -0.115)
-    seam = torch.exp(-(((field - 0.125) / 0.012) ** 2))
+    near = 1 - smoothstep(rest[:, 0].abs(), 0.4, 0.62)  # on the shoulders the field hardly changes
+    rib = smoothstep(-field, -0.125, -0.115) * near
+    seam = torch.exp(-(((field - 0.125) / 0.012) ** 2)) * near
     albedo = albedo * (1 - 0.12 * rib - 0.35 * seam)[:, None]
     azimuth = torch.atan2(rest[:, 0], rest[:, 2] - 0.2)
     slopes = 0.10 * weave[:, 1:] * (1 - 0.5 * rib[:, None])

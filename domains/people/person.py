@@ -128,7 +128,7 @@ _STRENGTH = {
     "head/": 0.3,
     "eyes/": 0.6,
     "eyebrows/": 0.5,
-    "mouth/": 0.6,
+    "mouth/": 0.5,
     "nose/": 0.75,
     "ears/": 0.6,
     "head/head-age": 0.0,

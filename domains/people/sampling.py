@@ -253,7 +253,7 @@ def sample(seed: int, known_targets: Iterable[str]) -> Head:
     labels = person.labels | worn
     labels |= {"expression": expression, "background": background, "light": light, "view": view}
     style, hair = person.labels["hair_style"], person.hair_color
-    brow_darkness = 0.45 if sum(hair) > 0.4 else 0.75
+    brow_darkness = min(0.75, 0.16 / max(hair))  # brows are never as light as light hair
     targets = person.targets | _expression(rng, expression)
     skin = _skin_look(rng, person, labels)
     gaze = (

@@ -127,9 +127,9 @@ class Surfaces:
     def _clothes(self, kind: str) -> _Layer:
         if kind not in self._layers:
             field = wear.collar_field(self.body.rest, kind)
-            offset = 0.035 + 0.03 * smoothstep(-field, -0.12, 0.02)
+            offset = 0.035 + 0.01 * smoothstep(-field, -0.12, 0.02)
             if kind in ("turtleneck", "shirt"):
-                offset = offset + 0.035 * smoothstep(-field, -0.45, -0.1)
+                offset = offset + 0.02 * smoothstep(-field, -0.45, -0.1)
             self._layers[kind] = self._layer(field, -0.3, offset, torch.zeros_like(field))
         return self._layers[kind]
 
