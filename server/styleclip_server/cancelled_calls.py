@@ -51,12 +51,19 @@ class CancelledCalls:
         number = secrets.randbits(62) + 1
         task = asyncio.ensure_future(call(number))
         try:
-            return await asyncio.wait_for(asyncio.shield(task), timeout)
-        except (asyncio.CancelledError, asyncio.TimeoutError):
-            self._add(self._folder / str(number))
-            self._abandoned.add(task)
-            task.add_done_callback(self._finish_abandoned)
+            await asyncio.wait((task,), timeout=timeout)  # which never cancels the task
+        except asyncio.CancelledError:
+            self._abandon(task, number)
             raise
+        if not task.done():
+            self._abandon(task, number)
+            raise asyncio.TimeoutError
+        return task.result()
+
+    def _abandon(self, task: asyncio.Future[Any], number: int) -> None:
+        self._add(self._folder / str(number))
+        self._abandoned.add(task)
+        task.add_done_callback(self._finish_abandoned)
 
     def _add(self, file: Path) -> None:
         with suppress(OSError):  # a full disk: the step ends later

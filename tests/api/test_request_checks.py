@@ -42,7 +42,8 @@ def build_request(**changes):
 
 
 def check(request, config=DIRECTION, shared_memory=False):
-    return inference.check(request, config, allow_shared_memory=shared_memory)
+    interface = inference.ModelInterface.of(config)
+    return inference.check(request, interface, allow_shared_memory=shared_memory)
 
 
 def change_shape(request, *shape):

@@ -27,6 +27,7 @@ def main(path: Path) -> None:
             create_app(settings),
             http=BoundedConnection,
             log_level="error",
+            access_log=False,
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=settings.exit_timeout,

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 
 from fastapi.responses import JSONResponse, Response
 from grpc import StatusCode
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from styleclip_contract.errors import AccessRefused, ServerBusy
@@ -51,9 +50,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = identifier
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = [(_HEADER, identifier.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         refusal = self._refusal(scope, sent_headers.get(b"authorization"), identifier)

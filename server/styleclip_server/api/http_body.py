@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
 from styleclip_server.api.refusals import Refused, busy, invalid, too_large
+from styleclip_server.api.tasks import within
 
 SECONDS = 60.0  # for a body to arrive
 DISCARD_SECONDS = 2.0
@@ -72,7 +73,7 @@ class BodyReader:
         if int(headers.get(b"content-length", b"0")) > limit:
             raise too_large(limit)
         try:
-            body = await asyncio.wait_for(self._receive(receive, limit), SECONDS)
+            body = await within(SECONDS, self._receive(receive, limit))
         except asyncio.TimeoutError:
             raise Refused(
                 StatusCode.DEADLINE_EXCEEDED,

@@ -7,7 +7,6 @@ client takes to send a head or to read a response.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -97,9 +96,9 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the time for the head, and refuse what could be understood in two ways."""
         self._stop_head_timer()
-        counts = Counter(name for name, _ in self.headers)
-        for name in _SINGLE:
-            if counts[name] > 1:
+        names = [name for name, _ in self.headers if name in _SINGLE]
+        for i, name in enumerate(names):
+            if name in names[:i]:
                 raise self._exceeded(f"the header {name.decode()} is given twice")
         super().on_headers_complete()
 

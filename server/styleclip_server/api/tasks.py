@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -22,22 +23,40 @@ async def cancel_on_disconnect(work: Awaitable[T], receive: Receive) -> T:
     Raises:
         ClientDisconnect: the client has disconnected.
     """
-    running = asyncio.ensure_future(work)
-    disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
+    caller = asyncio.current_task()
+    assert caller
+    is_disconnected = False
+
+    async def watch() -> None:
+        nonlocal is_disconnected
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_disconnected = True
+        caller.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait((running, disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            raise ClientDisconnect
-        return running.result()
+        return await work
+    except asyncio.CancelledError:
+        if not is_disconnected:
+            raise
+        if sys.version_info >= (3, 11):
+            caller.uncancel()
+        raise ClientDisconnect from None
     finally:
-        for task in (running, disconnected):
-            task.cancel()
-        await asyncio.gather(running, disconnected, return_exceptions=True)
+        watcher.cancel()
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """Return the result of `work`, as asyncio.wait_for does, without a task where Python can.
+
+    Raises:
+        asyncio.TimeoutError: it takes longer.
+    """
+    if sys.version_info < (3, 11):
+        return await asyncio.wait_for(work, seconds)
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 @asynccontextmanager

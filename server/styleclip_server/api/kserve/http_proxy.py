@@ -62,6 +62,7 @@ _RESTRICTED = re.compile(
 )
 _MODEL_CONTROL = re.compile(r"/v2/repository/models/[^/]+/(?:load|unload)")
 _METADATA = re.compile(rb"[\x20-\x7e]{1,512}")  # what gRPC accepts as a value
+_TRACE_HEADERS = tuple(name.encode() for name in TRACE_HEADERS)
 _JSON = (b"content-type", b"application/json")
 
 
@@ -129,7 +130,7 @@ class HttpProxy:
         trace = [
             (name.decode(), value.decode())
             for name, value in scope["headers"]
-            if name.decode("latin-1") in TRACE_HEADERS and _METADATA.fullmatch(value)
+            if name in _TRACE_HEADERS and _METADATA.fullmatch(value)
         ]
         response = await cancel_on_disconnect(self._triton.infer(request, metadata=trace), receive)
         content, header_length = encode_response(response, binary)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from styleclip_contract.errors import InvalidLatent
@@ -94,8 +95,41 @@ def _read_varint(message: bytes, offset: int) -> tuple[int, int]:
     raise IndexError
 
 
-def check(request: ModelInferRequest, config: ModelConfig, *, allow_shared_memory: bool) -> int:
-    """Check `request` against the model's configuration, and make all of its tensors raw.
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's configuration says of an input; a side of -1 is any."""
+
+    datatype: str
+    dims: tuple[int, ...]
+    is_optional: bool
+
+
+@dataclass(frozen=True)
+class ModelInterface:
+    """What requests of a model are compared with; read from its configuration once."""
+
+    inputs: Mapping[str, InputSpec]
+    outputs: tuple[str, ...]
+    max_batch: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelInterface:
+        """Return the interface of a model."""
+        inputs = {
+            tensor.name: InputSpec(
+                DataType.Name(tensor.data_type).removeprefix("TYPE_").replace("STRING", "BYTES"),
+                tuple(tensor.dims),
+                tensor.optional,
+            )
+            for tensor in config.input
+        }
+        return cls(inputs, tuple(output.name for output in config.output), config.max_batch_size)
+
+
+def check(
+    request: ModelInferRequest, interface: ModelInterface, *, allow_shared_memory: bool
+) -> int:
+    """Check `request` against the model's interface, and make all of its tensors raw.
 
     Returns:
         The rows of the batch.
@@ -107,18 +141,16 @@ def check(request: ModelInferRequest, config: ModelConfig, *, allow_shared_memor
         raise invalid(f"the id has more than {_ID_CHARACTERS} characters")
     if not _VERSION.fullmatch(request.model_version):
         raise invalid(f"{request.model_version[:20]!r} is not the number of a model's version")
-    for parameters in (
-        request.parameters,
-        *(each.parameters for each in (*request.inputs, *request.outputs)),
-    ):
-        _check_parameters(parameters, allow_shared_memory)
-    _check_outputs(request, config)
-    inputs = {tensor.name: tensor for tensor in config.input}
-    _check_names("input", [each.name for each in request.inputs], inputs)
-    for name, tensor in inputs.items():
-        if not tensor.optional and all(each.name != name for each in request.inputs):
+    for message in (request, *request.inputs, *request.outputs):
+        if parameters := message.parameters:
+            _check_parameters(parameters, allow_shared_memory)
+    _check_outputs(request, interface)
+    names = [tensor.name for tensor in request.inputs]
+    _check_names("input", names, interface.inputs)
+    for name, spec in interface.inputs.items():
+        if not spec.is_optional and name not in names:
             raise invalid(f"the input {name} of model {request.model_name!r} is missing")
-    return _check_inputs(request, inputs, config.max_batch_size)
+    return _check_inputs(request, interface)
 
 
 def _check_parameters(parameters: Mapping[str, Any], allow_shared_memory: bool) -> None:
@@ -131,9 +163,8 @@ def _check_parameters(parameters: Mapping[str, Any], allow_shared_memory: bool) 
         regions.check_use(parameters, allow_shared_memory)
 
 
-def _check_outputs(request: ModelInferRequest, config: ModelConfig) -> None:
-    names = [output.name for output in config.output]
-    _check_names("output", [output.name for output in request.outputs], names)
+def _check_outputs(request: ModelInferRequest, interface: ModelInterface) -> None:
+    _check_names("output", [output.name for output in request.outputs], interface.outputs)
     for output in request.outputs:
         classes = output.parameters.get("classification")
         if classes is not None and not 0 < classes.int64_param <= _CLASSES:
@@ -141,23 +172,24 @@ def _check_outputs(request: ModelInferRequest, config: ModelConfig) -> None:
 
 
 def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
-    for i, name in enumerate(names):
+    seen: set[str] = set()
+    for name in names:
         if name not in known:
             raise invalid(
                 f"unexpected inference {kind} {name[:100]!r}: the model has {', '.join(known)}"
             )
-        if name in names[:i]:
+        if name in seen:
             raise invalid(f"the {kind} {name} is given twice")
+        seen.add(name)
 
 
-def _check_inputs(
-    request: ModelInferRequest, inputs: Mapping[str, ModelInput], max_batch: int
-) -> int:
+def _check_inputs(request: ModelInferRequest, interface: ModelInterface) -> int:
     raw = _raw_contents(request)
     rows, contents = set(), []
     for tensor in request.inputs:
-        count = _check_shape(tensor, inputs[tensor.name], max_batch)
-        rows.add(tensor.shape[0] if max_batch else 1)
+        shape = _check_shape(tensor, interface.inputs[tensor.name], interface.max_batch)
+        count = math.prod(shape)
+        rows.add(shape[0] if interface.max_batch else 1)
         if regions.uses_region(tensor.parameters):
             _check_region(tensor, count)
         else:
@@ -203,20 +235,20 @@ def _take_content(
 
 
 def _check_shape(
-    tensor: ModelInferRequest.InferInputTensor, expected: ModelInput, max_batch: int
-) -> int:
-    """Check type and shape; return the number of elements."""
-    datatype = DataType.Name(expected.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
-    if tensor.datatype != datatype:
-        raise invalid(f"{tensor.name} is {tensor.datatype[:20]!r}; {datatype} is expected")
-    shape, dims = tuple(tensor.shape), tuple(expected.dims)
-    batch, sides = (shape[:1], shape[1:]) if max_batch else ((), shape)
-    if not _fit(sides, dims) or (max_batch and not (batch and 1 <= batch[0] <= max_batch)):
-        full = [f"1 to {max_batch}"] * bool(max_batch) + ["any" if d < 0 else str(d) for d in dims]
-        message = f"{tensor.name} has the shape {list(shape[:8])}; expected is [{', '.join(full)}]"
+    tensor: ModelInferRequest.InferInputTensor, expected: InputSpec, max_batch: int
+) -> list[int]:
+    """Check type and shape; return the shape."""
+    if tensor.datatype != expected.datatype:
+        raise invalid(f"{tensor.name} is {tensor.datatype[:20]!r}; {expected.datatype} is expected")
+    shape: list[int] = tensor.shape[:]
+    sides = shape[1:] if max_batch else shape
+    if not _fit(sides, expected.dims) or (max_batch and not (shape and 1 <= shape[0] <= max_batch)):
+        dims = [f"1 to {max_batch}"] * bool(max_batch)
+        dims += ["any" if dim < 0 else str(dim) for dim in expected.dims]
+        message = f"{tensor.name} has the shape {shape[:8]}; expected is [{', '.join(dims)}]"
         named = InvalidLatent(message).to_wire() if tensor.name == W_PLUS.name else message
         raise invalid(named)
-    return math.prod(shape)
+    return shape
 
 
 def _fit(sides: Sequence[int], dims: Sequence[int]) -> bool:
@@ -224,7 +256,7 @@ def _fit(sides: Sequence[int], dims: Sequence[int]) -> bool:
     if len(sides) != len(dims):
         return False
     most = tensors.MAX_TEXTS if len(dims) == 1 else math.inf
-    return all(
-        side == dim or (dim == -1 and 0 <= side <= most)
-        for side, dim in zip(sides, dims, strict=True)
-    )
+    for side, dim in zip(sides, dims, strict=True):
+        if side != dim and not (dim == -1 and 0 <= side <= most):
+            return False
+    return True

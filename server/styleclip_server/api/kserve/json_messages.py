@@ -39,18 +39,20 @@ def decode_request(
     request = ModelInferRequest(
         model_name=model, model_version=version, id=_text(document, "id", "")
     )
-    binary = BinaryOutputs(bool(_object(document, "parameters").get("binary_data_output")))
-    _set_parameters(request.parameters, document, skip="binary_data_output")
+    parameters = _object(document, "parameters")
+    binary = BinaryOutputs(bool(parameters.get("binary_data_output")))
+    _set_parameters(request.parameters, parameters, skip="binary_data_output")
     for entry in _objects(document, "inputs"):
         end = _decode_input(request, entry, body, end)
     if end != len(body):
         raise invalid(f"the body has {len(body) - end} bytes that belong to no input")
     for entry in _objects(document, "outputs"):
         output = request.outputs.add(name=_text(entry, "name"))
-        flag = _object(entry, "parameters").get("binary_data")
+        parameters = _object(entry, "parameters")
+        flag = parameters.get("binary_data")
         if flag is not None:
             binary.by_name[output.name] = bool(flag)
-        _set_parameters(output.parameters, entry, skip="binary_data")
+        _set_parameters(output.parameters, parameters, skip="binary_data")
     return request, binary
 
 
@@ -68,10 +70,11 @@ def _decode_input(request: ModelInferRequest, entry: JsonObject, body: bytes, of
     tensor = request.inputs.add(
         name=_text(entry, "name"), datatype=_text(entry, "datatype"), shape=_shape(entry)
     )
-    _set_parameters(tensor.parameters, entry, skip="binary_data_size")
-    if regions.uses_region(tensor.parameters):
+    parameters = _object(entry, "parameters")
+    _set_parameters(tensor.parameters, parameters, skip="binary_data_size")
+    if regions.uses_region(parameters):
         return offset
-    size = _object(entry, "parameters").get("binary_data_size")
+    size = parameters.get("binary_data_size")
     if size is None:
         request.raw_input_contents.append(_raw(tensor, entry))
         return offset
@@ -223,8 +226,8 @@ def _objects(entry: JsonObject, key: str) -> list[JsonObject]:
     return value
 
 
-def _set_parameters(parameters: Any, entry: JsonObject, skip: str) -> None:
-    for name, value in _object(entry, "parameters").items():
+def _set_parameters(parameters: Any, values: JsonObject, skip: str) -> None:
+    for name, value in values.items():
         if name == skip:
             continue
         parameter = parameters[name]

@@ -51,7 +51,7 @@ def check_registration(name: str, key: str, offset: int, size: int) -> None:
 
 def uses_region(parameters: Mapping[str, Any]) -> bool:
     """Return whether the parameters of a tensor name a region."""
-    return any(name in parameters for name in (_REGION, BYTE_SIZE, _OFFSET))
+    return _REGION in parameters or BYTE_SIZE in parameters or _OFFSET in parameters
 
 
 def check_use(parameters: Mapping[str, Any], allowed: bool) -> None:

@@ -15,25 +15,26 @@ MAX_TEXTS = 1024  # elements of a tensor with one entry per edit, or of type BYT
 
 
 class _Type(NamedTuple):
-    """A datatype: NumPy's name, and the field of InferTensorContents."""
+    """A datatype: NumPy's name, the bytes of an element, the field of InferTensorContents."""
 
     numpy: str
+    size: int
     field: str
 
 
 TYPES = {
-    "BOOL": _Type("?", "bool_contents"),
-    "UINT8": _Type("u1", "uint_contents"),
-    "INT32": _Type("<i4", "int_contents"),
-    "INT64": _Type("<i8", "int64_contents"),
-    "FP32": _Type("<f4", "fp32_contents"),
-    "BYTES": _Type("O", "bytes_contents"),
+    "BOOL": _Type("?", 1, "bool_contents"),
+    "UINT8": _Type("u1", 1, "uint_contents"),
+    "INT32": _Type("<i4", 4, "int_contents"),
+    "INT64": _Type("<i8", 8, "int64_contents"),
+    "FP32": _Type("<f4", 4, "fp32_contents"),
+    "BYTES": _Type("O", 0, "bytes_contents"),
 }
 
 
 def byte_size(datatype: str, count: int) -> int | None:
     """Return the bytes of `count` elements; None for BYTES, whose elements have lengths."""
-    return None if datatype == "BYTES" else count * np.dtype(TYPES[datatype].numpy).itemsize
+    return None if datatype == "BYTES" else count * TYPES[datatype].size
 
 
 def check_content(name: str, datatype: str, count: int, content: bytes) -> None:

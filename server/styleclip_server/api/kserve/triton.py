@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import grpc
 from grpc import StatusCode
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.grpc.service_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -19,6 +18,7 @@ from tritonclient.grpc.service_pb2 import (
 from styleclip_contract import limits, wire
 from styleclip_server.api.admission import Admission, RequestClass
 from styleclip_server.api.kserve import inference
+from styleclip_server.api.kserve.inference import ModelInterface
 from styleclip_server.api.refusals import Refused, unavailable
 from styleclip_server.cancelled_calls import CancelledCalls
 
@@ -29,7 +29,7 @@ INFER_SECONDS = 300.0  # for clients that set no deadline; queues have shorter o
 MODEL_NAME = "[A-Za-z0-9_.-]{1,100}"  # a regular expression
 TRACE_HEADERS = ("traceparent", "tracestate")  # that are forwarded
 _ENSEMBLES = frozenset(model.name for model in wire.ENSEMBLES)
-_CONFIG_SECONDS = 60.0  # that a cached configuration is used
+_CONFIG_SECONDS = 60.0  # that a cached interface is used
 
 # Names of regions between Triton and its steps, which messages of its Python backend may contain.
 _INTERNAL_REGION = re.compile(r"\S*(?:styleclip_|triton_python_backend_)[0-9a-z_]*\S*")
@@ -57,7 +57,8 @@ class Triton:
         self.admission = admission
         self._cancelled = cancelled
         self._allow_shared_memory = allow_shared_memory
-        self._configs: dict[str, tuple[float, ModelConfig]] = {}
+        self._interfaces: dict[str, tuple[float, ModelInterface]] = {}
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable] = {}
         self._channel = grpc.aio.insecure_channel(
             address,
             options=[
@@ -87,8 +88,8 @@ class Triton:
         Raises:
             Refused: by the checks, because the server is busy, or by Triton.
         """
-        config = await self.model_config(request.model_name)
-        rows = inference.check(request, config, allow_shared_memory=self._allow_shared_memory)
+        interface = await self._interface(request.model_name)
+        rows = inference.check(request, interface, allow_shared_memory=self._allow_shared_memory)
         request_class = _request_class(request, rows)
 
         async def infer(number: int) -> bytes:
@@ -102,8 +103,8 @@ class Triton:
         except asyncio.TimeoutError:
             raise Refused(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
 
-    async def model_config(self, name: str) -> ModelConfig:
-        """Return the configuration of a model.
+    async def _interface(self, name: str) -> ModelInterface:
+        """Return what the configuration of a model says of its inputs and outputs.
 
         Raises:
             Refused: by Triton, for a model that it does not serve.
@@ -112,13 +113,13 @@ class Triton:
             raise Refused(
                 StatusCode.NOT_FOUND, f"Request for unknown model: {name[:100]!r} is not found"
             )
-        known = self._configs.get(name)
+        known = self._interfaces.get(name)
         if known and time.monotonic() - known[0] < _CONFIG_SECONDS:
             return known[1]
         response = await self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
-        config = ModelConfigResponse.FromString(response).config
-        self._configs[name] = time.monotonic(), config
-        return config
+        interface = ModelInterface.of(ModelConfigResponse.FromString(response).config)
+        self._interfaces[name] = time.monotonic(), interface
+        return interface
 
     async def call(
         self,
@@ -135,9 +136,12 @@ class Triton:
         Raises:
             Refused: Triton refused, failed or did not respond.
         """
-        try:
+        send = self._methods.get(method)
+        if send is None:
             path = method if method.startswith("/") else SERVICE + method
-            response: bytes = await self._channel.unary_unary(path)(
+            send = self._methods[method] = self._channel.unary_unary(path)
+        try:
+            response: bytes = await send(
                 message,
                 timeout=CALL_SECONDS if timeout is None else timeout,
                 metadata=tuple(metadata),
