@@ -55,7 +55,7 @@ def _expression(rng: np.random.Generator, name: str) -> dict[str, float]:
             "mouthSmile": (0.6, 0.85),
             "cheekSquint": (0.3, 0.6),
             "eyeSquint": (0.1, 0.4),
-            "mouthUpperUp": (0.5, 0.8),
+            "mouthUpperUp": (0.65, 1.0),
         },
         "sad": {"mouthFrown": (0.35, 0.6)},
         "angry": {
@@ -197,14 +197,16 @@ def _mark_unseen(labels: dict[str, str]) -> dict[str, str]:
 
 def _skin_look(rng: np.random.Generator, person: Person, labels: dict[str, str]) -> SkinLook:
     beard, style = labels["beard"], person.labels["hair_style"]
+    lightness = float(np.mean(_tone_color(person.skin_tone))) ** 0.4
+    lipstick = [1.2 * lightness * c for c in _LIPSTICKS[int(rng.integers(len(_LIPSTICKS)))]]
     shaven = 0.14 if person.sex == "male" and person.years > 18 else 0.0
     return SkinLook(
         tone=person.skin_tone,
         redness=person.redness,
         age=person.years,
         freckles=0.9 if labels["freckles"] == "yes" else 0.0,
-        lipstick=float(rng.uniform(0.55, 0.85)) if labels["lipstick"] == "yes" else 0.0,
-        lipstick_color=vary(rng, _LIPSTICKS[int(rng.integers(len(_LIPSTICKS)))], 0.2),
+        lipstick=float(rng.uniform(0.5, 0.75)) if labels["lipstick"] == "yes" else 0.0,
+        lipstick_color=vary(rng, lipstick, 0.2),
         shadow_of_beard={"none": shaven, "stubble": 0.55}.get(beard, 0.35),
         beard=beard if beard in ("moustache", "goatee") else "full beard",
         hair_color=person.hair_color,
