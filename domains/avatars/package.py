@@ -32,11 +32,13 @@ SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo/samples").glob("av
 @click.option("--data", type=click.Path(path_type=Path), default=Path("build/avatars"))
 @click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"))
 @click.option("--only-domain", is_flag=True, help="Write domain.json and the configs, no network.")
-def main(runs: Path, data: Path, repository: Path, only_domain: bool) -> None:
+@click.option("--only-features", is_flag=True, help="Leave the networks without features as is.")
+def main(runs: Path, data: Path, repository: Path, only_domain: bool, only_features: bool) -> None:
     """Write the avatars domain to the model repository, replacing version 1."""
     faces = [np.asarray(Image.open(path).convert("RGB")) for path in SAMPLES]
     trained = Trained(load_generator(runs), build_encoder(), runs, data)
-    write_domain(trained, DESCRIPTION, repository, None if only_domain else face_factory(faces))
+    draw_faces = None if only_domain or only_features else face_factory(faces)
+    write_domain(trained, DESCRIPTION, repository, draw_faces, with_features=not only_domain)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from domains.avatars import (
     train_classifier,
     train_clip,
     train_encoder,
+    train_features,
     train_generator,
 )
 from domains.avatars.captions import GRAMMAR, PAIR_NOUNS
@@ -54,8 +55,18 @@ STAGES: dict[str, Stage] = {
     "encoder": train_encoder.run,
     "classifier": train_classifier.run,
     "statistics": run_statistics,
+    "inverter": train_features.run_inverter,
+    "features": train_features.run_editor,
 }
-SECONDS = {"mapping": 40.0, "generator": 360.0, "clip": 120.0, "encoder": 120.0, "classifier": 40.0}
+SECONDS = {
+    "mapping": 40.0,
+    "generator": 360.0,
+    "clip": 120.0,
+    "encoder": 120.0,
+    "classifier": 40.0,
+    "inverter": 75.0,
+    "features": 75.0,
+}
 main = build_command("avatars", STAGES, SECONDS)
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from domains.training.networks import SparseAffine
 from domains.training.setup import Setup
 from styleclip_networks.stylegan2 import Generator, feature_channels
 
-RESOLUTION, TINY_RESOLUTION = 256, 64
+RESOLUTION, TINY_RESOLUTION = 256, 128  # features of 64 px are replaced
 COLORS = ("skin", "hair_color", "eye_color", "beard", "freckles", "lipstick")
 IDENTITY_WIDTH = 128
 

@@ -47,7 +47,7 @@ def main(runs: Path, data: Path, repository: Path, landmarks: Path | None, tiny:
     """Write the people domain to the model repository, replacing version 1."""
     setup = Setup(data, runs, torch.device("cpu"), 1, {}, tiny=tiny)
     generator = load_generator(setup)
-    trained = Trained(generator, build_encoder(generator.num_latents), runs, data)
+    trained = Trained(generator, build_encoder(generator.num_latents), runs, data, tiny)
     write_domain(trained, DESCRIPTION, repository, face_factory(read_crops(data)))
     if landmarks:
         shutil.copyfile(landmarks, repository / DESCRIPTION["name"] / LANDMARK_MODEL)

@@ -11,6 +11,7 @@ from domains.people import (
     train_adversarial,
     train_clip,
     train_encoder,
+    train_features,
     train_generator,
     train_perceptor,
 )
@@ -56,6 +57,8 @@ STAGES: dict[str, Stage] = {
     "encoder": train_encoder.run,
     "statistics": run_statistics,
     "classifier": train_perceptor.run_classifier,
+    "inverter": train_features.run_inverter,
+    "features": train_features.run_editor,
 }
 SECONDS = {
     "heads": 420.0,
@@ -66,6 +69,8 @@ SECONDS = {
     "clip": 180.0,
     "encoder": 240.0,
     "classifier": 60.0,
+    "inverter": 150.0,
+    "features": 150.0,
 }
 main = build_command("people", STAGES, SECONDS)
 

@@ -20,8 +20,22 @@ import torch
 
 from domains.training.caption_data import local_ids, local_vocabulary_size, read_vocabulary
 from domains.training.checkpoints import require_weights
+from domains.training.feature_editor import (
+    EDITOR_FILE,
+    INVERTER_FILE,
+    build_editor,
+    build_inverter,
+)
 from domains.training.networks import build_clip
-from styleclip_export.convert.conversion import write_domain_json, write_network
+from styleclip_contract import limits, wire
+from styleclip_export.checkpoints.domain_files import DomainNetworks
+from styleclip_export.checkpoints.feature_editors import FeatureEditorCheckpoint
+from styleclip_export.convert import feature_export
+from styleclip_export.convert.conversion import (
+    write_domain_json,
+    write_features,
+    write_network,
+)
 from styleclip_export.convert.network_variants import (
     NetworkVariants,
     clip_text_variants,
@@ -37,12 +51,23 @@ from styleclip_server.serving import model_repository
 
 @dataclass(frozen=True)
 class Trained:
-    """A domain's trained generator, its untrained encoder, and the folders of its training."""
+    """A domain's trained generator, its untrained encoder, and the folders of its training.
+
+    Attributes:
+        tiny: see `Setup`.
+    """
 
     generator: Generator
     encoder: Encoder4Editing
     runs: Path
     data: Path
+    tiny: bool = False
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each checkpoint by its name."""
+        files = sorted(self.runs.glob("*.pt"))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def face_factory(crops: Sequence[np.ndarray]) -> InputFactory:
@@ -80,30 +105,68 @@ def write_domain(
     description: Mapping[str, Any],
     repository: Path,
     draw_faces: InputFactory | None,
+    *,
+    with_features: bool = True,
 ) -> None:
     """Write a domain to the model repository, replacing version 1 of its networks.
 
     Args:
-        description: what domain.json says.
-        draw_faces: draws face crops to calibrate e4e on; None writes no network.
+        description: what domain.json says; `default_fidelity` only where features are served.
+        draw_faces: draws face crops to calibrate e4e on; None leaves the networks as they are.
+        with_features: write the inverter and the feature editor, where they are trained.
     """
     name = description["name"]
     folder = repository / name
     folder.mkdir(parents=True, exist_ok=True)
-    write_domain_json(folder, description, trained.generator)
     if draw_faces is not None:
         _replace_networks(trained, name, folder, draw_faces)
         shutil.copyfile(trained.runs / STATISTICS_FILE, folder / STATISTICS_FILE)
+        # Those of another generator.
+        shutil.rmtree(folder / wire.FEATURES.name, ignore_errors=True)
+    if with_features and (trained.runs / EDITOR_FILE).exists():
+        _replace_features(trained, name, folder)
+    description = {k: v for k, v in description.items() if k != "default_fidelity"} | (
+        _fidelities(description, folder)
+    )
+    write_domain_json(folder, description, trained.generator)
     model_repository.write_configs(repository, name)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB in all", flush=True)
 
 
+def _fidelities(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what domain.json says about FIDELITY."""
+    if not model_repository.newest_version(folder / wire.FEATURES.name):
+        return {}
+    default = description.get("default_fidelity", limits.DEFAULT_FIDELITY)
+    return {"fidelities": list(limits.FIDELITIES), "default_fidelity": default}
+
+
+def _replace_features(trained: Trained, name: str, folder: Path) -> None:
+    """Write the inverter and the feature editor to `folder` as version 1."""
+    generator, encoder = trained.generator.float().eval(), trained.encoder
+    inverter = build_inverter(generator, trained.tiny)
+    editor = build_editor(generator, trained.tiny)
+    require_weights(encoder, trained.runs / "encoder.pt")
+    require_weights(inverter, trained.runs / INVERTER_FILE)
+    require_weights(editor, trained.runs / EDITOR_FILE)
+    networks = DomainNetworks(
+        generator,
+        encoder,
+        build_clip(1),  # takes no part
+        w_avg=None,
+        w_center=torch.zeros(generator.w_dim),
+        feature_editor=FeatureEditorCheckpoint(inverter, editor),
+        sources=trained.hashes,
+    )
+    feature_export.check_compatible(networks)
+    shutil.rmtree(folder / wire.FEATURES.name, ignore_errors=True)
+    write_features(networks, folder, float16_weights=True)
+
+
 def _replace_networks(trained: Trained, name: str, folder: Path, draw_faces: InputFactory) -> None:
     """Write each network to `folder` as version 1, in place of the present one."""
-    files = sorted(trained.runs.glob("*.pt"))
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    origin = {"source": f"domains/{name}", "trained": hashes}
+    origin = {"source": f"domains/{name}", "trained": trained.hashes}
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as partial:
         for variants in load_variants(trained, draw_faces):
             network = Path(partial, variants.name)

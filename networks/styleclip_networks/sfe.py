@@ -74,8 +74,8 @@ class FeatureStyleEncoder(nn.Module):
     """Predicts a latent and a feature map (the paper's I_fse).
 
     Args:
-        num_latents: rows of W+ (18 for 1024 px, 14 for 256 px).
-        widths, depths: channels and units of the four stages.
+        num_latents: rows of W+ (18 for 1024 px, 14 for 256 px); 0: only features are predicted.
+        widths, depths: channels and units of the four stages; of three, if only features are.
         feature_channels: of the generator's features that are predicted.
         w_dim: width of W.
     """
@@ -95,7 +95,8 @@ class FeatureStyleEncoder(nn.Module):
             nn.PReLU(widths[0]),
         )
         channels = widths[0]
-        stages = zip(widths, depths, STRIDES, strict=True)
+        self.num_stages = len(STRIDES) if num_latents else CONTENT_STAGE
+        stages = zip(widths, depths, STRIDES[: self.num_stages], strict=True)
         for number, (width, depth, stride) in enumerate(stages, 1):
             units = [IResNetUnit(channels, width, stride, first=True)]
             units += [IResNetUnit(width, width, 1, first=False) for _ in range(depth - 1)]
@@ -118,11 +119,16 @@ class FeatureStyleEncoder(nn.Module):
         pooled = [F.adaptive_avg_pool2d(x, POOLED_SIDE) for x in outputs]
         return self.heads(pooled, outputs[CONTENT_STAGE - 1])
 
+    def features(self, face: Tensor) -> Tensor:
+        """Return F_pred (N, feature_channels, r, r) of faces (N, 3, 4 r, 4 r)."""
+        content: Tensor = self.content_layer(self.stages(face)[CONTENT_STAGE - 1])
+        return content
+
     def stages(self, face: Tensor) -> list[Tensor]:
-        """Return the outputs of the four stages."""
+        """Return the outputs of the stages."""
         x = self.conv(face)
         outputs = []
-        for number in range(1, len(STRIDES) + 1):
+        for number in range(1, self.num_stages + 1):
             x = self.get_submodule(f"block_{number}")(x)
             outputs.append(x)
         return outputs
@@ -168,6 +174,8 @@ class FeatureFuser(nn.Module):
 
 class Inverter(nn.Module):
     """Inverts a photo to a latent and the features F_k, from which it can be synthesized.
+
+    Without latents of its own, it continues from e4e's (`fuse`).
 
     Args:
         num_latents, widths, depths, feature_channels, w_dim: see `FeatureStyleEncoder`.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,12 @@ from styleclip_export.convert.feature_wrappers import (
     FeatureFunctions,
     FeaturesToImage,
 )
-from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
+from styleclip_export.convert.onnx_export import (
+    TRACED_BATCH,
+    share_weights,
+    store_as_float16,
+    to_onnx,
+)
 from styleclip_export.convert.onnx_feature_variants import ONNXRUNTIME
 from styleclip_export.convert.random_inputs import latent_factory, random_faces
 from styleclip_export.errors import ConversionError
@@ -30,7 +36,7 @@ from styleclip_networks.sfe import FeatureFuser, Inverter
 from styleclip_server.engines import features
 from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
 
-RELATIVE_BOUND = 1e-4  # of latent and features, relative to the largest value
+RELATIVE_BOUND = 1e-4  # of latent and features, relative to the largest value they are sums of
 
 
 def check_compatible(networks: DomainNetworks) -> None:
@@ -46,7 +52,7 @@ def check_compatible(networks: DomainNetworks) -> None:
             f"{generator.resolution} px does not continue from"
         )
     channels = inverter.fuser.conv.out_channels
-    latents = len(inverter.fs_backbone.styles)
+    latents = len(inverter.fs_backbone.styles) or generator.num_latents  # those of e4e
     if (latents, channels) != (generator.num_latents, generator.channels[side]):
         raise ConversionError(
             f"StyleFeatureEditor's networks give {latents} latents and {channels} features; the "
@@ -62,7 +68,8 @@ def write(
     """Write both files into `folder`.
 
     Args:
-        float16_weights: see `NetworkVariants`.
+        float16_weights: see `NetworkVariants`. The first graph's generator then lies in the second
+            file.
 
     Returns:
         What provenance.json says about them.
@@ -86,9 +93,11 @@ def write(
         return FeaturesToImage(editor, generator, functions)
 
     edit = w_plus, delta, *build_first(REFERENCE)(faces, w_plus)
+    # An editor that continues the generator's features subtracts them from the photo's.
+    synthesized = generator.features(generator.affine(w_plus), int(edit[-1].shape[-1]))
+    summand = float(synthesized.abs().max())
     provenance = {}
     for file, build, model, inputs, bound in (
-        (FACE_TO_FEATURES_FILE, build_first, features.FACE_TO_FEATURES, (faces, w_plus), None),
         (
             FEATURES_TO_IMAGE_FILE,
             build_second,
@@ -96,6 +105,7 @@ def write(
             edit,
             BOUNDS["stylegan2"],
         ),
+        (FACE_TO_FEATURES_FILE, build_first, features.FACE_TO_FEATURES, (faces, w_plus), None),
     ):
         graph = to_onnx(build(ONNXRUNTIME), model, inputs)
         if float16_weights:
@@ -104,12 +114,16 @@ def write(
         del graph
         errors = _compare(data, build(REFERENCE), model, inputs)
         for tensor, (difference, largest) in errors.items():
-            limit = bound or RELATIVE_BOUND * largest
+            limit = bound or RELATIVE_BOUND * max(largest, summand)
             if not difference <= limit:  # NaN fails too
                 raise ConversionError(
                     f"{tensor} of {file} differs from PyTorch by {difference:.3g}, at most "
                     f"{limit:.3g} was expected; nothing was written"
                 )
+        if float16_weights and file == FACE_TO_FEATURES_FILE:
+            graph = onnx.load_from_string(data)
+            share_weights(graph, folder / FEATURES_TO_IMAGE_FILE)
+            data = graph.SerializeToString()
         (folder / file).write_bytes(data)
         differences = {tensor: difference for tensor, (difference, _) in errors.items()}
         text = ", ".join(f"{tensor} {value:.2g}" for tensor, value in differences.items())

@@ -68,8 +68,8 @@ REFERENCE = FeatureFunctions()
 class FaceToFeatures(nn.Module):
     """FACE_CROP (N, 3, 256, 256) in [-1, 1], W_PLUS (N, L, w_dim) of e4e → latent, features.
 
-    The latent (N, L, w_dim) is the inverter's. The features (N, C, 64, 64) are what the editor's
-    first layer gives without an edit's features.
+    The latent (N, L, w_dim) is the inverter's, or e4e's where it predicts none. The features
+    (N, C, 64, 64) are what the editor's first layer gives without an edit's features.
 
     Args:
         w_avg: (L, w_dim) or (w_dim,).
@@ -93,11 +93,16 @@ class FaceToFeatures(nn.Module):
 
     def forward(self, face: Tensor, w_e4e: Tensor) -> tuple[Tensor, Tensor]:
         g, fuser, functions = self.generator, self.inverter.fuser, self.functions
-        offset, predicted = functions.encode(self.inverter.fs_backbone, face)
-        w_plus, resolution = offset + self.w_avg, int(predicted.shape[-1])
-        synthesized, unedited = (
-            functions.features(g, g.affine(w), resolution) for w in (w_plus, w_e4e)
-        )
+        if self.inverter.fs_backbone.styles:
+            offset, predicted = functions.encode(self.inverter.fs_backbone, face)
+            w_plus = offset + self.w_avg
+        else:
+            w_plus, predicted = w_e4e, self.inverter.fs_backbone.features(face)
+        resolution = int(predicted.shape[-1])
+        synthesized = functions.features(g, g.affine(w_plus), resolution)
+        unedited = synthesized
+        if w_plus is not w_e4e:
+            unedited = functions.features(g, g.affine(w_e4e), resolution)
         joined = fuser.conv(torch.cat([predicted, synthesized], 1))
         features = functions.fuse(fuser.body, joined)
         return w_plus, self.editor.conv(torch.cat([features, unedited], 1))

@@ -33,6 +33,7 @@ from styleclip_server.engines.model_files import MODEL_FILE
 TRACED_BATCH = 2  # not 1, which would hide a dimension that broadcasts
 OPSET = 17  # NVIDIA's containers and every ONNX Runtime since 1.12 read it
 MIN_FLOAT16_SIZE = 1024  # values; smaller weights stay float32
+MIN_EXTERNAL_BYTES = 1024  # smaller weights stay in their file
 
 
 def write(
@@ -135,3 +136,25 @@ def store_as_float16(
         casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
     for node in reversed(casts):
         graph.graph.node.insert(0, node)
+
+
+def share_weights(graph: onnx.ModelProto, other: Path) -> None:
+    """Move large weights of `graph` that the ONNX file `other` has too to that file.
+
+    The file of `graph` must lie in the same folder then.
+    """
+    data = other.read_bytes()
+    places, end = {}, 0
+    for tensor in onnx.load_from_string(data).graph.initializer:  # in the order of the bytes
+        if len(tensor.raw_data) >= MIN_EXTERNAL_BYTES:
+            start = data.index(tensor.raw_data, end)
+            end = start + len(tensor.raw_data)
+            places[tensor.name] = (start, end)
+    for tensor in graph.graph.initializer:
+        start, end = places.get(tensor.name, (0, 0))
+        if len(tensor.raw_data) < MIN_EXTERNAL_BYTES or data[start:end] != tensor.raw_data:
+            continue
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", other.name), ("offset", start), ("length", end - start)):
+            tensor.external_data.add(key=key, value=str(value))

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from styleclip_export.convert.comparison import (
     Reference,
@@ -30,7 +29,12 @@ from styleclip_export.convert.comparison import (
     compute_references,
 )
 from styleclip_export.convert.network_variants import NetworkVariants
-from styleclip_export.convert.onnx_export import TRACED_BATCH, store_as_float16, to_onnx
+from styleclip_export.convert.onnx_export import (
+    TRACED_BATCH,
+    share_weights,
+    store_as_float16,
+    to_onnx,
+)
 from styleclip_export.progress import ReportLine
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE
@@ -42,7 +46,6 @@ from styleclip_server.engines.openvino import (
 )
 
 NETWORKS = ("stylegan2", "e4e")
-MIN_EXTERNAL_BYTES = 1024  # smaller weights stay in the file
 FLOAT32 = [PrecisionPart("f32")]
 
 
@@ -68,7 +71,7 @@ def write(
     graph = to_onnx(variants.reference, variants.model, variants.draw_inputs(TRACED_BATCH))
     if variants.float16_weights:
         store_as_float16(graph)
-    share_weights(graph, (folder / MODEL_FILE).read_bytes())
+    share_weights(graph, folder / MODEL_FILE)
     path = folder / OPENVINO_FILE
     try:
         path.write_bytes(graph.SerializeToString())
@@ -162,21 +165,3 @@ def _stylegan2_plans(outputs: Mapping[str, str]) -> Iterator[tuple[str, Precisio
         rgb = outputs[f"/to_rgbs.{block}/Add_1"]
         ends = [features, rgb, *styles[2 + 3 * (block + 1) :]]
         yield f"from {16 << block} px on", [PrecisionPart("f32", ends), PrecisionPart("bf16")]
-
-
-def share_weights(graph: onnx.ModelProto, model_onnx: bytes) -> None:
-    """Move large weights of `graph` that the file `model_onnx` has too to that file."""
-    places, end = {}, 0
-    for tensor in onnx.load_from_string(model_onnx).graph.initializer:  # in the order of the bytes
-        if len(tensor.raw_data) >= MIN_EXTERNAL_BYTES:
-            start = model_onnx.index(tensor.raw_data, end)
-            end = start + len(tensor.raw_data)
-            places[tensor.name] = (start, end)
-    for tensor in graph.graph.initializer:
-        start, end = places.get(tensor.name, (0, 0))
-        if len(tensor.raw_data) < MIN_EXTERNAL_BYTES or model_onnx[start:end] != tensor.raw_data:
-            continue
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", MODEL_FILE), ("offset", start), ("length", end - start)):
-            tensor.external_data.add(key=key, value=str(value))

@@ -1,0 +1,125 @@
+"""Training of the inverter and the feature editor, at tiny sizes, and what is packaged of it."""
+
+import dataclasses
+import json
+
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from domains.training import feature_editor  # noqa: E402
+from domains.training.checkpoints import save_weights  # noqa: E402
+from domains.training.feature_editor import FeatureData, train_editor, train_inverter  # noqa: E402
+from domains.training.packaging import Trained, write_domain  # noqa: E402
+from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
+from small_networks import randomize, small_encoder, small_generator  # noqa: E402
+from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE  # noqa: E402
+
+DESCRIPTION = {
+    "name": "tiny",
+    "title": "tiny",
+    "align": False,
+    "defaults": {"neutral": "a face", "strength": 5.0, "threshold": 0.15},
+    "presets": [],
+    "license": "none",
+    "default_fidelity": "features",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Many small operations are slow where several threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_features(monkeypatch):
+    """Photos of 64 px and features of 16 px, which a processor trains on at once."""
+    monkeypatch.setattr(feature_editor, "RESOLUTION", 16)
+    monkeypatch.setattr(feature_editor, "FACE_SIZE", 64)
+
+
+@pytest.fixture
+def data():
+    """What a domain gives the training: always the same four photos."""
+    torch.manual_seed(0)
+    generator = small_generator(32, use_noise=False)
+    encoder = randomize(small_encoder(generator.num_latents))
+    photos = torch.nn.functional.interpolate(torch.rand(4, 3, 8, 8) * 2 - 1, size=(64, 64))
+    offsets = 0.1 * torch.randn(4, sum(generator.style_channels))
+    return FeatureData(
+        generator,
+        encoder,
+        lambda count: photos[:count],
+        torch.nn.functional.mse_loss,
+        offsets,
+        photos,
+    )
+
+
+def setup_in(folder, steps):
+    seconds = {"inverter": 60.0, "features": 60.0}
+    return Setup(folder, folder, torch.device("cpu"), 16, seconds, max_steps=steps, tiny=True)
+
+
+@pytest.mark.usefixtures("small_features")
+def test_both_stages_train_and_come_closer_to_their_targets(data, tmp_path):
+    losses = []
+
+    def distance(images, targets):
+        losses.append(torch.nn.functional.mse_loss(images, targets))
+        return losses[-1]
+
+    data = dataclasses.replace(data, distance=distance)
+    for train in (train_inverter, train_editor):
+        losses.clear()
+        train(setup_in(tmp_path, steps=12), data)
+        assert losses[-1] < losses[0]
+    assert read_progress(tmp_path / PROGRESS_FILE) == {"inverter": 60.0, "features": 60.0}
+    assert (tmp_path / "features_edits.jpg").is_file()
+
+
+@pytest.mark.usefixtures("small_features")
+def test_untrained_an_edit_of_features_is_that_of_the_latent(data, tmp_path):
+    generator, offsets = data.generator, data.offsets
+    editor = feature_editor.build_editor(generator, tiny=True).eval()
+    with torch.no_grad():
+        w_plus = data.encoder(data.held_out)
+        styles = generator.affine(w_plus)
+        features = generator.features(styles, 16)
+        setup = setup_in(tmp_path, steps=1)
+        edited = feature_editor.edit(setup, data, editor, features, w_plus, offsets)
+        by_latent = generator.synthesis(feature_editor.add_offsets(generator, styles, offsets))
+    torch.testing.assert_close(edited, by_latent, atol=1e-4, rtol=1e-4)
+
+
+def test_an_edited_region_covers_what_changed_and_a_margin():
+    before = torch.zeros(1, 3, 128, 128)
+    after = before.clone()
+    after[..., 60:70, 60:70] = 1
+    region = feature_editor.edited_region(before, after)
+    assert (region[..., 60:70, 60:70] == 1).all()
+    assert region[..., :30, :].max() == 0
+
+
+def test_package_writes_features_whose_files_share_the_generator(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    generator = small_generator(128, channel_base=1024, channel_max=16, use_noise=False)
+    encoder = small_encoder(generator.num_latents)
+    save_weights(encoder, runs / "encoder.pt")
+    save_weights(feature_editor.build_inverter(generator, tiny=True), runs / "inverter.pt")
+    save_weights(feature_editor.build_editor(generator, tiny=True), runs / "feature_editor.pt")
+    networks = Trained(generator, encoder, runs, runs, tiny=True)
+    write_domain(networks, DESCRIPTION, tmp_path, draw_faces=None)
+    domain = json.loads((tmp_path / "tiny/domain.json").read_text("utf-8"))
+    assert domain["fidelities"] == ["latent", "features"]
+    assert domain["default_fidelity"] == "features"
+    first = tmp_path / "tiny/features/1" / FACE_TO_FEATURES_FILE
+    assert b"features_to_image.onnx" in first.read_bytes()
+    session = onnxruntime.InferenceSession(str(first), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["LATENT", "FEATURES"]
