@@ -112,7 +112,7 @@ def _lamps(rng: np.random.Generator, light: str) -> tuple[list[Lamp], dict[str, 
     lamps = [lamp]
     if rng.random() < 0.4:  # from behind
         back = (float(rng.choice([-1.0, 1.0])) * 1.0, float(rng.uniform(0.2, 0.8)), -0.7)
-        power = float(rng.uniform(0.5, 1.8))
+        power = float(rng.uniform(0.4, 1.1))
         lamps.append(Lamp(back, (power, power, power), 0.2, 3))
     top = vary(rng, np.array([0.95, 1.0, 1.08]) * ambient, 0.10)
     bottom = vary(rng, np.array([1.0, 0.93, 0.85]) * ambient * rng.uniform(0.3, 0.7), 0.10)
