@@ -22,6 +22,7 @@ from domains.avatars.renders import Composer, build_layers, render, sample_label
 from domains.avatars.text_pairs import TEXT_PAIRS
 from domains.training.checkpoints import load_weights
 from domains.training.classifier import Classifier
+from domains.training.fidelity_quality import FidelityTest
 from domains.training.served_networks import BATCH, Images, ServedNetworks
 from domains.training.text_pairs import TextPair
 
@@ -36,10 +37,10 @@ class AttributeReader:
         if not layers.exists():
             print("rendering the layers (once, some minutes) ...", flush=True)
             build_layers(layers)
-        self._classifier = Classifier(TABLE).eval()
-        if not load_weights(self._classifier, classifier):
+        self.classifier = Classifier(TABLE).eval()
+        if not load_weights(self.classifier, classifier):
             raise FileNotFoundError(f"{classifier} is missing")
-        self._classifier.float()
+        self.classifier.float()
         self._composer = Composer(layers, "cpu")
         self._small_composer = Composer(layers, "cpu", 64)
 
@@ -47,7 +48,7 @@ class AttributeReader:
     def read(self, images: Images) -> Tensor:
         """Classify images; return labels (N, attributes)."""
         return torch.cat(
-            [TABLE.strongest(self._classifier(x)) for x in _to_tensor(images).split(BATCH)]
+            [TABLE.strongest(self.classifier(x)) for x in _to_tensor(images).split(BATCH)]
         )
 
     def find_visible(self, labels: Tensor) -> Tensor:
@@ -133,18 +134,16 @@ def draw_test_set(
     return EvaluationSet(images, labels, reader.find_visible(labels), networks.invert(images))
 
 
-def measure_accuracy(
-    networks: ServedNetworks,
-    reader: AttributeReader,
-    test: EvaluationSet,
-    pair: TextPair,
-    strength: float,
-    threshold: float,
-) -> tuple[EditAccuracy, Images, Tensor]:
-    """Apply an edit; return its accuracy, the edited images and the labels read from them."""
-    rows = ~pair.matches(test.labels) & test.visible[:, pair.column]
+def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:
+    """Return the avatars that lack the target and show its attribute, bool (N,)."""
+    return ~pair.matches(test.labels) & test.visible[:, pair.column]
+
+
+def judge_edit(
+    reader: AttributeReader, test: EvaluationSet, pair: TextPair, rows: Tensor, images: Images
+) -> tuple[EditAccuracy, Tensor]:
+    """Return the accuracy of an edit of the avatars `rows`, and the labels read from `images`."""
     labels = test.labels[rows]
-    images = networks.edit(test.w_plus[rows.numpy()], pair, strength, threshold)
     read = reader.read(images)
     # What the edit itself covers does not count: eyes under new sunglasses.
     after = labels.clone()
@@ -164,6 +163,21 @@ def measure_accuracy(
         worst=min(rates),
         avatars=int(rows.sum()),
     )
+    return accuracy, read
+
+
+def measure_accuracy(
+    networks: ServedNetworks,
+    reader: AttributeReader,
+    test: EvaluationSet,
+    pair: TextPair,
+    strength: float,
+    threshold: float,
+) -> tuple[EditAccuracy, Images, Tensor]:
+    """Apply an edit; return its accuracy, the edited images and the labels read from them."""
+    rows = find_rows(test, pair)
+    images = networks.edit(test.w_plus[rows.numpy()], pair, strength, threshold)
+    accuracy, read = judge_edit(reader, test, pair, rows, images)
     return accuracy, images, read
 
 
@@ -194,16 +208,45 @@ def evaluate_edit(
     }
 
 
+def kept_attributes(test: EvaluationSet, read: Tensor) -> dict[str, float]:
+    """Return by attribute how many of the avatars that show it keep it in the labels `read`."""
+    correct = read == test.labels
+    return {
+        name: correct[test.visible[:, a], a].float().mean().item() for a, name in enumerate(NAMES)
+    }
+
+
+def fidelity_test(reader: AttributeReader, test: EvaluationSet, count: int) -> FidelityTest:
+    """Return the first `count` test avatars for a comparison of the fidelities."""
+    some = EvaluationSet(
+        test.images[:count], test.labels[:count], test.visible[:count], test.w_plus[:count]
+    )
+
+    def judge(pair: TextPair, rows: Tensor, images: Images) -> dict[str, float]:
+        accuracy, _ = judge_edit(reader, some, pair, rows, images)
+        return {"hit": accuracy.hit, "kept": accuracy.kept}
+
+    def judge_inversion(images: Images) -> dict[str, float]:
+        rates = list(kept_attributes(some, reader.read(images)).values())
+        return {"kept": float(np.nanmean(rates))}
+
+    return FidelityTest(
+        some.images,
+        some.w_plus,
+        reader.classifier,
+        lambda pair: find_rows(some, pair),
+        judge,
+        judge_inversion,
+    )
+
+
 def evaluate_inversion(
     networks: ServedNetworks, reader: AttributeReader, test: EvaluationSet
 ) -> dict[str, object]:
     """Evaluate the inversion: which attributes it keeps, and its PSNR."""
     images = networks.reconstruct(test.w_plus)
     read = reader.read(images)
-    correct = read == test.labels
-    by_attribute = {
-        name: correct[test.visible[:, a], a].float().mean().item() for a, name in enumerate(NAMES)
-    }
+    by_attribute = kept_attributes(test, read)
     error = ((images.astype(np.float32) - test.images) ** 2).mean((1, 2, 3))
     psnr = 10 * np.log10(255**2 / error)
     return {

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from domains.avatars.evaluation import GOALS, EvaluationSet
 from domains.avatars.text_pairs import TEXT_PAIRS
+from domains.training.fidelity_quality import format_table
 from domains.training.served_networks import ServedNetworks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,14 @@ def format_tables(report: dict[str, Any]) -> str:
         f"{reached} of {len(pairs)} text pairs reach both goals. ¹ not worded as in training.",
         "",
     ]
+    if fidelity := report.get("fidelity"):
+        lines += [
+            f"**Latent and features** ({fidelity['photos']} of the avatars, all text pairs). "
+            "*ghost*: share of the unedited image that remains in the edited region; *halo*: "
+            "change around it.",
+            "",
+            format_table(fidelity),
+        ]
     return "\n".join(lines)
 
 

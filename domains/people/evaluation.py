@@ -29,6 +29,7 @@ from domains.people.shards import read_shards
 from domains.people.text_pairs import HIDES
 from domains.training.checkpoints import require_weights
 from domains.training.classifier import Classifier
+from domains.training.fidelity_quality import FidelityTest
 from domains.training.images import resize
 from domains.training.served_networks import BATCH, Images, ServedNetworks
 from domains.training.text_pairs import TextPair
@@ -43,16 +44,16 @@ class AttributeReader:
     """The classifier that was trained apart."""
 
     def __init__(self, path: Path) -> None:
-        self._classifier = Classifier(TABLE).eval()
-        require_weights(self._classifier, path)
-        self._classifier.float()
+        self.classifier = Classifier(TABLE).eval()
+        require_weights(self.classifier, path)
+        self.classifier.float()
 
     @torch.no_grad()
     def read(self, images: Images) -> Tensor:
         """Classify images; return labels (N, attributes)."""
         inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         batches = resize(inputs, FACE_SIZE).split(BATCH)
-        return torch.cat([TABLE.strongest(self._classifier(batch)) for batch in batches])
+        return torch.cat([TABLE.strongest(self.classifier(batch)) for batch in batches])
 
 
 @cache
@@ -140,6 +141,32 @@ def evaluate_inversion(
     }
 
 
+def fidelity_test(reader: AttributeReader, test: EvaluationSet, count: int) -> FidelityTest:
+    """Return the first `count` test photos for a comparison of the fidelities."""
+    some = EvaluationSet(
+        count, test.images[:count], test.labels[:count], test.persons[:count], test.w_plus[:count]
+    )
+
+    def judge(pair: TextPair, rows: Tensor, images: Images) -> dict[str, float]:
+        result = judge_edit(reader, some, pair, rows, images)
+        return {name: result[name] for name in ("hit", "kept", "distance")}
+
+    def judge_inversion(images: Images) -> dict[str, float]:
+        right, known = reader.read(images) == some.labels, some.labels >= 0
+        distance = np.linalg.norm(describe_persons(images) - some.persons, axis=1)
+        kept = (right & known).sum() / known.sum().clamp(min=1)
+        return {"kept": float(kept), "distance": float(np.median(distance))}
+
+    return FidelityTest(
+        some.images,
+        some.w_plus,
+        reader.classifier,
+        lambda pair: find_rows(some, pair),
+        judge,
+        judge_inversion,
+    )
+
+
 def apply_edit(
     networks: ServedNetworks,
     w_plus: NDArray[np.float32],
@@ -152,6 +179,36 @@ def apply_edit(
         return networks.edit(w_plus, pair, strength, threshold)
     except NoChannelLeft:
         return networks.reconstruct(w_plus)
+
+
+def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:
+    """Return the heads that show the attribute and lack the target, bool (N,)."""
+    return (test.labels[:, pair.column] >= 0) & ~pair.matches(test.labels)
+
+
+def judge_edit(
+    reader: AttributeReader, test: EvaluationSet, pair: TextPair, rows: Tensor, images: Images
+) -> dict[str, float]:
+    """Evaluate edited images of the heads `rows`: `hit`, `kept`, `worst`, `distance`."""
+    labels, read = test.labels[rows], reader.read(images)
+    known = labels >= 0
+    for (attribute, value), hidden in HIDES.items():
+        column = TABLE.names.index(attribute)
+        appears = read[:, column] == TABLE[attribute].index(value)
+        for name in hidden:
+            known[:, TABLE.names.index(name)] &= ~appears
+    rates = [
+        float((read == labels)[known[:, a], a].float().mean())
+        for a in range(len(TABLE.names))
+        if a != pair.column and known[:, a].any()
+    ]
+    distance = np.linalg.norm(describe_persons(images) - test.persons[rows.numpy()], axis=1)
+    return {
+        "hit": float(pair.matches(read).float().mean()),
+        "kept": float(np.mean(rates)),
+        "worst": min(rates),
+        "distance": float(np.median(distance)),
+    }
 
 
 def evaluate_edit(
@@ -170,26 +227,11 @@ def evaluate_edit(
         distance to the photo; `removed`: part of the heads with the target that lose it with the
         opposite strength, None if no classified image has it. Without heads, only their number.
     """
-    shown = test.labels[:, pair.column] >= 0
     has = pair.matches(test.labels)
-    rows = shown & ~has
+    rows = find_rows(test, pair)
     if not rows.any():
         return {"heads": 0}
-    labels = test.labels[rows]
     images = apply_edit(networks, test.w_plus[rows.numpy()], pair, strength, threshold)
-    read = reader.read(images)
-    known = labels >= 0
-    for (attribute, value), hidden in HIDES.items():
-        column = TABLE.names.index(attribute)
-        appears = read[:, column] == TABLE[attribute].index(value)
-        for name in hidden:
-            known[:, TABLE.names.index(name)] &= ~appears
-    rates = [
-        float((read == labels)[known[:, a], a].float().mean())
-        for a in range(len(TABLE.names))
-        if a != pair.column and known[:, a].any()
-    ]
-    distance = np.linalg.norm(describe_persons(images) - test.persons[rows.numpy()], axis=1)
     with_target = test.w_plus[has.numpy()]
     removed = None
     if len(with_target):
@@ -198,10 +240,7 @@ def evaluate_edit(
         if recognized.any():
             removed = float((~pair.matches(reader.read(opposite)))[recognized].float().mean())
     return {
-        "hit": float(pair.matches(read).float().mean()),
-        "kept": float(np.mean(rates)),
-        "worst": min(rates),
-        "distance": float(np.median(distance)),
+        **judge_edit(reader, test, pair, rows, images),
         "removed": removed,
         "heads": int(rows.sum()),
     }

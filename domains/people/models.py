@@ -81,15 +81,6 @@ class Perceptor(Classifier):
         """Return unit embeddings (N, IDENTITY_WIDTH) of identities."""
         return F.normalize(self.identity(self.body(images).flatten(1)).float(), dim=1)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Return the features after each level, (N, C, h, w), of unit variance per channel."""
-        levels, x = [], images
-        for index, layer in enumerate(self.body):
-            x = layer(x)
-            if index % 6 == 4:  # normalized, before the activation
-                levels.append(x.float())
-        return levels
-
     def perceptual_loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean distance of features, and that of the identities (1 - cosine)."""
         results, wanted = self.features(images), self.features(targets)

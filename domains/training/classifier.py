@@ -34,6 +34,15 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(images).flatten(1))
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the features after each level, (N, C, h, w), of unit variance per channel."""
+        levels, x = [], images
+        for index, layer in enumerate(self.body):
+            x = layer(x)
+            if index % 6 == 4:  # normalized, before the activation
+                levels.append(x.float())
+        return levels
+
 
 def classification_loss(logits: Tensor, labels: Tensor, table: AttributeTable) -> Tensor:
     """Sum the attributes' cross-entropies, each the mean over the labels that are not negative."""

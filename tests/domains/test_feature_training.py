@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from domains.training import feature_editor  # noqa: E402
 from domains.training.checkpoints import save_weights  # noqa: E402
 from domains.training.feature_editor import FeatureData, train_editor, train_inverter  # noqa: E402
+from domains.training.fidelity_quality import find_ghosts  # noqa: E402
 from domains.training.packaging import Trained, write_domain  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
@@ -123,3 +124,16 @@ def test_package_writes_features_whose_files_share_the_generator(tmp_path):
     assert b"features_to_image.onnx" in first.read_bytes()
     session = onnxruntime.InferenceSession(str(first), providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["LATENT", "FEATURES"]
+
+
+def test_a_ghost_is_what_remains_and_a_halo_what_changes_around_an_edit():
+    photo, expected = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128)
+    expected[..., 40:80, 40:80] = 1
+    region = feature_editor.edited_region(photo, expected)
+    assert find_ghosts(photo, expected, expected, region) == (0, 0)
+    ghost, halo = find_ghosts(photo, photo, expected, region)
+    assert (ghost, halo) == (pytest.approx(1), 0)
+    brighter = expected + 0.1 * (region < 0.5)
+    ghost, halo = find_ghosts(photo, brighter, expected, region)
+    assert ghost == pytest.approx(0, abs=1e-3)
+    assert halo == pytest.approx(0.1 * 127.5, rel=1e-3)
