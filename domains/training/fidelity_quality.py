@@ -164,7 +164,8 @@ def compare_edits(
         error = (result - resize(photos, result.shape[-1])).abs().mean(1, keepdim=True)
         measured[fidelity] = {
             **test.judge_edit(pair, rows, images),
-            "outside": float((error * (1 - region)).sum() / (1 - region).sum()) * 127.5,
+            "outside": float((error * (1 - region)).sum() / (1 - region).sum().clamp(min=1))
+            * 127.5,
             "ghost": ghost,
             "halo": halo,
         }
