@@ -17,6 +17,7 @@ from styleclip_server.api.access import Access
 from styleclip_server.api.admission import Admission
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve import inference, json_messages, regions
+from styleclip_server.api.kserve.http_proxy import HttpProxy
 from styleclip_server.api.refusals import Refused
 from styleclip_server.serving.configs import step_config
 
@@ -390,3 +391,21 @@ def test_a_token_is_needed_and_the_rate_is_that_of_a_caller():
 def test_retry_after_is_rounded_up(seconds, header):
     response = problems.response(ServerBusy("later"), "an-id", retry_after=seconds)
     assert response.headers["retry-after"] == header
+
+
+def test_a_bug_is_answered_in_the_form_of_the_protocol_and_raised_for_the_log():
+    class Broken:
+        async def read(self, *_):
+            raise KeyError("a bug")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"method": "POST", "raw_path": b"/v2/models/edit/infer", "headers": []}
+    proxy = HttpProxy(None, None, allow_shared_memory=False, bodies=Broken())
+    with pytest.raises(KeyError):
+        asyncio.run(proxy(scope, None, send))
+    assert sent[0]["status"] == 500
+    assert list(json.loads(sent[1]["body"])) == ["error"]

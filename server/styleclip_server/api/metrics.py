@@ -6,6 +6,7 @@ Triton's own port keeps every body in memory, and 18 MB of one-byte chunks as 3 
 from __future__ import annotations
 
 import httpx
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from styleclip_server.api.admission import Admission
@@ -16,16 +17,17 @@ _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsMiddleware:
-    """ASGI middleware: `app.state.metrics` responds to what arrives at `port`."""
+    """ASGI middleware: `state.metrics` responds to what arrives at `port`."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, app: ASGIApp, state: State, port: int) -> None:
         self._app = app
+        self._state = state
         self._port = port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request, or pass it on."""
         if scope["type"] == "http" and scope["server"] and scope["server"][1] == self._port:
-            await scope["app"].state.metrics(scope, receive, send)
+            await self._state.metrics(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -97,6 +97,10 @@ class HttpProxy:
             status, content, headers = _refusal(error)
         except ClientDisconnect:
             return
+        except Exception:
+            bug = Refused(StatusCode.INTERNAL, "the API failed; its log says why")
+            await _send(send, *_refusal(bug), body)
+            raise
         await _send(send, status, content, headers, body)
 
     async def _respond(self, scope: Scope, receive: Receive) -> HttpResponse:

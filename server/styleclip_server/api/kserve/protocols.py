@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 import httpx
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from styleclip_server.api.access import Access
 from styleclip_server.api.http_body import BodyReader
@@ -49,13 +50,13 @@ async def running_protocols(
 class KServeMiddleware:
     """ASGI middleware: `app.state.kserve` responds to the paths under /v2."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request, or pass it on."""
         path: bytes = scope.get("raw_path", b"")
         if scope["type"] == "http" and (path == b"/v2" or path.startswith(b"/v2/")):
-            await scope["app"].state.kserve(scope, receive, send)
+            await self._app.state.kserve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
