@@ -103,9 +103,9 @@ def write_comparison(
     grid: Path,
 ) -> dict[str, Any]:
     """Compare the fidelities with the domain's defaults, save the grid, and print the table."""
-    arguments = networks, test, pairs, domain.strength, domain.threshold
-    result = compare_fidelities(*arguments)
-    save_comparison(*arguments, grid)
+    result = compare_fidelities(networks, test, pairs, domain.strength, domain.threshold)
+    images, w_plus = test.images[:GRID_PHOTOS], test.w_plus[:GRID_PHOTOS]
+    save_comparison(networks, images, w_plus, pairs, domain, grid)
     print(format_table(result), flush=True)
     return result
 
@@ -242,21 +242,20 @@ def format_table(result: Mapping[str, Any]) -> str:
 
 def save_comparison(
     networks: ServedNetworks,
-    test: FidelityTest,
+    images: Images,
+    w_plus: NDArray[np.float32],
     pairs: Sequence[TextPair],
-    strength: float,
-    threshold: float,
+    domain: Domain,
     path: Path,
 ) -> None:
-    """Save a grid: each photo, its inversions, and edits, by latent and by features."""
-    images, w_plus = test.images[:GRID_PHOTOS], test.w_plus[:GRID_PHOTOS]
+    """Save a grid: each photo, its inversions, and some edits, by latent and by features."""
     columns: list[tuple[str, Images]] = [
         ("photo", images),
         ("latent", networks.reconstruct(w_plus)),
         ("features", networks.generate_features(images, w_plus, networks.no_offset)),
     ]
-    for pair in pairs[:GRID_PAIRS]:
-        edited = edit(networks, images, w_plus, pair, strength, threshold)
+    for pair in pairs[:: max(1, len(pairs) // GRID_PAIRS)][:GRID_PAIRS]:
+        edited = edit(networks, images, w_plus, pair, domain.strength, domain.threshold)
         title = pair.target.removeprefix("a face with ").removeprefix("a ")
         columns += [
             (f"{title}, {fidelity[0].upper()}", edited[fidelity]) for fidelity in FIDELITIES
