@@ -25,7 +25,7 @@ from styleclip_contract.wire import FACE_SIZE
 
 HEADS = 40_000  # at most
 HEADS_FOLDER = "heads"
-PROCESSES = 6  # of the rendering, for each GPU
+PROCESSES = 12  # of the rendering, for each GPU: 53 heads/s on an H200 (6: 34)
 JPEG_QUALITY = 95
 TINY_SIZE, TINY_QUALITY = 96, Quality(surrounding_lights=4, shadow_size=96, strands=1500)
 DECODED_AT_ONCE = 1024  # crops

@@ -30,6 +30,7 @@ from domains.people.mesh import HeadMesh
 from domains.people.renderer import Quality, Renderer
 from domains.people.sampling import sample
 from domains.people.shards import ShardWriter, encode_jpeg, rendered_seeds
+from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
 
 CAPTIONS = 4  # of each head, in its labels
@@ -84,9 +85,13 @@ def render_batch(
     return first + render_batch(renderer, seeds[half:], size)
 
 
-def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Crop a face out of a photo as the server aligns it."""
-    return np.asarray(crop_quad(Image.fromarray(pixels), quad_from_landmarks(landmarks)))
+def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop a face out of a photo as the server aligns it; return it and its landmarks (68, 2)."""
+    quad = quad_from_landmarks(landmarks)
+    crop = np.asarray(crop_quad(Image.fromarray(pixels), quad))
+    edges = np.stack([quad[3] - quad[0], quad[1] - quad[0]], 1)  # of the square, orthogonal
+    shares = (landmarks - quad[0]) @ edges / (edges**2).sum(0)
+    return crop, shares * FACE_SIZE - 0.5
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ class RenderJob:
     def encode(self, pixels: np.ndarray, record: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """Crop a photo if crops are stored; return the JPEG and the record."""
         if self.crops:
-            pixels = crop_face(pixels, np.array(record.pop("landmarks")))
+            pixels, landmarks = crop_face(pixels, np.array(record["landmarks"]))
+            record["landmarks"] = np.round(landmarks, 1).tolist()
         return encode_jpeg(pixels, self.jpeg_quality), record
 
     @staticmethod
