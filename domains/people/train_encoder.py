@@ -1,36 +1,128 @@
-"""Train people's e4e: from crops to their latents, and to reconstructions of the same person.
+"""Train people's e4e: from crops to their latents, then to reconstructions of the same person.
 
-A crop's latent is known, and so is that of an image of the generator; the distance of
-reconstructions, with an identity term, decides what the latent leaves open (Tov et al. 2021).
+A crop's latent is known, and so is that of an image of the generator. The first stage learns
+nothing else, with many more images a second; in the second one the distance of reconstructions,
+with an identity term, decides what the latent leaves open (Tov et al. 2021).
 
 As in `latent_codes.py`, `p` are amplitudes (N, L, values) and `u` is the basis (values, W_DIM).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES, add_scene
+from domains.people.codes import CODES, SceneEncoder, add_scene
 from domains.people.crops import Crops, load_crops
 from domains.people.models import load_generator, load_perceptor, load_scene_encoder
 from domains.people.reconstruction import pixel_weights, reconstruction_loss
 from domains.training.augmentations import augment_as_uploads
 from domains.training.batch_norm import recompute_batch_norm
 from domains.training.checkpoints import Ema, load_weights, save_weights
+from domains.training.classifier import classification_loss
 from domains.training.images import resize
 from domains.training.networks import build_encoder
 from domains.training.sample_grids import format_psnr, save_grid
-from domains.training.setup import SEED, Setup, set_learning_rate
+from domains.training.setup import SEED, Setup, TimeBudget, set_learning_rate
 from styleclip_contract.wire import FACE_SIZE, W_DIM
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator
 
 LEARNING_RATE = 1e-3
 LATENT = 5.0  # weight of the distance from known latents
+LABELS, LABEL_SCALE = 0.1, 6.0  # weight of the loss of labels; inverse temperature of amplitudes
 BATCH_SHARE = 4  # a batch is this much smaller than those of regression
+
+
+class EncoderTraining:
+    """The encoder with its optimizer and moving average; it continues from `encoder.pt`."""
+
+    def __init__(self, setup: Setup, budget: TimeBudget, num_latents: int) -> None:
+        self.setup, self.budget = setup, budget
+        self.encoder = build_encoder(num_latents)
+        load_weights(self.encoder, setup.out / "encoder.pt")
+        self.encoder.to(setup.device, memory_format=torch.channels_last).train()
+        self.ema = Ema(self.encoder, 0.998)
+        self.optimizer = torch.optim.AdamW(
+            self.encoder.parameters(), lr=LEARNING_RATE, weight_decay=0.01
+        )
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return W+ (N, L, W_DIM) in float32."""
+        with self.setup.autocast():
+            w_plus = self.encoder(inputs)
+        return w_plus.float()
+
+    def update(self, step: int, loss: Tensor) -> None:
+        """Make a step down a loss."""
+        set_learning_rate(self.optimizer, LEARNING_RATE, self.budget, warmup=0.03)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.update()
+        if step % 200 == 0:
+            self.budget.log(f"encoder loss {loss.item():.4f}")
+
+    def save(self, draw_inputs: Callable[[], Tensor]) -> Encoder4Editing:
+        """Write and return the moving average, with statistics of its own."""
+        self.ema.copy_to(self.encoder)
+        batches = (draw_inputs() for _ in range(30 if self.setup.on_gpu else 2))
+        with self.setup.autocast():
+            recompute_batch_norm(self.encoder, batches)
+        save_weights(self.encoder.eval(), self.setup.out / "encoder.pt")
+        self.budget.save()
+        return self.encoder
+
+
+def latent_loss(w_plus: Tensor, w: Tensor, labels: Tensor) -> Tensor:
+    """Compute the distance of W+ (N, L, W_DIM) from latents w (N, W_DIM) and labels.
+
+    Labels are int64 (N, attributes), -1 where they are not known.
+    """
+    distance = F.mse_loss(w_plus, w[:, None].expand_as(w_plus))
+    amplitudes = LABEL_SCALE * CODES.amplitudes(w_plus.mean(1))
+    return LATENT * distance + LABELS * classification_loss(amplitudes, labels, TABLE)
+
+
+def find_latents(crops: Crops, index: Tensor, scene_encoder: SceneEncoder, u: Tensor) -> Tensor:
+    """Return the latents w (n, W_DIM) of crops."""
+    p = TABLE.one_hot(crops.complete_labels(index)) @ u
+    return add_scene(p[:, None], scene_encoder(crops.scenes[index]))[:, 0]
+
+
+def augment(images: Tensor) -> Tensor:
+    """Vary images as uploads vary, in the encoder's memory format."""
+    return augment_as_uploads(images).contiguous(memory_format=torch.channels_last)
+
+
+def run_latents(setup: Setup) -> None:
+    """Run the stage `latents`; it continues from `encoder.pt`."""
+    torch.manual_seed(SEED + 1)
+    budget = setup.budget("latents")
+    crops, _ = load_crops(setup)
+    training = EncoderTraining(setup, budget, load_generator(setup).num_latents)
+    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
+    u = CODES.basis().to(setup.device)
+
+    @torch.no_grad()
+    def draw_batch() -> tuple[Tensor, Tensor, Tensor]:
+        """Return augmented crops, their latents and their labels."""
+        index = crops.draw(setup.batch)
+        w = find_latents(crops, index, scene_encoder, u)
+        return augment(crops.images(index)), w, crops.labels[index]
+
+    def compute_loss(inputs: Tensor, w: Tensor, labels: Tensor) -> Tensor:
+        return latent_loss(training.encode(inputs), w, labels)
+
+    compute_loss = budget.compile(compute_loss)
+    for step in budget:
+        training.update(step, compute_loss(*draw_batch()))
+    training.save(lambda: draw_batch()[0])
 
 
 def run(setup: Setup) -> None:
@@ -43,55 +135,34 @@ def run(setup: Setup) -> None:
     generator.set_upsampling("folded")
     scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(device)
     perceptor = load_perceptor(setup)
-    encoder = build_encoder(generator.num_latents)
-    load_weights(encoder, setup.out / "encoder.pt")
-    encoder.to(device, memory_format=torch.channels_last)
+    training = EncoderTraining(setup, budget, generator.num_latents)
     weights, u = pixel_weights(generator.resolution, device), CODES.basis().to(device)
-    ema = Ema(encoder, 0.998)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     half = max(1, setup.batch // BATCH_SHARE // 2)
 
     def generate(w_plus: Tensor) -> Tensor:
         return generator.synthesis(generator.affine(w_plus), setup.dtype)
 
-    def compute_loss(inputs: Tensor, targets: Tensor, w: Tensor) -> Tensor:
-        with setup.autocast():
-            w_plus = encoder(inputs)
-        w_plus = w_plus.float()
-        latent = F.mse_loss(w_plus, w[:, None].expand_as(w_plus))
-        images = generate(w_plus)
-        return LATENT * latent + reconstruction_loss(images, targets, weights, perceptor, setup)
+    def compute_loss(inputs: Tensor, targets: Tensor, w: Tensor, labels: Tensor) -> Tensor:
+        w_plus = training.encode(inputs)
+        close = reconstruction_loss(generate(w_plus), targets, weights, perceptor, setup)
+        return close + latent_loss(w_plus, w, labels)
 
     @torch.no_grad()
-    def draw_batch() -> tuple[Tensor, Tensor, Tensor]:
-        """Return augmented inputs, targets and latents: crops, and images of the generator."""
+    def draw_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return augmented inputs, targets, latents and labels: crops, and generated images."""
         index = crops.draw(half)
-        p = TABLE.one_hot(crops.complete_labels(index)) @ u
-        known = add_scene(p[:, None], scene_encoder(crops.scenes[index]))[:, 0]
+        known = find_latents(crops, index, scene_encoder, u)
         random = generator.mapping(torch.randn(half, W_DIM, device=device))
         drawn = generate(random[:, None].expand(-1, generator.num_latents, -1)).clamp(-1, 1)
         images = torch.cat([crops.images(index), resize(drawn, FACE_SIZE)])
-        inputs = augment_as_uploads(images).contiguous(memory_format=torch.channels_last)
-        return inputs, resize(images, generator.resolution), torch.cat([known, random])
+        labels = torch.cat([crops.labels[index], torch.full_like(crops.labels[index], -1)])
+        w = torch.cat([known, random])
+        return augment(images), resize(images, generator.resolution), w, labels
 
     compute_loss = budget.compile(compute_loss)
-    encoder.train()
     for step in budget:
-        set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.03)
-        loss = compute_loss(*draw_batch())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        ema.update()
-        if step % 200 == 0:
-            budget.log(f"encoder loss {loss.item():.4f}")
-    ema.copy_to(encoder)
-    with setup.autocast():
-        recompute_batch_norm(encoder, (draw_batch()[0] for _ in range(30 if setup.on_gpu else 2)))
-    encoder.eval()
-    save_weights(encoder, setup.out / "encoder.pt")
-    budget.save()
+        training.update(step, compute_loss(*draw_batch()))
+    encoder = training.save(lambda: draw_batch()[0])
     report(setup, encoder, generator, held_out)
 
 

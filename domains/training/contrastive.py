@@ -1,9 +1,11 @@
 """Training of CLIP: a small ViT and a small text transformer on (image, caption) pairs.
 
-Two losses. Contrastive (Radford et al. 2021, section 2.3) with several positives: "a bald face"
+Three losses. Contrastive (Radford et al. 2021, section 2.3) with several positives: "a bald face"
 matches every bald face of the batch. Directional: the change between two images that differ in one
 attribute and the change between the texts that name it point in the same direction, those of
-different attributes at right angles; StyleCLIP's global directions rely on that.
+different attributes at right angles; StyleCLIP's global directions rely on that. Labels: each value
+has a fixed random direction of the embedding, which both towers learn to recognize; it teaches them
+all attributes of an image at once, where a caption names two or three.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from torch.nn import functional as F
 from domains.training.attributes import AttributeTable
 from domains.training.caption_data import CaptionData, drop_words
 from domains.training.checkpoints import Ema, load_weights, save_weights
+from domains.training.classifier import classification_loss
 from domains.training.networks import build_clip, preprocess
 from domains.training.setup import SEED, Setup, set_learning_rate
 from styleclip_networks.clip import CLIP
 
 LEARNING_RATE = 1e-3
+LABELS = 0.1  # weight of the loss of labels
+LABEL_SCALE = 30.0  # inverse temperature of its logits
 DrawImages = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Claims, bool (N, values) → images (N, 3, r, r) that satisfy them, and their labels."""
 DrawChanges = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -52,6 +57,7 @@ def train_clip(
         clip.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05
     )
     autocast = setup.autocast()
+    values = value_directions(table, clip.text_projection.shape[1]).to(device)
 
     def encode(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         return unit(clip.encode_image(images)), unit(clip.encode_text(texts))
@@ -80,13 +86,19 @@ def train_clip(
         directional = directional_loss(
             unit(image_after - image_before), unit(text_after - text_before), attribute, allowed
         )
+        recognition = classification_loss(
+            LABEL_SCALE * image_features[:batch] @ values.T, labels, table
+        ) + claims_loss(LABEL_SCALE * text_features[:batch] @ values.T, data.claims[chosen], table)
         optimizer.zero_grad(set_to_none=True)
-        (contrastive + directional).backward()
+        (contrastive + directional + LABELS * recognition).backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         optimizer.step()
         ema.update()
         if step % 200 == 0:
-            budget.log(f"contrastive {contrastive.item():.3f} directional {directional.item():.3f}")
+            budget.log(
+                f"contrastive {contrastive.item():.3f} directional {directional.item():.3f} "
+                f"labels {recognition.item():.3f}"
+            )
     ema.copy_to(clip)
     save_weights(clip, setup.out / "clip.pt")
     budget.save()
@@ -162,6 +174,28 @@ def directional_loss(images: Tensor, texts: Tensor, attribute: Tensor, allowed: 
     index = torch.arange(len(cosines), device=cosines.device)
     separation = F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)
     return pull + 4 * push + 0.1 * separation
+
+
+def value_directions(table: AttributeTable, size: int) -> Tensor:
+    """Return a fixed direction for each value, orthonormal rows float32 (num_values, size)."""
+    generator = torch.Generator().manual_seed(11)
+    return torch.linalg.qr(torch.randn(size, table.num_values, generator=generator))[0].T
+
+
+def claims_loss(logits: Tensor, claims: Tensor, table: AttributeTable) -> Tensor:
+    """Compute how far texts are from naming what they claim, summed over the attributes.
+
+    Args:
+        logits: float32 (N, values).
+        claims: bool (N, values); an attribute of which all values are claimed is not mentioned,
+            and its logits should be equal.
+    """
+    losses = []
+    parts = zip(logits.split(table.sizes, 1), claims.split(table.sizes, 1), strict=True)
+    for scores, allowed in parts:
+        wanted = allowed / allowed.sum(1, keepdim=True)
+        losses.append(-(wanted * scores.log_softmax(1)).sum(1).mean())
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
