@@ -72,8 +72,8 @@ def format_tables(report: dict[str, Any]) -> str:
     if fidelity := report.get("fidelity"):
         lines += [
             f"**Latent and features** ({fidelity['photos']} of the avatars, all text pairs). "
-            "*ghost*: share of the unedited image that remains in the edited region; *halo*: "
-            "change around it.",
+            "*ghost*: share of what an edit removes that is still there; *halo*: change around "
+            "it.",
             "",
             format_table(fidelity),
         ]

@@ -1,8 +1,7 @@
 """How well a domain's photos are inverted and edited by latent and by features, side by side.
 
 Images are uint8 (N, r, r, 3), RGB. An edit by features is also searched for two faults. A ghost is
-what it leaves of the unedited image where the edit by latent changes it; a halo is what it changes
-around that region.
+what it leaves of what the edit by latent removes; a halo is what it changes around that region.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ def compare_edits(
     measured = {}
     for fidelity, images in edited.items():
         result = _to_tensor(images)
-        ghost, halo = find_ghosts(unedited[fidelity], result, after, region)
+        ghost, halo = find_ghosts(unedited[fidelity], result, (before, after), region)
         error = (result - resize(photos, result.shape[-1])).abs().mean(1, keepdim=True)
         measured[fidelity] = {
             **test.judge_edit(pair, rows, images),
@@ -173,22 +172,22 @@ def compare_edits(
 
 
 def find_ghosts(
-    before: Tensor, after: Tensor, expected: Tensor, region: Tensor
+    before: Tensor, after: Tensor, latents: tuple[Tensor, Tensor], region: Tensor
 ) -> tuple[float, float]:
     """Measure ghost and halo of edited images (N, 3, r, r) in [-1, 1].
 
     Args:
-        before: unedited, by the same fidelity as `after`.
-        expected: the edits by latent.
+        before, after: unedited and edited, by one fidelity.
+        latents: the same by latent.
         region: (N, 1, r, r), where an edit by latent changes an image.
 
     Returns:
-        The share of the unedited image in the edited region: 0 where that is as expected, 1 where
-        nothing was edited. The mean absolute change in a margin around the region, in levels.
+        The share of what the edit by latent removes that is still there: 0 where `after` is as
+        expected, 1 where nothing was edited. The mean absolute change in a margin around the
+        region, in levels.
     """
-    inside = (region > 0.99).float()
-    old, rest = (before - expected) * inside, (after - expected) * inside
-    ghost = (old * rest).sum() / old.square().sum().clamp(min=1e-9)
+    removed = (latents[0] - latents[1]) * (region > 0.99).float()
+    ghost = (removed * (after - latents[1])).sum() / removed.square().sum().clamp(min=1e-9)
     size = 2 * MARGIN + 1
     around = F.max_pool2d(region, size, stride=1, padding=MARGIN).ceil() * (region == 0).float()
     change = (after - before).abs().mean(1, keepdim=True)

@@ -130,10 +130,11 @@ def test_a_ghost_is_what_remains_and_a_halo_what_changes_around_an_edit():
     photo, expected = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128)
     expected[..., 40:80, 40:80] = 1
     region = feature_editor.edited_region(photo, expected)
-    assert find_ghosts(photo, expected, expected, region) == (0, 0)
-    ghost, halo = find_ghosts(photo, photo, expected, region)
+    latents = photo, expected
+    assert find_ghosts(photo, expected, latents, region) == (0, 0)
+    ghost, halo = find_ghosts(photo, photo, latents, region)
     assert (ghost, halo) == (pytest.approx(1), 0)
     brighter = expected + 0.1 * (region < 0.5)
-    ghost, halo = find_ghosts(photo, brighter, expected, region)
+    ghost, halo = find_ghosts(photo, brighter, latents, region)
     assert ghost == pytest.approx(0, abs=1e-3)
     assert halo == pytest.approx(0.1 * 127.5, rel=1e-3)
