@@ -71,7 +71,12 @@ def measure_throughput(call: Call, threads_count: int, seconds: float) -> float:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--count", default=300, help="Pairs of requests; a third of them for edits.")
-@click.option("--rounds", default=5, help="Rounds of throughput on `edit`, 8 s each way.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    help="Rounds of throughput on `edit`, 8 s each way.",
+)
 @click.option("--clients", default=2, help="Threads of throughput.")
 def main(count: int, rounds: int, clients: int) -> None:
     """Print two tables: latency, and edits per second, of Triton and through the API server."""
