@@ -24,6 +24,10 @@ _SHARED_MEMORY = "shared-memory"
 # is a fifth of `compose`. With these glibc keeps blocks up to 16 MB, up to 64 MB per process.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 
+# The steps multiply small matrices. OpenBLAS's other threads would spin for some 30 ms after each
+# product, on cores that the networks need.
+_NUMPY_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
+
 
 @dataclass(frozen=True)
 class ServerSetup:
@@ -99,6 +103,7 @@ def environment(options: Options, setup: ServerSetup) -> dict[str, str]:
     interpreter = Path(sys.executable).parent
     return {
         **(_MALLOC if setup.engine == "torch" else {}),
+        **_NUMPY_THREADS,
         **os.environ,
         "LD_LIBRARY_PATH": _search_path(
             *setup.installation.libraries, os.environ.get("LD_LIBRARY_PATH")
