@@ -193,8 +193,8 @@ def claims_loss(logits: Tensor, claims: Tensor, table: AttributeTable) -> Tensor
     losses = []
     parts = zip(logits.split(table.sizes, 1), claims.split(table.sizes, 1), strict=True)
     for scores, allowed in parts:
-        wanted = allowed / allowed.sum(1, keepdim=True)
-        losses.append(-(wanted * scores.log_softmax(1)).sum(1).mean())
+        shares = allowed / allowed.sum(1, keepdim=True)
+        losses.append(-(shares * scores.log_softmax(1)).sum(1).mean())
     return torch.stack(losses).sum()
 
 
