@@ -1,9 +1,8 @@
 """Train people's StyleGAN2 on against a discriminator, so that hair, skin and edges become sharp.
 
-Half of the images come from the mapping network, half from crops' labels and scenes. The latter
-also stay close to their crops, so that StyleSpace goes on meaning what it means.
-
-As in `latent_codes.py`, `p` are amplitudes (N, values).
+Half of the images have the labels of one crop, some of them perturbed as edits do, and the scene of
+another; they are judged alone. Half are crops', and also stay close to them, so that StyleSpace
+goes on meaning what it means.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domains.people.attributes import TABLE
-from domains.people.codes import CODES, SceneEncoder, add_scene
 from domains.people.crops import Crops, load_crops
+from domains.people.latents import CropLatents
 from domains.people.models import (
     Perceptor,
     channels_of,
@@ -55,22 +53,21 @@ class AdversarialTraining:
     """The networks of the stage with their optimizers.
 
     Attributes:
-        perceptor, scene_encoder: frozen.
-        half: images of a step from random latents, and as many from crops.
+        perceptor, latents: with frozen networks.
+        half: images of a step of combined latents, and as many of crops.
     """
 
     setup: Setup
     budget: TimeBudget
     generator: Generator
     discriminator: Discriminator
-    scene_encoder: SceneEncoder
     perceptor: Perceptor
     crops: Crops
+    latents: CropLatents
 
     def __post_init__(self) -> None:
         device = self.setup.device
         self.half = max(2, self.setup.batch // BATCH_SHARE // 4 * 2)
-        self.basis = CODES.basis().to(device)
         self.affine = sparse_affine(self.generator)
         self.weights = pixel_weights(self.generator.resolution, device)
         self.ema = Ema(self.generator, 0.998)
@@ -108,12 +105,10 @@ class AdversarialTraining:
         return F.softplus(self.judge(images)).mean() + F.softplus(-self.judge(real)).mean()
 
     def draw_latents(self, index: Tensor) -> Tensor:
-        """Return W+ of `half` random latents, and of the crops with the indices (half,)."""
-        w = self.generator.mapping(torch.randn(self.half, W_DIM, device=self.setup.device))
-        p = TABLE.one_hot(self.crops.complete_labels(index)) @ self.basis
-        scene = self.scene_encoder(self.crops.scenes[index])
-        w_plus = torch.cat([w[:, None], add_scene(p[:, None], scene)])
-        return w_plus.expand(-1, self.generator.num_latents, -1)
+        """Return W+ of `half` combinations, and of the crops with the indices (half,)."""
+        labels, scenes = (self.crops.draw(self.half) for _ in range(2))
+        combined = self.latents.combine(labels, scenes, noise=1.0)
+        return torch.cat([combined, self.latents.encode(index)])
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Update the discriminator, then the generator; return their losses."""
@@ -172,8 +167,9 @@ def run(setup: Setup) -> None:
     load_weights(discriminator, setup.out / "discriminator.pt")
     discriminator.to(setup.device, memory_format=torch.channels_last)
     perceptor = load_perceptor(setup)
+    latents = CropLatents(crops, scene_encoder, generator.num_latents)
     training = AdversarialTraining(
-        setup, budget, generator, discriminator, scene_encoder, perceptor, crops
+        setup, budget, generator, discriminator, perceptor, crops, latents
     )
     for step in budget:
         judged, generated = training.step(step)

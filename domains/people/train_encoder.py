@@ -3,8 +3,6 @@
 A crop's latent is known, and so is that of an image of the generator. The first stage learns
 nothing else, with many more images a second; in the second one the distance of reconstructions,
 with an identity term, decides what the latent leaves open (Tov et al. 2021).
-
-As in `latent_codes.py`, `p` are amplitudes (N, L, values) and `u` is the basis (values, W_DIM).
 """
 
 from __future__ import annotations
@@ -16,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.attributes import TABLE
-from domains.people.codes import CODES, SceneEncoder, add_scene
+from domains.people.codes import CODES
 from domains.people.crops import Crops, load_crops
+from domains.people.latents import CropLatents
 from domains.people.models import load_generator, load_perceptor, load_scene_encoder
 from domains.people.reconstruction import pixel_weights, reconstruction_loss
 from domains.training.augmentations import augment_as_uploads
@@ -28,7 +27,7 @@ from domains.training.images import resize
 from domains.training.networks import build_encoder
 from domains.training.sample_grids import format_psnr, save_grid
 from domains.training.setup import SEED, Setup, TimeBudget, set_learning_rate
-from styleclip_contract.wire import FACE_SIZE, W_DIM
+from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator
 
@@ -79,20 +78,20 @@ class EncoderTraining:
         return self.encoder
 
 
-def latent_loss(w_plus: Tensor, w: Tensor, labels: Tensor) -> Tensor:
-    """Compute the distance of W+ (N, L, W_DIM) from latents w (N, W_DIM) and labels.
+def latent_loss(w_plus: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+    """Compute the distance of W+ (N, L, W_DIM) from known ones and labels.
 
-    Labels are int64 (N, attributes), -1 where they are not known.
+    Labels are int64 (N, attributes), -1 where they are not visible.
     """
-    distance = F.mse_loss(w_plus, w[:, None].expand_as(w_plus))
+    distance = F.mse_loss(w_plus, known)
     amplitudes = LABEL_SCALE * CODES.amplitudes(w_plus.mean(1))
     return LATENT * distance + LABELS * classification_loss(amplitudes, labels, TABLE)
 
 
-def find_latents(crops: Crops, index: Tensor, scene_encoder: SceneEncoder, u: Tensor) -> Tensor:
-    """Return the latents w (n, W_DIM) of crops."""
-    p = TABLE.one_hot(crops.complete_labels(index)) @ u
-    return add_scene(p[:, None], scene_encoder(crops.scenes[index]))[:, 0]
+def load_latents(setup: Setup, crops: Crops) -> CropLatents:
+    """Return the latents that the generator was trained with."""
+    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
+    return CropLatents(crops, scene_encoder, load_generator(setup).num_latents)
 
 
 def augment(images: Tensor) -> Tensor:
@@ -106,18 +105,16 @@ def run_latents(setup: Setup) -> None:
     budget = setup.budget("latents")
     crops, _ = load_crops(setup)
     training = EncoderTraining(setup, budget, load_generator(setup).num_latents)
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
-    u = CODES.basis().to(setup.device)
+    latents = load_latents(setup, crops)
 
     @torch.no_grad()
     def draw_batch() -> tuple[Tensor, Tensor, Tensor]:
         """Return augmented crops, their latents and their labels."""
         index = crops.draw(setup.batch)
-        w = find_latents(crops, index, scene_encoder, u)
-        return augment(crops.images(index)), w, crops.labels[index]
+        return augment(crops.images(index)), latents.encode(index), crops.labels[index]
 
-    def compute_loss(inputs: Tensor, w: Tensor, labels: Tensor) -> Tensor:
-        return latent_loss(training.encode(inputs), w, labels)
+    def compute_loss(inputs: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+        return latent_loss(training.encode(inputs), known, labels)
 
     compute_loss = budget.compile(compute_loss)
     for step in budget:
@@ -133,31 +130,29 @@ def run(setup: Setup) -> None:
     crops, held_out = load_crops(setup)
     generator = load_generator(setup).to(device).eval().requires_grad_(False)
     generator.set_upsampling("folded")
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(device)
-    perceptor = load_perceptor(setup)
+    perceptor, latents = load_perceptor(setup), load_latents(setup, crops)
     training = EncoderTraining(setup, budget, generator.num_latents)
-    weights, u = pixel_weights(generator.resolution, device), CODES.basis().to(device)
+    weights = pixel_weights(generator.resolution, device)
     half = max(1, setup.batch // BATCH_SHARE // 2)
 
     def generate(w_plus: Tensor) -> Tensor:
         return generator.synthesis(generator.affine(w_plus), setup.dtype)
 
-    def compute_loss(inputs: Tensor, targets: Tensor, w: Tensor, labels: Tensor) -> Tensor:
+    def compute_loss(inputs: Tensor, targets: Tensor, known: Tensor, labels: Tensor) -> Tensor:
         w_plus = training.encode(inputs)
         close = reconstruction_loss(generate(w_plus), targets, weights, perceptor, setup)
-        return close + latent_loss(w_plus, w, labels)
+        return close + latent_loss(w_plus, known, labels)
 
     @torch.no_grad()
     def draw_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return augmented inputs, targets, latents and labels: crops, and generated images."""
-        index = crops.draw(half)
-        known = find_latents(crops, index, scene_encoder, u)
-        random = generator.mapping(torch.randn(half, W_DIM, device=device))
-        drawn = generate(random[:, None].expand(-1, generator.num_latents, -1)).clamp(-1, 1)
+        index, others, scenes = (crops.draw(half) for _ in range(3))
+        combined = latents.combine(others, scenes)
+        drawn = generate(combined).clamp(-1, 1)
         images = torch.cat([crops.images(index), resize(drawn, FACE_SIZE)])
-        labels = torch.cat([crops.labels[index], torch.full_like(crops.labels[index], -1)])
-        w = torch.cat([known, random])
-        return augment(images), resize(images, generator.resolution), w, labels
+        known = torch.cat([latents.encode(index), combined])
+        labels = crops.labels[torch.cat([index, others])]
+        return augment(images), resize(images, generator.resolution), known, labels
 
     compute_loss = budget.compile(compute_loss)
     for step in budget:
