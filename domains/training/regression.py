@@ -13,7 +13,7 @@ from domains.training.setup import SEED, Setup, set_learning_rate
 from styleclip_contract.wire import W_DIM
 from styleclip_networks.stylegan2 import Generator
 
-MAPPING_LEARNING_RATE = 0.3  # for weights stored as N(0, 1) / 0.01
+MAPPING_LEARNING_RATE = 1.0  # for weights stored as N(0, 1) / 0.01
 
 
 def fit_mapping(
