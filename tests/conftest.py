@@ -41,7 +41,7 @@ def server(tmp_path_factory):
     from styleclip_server.serving.supervisor import running_server
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with running_server(Options(log=log)) as running:
+    with running_server(Options(domain="avatars", log=log)) as running:
         yield running
 
 

@@ -28,7 +28,13 @@ def guarded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
     tokens = folder / "tokens"
     tokens.write_text(f'# clients\n"Bearer {TOKEN}" ada;\n{HASTY_TOKEN} hasty\n')
-    options = Options(log=folder / "server.log", token_file=tokens, rate_limit=5, body_limit=1)
+    options = Options(
+        domain="avatars",
+        log=folder / "server.log",
+        token_file=tokens,
+        rate_limit=5,
+        body_limit=1,
+    )
     with running_server(options, canary=0) as server:
         yield server
 

@@ -155,7 +155,7 @@ def test_the_health_check_of_grpc_passes(server):
 def narrow(tmp_path_factory):
     """A server that requires a token and runs one inference at a time."""
     folder = tmp_path_factory.mktemp("narrow")
-    options = Options(log=folder / "log", max_concurrent=1, token=TOKEN)
+    options = Options(domain="avatars", log=folder / "log", max_concurrent=1, token=TOKEN)
     with running_server(options, canary=0) as server:
         yield server
 

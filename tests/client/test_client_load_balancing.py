@@ -37,7 +37,8 @@ with Client(url) as client:
 
 
 def serve(host, folder, port=0):
-    options = Options(host=host, grpc_port=port, log=folder / f"{host}.log", connection_age=5)
+    log = folder / f"{host}.log"
+    options = Options(domain="avatars", host=host, grpc_port=port, log=log, connection_age=5)
     return running_server(options, canary=0)
 
 

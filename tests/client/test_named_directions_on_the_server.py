@@ -125,7 +125,7 @@ def test_a_latent_mapper_moves_each_face_as_in_pytorch(tmp_path, capsys):
     assert run([*arguments, "--repository", str(tmp_path / "domains")]) == 0
     capsys.readouterr()
     edit, beard = Edit(direction="mohawk", strength=2), Edit(direction="beard", strength=1)
-    options = Options(domains=tmp_path / "domains", log=tmp_path / "log")
+    options = Options(domain="avatars", domains=tmp_path / "domains", log=tmp_path / "log")
     with running_server(options) as server, Client(server.grpc_url) as client:
         assert client.domain().direction("mohawk").follows_face
         moved = []

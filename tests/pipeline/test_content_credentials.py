@@ -136,7 +136,7 @@ def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeyp
     chain, key = files()
     monkeypatch.setenv(signing.CERTIFICATE_VARIABLE, str(chain))
     monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
-    options = Options(log=tmp_path / "log")
+    options = Options(domain="avatars", log=tmp_path / "log")
     with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
         edited = client.edit_photo(AVATAR, client.domain().edit("a sad face"))
     state, action = read(edited.picture, "JPEG")

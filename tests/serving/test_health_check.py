@@ -40,7 +40,7 @@ def test_a_working_server_passes_without_output(server):
 
 def test_a_hanging_server_and_a_dead_step_are_noticed(tmp_path):
     log = tmp_path / "server.log"
-    options = Options(log=log)
+    options = Options(domain="avatars", log=log)
     ports = choose_ports(options)
     server = start_unsupervised(options, ports, prepare_setup(options, tmp_path))
     try:

@@ -50,7 +50,9 @@ def spans():
 def observed(tmp_path_factory, spans):
     """A server that no other test uses, so that its counters are known: (client, scrape, log)."""
     log = tmp_path_factory.mktemp("observed") / "log"
-    options = Options(log=log, log_format="json", log_requests="all", trace_to=spans[0])
+    options = Options(
+        domain="avatars", log=log, log_format="json", log_requests="all", trace_to=spans[0]
+    )
     with (
         running_server(options, canary=0) as server,
         Client(server.grpc_url, name="shop") as client,

@@ -32,7 +32,8 @@ from styleclip_server.serving.supervisor import running_server
 def sharing(tmp_path_factory):
     """A server that allows shared memory."""
     log = tmp_path_factory.mktemp("sharing") / "server.log"
-    with running_server(Options(log=log, allow_shared_memory=True), canary=0) as server:
+    options = Options(domain="avatars", log=log, allow_shared_memory=True)
+    with running_server(options, canary=0) as server:
         yield server
 
 

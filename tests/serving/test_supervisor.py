@@ -28,7 +28,7 @@ from styleclip_server.serving.triton_process import StepProcessDied, TritonProce
 
 
 def options(tmp_path, **changes):
-    return Options(**{"log": tmp_path / "log", **changes})
+    return Options(**{"domain": "avatars", "log": tmp_path / "log", **changes})
 
 
 def children_of(pid):
@@ -44,7 +44,7 @@ def assert_edits(server):
 def supervised(tmp_path_factory):
     """A server whose processes the tests kill; none may be left when it has stopped."""
     log = tmp_path_factory.mktemp("supervised") / "log"
-    with running_server(Options(log=log), canary=0) as server:
+    with running_server(Options(domain="avatars", log=log), canary=0) as server:
         yield server
         processes = list_processes(server)
     _, alive = psutil.wait_procs(processes, timeout=SECONDS)
@@ -143,7 +143,7 @@ def test_a_taken_port_is_refused_in_one_line_that_names_the_option(tmp_path):
 
 def test_an_unknown_domain_or_repository_is_refused_with_the_known_ones(tmp_path):
     for change, reason in (
-        ({"domain": "horses"}, "no domain 'horses', only avatars"),
+        ({"domain": "horses"}, "no domain 'horses', only .*avatars"),
         ({"repository": tmp_path}, "not a model repository"),
     ):
         with (
@@ -203,8 +203,9 @@ def test_a_damaged_network_is_reported_and_leaves_no_process(tmp_path):
 
 def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
     log = tmp_path / "log"
-    ports = [word for kind in ("http", "grpc", "metrics") for word in (f"--{kind}-port", "0")]
-    command = [sys.executable, "-m", "styleclip_server", *ports, "--log", log]
+    arguments = ["--domain", "avatars", "--log", log]
+    arguments += [word for kind in ("http", "grpc", "metrics") for word in (f"--{kind}-port", "0")]
+    command = [sys.executable, "-m", "styleclip_server", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         matches = (re.search(r"gRPC (\S+),", line) for line in process.stderr)

@@ -84,7 +84,8 @@ def main(count: int, rounds: int, clients: int) -> None:
     rates: list[tuple[str, float, float]] = []
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory()), "log")
-        server = stack.enter_context(running_server(Options(log=log, max_concurrent=64), canary=0))
+        options = Options(domain="avatars", log=log, max_concurrent=64)
+        server = stack.enter_context(running_server(options, canary=0))
         click.echo("| request | Triton, ms | API server, ms | difference of pairs, ms |")
         click.echo("| --- | --- | --- | --- |")
         for protocol, scheme, address in (

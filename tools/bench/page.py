@@ -182,10 +182,13 @@ def main(server: str | None, url: str | None, seconds: float, as_json: bool) -> 
     try:
         with ExitStack() as stack:
             if server is None:
+                from styleclip_server.serving.options import Options
                 from styleclip_server.serving.supervisor import running_server
 
                 console.print("starting a server (give --server to measure a running one)")
-                server = stack.enter_context(running_server(canary=0)).grpc_url
+                server = stack.enter_context(
+                    running_server(Options(domain="avatars"), canary=0)
+                ).grpc_url
             client = stack.enter_context(Client(server))
             if url is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -93,6 +93,7 @@ def main(rounds: int, side: int) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = Options(
             copy_with_constant_generator(folder, side),
+            "avatars",
             log=folder / "log",
             allow_shared_memory=True,
             networks="cpu",

@@ -111,7 +111,7 @@ async def measure(server: str, metrics_url: str, fractions: list[float], seconds
     """Return a row for each fraction of the highest rate."""
     with Client(server) as client:
         presets = [preset.edit for preset in client.domain().presets]
-    photos = [path.read_bytes() for path in sorted((ROOT / "demo/samples").glob("*.png"))]
+    photos = [path.read_bytes() for path in sorted((ROOT / "demo/samples").glob("avatar-*.png"))]
     rows = []
     async with AsyncClient(server, timeout=60, retries=0) as client:
         load = EditLoad(client, presets, photos)
@@ -166,7 +166,7 @@ def main(server: str | None, metrics: str | None, loads: str, seconds: float) ->
             from styleclip_server.serving.supervisor import running_server
 
             # As the manifests set it, so that requests wait in queues.
-            options = Options(max_concurrent=QUEUE_LENGTH["cpu"] - 1)
+            options = Options(domain="avatars", max_concurrent=QUEUE_LENGTH["cpu"] - 1)
             running = stack.enter_context(running_server(options, canary=0))
             server, metrics = running.grpc_url, running.metrics_url
         assert server and metrics

@@ -27,7 +27,7 @@ _OWN_MOUNTS = (
 
 
 class Server:
-    """`python -m styleclip_server` on free ports, its log and temporary files on a small disk.
+    """`python -m styleclip_server` with the avatars on free ports, its files on a small disk.
 
     Attributes:
         grpc, http, metrics: host:port.
@@ -39,7 +39,7 @@ class Server:
     def __init__(self, environment: Mapping[str, str] | None = None, *arguments: str) -> None:
         self.disk = Path(tempfile.mkdtemp(prefix="styleclip-chaos-"))
         self.has_own_mounts = os.geteuid() == 0
-        command = [sys.executable, "-m", "styleclip_server", "--canary", "5"]
+        command = [sys.executable, "-m", "styleclip_server", "--domain", "avatars", "--canary", "5"]
         for port in ("http", "grpc"):
             command += [f"--{port}-port", "0"]
         self.metrics = f"127.0.0.1:{find_free_port()}"
