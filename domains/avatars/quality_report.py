@@ -5,28 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
 from domains.avatars.evaluation import GOALS, EvaluationSet
 from domains.avatars.text_pairs import TEXT_PAIRS
 from domains.training.fidelity_quality import format_table
-from domains.training.served_networks import ServedNetworks
+from domains.training.report_files import format_goal, save_rows, write_section
+from domains.training.served_networks import Images, ServedNetworks
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = ROOT / "model_repository" / "avatars" / "MODEL_CARD.md"
 GRID = ROOT / "docs" / "avatars-edits.jpg"
-BEGIN, END = "<!-- quality: written by domains/avatars/quality.py -->", "<!-- end of quality -->"
-TILE, LABEL_WIDTH = 112, 250  # pixels
+TILE = 112  # pixels
 COLUMNS = 8  # avatars
 
 
 def write_card(report: dict[str, Any]) -> None:
     """Replace the quality section of the model card."""
-    text = CARD.read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    CARD.write_text(before + BEGIN + "\n" + format_tables(report) + END + after, "utf-8")
+    write_section(CARD, "avatars", format_tables(report))
 
 
 def format_tables(report: dict[str, Any]) -> str:
@@ -55,8 +49,7 @@ def format_tables(report: dict[str, Any]) -> str:
     for pair in pairs:
         cells = [
             pair["target"] + ("" if pair["in_captions"] else " ¹"),
-            _format_goal(pair["hit"], GOALS["hit"]),
-            _format_goal(pair["kept"], GOALS["kept"]),
+            *(format_goal(f"{pair[name]:.1%}", pair[name] >= goal) for name, goal in GOALS.items()),
             f"{pair['worst']:.0%}",
             f"{pair['clean']:.1f}",
             f"{pair['clean10']:.1f}",
@@ -80,26 +73,14 @@ def format_tables(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _format_goal(value: float, goal: float) -> str:
-    return f"{value:.1%}" if value >= goal else f"**{value:.1%}**"
-
-
 def save_grid(
     networks: ServedNetworks, test: EvaluationSet, strength: float, threshold: float
 ) -> None:
     """Save a row of images, a row of reconstructions, and a row for each text pair."""
     images, w_plus = test.images[:COLUMNS], test.w_plus[:COLUMNS]
-    rows: list[tuple[str, np.ndarray]] = [
+    rows: list[tuple[str, Images]] = [
         ("photo", images),
         ("inversion", networks.reconstruct(w_plus)),
     ]
     rows += [(pair.target, networks.edit(w_plus, pair, strength, threshold)) for pair in TEXT_PAIRS]
-    sheet = Image.new("RGB", (LABEL_WIDTH + COLUMNS * TILE, len(rows) * TILE), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for y, (label, tiles) in enumerate(rows):
-        draw.text((8, y * TILE + TILE // 2 - 8), label, "black", font)
-        for x, tile in enumerate(tiles):
-            small = Image.fromarray(tile).resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(small, (LABEL_WIDTH + x * TILE, y * TILE))
-    GRID.parent.mkdir(exist_ok=True)
-    sheet.save(GRID, quality=88)
+    save_rows(rows, TILE, GRID)

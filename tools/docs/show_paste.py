@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from scipy import ndimage
 from skimage import data
 
+from domains.training.seams import measure_seam, weight_of_face
 from styleclip_server.pipeline.alignment import LARGEST_FACE, select_face
 from styleclip_server.pipeline.detection import detect_large_faces
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
@@ -62,27 +63,9 @@ def warp_to_smile(face):
     )
 
 
-def weight_of_face(photo, quad):
-    """Return the weight of the face in each pixel, 0 to 255."""
-    white = np.full((64, 64, 3), 255, np.uint8)
-    return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
-
-
 def psnr(one, other, where):
     error = np.square(np.asarray(one, float) - np.asarray(other, float))[where].mean()
     return 10 * np.log10(255**2 / error) if error else np.inf
-
-
-def measure_seam(answer, photo, mask):
-    """Return the mean step in levels that pasting adds in the seam; 0 if it is invisible.
-
-    The difference from the photo is blurred first, so that detail does not count.
-    """
-    off = np.asarray(answer, float) - np.asarray(photo, float)
-    wide = max(1.0, np.sqrt((mask > 0).sum()) / 60)
-    off = ndimage.gaussian_filter(off, (wide, wide, 0))
-    steps = np.maximum(*(np.abs(g).max(axis=-1) for g in np.gradient(off, axis=(0, 1))))
-    return float(steps[(mask > 0) & (mask < 255)].mean() * wide)
 
 
 def tile(image, quad):
