@@ -34,6 +34,7 @@ from styleclip_export.convert import feature_export
 from styleclip_export.convert.conversion import (
     write_domain_json,
     write_features,
+    write_mapping,
     write_network,
 )
 from styleclip_export.convert.network_variants import (
@@ -121,6 +122,7 @@ def write_domain(
     if draw_faces is not None:
         _replace_networks(trained, name, folder, draw_faces)
         shutil.copyfile(trained.runs / STATISTICS_FILE, folder / STATISTICS_FILE)
+        _replace_mapping(trained, folder)
         # Those of another generator.
         shutil.rmtree(folder / wire.FEATURES.name, ignore_errors=True)
     if with_features and (trained.runs / EDITOR_FILE).exists():
@@ -140,6 +142,15 @@ def _fidelities(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {}
     default = description.get("default_fidelity", limits.DEFAULT_FIDELITY)
     return {"fidelities": list(limits.FIDELITIES), "default_fidelity": default}
+
+
+def _replace_mapping(trained: Trained, folder: Path) -> None:
+    """Write the mapping network, in domains that have kept it."""
+    if not (trained.runs / "mapping.pt").exists():
+        return
+    with np.load(trained.runs / STATISTICS_FILE) as statistics:
+        w_avg = torch.from_numpy(statistics["w_avg"])
+    write_mapping(folder, trained.generator.float(), w_avg, float16=True)
 
 
 def _replace_features(trained: Trained, name: str, folder: Path) -> None:

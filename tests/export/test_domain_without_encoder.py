@@ -13,6 +13,7 @@ from styleclip_client import Client, errors
 from styleclip_client.cli import run as run_client
 from styleclip_client.results import Inverted
 from styleclip_export import cli
+from styleclip_export.convert.conversion import write_mapping
 from styleclip_server.pipeline.random_latents import load_mapping
 from styleclip_server.serving.options import Options, default_repository
 from styleclip_server.serving.supervisor import running_server
@@ -75,6 +76,15 @@ def test_the_domain_says_that_it_edits_no_photos(repository):
 def test_a_seed_gives_the_latent_of_the_mapping_network(repository, generator, w_avg, seed, psi):
     w_plus = load_mapping(repository / "mine").sample(seed, psi, generator.num_latents)
     np.testing.assert_allclose(w_plus, expected_latent(generator, w_avg, seed, psi), atol=2e-5)
+
+
+def test_a_mapping_network_may_be_stored_in_float16(tmp_path, generator, w_avg):
+    write_mapping(tmp_path, generator, w_avg, float16=True)
+    w_plus = load_mapping(tmp_path).sample(1, 1.0, generator.num_latents)
+    assert w_plus.dtype == np.float32
+    np.testing.assert_allclose(
+        w_plus, expected_latent(generator, w_avg, 1, 1.0), rtol=0.02, atol=0.01
+    )
 
 
 def test_seeds_are_drawn_and_edited_on_the_server(url, generator, w_avg):

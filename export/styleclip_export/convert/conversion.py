@@ -133,7 +133,7 @@ def convert(
         write_features(networks, folder, report=report)
     if networks.encoder is None and not (folder / wire.E4E.name).is_dir():
         model_repository.add_missing_encoder(folder)
-    write_mapping(folder, networks)
+    write_mapping(folder, networks.generator, networks.w_center)
     photos = networks.encoder is not None
     description = {**description, "photos": photos, "crop_size": list(crop_size)}
     description |= _fidelities(folder, networks, bool(only))
@@ -261,14 +261,23 @@ def write_domain_json(folder: Path, description: Mapping[str, Any], generator: G
 
 
 @torch.no_grad()
-def write_mapping(folder: Path, networks: DomainNetworks) -> None:
-    """Write the served domain's mapping network, by which seeds become latents."""
-    layers = [layer for layer in networks.generator.style if isinstance(layer, EqualLinear)]
+def write_mapping(
+    folder: Path, generator: Generator, w_center: torch.Tensor, *, float16: bool = False
+) -> None:
+    """Write the served domain's mapping network, by which seeds become latents.
+
+    Args:
+        w_center: (w_dim,), the average latent.
+        float16: store half the bytes.
+    """
+    layers = [layer for layer in generator.style if isinstance(layer, EqualLinear)]
     arrays = {
         "weights": np.stack([(layer.weight * layer.scale).numpy() for layer in layers]),
         "biases": np.stack([(layer.bias * layer.lr_mul).numpy() for layer in layers]),
-        "w_avg": networks.w_center.numpy(),
+        "w_avg": w_center.numpy(),
     }
+    if float16:
+        arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
     save_npz(folder / MAPPING_FILE, arrays)
 
 

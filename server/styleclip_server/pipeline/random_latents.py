@@ -62,7 +62,9 @@ class Mapping:
 
 
 def load_mapping(domain_folder: Path) -> Mapping:
-    """Load a domain's `mapping.npz`; a domain without one has a mapping that samples nothing.
+    """Load a domain's `mapping.npz`, in float32 or float16.
+
+    A domain without one has a mapping that samples nothing.
 
     Raises:
         ValueError: its arrays do not fit together.
@@ -71,7 +73,9 @@ def load_mapping(domain_folder: Path) -> Mapping:
     if not path.is_file():
         return Mapping(None, np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
     with np.load(path, allow_pickle=False) as data:
-        weights, biases, w_avg = (data[name] for name in ("weights", "biases", "w_avg"))
+        weights, biases, w_avg = (
+            data[name].astype(np.float32) for name in ("weights", "biases", "w_avg")
+        )
     layers, width = biases.shape
     if weights.shape != (layers, width, width) or w_avg.shape != (width,):
         raise ValueError(f"{path} is damaged: convert the domain again")
