@@ -92,8 +92,41 @@ class Renderer:
     def render(self, heads: Sequence[Head], size: int) -> Photos:
         """Render photos of `size` pixels squared. A photo does not depend on the others."""
         draws = [Draws(self.numbers, head.seed) for head in heads]
+        image, landmarks = self._expose(heads, draws, self._draw_backgrounds(heads, size))
+        grain = randn_each(draws, [1] * len(heads), 3, size, size)
+        return Photos(develop(heads, image, grain), landmarks)
+
+    @torch.inference_mode()
+    def render_group(self, heads: Sequence[Head], size: int) -> Photos:
+        """Render one photo of several heads, each in front of those before it.
+
+        Background and film are those of the first head. The landmarks are those of all heads.
+        """
+        image, landmarks = self._draw_backgrounds(heads[:1], size), []
+        draws = [Draws(self.numbers, head.seed) for head in heads]
+        for k in range(len(heads)):
+            image, marks = self._expose(heads[k : k + 1], draws[k : k + 1], image)
+            landmarks.append(marks)
+        grain = randn_each(draws[:1], [1], 3, size, size)
+        return Photos(develop(heads[:1], image, grain), torch.cat(landmarks))
+
+    def _draw_backgrounds(self, heads: Sequence[Head], size: int) -> Tensor:
+        """Draw what is behind the heads, as `_expose` takes it."""
+        backgrounds = [head.background for head in heads]
+        return self.backgrounds.draw(
+            backgrounds, [head.seed for head in heads], size * SUPERSAMPLING
+        )
+
+    def _expose(
+        self, heads: Sequence[Head], draws: Sequence[Draws], behind: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw heads over images (h, 3, 2 s, 2 s).
+
+        Returns:
+            The linear images of that size, and the landmarks (h, 68, 2) in pixels of the photos.
+        """
         bodies = self._build_bodies(heads)
-        frames, views = self._place_cameras(bodies, size * SUPERSAMPLING)
+        frames, views = self._place_cameras(bodies, behind.shape[-1])
         strands = Hair(self._grow_hair(bodies, draws), views.scales)
         solid, clear = self.surfaces.build(bodies)
         geometry = Geometry(solid, self.device)
@@ -105,10 +138,9 @@ class Renderer:
         shadows = Shadows(lights, centers, geometry, strands, quality.shadow_size)
         shots = Shots(heads, views, lights, shadows, self.numbers.uniform - 0.5)
         lenses = Geometry(clear, self.device) if any(clear) else None
-        image = self._shade(shots, geometry, strands, lenses)
-        grain = randn_each(draws, [1] * len(heads), 3, size, size)
+        image = self._shade(shots, geometry, strands, lenses, behind)
         landmarks = views.project(bodies.positions[:, self.measures.landmarks])[..., :2]
-        return Photos(develop(heads, image, grain), landmarks / SUPERSAMPLING)
+        return image, landmarks / SUPERSAMPLING
 
     def _build_bodies(self, heads: Sequence[Head]) -> Bodies:
         body = self.mesh.parts[BODY]
@@ -195,9 +227,14 @@ class Renderer:
             yield Tuft(k, strands, bodies.heads[k].beard.color, opacity=0.97)
 
     def _shade(
-        self, shots: Shots, geometry: Geometry, strands: Hair, lenses: Geometry | None
+        self,
+        shots: Shots,
+        geometry: Geometry,
+        strands: Hair,
+        lenses: Geometry | None,
+        behind: Tensor,
     ) -> Tensor:
-        """Return the linear images (h, 3, size, size)."""
+        """Return the linear images (h, 3, size, size), over those behind."""
         heads, views = shots.heads, shots.views
         size = views.size
         scene = Scene(geometry, views)
@@ -205,10 +242,7 @@ class Renderer:
         strands.draw_(hair_keys, views.matrices(), size)
         hair_keys = hair_keys.flatten()
         is_hair = unpack_depth(hair_keys) < scene.depth + 0.004
-        background = self.backgrounds.draw(
-            [head.background for head in heads], [head.seed for head in heads], size
-        )
-        image = background.permute(0, 2, 3, 1).reshape(-1, 3)
+        image = behind.permute(0, 2, 3, 1).reshape(-1, 3)
         index = hair_keys & 0xFFFFFFFF
         seen = ~is_hair | (index >= strands.first_translucent)
         pixel = torch.nonzero((scene.keys != EMPTY) & seen).squeeze(1)

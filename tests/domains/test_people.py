@@ -144,11 +144,19 @@ def count_launches(monkeypatch):
     return count
 
 
-def test_a_batch_of_heads_gives_the_same_photos_with_hardly_more_launches(count_launches):
-    from domains.people.render import open_renderer, render_seeds
+@pytest.fixture(scope="module")
+def renderer():
+    """A renderer for small and coarse photos."""
+    pytest.importorskip("torch")
+    from domains.people.render import open_renderer
     from domains.people.renderer import Quality
 
-    renderer = open_renderer("cpu", Quality(surrounding_lights=4, shadow_size=64, strands=600))
+    return open_renderer("cpu", Quality(surrounding_lights=4, shadow_size=64, strands=600))
+
+
+def test_a_batch_of_heads_gives_the_same_photos_with_hardly_more_launches(renderer, count_launches):
+    from domains.people.render import render_seeds
+
     ((pixels, record),), alone = count_launches(render_seeds, renderer, [33], 64)
     results, together = count_launches(render_seeds, renderer, [33, 8], 64)
     assert np.abs(pixels.astype(int) - results[0][0]).mean() < 0.05
@@ -162,6 +170,22 @@ def test_a_batch_of_heads_gives_the_same_photos_with_hardly_more_launches(count_
     eyes, mouth = landmarks[36:48].mean(0), landmarks[48:68].mean(0)
     assert mouth[1] - eyes[1] > 5
     assert landmarks[36:42, 0].mean() < landmarks[42:48, 0].mean()  # the person's right comes first
+
+
+def test_a_scene_shows_its_heads_side_by_side(renderer):
+    from domains.people.scenes import SCENES, Scene, render_scene
+
+    photos = [
+        np.asarray(render_scene(renderer, Scene(seeds, shifts, 9.0, 33), 64), int)
+        for seeds, shifts in (
+            ((33,), ((-0.25, 0.0),)),
+            ((33, 8), ((-0.25, 0.0), (0.25, 0.0))),
+        )
+    ]
+    assert photos[0].shape == (43, 64, 3)
+    change = np.abs(photos[1] - photos[0]).mean((0, 2))
+    assert change[:16].max() < 1 < change[40:56].min()
+    assert min(min(scene.seeds) for scene in SCENES.values()) >= 1_000_000  # held out
 
 
 def test_training_landmarks_on_heads_without_faces_is_a_clear_error(tmp_path):
@@ -256,9 +280,16 @@ def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch)
     labels[3, pair.column] = TABLE.attributes[pair.column].index(pair.values[0])
     arrays = labels.numpy()
     test = evaluation.EvaluationSet(
-        4, arrays.astype(np.uint8), labels, arrays.astype(float), arrays
+        arrays.astype(np.uint8), labels, arrays.astype(float), arrays, labels[:0]
     )
-    result = evaluation.evaluate_edit(Networks(), Reader(), test, pair, 5.0, 0.15)
-    assert result == {
-        "hit": 0.0, "kept": 1.0, "worst": 1.0, "distance": 0.0, "removed": 0.0, "heads": 3,
+    rows = evaluation.find_rows(test, pair)
+    images = evaluation.apply_edit(Networks(), arrays[rows.numpy()], pair, 5.0, 0.15)
+    judgment = evaluation.judge_edit(Reader(), test, pair, rows, images)
+    assert evaluation.summarize_edit(judgment) == {
+        "hit": 0.0, "kept": 1.0, "worst": 1.0, "distance": 0.0,
     }  # fmt: skip
+    assert evaluation.evaluate_removal(Networks(), Reader(), test, pair, 5.0, 0.15) == 0.0
+    inversions = evaluation.judge_inversions(Reader(), test, arrays.astype(np.uint8))
+    groups = evaluation.measure_groups(test, inversions, [(rows, judgment)])
+    ((_, group),) = groups["sex"].items()
+    assert (group["photos"], group["inverted"], group["hit"], group["kept"]) == (4, 1, 0, 1)
