@@ -1,8 +1,7 @@
 """Evaluation of the served people: photo to aligned crop to latent to edited image.
 
-The networks are the ONNX files of the model repository; alignment and directions are the server's
-own code. A classifier that was trained apart reads the images, and dlib's face descriptor compares
-persons. An attribute counts only where the photo shows it.
+A real server does all of it. A classifier that was trained apart reads the images, and dlib's face
+descriptor compares persons. An attribute counts only where the photo shows it.
 
 Images are uint8 (N, 256, 256, 3), RGB; labels int64 (N, attributes), -1 where not visible.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,13 +30,18 @@ from domains.people.text_pairs import HIDES
 from domains.training.checkpoints import require_weights
 from domains.training.classifier import Classifier
 from domains.training.fidelity_quality import FidelityTest
+from domains.training.frechet import frechet_distance
 from domains.training.images import resize
-from domains.training.served_networks import BATCH, Images, ServedNetworks
+from domains.training.seams import measure_seam, weight_of_face
+from domains.training.served_networks import BATCH, Images
+from domains.training.server_networks import ServerNetworks
 from domains.training.text_pairs import TextPair
-from styleclip_contract.errors import NoChannelLeft, NoFaceFound
+from styleclip_client import Inverted
+from styleclip_contract.errors import NoChannelLeft
 from styleclip_contract.wire import FACE_SIZE
-from styleclip_server.pipeline.alignment import Aligner
+from styleclip_server.pipeline.ffhq_crop import crop_quad
 
+GROUPS = ("sex", "age", "skin")
 _FACE = dlib.rectangle(44, 62, 212, 230)  # of an aligned crop, as the detector would give it
 
 
@@ -48,12 +53,19 @@ class AttributeReader:
         require_weights(self.classifier, path)
         self.classifier.float()
 
-    @torch.no_grad()
     def read(self, images: Images) -> Tensor:
         """Classify images; return labels (N, attributes)."""
-        inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batches = resize(inputs, FACE_SIZE).split(BATCH)
-        return torch.cat([TABLE.strongest(self.classifier(batch)) for batch in batches])
+        return self._apply(lambda batch: TABLE.strongest(self.classifier(batch)), images)
+
+    def features(self, images: Images) -> Tensor:
+        """Return the mean features (N, d) of the classifier's last layer."""
+        return self._apply(lambda batch: self.classifier.body(batch).mean((2, 3)), images)
+
+    @torch.no_grad()
+    def _apply(self, function: Callable[[Tensor], Tensor], images: Images) -> Tensor:
+        batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(BATCH)
+        inputs = (resize(batch.float() / 127.5 - 1, FACE_SIZE) for batch in batches)
+        return torch.cat([function(batch) for batch in inputs])
 
 
 @cache
@@ -81,94 +93,157 @@ def describe_persons(images: Images) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Heads that training never drew, as photos, and their latents.
+    """Photos that training never drew, in which a face was found, and their latents.
 
     Attributes:
-        photos: how many there were; the others are of those in which a face was found.
         images: aligned crops; persons: their descriptors.
+        missed: labels (M, attributes) of the photos in which no face was found.
     """
 
-    photos: int
     images: Images
     labels: Tensor
     persons: NDArray[np.float64]
     w_plus: NDArray[np.float32]
+    missed: Tensor
+
+
+@dataclass(frozen=True)
+class Pasting:
+    """Photos to paste faces back into: encoded, and their faces."""
+
+    photos: Sequence[bytes]
+    faces: Sequence[Inverted]
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What became of n images.
+
+    Attributes:
+        right, known: bool (n, attributes): it is read as labeled; it counts.
+        distance: of the descriptors to those of the photos, (n,).
+        hit: bool (n,), the target is read; None for inversions.
+    """
+
+    right: Tensor
+    known: Tensor
+    distance: NDArray[np.float64]
+    hit: Tensor | None = None
+
+    @property
+    def rates(self) -> list[float]:
+        """How often each attribute is kept, of those that count."""
+        counted = self.known.any(0)
+        kept = (self.right & self.known).sum(0) / self.known.sum(0).clamp(min=1)
+        return kept[counted].tolist()
 
 
 def read_test_set(
-    folder: Path, count: int, networks: ServedNetworks, domain: Path
-) -> EvaluationSet:
-    """Align and invert up to `count` rendered photos of a folder of shards."""
-    aligner, crops, labels, photos = Aligner(domain), [], [], 0
+    folder: Path, count: int, networks: ServerNetworks, pasted: int
+) -> tuple[EvaluationSet, Pasting]:
+    """Align and invert up to `count` rendered photos of a folder of shards; keep the first ones."""
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    heads = (head for path in folders for head in read_shards(path))
-    for _, (jpeg, record) in zip(range(count), heads, strict=False):
-        photos += 1
-        try:
-            crop, _ = aligner.align(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-        except NoFaceFound:
-            continue
-        crops.append(crop)
-        labels.append(TABLE.encode(record["labels"]))
-    if not crops:
-        raise click.ClickException(f"no face was found in {photos} photos of {folder}")
-    images = np.stack(crops)
-    latents = networks.invert(images)
-    return EvaluationSet(photos, images, torch.tensor(labels), describe_persons(images), latents)
+    heads = [head for path in folders for head in read_shards(path)][:count]
+    labels = torch.tensor([TABLE.encode(record["labels"]) for _, record in heads])
+    photos = [jpeg for jpeg, _ in heads]
+    inverted = networks.invert(photos)
+    faces = [(photo, face) for photo, face in zip(photos, inverted, strict=True) if face]
+    if not faces:
+        raise click.ClickException(f"no face was found in {len(photos)} photos of {folder}")
+    images = np.stack([np.asarray(crop_quad(_decode(jpeg), face.quad)) for jpeg, face in faces])
+    found = torch.tensor([face is not None for face in inverted])
+    w_plus = np.stack([face.w_plus for _, face in faces])
+    test = EvaluationSet(images, labels[found], describe_persons(images), w_plus, labels[~found])
+    return test, Pasting(*zip(*faces[:pasted], strict=True))
 
 
-def evaluate_inversion(
-    networks: ServedNetworks, reader: AttributeReader, test: EvaluationSet
-) -> dict[str, Any]:
-    """Evaluate detection and inversion: attributes that it keeps, by group, and likeness."""
-    images = networks.reconstruct(test.w_plus)
-    right, known = reader.read(images) == test.labels, test.labels >= 0
+def _decode(jpeg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+
+
+def judge_inversions(reader: AttributeReader, test: EvaluationSet, images: Images) -> Judgment:
+    """Judge inversions of all photos."""
     distance = np.linalg.norm(describe_persons(images) - test.persons, axis=1)
-    kept = (right & known).sum(0) / known.sum(0).clamp(min=1)
-    groups = {}
-    for name in ("sex", "age", "skin"):
-        column = TABLE.names.index(name)
-        for value, label in enumerate(TABLE[name].names):
-            rows = test.labels[:, column] == value
-            if rows.any():
-                groups[label] = float((right & known)[rows].sum() / known[rows].sum())
+    return Judgment(reader.read(images) == test.labels, test.labels >= 0, distance)
+
+
+def summarize_inversions(judgment: Judgment, test: EvaluationSet) -> dict[str, Any]:
+    """Return the figures of detection and inversion."""
     return {
-        "detected": len(test.images) / test.photos,
-        "kept": float(kept.mean()),
-        "by_attribute": dict(zip(TABLE.names, kept.tolist(), strict=True)),
-        "by_group": groups,
-        "distance": float(np.median(distance)),
+        "detected": len(test.images) / (len(test.images) + len(test.missed)),
+        "kept": float(np.mean(judgment.rates)),
+        "by_attribute": dict(zip(TABLE.names, judgment.rates, strict=True)),
+        "distance": float(np.median(judgment.distance)),
     }
 
 
-def fidelity_test(reader: AttributeReader, test: EvaluationSet, count: int) -> FidelityTest:
-    """Return the first `count` test photos for a comparison of the fidelities."""
-    some = EvaluationSet(
-        count, test.images[:count], test.labels[:count], test.persons[:count], test.w_plus[:count]
-    )
+def measure_groups(
+    test: EvaluationSet, inversions: Judgment, edits: Sequence[tuple[Tensor, Judgment]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure each group of people, by the attribute that defines it.
+
+    Args:
+        edits: the rows of the photos that an edit was applied to, and what became of them.
+    """
+    return {
+        name: {
+            label: _measure_group(test, inversions, edits, TABLE.names.index(name), value)
+            for value, label in enumerate(TABLE[name].names)
+            if (test.labels[:, TABLE.names.index(name)] == value).any()
+        }
+        for name in GROUPS
+    }
+
+
+def _measure_group(
+    test: EvaluationSet,
+    inversions: Judgment,
+    edits: Sequence[tuple[Tensor, Judgment]],
+    column: int,
+    value: int,
+) -> dict[str, float]:
+    members = test.labels[:, column] == value
+    photos = int(members.sum()) + int((test.missed[:, column] == value).sum())
+    hits, others = [], []
+    for rows, judgment in edits:
+        chosen = members[rows]
+        assert judgment.hit is not None
+        hits.append(judgment.hit[chosen])
+        others.append(judgment.right[chosen][judgment.known[chosen]])
+    return {
+        "photos": photos,
+        "detected": int(members.sum()) / photos,
+        "inverted": float(inversions.right[members][inversions.known[members]].float().mean()),
+        "distance": float(np.median(inversions.distance[members.numpy()])),
+        "hit": float(torch.cat(hits).float().mean()),
+        "kept": float(torch.cat(others).float().mean()),
+    }
+
+
+def fidelity_test(reader: AttributeReader, test: EvaluationSet) -> FidelityTest:
+    """Return the test photos for a comparison of the fidelities."""
 
     def judge(pair: TextPair, rows: Tensor, images: Images) -> dict[str, float]:
-        result = judge_edit(reader, some, pair, rows, images)
+        result = summarize_edit(judge_edit(reader, test, pair, rows, images))
         return {name: result[name] for name in ("hit", "kept", "distance")}
 
     def judge_inversion(images: Images) -> dict[str, float]:
-        right, known = reader.read(images) == some.labels, some.labels >= 0
-        distance = np.linalg.norm(describe_persons(images) - some.persons, axis=1)
-        kept = (right & known).sum() / known.sum().clamp(min=1)
-        return {"kept": float(kept), "distance": float(np.median(distance))}
+        judgment = judge_inversions(reader, test, images)
+        kept = judgment.right[judgment.known].float().mean()
+        return {"kept": float(kept), "distance": float(np.median(judgment.distance))}
 
     return FidelityTest(
-        some.images,
-        some.w_plus,
+        test.images,
+        test.w_plus,
         reader.classifier,
-        lambda pair: find_rows(some, pair),
+        lambda pair: find_rows(test, pair),
         judge,
         judge_inversion,
     )
 
 
 def apply_edit(
-    networks: ServedNetworks,
+    networks: ServerNetworks,
     w_plus: NDArray[np.float32],
     pair: TextPair,
     strength: float,
@@ -188,8 +263,8 @@ def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:
 
 def judge_edit(
     reader: AttributeReader, test: EvaluationSet, pair: TextPair, rows: Tensor, images: Images
-) -> dict[str, float]:
-    """Evaluate edited images of the heads `rows`: `hit`, `kept`, `worst`, `distance`."""
+) -> Judgment:
+    """Judge edited images of the heads `rows`; the edited attribute itself does not count."""
     labels, read = test.labels[rows], reader.read(images)
     known = labels >= 0
     for (attribute, value), hidden in HIDES.items():
@@ -197,50 +272,60 @@ def judge_edit(
         appears = read[:, column] == TABLE[attribute].index(value)
         for name in hidden:
             known[:, TABLE.names.index(name)] &= ~appears
-    rates = [
-        float((read == labels)[known[:, a], a].float().mean())
-        for a in range(len(TABLE.names))
-        if a != pair.column and known[:, a].any()
-    ]
+    known[:, pair.column] = False
     distance = np.linalg.norm(describe_persons(images) - test.persons[rows.numpy()], axis=1)
+    return Judgment(read == labels, known, distance, pair.matches(read))
+
+
+def summarize_edit(judgment: Judgment) -> dict[str, float]:
+    """Return `hit`, and of the other attributes `kept` and `worst`; `distance` is the median."""
+    assert judgment.hit is not None
     return {
-        "hit": float(pair.matches(read).float().mean()),
-        "kept": float(np.mean(rates)),
-        "worst": min(rates),
-        "distance": float(np.median(distance)),
+        "hit": float(judgment.hit.float().mean()),
+        "kept": float(np.mean(judgment.rates)),
+        "worst": min(judgment.rates),
+        "distance": float(np.median(judgment.distance)),
     }
 
 
-def evaluate_edit(
-    networks: ServedNetworks,
+def evaluate_removal(
+    networks: ServerNetworks,
     reader: AttributeReader,
     test: EvaluationSet,
     pair: TextPair,
     strength: float,
     threshold: float,
-) -> dict[str, float | None]:
-    """Evaluate an edit on the heads that show its attribute and lack its target.
+) -> float | None:
+    """Return the part of the heads with the target that lose it with the opposite strength.
 
-    Returns:
-        `hit`: part that has the target afterwards; `kept`, `worst`: part that keeps another
-        attribute, mean and minimum over the attributes; `distance`: median of the descriptor
-        distance to the photo; `removed`: part of the heads with the target that lose it with the
-        opposite strength, None if no classified image has it. Without heads, only their number.
+    Only inversions in which it is recognized count; None where there is none.
     """
-    has = pair.matches(test.labels)
-    rows = find_rows(test, pair)
-    if not rows.any():
-        return {"heads": 0}
-    images = apply_edit(networks, test.w_plus[rows.numpy()], pair, strength, threshold)
-    with_target = test.w_plus[has.numpy()]
-    removed = None
-    if len(with_target):
-        recognized = pair.matches(reader.read(networks.reconstruct(with_target)))
-        opposite = apply_edit(networks, with_target, pair, -strength, threshold)
-        if recognized.any():
-            removed = float((~pair.matches(reader.read(opposite)))[recognized].float().mean())
-    return {
-        **judge_edit(reader, test, pair, rows, images),
-        "removed": removed,
-        "heads": int(rows.sum()),
-    }
+    with_target = test.w_plus[pair.matches(test.labels).numpy()]
+    if not len(with_target):
+        return None
+    recognized = pair.matches(reader.read(networks.reconstruct(with_target)))
+    if not recognized.any():
+        return None
+    opposite = apply_edit(networks, with_target[recognized.numpy()], pair, -strength, threshold)
+    return float((~pair.matches(reader.read(opposite))).float().mean())
+
+
+def measure_seams(
+    networks: ServerNetworks, pasting: Pasting, pair: TextPair, strength: float, threshold: float
+) -> list[float]:
+    """Return the seams in levels of an edit that is pasted back; none where nothing is edited."""
+    seams = []
+    for photo, face in zip(pasting.photos, pasting.faces, strict=True):
+        try:
+            result = networks.paste(photo, face, pair, strength, threshold)
+        except NoChannelLeft:
+            continue
+        image = _decode(photo)
+        seams.append(measure_seam(result, image, weight_of_face(image, face.quad)))
+    return seams
+
+
+def measure_samples(networks: ServerNetworks, reader: AttributeReader, images: Images) -> float:
+    """Return the Fréchet distance of the classifier's features: crops to as many samples."""
+    samples = networks.sample(len(images))
+    return frechet_distance(reader.features(images), reader.features(samples))
