@@ -17,7 +17,7 @@ help:
 setup: .venv/.server  ## install the server and the client into .venv
 
 demo: .venv/.server  ## edit a sample image on a real Triton server
-	@$(BIN)/python demo/run_demo.py $(ARGS)
+	@$(BIN)/python demo/run_demo.py --domain $(DOMAIN) $(ARGS)
 
 serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
 	@$(BIN)/python -m styleclip_server --domain $(DOMAIN) $(ARGS)
@@ -26,12 +26,12 @@ ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C
 	@cd streamlit-ui && ../$(BIN)/python -m streamlit run app.py $(ARGS) -- --server $(SERVER)
 
 weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
-	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
+	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars people,$(DOMAIN)),ffhq) $(ARGS)
 
 export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX, with channel statistics
-	@$(BIN)/styleclip-export convert $(or $(filter-out avatars,$(DOMAIN)),ffhq) $(ARGS)
-	@test -f model_repository/$(or $(filter-out avatars,$(DOMAIN)),ffhq)/statistics.npz || \
-		$(BIN)/styleclip-export stats $(or $(filter-out avatars,$(DOMAIN)),ffhq)
+	@$(BIN)/styleclip-export convert $(or $(filter-out avatars people,$(DOMAIN)),ffhq) $(ARGS)
+	@test -f model_repository/$(or $(filter-out avatars people,$(DOMAIN)),ffhq)/statistics.npz || \
+		$(BIN)/styleclip-export stats $(or $(filter-out avatars people,$(DOMAIN)),ffhq)
 
 test: .venv/.dev  ## run the tests, on a real server
 	@$(BIN)/python -m pytest $(ARGS)

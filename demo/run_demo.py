@@ -2,7 +2,8 @@
 
 Starts the embedded server on free ports of loopback, edits one sample with the domain's first
 presets over gRPC, writes the images and a contact sheet to out/demo, prints what each edit did and
-how long it took, and stops the server.
+how long it took, and stops the server. In a photo of a person the face is found and aligned first,
+and the edited face is pasted back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from styleclip_client import Client, Edit, Edited, StyleclipError
+from styleclip_client import Client, Edit, Edited, Inverted, StyleclipError
 from styleclip_client.images import write_file
+from styleclip_contract.domain import Domain
+from styleclip_server.serving.domain_folder import DEFAULT_DOMAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "demo" / "samples"
@@ -34,11 +39,11 @@ TILE, MARGIN, CAPTION_HEIGHT = 256, 16, 64  # pixels of the contact sheet
 
 @dataclass(frozen=True)
 class Result:
-    """One edit of the demo."""
+    """One edit of the demo; `pasted` is the photo with the edited face, where one was found."""
 
-    title: str
     edit: Edit
     edited: Edited
+    pasted: Edited | None
     milliseconds: float
     path: Path
 
@@ -49,17 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     start = time.perf_counter()
     try:
-        with _run_server(options.server, console) as address, Client(address) as client:
-            results = _apply_presets(client, options.photo, console)
+        with (
+            _run_server(options.server, options.domain, console) as address,
+            Client(address) as client,
+        ):
+            domain = client.domain()
+            console.print(f"Domain {domain.name}: {domain.title}", highlight=False)
+            photo = options.photo or _find_sample(domain)
+            results = _apply_presets(client, domain, photo)
             _print_results(results, console)
-            _print_latent_edit(client, options.photo, results[0].edit, console)
+            face = _print_latent_edit(client, photo, results[0].edit, console)
+            image = _read_photo(photo)
+            if domain.align:
+                sheet = draw_photo_sheet(image, face, client.draw(face), results)
+            else:
+                sheet = draw_row([("before", "", image), *_edited_tiles(results)])
     except StyleclipError as error:
         print(f"make demo: {error.to_wire()}", file=sys.stderr)
         return 1
-    sheet = OUT / "demo.png"
-    _write_png(draw_contact_sheet(_read_photo(options.photo), results), sheet)
+    path = OUT / "demo.png"
+    _write_png(sheet, path)
     console.print(
-        f"\nBefore and after: {_relative(sheet)} "
+        f"\nBefore and after: {_relative(path)} "
         f"({time.perf_counter() - start:.1f} s in all"
         f"{', the server is stopped' if options.server is None else ''})",
         highlight=False,
@@ -69,25 +85,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo/run_demo.py", description=__doc__)
-    samples = sorted(SAMPLES.glob("*.png"))
-    parser.add_argument("--photo", type=Path, default=samples[0] if samples else None)
+    parser.add_argument("--photo", type=Path, help="default: a sample that fits the domain")
+    parser.add_argument("--domain", default=DEFAULT_DOMAIN, help="what the server serves")
     parser.add_argument("--server", help="use this running server (host:port), start none")
     options = parser.parse_args(arguments)
-    if options.photo is None or not options.photo.is_file():
-        parser.error(f"there is no image {options.photo or SAMPLES / '*.png'}")
+    if options.photo and not options.photo.is_file():
+        parser.error(f"there is no image {options.photo}")
     return options
 
 
+def _find_sample(domain: Domain) -> Path:
+    """Return the first photo, or the first face crop for a domain that aligns nothing."""
+    return min(SAMPLES.glob("p*.jpg" if domain.align else "avatar-*.png"))
+
+
 @contextmanager
-def _run_server(address: str | None, console: Console) -> Iterator[str]:
+def _run_server(address: str | None, domain: str, console: Console) -> Iterator[str]:
     """Yield the gRPC address of the given server, or of one started for this block."""
     if address:
         yield address
         return
+    from styleclip_server.serving.options import Options
     from styleclip_server.serving.supervisor import running_server
 
     start = time.perf_counter()
-    with console.status("starting Triton"), running_server() as server:
+    with console.status("starting Triton"), running_server(Options(domain=domain)) as server:
         console.print(
             f"Triton is ready at {server.grpc_url} after {time.perf_counter() - start:.1f} s",
             highlight=False,
@@ -95,10 +117,8 @@ def _run_server(address: str | None, console: Console) -> Iterator[str]:
         yield server.grpc_url
 
 
-def _apply_presets(client: Client, photo: Path, console: Console) -> list[Result]:
+def _apply_presets(client: Client, domain: Domain, photo: Path) -> list[Result]:
     """Edit `photo` with each of the domain's first presets and write the images."""
-    domain = client.domain()
-    console.print(f"Domain {domain.name}: {domain.title}", highlight=False)
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.glob("*.png"):
         old.unlink()
@@ -111,7 +131,11 @@ def _apply_presets(client: Client, photo: Path, console: Console) -> list[Result
         name = re.sub(r"\W+", "-", preset.title.casefold()).strip("-")
         path = OUT / f"edited-{name}.png"
         edited.save(path, overwrite=True)
-        results.append(Result(preset.title, preset.edit, edited, milliseconds, path))
+        pasted = None
+        if domain.align:
+            pasted = client.edit_photo(photo, preset.edit, paste=True, format="PNG")
+            pasted.save(OUT / f"pasted-{name}.png", overwrite=True)
+        results.append(Result(preset.edit, edited, pasted, milliseconds, path))
     if not results:
         raise SystemExit(f"make demo: domain {domain.name} has no presets to show")
     return results
@@ -137,26 +161,65 @@ def _print_results(results: Sequence[Result], console: Console) -> None:
     console.print(table)
 
 
-def _print_latent_edit(client: Client, photo: Path, edit: Edit, console: Console) -> None:
-    """Print the time of an edit whose latent is known, as when a slider moves."""
-    latent = client.invert(photo).w_plus
+def _print_latent_edit(client: Client, photo: Path, edit: Edit, console: Console) -> Inverted:
+    """Print the time of an edit whose latent is known, as when a slider moves; return the face."""
+    face = client.invert(photo)
     start = time.perf_counter()
-    client.edit(latent, edit)
+    client.edit(face, edit)
     milliseconds = (time.perf_counter() - start) * 1000
     console.print(
         f"The first edit again on the kept latent: {milliseconds:.0f} ms", highlight=False
     )
+    return face
 
 
-def draw_contact_sheet(original: Image.Image, results: Sequence[Result]) -> Image.Image:
-    """Draw the image before and after each edit with captions: RGB, one row of tiles."""
-    tiles = [("before", "", original)]
-    for result in results:
-        numbers = (
+def draw_photo_sheet(
+    photo: Image.Image, face: Inverted, inversion: NDArray[np.uint8], results: Sequence[Result]
+) -> Image.Image:
+    """Draw the photo and the pasted one above the face before and after each edit: RGB.
+
+    Args:
+        face: where the face is in the photo.
+        inversion: its image without edits, uint8 [H, W, 3].
+    """
+    corners = [tuple(corner) for corner in face.quad]
+    side = TILE, TILE
+    coordinates = [float(value) for corner in face.quad for value in corner]
+    crop = photo.transform(side, Image.Transform.QUAD, coordinates, Image.Resampling.BICUBIC)
+    row = draw_row(
+        [
+            ("the face, found and aligned", "", crop),
+            ("its inversion", "", Image.fromarray(inversion)),
+            *_edited_tiles(results),
+        ]
+    )
+    framed = photo.copy()
+    ImageDraw.Draw(framed).polygon(corners, outline="white", width=max(2, photo.width // 300))
+    photos = [framed, *(result.pasted.image() for result in results if result.pasted)][:2]
+    width = (row.width - (len(photos) + 1) * MARGIN) // len(photos)
+    height = round(width * photo.height / photo.width)
+    sheet = Image.new("RGB", (row.width, height + MARGIN + row.height), "white")
+    for index, image in enumerate(photos):
+        large = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        sheet.paste(large, (MARGIN + index * (width + MARGIN), MARGIN))
+    sheet.paste(row, (0, height + MARGIN))
+    return sheet
+
+
+def _edited_tiles(results: Sequence[Result]) -> list[tuple[str, str, Image.Image]]:
+    return [
+        (
+            result.edit.target,
             f"strength {result.edit.strength:g}, threshold {result.edit.threshold:g}, "
-            f"{sum(result.edited.channels)} channels"
+            f"{sum(result.edited.channels)} channels",
+            result.edited.image().convert("RGB"),
         )
-        tiles.append((result.edit.target, numbers, result.edited.image().convert("RGB")))
+        for result in results
+    ]
+
+
+def draw_row(tiles: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
+    """Draw images with two captions each, text and numbers: RGB, one row of tiles."""
     width = MARGIN + len(tiles) * (TILE + MARGIN)
     sheet = Image.new("RGB", (width, 2 * MARGIN + TILE + CAPTION_HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)

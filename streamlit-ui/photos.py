@@ -47,7 +47,7 @@ def load_samples(align: bool) -> list[Photo]:
     """Load the project's samples, shared by all sessions: photos, or face crops for no `align`."""
     return [
         Photo(path.read_bytes(), path.stem.replace("-", " ").capitalize(), align, sample=True)
-        for path in sorted(_SAMPLES.glob("photo-*.jpg" if align else "avatar-*.png"))
+        for path in sorted(_SAMPLES.glob("p*.jpg" if align else "avatar-*.png"))
     ]
 
 

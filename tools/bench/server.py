@@ -90,7 +90,7 @@ def main(
             client = stack.enter_context(Client(server))
             domain = client.domain()
             run["domain"] = domain.name
-            pattern = "photo-*.jpg" if domain.align else "avatar-*.png"
+            pattern = "p*.jpg" if domain.align else "avatar-*.png"
             photos = sorted((ROOT / "demo" / "samples").glob(pattern))
             data = build_inputs(client, photos)
             port = None
