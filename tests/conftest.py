@@ -9,11 +9,14 @@ from types import SimpleNamespace
 import hypothesis
 import pytest
 
+import interpreted_kernels
 from paths import GOLDEN
 from styleclip_server.serving.ports import find_free_port
 
 # Triton kernels run interpreted, on the CPU. Must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+if importlib.util.find_spec("triton"):
+    interpreted_kernels.omit_overflow_checks()
 
 # No test may fail because the machine is busy.
 hypothesis.settings.register_profile(

@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+import interpreted_kernels
 from checkpoint_files import e4e_checkpoint
 from image_files import decode_pixels, encode_image
 from small_networks import small_clip, small_encoder, small_generator
@@ -80,6 +81,7 @@ def on_the_cpu():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configs, "network_config", network_config)
+        interpreted_kernels.omit_overflow_checks_in_servers(patch)
         yield
 
 
