@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from domains.people import shards
+from domains.people import render, shards
 from domains.people.assets import ASSETS
 from domains.people.attributes import TABLE, UNSEEN
 from domains.people.captions import GRAMMAR, describe
-from domains.people.render import main as render
+from domains.people.renderer import Quality
 from domains.people.sampling import PHOTOS_OF_A_PERSON, sample
+
+COARSE = Quality(surrounding_lights=4, shadow_size=64, strands=600)
 
 
 @pytest.fixture(scope="module")
@@ -147,18 +149,12 @@ def count_launches(monkeypatch):
 @pytest.fixture(scope="module")
 def renderer():
     """A renderer for small and coarse photos."""
-    pytest.importorskip("torch")
-    from domains.people.render import open_renderer
-    from domains.people.renderer import Quality
-
-    return open_renderer("cpu", Quality(surrounding_lights=4, shadow_size=64, strands=600))
+    return render.open_renderer("cpu", COARSE)
 
 
 def test_a_batch_of_heads_gives_the_same_photos_with_hardly_more_launches(renderer, count_launches):
-    from domains.people.render import render_seeds
-
-    ((pixels, record),), alone = count_launches(render_seeds, renderer, [33], 64)
-    results, together = count_launches(render_seeds, renderer, [33, 8], 64)
+    ((pixels, record),), alone = count_launches(render.render_seeds, renderer, [33], 64)
+    results, together = count_launches(render.render_seeds, renderer, [33, 8], 64)
     assert np.abs(pixels.astype(int) - results[0][0]).mean() < 0.05
     assert record == results[0][1]
     assert 1000 < together < 1.3 * alone
@@ -203,11 +199,12 @@ def test_training_landmarks_on_heads_without_faces_is_a_clear_error(tmp_path):
     assert not out.exists()
 
 
-def test_the_command_renders_only_the_missing_heads_when_it_runs_again(tmp_path):
+def test_the_command_renders_only_the_missing_heads_when_it_runs_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "PREVIEW", COARSE)
     arguments = ["--out", str(tmp_path), "--size", "64", "--preview", "--device", "cpu"]
 
     def run(count):
-        result = CliRunner().invoke(render, [*arguments, "--count", str(count)])
+        result = CliRunner().invoke(render.main, [*arguments, "--count", str(count)])
         assert result.exit_code == 0, result.output
         assert f"{count} heads in" in result.output
         return {path.name: path.read_bytes() for path in (tmp_path / "00").iterdir()}
