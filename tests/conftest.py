@@ -18,6 +18,10 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 if importlib.util.find_spec("triton"):
     interpreted_kernels.omit_overflow_checks()
 
+# Networks of tests are small: PyTorch's threads would wait for each other in loops for longer than
+# they compute, on cores that servers need. Must be set before PyTorch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # No test may fail because the machine is busy.
 hypothesis.settings.register_profile(
     "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
