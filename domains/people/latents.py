@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from domains.people.attributes import TABLE
 from domains.people.codes import CODES, SceneEncoder, add_scene
@@ -47,3 +47,19 @@ class CropLatents:
         with torch.no_grad():
             scenes = self.scene_encoder(self.crops.scenes[scene_index])
         return add_scene(p @ self.basis, scenes)
+
+
+class CombinedMapping(nn.Module):
+    """Maps z (N, W_DIM) ~ N(0, 1) to latents w (N, W_DIM) of combined crops.
+
+    It stands in for the mapping network where latents between two labels would do harm.
+    """
+
+    def __init__(self, crops: Crops, scene_encoder: SceneEncoder) -> None:
+        super().__init__()
+        self.latents = CropLatents(crops, scene_encoder, num_latents=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shares = torch.special.ndtr(z[:, :2]).clamp(max=1 - 1e-6)
+        index, scene_index = (shares * len(self.latents.crops)).long().unbind(1)
+        return self.latents.combine(index, scene_index)[:, 0]

@@ -16,7 +16,9 @@ from domains.people import (
     train_perceptor,
 )
 from domains.people.captions import GRAMMAR, PAIR_NOUNS
-from domains.people.models import load_generator
+from domains.people.crops import load_crops
+from domains.people.latents import CombinedMapping
+from domains.people.models import load_generator, load_scene_encoder
 from domains.training.caption_data import build_captions, read_vocabulary_size
 from domains.training.checkpoints import require_weights
 from domains.training.command import Stage, build_command
@@ -42,7 +44,10 @@ def run_statistics(setup: Setup) -> bool:
     """Run the stage `statistics`."""
     clip = build_clip(read_vocabulary_size(setup.captions))
     require_weights(clip, setup.out / "clip.pt")
-    generator = load_generator(setup)
+    generator = load_generator(setup).to(setup.device)
+    crops, _ = load_crops(setup)
+    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
+    generator.style = CombinedMapping(crops, scene_encoder)
     return compute_statistics(setup, generator, clip, TINY_EFFORT if setup.tiny else None)
 
 
