@@ -24,7 +24,7 @@ _FILES = 1000  # of the newest calls
 
 
 class CancelledCalls:
-    """The API server's side.
+    """The API server's side, for any thread.
 
     Args:
         folder: where the files are; created, and emptied of those of an earlier process.
@@ -48,7 +48,7 @@ class CancelledCalls:
         Raises:
             asyncio.TimeoutError: after `timeout` seconds.
         """
-        number = secrets.randbits(62) + 1
+        number = new_number()
         task = asyncio.ensure_future(call(number))
         try:
             await asyncio.wait((task,), timeout=timeout)  # which never cancels the task
@@ -60,22 +60,29 @@ class CancelledCalls:
             raise asyncio.TimeoutError
         return task.result()
 
-    def _abandon(self, task: asyncio.Future[Any], number: int) -> None:
-        self._add(self._folder / str(number))
-        self._abandoned.add(task)
-        task.add_done_callback(self._finish_abandoned)
-
-    def _add(self, file: Path) -> None:
+    def add(self, number: int) -> None:
+        """Report the call with this number as cancelled."""
+        file = self._folder / str(number)
         with suppress(OSError):  # a full disk: the step ends later
             file.touch()
         self._files.append(file)
         if len(self._files) > _FILES:
             self._files.popleft().unlink(missing_ok=True)
 
+    def _abandon(self, task: asyncio.Future[Any], number: int) -> None:
+        self.add(number)
+        self._abandoned.add(task)
+        task.add_done_callback(self._finish_abandoned)
+
     def _finish_abandoned(self, task: asyncio.Future[Any]) -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not log it
+
+
+def new_number() -> int:
+    """Return a random number for a call."""
+    return secrets.randbits(62) + 1
 
 
 def is_cancelled(number: object) -> bool:

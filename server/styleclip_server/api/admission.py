@@ -6,6 +6,7 @@ balancer to go elsewhere.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ class RequestClass:
 
 
 class Admission:
-    """Admits requests while they have together at most `limit` rows.
+    """Admits requests, from any thread, while they have together at most `limit` rows.
 
     Args:
         limit: the bound at the start.
@@ -62,8 +63,20 @@ class Admission:
         self.refused = 0
         self._latencies = None if highest is None else _Latencies(highest, clock)
         self._clock = clock
+        self._lock = threading.Lock()
         self._full = 0  # the last request that reached the bound
         self._changed = 0  # the last request that was admitted at an earlier bound
+
+    def refuse_if_full(self) -> None:
+        """Refuse a request that `enter` would refuse, before time is spent on reading it.
+
+        Raises:
+            Refused: the server is busy.
+        """
+        if self.running >= self.limit:
+            with self._lock:
+                self.refused += 1
+            raise busy()
 
     @contextmanager
     def enter(self, rows: int = 1, request_class: RequestClass | None = None) -> Iterator[None]:
@@ -77,32 +90,38 @@ class Admission:
         Raises:
             Refused: the server is busy.
         """
-        rows = max(1, min(rows, self.limit))
-        if self.running + rows > self.limit:
-            self.refused += 1
-            raise busy()
-        self.admitted += 1
-        is_alone, number, start = self.running == 0, self.admitted, self._clock()
-        self.running += rows
-        if self.running >= self.limit:
-            self._full = number
+        with self._lock:
+            rows = max(1, min(rows, self.limit))
+            if self.running + rows > self.limit:
+                self.refused += 1
+                raise busy()
+            self.admitted += 1
+            is_alone, number, start = self.running == 0, self.admitted, self._clock()
+            self.running += rows
+            if self.running >= self.limit:
+                self._full = number
         try:
             yield
         except BaseException:
             request_class = None
             raise
         finally:
-            self.running -= rows
-            if self._latencies:
-                seconds = self._clock() - start
-                if is_alone and number == self.admitted:
-                    self._latencies.record_unloaded(request_class, seconds)
-                if self._changed < number <= self._full:
-                    self._adapt(self._latencies.next_limit(self.limit, request_class, seconds))
+            with self._lock:
+                self.running -= rows
+                self._record(request_class, number, is_alone, self._clock() - start)
 
-    def _adapt(self, limit: int) -> None:
-        if limit != self.limit:
-            self.limit, self._changed = limit, self.admitted
+    def _record(
+        self, request_class: RequestClass | None, number: int, is_alone: bool, seconds: float
+    ) -> None:
+        """Take the latency of an ended request into account, and adapt the bound."""
+        if self._latencies is None:
+            return
+        if is_alone and number == self.admitted:
+            self._latencies.record_unloaded(request_class, seconds)
+        if self._changed < number <= self._full:
+            limit = self._latencies.next_limit(self.limit, request_class, seconds)
+            if limit != self.limit:
+                self.limit, self._changed = limit, self.admitted
 
 
 @dataclass

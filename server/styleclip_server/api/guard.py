@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
-import uuid
 from datetime import datetime, timezone
 
 from fastapi.responses import JSONResponse, Response
@@ -42,7 +42,7 @@ class Guard:
             return
         sent_headers = dict(scope["headers"])
         sent = sent_headers.get(_HEADER, b"")
-        identifier = sent.decode() if _ID.fullmatch(sent) else uuid.uuid4().hex
+        identifier = sent.decode() if _ID.fullmatch(sent) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = identifier
         start, status = time.monotonic(), 0
 

@@ -34,7 +34,7 @@ class HealthCheck:
             StyleclipError: the server cannot edit.
         """
         try:
-            await self._triton.call("ServerLive", b"")
+            await asyncio.to_thread(self._triton.call, "ServerLive", b"")
         except Refused as error:
             raise ServerUnavailable(error.message) from error
         async with self._lock:

@@ -7,8 +7,12 @@ client takes to send a head or to read a response.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 CONNECTIONS = 1024
@@ -33,8 +37,64 @@ _SINGLE = {
 }
 
 
+_EXTENSION = "styleclip.disconnect"
+
+
+@contextmanager
+def on_disconnect(scope: Scope, call: Callable[[], None]) -> Iterator[None]:
+    """Call a function when the client disconnects during a `with` block, without a task that waits.
+
+    The body must have been received.
+
+    Raises:
+        ClientDisconnect: at the end of the block, if the client has disconnected.
+    """
+    connection: BoundedConnection = scope["extensions"][_EXTENSION]["connection"]
+    connection.flow.resume_reading()  # uvicorn pauses it in a large body
+    functions = connection.disconnect_functions
+    functions.append(call)
+    try:
+        yield
+    finally:
+        if call not in functions:
+            raise ClientDisconnect
+        functions.remove(call)
+
+
 class LimitExceeded(Exception):
     """The client exceeds a bound; the connection responds with 400 and closes."""
+
+
+class _JoinedWrites:
+    """A transport that sends what is written in one step of the event loop at once.
+
+    uvicorn writes the head and the body of a response one after the other, and each write wakes
+    the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of the event loop's step."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.writelines(parts)
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -52,10 +112,11 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._refusal = ""
+        self.disconnect_functions: list[Callable[[], None]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for a request; above CONNECTIONS, close the one that is idle longest."""
-        super().connection_made(transport)
+        super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > CONNECTIONS:
             oldest = next(iter(self._idle), self)
             oldest._cancel_timers()
@@ -64,8 +125,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers."""
+        """Stop the timers, and call what waits for it."""
         self._cancel_timers()
+        while self.disconnect_functions:
+            self.disconnect_functions.pop()()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -78,6 +141,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the time for the head of a request."""
         super().on_message_begin()
+        self.scope["extensions"] = {_EXTENSION: {"connection": self}}
         self._head_bytes = self._chunks = self._body_bytes = 0
         self._wait_for_head()
 

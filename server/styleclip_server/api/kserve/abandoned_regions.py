@@ -32,17 +32,17 @@ async def close_abandoned_regions(triton: Triton, seconds: float = SECONDS) -> N
     while True:
         await asyncio.sleep(seconds)
         with contextlib.suppress(Refused):  # Triton is unavailable, or a region is still in use
-            await _close_once(triton)
+            await asyncio.to_thread(_close_once, triton)
 
 
-async def _close_once(triton: Triton) -> None:
+def _close_once(triton: Triton) -> None:
     message = SystemSharedMemoryStatusRequest().SerializeToString()
-    response = await triton.call("SystemSharedMemoryStatus", message)
+    response = triton.call("SystemSharedMemoryStatus", message)
     for name, region in SystemSharedMemoryStatusResponse.FromString(response).regions.items():
         if _is_abandoned(region.key.removeprefix("/")):
             request = SystemSharedMemoryUnregisterRequest(name=name)
             with contextlib.suppress(Refused):
-                await triton.call("SystemSharedMemoryUnregister", request.SerializeToString())
+                triton.call("SystemSharedMemoryUnregister", request.SerializeToString())
                 _log.info("closed the abandoned shared memory region %s", name)
 
 

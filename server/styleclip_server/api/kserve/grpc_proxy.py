@@ -1,8 +1,7 @@
 """KServe's protocol over gRPC: every call is checked and passed on to Triton.
 
 Messages are read only after the caller is known. The server is gRPC's for threads: that for asyncio
-(grpcio 1.85) stops serving when the name of a method is not UTF-8. Its threads hand the work to the
-event loop.
+(grpcio 1.85) stops serving when the name of a method is not UTF-8.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
@@ -34,6 +33,7 @@ from styleclip_server.api.refusals import (
     too_large,
 )
 from styleclip_server.api.tasks import running_in_background
+from styleclip_server.cancelled_calls import new_number
 
 MESSAGE_SECONDS = 10.0  # for a message to arrive
 READERS = 64  # messages that arrive at a time
@@ -70,11 +70,11 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 MODEL_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 Context: TypeAlias = Any  # grpc.ServicerContext; grpcio has no types
-Handler = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
+Handler = Callable[[bytes, Context], bytes]
 
 
 class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Handles the calls of one server, in its threads. Created in the event loop that works."""
+    """Handles the calls of one server, in its threads."""
 
     def __init__(
         self,
@@ -88,7 +88,6 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._triton = triton
         self._access = access
         self._methods = METHODS | (SHARED_MEMORY_METHODS if allow_shared_memory else {})
-        self._loop = asyncio.get_running_loop()
         self._readers = threading.BoundedSemaphore(READERS)
         self._streams = threading.BoundedSemaphore(STREAMS)
         self._reading: dict[Context, float] = {}  # calls whose message arrives, and since when
@@ -124,10 +123,12 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         def handle(stream: Iterator[bytes], context: Context) -> bytes:
             try:
                 self._check_access(context)
+                if handler == self._infer:
+                    self._triton.admission.refuse_if_full()
                 message = self._read(stream, context)
                 if len(message) > limit:
                     raise too_large(limit)
-                return self._run(handler(message, context), context)
+                return handler(message, context)
             except Refused as error:
                 _abort(context, error)
 
@@ -152,27 +153,27 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
             del self._reading[context]
             self._readers.release()
 
-    def _run(self, work: Coroutine[Any, Any, bytes], context: Context) -> bytes:
-        """Return the result of `work` in the event loop; it is cancelled with the call."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        if not context.add_callback(future.cancel):
-            future.cancel()
+    def _infer(self, message: bytes, context: Context) -> bytes:
+        """Respond to an inference, whose running step ends when the client cancels the call."""
+        number, is_running = new_number(), True
+
+        def cancel() -> None:
+            if is_running:
+                self._triton.cancelled.add(number)
+
+        if not context.add_callback(cancel):
+            raise Refused(StatusCode.CANCELLED, "the call was cancelled")
         try:
-            return future.result()
-        except CancelledError:
-            raise Refused(StatusCode.CANCELLED, "the call was cancelled") from None
+            return self._triton.infer(inference.parse(message), number, _forwarded(context))
+        finally:
+            is_running = False
 
-    async def _infer(self, message: bytes, context: Context) -> bytes:
-        return await self._triton.infer(
-            inference.parse(message), _time_left(context), _forwarded(context)
-        )
-
-    async def _check_health(self, _: bytes, context: Context) -> bytes:
+    def _check_health(self, _: bytes, context: Context) -> bytes:
         """Respond to gRPC's own health check, which probes use, for the server as a whole."""
-        return await self._triton.call(HEALTH_CHECK, b"", _time_left(context))
+        return self._triton.call(HEALTH_CHECK, b"", _time_left(context))
 
     def _pass_on(self, method: str, message_type: type[Message]) -> Handler:
-        async def handle(message: bytes, context: Context) -> bytes:
+        def handle(message: bytes, context: Context) -> bytes:
             try:
                 request: Any = message_type.FromString(message)
             except DecodeError:
@@ -182,7 +183,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 regions.check_registration(
                     request.name, request.key, request.offset, request.byte_size
                 )
-            return await self._triton.call(method, request.SerializeToString(), _time_left(context))
+            return self._triton.call(method, request.SerializeToString(), _time_left(context))
 
         return handle
 
@@ -206,7 +207,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             if len(message) > self.body_limit:
                 raise too_large(self.body_limit)
-            content = self._run(self._infer(message, context), context)
+            content = self._infer(message, context)
         except Refused as error:
             return service_pb2.ModelStreamInferResponse(error_message=error.message)
         response = service_pb2.ModelInferResponse.FromString(content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from styleclip_server.api.http_body import WINDOWS, BodyReader, RequestBody
+from styleclip_server.api.http_connections import on_disconnect
 from styleclip_server.api.kserve import regions
 from styleclip_server.api.kserve.json_messages import (
     HEADER_LENGTH,
@@ -41,7 +43,7 @@ from styleclip_server.api.refusals import (
     retry_header,
     unavailable,
 )
-from styleclip_server.api.tasks import cancel_on_disconnect
+from styleclip_server.cancelled_calls import new_number
 
 Headers = list[tuple[bytes, bytes]]
 HttpResponse = tuple[int, bytes, Headers]
@@ -127,6 +129,7 @@ class HttpProxy:
     async def _infer(self, match: re.Match[str], scope: Scope, receive: Receive) -> HttpResponse:
         headers = dict(scope["headers"])
         body = await self._bodies.read(scope, receive)
+        self._triton.admission.refuse_if_full()
         request, binary = decode_request(
             match["model"], match["version"] or "", body, headers.get(HEADER_LENGTH)
         )
@@ -136,7 +139,9 @@ class HttpProxy:
             for name, value in scope["headers"]
             if name in _TRACE_HEADERS and _METADATA.fullmatch(value)
         ]
-        response = await cancel_on_disconnect(self._triton.infer(request, metadata=trace), receive)
+        number = new_number()
+        with on_disconnect(scope, partial(self._triton.cancelled.add, number)):
+            response = await self._triton.infer_async(request, number, trace)
         content, header_length = encode_response(response, binary)
         if header_length is None:
             response_headers = [_JSON]

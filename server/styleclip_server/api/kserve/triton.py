@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import grpc
 from grpc import StatusCode
@@ -30,6 +31,14 @@ MODEL_NAME = "[A-Za-z0-9_.-]{1,100}"  # a regular expression
 TRACE_HEADERS = ("traceparent", "tracestate")  # that are forwarded
 _ENSEMBLES = frozenset(model.name for model in wire.ENSEMBLES)
 _CONFIG_SECONDS = 60.0  # that a cached interface is used
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", limits.RESPONSE_BYTES),
+    # Triton is ready later than the API server, and must then be reached at once.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+]
 
 # Names of regions between Triton and its steps, which messages of its Python backend may contain.
 _INTERNAL_REGION = re.compile(r"\S*(?:styleclip_|triton_python_backend_)[0-9a-z_]*\S*")
@@ -40,10 +49,16 @@ Metadata = Iterable[tuple[str, "str | bytes"]]
 
 
 class Triton:
-    """Calls Triton over gRPC. Created and used in one event loop.
+    """Calls Triton over gRPC, from threads and from the event loop in which it is created.
+
+    Threads have a channel of their own: a change of threads costs a call about 0.1 ms.
 
     Args:
         address: "host:port" of its gRPC port.
+
+    Attributes:
+        admission: the bound on concurrent requests.
+        cancelled: calls to report as cancelled; no call to Triton is cancelled itself.
     """
 
     def __init__(
@@ -55,55 +70,65 @@ class Triton:
         allow_shared_memory: bool,
     ) -> None:
         self.admission = admission
-        self._cancelled = cancelled
+        self.cancelled = cancelled
         self._allow_shared_memory = allow_shared_memory
         self._interfaces: dict[str, tuple[float, ModelInterface]] = {}
-        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable] = {}
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", limits.RESPONSE_BYTES),
-                # Triton is ready later than the API server, and must then be reached at once.
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 100),
-            ],
-        )
+        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
+        self._async_channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._async_infer = self._async_channel.unary_unary(f"{SERVICE}ModelInfer")
 
     async def __aenter__(self) -> Triton:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
+        self._channel.close()  # which ends the calls of all threads
+        await self._async_channel.close()
 
-    async def infer(
-        self,
-        request: ModelInferRequest,
-        timeout: float | None = None,
-        metadata: Metadata = (),
-    ) -> bytes:
+    def infer(self, request: ModelInferRequest, number: int, metadata: Metadata = ()) -> bytes:
         """Check and admit `request`; return the ModelInferResponse as Triton wrote it.
+
+        Args:
+            number: of the call, by which it can be reported as cancelled.
 
         Raises:
             Refused: by the checks, because the server is busy, or by Triton.
         """
-        interface = await self._interface(request.model_name)
+        interface = self._interface(request.model_name)
+        with self._admitted(request, interface, number) as message:
+            return self.call("ModelInfer", message, INFER_SECONDS, metadata)
+
+    async def infer_async(
+        self, request: ModelInferRequest, number: int, metadata: Metadata = ()
+    ) -> bytes:
+        """Return what `infer` does, without blocking the event loop."""
+        interface = self._cached_interface(request.model_name)
+        if interface is None:
+            interface = await asyncio.to_thread(self._interface, request.model_name)
+        with self._admitted(request, interface, number) as message:
+            try:
+                response: bytes = await self._async_infer(
+                    message, timeout=INFER_SECONDS, metadata=tuple(metadata)
+                )
+            except grpc.aio.AioRpcError as error:
+                raise _refusal(error) from error
+            return response
+
+    @contextmanager
+    def _admitted(
+        self, request: ModelInferRequest, interface: ModelInterface, number: int
+    ) -> Iterator[bytes]:
+        """Check `request` and count it as running during a `with` block; yield it serialized."""
         rows = inference.check(request, interface, allow_shared_memory=self._allow_shared_memory)
-        request_class = _request_class(request, rows)
+        with self.admission.enter(rows, _request_class(request, rows)):
+            request.parameters["sequence_id"].int64_param = number
+            yield request.SerializeToString()
 
-        async def infer(number: int) -> bytes:
-            with self.admission.enter(rows, request_class):
-                request.parameters["sequence_id"].int64_param = number
-                message = request.SerializeToString()
-                return await self.call("ModelInfer", message, INFER_SECONDS, metadata)
+    def _cached_interface(self, name: str) -> ModelInterface | None:
+        known = self._interfaces.get(name)
+        return known[1] if known and time.monotonic() - known[0] < _CONFIG_SECONDS else None
 
-        try:
-            return await self._cancelled.run(infer, timeout)
-        except asyncio.TimeoutError:
-            raise Refused(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
-
-    async def _interface(self, name: str) -> ModelInterface:
+    def _interface(self, name: str) -> ModelInterface:
         """Return what the configuration of a model says of its inputs and outputs.
 
         Raises:
@@ -113,15 +138,14 @@ class Triton:
             raise Refused(
                 StatusCode.NOT_FOUND, f"Request for unknown model: {name[:100]!r} is not found"
             )
-        known = self._interfaces.get(name)
-        if known and time.monotonic() - known[0] < _CONFIG_SECONDS:
-            return known[1]
-        response = await self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
+        if cached := self._cached_interface(name):
+            return cached
+        response = self.call("ModelConfig", ModelConfigRequest(name=name).SerializeToString())
         interface = ModelInterface.of(ModelConfigResponse.FromString(response).config)
         self._interfaces[name] = time.monotonic(), interface
         return interface
 
-    async def call(
+    def call(
         self,
         method: str,
         message: bytes,
@@ -141,12 +165,12 @@ class Triton:
             path = method if method.startswith("/") else SERVICE + method
             send = self._methods[method] = self._channel.unary_unary(path)
         try:
-            response: bytes = await send(
+            response: bytes = send(
                 message,
                 timeout=CALL_SECONDS if timeout is None else timeout,
                 metadata=tuple(metadata),
             )
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             raise _refusal(error) from error
         return response
 
@@ -158,7 +182,7 @@ def _request_class(request: ModelInferRequest, rows: int) -> RequestClass | None
     return RequestClass.of_size(f"{request.model_name}, {rows} rows", request.ByteSize())
 
 
-def _refusal(error: grpc.aio.AioRpcError) -> Refused:
+def _refusal(error: grpc.RpcError) -> Refused:
     message = error.details() or ""
     if error.code() is StatusCode.UNAVAILABLE and _CONNECTION.search(message):
         return unavailable()
