@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from domains.people.compact_landmarks import compact
 from domains.people.crops import HEADS_FOLDER
 from domains.people.models import load_generator
 from domains.people.presets import DESCRIPTION
@@ -48,9 +49,12 @@ def main(runs: Path, data: Path, repository: Path, landmarks: Path | None, tiny:
     setup = Setup(data, runs, torch.device("cpu"), 1, {}, tiny=tiny)
     generator = load_generator(setup)
     trained = Trained(generator, build_encoder(generator.num_latents), runs, data, tiny)
-    write_domain(trained, DESCRIPTION, repository, face_factory(read_crops(data)))
     if landmarks:
-        shutil.copyfile(landmarks, repository / DESCRIPTION["name"] / LANDMARK_MODEL)
+        own = repository / DESCRIPTION["name"] / LANDMARK_MODEL
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(landmarks, own)
+        compact(own)
+    write_domain(trained, DESCRIPTION, repository, face_factory(read_crops(data)))
 
 
 if __name__ == "__main__":

@@ -168,6 +168,34 @@ def test_a_batch_of_heads_gives_the_same_photos_with_hardly_more_launches(render
     assert landmarks[36:42, 0].mean() < landmarks[42:48, 0].mean()  # the person's right comes first
 
 
+def test_a_compact_landmark_model_keeps_its_leaves_to_a_two_hundredth(tmp_path):
+    dlib = pytest.importorskip("dlib")
+    from domains.people.compact_landmarks import compact
+    from styleclip_server.engines.cuda.faces.landmarks import read_model
+
+    options = dlib.shape_predictor_training_options()
+    options.cascade_depth, options.num_trees_per_cascade_level, options.num_threads = 2, 3, 1
+    options.num_test_splits, options.oversampling_amount, options.feature_pool_size = 2, 2, 50
+    options.be_verbose = False
+    rng = np.random.default_rng(0)
+    faces = []
+    for _ in range(4):
+        parts = [dlib.point(*map(int, rng.integers(10, 50, 2))) for _ in range(5)]
+        faces.append([dlib.full_object_detection(dlib.rectangle(5, 5, 55, 55), parts)])
+    images = [rng.integers(0, 255, (64, 64), np.uint8) for _ in faces]
+    path, short = tmp_path / "whole.dat", tmp_path / "short.dat"
+    dlib.train_shape_predictor(images, faces, options).save(str(path))
+    short.write_bytes(path.read_bytes())
+    compact(short)
+    assert short.stat().st_size < path.stat().st_size
+    models = read_model(path), read_model(short)
+    np.testing.assert_array_equal(models[0].initial_shape, models[1].initial_shape)
+    for before, after in zip(models[0].forests, models[1].forests, strict=True):
+        np.testing.assert_array_equal(before.thresholds, after.thresholds)
+        np.testing.assert_allclose(before.leaves, after.leaves, rtol=1 / 200)
+    dlib.shape_predictor(str(short))
+
+
 def test_a_scene_shows_its_heads_side_by_side(renderer):
     from domains.people.scenes import SCENES, Scene, render_scene
 

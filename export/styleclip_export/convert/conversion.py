@@ -268,7 +268,7 @@ def write_mapping(
 
     Args:
         w_center: (w_dim,), the average latent.
-        float16: store half the bytes.
+        float16: store half the bytes, and compress them.
     """
     layers = [layer for layer in generator.style if isinstance(layer, EqualLinear)]
     arrays = {
@@ -278,7 +278,7 @@ def write_mapping(
     }
     if float16:
         arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
-    save_npz(folder / MAPPING_FILE, arrays)
+    save_npz(folder / MAPPING_FILE, arrays, compressed=float16)
 
 
 def install_landmarks(weights: Path, folder: Path, report: ReportLine = print) -> None:
