@@ -47,9 +47,16 @@ class Effort:
 
 
 def compute_statistics(
-    setup: Setup, generator: Generator, clip: CLIP, effort: Effort | None = None
+    setup: Setup,
+    generator: Generator,
+    clip: CLIP,
+    effort: Effort | None = None,
+    editable: Tensor | None = None,
 ) -> bool:
     """Write STATISTICS_FILE of a trained generator and CLIP.
+
+    Args:
+        editable: bool (rows of fs3,); edits leave other channels alone. None means all.
 
     Returns:
         False where the deadline came first: PART_FILE has the channels that are done, and the next
@@ -64,7 +71,8 @@ def compute_statistics(
     part_file = setup.out / PART_FILE
     key = _fingerprint(setup, settings)
     computed = _load_part(part_file, total, clip.text_projection.shape[1], key)
-    rows = {int(row) for row in np.flatnonzero(~computed.done)[: effort.channels or total]}
+    missing = ~computed.done if editable is None else ~computed.done & editable.cpu().numpy()
+    rows = {int(row) for row in np.flatnonzero(missing)[: effort.channels or total]}
     progress = _progress_printer()
     encode = partial(_encode_images, clip)
     for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, rows), 1):

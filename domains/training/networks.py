@@ -65,7 +65,7 @@ class SparseAffine:
         values: Mapping[int, Sequence[int]],
         free: bool,
     ) -> None:
-        self._codes, self._values = codes, values
+        self._codes, self._values, self._layers = codes, values, generator.layers
         blocks = codes.basis().abs()
         self.masks: list[Tensor] = []
         for i, layer in enumerate(generator.layers):
@@ -75,6 +75,13 @@ class SparseAffine:
                 chosen = list(values.get(i, ()))
                 mask[: len(chosen)] = blocks[chosen]
             self.masks.append(mask)
+
+    def editable_channels(self) -> Tensor:
+        """Return which rows of fs3 are of channels that depend on a value, bool (rows,)."""
+        masks = zip(self.masks, self._layers, strict=True)
+        return torch.cat(
+            [m[:, : self._codes.used].any(1) for m, layer in masks if not layer.to_rgb]
+        )
 
     @torch.no_grad()
     def initialize(self, generator: Generator) -> None:
