@@ -70,14 +70,18 @@ def infer(path, variants, batch, plan=None):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("float16", [False, True])
-def test_large_weights_are_stored_only_in_the_external_file(write_files, name, float16, tmp_path):
-    write_files(tmp_path, name, float16_weights=float16)
-    path = tmp_path / "model.openvino.onnx"
+def test_large_weights_are_stored_only_in_the_external_file(
+    write_files, files, name, float16, tmp_path
+):
+    path = files[name]
+    if float16:
+        write_files(tmp_path, name, float16_weights=True)
+        path = tmp_path / path.name
     stored_here = onnx.load(path, load_external_data=False).graph.initializer
     outside = [t for t in stored_here if t.data_location == TensorProto.EXTERNAL]
     assert outside and max(len(t.raw_data) for t in stored_here) < 50_000
     read = {t.name: t.raw_data for t in onnx.load(path).graph.initializer}
-    shared = {t.name: t.raw_data for t in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    shared = {t.name: t.raw_data for t in onnx.load(path.with_name("model.onnx")).graph.initializer}
     assert all(read[t.name] == shared[t.name] for t in outside)
 
 
