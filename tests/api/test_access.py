@@ -9,11 +9,11 @@ import pytest
 from counters import count_requests, read_metrics
 from edit_requests import PHOTO, SAD
 from polling import SECONDS, wait_until
+from servers import running_server
 from styleclip_client import Client
 from styleclip_contract.errors import AccessRefused
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 from styleclip_server.serving.tokens import read_tokens
 
 TOKEN = "0123456789abcdef0123"
@@ -35,7 +35,7 @@ def guarded(tmp_path_factory):
         rate_limit=5,
         body_limit=1,
     )
-    with running_server(options, canary=0) as server:
+    with running_server(options) as server:
         yield server
 
 

@@ -15,10 +15,10 @@ from tritonclient.utils import InferenceServerException
 
 from paths import AVATAR
 from polling import SECONDS, wait_until
+from servers import running_server
 from styleclip_client import Client
 from styleclip_contract.errors import AccessRefused, ServerBusy
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 
 VALUES = {
     "NEUTRAL": np.array([[b"a face"]], np.object_),
@@ -156,7 +156,7 @@ def narrow(tmp_path_factory):
     """A server that requires a token and runs one inference at a time."""
     folder = tmp_path_factory.mktemp("narrow")
     options = Options(domain="avatars", log=folder / "log", max_concurrent=1, token=TOKEN)
-    with running_server(options, canary=0) as server:
+    with running_server(options) as server:
         yield server
 
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 import pytest
 
+import servers
 from counters import count_requests
 from paths import AVATAR
 from polling import SECONDS, wait_until
+from styleclip_server.serving import supervisor
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 NAME = "styleclip-server.test"
@@ -36,21 +37,22 @@ with Client(url) as client:
 """
 
 
-def serve(host, folder, port=0):
+def build_options(host, folder, port=0):
     log = folder / f"{host}.log"
-    options = Options(domain="avatars", host=host, grpc_port=port, log=log, connection_age=5)
-    return running_server(options, canary=0)
+    return Options(domain="avatars", host=host, grpc_port=port, log=log, connection_age=5)
 
 
 @pytest.fixture
 def first(tmp_path):
-    with serve(FIRST, tmp_path) as server:
+    with servers.running_server(build_options(FIRST, tmp_path)) as server:
         yield server
 
 
 @pytest.fixture
 def second(first, tmp_path):
-    with serve(SECOND, tmp_path, port=int(first.grpc_url.rpartition(":")[2])) as server:
+    """The test stops it while it edits."""
+    port = int(first.grpc_url.rpartition(":")[2])
+    with supervisor.running_server(build_options(SECOND, tmp_path, port), canary=0) as server:
         yield server
 
 

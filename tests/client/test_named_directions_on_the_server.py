@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from paths import AVATAR, ROOT, SAMPLES
+from servers import running_server
 from styleclip_client import Client, Edit
 from styleclip_client.commands.options import BAD_INPUT, DONE, WRONG_USAGE
 from styleclip_contract import errors
 from styleclip_export.cli import run
 from styleclip_networks.mapper import LatentMapper
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 
 AVATARS = ROOT / "model_repository/avatars"
 BEARD, SMILE = Edit(direction="beard", strength=3), Edit(direction="smile", strength=-2)

@@ -5,7 +5,7 @@ The server's outputs must be what the PyTorch networks compute."""
 import io
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 import interpreted_kernels
 from checkpoint_files import e4e_checkpoint
 from image_files import decode_pixels, encode_image
+from servers import running_server
 from small_networks import small_clip, small_encoder, small_generator
 from styleclip_client import Client, Edit
 from styleclip_contract import wire
@@ -35,7 +36,6 @@ from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs
 from styleclip_server.serving.domain_folder import load_domain
 from styleclip_server.serving.options import Options, default_repository
-from styleclip_server.serving.supervisor import running_server
 from tools import triton_client
 
 EDIT = Edit("a face", "a smiling face", strength=3.0, threshold=0.05)
@@ -85,14 +85,30 @@ def on_the_cpu():
         yield
 
 
+@contextmanager
+def serve(repository, engine, folder):
+    options = Options(repository, "ffhq", log=folder / "log", networks=engine)
+    with ExitStack() as stack:
+        with on_the_cpu():
+            server = stack.enter_context(running_server(options))
+        yield SimpleNamespace(url=server.grpc_url, engine=engine)
+
+
+@pytest.fixture(scope="module")
+def served_by_onnx_runtime(repository, tmp_path_factory):
+    with serve(repository, "cpu", tmp_path_factory.mktemp("cpu")) as server:
+        yield server
+
+
 @pytest.fixture(scope="module", params=["cpu", "torch", "openvino"])
 def served(request, repository, tmp_path_factory):
     """A server and its engine; `torch` is what a GPU runs, here on the CPU: half precision,
     kernels interpreted."""
-    folder = tmp_path_factory.mktemp(request.param)
-    options = Options(repository, "ffhq", log=folder / "log", networks=request.param)
-    with on_the_cpu(), running_server(options, canary=0) as server:
-        yield SimpleNamespace(url=server.grpc_url, engine=request.param)
+    if request.param == "cpu":
+        yield request.getfixturevalue("served_by_onnx_runtime")
+        return
+    with serve(repository, request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
 
 
 def test_served_outputs_match_pytorch(weights, repository, served):
@@ -215,20 +231,16 @@ def test_the_generator_alone_returns_pixels(served, w_plus, outputs):
         assert set(arrays) == {"IMAGE"}
 
 
-def test_triton_runs_the_file_that_the_config_names(repository, tmp_path):
+def test_triton_runs_the_file_that_the_config_names(repository, served_by_onnx_runtime, tmp_path):
     """The GPU's float16 networks, on the CPU."""
     photo = encode_image(Image.fromarray(skimage.data.astronaut()))
     outputs = []
-    for engine in ("cpu", "gpu"):
-        options = Options(repository, "ffhq", log=tmp_path / "log", networks=engine)
-        with (
-            on_the_cpu(),
-            running_server(options, canary=0) as server,
-            Client(server.grpc_url, timeout=TIMEOUT) as client,
-        ):
-            inverted = client.invert(photo)
-            image = client.edit_photo(photo, EDIT, format="PNG").image()
-        outputs.append((inverted.w_plus, np.asarray(image, np.float32)))
+    with serve(repository, "gpu", tmp_path) as half:
+        for server in (served_by_onnx_runtime, half):
+            with Client(server.url, timeout=TIMEOUT) as client:
+                inverted = client.invert(photo)
+                image = client.edit_photo(photo, EDIT, format="PNG").image()
+            outputs.append((inverted.w_plus, np.asarray(image, np.float32)))
     (exact_w, exact), (half_w, rough) = outputs
     assert 0 < np.abs(exact_w - half_w).max() < 1e-3
     assert psnr(rough[None], exact[None]) > 45

@@ -10,6 +10,7 @@ from PIL import Image
 
 from checkpoint_files import e4e_checkpoint
 from image_files import encode_image
+from servers import running_server
 from small_networks import small_clip, small_encoder, small_generator
 from styleclip_client import Client
 from styleclip_export import cli
@@ -19,7 +20,6 @@ from styleclip_export.npz_files import save_npz
 from styleclip_server.serving import installation, preflight
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options, default_repository
-from styleclip_server.serving.supervisor import running_server
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_networks_have_the_official_sizes(repository, networks):
 def test_photos_are_edited_in_the_shape_of_the_domain(repository, tmp_path):
     photo = encode_image(Image.linear_gradient("L").resize((100, 60)).convert("RGB"))
     options = Options(repository, "mine", log=tmp_path / "log", networks="cpu")
-    with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+    with running_server(options) as server, Client(server.grpc_url) as client:
         face = client.invert(photo)
         assert face.quad[0].tolist() == [9.5, -0.5] and face.quad[2].tolist() == [89.5, 59.5]
         edit = client.domain().edit("a red car", threshold=0.0)

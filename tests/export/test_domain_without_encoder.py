@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from image_files import encode_image
+from servers import running_server
 from small_networks import small_clip, small_generator
 from styleclip_client import Client, errors
 from styleclip_client.cli import run as run_client
@@ -16,7 +17,6 @@ from styleclip_export import cli
 from styleclip_export.convert.conversion import write_mapping
 from styleclip_server.pipeline.random_latents import load_mapping
 from styleclip_server.serving.options import Options, default_repository
-from styleclip_server.serving.supervisor import running_server
 from tools.parity.nvidia_pickles import ada
 
 
@@ -55,7 +55,7 @@ def repository(generator, w_avg, tmp_path_factory):
 def url(request, repository, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "log"
     options = Options(repository, "mine", log=log, networks=request.param)
-    with running_server(options, canary=0) as server:
+    with running_server(options) as server:
         yield server.grpc_url
 
 

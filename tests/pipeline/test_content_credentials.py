@@ -12,12 +12,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from paths import AVATAR
+from servers import running_server
 from styleclip_client import Client
 from styleclip_server.pipeline.composition import compose
 from styleclip_server.pipeline.credentials import CredentialsUnusable, Signer
 from styleclip_server.serving import signing
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 
 c2pa = pytest.importorskip("c2pa", reason="c2pa-python is missing: make test")
 FACE = np.full((64, 64, 3), 90, np.uint8)
@@ -137,7 +137,7 @@ def test_the_server_signs_with_the_certificate_in_its_environment(files, monkeyp
     monkeypatch.setenv(signing.CERTIFICATE_VARIABLE, str(chain))
     monkeypatch.setenv(signing.KEY_VARIABLE, str(key))
     options = Options(domain="avatars", log=tmp_path / "log")
-    with running_server(options, canary=0) as server, Client(server.grpc_url) as client:
+    with running_server(options) as server, Client(server.grpc_url) as client:
         edited = client.edit_photo(AVATAR, client.domain().edit("a sad face"))
     state, action = read(edited.picture, "JPEG")
     assert state == "Valid" and "a sad face" in action["description"]

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from checkpoint_files import e4e_checkpoint
 from counters import read_metrics
 from image_files import claim_png_size, decode_pixels, encode_image
+from servers import running_server
 from small_networks import randomize, small_clip, small_encoder, small_generator, small_inverter
 from styleclip_client import Client, Edit, Inverted, sweeps
 from styleclip_client.cli import run as run_command
@@ -38,7 +39,6 @@ from styleclip_server.pipeline.alignment import to_face_crop
 from styleclip_server.pipeline.fidelities import decode_crop, encode_crop
 from styleclip_server.serving import model_repository
 from styleclip_server.serving.options import Options, default_repository
-from styleclip_server.serving.supervisor import running_server
 
 LATENTS, CHANNELS = 12, 16  # of the generator of 128 px, whose features of 64 px are replaced
 PHOTO = encode_image(Image.effect_noise((256, 256), 80).convert("RGB"))
@@ -107,7 +107,7 @@ def infer(repository, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "log"
     options = Options(repository, "mine", log=log, networks="cpu")
     with (
-        running_server(options, canary=0) as server,
+        running_server(options) as server,
         triton.InferenceServerClient(server.grpc_url) as connection,
     ):
 

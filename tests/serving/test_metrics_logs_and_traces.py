@@ -15,12 +15,12 @@ from PIL import Image
 from counters import read_metrics
 from paths import AVATAR
 from polling import wait_until
+from servers import running_server
 from styleclip_client import Client
 from styleclip_contract.errors import NoChannelLeft, NoFaceFound, NotAnImage
 from styleclip_server.serving import request_log
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.server_log import ServerLog
-from styleclip_server.serving.supervisor import running_server
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def observed(tmp_path_factory, spans):
         domain="avatars", log=log, log_format="json", log_requests="all", trace_to=spans[0]
     )
     with (
-        running_server(options, canary=0) as server,
+        running_server(options) as server,
         Client(server.grpc_url, name="shop") as client,
     ):
         yield client, lambda: read_metrics(server), log

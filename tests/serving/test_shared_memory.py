@@ -21,11 +21,11 @@ from tritonclient.utils import InferenceServerException
 from attack_target import Target
 from paths import AVATAR
 from polling import wait_until
+from servers import running_server
 from styleclip_client import AsyncClient, Client, requests, shared_memory
 from styleclip_contract import errors, wire
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
-from styleclip_server.serving.supervisor import running_server
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def sharing(tmp_path_factory):
     """A server that allows shared memory."""
     log = tmp_path_factory.mktemp("sharing") / "server.log"
     options = Options(domain="avatars", log=log, allow_shared_memory=True)
-    with running_server(options, canary=0) as server:
+    with running_server(options) as server:
         yield server
 
 

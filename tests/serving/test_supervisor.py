@@ -28,7 +28,8 @@ from styleclip_server.serving.triton_process import StepProcessDied, TritonProce
 
 
 def options(tmp_path, **changes):
-    return Options(**{"domain": "avatars", "log": tmp_path / "log", **changes})
+    """Options of a server that leaves requests no time when it is stopped."""
+    return Options(**{"domain": "avatars", "log": tmp_path / "log", "exit_timeout": 0, **changes})
 
 
 def children_of(pid):
