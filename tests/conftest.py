@@ -49,7 +49,8 @@ def server(tmp_path_factory):
     from styleclip_server.serving.supervisor import running_server
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with running_server(Options(domain="avatars", log=log)) as running:
+    options = Options(domain="avatars", log=log, exit_timeout=0)  # at its end nothing is under way
+    with running_server(options) as running:
         yield running
 
 
