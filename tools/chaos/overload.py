@@ -35,7 +35,7 @@ def run_overload(
     """
     memory_before = server.memory()
     unloaded = _send_one_at_a_time(address, access[0])
-    loads = [Load(address, 10 * rate / len(access), retries=0, **options) for options in access]
+    loads = [Load(address, 10 * rate / len(access), prepared=True, **options) for options in access]
     with ExitStack() as stack:
         for load in loads:
             stack.enter_context(load)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 from styleclip_server.api.refusals import busy
 
-TARGET = 2.0  # p99 of the latency at the bound, as a multiple of the unloaded one
+# p99 of the latency at the bound, as a multiple of the unloaded one. The goal for all requests is 2:
+# while bounds are tried, their p99 is up to 1.25 times that at the usual bound, in simulations.
+TARGET = 1.5
 MARGIN = 0.9  # of the target, above which the bound does not grow
-WINDOW = 200  # requests that ran at the bound, between two changes of it
+WINDOW = 100  # requests that ran at the bound, between two changes of it
 CALIBRATION = 40  # requests that run alone where the unloaded latency is unknown
 UNLOADED_SAMPLES = (10, 100)  # of a class of requests: at least, at most
 UNLOADED_SECONDS = 600.0  # that a latency without load counts
