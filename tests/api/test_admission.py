@@ -14,6 +14,7 @@ from styleclip_server.api.admission import TARGET, WINDOW, Admission, RequestCla
 from styleclip_server.api.refusals import Refused
 
 EDIT = RequestClass.of_size("edit", 20_000)
+GOAL = 2.0  # p99 of accepted requests, as a multiple of the unloaded one
 MAX_BATCH = 8
 HIGHEST = 31
 
@@ -89,8 +90,8 @@ def test_overload_keeps_p99_near_twice_the_unloaded_one(workers, slope, noise, s
     server.overload(admission, 8000)
     latencies, limits = server.overload(admission, 8000)
     unloaded, usual = fixed(1), sorted(limits)[len(limits) // 2]
-    assert fixed(usual) <= 1.1 * TARGET * unloaded
-    assert p99(latencies) <= 1.25 * TARGET * unloaded
+    assert fixed(usual) <= GOAL * unloaded
+    assert p99(latencies) <= 1.1 * GOAL * unloaded  # higher bounds are tried
     # It is not much lower than it needs to be.
     assert usual >= HIGHEST / 2 or fixed(2 * usual + 1) > 0.8 * TARGET * unloaded
 

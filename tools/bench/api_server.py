@@ -38,12 +38,17 @@ def _milliseconds(call: Call) -> float:
 
 
 def measure_in_turn(direct: Call, through: Call, count: int) -> tuple[float, float, float]:
-    """Call both in turn.
+    """Call both in turn, each as often first as second.
 
     Returns:
         The medians in ms of the first, the second and of their differences.
     """
-    pairs = [(_milliseconds(direct), _milliseconds(through)) for _ in range(count + 5)][5:]
+    pairs = []
+    for _ in range(count // 2 + 3):
+        pairs.append((_milliseconds(direct), _milliseconds(through)))
+        other = _milliseconds(through)
+        pairs.append((_milliseconds(direct), other))
+    pairs = pairs[6:]
     ones, others = zip(*pairs, strict=True)
     return (
         statistics.median(ones),

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from styleclip_server.api.refusals import busy
 
-# p99 of the latency at the bound, as a multiple of the unloaded one. The goal for all requests is 2:
-# while bounds are tried, their p99 is up to 1.25 times that at the usual bound, in simulations.
+# p99 of the latency at the bound, as a multiple of the unloaded one. The goal over all requests is
+# 2; while bounds are tried, their p99 is 1.25 times that at the usual bound, in simulations.
 TARGET = 1.5
 MARGIN = 0.9  # of the target, above which the bound does not grow
 WINDOW = 100  # requests that ran at the bound, between two changes of it
