@@ -91,7 +91,7 @@ def show_faces(session: Session, domain: Domain, container: Any) -> None:
 
 def _show_samples(session: Session, domain: Domain) -> None:
     with st.container(horizontal=True, gap="xsmall"):
-        for sample in photos.load_samples(domain.align):
+        for number, sample in enumerate(photos.load_samples(domain.align), 1):
             with st.container(width=_SAMPLE_WIDTH, gap="xsmall"):
                 thumbnail = session.cache.get_or_compute(
                     ("sample", sample.digest),
@@ -100,7 +100,7 @@ def _show_samples(session: Session, domain: Domain) -> None:
                 )
                 show_thumbnail(thumbnail, sample.title, _SAMPLE_WIDTH)
                 st.button(
-                    sample.title.split()[-1],
+                    str(number),
                     help=f"Edit {sample.title}",
                     key=f"sample-{sample.title}",
                     type="primary" if session.photo == sample else "secondary",
