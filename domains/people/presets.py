@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-STRENGTH, THRESHOLD = 5.0, 0.15
+STRENGTH, THRESHOLD = 5.0, 0.2
 PRESETS = [
-    {"title": "Smile", "target": "a smiling face", "strength": 4.0},
+    {"title": "Smile", "target": "a smiling face", "strength": 4.0, "threshold": 0.25},
     {"title": "Beard", "target": "a face with a beard"},
     {"title": "Glasses", "target": "a face with round glasses"},
     {"title": "Sunglasses", "target": "a face with sunglasses", "strength": 7.0, "threshold": 0.1},
     {"title": "Blond hair", "target": "a face with blond hair"},
     {"title": "Red hair", "target": "a face with red hair"},
     {"title": "Curly hair", "target": "a face with curly hair"},
-    {"title": "Bald", "target": "a bald face", "strength": 6.0},
+    {"title": "Bald", "target": "a bald face", "strength": 6.0, "threshold": 0.15},
     {"title": "Hat", "target": "a face with a hat"},
-    {"title": "Surprised", "target": "a surprised face", "strength": 6.0},
+    {"title": "Surprised", "target": "a surprised face", "strength": 6.0, "threshold": 0.15},
     {"title": "Sad", "target": "a sad face"},
     {"title": "Old", "target": "an old face"},
 ]
