@@ -1,7 +1,8 @@
 """Evaluation of the served people: photo to aligned crop to latent to edited image.
 
 A real server does all of it. A classifier that was trained apart reads the images, and dlib's face
-descriptor compares persons. An attribute counts only where the photo shows it.
+descriptor compares persons. An attribute counts only where the classifier sees it in the crop: most
+crops end above the clothes.
 
 Images are uint8 (N, 256, 256, 3), RGB; labels int64 (N, attributes), -1 where not visible.
 """
@@ -98,6 +99,7 @@ class EvaluationSet:
     Attributes:
         images: aligned crops; persons: their descriptors.
         missed: labels (M, attributes) of the photos in which no face was found.
+        visible: bool (N, attributes), which labels the classifier reads in the crops.
     """
 
     images: Images
@@ -105,6 +107,7 @@ class EvaluationSet:
     persons: NDArray[np.float64]
     w_plus: NDArray[np.float32]
     missed: Tensor
+    visible: Tensor
 
 
 @dataclass(frozen=True)
@@ -131,15 +134,21 @@ class Judgment:
     hit: Tensor | None = None
 
     @property
+    def all_rates(self) -> list[float | None]:
+        """How often each attribute is kept; None where it counts nowhere."""
+        columns = zip(self.right.T, self.known.T, strict=True)
+        return [
+            float(right[known].float().mean()) if known.any() else None for right, known in columns
+        ]
+
+    @property
     def rates(self) -> list[float]:
         """How often each attribute is kept, of those that count."""
-        counted = self.known.any(0)
-        kept = (self.right & self.known).sum(0) / self.known.sum(0).clamp(min=1)
-        return kept[counted].tolist()
+        return [rate for rate in self.all_rates if rate is not None]
 
 
 def read_test_set(
-    folder: Path, count: int, networks: ServerNetworks, pasted: int
+    folder: Path, count: int, networks: ServerNetworks, reader: AttributeReader, pasted: int
 ) -> tuple[EvaluationSet, Pasting]:
     """Align and invert up to `count` rendered photos of a folder of shards; keep the first ones."""
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
@@ -153,7 +162,10 @@ def read_test_set(
     images = np.stack([np.asarray(crop_quad(_decode(jpeg), face.quad)) for jpeg, face in faces])
     found = torch.tensor([face is not None for face in inverted])
     w_plus = np.stack([face.w_plus for _, face in faces])
-    test = EvaluationSet(images, labels[found], describe_persons(images), w_plus, labels[~found])
+    visible = reader.read(images) == labels[found]
+    test = EvaluationSet(
+        images, labels[found], describe_persons(images), w_plus, labels[~found], visible
+    )
     return test, Pasting(*zip(*faces[:pasted], strict=True))
 
 
@@ -164,15 +176,16 @@ def _decode(jpeg: bytes) -> Image.Image:
 def judge_inversions(reader: AttributeReader, test: EvaluationSet, images: Images) -> Judgment:
     """Judge inversions of all photos."""
     distance = np.linalg.norm(describe_persons(images) - test.persons, axis=1)
-    return Judgment(reader.read(images) == test.labels, test.labels >= 0, distance)
+    return Judgment(reader.read(images) == test.labels, test.visible, distance)
 
 
 def summarize_inversions(judgment: Judgment, test: EvaluationSet) -> dict[str, Any]:
     """Return the figures of detection and inversion."""
     return {
         "detected": len(test.images) / (len(test.images) + len(test.missed)),
+        "visible": float(test.visible[test.labels >= 0].float().mean()),
         "kept": float(np.mean(judgment.rates)),
-        "by_attribute": dict(zip(TABLE.names, judgment.rates, strict=True)),
+        "by_attribute": dict(zip(TABLE.names, judgment.all_rates, strict=True)),
         "distance": float(np.median(judgment.distance)),
     }
 
@@ -265,8 +278,7 @@ def judge_edit(
     reader: AttributeReader, test: EvaluationSet, pair: TextPair, rows: Tensor, images: Images
 ) -> Judgment:
     """Judge edited images of the heads `rows`; the edited attribute itself does not count."""
-    labels, read = test.labels[rows], reader.read(images)
-    known = labels >= 0
+    labels, read, known = test.labels[rows], reader.read(images), test.visible[rows]
     for (attribute, value), hidden in HIDES.items():
         column = TABLE.names.index(attribute)
         appears = read[:, column] == TABLE[attribute].index(value)

@@ -89,11 +89,11 @@ def main(
         if fidelity:
             report = json.loads(out.read_text("utf-8"))
         else:
-            test, pasting = read_test_set(photos, count, networks, pasted)
+            test, pasting = read_test_set(photos, count, networks, reader, pasted)
             report = evaluate(networks, reader, test, pasting, domain, chosen)
             save_grid(networks, test, domain, grids / "people-edits.jpg")
         if FEATURES in domain.fidelities:
-            test, _ = read_test_set(photos, fidelity_count, networks, 0)
+            test, _ = read_test_set(photos, fidelity_count, networks, reader, 0)
     if FEATURES in domain.fidelities:
         report["fidelity"] = write_comparison(
             ServedNetworks(folder),

@@ -65,14 +65,16 @@ def _format_inversion(report: Mapping[str, Any]) -> list[str]:
         f"β = {report['threshold']:g}. Bold: misses its goal.",
         "",
         f"**Detection and inversion.** dlib finds {detected} of the faces (goal 97%). Inversion "
-        f"keeps {kept} of the visible attributes (goal 92%); the median distance of dlib's face "
+        f"keeps {kept} of the visible attributes (goal 92%; visible are the "
+        f"{inversion['visible']:.0%} of all labels that the classifier reads in the crops, of "
+        "which most end above the clothes); the median distance of dlib's face "
         f"descriptors to the photo is {distance} (goal 0.45; below 0.6 counts as one person). "
         f"Fréchet distance of random samples: {report['frechet']:.3f} in the classifier's "
         "features.",
         "",
         f"| {' | '.join(name.replace('_', ' ') for name in by_attribute)} |",
         f"|{' ---: |' * len(by_attribute)}",
-        f"| {' | '.join(f'{rate:.0%}' for rate in by_attribute.values())} |",
+        f"| {' | '.join('–' if x is None else f'{x:.0%}' for x in by_attribute.values())} |",
     ]
 
 

@@ -305,7 +305,7 @@ def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch)
     labels[3, pair.column] = TABLE.attributes[pair.column].index(pair.values[0])
     arrays = labels.numpy()
     test = evaluation.EvaluationSet(
-        arrays.astype(np.uint8), labels, arrays.astype(float), arrays, labels[:0]
+        arrays.astype(np.uint8), labels, arrays.astype(float), arrays, labels[:0], labels >= 0
     )
     rows = evaluation.find_rows(test, pair)
     images = evaluation.apply_edit(Networks(), arrays[rows.numpy()], pair, 5.0, 0.15)
