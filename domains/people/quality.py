@@ -45,6 +45,7 @@ from domains.training.served_networks import ServedNetworks
 from domains.training.server_networks import ServerNetworks, serve
 from domains.training.text_pairs import TextPair
 from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 from styleclip_contract.limits import FEATURES
 from styleclip_server.serving.domain_folder import load_domain
 
@@ -124,8 +125,13 @@ def evaluate(
     edits: list[tuple[Tensor, Judgment]] = []
     for pair in pairs:
         rows = find_rows(test, pair)
-        parameters = pair, domain.strength, domain.threshold
-        result: dict[str, Any] = {"heads": int(rows.sum())}
+        edit = find_edit(domain, pair)
+        parameters = pair, edit.strength, edit.threshold
+        result: dict[str, Any] = {
+            "heads": int(rows.sum()),
+            "strength": edit.strength,
+            "threshold": edit.threshold,
+        }
         if rows.any():
             images = apply_edit(networks, test.w_plus[rows.numpy()], *parameters)
             edits.append((rows, judge_edit(reader, test, pair, rows, images)))
@@ -145,6 +151,13 @@ def evaluate(
         "groups": measure_groups(test, inversions, edits),
         "pairs": results,
     }
+
+
+def find_edit(domain: Domain, pair: TextPair) -> Edit:
+    """Return the edit of a pair with the strength and threshold of its preset, if it has one."""
+    presets = (preset.edit for preset in domain.presets)
+    same = (edit for edit in presets if (edit.neutral, edit.target) == (pair.neutral, pair.target))
+    return next(same, Edit(pair.neutral, pair.target, domain.strength, domain.threshold))
 
 
 if __name__ == "__main__":

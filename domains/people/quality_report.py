@@ -62,7 +62,7 @@ def _format_inversion(report: Mapping[str, Any]) -> list[str]:
     distance = format_goal(f"{inversion['distance']:.2f}", inversion["distance"] <= DISTANCE)
     return [
         f"{report['photos']} held-out photos on the real server, α = {report['strength']:g}, "
-        f"β = {report['threshold']:g}. Bold: misses its goal.",
+        f"β = {report['threshold']:g}; presets have their own. Bold: misses its goal.",
         "",
         f"**Detection and inversion.** dlib finds {detected} of the faces (goal 97%). Inversion "
         f"keeps {kept} of the visible attributes (goal 92%; visible are the "
