@@ -1,7 +1,7 @@
 # Every command of the project. `make` alone lists them.
 
 PYTHON ?= python3
-DOMAIN ?= avatars
+DOMAIN ?= people
 SERVER ?= localhost:8001
 ARGS ?=
 BIN := .venv/bin
@@ -16,10 +16,10 @@ help:
 
 setup: .venv/.server  ## install the server and the client into .venv
 
-demo: .venv/.server  ## edit a sample image on a real Triton server
+demo: .venv/.server  ## edit a sample photo on a real Triton server
 	@$(BIN)/python demo/run_demo.py --domain $(DOMAIN) $(ARGS)
 
-serve: .venv/.server  ## run the server (DOMAIN=avatars) until Ctrl-C
+serve: .venv/.server  ## run the server (DOMAIN=people) until Ctrl-C
 	@$(BIN)/python -m styleclip_server --domain $(DOMAIN) $(ARGS)
 
 ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C

@@ -72,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StyleclipError as error:
         print(f"make demo: {error.to_wire()}", file=sys.stderr)
         return 1
-    path = OUT / "demo.png"
-    _write_png(sheet, path)
+    path = OUT / "demo.jpg"
+    sheet.save(path, quality=88)
     console.print(
         f"\nBefore and after: {_relative(path)} "
         f"({time.perf_counter() - start:.1f} s in all"
@@ -120,7 +120,7 @@ def _run_server(address: str | None, domain: str, console: Console) -> Iterator[
 def _apply_presets(client: Client, domain: Domain, photo: Path) -> list[Result]:
     """Edit `photo` with each of the domain's first presets and write the images."""
     OUT.mkdir(parents=True, exist_ok=True)
-    for old in OUT.glob("*.png"):
+    for old in (*OUT.glob("*.png"), *OUT.glob("*.jpg")):
         old.unlink()
     _write_png(_read_photo(photo), OUT / "original.png")
     results = []

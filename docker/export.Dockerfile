@@ -2,7 +2,7 @@
 #   docker build -f docker/export.Dockerfile -t styleclip-export .
 #   docker run --rm -it -u "$(id -u):$(id -g)" -v ./weights:/data/weights \
 #       -v ./model_repository:/data/model_repository styleclip-export fetch ffhq
-# It also contains the avatars domain, to fill a volume with. BASE is as in server.Dockerfile;
+# It also contains the people domain, to fill a volume with. BASE is as in server.Dockerfile;
 # TORCH_INDEX is a package index for PyTorch, for example one of CPU builds.
 ARG BASE=docker.io/library/python:3.12.13-slim-bookworm
 
@@ -35,7 +35,7 @@ FROM ${BASE} AS export
 RUN useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin styleclip \
     && install -d -o 1000 -g 1000 /data
 COPY --from=build /opt/styleclip /opt/styleclip
-COPY model_repository/avatars /opt/styleclip/model_repository/avatars
+COPY model_repository/people /opt/styleclip/model_repository/people
 ENV PATH=/opt/styleclip/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -43,10 +43,10 @@ RUN env -u PIP_PYTHON pip wheel --no-build-isolation --no-deps -w wheels . \
     && pip install --no-deps wheels/styleclip_triton-*.whl \
     && install -D -m 644 -t /opt/styleclip/share/doc/styleclip LICENSE NOTICE.md \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
-RUN --mount=type=bind,source=model_repository/avatars,target=/build/avatars \
+RUN --mount=type=bind,source=model_repository/people,target=/build/people \
     if [ "$TORCH" = 1 ]; then \
         /opt/styleclip/bin/python3 -m styleclip_server.kernels /opt/styleclip/kernels \
-            --resolution 1024 --domain avatars; \
+            --resolution 1024 --domain people; \
     fi
 
 FROM ${BASE} AS ngc

@@ -110,9 +110,9 @@ RUN pip install --no-deps project/*.whl \
     && install -D -m 644 -t /opt/styleclip/share/doc/styleclip project/LICENSE project/NOTICE.md \
     && python describe.py /opt/styleclip /opt/styleclip/share/doc/styleclip
 # Last: Triton finds kernels by its own files, too. The domain is read for its networks' sizes.
-RUN --mount=type=bind,source=model_repository/avatars,target=/build/avatars \
+RUN --mount=type=bind,source=model_repository/people,target=/build/people \
     /opt/styleclip/bin/python3 -m styleclip_server.kernels /opt/styleclip/kernels \
-        --resolution 1024 --domain avatars
+        --resolution 1024 --domain people
 
 FROM runtime AS gpu
 ENV LD_LIBRARY_PATH=/opt/styleclip/cuda \

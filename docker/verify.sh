@@ -181,7 +181,7 @@ done
 row "server and page: not root, root file system read-only, no capabilities" "yes"
 
 log "editing through the containers"
-photo=demo/samples/avatar-1.png
+photo=demo/samples/people-1.jpg
 edit() {  # FILE OPTION...: edits the photo and prints size and time
     local output
     output=$("$bin/styleclip" edit $photo --target "a face with sunglasses" --overwrite -o "$out/$1" "${@:2}") || return
@@ -204,7 +204,7 @@ grep -q AccessRefused <<< "$refused" || fail "the gateway accepted a request wit
 cmp "$out/grpc.png" "$out/https.png" || fail "the images differ"
 if "$bin/python" -c 'import playwright' 2> /dev/null && command -v chromium > /dev/null; then
     PASSWORD=$password "$bin/python" docker/edit_on_page.py "https://localhost:$GATEWAY_PORT" verify \
-        demo/samples/avatar-3.png "$out/page.png"
+        demo/samples/people-3.jpg "$out/page.png"
     row "upload and edit on the page, in Chromium, through the gateway (TLS, login)" "done, out/verify/page.png"
 else
     row "edit on the page" "skipped: no playwright or chromium"
@@ -271,8 +271,8 @@ for image in "$@"; do
             build styleclip-server-gpu docker/server.Dockerfile gpu
             # Looks up every kernel again, in the finished image.
             row "styleclip-server-gpu: kernels" "$(podman run --rm --no-healthcheck --network none --read-only --tmpfs /tmp:exec \
-                -v "$project/model_repository/avatars:/avatars:ro" --entrypoint python3 localhost/styleclip-server-gpu \
-                -m styleclip_server.kernels /opt/styleclip/kernels --resolution 1024 --domain /avatars | paste -sd ';')"
+                -v "$project/model_repository/people:/people:ro" --entrypoint python3 localhost/styleclip-server-gpu \
+                -m styleclip_server.kernels /opt/styleclip/kernels --resolution 1024 --domain /people | paste -sd ';')"
             ;;
         export)
             build styleclip-export docker/export.Dockerfile export

@@ -15,7 +15,7 @@ from PIL import Image
 from styleclip_client import Client, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
-PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-5.png"
+PHOTO = Path(__file__).parent.parent / "demo/samples/people-5.jpg"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 
@@ -28,7 +28,7 @@ with Client(SERVER) as client:
     after = client.draw(face.w_plus, hat)
     moved = np.abs(after.astype(int) - before).max(axis=-1) > 16
     print(f"{after.shape} {after.dtype}; {moved.mean():.0%} of the pixels changed")
-    Image.fromarray(np.hstack([pixels, before, after])).save(out / "before-and-after.png")
+    Image.fromarray(np.hstack([before, after])).save(out / "before-and-after.png")
 
 # %% The same pixels in memory that client and server share, so that they are not sent.
 try:

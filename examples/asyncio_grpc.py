@@ -11,7 +11,7 @@ from pathlib import Path
 from styleclip_client import AsyncClient, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
-PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-2.png"
+PHOTO = Path(__file__).parent.parent / "demo/samples/people-2.jpg"
 
 
 async def main(out: Path) -> None:

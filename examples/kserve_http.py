@@ -41,7 +41,7 @@ def binary_tensor(name, datatype, shape, data):
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    photo = (Path(__file__).parents[1] / "demo/samples/avatar-1.png").read_bytes()
+    photo = (Path(__file__).parents[1] / "demo/samples/people-1.jpg").read_bytes()
     photo = struct.pack("<I", len(photo)) + photo
     photo_input = binary_tensor("PHOTO", "BYTES", [1, 1], photo)
     edit = [

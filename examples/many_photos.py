@@ -16,7 +16,7 @@ SAMPLES = Path(__file__).parent.parent / "demo/samples"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 
-photos = [*sorted(SAMPLES.glob("*.png"))[:4], Path(__file__), SAMPLES / "missing.jpg"]
+photos = [*sorted(SAMPLES.glob("people-*.jpg"))[:4], Path(__file__), SAMPLES / "missing.jpg"]
 
 with Client(SERVER) as client:
     smile = client.domain().preset("Smile")

@@ -10,7 +10,7 @@ from pathlib import Path
 from styleclip_client import Client, errors
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "http://localhost:8000")
-PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-3.png"
+PHOTO = Path(__file__).parent.parent / "demo/samples/people-3.jpg"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 

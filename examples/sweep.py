@@ -12,7 +12,7 @@ from pathlib import Path
 from styleclip_client import Client, sweeps
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
-PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-4.png"
+PHOTO = Path(__file__).parent.parent / "demo/samples/people-4.jpg"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 

