@@ -149,6 +149,6 @@ def test_a_domain_without_openvino_files_is_served_by_onnx_runtime(monkeypatch, 
     domain = tmp_path / "avatars"
     domain.mkdir()
     (domain / "domain.json").write_text("{}")
-    options = Options(default_repository(), domains=tmp_path, networks="openvino")
+    options = Options(default_repository(), domains=tmp_path, domain="avatars", networks="openvino")
     with pytest.raises(ServerStartFailed, match="convert it again"):
         check(options)
