@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from domains.people.attributes import TABLE
 from domains.people.codes import CODES, SceneEncoder, add_scene
 from domains.people.crops import Crops
+from domains.people.models import load_scene_encoder
+from domains.training.setup import Setup
 
 
 @dataclass(eq=False)
@@ -44,22 +46,30 @@ class CropLatents:
         if noise:
             half = len(index) // 2
             p[half:], _, _ = CODES.perturb(labels[half:], self.num_latents, noise)
-        with torch.no_grad():
-            scenes = self.scene_encoder(self.crops.scenes[scene_index])
-        return add_scene(p @ self.basis, scenes)
+        return add_scene(p @ self.basis, self.scene_encoder(self.crops.scenes[scene_index]))
+
+
+def load_latents(setup: Setup, crops: Crops, num_latents: int) -> CropLatents:
+    """Return the latents of crops that the generator was trained with; they are frozen."""
+    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device).eval()
+    return CropLatents(crops, scene_encoder.requires_grad_(False), num_latents)
 
 
 class CombinedMapping(nn.Module):
     """Maps z (N, W_DIM) ~ N(0, 1) to latents w (N, W_DIM) of combined crops.
 
-    It stands in for the mapping network where latents between two labels would do harm.
+    In place of the mapping network, whose latents lie between labels.
+
+    Args:
+        latents: with one latent for each crop.
     """
 
-    def __init__(self, crops: Crops, scene_encoder: SceneEncoder) -> None:
+    def __init__(self, latents: CropLatents) -> None:
         super().__init__()
-        self.latents = CropLatents(crops, scene_encoder, num_latents=1)
+        self.latents = latents
 
     def forward(self, z: Tensor) -> Tensor:
+        """Take the labels of one crop by z's first coordinate, the scene by the second."""
         shares = torch.special.ndtr(z[:, :2]).clamp(max=1 - 1e-6)
         index, scene_index = (shares * len(self.latents.crops)).long().unbind(1)
         return self.latents.combine(index, scene_index)[:, 0]

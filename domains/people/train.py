@@ -17,8 +17,8 @@ from domains.people import (
 )
 from domains.people.captions import GRAMMAR, PAIR_NOUNS
 from domains.people.crops import load_crops
-from domains.people.latents import CombinedMapping
-from domains.people.models import load_generator, load_scene_encoder, sparse_affine
+from domains.people.latents import CombinedMapping, load_latents
+from domains.people.models import load_generator, sparse_affine
 from domains.training.caption_data import build_captions, read_vocabulary_size
 from domains.training.checkpoints import require_weights
 from domains.training.command import Stage, build_command
@@ -46,8 +46,7 @@ def run_statistics(setup: Setup) -> bool:
     require_weights(clip, setup.out / "clip.pt")
     generator = load_generator(setup).to(setup.device)
     crops, _ = load_crops(setup)
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
-    generator.style = CombinedMapping(crops, scene_encoder)
+    generator.style = CombinedMapping(load_latents(setup, crops, num_latents=1))
     effort = TINY_EFFORT if setup.tiny else None
     # The other channels depend on the scene: CLIP takes a changed face for an expression or an age.
     editable = sparse_affine(generator).editable_channels()

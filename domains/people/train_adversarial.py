@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.people.crops import Crops, load_crops
-from domains.people.latents import CropLatents
+from domains.people.latents import CropLatents, load_latents
 from domains.people.models import (
     Perceptor,
     channels_of,
     load_generator,
     load_perceptor,
-    load_scene_encoder,
     sparse_affine,
 )
 from domains.people.reconstruction import (
@@ -161,13 +160,11 @@ def run(setup: Setup) -> None:
     generator = load_generator(setup).to(setup.device)
     generator.style.requires_grad_(False)
     generator.set_upsampling("folded")
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device).eval()
-    scene_encoder.requires_grad_(False)
     discriminator = Discriminator(channels_of(setup))
     load_weights(discriminator, setup.out / "discriminator.pt")
     discriminator.to(setup.device, memory_format=torch.channels_last)
     perceptor = load_perceptor(setup)
-    latents = CropLatents(crops, scene_encoder, generator.num_latents)
+    latents = load_latents(setup, crops, generator.num_latents)
     training = AdversarialTraining(
         setup, budget, generator, discriminator, perceptor, crops, latents
     )
@@ -177,7 +174,7 @@ def run(setup: Setup) -> None:
             budget.log(f"generator {generated.item():.3f} discriminator {judged.item():.3f}")
     training.save()
     budget.save()
-    report_reconstruction(setup, generator, scene_encoder, held_out)
+    report_reconstruction(setup, generator, latents.scene_encoder, held_out)
     report_samples(setup, generator, perceptor, crops)
 
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from domains.people.attributes import TABLE
 from domains.people.codes import CODES
 from domains.people.crops import Crops, load_crops
-from domains.people.latents import CropLatents
-from domains.people.models import load_generator, load_perceptor, load_scene_encoder
+from domains.people.latents import load_latents
+from domains.people.models import load_generator, load_perceptor
 from domains.people.reconstruction import pixel_weights, reconstruction_loss
 from domains.training.augmentations import augment_as_uploads
 from domains.training.batch_norm import recompute_batch_norm
@@ -88,12 +88,6 @@ def latent_loss(w_plus: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     return LATENT * distance + LABELS * classification_loss(amplitudes, labels, TABLE)
 
 
-def load_latents(setup: Setup, crops: Crops) -> CropLatents:
-    """Return the latents that the generator was trained with."""
-    scene_encoder = load_scene_encoder(setup.out, crops.scenes.shape[1]).to(setup.device)
-    return CropLatents(crops, scene_encoder, load_generator(setup).num_latents)
-
-
 def augment(images: Tensor) -> Tensor:
     """Vary images as uploads vary, in the encoder's memory format."""
     return augment_as_uploads(images).contiguous(memory_format=torch.channels_last)
@@ -105,7 +99,7 @@ def run_latents(setup: Setup) -> None:
     budget = setup.budget("latents")
     crops, _ = load_crops(setup)
     training = EncoderTraining(setup, budget, load_generator(setup).num_latents)
-    latents = load_latents(setup, crops)
+    latents = load_latents(setup, crops, training.encoder.num_latents)
 
     @torch.no_grad()
     def draw_batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +124,7 @@ def run(setup: Setup) -> None:
     crops, held_out = load_crops(setup)
     generator = load_generator(setup).to(device).eval().requires_grad_(False)
     generator.set_upsampling("folded")
-    perceptor, latents = load_perceptor(setup), load_latents(setup, crops)
+    perceptor, latents = load_perceptor(setup), load_latents(setup, crops, generator.num_latents)
     training = EncoderTraining(setup, budget, generator.num_latents)
     weights = pixel_weights(generator.resolution, device)
     half = max(1, setup.batch // BATCH_SHARE // 2)

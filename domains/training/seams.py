@@ -16,17 +16,17 @@ def weight_of_face(photo: Image.Image, quad: NDArray[np.floating]) -> NDArray[np
     return np.asarray(paste_back(white, Image.new("RGB", photo.size), quad, False))[..., 0]
 
 
-def measure_seam(answer: ArrayLike, photo: ArrayLike, mask: NDArray[np.uint8]) -> float:
+def measure_seam(result: ArrayLike, photo: ArrayLike, mask: NDArray[np.uint8]) -> float:
     """Return the mean step in levels that pasting adds in the seam; 0 if it is invisible.
 
     The difference from the photo is blurred first, so that detail does not count.
 
     Args:
-        answer, photo: RGB (h, w, 3), levels from 0 to 255.
-        mask: see `weight_of_face`.
+        result, photo: RGB (h, w, 3), levels from 0 to 255, after and before pasting.
+        mask: (h, w), as of `weight_of_face`.
     """
-    off = np.asarray(answer, float) - np.asarray(photo, float)
-    wide = max(1.0, float(np.sqrt((mask > 0).sum())) / 60)
-    off = ndimage.gaussian_filter(off, (wide, wide, 0))
-    steps = np.maximum(*(np.abs(g).max(axis=-1) for g in np.gradient(off, axis=(0, 1))))
-    return float(steps[(mask > 0) & (mask < 255)].mean() * wide)
+    change = np.asarray(result, float) - np.asarray(photo, float)
+    sigma = max(1.0, float(np.sqrt((mask > 0).sum())) / 60)
+    change = ndimage.gaussian_filter(change, (sigma, sigma, 0))
+    steps = np.maximum(*(np.abs(g).max(axis=-1) for g in np.gradient(change, axis=(0, 1))))
+    return float(steps[(mask > 0) & (mask < 255)].mean() * sigma)
