@@ -38,6 +38,8 @@ from domains.training.served_networks import BATCH, Images
 from domains.training.server_networks import ServerNetworks
 from domains.training.text_pairs import TextPair
 from styleclip_client import Inverted
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoChannelLeft
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline.ffhq_crop import crop_quad
@@ -120,7 +122,7 @@ class Pasting:
 
 @dataclass(frozen=True)
 class Judgment:
-    """What became of n images.
+    """How n images were read.
 
     Attributes:
         right, known: bool (n, attributes): it is read as labeled; it counts.
@@ -196,7 +198,7 @@ def measure_groups(
     """Measure each group of people, by the attribute that defines it.
 
     Args:
-        edits: the rows of the photos that an edit was applied to, and what became of them.
+        edits: the rows of the photos that an edit was applied to, and how the results were read.
     """
     return {
         name: {
@@ -267,6 +269,13 @@ def apply_edit(
         return networks.edit(w_plus, pair, strength, threshold)
     except NoChannelLeft:
         return networks.reconstruct(w_plus)
+
+
+def find_edit(domain: Domain, pair: TextPair) -> Edit:
+    """Return the edit of a pair with the strength and threshold of its preset, if it has one."""
+    presets = (preset.edit for preset in domain.presets)
+    same = (edit for edit in presets if (edit.neutral, edit.target) == (pair.neutral, pair.target))
+    return next(same, Edit(pair.neutral, pair.target, domain.strength, domain.threshold))
 
 
 def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:

@@ -28,6 +28,7 @@ from domains.people.evaluation import (
     apply_edit,
     evaluate_removal,
     fidelity_test,
+    find_edit,
     find_rows,
     judge_edit,
     judge_inversions,
@@ -45,7 +46,6 @@ from domains.training.served_networks import ServedNetworks
 from domains.training.server_networks import ServerNetworks, serve
 from domains.training.text_pairs import TextPair
 from styleclip_contract.domain import Domain
-from styleclip_contract.edits import Edit
 from styleclip_contract.limits import FEATURES
 from styleclip_server.serving.domain_folder import load_domain
 
@@ -151,13 +151,6 @@ def evaluate(
         "groups": measure_groups(test, inversions, edits),
         "pairs": results,
     }
-
-
-def find_edit(domain: Domain, pair: TextPair) -> Edit:
-    """Return the edit of a pair with the strength and threshold of its preset, if it has one."""
-    presets = (preset.edit for preset in domain.presets)
-    same = (edit for edit in presets if (edit.neutral, edit.target) == (pair.neutral, pair.target))
-    return next(same, Edit(pair.neutral, pair.target, domain.strength, domain.threshold))
 
 
 if __name__ == "__main__":
