@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DOMAIN ?= people
+OFFICIAL := $(or $(filter-out avatars people,$(DOMAIN)),ffhq)
 SERVER ?= localhost:8001
 ARGS ?=
 BIN := .venv/bin
@@ -26,12 +27,12 @@ ui: .venv/.ui  ## open the web page (SERVER=localhost:8001) until Ctrl-C
 	@cd streamlit-ui && ../$(BIN)/python -m streamlit run app.py $(ARGS) -- --server $(SERVER)
 
 weights: .venv/.dev  ## fetch the published checkpoints of DOMAIN=ffhq
-	@$(BIN)/styleclip-export fetch $(or $(filter-out avatars people,$(DOMAIN)),ffhq) $(ARGS)
+	@$(BIN)/styleclip-export fetch $(OFFICIAL) $(ARGS)
 
 export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX, with channel statistics
-	@$(BIN)/styleclip-export convert $(or $(filter-out avatars people,$(DOMAIN)),ffhq) $(ARGS)
-	@test -f model_repository/$(or $(filter-out avatars people,$(DOMAIN)),ffhq)/statistics.npz || \
-		$(BIN)/styleclip-export stats $(or $(filter-out avatars people,$(DOMAIN)),ffhq)
+	@$(BIN)/styleclip-export convert $(OFFICIAL) $(ARGS)
+	@test -f model_repository/$(OFFICIAL)/statistics.npz || \
+		$(BIN)/styleclip-export stats $(OFFICIAL)
 
 test: .venv/.dev  ## run the tests, on a real server
 	@$(BIN)/python -m pytest $(ARGS)
