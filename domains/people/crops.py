@@ -30,6 +30,8 @@ JPEG_QUALITY = 95
 TINY_SIZE, TINY_QUALITY = 96, Quality(surrounding_lights=4, shadow_size=96, strands=1500)
 DECODED_AT_ONCE = 1024  # crops
 HELD_OUT = 0.02  # share of the persons that reports are measured on
+SCENE_ATTRIBUTES = ("skin", "background", "light", "view")  # which scenes show by themselves
+RIDGE = 1.0
 
 
 def run(setup: Setup) -> None:
@@ -84,9 +86,14 @@ class Crops:
 
     def complete_labels(self, index: Tensor) -> Tensor:
         """Return labels (n, attributes) with random values where an attribute is not visible."""
-        sizes = torch.tensor(TABLE.sizes, device=index.device)
-        random = (torch.rand(len(index), len(sizes), device=index.device) * sizes).long()
-        return torch.where(self.labels[index] < 0, random, self.labels[index])
+        return complete(self.labels[index])
+
+
+def complete(labels: Tensor) -> Tensor:
+    """Return labels (n, attributes) with random values in place of negative ones."""
+    sizes = torch.tensor(TABLE.sizes, device=labels.device)
+    random = (torch.rand(labels.shape, device=labels.device) * sizes).long()
+    return torch.where(labels < 0, random, labels)
 
 
 def load_crops(setup: Setup) -> tuple[Crops, Crops]:
@@ -105,10 +112,12 @@ def _load(folder: Path, device: torch.device) -> tuple[Crops, Crops]:
     known = persons.unique()
     order = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))]
     held_out = torch.isin(persons, order[: max(1, int(len(known) * HELD_OUT))])
+    labels = torch.tensor([TABLE.encode(record["labels"]) for record in records])
+    scenes = remove_labels(torch.tensor([record["scene"] for record in records]), labels)
     everything = (
         _decode_all([jpeg for jpeg, _ in heads], device),
-        torch.tensor([TABLE.encode(record["labels"]) for record in records]).to(device),
-        torch.tensor([record["scene"] for record in records]).to(device),
+        labels.to(device),
+        scenes.to(device),
         persons.to(device),
     )
     training, testing = (
@@ -118,6 +127,19 @@ def _load(folder: Path, device: torch.device) -> tuple[Crops, Crops]:
     seconds = time.monotonic() - start
     print(f"{len(heads)} crops of {len(known)} persons, {seconds:.1f} s", flush=True)
     return training, testing
+
+
+def remove_labels(scenes: Tensor, labels: Tensor) -> Tensor:
+    """Remove from scene vectors (N, d) what follows from labels (N, attributes), in the mean.
+
+    The length of a beard is zero without one. Were that in the scene, an edit could add none.
+    """
+    own = [a for a, name in enumerate(TABLE.names) if name not in SCENE_ATTRIBUTES]
+    columns = [labels[:, a, None] == torch.arange(TABLE.sizes[a]) for a in own]
+    x = torch.cat(columns, 1).double()
+    x, y = x - x.mean(0), scenes.double() - scenes.double().mean(0)
+    ridge = RIDGE * torch.eye(x.shape[1], dtype=x.dtype)
+    return (scenes - x @ torch.linalg.solve(x.T @ x + ridge, x.T @ y)).float()
 
 
 def _decode_all(jpegs: Sequence[bytes], device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from domains.people.attributes import TABLE
 from domains.people.codes import CODES, SceneEncoder, add_scene
-from domains.people.crops import Crops
+from domains.people.crops import SCENE_ATTRIBUTES, Crops, complete
 from domains.people.models import load_scene_encoder
 from domains.training.setup import Setup
 
@@ -27,11 +27,19 @@ class CropLatents:
     num_latents: int
 
     def __post_init__(self) -> None:
-        self.basis = CODES.basis().to(self.crops.labels.device)
+        device = self.crops.labels.device
+        self.basis = CODES.basis().to(device)
+        of_scenes = [name in SCENE_ATTRIBUTES for name in TABLE.names]
+        self.of_scenes = torch.tensor(of_scenes, device=device)
 
     def encode(self, index: Tensor) -> Tensor:
         """Return W+ (n, L, W_DIM) of crops with the indices (n,)."""
         return self.combine(index, index)
+
+    def combine_labels(self, index: Tensor, scene_index: Tensor) -> Tensor:
+        """Return labels (n, attributes) of combinations, -1 where they are not visible."""
+        labels, scenes = self.crops.labels[index], self.crops.labels[scene_index]
+        return torch.where(self.of_scenes, scenes, labels)
 
     def combine(self, index: Tensor, scene_index: Tensor, noise: float = 0.0) -> Tensor:
         """Return W+ (n, L, W_DIM) of the labels of some crops and the scenes of others.
@@ -41,7 +49,7 @@ class CropLatents:
         Args:
             noise: 0 to 1; perturbs half of the labels as edits do (`LatentCodes.perturb`).
         """
-        labels = self.crops.complete_labels(index)
+        labels = complete(self.combine_labels(index, scene_index))
         p = TABLE.one_hot(labels)[:, None].repeat(1, self.num_latents, 1)
         if noise:
             half = len(index) // 2

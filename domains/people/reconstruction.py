@@ -19,7 +19,7 @@ from domains.training.setup import Setup
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.stylegan2 import Generator
 
-PERCEPTUAL, IDENTITY = 0.5, 0.2  # weights of the losses
+PERCEPTUAL, IDENTITY, CHROMA = 0.5, 0.2, 2.0  # weights of the losses
 FACE_ROWS, FACE_COLUMNS = (0.28, 0.95), (0.2, 0.8)  # of FFHQ's crop: brows to chin
 
 
@@ -37,13 +37,18 @@ def pixel_weights(resolution: int, device: torch.device) -> Tensor:
 def reconstruction_loss(
     images: Tensor, targets: Tensor, weights: Tensor, perceptor: Perceptor, setup: Setup
 ) -> Tensor:
-    """Compute the distance of pixels, of the perceptor's features, and of identities."""
+    """Compute the distance of pixels, of the perceptor's features, and of identities.
+
+    Colors count apart: in hair and knitted wool, errors of brightness hide theirs.
+    """
     with setup.autocast():
         perceptual, identity = perceptor.perceptual_loss(
             resize(images, FACE_SIZE), resize(targets, FACE_SIZE)
         )
     pixels = image_loss(images, targets, weights)
-    return pixels + PERCEPTUAL * perceptual + IDENTITY * identity
+    error = images - targets
+    chroma = ((error - error.mean(1, keepdim=True)).abs() * weights).mean()
+    return pixels + CHROMA * chroma + PERCEPTUAL * perceptual + IDENTITY * identity
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Train people's StyleGAN2 on against a discriminator, so that hair, skin and edges become sharp.
 
 Half of the images have the labels of one crop, some of them perturbed as edits do, and the scene of
-another; they are judged alone. Half are crops', and also stay close to them, so that StyleSpace
-goes on meaning what it means.
+another; the perceptor has to see their labels. Half are crops', and also stay close to them, so
+that StyleSpace goes on meaning what it means.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from domains.people.attributes import TABLE
 from domains.people.crops import Crops, load_crops
 from domains.people.latents import CropLatents, load_latents
 from domains.people.models import (
@@ -28,6 +29,7 @@ from domains.people.reconstruction import (
     report_reconstruction,
 )
 from domains.training.checkpoints import Ema, load_weights, save_weights
+from domains.training.classifier import classification_loss
 from domains.training.discriminator import (
     Discriminator,
     augment_for_discriminator,
@@ -41,7 +43,8 @@ from styleclip_contract.wire import FACE_SIZE, W_DIM
 from styleclip_networks.stylegan2 import Generator
 
 LEARNING_RATE = 0.002
-RECONSTRUCTION = 1.0  # weight of the distance from crops
+RECONSTRUCTION = 1.5  # weight of the distance from crops
+LABELS = 0.1  # weight of the perceptor's loss of combinations
 R1_EVERY, R1_WEIGHT = 16, 2.0  # steps; half of gamma
 BATCH_SHARE = 2  # a batch is this much smaller than those of regression
 SAMPLES = 2000  # images of the Fréchet distance
@@ -89,25 +92,32 @@ class AdversarialTraining:
         with self.setup.autocast():
             return self.discriminator(images)
 
-    def generator_loss(self, w_plus: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss of images, of which the last `half` have targets."""
+    def generator_loss(self, w_plus: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of images: the first `half` have labels, the others targets."""
         images = self.generate(w_plus)
+        with self.setup.autocast():
+            logits = self.perceptor(resize(images[: self.half], FACE_SIZE))
         adversarial = F.softplus(-self.judge(images)).mean()
         close = reconstruction_loss(
             images[self.half :], targets, self.weights, self.perceptor, self.setup
         )
-        return adversarial + RECONSTRUCTION * close
+        named = classification_loss(logits, labels, TABLE)
+        return adversarial + LABELS * named + RECONSTRUCTION * close
 
     def discriminator_loss(self, w_plus: Tensor, real: Tensor) -> Tensor:
         with torch.no_grad():
             images = self.generate(w_plus)
         return F.softplus(self.judge(images)).mean() + F.softplus(-self.judge(real)).mean()
 
-    def draw_latents(self, index: Tensor) -> Tensor:
-        """Return W+ of `half` combinations, and of the crops with the indices (half,)."""
-        labels, scenes = (self.crops.draw(self.half) for _ in range(2))
-        combined = self.latents.combine(labels, scenes, noise=1.0)
-        return torch.cat([combined, self.latents.encode(index)])
+    def draw_latents(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W+ of `half` combinations, and of the crops with the indices (half,).
+
+        Also return the labels of the combinations.
+        """
+        others, scenes = (self.crops.draw(self.half) for _ in range(2))
+        combined = self.latents.combine(others, scenes, noise=1.0)
+        labels = self.latents.combine_labels(others, scenes)
+        return torch.cat([combined, self.latents.encode(index)]), labels
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Update the discriminator, then the generator; return their losses."""
@@ -116,11 +126,11 @@ class AdversarialTraining:
         resolution = self.generator.resolution
         with torch.no_grad():
             index = self.crops.draw(self.half)
-            w_plus = self.draw_latents(index)
+            w_plus, labels = self.draw_latents(index)
             targets = resize(self.crops.images(index), resolution)
             real = resize(self.crops.images(self.crops.draw(2 * self.half)), resolution)
         judged = self._update_discriminator(w_plus, real, step % R1_EVERY == 0)
-        return judged, self._update_generator(w_plus, targets)
+        return judged, self._update_generator(w_plus, labels, targets)
 
     def _update_discriminator(self, w_plus: Tensor, real: Tensor, regularize: bool) -> Tensor:
         loss = self.compute_discriminator_loss(w_plus, real)
@@ -133,9 +143,9 @@ class AdversarialTraining:
         self.discriminator_optimizer.step()
         return loss
 
-    def _update_generator(self, w_plus: Tensor, targets: Tensor) -> Tensor:
+    def _update_generator(self, w_plus: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         self.discriminator.requires_grad_(False)
-        loss = self.compute_generator_loss(w_plus, targets)
+        loss = self.compute_generator_loss(w_plus, labels, targets)
         self.generator_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.generator_optimizer.step()

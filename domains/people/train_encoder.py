@@ -145,7 +145,7 @@ def run(setup: Setup) -> None:
         drawn = generate(combined).clamp(-1, 1)
         images = torch.cat([crops.images(index), resize(drawn, FACE_SIZE)])
         known = torch.cat([latents.encode(index), combined])
-        labels = crops.labels[torch.cat([index, others])]
+        labels = torch.cat([crops.labels[index], latents.combine_labels(others, scenes)])
         return augment(images), resize(images, generator.resolution), known, labels
 
     compute_loss = budget.compile(compute_loss)
