@@ -48,7 +48,7 @@ def load_data(setup: Setup) -> FeatureData:
         return image_loss(images, targets, weights) + PERCEPTUAL * features
 
     test_labels = sample_labels(HELD_OUT, torch.Generator().manual_seed(321), setup.device)
-    offsets = load_offsets(setup, generator, STRENGTH, THRESHOLD)
+    offsets = load_offsets(setup, generator, STRENGTH, [THRESHOLD])
     return FeatureData(
         generator, encoder, draw_photos, distance, offsets, held_out=composer(test_labels)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 STRENGTH, THRESHOLD = 5.0, 0.2
-PRESETS = [
+PRESETS: list[dict[str, Any]] = [
     {"title": "Smile", "target": "a smiling face", "strength": 4.0, "threshold": 0.25},
     {"title": "Beard", "target": "a face with a beard"},
     {"title": "Glasses", "target": "a face with round glasses"},

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from domains.people.crops import load_crops
 from domains.people.models import load_generator, load_perceptor
-from domains.people.presets import STRENGTH, THRESHOLD
+from domains.people.presets import PRESETS, STRENGTH, THRESHOLD
 from domains.people.reconstruction import pixel_weights, reconstruction_loss
 from domains.training.augmentations import augment_as_uploads
 from domains.training.checkpoints import require_weights
@@ -17,6 +17,7 @@ from domains.training.networks import build_encoder
 from domains.training.setup import Setup
 
 HELD_OUT = 16
+AUGMENTED = 0.4  # share of the crops; noise and blur are no detail to keep
 
 
 def run_inverter(setup: Setup) -> None:
@@ -35,21 +36,26 @@ def load_data(setup: Setup) -> FeatureData:
     encoder, perceptor = build_encoder(generator.num_latents), load_perceptor(setup)
     require_weights(encoder, setup.out / "encoder.pt")
     crops, held_out = load_crops(setup)
-    weights = pixel_weights(generator.resolution, setup.device)
+    # Pasting shows errors at the border too, so the face counts less than in other stages.
+    weights = (1 + pixel_weights(generator.resolution, setup.device)) / 2
 
     @torch.no_grad()
     def draw_photos(count: int) -> Tensor:
-        return augment_as_uploads(crops.images(crops.draw(count)))
+        images = crops.images(crops.draw(count))
+        augmented = torch.rand(count, 1, 1, 1, device=setup.device) < AUGMENTED
+        return torch.where(augmented, augment_as_uploads(images), images)
 
     def distance(images: Tensor, targets: Tensor) -> Tensor:
         return reconstruction_loss(images, targets, weights, perceptor, setup)
 
-    threshold = 0.0 if setup.tiny else THRESHOLD  # of a dry run's CLIP, no relevance is high
+    thresholds = sorted({preset.get("threshold", THRESHOLD) for preset in PRESETS})
+    if setup.tiny:
+        thresholds = [0.0]  # of a dry run's CLIP, no relevance is high
     return FeatureData(
         generator,
         encoder,
         draw_photos,
         distance,
-        load_offsets(setup, generator, STRENGTH, threshold),
+        load_offsets(setup, generator, STRENGTH, thresholds),
         held_out=held_out.images(torch.arange(min(HELD_OUT, len(held_out)), device=setup.device)),
     )

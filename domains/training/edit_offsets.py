@@ -6,6 +6,8 @@ They are StyleCLIP's global directions of the text pairs that CLIP was trained o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,17 +20,19 @@ from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import load_statistics
 
 NUM_PAIRS = 2048
-STRENGTHS = (0.4, 1.4)  # of an edit, in the presets' strength
-NEGATIVE = 0.25  # share of the edits that remove their target
+STRENGTHS = (0.2, 1.6)  # of an edit, in the presets' strength
+NEGATIVE = 0.35  # share of the edits that remove their target
 
 
 @torch.no_grad()
-def load_offsets(setup: Setup, generator: Generator, strength: float, threshold: float) -> Tensor:
+def load_offsets(
+    setup: Setup, generator: Generator, strength: float, thresholds: Sequence[float]
+) -> Tensor:
     """Return the offsets (n, S) of up to NUM_PAIRS text pairs; some leave no channel and are left
     out.
 
     Args:
-        strength, threshold: α and β of the domain's presets.
+        strength, thresholds: α and the β of the domain's presets; pairs take them in turn.
     """
     data = CaptionData(setup.captions, setup.device)
     clip = build_clip(data.vocabulary_size)
@@ -45,10 +49,13 @@ def load_offsets(setup: Setup, generator: Generator, strength: float, threshold:
     fs3 = torch.from_numpy(statistics.fs3).to(setup.device)
     relevance = F.normalize(target - neutral, dim=1) @ fs3.T
     magnitude = relevance.abs()
-    relevance = torch.where(magnitude >= threshold, relevance, 0)
+    beta = torch.tensor(thresholds, device=setup.device).repeat(len(pairs))[: len(pairs), None]
+    relevance = torch.where(magnitude >= beta, relevance, 0)
     kept = relevance.any(1)
     if not kept.any():
-        raise ValueError(f"no text pair has a channel whose relevance reaches β = {threshold:g}")
+        raise ValueError(
+            f"no text pair has a channel whose relevance reaches β = {min(thresholds):g}"
+        )
     std = torch.from_numpy(statistics.style_std).to(setup.device)
     offsets = torch.zeros(int(kept.sum()), len(std), device=setup.device)
     rows = torch.from_numpy(statistics.rows).to(setup.device)
