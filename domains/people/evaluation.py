@@ -100,6 +100,7 @@ class EvaluationSet:
 
     Attributes:
         images: aligned crops; persons: their descriptors.
+        faces: (N,), an `Inverted` each; the domain's default fidelity applies to their edits.
         missed: labels (M, attributes) of the photos in which no face was found.
         visible: bool (N, attributes), which labels the classifier reads in the crops.
     """
@@ -107,9 +108,14 @@ class EvaluationSet:
     images: Images
     labels: Tensor
     persons: NDArray[np.float64]
-    w_plus: NDArray[np.float32]
+    faces: NDArray[np.object_]
     missed: Tensor
     visible: Tensor
+
+    @property
+    def w_plus(self) -> NDArray[np.float32]:
+        """The latents (N, L, 512)."""
+        return np.stack([face.w_plus for face in self.faces])
 
 
 @dataclass(frozen=True)
@@ -163,10 +169,14 @@ def read_test_set(
         raise click.ClickException(f"no face was found in {len(photos)} photos of {folder}")
     images = np.stack([np.asarray(crop_quad(_decode(jpeg), face.quad)) for jpeg, face in faces])
     found = torch.tensor([face is not None for face in inverted])
-    w_plus = np.stack([face.w_plus for _, face in faces])
     visible = reader.read(images) == labels[found]
     test = EvaluationSet(
-        images, labels[found], describe_persons(images), w_plus, labels[~found], visible
+        images,
+        labels[found],
+        describe_persons(images),
+        np.array([face for _, face in faces], np.object_),
+        labels[~found],
+        visible,
     )
     return test, Pasting(*zip(*faces[:pasted], strict=True))
 
@@ -259,16 +269,16 @@ def fidelity_test(reader: AttributeReader, test: EvaluationSet) -> FidelityTest:
 
 def apply_edit(
     networks: ServerNetworks,
-    w_plus: NDArray[np.float32],
+    faces: NDArray[np.object_],
     pair: TextPair,
     strength: float,
     threshold: float,
 ) -> Images:
     """Return edited images; unchanged where no channel reaches the threshold, as a user's stay."""
     try:
-        return networks.edit(w_plus, pair, strength, threshold)
+        return networks.edit(faces, pair, strength, threshold)
     except NoChannelLeft:
-        return networks.reconstruct(w_plus)
+        return networks.reconstruct(faces)
 
 
 def find_edit(domain: Domain, pair: TextPair) -> Edit:
@@ -321,7 +331,7 @@ def evaluate_removal(
 
     Only inversions in which it is recognized count; None where there is none.
     """
-    with_target = test.w_plus[pair.matches(test.labels).numpy()]
+    with_target = test.faces[pair.matches(test.labels).numpy()]
     if not len(with_target):
         return None
     recognized = pair.matches(reader.read(networks.reconstruct(with_target)))

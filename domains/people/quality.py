@@ -116,8 +116,8 @@ def evaluate(
     domain: Domain,
     pairs: Sequence[TextPair],
 ) -> dict[str, Any]:
-    """Measure detection, inversion, samples, edits by latent and seams."""
-    inversions = judge_inversions(reader, test, networks.reconstruct(test.w_plus))
+    """Measure detection, inversion, samples, edits and seams, with the default fidelity."""
+    inversions = judge_inversions(reader, test, networks.reconstruct(test.faces))
     inversion = summarize_inversions(inversions, test)
     frechet = measure_samples(networks, reader, test.images)
     print(json.dumps(inversion | {"frechet": frechet}, indent=1), flush=True)
@@ -133,7 +133,7 @@ def evaluate(
             "threshold": edit.threshold,
         }
         if rows.any():
-            images = apply_edit(networks, test.w_plus[rows.numpy()], *parameters)
+            images = apply_edit(networks, test.faces[rows.numpy()], *parameters)
             edits.append((rows, judge_edit(reader, test, pair, rows, images)))
             result |= summarize_edit(edits[-1][1])
         result["removed"] = evaluate_removal(networks, reader, test, *parameters)
@@ -144,6 +144,7 @@ def evaluate(
         print(pair.target, *(f"{k} {v:.3f}" for k, v in result.items() if v is not None))
     return {
         "photos": len(test.images) + len(test.missed),
+        "default_fidelity": domain.default_fidelity,
         "strength": domain.strength,
         "threshold": domain.threshold,
         "inversion": inversion,

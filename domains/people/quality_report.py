@@ -13,6 +13,7 @@ from domains.training.report_files import format_goal, save_rows, write_section
 from domains.training.served_networks import Images
 from domains.training.server_networks import ServerNetworks
 from styleclip_contract.domain import Domain
+from styleclip_contract.limits import DEFAULT_FIDELITY
 
 CARD = "MODEL_CARD.md"
 TILE, COLUMNS = 160, 8  # pixels; people of the grid
@@ -60,8 +61,10 @@ def _format_inversion(report: Mapping[str, Any]) -> list[str]:
     detected = format_goal(f"{inversion['detected']:.1%}", inversion["detected"] >= DETECTED)
     kept = format_goal(f"{inversion['kept']:.1%}", inversion["kept"] >= INVERTED)
     distance = format_goal(f"{inversion['distance']:.2f}", inversion["distance"] <= DISTANCE)
+    fidelity = report.get("default_fidelity", DEFAULT_FIDELITY)
+    by = "" if fidelity == DEFAULT_FIDELITY else f" with fidelity `{fidelity}`"
     return [
-        f"{report['photos']} held-out photos on the real server, α = {report['strength']:g}, "
+        f"{report['photos']} held-out photos on the real server{by}, α = {report['strength']:g}, "
         f"β = {report['threshold']:g}; presets have their own. Bold: misses its goal.",
         "",
         f"**Detection and inversion.** dlib finds {detected} of the faces (goal 97%). Inversion "
@@ -143,14 +146,14 @@ def _format_groups(report: Mapping[str, Any]) -> list[str]:
 
 def save_grid(networks: ServerNetworks, test: EvaluationSet, domain: Domain, path: Path) -> None:
     """Save a row of crops, a row of inversions, and a row for each of some edits."""
-    images, w_plus = test.images[:COLUMNS], test.w_plus[:COLUMNS]
+    images, faces = test.images[:COLUMNS], test.faces[:COLUMNS]
     rows: list[tuple[str, Images]] = [
         ("photo", images),
-        ("inversion", networks.reconstruct(w_plus)),
+        ("inversion", networks.reconstruct(faces)),
     ]
     for pair in TEXT_PAIRS:
         if pair.target in GRID_PAIRS:
             edit = find_edit(domain, pair)
-            edited = apply_edit(networks, w_plus, pair, edit.strength, edit.threshold)
+            edited = apply_edit(networks, faces, pair, edit.strength, edit.threshold)
             rows.append((pair.target, edited))
     save_rows(rows, TILE, path)

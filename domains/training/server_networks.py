@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class ServerNetworks:
-    """The networks behind a client."""
+    """The networks behind a client, with the domain's default fidelity."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -44,16 +44,16 @@ class ServerNetworks:
         except NoFaceFound:
             return None
 
-    def reconstruct(self, w_plus: NDArray[np.float32]) -> Images:
-        """Generate images of latents (N, L, 512)."""
-        return np.stack(_map(self.client.draw, w_plus))
+    def reconstruct(self, faces: Iterable[Inverted]) -> Images:
+        """Generate images of inverted faces."""
+        return np.stack(_map(self.client.draw, faces))
 
     def edit(
-        self, w_plus: NDArray[np.float32], pair: TextPair, strength: float, threshold: float
+        self, faces: Iterable[Inverted], pair: TextPair, strength: float, threshold: float
     ) -> Images:
-        """Generate images of latents (N, L, 512), edited by a text pair."""
+        """Generate images of inverted faces, edited by a text pair."""
         edit = Edit(pair.neutral, pair.target, strength, threshold)
-        return np.stack(_map(lambda latent: self.client.draw(latent, edit), w_plus))
+        return np.stack(_map(lambda face: self.client.draw(face, edit), faces))
 
     def paste(
         self, photo: bytes, face: Inverted, pair: TextPair, strength: float, threshold: float

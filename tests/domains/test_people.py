@@ -289,11 +289,11 @@ def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch)
     from styleclip_contract.errors import NoChannelLeft
 
     class Networks:
-        def edit(self, w_plus, pair, strength, threshold):
+        def edit(self, faces, pair, strength, threshold):
             raise NoChannelLeft("none")
 
-        def reconstruct(self, w_plus):
-            return w_plus.astype(np.uint8)
+        def reconstruct(self, faces):
+            return faces.astype(np.uint8)
 
     class Reader:
         def read(self, images):
