@@ -35,7 +35,7 @@ export: .venv/.dev  ## convert the checkpoints of DOMAIN=ffhq to ONNX, with chan
 		$(BIN)/styleclip-export stats $(OFFICIAL)
 
 test: .venv/.dev  ## run the tests, on a real server
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/.dev  ## check style and types
 	@$(BIN)/ruff check .

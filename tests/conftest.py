@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 import interpreted_kernels
+import worker_ports
 from paths import GOLDEN
 from styleclip_server.serving.ports import find_free_port
 
@@ -22,6 +23,9 @@ if importlib.util.find_spec("triton"):
 # Networks of tests are small: PyTorch's threads would wait for each other in loops for longer than
 # they compute, on cores that servers need. Must be set before PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# `make test` runs several processes, each of which starts servers.
+worker_ports.separate()
 
 # No test may fail because the machine is busy.
 hypothesis.settings.register_profile(

@@ -30,17 +30,21 @@ class Ports(NamedTuple):
     triton_metrics: int
 
 
+def list_candidates() -> range:
+    """Return the TCP ports from which the kernel makes no outgoing connection; maybe none."""
+    try:
+        return range(_LOWEST, int(_EPHEMERAL_PORTS.read_text().split()[0]) - 1)
+    except (OSError, ValueError):
+        return range(0)
+
+
 def find_free_port(host: str = TRITON_HOST) -> int:
     """Return a free TCP port from which the kernel makes no outgoing connection.
 
-    A port that bind() chooses is one of those, so it may be taken before a server that is still
-    loading its models listens there.
+    A port that bind() chooses is one from which it makes some, so it may be taken before a server
+    that is still loading its models listens there.
     """
-    try:
-        highest = int(_EPHEMERAL_PORTS.read_text().split()[0]) - 1
-    except (OSError, ValueError):
-        highest = 0
-    candidates = range(_LOWEST, highest)
+    candidates = list_candidates()
     for port in (*random.sample(candidates, min(_ATTEMPTS, len(candidates))), 0):  # 0: any
         with socket.socket() as probe:  # without SO_REUSEADDR: not one that another has bound
             try:
