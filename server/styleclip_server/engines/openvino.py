@@ -56,7 +56,8 @@ class OpenvinoNetwork:
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(path)
+        # The server links files one by one; weights in MODEL_FILE must lie beside the file itself.
+        model = core.read_model(path.resolve())
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
         self.inputs = [port.any_name for port in model.inputs]
         self.outputs = [port.any_name for port in model.outputs]
