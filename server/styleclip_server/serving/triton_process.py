@@ -83,8 +83,9 @@ class TritonProcess:
 
     def _start_failure(self) -> ServerStartFailed:
         self._log.finish()
-        reason = _failure_reason(self._log.last_lines)
-        step_died = any(words in reason for words in _STEP_DIED_LINES)
+        lines = self._log.last_lines
+        reason = _failure_reason(lines)
+        step_died = any(words in line for words in _STEP_DIED_LINES for line in lines)
         return (StepProcessDied if step_died else ServerStartFailed)(
             f"Triton ended while it started ({exit_status(self._process.returncode)}): {reason}; "
             f"its log is in {self._options.log_name}"
