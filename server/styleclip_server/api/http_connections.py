@@ -66,10 +66,10 @@ class LimitExceeded(Exception):
 
 
 class _JoinedWrites:
-    """A transport that sends what is written in one step of the event loop at once.
+    """A transport that sends the head and the body of a response in one packet.
 
-    uvicorn writes the head and the body of a response one after the other, and each write wakes
-    the client.
+    uvicorn writes them one after the other, and each write wakes the client. The second is sent at
+    once, since the rest of the event loop's step takes time; a single one at the step's end.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -81,10 +81,12 @@ class _JoinedWrites:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send `data` at the end of the event loop's step."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
+        """Send `data` after what waits to be sent, or at the end of the event loop's step."""
         self._parts.append(data)
+        if len(self._parts) == 1:
+            self._loop.call_soon(self._flush)
+        else:
+            self._flush()
 
     def close(self) -> None:
         """Close the connection once everything is sent."""
