@@ -3,7 +3,8 @@
 import dataclasses
 import json
 
-import onnxruntime
+import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,7 +16,15 @@ from domains.training.fidelity_quality import find_ghosts  # noqa: E402
 from domains.training.packaging import Trained, write_domain  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
-from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE  # noqa: E402
+from styleclip_export.convert.network_variants import stylegan2_variants  # noqa: E402
+from styleclip_export.convert.onnx_export import store_as_float16, to_onnx  # noqa: E402
+from styleclip_export.convert.random_inputs import latent_factory  # noqa: E402
+from styleclip_server.engines.features import FeatureEditor  # noqa: E402
+from styleclip_server.engines.model_files import (  # noqa: E402
+    FACE_TO_FEATURES_FILE,
+    SHARED_WEIGHTS_FILE,
+)
+from styleclip_server.engines.onnxruntime import OnnxNetwork  # noqa: E402
 
 DESCRIPTION = {
     "name": "tiny",
@@ -107,7 +116,8 @@ def test_an_edited_region_covers_what_changed_and_a_margin():
     assert region[..., :30, :].max() == 0
 
 
-def test_package_writes_features_whose_files_share_the_generator(tmp_path):
+@pytest.mark.parametrize("with_generator", [False, True])
+def test_package_writes_features_that_share_the_generator(tmp_path, with_generator):
     runs = tmp_path / "runs"
     runs.mkdir()
     generator = small_generator(128, channel_base=1024, channel_max=16, use_noise=False)
@@ -116,14 +126,32 @@ def test_package_writes_features_whose_files_share_the_generator(tmp_path):
     save_weights(feature_editor.build_inverter(generator, tiny=True), runs / "inverter.pt")
     save_weights(feature_editor.build_editor(generator, tiny=True), runs / "feature_editor.pt")
     networks = Trained(generator, encoder, runs, runs, tiny=True)
+    w_plus, delta = latent_factory(generator)(1)
+    stylegan2 = tmp_path / "tiny/stylegan2/1/model.onnx"
+    if with_generator:
+        variants = stylegan2_variants(generator)
+        graph = to_onnx(variants.onnxruntime, variants.model, (w_plus, delta))
+        store_as_float16(graph)
+        stylegan2.parent.mkdir(parents=True)
+        onnx.save(graph, stylegan2)
     write_domain(networks, DESCRIPTION, tmp_path, draw_faces=None)
     domain = json.loads((tmp_path / "tiny/domain.json").read_text("utf-8"))
     assert domain["fidelities"] == ["latent", "features"]
     assert domain["default_fidelity"] == "features"
-    first = tmp_path / "tiny/features/1" / FACE_TO_FEATURES_FILE
-    assert b"features_to_image.onnx" in first.read_bytes()
-    session = onnxruntime.InferenceSession(str(first), providers=["CPUExecutionProvider"])
-    assert [output.name for output in session.get_outputs()] == ["LATENT", "FEATURES"]
+    folder = tmp_path / "tiny/features/1"
+    assert b"features_to_image.onnx" in (folder / FACE_TO_FEATURES_FILE).read_bytes()
+    assert (folder / SHARED_WEIGHTS_FILE).is_file() == with_generator
+    face = np.zeros((3, 256, 256), np.float32)
+    arguments = w_plus[0].numpy(), delta[0].numpy(), b"key", lambda: face
+    image = FeatureEditor(folder, 1, 1 << 20).edit(*arguments)
+    assert image.shape == (128, 128, 3)
+    if with_generator:  # untrained, an edit of features is that of the latent
+        by_latent = OnnxNetwork(stylegan2, 1)
+        inputs = {"W_PLUS": w_plus.numpy(), "DELTA": delta.numpy()}
+        assert abs(by_latent(inputs)[0][0].astype(int) - image).max() <= 2
+        stylegan2.write_bytes(stylegan2.read_bytes() + b"\0")
+        with pytest.raises(ValueError, match="belongs to another"):
+            FeatureEditor(folder, 1, 1 << 20)
 
 
 def test_a_ghost_is_what_remains_and_a_halo_what_changes_around_an_edit():

@@ -72,8 +72,11 @@ def test_the_domain_and_its_statistics_fit_together():
 
 def test_the_shipped_files_are_small_and_match_their_provenance():
     for folder, megabytes in (("avatars", 40), ("people", 45)):
-        sizes = [p.stat().st_size for p in (REPOSITORY / folder).rglob("*") if p.is_file()]
-        assert sum(sizes) <= megabytes * 1e6 and max(sizes) <= 20e6
+        domain = REPOSITORY / folder
+        sizes = {p: p.stat().st_size for p in domain.rglob("*") if p.is_file()}
+        features = sum(sizes[p] for p in sizes if p.is_relative_to(domain / "features"))
+        assert features <= 25e6 and sum(sizes.values()) - features <= megabytes * 1e6
+        assert max(sizes.values()) <= 20e6
     for path in REPOSITORY.glob("*/*/1/provenance.json"):
         provenance = json.loads(path.read_text("utf-8"))
         model = path.with_name("model.onnx").read_bytes()

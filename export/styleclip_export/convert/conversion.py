@@ -186,10 +186,15 @@ def write_features(
     """Add the networks that edit features as a new version to a domain's folder.
 
     Args:
-        float16_weights: see `NetworkVariants`.
+        float16_weights: see `NetworkVariants`; the generator's then lie in the newest `stylegan2`.
     """
+    generator = folder / wire.STYLEGAN2.name
+    newest = model_repository.newest_version(generator)
+    stylegan2 = generator / str(newest) if float16_weights and newest else None
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as partial:
-        provenance = feature_export.write(networks, Path(partial), float16_weights, report)
+        provenance = feature_export.write(
+            networks, Path(partial), float16_weights, report, stylegan2
+        )
         provenance = {"sources": networks.sources, **provenance}
         Path(partial, "provenance.json").write_text(
             json.dumps(provenance, indent=2) + "\n", "utf-8"

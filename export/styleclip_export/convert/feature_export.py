@@ -34,7 +34,13 @@ from styleclip_export.errors import ConversionError
 from styleclip_export.progress import ReportLine
 from styleclip_networks.sfe import FeatureFuser, Inverter
 from styleclip_server.engines import features
-from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
+from styleclip_server.engines.model_files import (
+    FACE_TO_FEATURES_FILE,
+    FEATURES_TO_IMAGE_FILE,
+    MODEL_FILE,
+    SHARED_WEIGHTS_FILE,
+)
+from styleclip_server.engines.shared_weights import SharedWeights
 
 RELATIVE_BOUND = 1e-4  # of latent and features, relative to the largest value they are sums of
 
@@ -63,13 +69,18 @@ def check_compatible(networks: DomainNetworks) -> None:
 
 @torch.no_grad()
 def write(
-    networks: DomainNetworks, folder: Path, float16_weights: bool, report: ReportLine
+    networks: DomainNetworks,
+    folder: Path,
+    float16_weights: bool,
+    report: ReportLine,
+    stylegan2: Path | None = None,
 ) -> dict[str, Any]:
     """Write both files into `folder`.
 
     Args:
         float16_weights: see `NetworkVariants`. The first graph's generator then lies in the second
-            file.
+            file, or both in that of `stylegan2`.
+        stylegan2: the version folder of the generator, stored as float16 too.
 
     Returns:
         What provenance.json says about them.
@@ -97,6 +108,7 @@ def write(
     synthesized = generator.features(generator.affine(w_plus), int(edit[-1].shape[-1]))
     summand = float(synthesized.abs().max())
     provenance = {}
+    shared: dict[str, dict[str, tuple[str, list[int], int]]] = {}
     for file, build, model, inputs, bound in (
         (
             FEATURES_TO_IMAGE_FILE,
@@ -120,15 +132,22 @@ def write(
                     f"{tensor} of {file} differs from PyTorch by {difference:.3g}, at most "
                     f"{limit:.3g} was expected; nothing was written"
                 )
-        if float16_weights and file == FACE_TO_FEATURES_FILE:
+        if float16_weights:
             graph = onnx.load_from_string(data)
-            share_weights(graph, folder / FEATURES_TO_IMAGE_FILE)
+            if stylegan2:
+                shared[file] = share_weights(graph, stylegan2 / MODEL_FILE)
+            if file == FACE_TO_FEATURES_FILE:
+                share_weights(graph, folder / FEATURES_TO_IMAGE_FILE)
             data = graph.SerializeToString()
         (folder / file).write_bytes(data)
         differences = {tensor: difference for tensor, (difference, _) in errors.items()}
         text = ", ".join(f"{tensor} {value:.2g}" for tensor, value in differences.items())
         report(f"{file}, {len(data) / 1e6:.0f} MB: largest differences from PyTorch: {text}")
         provenance[file] = {"sha256": hashlib.sha256(data).hexdigest(), "errors": differences}
+    if stylegan2 and shared:
+        path = Path("../..", *stylegan2.parts[-2:], MODEL_FILE)
+        sha256 = hashlib.sha256((stylegan2 / MODEL_FILE).read_bytes()).hexdigest()
+        SharedWeights(path.as_posix(), sha256, shared).write(folder / SHARED_WEIGHTS_FILE)
     return provenance
 
 

@@ -138,10 +138,13 @@ def store_as_float16(
         graph.graph.node.insert(0, node)
 
 
-def share_weights(graph: onnx.ModelProto, other: Path) -> None:
+def share_weights(graph: onnx.ModelProto, other: Path) -> dict[str, tuple[str, list[int], int]]:
     """Move large weights of `graph` that the ONNX file `other` has too to that file.
 
-    The file of `graph` must lie in the same folder then.
+    The file of `graph` must lie in the same folder then, or who loads it passes the weights.
+
+    Returns:
+        dtype, shape and offset in `other` of each such weight by its name.
     """
     data = other.read_bytes()
     places, end = {}, 0
@@ -150,6 +153,7 @@ def share_weights(graph: onnx.ModelProto, other: Path) -> None:
             start = data.index(tensor.raw_data, end)
             end = start + len(tensor.raw_data)
             places[tensor.name] = (start, end)
+    shared = {}
     for tensor in graph.graph.initializer:
         start, end = places.get(tensor.name, (0, 0))
         if len(tensor.raw_data) < MIN_EXTERNAL_BYTES or data[start:end] != tensor.raw_data:
@@ -158,3 +162,6 @@ def share_weights(graph: onnx.ModelProto, other: Path) -> None:
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", other.name), ("offset", start), ("length", end - start)):
             tensor.external_data.add(key=key, value=str(value))
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        shared[tensor.name] = dtype, list(tensor.dims), start
+    return shared

@@ -15,8 +15,13 @@ from numpy.typing import NDArray
 
 from styleclip_contract import wire
 from styleclip_contract.wire import DELTA, FACE_CROP, IMAGE, W_PLUS, Tensor
-from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
+from styleclip_server.engines.model_files import (
+    FACE_TO_FEATURES_FILE,
+    FEATURES_TO_IMAGE_FILE,
+    SHARED_WEIGHTS_FILE,
+)
 from styleclip_server.engines.onnxruntime import OnnxNetwork
+from styleclip_server.engines.shared_weights import read_shared_weights
 
 LATENT = Tensor("LATENT", "FP32", (-1, wire.W_DIM), "the inverter's latent")
 FEATURES = Tensor("FEATURES", "FP32", (-1, -1, -1), "what the editor's first layer gives")
@@ -83,14 +88,17 @@ class FeatureEditor:
     """Edits faces by their features.
 
     Args:
-        folder: where the two ONNX files are.
+        folder: where the two ONNX files are; a generator stored as float16 is that of `stylegan2`.
         threads: number of threads; None means one per core.
         cache_bytes: of the features that are kept.
     """
 
     def __init__(self, folder: Path, threads: int | None, cache_bytes: int) -> None:
-        self._face_to_features = OnnxNetwork(folder / FACE_TO_FEATURES_FILE, threads)
-        self._features_to_image = OnnxNetwork(folder / FEATURES_TO_IMAGE_FILE, threads)
+        shared = folder / SHARED_WEIGHTS_FILE
+        self._face_to_features, self._features_to_image = (
+            OnnxNetwork(folder / file, threads, weights=read_shared_weights(shared, file))
+            for file in (FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE)
+        )
         self.cache = FeatureCache(cache_bytes)
 
     def edit(

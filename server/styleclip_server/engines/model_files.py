@@ -7,3 +7,4 @@ OPENVINO_FILE = "model.openvino.onnx"  # run by "openvino"; its weights lie in M
 # Of the model `features`:
 FACE_TO_FEATURES_FILE = "face_to_features.onnx"
 FEATURES_TO_IMAGE_FILE = "features_to_image.onnx"
+SHARED_WEIGHTS_FILE = "shared_weights.json"  # which of their weights lie in another MODEL_FILE
