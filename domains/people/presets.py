@@ -7,13 +7,13 @@ from typing import Any
 STRENGTH, THRESHOLD = 5.0, 0.2
 PRESETS: list[dict[str, Any]] = [
     {"title": "Smile", "target": "a smiling face", "strength": 4.0, "threshold": 0.25},
-    {"title": "Beard", "target": "a face with a beard"},
+    {"title": "Beard", "target": "a face with a beard", "strength": 3.0},
     {"title": "Glasses", "target": "a face with round glasses"},
-    {"title": "Sunglasses", "target": "a face with sunglasses", "strength": 7.0, "threshold": 0.1},
-    {"title": "Blond hair", "target": "a face with blond hair"},
+    {"title": "Sunglasses", "target": "a face with sunglasses", "strength": 9.0, "threshold": 0.15},
+    {"title": "Blond hair", "target": "a face with blond hair", "strength": 8.0, "threshold": 0.15},
     {"title": "Red hair", "target": "a face with red hair"},
     {"title": "Curly hair", "target": "a face with curly hair"},
-    {"title": "Bald", "target": "a bald face", "strength": 6.0, "threshold": 0.15},
+    {"title": "Bald", "target": "a bald face", "strength": 8.0, "threshold": 0.15},
     {"title": "Hat", "target": "a face with a hat"},
     {"title": "Surprised", "target": "a surprised face", "strength": 6.0, "threshold": 0.15},
     {"title": "Sad", "target": "a sad face"},
