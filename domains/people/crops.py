@@ -31,7 +31,7 @@ TINY_SIZE, TINY_QUALITY = 96, Quality(surrounding_lights=4, shadow_size=96, stra
 DECODED_AT_ONCE = 1024  # crops
 HELD_OUT = 0.02  # share of the persons that reports are measured on
 SCENE_ATTRIBUTES = ("skin", "background", "light", "view")  # which scenes show by themselves
-RIDGE = 1.0
+RIDGE = 1.0  # crops; keeps the fit of rare labels small
 
 
 def run(setup: Setup) -> None:
@@ -130,9 +130,10 @@ def _load(folder: Path, device: torch.device) -> tuple[Crops, Crops]:
 
 
 def remove_labels(scenes: Tensor, labels: Tensor) -> Tensor:
-    """Remove from scene vectors (N, d) what follows from labels (N, attributes), in the mean.
+    """Subtract the ridge regression of scene vectors (N, d) on labels (N, attributes).
 
     The length of a beard is zero without one. Were that in the scene, an edit could add none.
+    SCENE_ATTRIBUTES take no part; labels of -1 count as no value.
     """
     own = [a for a, name in enumerate(TABLE.names) if name not in SCENE_ATTRIBUTES]
     columns = [labels[:, a, None] == torch.arange(TABLE.sizes[a]) for a in own]

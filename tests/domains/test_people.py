@@ -318,3 +318,22 @@ def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch)
     groups = evaluation.measure_groups(test, inversions, [(rows, judgment)])
     ((_, group),) = groups["sex"].items()
     assert (group["photos"], group["inverted"], group["hit"], group["kept"]) == (4, 1, 0, 1)
+
+
+def test_scenes_do_not_depend_on_labels():
+    import torch
+
+    from domains.people.crops import remove_labels
+
+    sizes = torch.tensor(TABLE.sizes)
+    labels = (
+        torch.rand(2000, len(sizes), generator=torch.Generator().manual_seed(0)) * sizes
+    ).long()
+    bearded = labels[:, TABLE.names.index("beard")] != TABLE["beard"].index("none")
+    own = torch.randn(2000, generator=torch.Generator().manual_seed(1))
+    scenes = torch.stack([bearded * 0.3 + 0.1 * own, own], 1)
+
+    result = remove_labels(scenes, labels)
+
+    assert (result[bearded].mean(0) - result[~bearded].mean(0)).abs().max() < 0.01
+    assert torch.corrcoef(torch.stack([result[:, 0], own]))[0, 1] > 0.95
