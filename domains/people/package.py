@@ -43,8 +43,16 @@ def read_crops(data: Path) -> list[np.ndarray]:
     type=click.Path(path_type=Path, exists=True),
     help="The predictor of `train_landmarks`, which the domain then uses.",
 )
+@click.option("--only-features", is_flag=True, help="Leave the networks without features as is.")
 @click.option("--tiny", is_flag=True, help="The networks are those of `train --tiny`.")
-def main(runs: Path, data: Path, repository: Path, landmarks: Path | None, tiny: bool) -> None:
+def main(
+    runs: Path,
+    data: Path,
+    repository: Path,
+    landmarks: Path | None,
+    only_features: bool,
+    tiny: bool,
+) -> None:
     """Write the people domain to the model repository, replacing version 1."""
     setup = Setup(data, runs, torch.device("cpu"), 1, {}, tiny=tiny)
     generator = load_generator(setup)
@@ -54,7 +62,8 @@ def main(runs: Path, data: Path, repository: Path, landmarks: Path | None, tiny:
         own.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(landmarks, own)
         compact(own)
-    write_domain(trained, DESCRIPTION, repository, face_factory(read_crops(data)))
+    draw_faces = None if only_features else face_factory(read_crops(data))
+    write_domain(trained, DESCRIPTION, repository, draw_faces)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,17 @@ import json
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
+from domains.people import package  # noqa: E402
+from domains.people.models import load_generator  # noqa: E402
 from domains.training import feature_editor  # noqa: E402
 from domains.training.checkpoints import save_weights  # noqa: E402
 from domains.training.feature_editor import FeatureData, train_editor, train_inverter  # noqa: E402
 from domains.training.fidelity_quality import find_ghosts  # noqa: E402
+from domains.training.networks import build_encoder  # noqa: E402
 from domains.training.packaging import Trained, write_domain  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
@@ -22,6 +26,7 @@ from styleclip_export.convert.random_inputs import latent_factory  # noqa: E402
 from styleclip_server.engines.features import FeatureEditor  # noqa: E402
 from styleclip_server.engines.model_files import (  # noqa: E402
     FACE_TO_FEATURES_FILE,
+    FEATURES_TO_IMAGE_FILE,
     SHARED_WEIGHTS_FILE,
 )
 from styleclip_server.engines.onnxruntime import OnnxNetwork  # noqa: E402
@@ -152,6 +157,29 @@ def test_package_writes_features_that_share_the_generator(tmp_path, with_generat
         stylegan2.write_bytes(stylegan2.read_bytes() + b"\0")
         with pytest.raises(ValueError, match="belongs to another"):
             FeatureEditor(folder, 1, 1 << 20)
+
+
+def test_people_package_of_features_alone_leaves_the_other_networks(tmp_path):
+    runs, repository = tmp_path / "runs", tmp_path / "repository"
+    runs.mkdir()
+    generator = load_generator(setup_in(runs, steps=1))
+    save_weights(generator, runs / "generator.pt")
+    save_weights(build_encoder(generator.num_latents), runs / "encoder.pt")
+    save_weights(feature_editor.build_inverter(generator, tiny=True), runs / "inverter.pt")
+    save_weights(feature_editor.build_editor(generator, tiny=True), runs / "feature_editor.pt")
+    served = repository / "people/e4e/1/model.onnx"
+    served.parent.mkdir(parents=True)
+    served.write_bytes(b"served")
+    arguments = ["--runs", runs, "--data", runs, "--repository", repository]
+    result = CliRunner().invoke(
+        package.main, [*map(str, arguments), "--only-features", "--tiny"], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    assert served.read_bytes() == b"served"
+    assert {path.name for path in repository.glob("people/features/1/*.onnx")} == {
+        FACE_TO_FEATURES_FILE,
+        FEATURES_TO_IMAGE_FILE,
+    }
 
 
 def test_a_ghost_is_what_remains_and_a_halo_what_changes_around_an_edit():
