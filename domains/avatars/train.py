@@ -22,6 +22,7 @@ from domains.training.caption_data import build_captions, read_vocabulary_size
 from domains.training.checkpoints import require_weights
 from domains.training.command import Stage, build_command
 from domains.training.compute_statistics import compute_statistics
+from domains.training.contrastive import encode_with
 from domains.training.networks import build_clip
 from domains.training.setup import Setup
 
@@ -43,7 +44,8 @@ def run_statistics(setup: Setup) -> bool:
     """Run the stage `statistics`."""
     clip = build_clip(read_vocabulary_size(setup.captions))
     require_weights(clip, setup.out / "clip.pt")
-    return compute_statistics(setup, load_generator(setup.out), clip)
+    encode_image = encode_with(clip.to(setup.device).eval())
+    return compute_statistics(setup, load_generator(setup.out), encode_image)
 
 
 STAGES: dict[str, Stage] = {

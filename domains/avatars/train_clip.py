@@ -15,6 +15,7 @@ from domains.training.caption_data import CaptionData
 from domains.training.contrastive import (
     direction_cosines,
     draw_label_changes,
+    encode_with,
     train_clip,
     zero_shot_accuracy,
 )
@@ -40,8 +41,10 @@ def run(setup: Setup) -> None:
 
     clip = train_clip(setup, TABLE, data, draw_images, draw_changes, pairs=2 * setup.batch)
     labels = sample_labels(512, torch.Generator().manual_seed(99), setup.device)
-    print(zero_shot_accuracy(clip, TABLE, data, composer(labels), labels), flush=True)
-    print(direction_cosines(clip, data, draw_changes), flush=True)
+    encode_image = encode_with(clip)
+    accuracy = zero_shot_accuracy(clip, encode_image, TABLE, data, composer(labels), labels)
+    print(accuracy, flush=True)
+    print(direction_cosines(clip, encode_image, data, draw_changes), flush=True)
 
 
 def _image_source(setup: Setup, composer: Composer) -> Callable[[Tensor], Tensor]:

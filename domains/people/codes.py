@@ -103,8 +103,12 @@ class SceneEncoder(nn.Module):
         self.mean.copy_(scenes.mean(0))
         self.std.copy_(scenes.std(0).clamp(min=1e-3))
 
+    def normalize(self, scenes: Tensor) -> Tensor:
+        """Return scene vectors of mean 0 and deviation 1, without outliers."""
+        return ((scenes - self.mean) / self.std).clamp(-4, 4)
+
     def forward(self, scenes: Tensor) -> Tensor:
-        return self.linear(((scenes - self.mean) / self.std).clamp(-4, 4))
+        return self.linear(self.normalize(scenes))
 
 
 def add_scene(labels: Tensor, scene: Tensor) -> Tensor:

@@ -13,17 +13,16 @@ from domains.people import (
     train_encoder,
     train_features,
     train_generator,
+    train_image_tower,
     train_perceptor,
 )
 from domains.people.captions import GRAMMAR, PAIR_NOUNS
 from domains.people.crops import load_crops
 from domains.people.latents import CombinedMapping, load_latents
 from domains.people.models import load_generator, sparse_affine
-from domains.training.caption_data import build_captions, read_vocabulary_size
-from domains.training.checkpoints import require_weights
+from domains.training.caption_data import build_captions
 from domains.training.command import Stage, build_command
 from domains.training.compute_statistics import Effort, compute_statistics
-from domains.training.networks import build_clip
 from domains.training.setup import Setup
 
 TINY_CAPTIONS = 2000
@@ -42,15 +41,14 @@ def prepare_captions(setup: Setup) -> None:
 
 def run_statistics(setup: Setup) -> bool:
     """Run the stage `statistics`."""
-    clip = build_clip(read_vocabulary_size(setup.captions))
-    require_weights(clip, setup.out / "clip.pt")
+    tower = train_image_tower.load_image_tower(setup)
     generator = load_generator(setup).to(setup.device)
     crops, _ = load_crops(setup)
     generator.style = CombinedMapping(load_latents(setup, crops, num_latents=1))
     effort = TINY_EFFORT if setup.tiny else None
     # The other channels depend on the scene: CLIP takes a changed face for an expression or an age.
     editable = sparse_affine(generator).editable_channels()
-    return compute_statistics(setup, generator, clip, effort, editable)
+    return compute_statistics(setup, generator, tower, effort, editable)
 
 
 STAGES: dict[str, Stage] = {
@@ -61,6 +59,7 @@ STAGES: dict[str, Stage] = {
     "mapping": train_generator.run_mapping,
     "adversarial": train_adversarial.run,
     "clip": train_clip.run,
+    "image_tower": train_image_tower.run,
     "latents": train_encoder.run_latents,
     "encoder": train_encoder.run,
     "statistics": run_statistics,
@@ -75,6 +74,7 @@ SECONDS = {
     "mapping": 40.0,
     "adversarial": 1260.0,
     "clip": 180.0,
+    "image_tower": 200.0,
     "latents": 90.0,
     "encoder": 240.0,
     "classifier": 60.0,

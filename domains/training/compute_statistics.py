@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from domains.training.networks import preprocess
+from domains.training.contrastive import EncodeImage
+from domains.training.networks import TEXT_TOWER
 from domains.training.setup import Setup
 from styleclip_export.errors import StatisticsError
 from styleclip_export.npz_files import save_npz
@@ -20,13 +20,13 @@ from styleclip_export.progress import ReportRows
 from styleclip_export.statistics.fs3 import Fs3Settings, fs3_channels, fs3_rows
 from styleclip_export.statistics.fs3_part import Fs3Part
 from styleclip_export.statistics.moments import style_moments
-from styleclip_networks.clip import CLIP
 from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
 # Shorter changes of the CLIP feature count less: the generator switches between whole values,
 # so most channels leave most images unchanged.
 FLOOR = 0.03
+NETWORK_FILES = ("generator.pt", "mapping.pt", "clip.pt", "image_tower.pt")
 PART_FILE = "fs3_part.npz"  # what a run that was stopped has computed
 TRUNCATION = 1.0  # the presets' strengths are in these deviations; StyleCLIP's are 0.7 of them
 
@@ -49,13 +49,14 @@ class Effort:
 def compute_statistics(
     setup: Setup,
     generator: Generator,
-    clip: CLIP,
+    encode_image: EncodeImage,
     effort: Effort | None = None,
     editable: Tensor | None = None,
 ) -> bool:
     """Write STATISTICS_FILE of a trained generator and CLIP.
 
     Args:
+        encode_image: CLIP's image tower, on the device and for evaluation.
         editable: bool (rows of fs3,); edits leave other channels alone. None means all.
 
     Returns:
@@ -63,18 +64,22 @@ def compute_statistics(
         run continues.
     """
     effort = effort or Effort()
-    generator, clip = generator.to(setup.device).eval(), clip.to(setup.device).eval()
+    generator = generator.to(setup.device).eval()
     mean, std, w_avg = style_moments(generator, effort.latents, truncation=TRUNCATION)
     generator.set_upsampling("folded" if setup.on_gpu else "transposed")
     total = len(fs3_channels(generator))
     settings = Fs3Settings(effort.images, floor=FLOOR, dtype=setup.dtype, truncation=TRUNCATION)
     part_file = setup.out / PART_FILE
     key = _fingerprint(setup, settings)
-    computed = _load_part(part_file, total, clip.text_projection.shape[1], key)
+    computed = _load_part(part_file, total, TEXT_TOWER["embed_dim"], key)
     missing = ~computed.done if editable is None else ~computed.done & editable.cpu().numpy()
     rows = {int(row) for row in np.flatnonzero(missing)[: effort.channels or total]}
     progress = _progress_printer()
-    encode = partial(_encode_images, clip)
+
+    def encode(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return encode_image(images)
+
     for done, row in enumerate(fs3_rows(generator, encode, mean, std, settings, rows), 1):
         computed.add(row)
         progress(done, len(rows))
@@ -102,7 +107,7 @@ def compute_statistics(
 
 def _fingerprint(setup: Setup, settings: Fs3Settings) -> str:
     """Return what tells apart the networks and settings that channels are computed with."""
-    files = [setup.out / name for name in ("generator.pt", "mapping.pt", "clip.pt")]
+    files = [setup.out / name for name in NETWORK_FILES]
     weights = b"".join(path.read_bytes() for path in files if path.exists())
     return f"{hashlib.sha256(weights).hexdigest()} {settings}"
 
@@ -113,11 +118,6 @@ def _load_part(path: Path, rows: int, width: int, key: str) -> Fs3Part:
         return Fs3Part.load(path, rows, width, key)
     except StatisticsError:
         return Fs3Part.empty(rows, width, key)
-
-
-def _encode_images(clip: CLIP, images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, enabled=False):
-        return clip.encode_image(preprocess(images))
 
 
 def _progress_printer() -> ReportRows:

@@ -1,4 +1,4 @@
-"""Training of CLIP: a small ViT and a small text transformer on (image, caption) pairs.
+"""Training of CLIP: an image tower and a small text transformer on (image, caption) pairs.
 
 Three losses. Contrastive (Radford et al. 2021, section 2.3) with several positives: "a bald face"
 matches every bald face of the batch. Directional: the change between two images that differ in one
@@ -11,6 +11,7 @@ all attributes of an image at once, where a caption names two or three.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,93 @@ DrawImages = Callable[[Tensor], tuple[Tensor, Tensor]]
 DrawChanges = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Attribute (N,), allowed (N, values), source (N,), as of `CaptionData` → images before and after a
 change of that attribute, (N, 3, r, r) each."""
+EncodeImage = Callable[[Tensor], Tensor]
+"""Images (N, 3, r, r) in [-1, 1] → features (N, D)."""
+
+
+class Batch(NamedTuple):
+    """What a step learns from: N images with captions, and M text pairs.
+
+    Attributes:
+        images: (N + 2 M, 3, r, r): those of the captions, before a change, and after it.
+        texts: int64 (N + 2 M, LENGTH), the captions, the neutral and the target texts.
+        labels: (N, attributes), of the images; claims: bool (N, values), of the captions.
+        match: float32 (N, N), see `matches`.
+        attribute: (M,); allowed: bool (M, values), as of `CaptionData`.
+    """
+
+    images: Tensor
+    texts: Tensor
+    labels: Tensor
+    claims: Tensor
+    match: Tensor
+    attribute: Tensor
+    allowed: Tensor
+
+
+@torch.no_grad()
+def draw_batch(
+    table: AttributeTable,
+    data: CaptionData,
+    draw_images: DrawImages,
+    draw_changes: DrawChanges,
+    captions: int,
+    pairs: int,
+) -> Batch:
+    """Draw captions and text pairs, and images for them."""
+    device = data.claims.device
+    chosen = torch.randint(len(data.captions), (captions,), device=device)
+    claims = data.claims[chosen]
+    images, labels = draw_images(claims)
+    pair = torch.randint(len(data.target), (pairs,), device=device)
+    attribute, allowed = data.attribute[pair], data.allowed[pair]
+    before, after = draw_changes(attribute, allowed, data.source[pair])
+    texts = torch.cat([data.captions[chosen], data.neutral[pair], data.target[pair]])
+    return Batch(
+        torch.cat([images, before, after]),
+        drop_words(texts),
+        labels,
+        claims,
+        matches(table, labels, claims),
+        attribute,
+        allowed,
+    )
+
+
+def compute_losses(
+    batch: Batch,
+    images: Tensor,
+    texts: Tensor,
+    logit_scale: Tensor,
+    values: Tensor,
+    table: AttributeTable,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the contrastive, the directional and the weighted loss of labels.
+
+    Args:
+        images, texts: float32 (N + 2 M, D), unit features of the batch.
+        logit_scale: logarithm of the inverse temperature.
+        values: (values, D) of `value_directions`.
+    """
+    n = len(batch.labels)
+    image_before, image_after = images[n:].chunk(2)
+    text_before, text_after = texts[n:].chunk(2)
+    contrastive = contrastive_loss(images[:n], texts[:n], logit_scale, batch.match)
+    directional = directional_loss(
+        unit(image_after - image_before),
+        unit(text_after - text_before),
+        batch.attribute,
+        batch.allowed,
+    )
+    recognition = classification_loss(LABEL_SCALE * images[:n] @ values.T, batch.labels, table)
+    recognition = recognition + claims_loss(LABEL_SCALE * texts[:n] @ values.T, batch.claims, table)
+    return contrastive, directional, LABELS * recognition
+
+
+def format_losses(losses: tuple[Tensor, Tensor, Tensor]) -> str:
+    """Name the losses of `compute_losses`."""
+    names = ("contrastive", "directional", "labels")
+    return " ".join(f"{n} {x.item():.3f}" for n, x in zip(names, losses, strict=True))
 
 
 def train_clip(
@@ -48,7 +136,7 @@ def train_clip(
         pairs: text pairs in a step, beside four times `setup.batch` captions.
     """
     torch.manual_seed(SEED)
-    device, batch = setup.device, 4 * setup.batch
+    device = setup.device
     budget = setup.budget("clip")
     clip = build_clip(data.vocabulary_size).to(device)
     load_weights(clip, setup.out / "clip.pt")
@@ -66,39 +154,18 @@ def train_clip(
 
     for step in budget:
         set_learning_rate(optimizer, LEARNING_RATE, budget, warmup=0.05)
-        with torch.no_grad():
-            chosen = torch.randint(len(data.captions), (batch,), device=device)
-            images, labels = draw_images(data.claims[chosen])
-            match = matches(table, labels, data.claims[chosen])
-            pair = torch.randint(len(data.target), (pairs,), device=device)
-            attribute, allowed = data.attribute[pair], data.allowed[pair]
-            before, after = draw_changes(attribute, allowed, data.source[pair])
-            inputs = torch.cat([preprocess(x) for x in (images, before, after)])
-            texts = torch.cat([data.captions[chosen], data.neutral[pair], data.target[pair]])
-            texts = drop_words(texts)
+        batch = draw_batch(table, data, draw_images, draw_changes, 4 * setup.batch, pairs)
         with autocast:
-            image_features, text_features = encode(inputs, texts)
-        image_before, image_after = image_features[batch:].chunk(2)
-        text_before, text_after = text_features[batch:].chunk(2)
-        contrastive = contrastive_loss(
-            image_features[:batch], text_features[:batch], clip.logit_scale.float(), match
-        )
-        directional = directional_loss(
-            unit(image_after - image_before), unit(text_after - text_before), attribute, allowed
-        )
-        recognition = classification_loss(
-            LABEL_SCALE * image_features[:batch] @ values.T, labels, table
-        ) + claims_loss(LABEL_SCALE * text_features[:batch] @ values.T, data.claims[chosen], table)
+            images, texts = encode(preprocess(batch.images), batch.texts)
+        scale = clip.logit_scale.float()
+        losses = compute_losses(batch, images, texts, scale, values, table)
         optimizer.zero_grad(set_to_none=True)
-        (contrastive + directional + LABELS * recognition).backward()
+        sum(losses, torch.zeros((), device=device)).backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         optimizer.step()
         ema.update()
         if step % 200 == 0:
-            budget.log(
-                f"contrastive {contrastive.item():.3f} directional {directional.item():.3f} "
-                f"labels {recognition.item():.3f}"
-            )
+            budget.log(format_losses(losses))
     ema.copy_to(clip)
     save_weights(clip, setup.out / "clip.pt")
     budget.save()
@@ -200,10 +267,15 @@ def claims_loss(logits: Tensor, claims: Tensor, table: AttributeTable) -> Tensor
 
 @torch.no_grad()
 def zero_shot_accuracy(
-    clip: CLIP, table: AttributeTable, data: CaptionData, images: Tensor, labels: Tensor
+    clip: CLIP,
+    encode_image: EncodeImage,
+    table: AttributeTable,
+    data: CaptionData,
+    images: Tensor,
+    labels: Tensor,
 ) -> str:
     """Return how often captions of one value find it in images (N, 3, r, r), by attribute."""
-    features = torch.cat([unit(clip.encode_image(preprocess(x))) for x in images.split(64)])
+    features = torch.cat([unit(encode_image(x)) for x in images.split(64)])
     claims = data.claims[:4000]
     texts = torch.cat([unit(clip.encode_text(x.long())) for x in data.captions[:4000].split(500)])
     accuracies = []
@@ -224,15 +296,18 @@ def zero_shot_accuracy(
 
 @torch.no_grad()
 def direction_cosines(
-    clip: CLIP, data: CaptionData, draw_changes: DrawChanges, count: int = 1000
+    clip: CLIP,
+    encode_image: EncodeImage,
+    data: CaptionData,
+    draw_changes: DrawChanges,
+    count: int = 1000,
 ) -> str:
     """Return the mean cosine of image and text directions, of the same and of other attributes."""
     pair = torch.arange(count, device=data.claims.device) % len(data.target)
     attribute = data.attribute[pair]
     before, after = draw_changes(attribute, data.allowed[pair], data.source[pair])
     encoded = [
-        torch.cat([unit(clip.encode_image(preprocess(x))) for x in images.split(64)])
-        for images in (before, after)
+        torch.cat([unit(encode_image(x)) for x in images.split(64)]) for images in (before, after)
     ]
     texts = [unit(clip.encode_text(x[pair].long())) for x in (data.neutral, data.target)]
     cosines = unit(encoded[1] - encoded[0]) @ unit(texts[1] - texts[0]).T
@@ -241,6 +316,11 @@ def direction_cosines(
         f"directions: same change {cosines.diagonal().mean():.3f}, "
         f"other attribute {cosines[other_attribute].abs().mean():.3f}"
     )
+
+
+def encode_with(clip: CLIP) -> EncodeImage:
+    """Return the image tower of CLIP as it reads images (N, 3, r, r) in [-1, 1]."""
+    return lambda images: clip.encode_image(preprocess(images))
 
 
 def unit(x: Tensor) -> Tensor:

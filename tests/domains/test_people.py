@@ -337,3 +337,26 @@ def test_scenes_do_not_depend_on_labels():
 
     assert (result[bearded].mean(0) - result[~bearded].mean(0)).abs().max() < 0.01
     assert torch.corrcoef(torch.stack([result[:, 0], own]))[0, 1] > 0.95
+
+
+def test_a_partial_change_moves_only_the_values_that_change():
+    import torch
+
+    from domains.people.changes import make_partial
+
+    torch.manual_seed(0)
+    labels = torch.zeros(400, len(TABLE.names), dtype=torch.long)
+    changed = labels.clone()
+    changed[:, TABLE.names.index("beard")] = TABLE["beard"].index("moustache")
+    before, after = (TABLE.one_hot(some)[:, None].expand(-1, 14, -1) for some in (labels, changed))
+
+    start, end = make_partial(before, after)
+
+    moved = (end - start) != 0
+    assert not moved[..., (before == after).flatten(0, 1).all(0)].any()
+    layers = moved.any(2).sum(1)
+    assert layers.min() >= 1 and 0.3 < (layers < 14).float().mean() < 0.6
+    whole = (start == before).all((1, 2)) & (end == after).all((1, 2))
+    assert 0.4 < whole.float().mean() < 0.6
+    new = TABLE.offsets[TABLE.names.index("beard")] + TABLE["beard"].index("moustache")
+    assert (end - start)[..., new].min() >= 0
