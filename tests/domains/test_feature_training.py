@@ -20,13 +20,14 @@ from domains.training.networks import build_encoder  # noqa: E402
 from domains.training.packaging import Trained, write_domain  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
+from styleclip_export.convert.accuracy import MIN_PSNR, psnr  # noqa: E402
 from styleclip_export.convert.network_variants import stylegan2_variants  # noqa: E402
 from styleclip_export.convert.onnx_export import store_as_float16, to_onnx  # noqa: E402
 from styleclip_export.convert.random_inputs import latent_factory  # noqa: E402
 from styleclip_server.engines.features import FeatureEditor  # noqa: E402
 from styleclip_server.engines.model_files import (  # noqa: E402
     FACE_TO_FEATURES_FILE,
-    FEATURES_TO_IMAGE_FILE,
+    OPENVINO_FEATURE_FILES,
     SHARED_WEIGHTS_FILE,
 )
 from styleclip_server.engines.onnxruntime import OnnxNetwork  # noqa: E402
@@ -150,13 +151,18 @@ def test_package_writes_features_that_share_the_generator(tmp_path, with_generat
     arguments = w_plus[0].numpy(), delta[0].numpy(), b"key", lambda: face
     image = FeatureEditor(folder, 1, 1 << 20).edit(*arguments)
     assert image.shape == (128, 128, 3)
+    for file in OPENVINO_FEATURE_FILES.values():
+        assert len((folder / file).read_bytes()) < 400_000  # all large weights lie elsewhere
+    in_openvino = FeatureEditor(folder, 1, 1 << 20, openvino=True).edit(*arguments)
+    assert psnr(in_openvino[None], image[None]) >= MIN_PSNR
     if with_generator:  # untrained, an edit of features is that of the latent
         by_latent = OnnxNetwork(stylegan2, 1)
         inputs = {"W_PLUS": w_plus.numpy(), "DELTA": delta.numpy()}
         assert abs(by_latent(inputs)[0][0].astype(int) - image).max() <= 2
         stylegan2.write_bytes(stylegan2.read_bytes() + b"\0")
-        with pytest.raises(ValueError, match="belongs to another"):
-            FeatureEditor(folder, 1, 1 << 20)
+        for openvino in (False, True):
+            with pytest.raises(ValueError, match="belongs to another"):
+                FeatureEditor(folder, 1, 1 << 20, openvino=openvino)
 
 
 def test_people_package_of_features_alone_leaves_the_other_networks(tmp_path):
@@ -177,8 +183,8 @@ def test_people_package_of_features_alone_leaves_the_other_networks(tmp_path):
     assert result.exit_code == 0, result.output
     assert served.read_bytes() == b"served"
     assert {path.name for path in repository.glob("people/features/1/*.onnx")} == {
-        FACE_TO_FEATURES_FILE,
-        FEATURES_TO_IMAGE_FILE,
+        *OPENVINO_FEATURE_FILES,
+        *OPENVINO_FEATURE_FILES.values(),
     }
 
 

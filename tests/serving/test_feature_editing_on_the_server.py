@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -32,8 +33,8 @@ from styleclip_export.convert.onnx_export import TRACED_BATCH, to_onnx
 from styleclip_export.convert.wrappers import to_pixels
 from styleclip_export.npz_files import save_npz
 from styleclip_networks.sfe import FeatureFuser, edit_features
-from styleclip_server.engines.features import FeatureCache, Features
-from styleclip_server.engines.model_files import MODEL_FILE
+from styleclip_server.engines.features import FeatureCache, FeatureEditor, Features
+from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FEATURE_FILES
 from styleclip_server.engines.onnxruntime import OnnxNetwork
 from styleclip_server.pipeline.alignment import to_face_crop
 from styleclip_server.pipeline.fidelities import decode_crop, encode_crop
@@ -255,6 +256,33 @@ def test_other_engines_serve_the_domain_by_its_latent(repository, tmp_path):
         model_repository.link_models(models, repository / "steps", repository / "mine", engine)
         assert {path.name for path in models.iterdir()} == set(wire.MODELS)
         assert "fidelities" not in (models / "stylegan2" / "config.pbtxt").read_text()
+
+
+def test_openvino_edits_features_too(repository, networks, tmp_path):
+    generator, _, _ = networks
+    folder = repository / "mine" / "features" / "1"
+    rng = np.random.default_rng(0)
+    face = rng.uniform(-1, 1, (3, 256, 256)).astype(np.float32)
+    w_plus = rng.standard_normal((LATENTS, 512)).astype(np.float32)
+    offset = rng.normal(0, 0.1, sum(generator.style_channels)).astype(np.float32)
+    images = [
+        FeatureEditor(folder, 1, 1 << 20, openvino=openvino).edit(
+            w_plus, offset, b"key", lambda: face
+        )
+        for openvino in (False, True)
+    ]
+    assert psnr(images[1][None], images[0][None]) >= MIN_PSNR
+    networks_of = {}
+    for engine in ("cpu", "openvino"):
+        models = tmp_path / engine
+        model_repository.link_models(models, repository / "steps", repository / "mine", engine)
+        config = (models / "features" / "config.pbtxt").read_text()
+        networks_of[engine] = re.findall(r'string_value: "(\w+)"', config)
+        assert {path.name for path in (models / "features" / "1").iterdir()} >= {
+            *OPENVINO_FEATURE_FILES,
+            *OPENVINO_FEATURE_FILES.values(),
+        }
+    assert networks_of == {"cpu": ["cpu"], "openvino": ["openvino"]}
 
 
 def test_the_client_edits_an_inverted_face_with_both_fidelities(client, face):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from styleclip_contract import wire
 from styleclip_export.checkpoints.domain_files import DomainNetworks
+from styleclip_export.convert import feature_openvino_export
 from styleclip_export.convert.accuracy import BOUNDS
 from styleclip_export.convert.feature_wrappers import (
     REFERENCE,
@@ -40,7 +41,7 @@ from styleclip_server.engines.model_files import (
     MODEL_FILE,
     SHARED_WEIGHTS_FILE,
 )
-from styleclip_server.engines.shared_weights import SharedWeights
+from styleclip_server.engines.shared_weights import Places, SharedWeights
 
 RELATIVE_BOUND = 1e-4  # of latent and features, relative to the largest value they are sums of
 
@@ -75,7 +76,7 @@ def write(
     report: ReportLine,
     stylegan2: Path | None = None,
 ) -> dict[str, Any]:
-    """Write both files into `folder`.
+    """Write both files into `folder`, and those of OpenVINO.
 
     Args:
         float16_weights: see `NetworkVariants`. The first graph's generator then lies in the second
@@ -100,25 +101,23 @@ def write(
     def build_first(functions: FeatureFunctions) -> nn.Module:
         return FaceToFeatures(inverter, editor, generator, w_avg, functions)
 
+    own_latent = len(inverter.fs_backbone.styles) > 0
+
     def build_second(functions: FeatureFunctions) -> nn.Module:
-        return FeaturesToImage(editor, generator, functions)
+        return FeaturesToImage(editor, generator, functions, own_latent=own_latent)
 
     edit = w_plus, delta, *build_first(REFERENCE)(faces, w_plus)
     # An editor that continues the generator's features subtracts them from the photo's.
     synthesized = generator.features(generator.affine(w_plus), int(edit[-1].shape[-1]))
     summand = float(synthesized.abs().max())
     provenance = {}
-    shared: dict[str, dict[str, tuple[str, list[int], int]]] = {}
-    for file, build, model, inputs, bound in (
-        (
-            FEATURES_TO_IMAGE_FILE,
-            build_second,
-            features.FEATURES_TO_IMAGE,
-            edit,
-            BOUNDS["stylegan2"],
-        ),
-        (FACE_TO_FEATURES_FILE, build_first, features.FACE_TO_FEATURES, (faces, w_plus), None),
-    ):
+    shared: dict[str, Places] = {}
+    first = FACE_TO_FEATURES_FILE, build_first, features.FACE_TO_FEATURES, (faces, w_plus), None
+    second = (
+        *(FEATURES_TO_IMAGE_FILE, build_second, features.FEATURES_TO_IMAGE, edit),
+        BOUNDS["stylegan2"],
+    )
+    for file, build, model, inputs, bound in (second, first):
         graph = to_onnx(build(ONNXRUNTIME), model, inputs)
         if float16_weights:
             store_as_float16(graph)
@@ -144,6 +143,17 @@ def write(
         text = ", ".join(f"{tensor} {value:.2g}" for tensor, value in differences.items())
         report(f"{file}, {len(data) / 1e6:.0f} MB: largest differences from PyTorch: {text}")
         provenance[file] = {"sha256": hashlib.sha256(data).hexdigest(), "errors": differences}
+    graphs = [
+        feature_openvino_export.FeatureGraph(
+            file, build(feature_openvino_export.OPENVINO), model, inputs
+        )
+        for file, build, model, inputs, _ in (first, second)
+    ]
+    openvino, shared_in_openvino = feature_openvino_export.write(
+        graphs, networks, folder, float16_weights, report, stylegan2
+    )
+    provenance["openvino"] = openvino
+    shared |= shared_in_openvino
     if stylegan2 and shared:
         path = Path("../..", *stylegan2.parts[-2:], MODEL_FILE)
         sha256 = hashlib.sha256((stylegan2 / MODEL_FILE).read_bytes()).hexdigest()
@@ -167,10 +177,12 @@ def _compare(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+    read = {entry.name for entry in session.get_inputs()}
     results = {tensor.name: (0.0, 0.0) for tensor in model.outputs}
     for i in range(len(inputs[0])):
         row = [x[i : i + 1] for x in inputs]
-        feed = {t.name: x.numpy() for t, x in zip(model.inputs, row, strict=True)}
+        named = zip(model.inputs, row, strict=True)
+        feed = {t.name: x.numpy() for t, x in named if t.name in read}
         expected = module(*row)
         expected = expected if isinstance(expected, tuple) else (expected,)
         outputs = session.run(None, feed)

@@ -109,20 +109,29 @@ class FaceToFeatures(nn.Module):
 
 
 class FeaturesToImage(nn.Module):
-    """W_PLUS of e4e, DELTA, and the outputs of `FaceToFeatures` → IMAGE (N, H, W, 3), RGB uint8."""
+    """W_PLUS of e4e, DELTA, and the outputs of `FaceToFeatures` → IMAGE (N, H, W, 3), RGB uint8.
+
+    Args:
+        functions: how the networks are computed.
+        own_latent: whether the inverter's latent is another than W_PLUS. If not, it is ignored, and
+            the engines compute the layers up to 64 px once.
+    """
 
     def __init__(
         self,
         editor: FeatureFuser,
         generator: Generator,
         functions: FeatureFunctions = REFERENCE,
+        *,
+        own_latent: bool = True,
     ) -> None:
         super().__init__()
         self.editor, self.generator = editor, generator
-        self.functions = functions
+        self.functions, self.own_latent = functions, own_latent
 
     def forward(self, w_e4e: Tensor, delta: Tensor, w_plus: Tensor, features: Tensor) -> Tensor:
         g, conv = self.generator, self.editor.conv
+        w_plus = w_plus if self.own_latent else w_e4e
         offsets = g.split_styles(delta)
         e4e_edited, edited = (
             [style + offset for style, offset in zip(g.affine(w), offsets, strict=True)]

@@ -18,11 +18,14 @@ from styleclip_contract.wire import DELTA, FACE_CROP, IMAGE, W_PLUS, Tensor
 from styleclip_server.engines.model_files import (
     FACE_TO_FEATURES_FILE,
     FEATURES_TO_IMAGE_FILE,
+    OPENVINO_FEATURE_FILES,
     SHARED_WEIGHTS_FILE,
 )
 from styleclip_server.engines.onnxruntime import OnnxNetwork
+from styleclip_server.engines.openvino import OpenvinoNetwork
 from styleclip_server.engines.shared_weights import read_shared_weights
 
+# The second network has no such input where the inverter's latent is W_PLUS, e4e's.
 LATENT = Tensor("LATENT", "FP32", (-1, wire.W_DIM), "the inverter's latent")
 FEATURES = Tensor("FEATURES", "FP32", (-1, -1, -1), "what the editor's first layer gives")
 FACE_TO_FEATURES = wire.Model(
@@ -88,15 +91,17 @@ class FeatureEditor:
     """Edits faces by their features.
 
     Args:
-        folder: where the two ONNX files are; a generator stored as float16 is that of `stylegan2`.
+        folder: where the ONNX files are; a generator stored as float16 is that of `stylegan2`.
         threads: number of threads; None means one per core.
         cache_bytes: of the features that are kept.
+        openvino: run the networks in OpenVINO where the folder has its files.
     """
 
-    def __init__(self, folder: Path, threads: int | None, cache_bytes: int) -> None:
-        shared = folder / SHARED_WEIGHTS_FILE
+    def __init__(
+        self, folder: Path, threads: int | None, cache_bytes: int, *, openvino: bool = False
+    ) -> None:
         self._face_to_features, self._features_to_image = (
-            OnnxNetwork(folder / file, threads, weights=read_shared_weights(shared, file))
+            _open(folder, file, threads, openvino)
             for file in (FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE)
         )
         self.cache = FeatureCache(cache_bytes)
@@ -127,11 +132,26 @@ class FeatureEditor:
             LATENT.name: cached.latent,
             FEATURES.name: cached.features.astype(np.float32),
         }
-        image: NDArray[np.uint8] = self._features_to_image(inputs)[0][0]
+        network = self._features_to_image
+        image: NDArray[np.uint8] = network({name: inputs[name] for name in network.inputs})[0][0]
         return image
 
     def _invert(self, faces: NDArray[np.float32], latents: NDArray[np.float32]) -> Features:
         outputs = self._face_to_features({FACE_CROP.name: faces, W_PLUS.name: latents})
         latent, features = outputs
-        half = features.clip(-_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
-        return Features(latent, half)
+        return Features(latent, to_half(features))
+
+
+def to_half(features: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round features as they are kept, without infinities."""
+    return features.clip(-_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+
+
+def _open(
+    folder: Path, file: str, threads: int | None, openvino: bool
+) -> OnnxNetwork | OpenvinoNetwork:
+    """Open one of the two networks; OpenVINO takes it from a file of its own."""
+    shared, other = folder / SHARED_WEIGHTS_FILE, OPENVINO_FEATURE_FILES[file]
+    if openvino and (folder / other).is_file():
+        return OpenvinoNetwork(folder / other, threads, weights=read_shared_weights(shared, other))
+    return OnnxNetwork(folder / file, threads, weights=read_shared_weights(shared, file))

@@ -7,4 +7,8 @@ OPENVINO_FILE = "model.openvino.onnx"  # run by "openvino"; its weights lie in M
 # Of the model `features`:
 FACE_TO_FEATURES_FILE = "face_to_features.onnx"
 FEATURES_TO_IMAGE_FILE = "features_to_image.onnx"
+OPENVINO_FEATURE_FILES = {  # run by "openvino" in their place
+    FACE_TO_FEATURES_FILE: "face_to_features.openvino.onnx",
+    FEATURES_TO_IMAGE_FILE: "features_to_image.openvino.onnx",
+}
 SHARED_WEIGHTS_FILE = "shared_weights.json"  # which of their weights lie in another MODEL_FILE

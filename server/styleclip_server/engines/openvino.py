@@ -45,19 +45,25 @@ class OpenvinoNetwork:
         path: the ONNX file.
         threads: number of threads; None means one per core.
         plan: precisions of the parts; None means the file's own plan, or float32 if it has none.
+        weights: those inputs of the file that are weights, which lie outside of its folder.
 
     Raises:
         RuntimeError: OpenVINO cannot read the file, or a tensor of the plan is not in it.
     """
 
     def __init__(
-        self, path: Path, threads: int | None = None, plan: PrecisionPlan | None = None
+        self,
+        path: Path,
+        threads: int | None = None,
+        plan: PrecisionPlan | None = None,
+        weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         import openvino
 
         core = openvino.Core()
         # The server links files one by one; weights in MODEL_FILE must lie beside the file itself.
         model = core.read_model(path.resolve())
+        _insert(model, weights or {})
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
         self.inputs = [port.any_name for port in model.inputs]
         self.outputs = [port.any_name for port in model.outputs]
@@ -88,6 +94,19 @@ class OpenvinoNetwork:
             request.infer(dict(enumerate(values)), share_inputs=True)
             values = [tensor.data for tensor in request.output_tensors]
         return [value.copy() for value in values]
+
+
+def _insert(model: openvino.Model, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Replace the inputs of `model` that are weights by their values."""
+    import openvino
+
+    for parameter in model.get_parameters():
+        name = parameter.output(0).any_name
+        if name in weights:
+            constant = openvino.opset13.constant(weights[name])
+            for reader in parameter.output(0).get_target_inputs():
+                reader.replace_source_output(constant.output(0))
+            model.remove_parameter(parameter)
 
 
 def _stored_plan(model: openvino.Model) -> PrecisionPlan:

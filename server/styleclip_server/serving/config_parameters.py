@@ -2,4 +2,5 @@
 
 FIDELITIES = "fidelities"  # of `direction`: the values of FIDELITY that are served
 NETWORK_FILE = "network_file"  # of `stylegan2` as `wire.FEATURE_STYLEGAN2`: the file that it runs
+ENGINE = "engine"  # of `features`: which engine runs its networks
 DOMAIN = "domain"  # of `stylegan2`: domain.json, for clients

@@ -159,7 +159,7 @@ def network_config(
     return config
 
 
-def features_config(description: str) -> pb.ModelConfig:
+def features_config(description: str, engine: Engine) -> pb.ModelConfig:
     """Return the configuration of `wire.FEATURES`, for the domain with this domain.json.
 
     It runs once, so that its process has all cached features. Its callers, the processes of
@@ -167,6 +167,7 @@ def features_config(description: str) -> pb.ModelConfig:
     """
     config = _interface(wire.FEATURES, _dims(Domain.from_json(description)))
     config.backend = wire.FEATURES.kind
+    config.parameters[config_parameters.ENGINE].string_value = engine
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
     return config
 

@@ -70,7 +70,7 @@ def link_models(
                 else:
                     (served / version.name).symlink_to(version)
     if features:
-        served = _write_config(folder, configs.features_config(description))
+        served = _write_config(folder, configs.features_config(description, engine))
         for version in _versions(domain.resolve() / wire.FEATURES.name):
             _link_beside(served / version.name, _FEATURES_MODEL, version)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from styleclip_server.engines.features import FeatureEditor
 from styleclip_server.pipeline.alignment import to_face_crop
 from styleclip_server.pipeline.edit_tensors import check_latent
 from styleclip_server.pipeline.fidelities import decode_crop
+from styleclip_server.serving import config_parameters
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond
@@ -28,10 +30,13 @@ class TritonPythonModel:
     def initialize(self, args):
         domain = load_domain(find_domain_folder(args["model_repository"]))
         self.crop_size = domain.crop_size
+        parameters = json.loads(args["model_config"])["parameters"]
+        engine = parameters[config_parameters.ENGINE]["string_value"]
         self.editor = FeatureEditor(
             Path(args["model_repository"], args["model_version"]),
             core_quota(),
             int(os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE_MIB)) << 20,
+            openvino=engine == "openvino",
         )
         self.metrics = Metrics(wire.FEATURES.name, domain.name)
 
