@@ -45,7 +45,8 @@ from styleclip_export.convert.network_variants import (
 )
 from styleclip_export.convert.random_inputs import InputFactory, Inputs, latent_factory, seeded
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.stylegan2 import Generator
+from styleclip_networks.stylegan2 import EqualLinear, Generator
+from styleclip_server.pipeline.random_latents import load_mapping
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 from styleclip_server.serving import model_repository
 
@@ -156,6 +157,8 @@ def _replace_mapping(trained: Trained, folder: Path) -> None:
 def _replace_features(trained: Trained, name: str, folder: Path) -> None:
     """Write the inverter and the feature editor to `folder` as version 1."""
     generator, encoder = trained.generator.float().eval(), trained.encoder
+    if not (trained.runs / "mapping.pt").exists():
+        load_served_mapping(generator, folder)
     inverter = build_inverter(generator, trained.tiny)
     editor = build_editor(generator, trained.tiny)
     require_weights(encoder, trained.runs / "encoder.pt")
@@ -173,6 +176,19 @@ def _replace_features(trained: Trained, name: str, folder: Path) -> None:
     feature_export.check_compatible(networks)
     shutil.rmtree(folder / wire.FEATURES.name, ignore_errors=True)
     write_features(networks, folder, float16_weights=True)
+
+
+@torch.no_grad()
+def load_served_mapping(generator: Generator, folder: Path) -> None:
+    """Load the mapping network that the domain in `folder` serves: bfloat16 is measured on its
+    latents."""
+    mapping = load_mapping(folder)
+    if mapping.weights is None:
+        return
+    layers = (layer for layer in generator.style if isinstance(layer, EqualLinear))
+    for layer, weight, bias in zip(layers, mapping.weights, mapping.biases, strict=True):
+        layer.weight.copy_(torch.from_numpy(weight) / layer.scale)
+        layer.bias.copy_(torch.from_numpy(bias) / layer.lr_mul)
 
 
 def _replace_networks(trained: Trained, name: str, folder: Path, draw_faces: InputFactory) -> None:

@@ -17,10 +17,11 @@ from domains.training.checkpoints import save_weights  # noqa: E402
 from domains.training.feature_editor import FeatureData, train_editor, train_inverter  # noqa: E402
 from domains.training.fidelity_quality import find_ghosts  # noqa: E402
 from domains.training.networks import build_encoder  # noqa: E402
-from domains.training.packaging import Trained, write_domain  # noqa: E402
+from domains.training.packaging import Trained, load_served_mapping, write_domain  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
 from styleclip_export.convert.accuracy import MIN_PSNR, psnr  # noqa: E402
+from styleclip_export.convert.conversion import write_mapping  # noqa: E402
 from styleclip_export.convert.network_variants import stylegan2_variants  # noqa: E402
 from styleclip_export.convert.onnx_export import store_as_float16, to_onnx  # noqa: E402
 from styleclip_export.convert.random_inputs import latent_factory  # noqa: E402
@@ -163,6 +164,15 @@ def test_package_writes_features_that_share_the_generator(tmp_path, with_generat
         for openvino in (False, True):
             with pytest.raises(ValueError, match="belongs to another"):
                 FeatureEditor(folder, 1, 1 << 20, openvino=openvino)
+
+
+@torch.no_grad()
+def test_a_served_mapping_network_is_read_back(tmp_path):
+    served, other = (small_generator(32).eval() for _ in range(2))
+    write_mapping(tmp_path, served, torch.zeros(48))
+    load_served_mapping(other, tmp_path)
+    z = torch.randn(4, 48)
+    torch.testing.assert_close(other.mapping(z), served.mapping(z))
 
 
 def test_people_package_of_features_alone_leaves_the_other_networks(tmp_path):

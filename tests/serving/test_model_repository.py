@@ -12,6 +12,7 @@ from paths import ROOT
 from styleclip_contract import wire
 from styleclip_export import cli
 from styleclip_server.engines.engine import ENGINES, OVERLAY_ENGINES
+from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
 from styleclip_server.pipeline.style_statistics import load_statistics
 from styleclip_server.serving import configs, model_repository
 from styleclip_server.serving.domain_folder import load_domain
@@ -79,6 +80,11 @@ def test_the_shipped_files_are_small_and_match_their_provenance():
         assert max(sizes.values()) <= 20e6
     for path in REPOSITORY.glob("*/*/1/provenance.json"):
         provenance = json.loads(path.read_text("utf-8"))
+        if path.parts[-3] == "features":
+            for file in (FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE):
+                model = path.with_name(file).read_bytes()
+                assert provenance[file]["sha256"] == hashlib.sha256(model).hexdigest()
+            continue
         model = path.with_name("model.onnx").read_bytes()
         assert provenance["sha256"] == hashlib.sha256(model).hexdigest()
         assert {error["batch"] for error in provenance["errors"]} == {1, 2, 8}
