@@ -17,6 +17,7 @@ EDIT = RequestClass.of_size("edit", 20_000)
 GOAL = 2.0  # p99 of accepted requests, as a multiple of the unloaded one
 MAX_BATCH = 8
 HIGHEST = 31
+REFUSED = 9  # requests, each time that one may be admitted: ten times what fits
 
 
 @dataclass
@@ -37,6 +38,16 @@ class SimulatedServer:
         self.random = random.Random(1)
         self.numbers = itertools.count()
 
+    def run_alone(self, admission, count):
+        """Send requests one after the other; return their latencies."""
+        latencies = []
+        for _ in range(count):
+            start = self.now
+            with admission.enter(request_class=EDIT):
+                self.now += self.random.lognormvariate(0, self.noise)
+            latencies.append(self.now - start)
+        return latencies
+
     def overload(self, admission, count):
         """Send as many requests as are admitted; return `count` latencies and bounds."""
         latencies, limits = [], []
@@ -52,13 +63,16 @@ class SimulatedServer:
         return latencies, limits
 
     def _fill(self, admission):
-        while True:
+        refused = 0
+        while refused < REFUSED:
             running = ExitStack()
             try:
                 running.enter_context(admission.enter(request_class=EDIT))
             except Refused:
-                return self._start()
-            self.queue.append((self.now, running))
+                refused += 1
+            else:
+                self.queue.append((self.now, running))
+        self._start()
 
     def _start(self):
         while self.queue and len(self.batches) < self.workers:
@@ -94,6 +108,51 @@ def test_overload_keeps_p99_near_twice_the_unloaded_one(workers, slope, noise, s
     assert p99(latencies) <= 1.1 * GOAL * unloaded  # higher bounds are tried
     # It is not much lower than it needs to be.
     assert usual >= HIGHEST / 2 or fixed(2 * usual + 1) > 0.8 * TARGET * unloaded
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_the_first_overload_of_a_server_that_one_request_fills_keeps_p99(noise):
+    server = SimulatedServer(1, 1, noise)
+    admission = Admission(1, HIGHEST, lambda: server.now)
+    unloaded = server.run_alone(admission, 100)
+    latencies, _ = server.overload(admission, 10 * WINDOW)
+    assert p99(latencies[:150]) <= GOAL * p99(unloaded)
+    assert p99(latencies) <= GOAL * p99(unloaded)
+
+
+def enter(admission):
+    running = ExitStack()
+    running.enter_context(admission.enter(request_class=EDIT))
+    return running
+
+
+def test_two_users_are_not_refused_at_a_bound_of_one():
+    admission = Admission(1, HIGHEST)
+    running = enter(admission)
+    for _ in range(2 * WINDOW):
+        following = enter(admission)
+        running.close()
+        running = following
+    assert (admission.limit, admission.refused) == (1, 0)
+
+
+def test_a_bound_of_one_admits_two_until_more_than_one_is_refused():
+    admission = Admission(1, HIGHEST)
+    with enter(admission), enter(admission):
+        refuse(admission, 2)
+    for _ in range(REFUSED):
+        with enter(admission):
+            refuse(admission, 2)
+    with enter(admission):
+        refuse(admission, 1)
+    with enter(admission), enter(admission):
+        assert admission.running == 2
+
+
+def refuse(admission, count):
+    for _ in range(count):
+        with pytest.raises(Refused):
+            enter(admission)
 
 
 def test_a_fixed_bound_does_not_change():

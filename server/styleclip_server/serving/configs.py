@@ -68,7 +68,7 @@ def concurrent_requests(engine: Engine, queue_length: int | None = None) -> tupl
     """Return the bound of concurrent requests at the start, and the highest that queues allow."""
     cpu = engine in CPU_ENGINES
     most = max(2, (queue_length or QUEUE_LENGTH["cpu" if cpu else "gpu"]) - 1)
-    start = max(2, (os.cpu_count() or 1) // 2) if cpu else GPU_CONCURRENT_REQUESTS
+    start = max(1, (os.cpu_count() or 1) // 2) if cpu else GPU_CONCURRENT_REQUESTS
     return min(start, most), most
 
 
