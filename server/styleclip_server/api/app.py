@@ -76,6 +76,7 @@ async def _running_services(
         LocalClient(settings.triton_grpc, cancelled) as client,
         Triton(
             settings.triton_grpc,
+            settings.triton_http,
             admission,
             cancelled,
             allow_shared_memory=settings.allow_shared_memory,

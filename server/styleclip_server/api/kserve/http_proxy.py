@@ -1,8 +1,8 @@
 """KServe's protocol over HTTP, with Triton's extensions: the part that this server offers.
 
-An inference request goes on to Triton as gRPC, so that what clients write never reaches Triton's
-own parsers of HTTP and JSON, and so that a client that disconnects cancels its work. The other
-calls go on as requests that are written here.
+An inference request goes on to Triton as gRPC, or as HTTP that is written here, so that what
+clients write never reaches Triton's own parsers of HTTP and JSON. The other calls go on as requests
+that are written here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from styleclip_server.api.kserve import regions
 from styleclip_server.api.kserve.json_messages import (
     HEADER_LENGTH,
     decode_request,
-    encode_response,
     parse_json,
 )
 from styleclip_server.api.kserve.triton import (
@@ -141,8 +140,7 @@ class HttpProxy:
         ]
         number = new_number()
         with on_disconnect(scope, partial(self._triton.cancelled.add, number)):
-            response = await self._triton.infer_async(request, number, trace)
-        content, header_length = encode_response(response, binary)
+            content, header_length = await self._triton.infer_async(request, binary, number, trace)
         if header_length is None:
             response_headers = [_JSON]
         else:

@@ -20,7 +20,10 @@ from styleclip_contract import limits, wire
 from styleclip_server.api.admission import Admission, RequestClass
 from styleclip_server.api.kserve import inference
 from styleclip_server.api.kserve.inference import ModelInterface
+from styleclip_server.api.kserve.json_messages import BinaryOutputs, encode_response
+from styleclip_server.api.kserve.triton_http import TritonHttp, is_plain
 from styleclip_server.api.refusals import Refused, unavailable
+from styleclip_server.api.tasks import within
 from styleclip_server.cancelled_calls import CancelledCalls
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -49,12 +52,13 @@ Metadata = Iterable[tuple[str, "str | bytes"]]
 
 
 class Triton:
-    """Calls Triton over gRPC, from threads and from the event loop in which it is created.
+    """Calls Triton, from threads over gRPC and from the event loop in which it is created.
 
     Threads have a channel of their own: a change of threads costs a call about 0.1 ms.
 
     Args:
         address: "host:port" of its gRPC port.
+        http_address: of its HTTP port, for plain requests from the event loop.
 
     Attributes:
         admission: the bound on concurrent requests.
@@ -64,6 +68,7 @@ class Triton:
     def __init__(
         self,
         address: str,
+        http_address: str,
         admission: Admission,
         cancelled: CancelledCalls,
         *,
@@ -76,6 +81,7 @@ class Triton:
         self._channel = grpc.insecure_channel(address, _OPTIONS)
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
         self._async_channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._http = TritonHttp(http_address)
         self._async_infer = self._async_channel.unary_unary(f"{SERVICE}ModelInfer")
 
     async def __aenter__(self) -> Triton:
@@ -95,34 +101,52 @@ class Triton:
             Refused: by the checks, because the server is busy, or by Triton.
         """
         interface = self._interface(request.model_name)
-        with self._admitted(request, interface, number) as message:
+        with self._admitted(request, interface):
+            message = _numbered(request, number)
             return self.call("ModelInfer", message, INFER_SECONDS, metadata)
 
     async def infer_async(
-        self, request: ModelInferRequest, number: int, metadata: Metadata = ()
-    ) -> bytes:
-        """Return what `infer` does, without blocking the event loop."""
+        self,
+        request: ModelInferRequest,
+        binary: BinaryOutputs,
+        number: int,
+        metadata: Metadata = (),
+    ) -> tuple[bytes, int | None]:
+        """Do what `infer` does, without blocking the event loop.
+
+        Returns:
+            The body of the HTTP response, and the length of its JSON header if data follow it.
+        """
         interface = self._cached_interface(request.model_name)
         if interface is None:
             interface = await asyncio.to_thread(self._interface, request.model_name)
-        with self._admitted(request, interface, number) as message:
+        with self._admitted(request, interface):
+            metadata = tuple(metadata)
+            if not metadata and is_plain(request, binary):
+                return await self._infer_plain(request, number)
             try:
                 response: bytes = await self._async_infer(
-                    message, timeout=INFER_SECONDS, metadata=tuple(metadata)
+                    _numbered(request, number), timeout=INFER_SECONDS, metadata=metadata
                 )
             except grpc.aio.AioRpcError as error:
                 raise _refusal(error) from error
-            return response
+        return encode_response(response, binary)
+
+    async def _infer_plain(self, request: ModelInferRequest, number: int) -> tuple[bytes, int]:
+        try:
+            return await within(INFER_SECONDS, self._http.infer(request, number))
+        except asyncio.TimeoutError:
+            raise Refused(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        except Refused as refused:
+            refused.message = _without_regions(refused.message)
+            raise
 
     @contextmanager
-    def _admitted(
-        self, request: ModelInferRequest, interface: ModelInterface, number: int
-    ) -> Iterator[bytes]:
-        """Check `request` and count it as running during a `with` block; yield it serialized."""
+    def _admitted(self, request: ModelInferRequest, interface: ModelInterface) -> Iterator[None]:
+        """Check `request` and count it as running during a `with` block."""
         rows = inference.check(request, interface, allow_shared_memory=self._allow_shared_memory)
         with self.admission.enter(rows, _request_class(request, rows)):
-            request.parameters["sequence_id"].int64_param = number
-            yield request.SerializeToString()
+            yield
 
     def _cached_interface(self, name: str) -> ModelInterface | None:
         known = self._interfaces.get(name)
@@ -175,6 +199,11 @@ class Triton:
         return response
 
 
+def _numbered(request: ModelInferRequest, number: int) -> bytes:
+    request.parameters["sequence_id"].int64_param = number
+    return request.SerializeToString()
+
+
 def _request_class(request: ModelInferRequest, rows: int) -> RequestClass | None:
     """Return the class of a request; None unless it is of an ensemble, which runs the networks."""
     if request.model_name not in _ENSEMBLES:
@@ -186,4 +215,8 @@ def _refusal(error: grpc.RpcError) -> Refused:
     message = error.details() or ""
     if error.code() is StatusCode.UNAVAILABLE and _CONNECTION.search(message):
         return unavailable()
-    return Refused(error.code(), _INTERNAL_REGION.sub("(a region)", message)[:4096])
+    return Refused(error.code(), _without_regions(message))
+
+
+def _without_regions(message: str) -> str:
+    return _INTERNAL_REGION.sub("(a region)", message)[:4096]
