@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 import torch
 import tritonclient.grpc as triton
@@ -23,6 +24,7 @@ from styleclip_client.cli import run as run_command
 from styleclip_contract import errors, limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_export import cli
+from styleclip_export.convert import feature_openvino_export
 from styleclip_export.convert.accuracy import MIN_PSNR, psnr
 from styleclip_export.convert.network_variants import (
     clip_text_variants,
@@ -36,6 +38,7 @@ from styleclip_networks.sfe import FeatureFuser, edit_features
 from styleclip_server.engines.features import FeatureCache, FeatureEditor, Features
 from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FEATURE_FILES
 from styleclip_server.engines.onnxruntime import OnnxNetwork
+from styleclip_server.engines.openvino import OpenvinoNetwork, PrecisionPart
 from styleclip_server.pipeline.alignment import to_face_crop
 from styleclip_server.pipeline.fidelities import decode_crop, encode_crop
 from styleclip_server.serving import model_repository
@@ -272,6 +275,18 @@ def test_openvino_edits_features_too(repository, networks, tmp_path):
         for openvino in (False, True)
     ]
     assert psnr(images[1][None], images[0][None]) >= MIN_PSNR
+    second = folder / "features_to_image.openvino.onnx"
+    inputs = {
+        "W_PLUS": w_plus[None],
+        "DELTA": offset[None],
+        "LATENT": w_plus[None] + 0.1,
+        "FEATURES": rng.standard_normal((1, CHANNELS, 64, 64)).astype(np.float32),
+    }
+    expected = OnnxNetwork(folder / "features_to_image.onnx")(inputs)[0].astype(int)
+    graph = onnx.load(second, load_external_data=False)
+    for where, plan in feature_openvino_export.bfloat16_plans(graph, generator).items():
+        exact = [PrecisionPart("f32", part.end_tensors) for part in plan]
+        assert abs(OpenvinoNetwork(second, plan=exact)(inputs)[0] - expected).max() <= 1, where
     networks_of = {}
     for engine in ("cpu", "openvino"):
         models = tmp_path / engine

@@ -8,6 +8,7 @@ another folder are inputs of the graphs, which who loads them replaces by consta
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from styleclip_export.convert.openvino_export import FLOAT32, summarize
 from styleclip_export.convert.random_inputs import latent_factory
 from styleclip_export.convert.wrappers import FaceToLatent
 from styleclip_export.progress import ReportLine
+from styleclip_networks.stylegan2 import Generator
 from styleclip_server.engines import features
 from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.model_files import (
@@ -53,6 +55,7 @@ FACES = 4  # on which bfloat16 is measured, half of them edited
 BOUND = 2 * BOUNDS["stylegan2"]  # levels in float32; features are rounded between the graphs
 BFLOAT16 = [PrecisionPart("bf16")]
 Arrays = Mapping[str, NDArray[Any]]
+Plans = Mapping[str, PrecisionPlan]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def write(
         path.write_bytes(proto.SerializeToString())
         protos[graph.file] = proto
         runs[graph.file] = _runner(path, weights)
-    provenance = _choose_plans(graphs, runs, _draw_faces(networks))
+    plans = bfloat16_plans(protos[FEATURES_TO_IMAGE_FILE], networks.generator)
+    provenance = _choose_plans(graphs, runs, plans, _draw_faces(networks))
     for file, proto in protos.items():
         path = folder / OPENVINO_FEATURE_FILES[file]
         result = provenance["files"][path.name]
@@ -164,8 +168,36 @@ def _draw_faces(networks: DomainNetworks) -> dict[str, Tensor]:
     }
 
 
+def bfloat16_plans(graph: onnx.ModelProto, generator: Generator) -> Plans:
+    """Return the ways to use bfloat16 in the second graph, the fastest first.
+
+    Returns:
+        a description such as "everywhere" → the plan.
+    """
+    outputs = {node.name: node.output[0] for node in graph.graph.node}
+    # The last Add is that of the image's range; before it come those of DELTA to each style.
+    *adds, _ = [tensor for node, tensor in outputs.items() if re.fullmatch(r"/Add(_\d+)?", node)]
+    styles = zip(generator.layers, adds[-len(generator.layers) :], strict=True)
+    (shape,) = (
+        entry.type.tensor_type.shape
+        for entry in graph.graph.input
+        if entry.name == features.FEATURES.name
+    )
+    side = int(shape.dim[-1].dim_value)
+    # What the editor and the later layers read: features, RGB, and styles.
+    ends = [outputs["/Sub"], outputs[f"/to_rgbs.{side.bit_length() - 4}/Add_1"]]
+    ends += [style for layer, style in styles if layer.resolution > side]
+    return {
+        "everywhere": BFLOAT16,
+        "from the feature editor on": [PrecisionPart("f32", ends), *BFLOAT16],
+    }
+
+
 def _choose_plans(
-    graphs: Sequence[FeatureGraph], runs: Mapping[str, Run], faces: Mapping[str, Tensor]
+    graphs: Sequence[FeatureGraph],
+    runs: Mapping[str, Run],
+    plans: Plans,
+    faces: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """Choose the second graph's plan, then the first's, by the images that PyTorch computes."""
     first, second = graphs
@@ -188,8 +220,9 @@ def _choose_plans(
 
     float32 = compare(draw(FLOAT32, FLOAT32), expected)
     float32.check(BOUND, "an edit of features in OpenVINO")
-    late = _choose(lambda plan: psnr(draw(FLOAT32, plan), expected))
-    early = _choose(lambda plan: psnr(draw(plan, late["plan"]), expected))
+    late = _choose(plans, lambda plan: psnr(draw(FLOAT32, plan), expected))
+    everywhere = {"everywhere": BFLOAT16}
+    early = _choose(everywhere, lambda plan: psnr(draw(plan, late["plan"]), expected))
     files = {OPENVINO_FEATURE_FILES[first.file]: early, OPENVINO_FEATURE_FILES[second.file]: late}
     return {"float32": asdict(float32), "files": files}
 
@@ -201,16 +234,19 @@ def _features(outputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {features.LATENT.name: latent, features.FEATURES.name: half.astype(np.float32)}
 
 
-def _choose(measure: Callable[[PrecisionPlan], float]) -> dict[str, Any]:
-    """Return what provenance.json says: bfloat16 where the images allow it, else float32.
+def _choose(plans: Plans, measure: Callable[[PrecisionPlan], float]) -> dict[str, Any]:
+    """Return what provenance.json says: the first plan that the images allow, else float32.
 
     Args:
         measure: a plan → PSNR of the images.
     """
-    if not supports_bfloat16():
-        return {"tried": [], "plan": FLOAT32}
-    value = measure(BFLOAT16)
-    used = value >= MIN_PSNR
-    trial = {"where": "everywhere", "quantity": "PSNR", "value": value, "bound": MIN_PSNR,
-             "used": used}  # fmt: skip
-    return {"tried": [trial], "plan": BFLOAT16 if used else FLOAT32}
+    result: dict[str, Any] = {"tried": [], "plan": FLOAT32}
+    for where, plan in plans.items() if supports_bfloat16() else ():
+        value = measure(plan)
+        used = value >= MIN_PSNR
+        trial = {"where": where, "quantity": "PSNR", "value": value, "bound": MIN_PSNR}
+        result["tried"].append({**trial, "used": used})
+        if used:
+            result["plan"] = plan
+            break
+    return result
