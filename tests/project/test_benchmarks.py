@@ -2,12 +2,25 @@
 
 import json
 
+import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from paths import ROOT
+from small_networks import small_clip, small_encoder, small_generator
 from styleclip_contract import wire
-from tools.bench import fs3, gpu_networks, plots, server
+from styleclip_export.checkpoints.domain_files import DomainNetworks
+from styleclip_server.pipeline.detection import Detection
+from tools.bench import (
+    faces_on_device,
+    fs3,
+    gpu_networks,
+    networks_from_onnx,
+    plots,
+    random_domain,
+    server,
+)
 
 
 def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path):
@@ -84,3 +97,32 @@ def test_the_model_analyzer_configuration_lists_the_networks():
     config = yaml.safe_load((ROOT / "tools/bench/model_analyzer.yaml").read_text())
     assert (ROOT / config["model_repository"]).is_dir()
     assert set(config["profile_models"]) == {model.name for model in wire.NETWORKS}
+
+
+def test_a_random_domain_of_weights_alone_has_them_under_their_names(tmp_path):
+    generator, encoder, clip = small_generator(), small_encoder(), small_clip()
+    w_avg = torch.ones(generator.num_latents, generator.w_dim)
+    networks = DomainNetworks(generator, encoder, clip, w_avg, w_avg[0])
+    random_domain.write_weights(networks, tmp_path)
+    read = networks_from_onnx.read_networks(tmp_path)
+    assert torch.equal(read.w_avg, w_avg)
+    for written, module in ((generator, read.generator), (encoder, read.encoder)):
+        state = module.state_dict()
+        assert state.keys() == written.state_dict().keys()
+        assert all(torch.equal(state[name], value) for name, value in written.state_dict().items())
+    assert torch.equal(read.clip.text_projection, clip.text_projection)
+
+
+def test_dlibs_answers_are_kept_by_the_pixels_of_the_photo(monkeypatch, tmp_path):
+    kept, face = tmp_path / "answers.json", Detection((1, 2, 3, 4), 0.5, 6)
+    dark, light = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), "white")
+    searched = []
+
+    def detect(image):
+        searched.append(image.getpixel((0, 0))[0])
+        return [face] if image is dark else []
+
+    monkeypatch.setattr(faces_on_device, "detect_all_faces", detect)
+    assert faces_on_device.official_answers([dark], kept) == [[face]]
+    assert faces_on_device.official_answers([light, dark.copy()], kept) == [[], [face]]
+    assert searched == [0, 255]

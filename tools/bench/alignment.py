@@ -1,7 +1,8 @@
 """Alignment compared with the official function: speed, quads, and the faces that each detects.
 
     python -m tools.bench.alignment [--sizes 160 512 ...] [--photos 120] [--repeat 3]
-    python -m tools.bench.alignment --device cuda: the PyTorch detector compared with dlib
+    python -m tools.bench.alignment --device cuda: the PyTorch detector compared with dlib, whose
+        answers --answers FILE keeps for the next machine, and --domain FOLDER's landmarks
 
 The official function is e4e's (`utils/alignment.py` of encoder4editing, called as its inference
 notebook does): for each photo it loads the landmark model, creates the detector, searches the photo
@@ -14,6 +15,7 @@ import argparse
 import io
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -202,11 +204,15 @@ def main():
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--device", help="compare dlib in PyTorch on cpu or cuda with dlib")
+    parser.add_argument("--answers", type=Path, help="where dlib's answers are kept, for --device")
+    parser.add_argument("--domain", type=Path, help="a domain with landmarks, for --device")
     options = parser.parse_args()
     if options.device:
         from tools.bench import faces_on_device  # needs PyTorch
 
-        faces_on_device.print_comparison(options.device, options.photos, options.repeat)
+        faces_on_device.print_comparison(
+            options.device, options.photos, options.repeat, options.answers, options.domain
+        )
         return
     print_speed(options.sizes, options.repeat)
     if options.photos:

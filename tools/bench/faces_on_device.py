@@ -1,9 +1,11 @@
 """dlib's detector and landmarks in PyTorch, compared with dlib: the same faces, and the time.
 
-`python -m tools.bench.alignment --device cuda` runs it; a GPU needs a few minutes, most of them for
-dlib's own search.
+`python -m tools.bench.alignment --device cuda` runs it. Most of a few minutes goes into dlib's own
+search, whose answers can be kept in a file.
 """
 
+import hashlib
+import json
 import time
 from collections import Counter
 from statistics import median
@@ -22,10 +24,12 @@ from styleclip_server.engines.cuda.faces.landmarks import (
     read_model,
 )
 from styleclip_server.pipeline.detection import (
+    Detection,
     detect_all_faces,
     detect_large_faces,
     select_largest,
 )
+from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
 from styleclip_server.pipeline.image_pyramid import worker_pool
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
 from tools.bench.derived_photos import generate_photos, load_astronaut
@@ -34,17 +38,22 @@ SECOND_SET = 83  # photos of another seed
 BATCH = 8
 
 
-def print_comparison(device, photos, repeat):
-    """Print how many photos have dlib's answer on `device`, and how long it takes."""
+def print_comparison(device, photos, repeat, kept=None, domain=None):
+    """Print how many photos have dlib's answer on `device`, and how long it takes.
+
+    `kept` is a file with dlib's answers, written if it does not exist; `domain` the folder of
+    a domain that has landmarks.
+    """
     detector = FaceDetector(torch.device(device))
     try:
-        model, predictor = read_model(find_landmark_model()), LandmarkPredictor()
+        model, predictor = read_model(find_landmark_model(domain)), LandmarkPredictor(domain)
     except LandmarksMissing:
         print("without the landmark model: a random one of its size is timed, none is compared")
         model, predictor = random_model(), None
     landmarks = FaceLandmarks(model, torch.device(device))
     for count, seed in ((photos, 0), (min(SECOND_SET, photos), 1)):
-        print_answers(detector, landmarks, predictor, count, seed)
+        images = [variant.image for variant in generate_photos(count, seed)]
+        print_answers(detector, landmarks, predictor, images, official_answers(images, kept))
     print_times(detector, landmarks, repeat)
 
 
@@ -69,12 +78,28 @@ def to_tensor(image, device):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(device)
 
 
-def print_answers(detector, landmarks, predictor, count, seed):
+def official_answers(images, kept):
+    """Return what dlib's official search detects in each photo: as kept in a file, else computed
+    and kept. A photo is known by its pixels."""
+    answers = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    names = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    missing = [row for row, name in enumerate(names) if name not in answers]
+    searched = worker_pool().map(detect_all_faces, [images[row] for row in missing])
+    for row, faces in zip(missing, searched, strict=True):
+        answers[names[row]] = [(face.box, face.score, face.level) for face in faces]
+    if kept and missing:
+        kept.write_text(json.dumps(answers))
+    return [
+        [Detection(tuple(box), score, level) for box, score, level in answers[name]]
+        for name in names
+    ]
+
+
+def print_answers(detector, landmarks, predictor, images, official):
     """Compare with dlib's official search of the same photos."""
-    images = [variant.image for variant in generate_photos(count, seed)]
-    official = list(worker_pool().map(detect_all_faces, images))
-    counter, score_errors, before = Counter(), [0.0], detector.decided_by_dlib
-    for start in range(0, count, BATCH):
+    counter, score_errors, distances = Counter(), [0.0], [0.0]
+    before = detector.decided_by_dlib
+    for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
         photos = [to_tensor(image, detector.device) for image in images[rows]]
         for theirs, ours in zip(official[rows], detector.detect_all_faces(photos), strict=True):
@@ -89,13 +114,23 @@ def print_answers(detector, landmarks, predictor, count, seed):
             images[rows], photos, official[rows], large, strict=True
         ):
             counter["largest face, or none, is dlib's"] += is_same_largest(ours, theirs)
-            if ours and predictor:
-                box = select_largest(ours).box
-                points, expected = landmarks.predict([photo], [box]), predictor.predict(image, box)
-                counter["its landmarks are dlib's"] += np.array_equal(points[0], expected)
+            if ours and theirs and predictor:
+                (points,) = landmarks.predict([photo], [select_largest(ours).box])
+                expected = predictor.predict(image, select_largest(theirs).box)
+                counter["its landmarks are dlib's"] += np.array_equal(points, expected)
+                distances.append(quad_distance(points, expected))
     print("; ".join(f"{name}: {number}" for name, number in counter.items()), end="; ")
     decided = detector.decided_by_dlib - before
-    print(f"scores differ by {max(score_errors):.1e} at most; searches left to dlib: {decided}")
+    print(
+        f"scores differ by {max(score_errors):.1e} at most, quads by {max(distances):.2%} of "
+        f"the face; searches left to dlib: {decided}"
+    )
+
+
+def quad_distance(landmarks, expected):
+    """Return the largest distance of two corners, relative to the face's width."""
+    ours, theirs = quad_from_landmarks(landmarks), quad_from_landmarks(expected)
+    return np.hypot(*(ours - theirs).T).max() / (np.hypot(*(theirs[3] - theirs[0])) / 2)
 
 
 def boxes_and_scores(faces):

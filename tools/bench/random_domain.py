@@ -5,6 +5,9 @@ has the sizes and files of the domain ffhq, as `styleclip-export convert --no-ha
 Random weights draw noise, whose JPEG of quality 95 has 1.3 MB where a face has about 0.4. So toRGB
 is damped, more at higher resolutions, until an image has the file size of a face: the time to
 encode and send it depends on that.
+
+With `--weights-only` it takes seconds: the networks' files have weights but no operators, which is
+enough for `--networks torch`.
 """
 
 from __future__ import annotations
@@ -13,14 +16,18 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 from rich.console import Console
 
+from styleclip_contract import wire
 from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_export.convert import conversion
 from styleclip_networks.clip import CLIP
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.stylegan2 import Generator
+from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.pipeline.style_statistics import convolution_channels
 
 DAMPING = 0.4  # toRGB is scaled by resolution ** -DAMPING
@@ -45,6 +52,24 @@ def build_networks() -> DomainNetworks:
     return DomainNetworks(generator, encoder, clip, w_avg, w_avg.mean(0))
 
 
+def write_weights(networks: DomainNetworks, folder: Path) -> None:
+    """Write each network's parameters to `folder`, under the names that a conversion gives them."""
+    prefixed = {
+        wire.STYLEGAN2: ("generator.", networks.generator),
+        wire.E4E: ("encoder.", networks.encoder),
+        wire.CLIP_TEXT: ("clip.", networks.clip),
+    }
+    for model, (prefix, module) in prefixed.items():
+        arrays = {prefix + name: value.numpy() for name, value in module.state_dict().items()}
+        if model is wire.E4E:
+            arrays["w_avg"] = networks.w_avg.numpy()
+        weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        graph = helper.make_graph([], model.name, [], [], weights)
+        path = folder / model.name / "1" / MODEL_FILE
+        path.parent.mkdir(parents=True)
+        onnx.save(helper.make_model(graph), path)
+
+
 def random_statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Draw random directions of unit length."""
     random = np.random.default_rng(0)
@@ -59,17 +84,23 @@ def random_statistics(style_channels: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-def main(folder: Path) -> None:
+@click.option("--weights-only", is_flag=True, help="Write no operators: for --networks torch.")
+def main(folder: Path, weights_only: bool) -> None:
     """Write a domain of full size with random weights to FOLDER."""
     console = Console()
     random_networks = build_networks()
     description = conversion.describe("ffhq", random_networks.generator, {})
     description |= {"name": folder.name, "title": "random weights, 1024 px"}
-    with console.status("converting"):
-        conversion.convert(
-            random_networks, description, folder.parent, with_float16=False,
-            report=lambda line: console.print(line, highlight=False),
-        )  # fmt: skip
+    if weights_only:
+        write_weights(random_networks, folder)
+        conversion.write_mapping(folder, random_networks.generator, random_networks.w_center)
+        conversion.write_domain_json(folder, description, random_networks.generator)
+    else:
+        with console.status("converting"):
+            conversion.convert(
+                random_networks, description, folder.parent, with_float16=False,
+                report=lambda line: console.print(line, highlight=False),
+            )  # fmt: skip
     np.savez(
         folder / "statistics.npz", **random_statistics(random_networks.generator.style_channels)
     )

@@ -1,7 +1,7 @@
 """What `make bench` runs: perf_analyzer on every ensemble and network of a server.
 
-Inputs are real: the photos of demo/samples, their latents, the domain's presets at several
-strengths. Times inside the server come from Triton's statistics. The baseline server (eager
+Inputs are real: the photos of demo/samples (or yours), their latents, the domain's presets at
+several strengths. Times inside the server come from Triton's statistics. The baseline server (eager
 PyTorch in one process) is measured beside `edit_photo`. Results are written to out/bench/<time>/
 after every measurement; plots and a table that compares with the last run follow at the end.
 """
@@ -62,6 +62,8 @@ def _parse_models(_: Any, __: Any, text: str) -> list[str]:
 @click.option("--growth/--no-growth", "measure_growth", default=True,
               help="Also measure cost against batch, resolution and stacked edits.")  # fmt: skip
 @click.option("--resolutions", default="64,128,256,512,1024", callback=_parse_numbers)
+@click.option("--photos", "folder_of_photos", type=click.Path(file_okay=False, path_type=Path),
+              help="A folder of JPEG files to send, in place of demo/samples.")  # fmt: skip
 @click.option("--short", is_flag=True, help="Two models, 1 and 4 clients, two seconds each.")
 def main(
     server: str | None,
@@ -71,6 +73,7 @@ def main(
     baseline: bool,
     measure_growth: bool,
     resolutions: list[int],
+    folder_of_photos: Path | None,
     short: bool,
 ) -> None:
     """Measure the server with perf_analyzer; tables, CSV, JSON and plots in out/bench/."""
@@ -92,6 +95,8 @@ def main(
             run["domain"] = domain.name
             pattern = "p*.jpg" if domain.align else "avatar-*.png"
             photos = sorted((ROOT / "demo" / "samples").glob(pattern))
+            if folder_of_photos:
+                photos = sorted(folder_of_photos.glob("*.jpg"))
             data = build_inputs(client, photos)
             port = None
             if baseline and run["domain"] == "avatars" and "edit_photo" in models:
