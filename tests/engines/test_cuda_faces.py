@@ -1,6 +1,8 @@
 """dlib's face detector and landmark predictor in PyTorch: the same answers as dlib's own."""
 
 import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from polling import wait_until
 from styleclip_server.engines.cuda.faces import detector as detector_module
 from styleclip_server.engines.cuda.faces import finder as finder_module
 from styleclip_server.engines.cuda.faces.detector import FaceDetector, read_parameters
+from styleclip_server.engines.cuda.faces.gathering import Gathered
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
 from styleclip_server.engines.cuda.faces.resizing import (
     build_pyramid,
@@ -147,7 +151,7 @@ def test_a_photo_is_aligned_as_by_dlib_and_by_dlib_when_the_gpu_fails(
     astronaut, official_model, monkeypatch
 ):
     monkeypatch.setattr(finder_module, "read_model", lambda path: official_model)
-    finder = finder_module.CudaFaceFinder(None, torch.device("cpu"))
+    finder = finder_module.CudaFaceFinder(None, torch.device("cpu"), threads=2)
     finder.load()
     photo = astronaut.resize((220, 220))
     crop, quad = Aligner().align(photo)
@@ -159,6 +163,10 @@ def test_a_photo_is_aligned_as_by_dlib_and_by_dlib_when_the_gpu_fails(
         np.testing.assert_array_equal(ours[1], quad)
 
     assert_aligned()
+    with ThreadPoolExecutor(2) as threads:
+        (one, other) = threads.map(Aligner(finder=finder).align, [photo, photo.resize((200, 200))])
+    np.testing.assert_array_equal(one[1], quad)
+    assert not np.allclose(other[1], quad)
     assert_same(finder.detect_all_faces(photo), expected)
     failure = mock.Mock(side_effect=RuntimeError("out of memory"))
     monkeypatch.setattr(FaceDetector, "_search", failure)
@@ -231,3 +239,33 @@ def test_a_damaged_landmark_model_is_refused(trained_model, tmp_path):
         FaceLandmarks(model, torch.device("cpu")).predict(
             [torch.zeros(3, 40, 40)], [(5, 5, 30, 30)]
         )
+
+
+def test_what_threads_ask_for_meanwhile_is_run_together():
+    calls, busy, go = [], threading.Event(), threading.Event()
+
+    def double(numbers):
+        calls.append(len(numbers))
+        busy.set()
+        assert go.wait(10)
+        return [2 * number for number in numbers]
+
+    gathered = Gathered(double, 3)
+    with ThreadPoolExecutor(6) as threads:
+        first = threads.submit(gathered, 0)
+        assert busy.wait(10)
+        others = [threads.submit(gathered, number) for number in range(1, 6)]
+        wait_until(lambda: gathered._waiting.qsize() == 5)
+        go.set()
+        assert [future.result(10) for future in (first, *others)] == [0, 2, 4, 6, 8, 10]
+    assert calls == [1, 3, 2]
+
+
+def test_a_failed_call_fails_for_all_that_it_was_run_for_and_for_no_later_one():
+    def invert(numbers):
+        return [1 / number for number in numbers]
+
+    gathered = Gathered(invert, 3)
+    with pytest.raises(ZeroDivisionError):
+        gathered(0)
+    assert gathered(2) == 0.5

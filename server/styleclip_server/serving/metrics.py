@@ -8,6 +8,7 @@ Imported by the `model.py` files, inside Triton only.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Protocol
@@ -38,15 +39,19 @@ class Metrics:
 
     def __init__(self, step: str, domain: str) -> None:
         self._step, self._domain = step, domain
-        self._counts = True
+        self._request = threading.local()
         self._previous: dict[str, CacheInfo] = {}
         # Registered at 0: Prometheus cannot compute a rate over the first event of a new series.
         for error in (*InvalidInput.__subclasses__(), ServerError):
             self._errors(error.__name__)
 
     def begin_request(self, request_id: str) -> None:
-        """Start a request: later counts belong to it, and a canary's are dropped."""
-        self._counts = not request_id.startswith(CANARY)
+        """Start a request: later counts of this thread belong to it; a canary's are dropped."""
+        self._request.counts = not request_id.startswith(CANARY)
+
+    @property
+    def _counts(self) -> bool:
+        return getattr(self._request, "counts", True)
 
     def count_faces(self, faces: int) -> None:
         """Count the faces detected in a photo."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,13 @@ Row = dict[str, Any]
 RunRow = Callable[[Row], Row]
 
 
-def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Metrics) -> list[Any]:
+def respond(
+    model: Model,
+    requests: Sequence[Any],
+    run_row: RunRow,
+    metrics: Metrics,
+    threads: Executor | None = None,
+) -> list[Any]:
     """Respond to each request of `execute`, computing row by row.
 
     An `InvalidInput` becomes INVALID_ARGUMENT of its request only. A request whose client has
@@ -39,11 +47,15 @@ def respond(model: Model, requests: Sequence[Any], run_row: RunRow, metrics: Met
         run_row: takes a row's inputs by name (None for an optional one that was not sent) and
             returns its outputs; one that is a function is called only when the request asks for
             that output.
+        threads: compute several requests at once; None: one after the other.
     """
-    return [_respond(model, request, run_row, metrics) for request in requests]
+    respond_to = partial(_respond, model, run_row, metrics)
+    if threads is None or len(requests) == 1:
+        return list(map(respond_to, requests))
+    return list(threads.map(respond_to, requests))
 
 
-def _respond(model: Model, request: Any, run_row: RunRow, metrics: Metrics) -> Any:
+def _respond(model: Model, run_row: RunRow, metrics: Metrics, request: Any) -> Any:
     start, request_id = time.monotonic(), request.request_id()
     number = request.correlation_id()
     inputs: Row = {}

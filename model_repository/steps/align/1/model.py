@@ -1,6 +1,8 @@
 """Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`."""
 
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -19,15 +21,13 @@ from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
 
 
-def find_faces_on_gpu(domain_folder):
-    """Return what finds faces on a GPU if STYLECLIP_FACES is "cuda", else None: dlib does."""
-    if os.environ.get("STYLECLIP_FACES") != "cuda":
-        return None
+def find_faces_on_gpu(domain_folder, threads):
+    """Return what finds faces on a GPU, for so many threads."""
     import torch
 
     from styleclip_server.engines.cuda.faces.finder import CudaFaceFinder
 
-    return CudaFaceFinder(domain_folder, torch.device("cuda"))
+    return CudaFaceFinder(domain_folder, torch.device("cuda"), threads)
 
 
 class TritonPythonModel:
@@ -35,13 +35,17 @@ class TritonPythonModel:
         folder = find_domain_folder(args["model_repository"])
         domain = load_domain(folder)
         self.align, self.crop_size = domain.align, domain.crop_size
-        self.aligner = Aligner(folder, find_faces_on_gpu(folder))
+        finder, self.threads = None, None
+        if os.environ.get("STYLECLIP_FACES") == "cuda":  # else dlib finds them, in all cores
+            count = json.loads(args["model_config"])["max_batch_size"]
+            finder, self.threads = find_faces_on_gpu(folder, count), ThreadPoolExecutor(count)
+        self.aligner = Aligner(folder, finder)
         if self.align:
             self.aligner.preload()
         self.metrics = Metrics(FEATURE_ALIGN.name, domain.name)
 
     def execute(self, requests):
-        return respond(FEATURE_ALIGN, requests, self.run_row, self.metrics)
+        return respond(FEATURE_ALIGN, requests, self.run_row, self.metrics, self.threads)
 
     def run_row(self, row):
         data = row["PHOTO"][0]

@@ -6,5 +6,6 @@ They compute what dlib computes, from the parameters of the installed dlib and o
 - `fhog`: histograms of oriented gradients of many images at once
 - `detector`: the frontal face detector; dlib decides where rounding could change the answer
 - `landmarks`: the landmarks of a batch of faces
+- `gathering`: calls of several threads, run together
 - `finder`: both for the step `align`, with dlib for what fails
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,11 @@ from torch import Tensor
 
 from styleclip_server.engines.cuda import kernel_cache, prebuilt
 from styleclip_server.engines.cuda.faces.detector import FaceDetector
+from styleclip_server.engines.cuda.faces.gathering import Gathered
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
 from styleclip_server.pipeline.cancellation import check_cancelled
 from styleclip_server.pipeline.detection import MIN_PHOTO, OFFICIAL_SEARCH_UP_TO, Detection
+from styleclip_server.pipeline.dlib_detector import Pixels
 from styleclip_server.pipeline.face_finder import DlibFaceFinder, FaceFinder
 from styleclip_server.pipeline.image_pyramid import Box
 from styleclip_server.pipeline.landmarks import crop_around, find_landmark_model
@@ -26,17 +31,45 @@ _WARM_UP_FACES = (100, 200, 300, 450)  # pixels; for each one another CUDA graph
 log = logging.getLogger(__name__)
 
 
+class _Models:
+    """The detector and the landmarks, each with the calls of all threads gathered.
+
+    One thread at a time uses the GPU: while a CUDA graph is captured no other may.
+    """
+
+    def __init__(self, detector: FaceDetector, landmarks: FaceLandmarks, limit: int) -> None:
+        self._landmarks, self._device, self._lock = landmarks, detector.device, threading.Lock()
+        self.large_faces = Gathered(partial(self._detect, detector.detect_large_faces), limit)
+        self.all_faces = Gathered(partial(self._detect, detector.detect_all_faces), limit)
+        self.landmarks = Gathered(self._predict, limit)
+
+    def _detect(
+        self, call: Callable[[list[Tensor]], list[list[Detection]]], photos: Sequence[Pixels]
+    ) -> list[list[Detection]]:
+        with self._lock:
+            return call([self._upload(photo) for photo in photos])
+
+    def _predict(self, faces: Sequence[tuple[Pixels, Box]]) -> list[NDArray[np.float64]]:
+        with self._lock:
+            regions = [self._upload(region) for region, _ in faces]
+            return list(self._landmarks.predict(regions, [box for _, box in faces]))
+
+    def _upload(self, pixels: Pixels) -> Tensor:
+        return torch.from_numpy(pixels).to(self._device).permute(2, 0, 1).contiguous()
+
+
 class CudaFaceFinder(FaceFinder):
-    """dlib's detector and landmarks on `device`.
+    """dlib's detector and landmarks on `device`, for several threads.
 
     Args:
         domain_folder: a domain's folder, which may contain the landmark model.
+        threads: how many threads call it.
     """
 
-    def __init__(self, domain_folder: Path | None, device: torch.device) -> None:
-        self._domain_folder, self._device = domain_folder, device
+    def __init__(self, domain_folder: Path | None, device: torch.device, threads: int = 1) -> None:
+        self._domain_folder, self._device, self._threads = domain_folder, device, threads
         self._dlib = DlibFaceFinder(domain_folder)
-        self._models: tuple[FaceDetector, FaceLandmarks] | None = None
+        self._models: _Models | None = None
 
     def load(self) -> None:
         self._dlib.load()
@@ -44,33 +77,33 @@ class CudaFaceFinder(FaceFinder):
             kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
         try:
             model = read_model(find_landmark_model(self._domain_folder))
-            models = FaceDetector(self._device), FaceLandmarks(model, self._device)
-            models[0].detect_all_faces([torch.zeros(3, 64, 64, dtype=torch.uint8)])
-            for side in _WARM_UP_FACES:
+            detector, landmarks = FaceDetector(self._device), FaceLandmarks(model, self._device)
+            detector.detect_all_faces([torch.zeros(3, 64, 64, dtype=torch.uint8)])
+            for side, faces in itertools.product(_WARM_UP_FACES, range(1, self._threads + 1)):
                 region = torch.zeros(3, 3 * side, 3 * side, dtype=torch.uint8)
-                models[1].predict([region], [(side, side, 2 * side, 2 * side)])
-            self._models = models
+                landmarks.predict([region] * faces, [(side, side, 2 * side, 2 * side)] * faces)
+            self._models = _Models(detector, landmarks, self._threads)
         except Exception:
             log.exception("faces are found by dlib on the CPU")
 
     def detect_large_faces(self, image: Image.Image) -> list[Detection]:
-        on_gpu, by_dlib = FaceDetector.detect_large_faces, self._dlib.detect_large_faces
-        return self._detect(image, on_gpu, by_dlib)
+        on_gpu = self._models.large_faces if self._models else None
+        return self._detect(image, on_gpu, self._dlib.detect_large_faces)
 
     def detect_all_faces(self, image: Image.Image) -> list[Detection]:
-        on_gpu, by_dlib = FaceDetector.detect_all_faces, self._dlib.detect_all_faces
-        return self._detect(image, on_gpu, by_dlib)
+        on_gpu = self._models.all_faces if self._models else None
+        return self._detect(image, on_gpu, self._dlib.detect_all_faces)
 
     def _detect(
         self,
         image: Image.Image,
-        on_gpu: Callable[[FaceDetector, list[Tensor]], list[list[Detection]]],
+        on_gpu: Callable[[Pixels], list[Detection]] | None,
         by_dlib: Callable[[Image.Image], list[Detection]],
     ) -> list[Detection]:
         check_cancelled()
-        if self._models and _fits(image):
+        if on_gpu and _fits(image):
             try:
-                return on_gpu(self._models[0], [self._upload(image)])[0]
+                return on_gpu(np.array(image))
             except Exception:
                 log.exception("dlib detects the faces of this photo on the CPU")
         return by_dlib(image)
@@ -80,14 +113,11 @@ class CudaFaceFinder(FaceFinder):
             region, (x, y) = crop_around(image, box)
             face = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
             try:
-                return self._models[1].predict([self._upload(region)], [face])[0] + (x, y)
+                points = self._models.landmarks((np.array(region), face))
+                return points + np.array((x, y))
             except Exception:
                 log.exception("dlib predicts the landmarks of this photo on the CPU")
         return self._dlib.predict_landmarks(image, box)
-
-    def _upload(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image)).to(self._device)
-        return pixels.permute(2, 0, 1).contiguous()
 
 
 def _fits(image: Image.Image) -> bool:
