@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ class TritonPythonModel:
 """
 
 
-# Each of two requests waits for the other one.
+# Each of two requests waits for the other one, and counts as many faces as its number is.
 ROWS = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -88,13 +89,15 @@ class TritonPythonModel:
         self.both.wait(60)
         if row["X"].item() == 7:
             raise NoFaceFound("seven")
+        for faces in range(int(row["X"].item())):
+            self.metrics.count_faces(faces)
         return {"Y": 2 * row["X"]}
 """
 
 
 @pytest.fixture(scope="module")
-def infer(tmp_path_factory):
-    """Return a function that sends a number to a model and returns what comes back."""
+def server(tmp_path_factory):
+    """Serve the models; return the ports by name."""
     installation = find_installation()
     folder = tmp_path_factory.mktemp("triton")
     for name, text, batch in (("late", LATE, 1), ("rows", ROWS, 2)):
@@ -121,18 +124,27 @@ def infer(tmp_path_factory):
         except InferenceServerException:
             return False
 
+    try:
+        wait_until(is_ready)
+        yield ports
+    finally:
+        client.close()
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def infer(server):
+    """Return a function that sends a number to a model and returns what comes back."""
+    client = triton.InferenceServerClient(f"127.0.0.1:{server['grpc']}")
+
     def call(number, model="late"):
         tensor = triton.InferInput("X", [1, 1], "FP32")
         tensor.set_data_from_numpy(np.full((1, 1), number, np.float32))
         return client.infer(model, [tensor], client_timeout=120).as_numpy("Y").item()
 
-    try:
-        wait_until(is_ready)
-        yield call
-    finally:
-        client.close()
-        process.terminate()
-        assert process.wait(60) == 0
+    yield call
+    client.close()
 
 
 def test_the_next_batch_runs_while_responses_are_computed(infer):
@@ -157,3 +169,15 @@ def test_a_steps_requests_are_computed_at_once_and_fail_one_by_one(infer):
         assert first.result() == 12
         with pytest.raises(InferenceServerException, match="NoFaceFound: seven"):
             second.result()
+
+
+def test_threads_of_a_step_count_at_once(infer, server):
+    def count_faces():
+        text = urlopen(f"http://127.0.0.1:{server['metrics']}/metrics").read().decode()
+        return int(text.split('styleclip_faces_found_count{domain="a domain"} ')[1].split()[0])
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(infer, (1, 2), ("rows",) * 2)) == [2, 4]
+        before = count_faces()
+        assert list(threads.map(infer, (2000, 3000), ("rows",) * 2)) == [4000, 6000]
+    assert count_faces() - before == 5000

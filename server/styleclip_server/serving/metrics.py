@@ -43,7 +43,7 @@ class Metrics:
         self._previous: dict[str, CacheInfo] = {}
         # Registered at 0: Prometheus cannot compute a rate over the first event of a new series.
         for error in (*InvalidInput.__subclasses__(), ServerError):
-            self._errors(error.__name__)
+            self._count_error(error.__name__, 0)
 
     def begin_request(self, request_id: str) -> None:
         """Start a request: later counts of this thread belong to it; a canary's are dropped."""
@@ -56,27 +56,36 @@ class Metrics:
     def count_faces(self, faces: int) -> None:
         """Count the faces detected in a photo."""
         if self._counts:
-            _histogram(
+            _observe(
+                faces,
                 "styleclip_faces_found",
                 "Faces found in a photo; those beside the largest only as far as it took to find",
                 FACES,
                 domain=self._domain,
-            ).observe(faces)
+            )
 
     def count_edits(self, edits: Iterable[Edit]) -> None:
         """Count edits whose direction was computed."""
         if not self._counts:
             return
         for edit in edits:
-            _counter("styleclip_edits_total", "Edits requested", domain=self._domain).increment(1)
+            _count(1, "styleclip_edits_total", "Edits requested", domain=self._domain)
             if edit.direction:  # in a unit of its own, without a threshold
                 continue
-            _histogram(
-                "styleclip_strength", "Strength α of edits", STRENGTHS, domain=self._domain
-            ).observe(edit.strength)
-            _histogram(
-                "styleclip_threshold", "Threshold β of edits", THRESHOLDS, domain=self._domain
-            ).observe(round(edit.threshold, 4))  # it came as float32
+            _observe(
+                edit.strength,
+                "styleclip_strength",
+                "Strength α of edits",
+                STRENGTHS,
+                domain=self._domain,
+            )
+            _observe(
+                round(edit.threshold, 4),  # it came as float32
+                "styleclip_threshold",
+                "Threshold β of edits",
+                THRESHOLDS,
+                domain=self._domain,
+            )
 
     def count_lookups(self, caches: Mapping[str, CacheInfo]) -> None:
         """Count the look-ups since the last call, from the `cache_info()` of each cache."""
@@ -88,36 +97,55 @@ class Metrics:
                 ("miss", info.misses, before.misses if before else 0),
             ):
                 if self._counts and now > then:
-                    _counter(
+                    _count(
+                        now - then,
                         "styleclip_cache_requests_total",
                         "Look-ups in the caches of texts, offsets and features",
                         cache=name,
                         result=result,
-                    ).increment(now - then)
+                    )
 
     def count_image(self, format: str) -> None:
         """Count an encoded image."""
         if self._counts:
-            _counter(
+            _count(
+                1,
                 "styleclip_pictures_total",
                 "Images encoded",
                 domain=self._domain,
                 format=format.upper(),
-            ).increment(1)
+            )
 
     def count_error(self, error: BaseException) -> None:
         """Count a request that was refused or failed."""
         if self._counts:
             named = error if isinstance(error, StyleclipError) else ServerError()
-            self._errors(type(named).__name__).increment(1)
+            self._count_error(type(named).__name__, 1)
 
-    def _errors(self, error: str) -> Any:
-        return _counter(
+    def _count_error(self, error: str, by: int) -> None:
+        _count(
+            by,
             "styleclip_refusals_total",
             "Requests refused or failed in a Python step, by the name of the error",
             step=self._step,
             error=error,
         )
+
+
+# A metric keeps its message to Triton in itself: two threads at once would end the server.
+_lock = threading.Lock()
+
+
+def _count(by: float, name: str, description: str, **labels: str) -> None:
+    with _lock:
+        _counter(name, description, **labels).increment(by)
+
+
+def _observe(
+    value: float, name: str, description: str, buckets: tuple[float, ...], **labels: str
+) -> None:
+    with _lock:
+        _histogram(name, description, buckets, **labels).observe(value)
 
 
 # Families and metrics are created once a process: each is a message to Triton.
