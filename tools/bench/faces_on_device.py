@@ -44,6 +44,7 @@ def print_comparison(device, photos, repeat, kept=None, domain=None):
     `kept` is a file with dlib's answers, written if it does not exist; `domain` the folder of
     a domain that has landmarks.
     """
+    use = use_prebuilt_kernels() if torch.device(device).type == "cuda" else None
     detector = FaceDetector(torch.device(device))
     try:
         model, predictor = read_model(find_landmark_model(domain)), LandmarkPredictor(domain)
@@ -55,6 +56,15 @@ def print_comparison(device, photos, repeat, kept=None, domain=None):
         images = [variant.image for variant in generate_photos(count, seed)]
         print_answers(detector, landmarks, predictor, images, official_answers(images, kept))
     print_times(detector, landmarks, repeat)
+    if use:
+        print(f"{torch.cuda.get_device_name()}: {use}")
+
+
+def use_prebuilt_kernels():
+    """Let Triton take the kernels that STYLECLIP_KERNELS names, as the server does."""
+    from styleclip_server.engines.cuda import kernel_cache, prebuilt  # need Triton
+
+    return kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
 
 
 def random_model():
