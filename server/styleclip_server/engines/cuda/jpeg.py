@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,5 +39,6 @@ def _encode_rows(batch: Tensor, rows: Sequence[int], quality: int) -> list[JpegF
     from torchvision.io import encode_jpeg
 
     planes = batch.permute(0, 3, 1, 2).contiguous()
+    torch.cuda.current_stream().synchronize()  # the encoder has a stream of its own
     data: list[Tensor] = encode_jpeg([planes[row] for row in rows], quality)
     return [copy_to_host(file) for file in data]

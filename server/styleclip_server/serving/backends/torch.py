@@ -1,15 +1,17 @@
 """The Triton model of each network in PyTorch.
 
 Requests that Triton batches are run together, padded to a batch size whose CUDA graph was captured.
-The outputs are copied to the host's memory; images may leave the GPU as JPEG files.
+The outputs are copied to the host's memory; images may leave the GPU as JPEG files. While those of
+a batch are encoded, the next batch is drawn.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton_python_backend_utils as triton
@@ -23,6 +25,7 @@ from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import parent_watch
 from styleclip_server.serving.backends import batching, jpeg_outputs
+from styleclip_server.serving.backends.late_responses import LateResponses
 
 parent_watch.die_with_triton()
 
@@ -37,6 +40,13 @@ def next_power_of_two(n: int) -> int:
 def round_up(n: int, multiple: int) -> int:
     """Return the smallest multiple that is at least `n`."""
     return -(-n // multiple) * multiple
+
+
+class RenderOptions(NamedTuple):
+    """The outputs that a request to the generator asks for, and the quality of its JPEG file."""
+
+    names: list[str]
+    quality: int | None
 
 
 class TritonPythonModel:
@@ -58,8 +68,14 @@ class TritonPythonModel:
         self.renders = model is wire.STYLEGAN2
         with torch.inference_mode():
             self.call = Graphed(_network(model)(parameters, self.device), self.device)
+            self.late = self.stream = None
             if gpu:
                 self._capture(config)
+                # The encoder uses the default stream, which would wait for the next batch.
+                self.stream = torch.cuda.Stream()
+                torch.cuda.synchronize()
+                if self.renders:
+                    self.late = LateResponses(partial(torch.cuda.set_device, self.device))
                 if use.found or use.compiled:
                     triton.Logger.log_info(f"{model.name} on {torch.cuda.get_device_name()}: {use}")
 
@@ -84,32 +100,62 @@ class TritonPythonModel:
                 for name in self.inputs
             ]
             spans = batching.row_slices(columns[0])
-            with torch.inference_mode():
-                result = self.call(*self._padded_batch(columns, spans[-1].stop))
-                outputs = self._outputs(requests, result, spans)
+            # Read here: Triton may reuse a request's memory once `execute` has returned.
+            options = _options(requests, spans) if self.renders else []
+            result = self._run(columns, spans[-1].stop)
         except Exception as error:
             return [batching.failure("PyTorch", error) for _ in requests]
+        respond = partial(self._responses, result, spans, options)
+        if self.late is None or len(requests) == 1:  # alone, a thread would only cost time
+            return respond()
+        self.late.respond(requests, respond)
+        return None
+
+    @torch.inference_mode()
+    def _run(self, columns: Sequence[Sequence[Tensor]], rows: int) -> Tensor:
+        """Return the network's output, which later calls leave alone."""
+        inputs = self._padded_batch(columns, rows)
+        if self.stream is None:
+            return self.call(*inputs)[:rows].clone()
+        with torch.cuda.stream(self.stream):
+            result = self.call(*inputs)[:rows].clone()
+        self.stream.synchronize()
+        return result
+
+    def _responses(
+        self, result: Tensor, spans: Sequence[slice], options: Sequence[RenderOptions]
+    ) -> list[Any]:
+        """Return the response of each request, which has some rows of the network's output."""
+        try:
+            with torch.inference_mode():
+                outputs = self._outputs(result, spans, options)
+            return [
+                triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
+                for named in outputs
+            ]
+        except Exception as error:
+            return [batching.failure("PyTorch", error) for _ in spans]
+
+    def _outputs(
+        self, result: Tensor, spans: Sequence[slice], options: Sequence[RenderOptions]
+    ) -> list[dict[str, Any]]:
+        if not self.renders:
+            output = copy_to_host(result)
+            return [{self.output: output[rows]} for rows in spans]
+        qualities = [
+            each.quality
+            for each, rows in zip(options, spans, strict=True)
+            for _ in range(rows.start, rows.stop)
+        ]
+        files = jpeg.encode(result, qualities)
         return [
-            triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
-            for named in outputs
+            jpeg_outputs.build_outputs(each.names, result[rows], files[rows.start])
+            for each, rows in zip(options, spans, strict=True)
         ]
 
-    def _outputs(self, requests, result, spans):
-        """Return the outputs of each request by name, from its rows of the network's output."""
-        if not self.renders:
-            output = copy_to_host(result[: spans[-1].stop])
-            return [{self.output: output[rows]} for rows in spans]
-        requested = [request.requested_output_names() for request in requests]
-        qualities: list[int | None] = []
-        for request, names, rows in zip(requests, requested, spans, strict=True):
-            count = rows.stop - rows.start
-            quality = _requested_quality(request, count) if RENDER in names else None
-            qualities += [quality] * count
-        files = jpeg.encode(result[: len(qualities)], qualities)
-        return [
-            jpeg_outputs.build_outputs(names, result[rows], files[rows.start])
-            for names, rows in zip(requested, spans, strict=True)
-        ]
+    def finalize(self):
+        if self.late:
+            self.late.close()
 
     def _padded_batch(self, columns: Sequence[Sequence[Tensor]], rows: int) -> list[Tensor]:
         """Join the requests' inputs to one batch, padded to a size that is captured."""
@@ -148,6 +194,16 @@ def _tensor(given: Any) -> Tensor:
         array = given.as_numpy()
         return torch.from_numpy(array if array.flags.writeable else array.copy())
     return torch.from_dlpack(given.to_dlpack())
+
+
+def _options(requests: Sequence[Any], spans: Sequence[slice]) -> list[RenderOptions]:
+    options = []
+    for request, rows in zip(requests, spans, strict=True):
+        names, quality = request.requested_output_names(), None
+        if RENDER in names:
+            quality = _requested_quality(request, rows.stop - rows.start)
+        options.append(RenderOptions(names, quality))
+    return options
 
 
 def _requested_quality(request: Any, rows: int) -> int | None:
