@@ -182,12 +182,3 @@ def test_a_large_encoder_runs_once_on_a_cpu(num_latents, count):
     assert config.instance_group[0].count == count
     generator = configs.network_config(wire.STYLEGAN2, description, "cpu", {"model.onnx"})
     assert generator.instance_group[0].count == 2
-
-
-def test_align_runs_in_fewer_processes_where_the_gpu_finds_the_faces(monkeypatch):
-    def count_instances():
-        return configs.step_config(wire.ALIGN_MODEL, "torch").instance_group[0].count
-
-    beside_a_gpu = count_instances()
-    monkeypatch.setenv("STYLECLIP_FACES", "cuda")
-    assert count_instances() == configs.CUDA_FACES_INSTANCES < beside_a_gpu

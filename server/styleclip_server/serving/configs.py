@@ -42,8 +42,6 @@ GPU_QUEUE_DELAY_MICROSECONDS = 200
 INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
 # Beside a GPU, whose requests need more of the CPU steps at once.
 TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
-# Where `align` finds faces on the GPU: one process reads photos while another has the GPU.
-CUDA_FACES_INSTANCES = 2
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
@@ -110,8 +108,6 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
     count = INSTANCES.get(model.name, 1)
     if engine == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
-        if model.name == wire.ALIGN_MODEL.name and os.environ.get("STYLECLIP_FACES") == "cuda":
-            count = CUDA_FACES_INSTANCES
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
     _set_queue_policy(config, 0, engine)
     return config
