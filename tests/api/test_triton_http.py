@@ -7,6 +7,7 @@ import re
 import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from polling import SECONDS
 from styleclip_server.api.kserve import triton_http
 from styleclip_server.api.kserve.json_messages import BinaryOutputs
 from styleclip_server.api.kserve.triton_http import TritonHttp, is_plain
@@ -138,6 +139,35 @@ def test_a_response_that_does_not_come_is_an_unavailable_server(step):
     results, connections = infer_at_a_server(OK, step, OK)
     assert results == [(RESPONSE, 14), 503, (RESPONSE, 14)]
     assert connections == 2
+
+
+def test_a_canceled_call_ends_in_the_background():
+    async def run():
+        arrived, ready = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader, writer):
+            await reader.readuntil(b"NEUTRAL")
+            arrived.set()
+            await ready.wait()
+            writer.write(OK)
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            triton = TritonHttp(f"127.0.0.1:{port}")
+            call = asyncio.create_task(triton.infer(build_request(), 1))
+            await arrived.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert not triton._idle
+            ready.set()
+            await asyncio.wait_for(until_idle(triton), SECONDS)
+
+    async def until_idle(triton):
+        while not triton._idle:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
 
 
 def test_a_server_that_cannot_be_reached_is_unavailable():
