@@ -16,6 +16,7 @@ from tools.chaos.fuzz.observer import Observer
 from tools.chaos.server import Server
 
 OUT = Path("out/chaos")
+BYSTANDERS = 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -29,7 +30,9 @@ def main(count: int, seed: int, concurrency: int) -> None:
     that must not notice. Exits with 1 when a process ended or a request of these clients was lost.
     Ctrl-C ends it early. out/chaos/fuzz-<time>.json gets curves of memory and file descriptors.
     """
-    server, console = Server(), Console(stderr=True)
+    # A request that is refused since the server is busy would be neither parsed nor passed on.
+    most = str(concurrency + BYSTANDERS)
+    server, console = Server(None, "--max-concurrent", most), Console(stderr=True)
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
