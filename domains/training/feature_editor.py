@@ -4,7 +4,8 @@ Source: Bobkov et al. 2024 (see `styleclip_networks/sfe.py`), sections 3.2 and 3
 configurations of AIRI-Institute/StyleFeatureEditor: first reconstructions of photos; then, with
 the inverter frozen, reconstructions and pairs of generated images before and after an edit. Ours
 differ, since they train for minutes: the latent is e4e's, both networks begin as the identity, no
-discriminator takes part, and a photo that is edited keeps what the edit does not change.
+discriminator takes part, and a photo that is edited keeps its details only where the edit does not
+change the generator's features.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from domains.training.sample_grids import format_psnr, save_grid
 from domains.training.setup import SEED, Setup, set_learning_rate
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.e4e import Encoder4Editing
-from styleclip_networks.sfe import FeatureFuser, FeatureFuserUnit, Inverter
+from styleclip_networks.sfe import (
+    FeatureFuser,
+    FeatureFuserUnit,
+    Inverter,
+    drop_changed_details,
+)
 from styleclip_networks.stylegan2 import Generator
 
 INVERTER_FILE, EDITOR_FILE = "inverter.pt", "feature_editor.pt"
@@ -251,10 +257,11 @@ def edit(
     with torch.no_grad():
         styles = generator.affine(w_plus)
         edited = add_offsets(generator, styles, offsets)
-        change = generator.features(styles, RESOLUTION, setup.dtype)
-        change = change - generator.features(edited, RESOLUTION, setup.dtype)
+        unedited = generator.features(styles, RESOLUTION, setup.dtype)
+        changed = generator.features(edited, RESOLUTION, setup.dtype)
+        features = drop_changed_details(features.float(), unedited.float(), changed.float())
     with setup.autocast():
-        result = editor(features, change)
+        result = editor(features, unedited - changed)
     return generator.synthesis(edited, setup.dtype, result)
 
 

@@ -28,6 +28,10 @@ STRIDES = (2, 2, 1, 2)  # of the stages; ArcFace's third has 2
 CONTENT_STAGE = 3  # whose output, a quarter of the face's side, becomes the feature map
 POOLED_SIDE = 3  # of each stage's output, from which the latent is predicted
 FUSER_UNITS = 5
+# Change of the features at a place, relative to the root mean square of all: where a photo's
+# details begin to give way to an edit, and where none is left.
+CHANGE_BEGINS, CHANGE_ENDS = 0.2, 0.6
+CHANGE_MARGIN = 3  # pixels, odd
 FUSER_WIDTH = 512  # channels of the published generators' features of 64 px
 
 
@@ -229,6 +233,28 @@ def feature_change(
         Delta = F_w(styles) - F_w(edited), (N, C, resolution, resolution).
     """
     return generator.features(styles, resolution) - generator.features(edited, resolution)
+
+
+def drop_changed_details(features: Tensor, synthesized: Tensor, edited: Tensor) -> Tensor:
+    """Replace a photo's features by the generator's where an edit changes these strongly.
+
+    Otherwise the photo's hair stays visible under an edited one. Not in the paper; for networks of
+    our own training.
+
+    Args:
+        features: F_k (N, C, r, r) of the inverter.
+        synthesized, edited: F_w before and after the edit, (N, C, r, r).
+
+    Returns:
+        (N, C, r, r), F_k where nothing changes, F_w before the edit where much does.
+    """
+    scale = synthesized.square().mean((1, 2, 3), keepdim=True).sqrt()
+    change = (synthesized - edited).square().mean(1, keepdim=True).sqrt() / scale
+    share = ((change - CHANGE_BEGINS) / (CHANGE_ENDS - CHANGE_BEGINS)).clamp(0, 1)
+    padding = CHANGE_MARGIN // 2
+    share = F.max_pool2d(share, CHANGE_MARGIN, 1, padding)
+    share = F.avg_pool2d(share, CHANGE_MARGIN, 1, padding, count_include_pad=False)
+    return features + share * (synthesized - features)
 
 
 def edit_features(

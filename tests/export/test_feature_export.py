@@ -1,5 +1,7 @@
 """StyleFeatureEditor as ONNX computes what PyTorch does, for any batch."""
 
+import dataclasses
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -16,7 +18,12 @@ from styleclip_export.convert.feature_wrappers import (
 )
 from styleclip_export.convert.onnx_feature_variants import ONNXRUNTIME
 from styleclip_export.convert.wrappers import to_pixels
-from styleclip_networks.sfe import FeatureFuser, edit_features
+from styleclip_networks.sfe import (
+    FeatureFuser,
+    Inverter,
+    drop_changed_details,
+    edit_features,
+)
 
 SIDE, CHANNELS = 16, 128  # of the features, which Winograd's convolutions take
 LATENT = wire.Tensor("LATENT", "FP32", (-1, 48), "of the inverter")
@@ -44,6 +51,7 @@ def outputs_of(build, inputs, names):
     for batch in (1, 2, 8):
         rows = [x[:batch] for x in inputs]
         feed = {t.name: x.numpy() for t, x in zip(model.inputs, rows, strict=True)}
+        feed = {entry.name: feed[entry.name] for entry in session.get_inputs()}
         with torch.inference_mode():
             expected = wrapper(*rows)
         expected = expected if isinstance(expected, tuple) else (expected,)
@@ -71,15 +79,18 @@ def test_the_inverter_as_onnx(networks):
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * max(1, np.abs(a).max()))
 
 
-def test_the_editor_and_the_generator_as_onnx(networks):
+@pytest.mark.parametrize("own_latent", [True, False])
+def test_the_editor_and_the_generator_as_onnx(networks, own_latent):
     generator, _, editor = networks
 
     def build(functions):
-        return FeaturesToImage(editor, generator, functions)
+        return FeaturesToImage(editor, generator, functions, own_latent=own_latent)
 
     _, w_e4e, delta = random_inputs(generator)
-    inputs = (w_e4e, delta, torch.randn_like(w_e4e), torch.randn(8, CHANNELS, SIDE, SIDE))
-    names = (wire.W_PLUS, wire.DELTA, LATENT, FEATURES), (wire.IMAGE,)
+    channels = CHANNELS if own_latent else 2 * CHANNELS
+    features = dataclasses.replace(FEATURES, shape=(channels, SIDE, SIDE))
+    inputs = (w_e4e, delta, torch.randn_like(w_e4e), torch.randn(8, channels, SIDE, SIDE))
+    names = (wire.W_PLUS, wire.DELTA, LATENT, features), (wire.IMAGE,)
     for (expected,), (ours,) in outputs_of(build, inputs, names):
         difference = np.abs(expected.astype(int) - ours.astype(int))
         assert ours.shape == expected.shape == (len(expected), 64, 64, 3)
@@ -101,6 +112,37 @@ def test_the_two_graphs_together_edit_as_the_networks_do(networks):
     first = FaceToFeatures(inverter, editor, generator, torch.zeros(48))
     image = FeaturesToImage(editor, generator)(w_e4e, delta, *first(faces, w_e4e))
     assert (image.int() - expected.int()).abs().max() <= 1
+
+
+@torch.inference_mode()
+def test_the_two_graphs_of_an_inverter_without_latents_drop_changed_details(networks):
+    generator, _, editor = networks
+    torch.manual_seed(1)
+    inverter = randomize(Inverter(0, (8, 12, 16), (1, 2, 1), CHANNELS, 2))
+    faces, w_e4e, delta = random_inputs(generator)
+    styles = generator.affine(w_e4e)
+    edited = [a + b for a, b in zip(styles, generator.split_styles(delta), strict=True)]
+    before, after = (generator.features(s, SIDE) for s in (styles, edited))
+    predicted = inverter.fs_backbone.features(faces)
+    photo = drop_changed_details(inverter.fuser(predicted, before), before, after)
+    features = editor(photo, before - after)
+    expected = to_pixels(generator.synthesis(edited, features=features))
+
+    first = FaceToFeatures(inverter, editor, generator, torch.zeros(48))
+    second = FeaturesToImage(editor, generator, own_latent=False)
+    image = second(w_e4e, delta, *first(faces, w_e4e))
+    assert (image.int() - expected.int()).abs().max() <= 1
+
+
+def test_details_give_way_only_where_an_edit_changes_much():
+    photo, before = torch.randn(2, 1, 4, 32, 32)
+    after = before.clone()
+    after[..., :16] += 5
+    after[..., 16:] += 0.01
+    result = drop_changed_details(photo, before, after)
+    torch.testing.assert_close(result[..., :15], before[..., :15])
+    torch.testing.assert_close(result[..., 18:], photo[..., 18:])
+    torch.testing.assert_close(drop_changed_details(photo, before, before), photo)
 
 
 @pytest.mark.parametrize("side", [32, 64, 128])

@@ -175,18 +175,24 @@ def bfloat16_plans(graph: onnx.ModelProto, generator: Generator) -> Plans:
         a description such as "everywhere" → the plan.
     """
     outputs = {node.name: node.output[0] for node in graph.graph.node}
-    # The last Add is that of the image's range; before it come those of DELTA to each style.
-    *adds, _ = [tensor for node, tensor in outputs.items() if re.fullmatch(r"/Add(_\d+)?", node)]
-    styles = zip(generator.layers, adds[-len(generator.layers) :], strict=True)
+    # Each layer's style is the sum of a part of DELTA and what e4e's latent, then the inverter's
+    # gives; the generator reads the last one.
+    styles = {}
+    for node in graph.graph.node:
+        part = re.search(r"/Split_output_(\d+)", " ".join(node.input))
+        if node.op_type == "Add" and part:
+            styles[int(part[1])] = node.output[0]
     (shape,) = (
         entry.type.tensor_type.shape
         for entry in graph.graph.input
         if entry.name == features.FEATURES.name
     )
     side = int(shape.dim[-1].dim_value)
-    # What the editor and the later layers read: features, RGB, and styles.
-    ends = [outputs["/Sub"], outputs[f"/to_rgbs.{side.bit_length() - 4}/Add_1"]]
-    ends += [style for layer, style in styles if layer.resolution > side]
+    # What the editor and the later layers read: features, RGB, and styles. The editor's first layer
+    # is all in this graph, or what of it depends on the edit is.
+    joined = outputs.get("/conv/Conv", outputs["/Sub"])
+    ends = [joined, outputs[f"/to_rgbs.{side.bit_length() - 4}/Add_1"]]
+    ends += [styles[i] for i, x in enumerate(generator.layers) if x.resolution > side]
     return {
         "everywhere": BFLOAT16,
         "from the feature editor on": [PrecisionPart("f32", ends), *BFLOAT16],

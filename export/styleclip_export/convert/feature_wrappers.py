@@ -4,6 +4,9 @@ In both graphs the generator's layers up to 64 px are computed with the network,
 of features passes between them. The editor's first layer is linear in F_k and in the change
 F_w(s) - F_w(s'), of which only F_w(s') depends on the edit: the first graph computes the rest of
 the layer, which saves the second a third of those layers.
+
+Where the inverter predicts no latent of its own, as in our own domains, an edit drops details
+(`drop_changed_details`), for which both F_k and F_w(s) pass between the graphs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from styleclip_networks.sfe import (
     FeatureFuser,
     FeatureStyleEncoder,
     Inverter,
+    drop_changed_details,
 )
 from styleclip_networks.stylegan2 import Generator
 
@@ -68,8 +72,9 @@ REFERENCE = FeatureFunctions()
 class FaceToFeatures(nn.Module):
     """FACE_CROP (N, 3, 256, 256) in [-1, 1], W_PLUS (N, L, w_dim) of e4e → latent, features.
 
-    The latent (N, L, w_dim) is the inverter's, or e4e's where it predicts none. The features
-    (N, C, 64, 64) are what the editor's first layer gives without an edit's features.
+    The latent (N, L, w_dim) is the inverter's, and the features (N, C, 64, 64) are what the
+    editor's first layer gives without an edit's features. Where the inverter predicts no latent,
+    it is e4e's, and the features (N, 2 C, 64, 64) are F_k and F_w.
 
     Args:
         w_avg: (L, w_dim) or (w_dim,).
@@ -100,11 +105,11 @@ class FaceToFeatures(nn.Module):
             w_plus, predicted = w_e4e, self.inverter.fs_backbone.features(face)
         resolution = int(predicted.shape[-1])
         synthesized = functions.features(g, g.affine(w_plus), resolution)
-        unedited = synthesized
-        if w_plus is not w_e4e:
-            unedited = functions.features(g, g.affine(w_e4e), resolution)
         joined = fuser.conv(torch.cat([predicted, synthesized], 1))
         features = functions.fuse(fuser.body, joined)
+        if w_plus is w_e4e:
+            return w_plus, torch.cat([features, synthesized], 1)
+        unedited = functions.features(g, g.affine(w_e4e), resolution)
         return w_plus, self.editor.conv(torch.cat([features, unedited], 1))
 
 
@@ -114,7 +119,7 @@ class FeaturesToImage(nn.Module):
     Args:
         functions: how the networks are computed.
         own_latent: whether the inverter's latent is another than W_PLUS. If not, it is ignored, and
-            the engines compute the layers up to 64 px once.
+            the engines compute the layers up to 64 px once; see `FaceToFeatures` for the features.
     """
 
     def __init__(
@@ -137,7 +142,13 @@ class FeaturesToImage(nn.Module):
             [style + offset for style, offset in zip(g.affine(w), offsets, strict=True)]
             for w in (w_e4e, w_plus)
         )
-        weight = conv.weight[:, conv.out_channels :]  # of the change of features
         changed = self.functions.features(g, e4e_edited, int(features.shape[-1]))
-        x = self.functions.fuse(self.editor.body, features - F.conv2d(changed, weight))
+        if self.own_latent:
+            weight = conv.weight[:, conv.out_channels :]  # of the change of features
+            joined = features - F.conv2d(changed, weight)
+        else:
+            photo, unedited = features[:, : conv.out_channels], features[:, conv.out_channels :]
+            photo = drop_changed_details(photo, unedited, changed)
+            joined = conv(torch.cat([photo, unedited - changed], 1))
+        x = self.functions.fuse(self.editor.body, joined)
         return to_pixels(self.functions.synthesis(g, edited, features=x))
