@@ -38,8 +38,6 @@ from domains.training.served_networks import BATCH, Images
 from domains.training.server_networks import ServerNetworks
 from domains.training.text_pairs import TextPair
 from styleclip_client import Inverted
-from styleclip_contract.domain import Domain
-from styleclip_contract.edits import Edit
 from styleclip_contract.errors import NoChannelLeft
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline.ffhq_crop import crop_quad
@@ -178,7 +176,8 @@ def read_test_set(
         labels[~found],
         visible,
     )
-    return test, Pasting(*zip(*faces[:pasted], strict=True))
+    chosen = faces[:pasted]
+    return test, Pasting([photo for photo, _ in chosen], [face for _, face in chosen])
 
 
 def _decode(jpeg: bytes) -> Image.Image:
@@ -279,13 +278,6 @@ def apply_edit(
         return networks.edit(faces, pair, strength, threshold)
     except NoChannelLeft:
         return networks.reconstruct(faces)
-
-
-def find_edit(domain: Domain, pair: TextPair) -> Edit:
-    """Return the edit of a pair with the strength and threshold of its preset, if it has one."""
-    presets = (preset.edit for preset in domain.presets)
-    same = (edit for edit in presets if (edit.neutral, edit.target) == (pair.neutral, pair.target))
-    return next(same, Edit(pair.neutral, pair.target, domain.strength, domain.threshold))
 
 
 def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:

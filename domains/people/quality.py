@@ -28,7 +28,6 @@ from domains.people.evaluation import (
     apply_edit,
     evaluate_removal,
     fidelity_test,
-    find_edit,
     find_rows,
     judge_edit,
     judge_inversions,
@@ -44,7 +43,7 @@ from domains.people.text_pairs import TEXT_PAIRS
 from domains.training.fidelity_quality import write_comparison
 from domains.training.served_networks import ServedNetworks
 from domains.training.server_networks import ServerNetworks, serve
-from domains.training.text_pairs import TextPair
+from domains.training.text_pairs import TextPair, find_edit
 from styleclip_contract.domain import Domain
 from styleclip_contract.limits import FEATURES
 from styleclip_server.serving.domain_folder import load_domain

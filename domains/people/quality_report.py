@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from domains.people.evaluation import EvaluationSet, apply_edit, find_edit
+from domains.people.evaluation import EvaluationSet, apply_edit
 from domains.people.text_pairs import TEXT_PAIRS
 from domains.training.fidelity_quality import format_table
 from domains.training.report_files import format_goal, save_rows, write_section
 from domains.training.served_networks import Images
 from domains.training.server_networks import ServerNetworks
+from domains.training.text_pairs import find_edit
 from styleclip_contract.domain import Domain
 from styleclip_contract.limits import DEFAULT_FIDELITY
 

@@ -22,7 +22,7 @@ from domains.training.classifier import Classifier
 from domains.training.feature_editor import MARGIN, edited_region
 from domains.training.images import resize
 from domains.training.served_networks import BATCH, Images, ServedNetworks
-from domains.training.text_pairs import TextPair
+from domains.training.text_pairs import TextPair, find_edit
 from styleclip_contract.domain import Domain
 from styleclip_contract.errors import NoChannelLeft
 from styleclip_contract.limits import FEATURES, FIDELITIES, LATENT
@@ -57,8 +57,7 @@ def compare_fidelities(
     networks: ServedNetworks,
     test: FidelityTest,
     pairs: Sequence[TextPair],
-    strength: float,
-    threshold: float,
+    domain: Domain,
 ) -> dict[str, Any]:
     """Measure inversions and edits by latent and by features.
 
@@ -81,7 +80,7 @@ def compare_fidelities(
     for pair in pairs:
         rows = test.find_rows(pair)
         if rows.any():
-            measured = compare_edits(networks, test, inversions, pair, rows, strength, threshold)
+            measured = compare_edits(networks, test, inversions, pair, rows, domain)
             result["pairs"].append({"target": pair.target, **measured})
             figures = "; ".join(f"{k}: {_format(v)}" for k, v in measured.items())
             print(f"{pair.target:40s} {figures}", flush=True)
@@ -101,8 +100,8 @@ def write_comparison(
     domain: Domain,
     grid: Path,
 ) -> dict[str, Any]:
-    """Compare the fidelities with the domain's defaults, save the grid, and print the table."""
-    result = compare_fidelities(networks, test, pairs, domain.strength, domain.threshold)
+    """Compare the fidelities by the presets or the defaults, save the grid, print the table."""
+    result = compare_fidelities(networks, test, pairs, domain)
     images, w_plus = test.images[:GRID_PHOTOS], test.w_plus[:GRID_PHOTOS]
     save_comparison(networks, images, w_plus, pairs, domain, grid)
     print(format_table(result), flush=True)
@@ -122,12 +121,12 @@ def edit(
     images: Images,
     w_plus: NDArray[np.float32],
     pair: TextPair,
-    strength: float,
-    threshold: float,
+    domain: Domain,
 ) -> dict[str, Images]:
     """Return images edited by a pair, by fidelity; unchanged where no channel is left."""
+    settings = find_edit(domain, pair)
     try:
-        delta = networks.offset(pair, strength, threshold)
+        delta = networks.offset(pair, settings.strength, settings.threshold)
     except NoChannelLeft:
         delta = networks.no_offset
     return {
@@ -142,8 +141,7 @@ def compare_edits(
     inversions: Mapping[str, Images],
     pair: TextPair,
     rows: Tensor,
-    strength: float,
-    threshold: float,
+    domain: Domain,
 ) -> dict[str, dict[str, float]]:
     """Measure the edits of the photos `rows` by fidelity.
 
@@ -152,7 +150,7 @@ def compare_edits(
     """
     index = rows.numpy()
     photos = _to_tensor(test.images[index])
-    edited = edit(networks, test.images[index], test.w_plus[index], pair, strength, threshold)
+    edited = edit(networks, test.images[index], test.w_plus[index], pair, domain)
     before, after = _to_tensor(inversions[LATENT][index]), _to_tensor(edited[LATENT])
     region = edited_region(before, after)
     unedited = {LATENT: before, FEATURES: _to_tensor(inversions[FEATURES][index])}
@@ -254,7 +252,7 @@ def save_comparison(
         ("features", networks.generate_features(images, w_plus, networks.no_offset)),
     ]
     for pair in pairs[:: max(1, len(pairs) // GRID_PAIRS)][:GRID_PAIRS]:
-        edited = edit(networks, images, w_plus, pair, domain.strength, domain.threshold)
+        edited = edit(networks, images, w_plus, pair, domain)
         title = pair.target.removeprefix("a face with ").removeprefix("a ")
         columns += [
             (f"{title}, {fidelity[0].upper()}", edited[fidelity]) for fidelity in FIDELITIES

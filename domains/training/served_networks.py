@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from domains.training.text_pairs import TextPair
 from styleclip_contract import wire
 from styleclip_contract.edits import Edit
+from styleclip_server.engines.cpu import supports_bfloat16
 from styleclip_server.engines.features import FeatureEditor
 from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -83,7 +84,8 @@ class ServedNetworks:
 
     @cached_property
     def _features(self) -> FeatureEditor:
-        return FeatureEditor(self._folder / wire.FEATURES.name / "1", None, CACHED_FACES)
+        folder = self._folder / wire.FEATURES.name / "1"
+        return FeatureEditor(folder, None, CACHED_FACES, openvino=supports_bfloat16())
 
     def generate(self, w_plus: NDArray[np.float32], delta: NDArray[np.float32]) -> Images:
         """Generate images of latents (N, L, 512) with an offset (S,)."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from domains.training.attributes import AttributeTable
+from styleclip_contract.domain import Domain
+from styleclip_contract.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,10 @@ class TextPair:
         attribute = self.table.attributes[self.column]
         values = torch.tensor([attribute.index(value) for value in self.values])
         return torch.isin(labels[:, self.column], values)
+
+
+def find_edit(domain: Domain, pair: TextPair) -> Edit:
+    """Return the edit of a pair with the strength and threshold of its preset, if it has one."""
+    presets = (preset.edit for preset in domain.presets)
+    same = (edit for edit in presets if (edit.neutral, edit.target) == (pair.neutral, pair.target))
+    return next(same, Edit(pair.neutral, pair.target, domain.strength, domain.threshold))
