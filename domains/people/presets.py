@@ -6,18 +6,31 @@ from typing import Any
 
 STRENGTH, THRESHOLD = 5.0, 0.2
 PRESETS: list[dict[str, Any]] = [
-    {"title": "Smile", "target": "a smiling face", "strength": 4.0, "threshold": 0.25},
-    {"title": "Beard", "target": "a face with a beard", "strength": 3.0},
-    {"title": "Glasses", "target": "a face with round glasses"},
-    {"title": "Sunglasses", "target": "a face with sunglasses", "strength": 9.0, "threshold": 0.15},
-    {"title": "Blond hair", "target": "a face with blond hair", "strength": 8.0, "threshold": 0.15},
-    {"title": "Red hair", "target": "a face with red hair"},
-    {"title": "Curly hair", "target": "a face with curly hair"},
-    {"title": "Bald", "target": "a bald face", "strength": 8.0, "threshold": 0.15},
+    {"title": "Smile", "target": "a smiling face", "strength": 3.0, "threshold": 0.25},
+    {"title": "Beard", "target": "a face with a beard", "strength": 4.0, "threshold": 0.3},
+    {"title": "Moustache", "target": "a face with a moustache", "strength": 15.0},
+    {
+        "title": "Glasses",
+        "target": "a face with round glasses",
+        "strength": 12.0,
+        "threshold": 0.3,
+    },
+    {"title": "Sunglasses", "target": "a face with sunglasses", "strength": 4.0, "threshold": 0.15},
+    {"title": "Blond hair", "target": "a face with blond hair", "strength": 7.0},
+    {"title": "Red hair", "target": "a face with red hair", "strength": 14.0},
+    {"title": "Grey hair", "target": "a face with grey hair", "strength": 3.0, "threshold": 0.4},
+    {"title": "Curly hair", "target": "a face with curly hair", "strength": 8.0, "threshold": 0.3},
+    {"title": "Bald", "target": "a bald face", "strength": 14.0, "threshold": 0.25},
     {"title": "Hat", "target": "a face with a hat"},
-    {"title": "Surprised", "target": "a surprised face", "strength": 6.0, "threshold": 0.15},
-    {"title": "Sad", "target": "a sad face"},
-    {"title": "Old", "target": "an old face"},
+    {"title": "Surprised", "target": "a surprised face", "strength": 4.5, "threshold": 0.3},
+    {"title": "Sad", "target": "a sad face", "strength": 4.5, "threshold": 0.3},
+    {
+        "title": "Eyes closed",
+        "target": "a face with closed eyes",
+        "strength": 8.0,
+        "threshold": 0.3,
+    },
+    {"title": "Old", "target": "an old face", "strength": 4.5, "threshold": 0.3},
 ]
 LICENSE = "Weights: MIT. Trained on heads rendered from MakeHuman's base mesh (CC0)."
 DESCRIPTION: dict[str, Any] = {
@@ -26,5 +39,6 @@ DESCRIPTION: dict[str, Any] = {
     "align": True,
     "defaults": {"neutral": "a face", "strength": STRENGTH, "threshold": THRESHOLD},
     "presets": PRESETS,
+    "default_fidelity": "features",
     "license": LICENSE,
 }
