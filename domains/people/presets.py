@@ -8,7 +8,6 @@ STRENGTH, THRESHOLD = 5.0, 0.2
 PRESETS: list[dict[str, Any]] = [
     {"title": "Smile", "target": "a smiling face", "strength": 3.0, "threshold": 0.25},
     {"title": "Beard", "target": "a face with a beard", "strength": 4.0, "threshold": 0.3},
-    {"title": "Moustache", "target": "a face with a moustache", "strength": 15.0},
     {
         "title": "Glasses",
         "target": "a face with round glasses",
@@ -21,6 +20,7 @@ PRESETS: list[dict[str, Any]] = [
     {"title": "Grey hair", "target": "a face with grey hair", "strength": 3.0, "threshold": 0.4},
     {"title": "Curly hair", "target": "a face with curly hair", "strength": 8.0, "threshold": 0.3},
     {"title": "Bald", "target": "a bald face", "strength": 14.0, "threshold": 0.25},
+    {"title": "Moustache", "target": "a face with a moustache", "strength": 15.0},
     {"title": "Hat", "target": "a face with a hat"},
     {"title": "Surprised", "target": "a surprised face", "strength": 4.5, "threshold": 0.3},
     {"title": "Sad", "target": "a sad face", "strength": 4.5, "threshold": 0.3},
