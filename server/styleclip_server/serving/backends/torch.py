@@ -57,6 +57,8 @@ class TritonPythonModel:
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if gpu else "cpu")
         if gpu:
             torch.cuda.set_device(self.device)
+            # Joining a small batch on all cores costs more than it saves: their threads spin.
+            torch.set_num_threads(1)
             torch.backends.cudnn.benchmark = True
             use = kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
         parameters = weights.read_parameters(
