@@ -3,7 +3,7 @@
     python -m domains.training.served_weights model_repository/avatars runs/avatars
 
 The served ONNX files have the very weights in float16 (`packaging.py`): the synthesis, e4e, and
-CLIP's text encoder, as the stages `inverter` and `features` need them.
+CLIP's text encoder, as the stages `inverter` and `features` need them, and what these have trained.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from domains.training.feature_editor import EDITOR_FILE, INVERTER_FILE
+from styleclip_contract import wire
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.sizes import encoder_sizes, generator_sizes
 from styleclip_networks.stylegan2 import Generator
-from styleclip_server.engines.model_files import MODEL_FILE
+from styleclip_server.engines.model_files import (
+    FACE_TO_FEATURES_FILE,
+    FEATURES_TO_IMAGE_FILE,
+    MODEL_FILE,
+)
 from styleclip_server.engines.weights import read_parameters
 from styleclip_server.pipeline.style_statistics import STATISTICS_FILE
 
@@ -48,12 +54,17 @@ NETWORKS: Mapping[str, tuple[str, str, Callable[[State], State]]] = {
     "e4e": ("encoder.", "encoder.pt", _encoder_defaults),
     "clip_text": ("clip.", "clip.pt", _clip_defaults),
 }
+# The same for the files of the model `features`.
+FEATURES = {
+    FACE_TO_FEATURES_FILE: ("inverter.", INVERTER_FILE),
+    FEATURES_TO_IMAGE_FILE: ("editor.", EDITOR_FILE),
+}
 _Path = click.Path(path_type=Path)
 
 
-def read_served_weights(network: Path, prefix: str) -> State:
+def read_served_weights(file: Path, prefix: str) -> State:
     """Read the weights of a served network whose names have the prefix, in float16."""
-    parameters = read_parameters(network / "1" / MODEL_FILE)
+    parameters = read_parameters(file, external=False)  # features share stylegan2's
     return {
         name.removeprefix(prefix): torch.from_numpy(np.array(array)).half()
         for name, array in parameters.items()
@@ -68,8 +79,12 @@ def main(folder: Path, runs: Path) -> None:
     """Write the checkpoints of the served domain FOLDER into the folder RUNS."""
     runs.mkdir(parents=True, exist_ok=True)
     for name, (prefix, checkpoint, defaults) in NETWORKS.items():
-        state = read_served_weights(folder / name, prefix)
+        state = read_served_weights(folder / name / "1" / MODEL_FILE, prefix)
         torch.save({**defaults(state), **state}, runs / checkpoint)
+    for name, (prefix, checkpoint) in FEATURES.items():
+        file = folder / wire.FEATURES.name / "1" / name
+        if file.exists():
+            torch.save(read_served_weights(file, prefix), runs / checkpoint)
     shutil.copyfile(folder / STATISTICS_FILE, runs / STATISTICS_FILE)
 
 

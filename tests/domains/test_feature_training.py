@@ -18,6 +18,7 @@ from domains.training.feature_editor import FeatureData, train_editor, train_inv
 from domains.training.fidelity_quality import find_ghosts  # noqa: E402
 from domains.training.networks import build_encoder  # noqa: E402
 from domains.training.packaging import Trained, load_served_mapping, write_domain  # noqa: E402
+from domains.training.served_weights import read_served_weights  # noqa: E402
 from domains.training.setup import PROGRESS_FILE, Setup, read_progress  # noqa: E402
 from small_networks import randomize, small_encoder, small_generator  # noqa: E402
 from styleclip_export.convert.accuracy import MIN_PSNR, psnr  # noqa: E402
@@ -150,6 +151,9 @@ def test_package_writes_features_that_share_the_generator(tmp_path, with_generat
     other = b"features_to_image.onnx" in (folder / FACE_TO_FEATURES_FILE).read_bytes()
     assert other != with_generator  # which file has the generator's layers
     assert (folder / SHARED_WEIGHTS_FILE).is_file() == with_generator
+    inverter = feature_editor.build_inverter(generator, tiny=True)
+    state = read_served_weights(folder / FACE_TO_FEATURES_FILE, "inverter.")
+    inverter.load_state_dict(state)  # complete
     face = np.zeros((3, 256, 256), np.float32)
     arguments = w_plus[0].numpy(), delta[0].numpy(), b"key", lambda: face
     image = FeatureEditor(folder, 1, 1 << 20).edit(*arguments)
