@@ -19,7 +19,7 @@ class ImageTower(nn.Module):
     """Images (N, 3, r, r), RGB in [-1, 1], to features (N, D) of CLIP's joint space.
 
     Args:
-        perceptor: the body is a copy of its own.
+        perceptor: whose body becomes the tower's, and is trained with it.
     """
 
     def __init__(self, perceptor: Perceptor) -> None:

@@ -24,22 +24,13 @@ from domains.training.contrastive import (
     value_directions,
     zero_shot_accuracy,
 )
-from domains.training.networks import TEXT_TOWER, build_clip
+from domains.training.networks import TEXT_TOWER, load_text_tower
 from domains.training.setup import SEED, Setup, set_learning_rate
-from styleclip_networks.clip import CLIP
 
 FILE = "image_tower.pt"
 LEARNING_RATE = 1e-3
 SCALE = 50.0  # inverse temperature of the contrastive loss
 DIRECTIONAL = 2.0  # weight of the loss of changes, which the statistics rely on
-
-
-def load_text_tower(setup: Setup, data: CaptionData) -> CLIP:
-    """Load CLIP's trained text tower, frozen; its image tower is untrained."""
-    clip = build_clip(data.vocabulary_size)
-    if not load_weights(clip, setup.out / "clip.pt", exclude="visual."):
-        raise FileNotFoundError(f"{setup.out / 'clip.pt'} is missing: run the stage `clip` first")
-    return clip.to(setup.device).float().eval().requires_grad_(False)
 
 
 def load_image_tower(setup: Setup) -> ImageTower:
@@ -53,7 +44,8 @@ def run(setup: Setup) -> None:
     """Run the stage `image_tower`; it continues from FILE."""
     torch.manual_seed(SEED)
     data, budget = CaptionData(setup.captions, setup.device), setup.budget("image_tower")
-    clip, perceptor = load_text_tower(setup, data), Perceptor()
+    clip = load_text_tower(setup.out / "clip.pt", data.vocabulary_size, setup.device)
+    perceptor = Perceptor()
     require_weights(perceptor, setup.out / "perceptor.pt")
     tower = ImageTower(perceptor)
     load_weights(tower, setup.out / FILE)

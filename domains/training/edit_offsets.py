@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.training.caption_data import CaptionData
-from domains.training.checkpoints import load_weights
-from domains.training.networks import build_clip
+from domains.training.networks import load_text_tower
 from domains.training.setup import SEED, Setup
 from styleclip_networks.stylegan2 import Generator
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -35,10 +34,7 @@ def load_offsets(
         strength, thresholds: α and the β of the domain's presets; pairs take them in turn.
     """
     data = CaptionData(setup.captions, setup.device)
-    clip = build_clip(data.vocabulary_size)
-    if not load_weights(clip, setup.out / "clip.pt", exclude="visual."):
-        raise FileNotFoundError(f"{setup.out / 'clip.pt'} is missing: run the stage `clip` first")
-    clip = clip.to(setup.device).float().eval()
+    clip = load_text_tower(setup.out / "clip.pt", data.vocabulary_size, setup.device)
     statistics = load_statistics(setup.out, generator.style_channels)
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(SEED))
     pairs = order[:NUM_PAIRS].to(setup.device)

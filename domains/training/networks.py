@@ -9,11 +9,13 @@ toRGB.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from domains.training.checkpoints import load_weights
 from domains.training.latent_codes import LatentCodes
 from styleclip_contract.wire import W_DIM
 from styleclip_networks.clip import CLIP, normalize_images
@@ -110,6 +112,18 @@ def build_encoder(num_latents: int) -> Encoder4Editing:
 def build_clip(vocabulary_size: int) -> CLIP:
     """Build an untrained CLIP over the tokens that captions use (`caption_data.py`)."""
     return CLIP(vocab_size=vocabulary_size, **IMAGE_TOWER, **TEXT_TOWER)
+
+
+def load_text_tower(path: Path, vocabulary_size: int, device: torch.device) -> CLIP:
+    """Load the text tower of the checkpoint `path`, frozen; the image tower is untrained.
+
+    Raises:
+        FileNotFoundError: the stage `clip` has not run.
+    """
+    clip = build_clip(vocabulary_size)
+    if not load_weights(clip, path, exclude="visual."):
+        raise FileNotFoundError(f"{path} is missing: run the stage `clip` first")
+    return clip.to(device).float().eval().requires_grad_(False)
 
 
 def preprocess(images: Tensor) -> Tensor:
