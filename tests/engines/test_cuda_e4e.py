@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import e4e_formulas
+from e4e_formulas import replace_kernels
 from gpu_networks import relative_error, to_weights
 from small_networks import randomize, small_encoder
 from styleclip_export.convert.random_inputs import random_faces
@@ -13,19 +13,6 @@ from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, pyramid
 from styleclip_server.serving.options import default_repository
 from tools.bench.networks_from_onnx import read_networks
-
-LAUNCHERS = {
-    backbone: ("convolve_stem", "apply_prelu_", "compute_gates", "add_residual_"),
-    pyramid: ("upsample_add_",),
-    heads: ("bias_leaky_relu_", "convolve_heads_", "project_codes"),
-}
-
-
-def replace_kernels(monkeypatch):
-    """Replace every launcher by its formula in PyTorch."""
-    for module, names in LAUNCHERS.items():
-        for name in names:
-            monkeypatch.setattr(module, name, getattr(e4e_formulas, name))
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """e4e on a GPU: the exported encoder in float16, with few kernels.
 
-Tov et al. 2021 with the IR-SE50 of Deng et al. 2019, as `styleclip_networks.e4e` has them. Three
-exact changes:
+Tov et al. 2021 with the IR-SE50 of Deng et al. 2019, as `styleclip_networks.e4e` has them. Beside
+those of `residual_units` there are two exact changes:
 
-- A batch norm in front of a convolution is folded into it. Its shift does not reach the zero
-  padding, so the bias differs along the border: nine values per channel. A batch norm after a
-  convolution is folded into its weight and bias.
 - The first convolutions of the map2style heads on one pyramid level are one convolution.
 - From there on, one kernel runs a step of all heads.
 
@@ -25,71 +22,17 @@ from torch import Tensor
 
 from styleclip_networks.e4e import COARSE_SIZE, FINE_SIZE, MIDDLE_SIZE, pyramid_size
 from styleclip_server.engines.cuda.convolutions import convolve
-from styleclip_server.engines.cuda.kernels.e4e import backbone, heads, pyramid
+from styleclip_server.engines.cuda.kernels.e4e import heads, pyramid
 from styleclip_server.engines.cuda.parameters import Parameters
+from styleclip_server.engines.cuda.residual_units import (
+    ConvParams,
+    ResidualUnit,
+    UnitNames,
+    build_stem,
+    build_unit,
+)
 
-BATCH_NORM_EPS = 1e-5  # PyTorch's
 HEAD_SIZES = (64, 32, 16, 8, 4, 2)  # of the heads' inputs, convolution by convolution
-
-
-@dataclass(frozen=True)
-class ConvParams:
-    """Filters (D, C, k, k) in channels-last memory, of the encoder's dtype; bias (D,) float32."""
-
-    filters: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True)
-class Stem:
-    """The first convolution, its bias and PReLU: arguments of `backbone.convolve_stem`.
-
-    Attributes:
-        weight: (C, 3, 3, 3), contiguous, of the encoder's dtype.
-        bias, slope: (C,) float32.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    slope: Tensor
-
-
-@dataclass(frozen=True)
-class ResidualUnit:
-    """A residual unit of IR-SE50 from C to D channels, without batch norms.
-
-    Attributes:
-        stride: of the second convolution and the shortcut.
-        conv1: filters of the first convolution, (D, C, 3, 3), channels last.
-        border_bias: (3, 3, D) float32 of the first convolution, see `backbone.apply_prelu_`.
-        slope: (D,) float32.
-        conv2: the second convolution, from D to D channels.
-        fc1, fc2: of squeeze and excitation, (R, D) and (D, R) float32.
-        shortcut: filters of the 1x1 convolution, (D, C, 1, 1); None where C is D.
-        shortcut_bias: (D,) float32.
-    """
-
-    stride: int
-    conv1: Tensor
-    border_bias: Tensor
-    slope: Tensor
-    conv2: ConvParams
-    fc1: Tensor
-    fc2: Tensor
-    shortcut: Tensor | None
-    shortcut_bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run the unit: (N, H, W, C) → (N, H / stride, W / stride, D)."""
-        y = convolve(x, self.conv1, padding=1)
-        y = backbone.apply_prelu_(y, self.border_bias, self.slope)
-        y = convolve(y, self.conv2.filters, padding=1, stride=self.stride)
-        gates = backbone.compute_gates(y, self.conv2.bias, self.fc1, self.fc2)
-        if self.shortcut is None:
-            x = x[:, :: self.stride, :: self.stride]
-        else:
-            x = convolve(x, self.shortcut, stride=self.stride)
-        return backbone.add_residual_(y, self.conv2.bias, gates, x, self.shortcut_bias)
 
 
 @dataclass(frozen=True)
@@ -157,8 +100,7 @@ class CudaEncoder:
         self.relative = "psp.latlayer1.weight" not in weights
         prefix = "encoder." if self.relative else "psp."
         parameters = Parameters(weights, prefix, torch.device(device), dtype)
-        self.dtype = dtype
-        self.stem = _stem(parameters)
+        self.stem = build_stem(parameters, "input_layer")
         num_units = parameters.count("body.{}.res_layer.1.weight")
         self.units = [_unit(parameters, f"body.{i}") for i in range(num_units)]
         self.stage_ends = _stage_ends(self.units)
@@ -182,10 +124,7 @@ class CudaEncoder:
 
     def _backbone(self, face: Tensor) -> list[Tensor]:
         """Return the outputs of the last three stages, the finest first."""
-        stem = self.stem
-        x = backbone.convolve_stem(
-            face.contiguous(), stem.weight, stem.bias, stem.slope, self.dtype
-        )
+        x = self.stem(face)
         outputs = []
         for i, unit in enumerate(self.units):
             x = unit(x)
@@ -200,46 +139,25 @@ def _upsample_add(coarse: Tensor, skip: Tensor, lateral: ConvParams) -> Tensor:
     return pyramid.upsample_add_(convolve(skip, lateral.filters), lateral.bias, coarse)
 
 
-def _stem(parameters: Parameters) -> Stem:
-    scale, shift = _batch_norm(parameters, "input_layer.1")
-    weight = parameters.tensor("input_layer.0.weight") * scale[:, None, None, None]
-    slope = parameters.tensor("input_layer.2.weight")
-    return Stem(parameters.weight(weight), parameters.constant(shift), parameters.constant(slope))
-
-
 def _unit(parameters: Parameters, name: str) -> ResidualUnit:
-    scale1, shift1 = _batch_norm(parameters, f"{name}.res_layer.0")
-    scale2, shift2 = _batch_norm(parameters, f"{name}.res_layer.4")
-    weight1, weight2 = (parameters.tensor(f"{name}.res_layer.{i}.weight") for i in (1, 3))
-    fc1, fc2 = (parameters.tensor(f"{name}.res_layer.5.fc{i}.weight").flatten(1) for i in (1, 2))
-    shortcut, shortcut_bias = None, torch.zeros_like(shift2)
-    if parameters.has(f"{name}.shortcut_layer.0.weight"):
-        scale, shortcut_bias = _batch_norm(parameters, f"{name}.shortcut_layer.1")
-        weight = parameters.tensor(f"{name}.shortcut_layer.0.weight")
-        shortcut = parameters.filters(weight * scale[:, None, None, None])
-    return ResidualUnit(
-        stride=2 if name == "body.0" or shortcut is not None else 1,
-        conv1=parameters.filters(weight1 * scale1[:, None, None]),
-        border_bias=parameters.constant(_border_bias(weight1, shift1)),
-        slope=parameters.constant(parameters.tensor(f"{name}.res_layer.2.weight")),
-        conv2=ConvParams(
-            parameters.filters(weight2 * scale2[:, None, None, None]), parameters.constant(shift2)
-        ),
-        fc1=parameters.constant(fc1),
-        fc2=parameters.constant(fc2),
-        shortcut=shortcut,
-        shortcut_bias=parameters.constant(shortcut_bias),
+    parts, shortcut = f"{name}.res_layer.{{}}", f"{name}.shortcut_layer.{{}}"
+    has_shortcut = parameters.has(shortcut.format(0) + ".weight")
+    fc1, fc2 = (
+        parameters.constant(parameters.tensor(parts.format(5) + f".fc{i}.weight").flatten(1))
+        for i in (1, 2)
     )
-
-
-def _batch_norm(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:
-    """Return a batch norm's scale and shift, (C,) float64."""
-    weight, bias, mean, variance = (
-        parameters.tensor(f"{name}.{part}").double()
-        for part in ("weight", "bias", "running_mean", "running_var")
+    names = UnitNames(
+        norm1=parts.format(0),
+        conv1=parts.format(1),
+        norm2="",
+        prelu=parts.format(2),
+        conv2=parts.format(3),
+        norm3=parts.format(4),
+        shortcut=shortcut.format(0) if has_shortcut else "",
+        shortcut_norm=shortcut.format(1),
     )
-    scale = weight / (variance + BATCH_NORM_EPS).sqrt()
-    return scale, bias - mean * scale
+    stride = 2 if name == "body.0" or has_shortcut else 1
+    return build_unit(parameters, names, stride, (fc1, fc2))
 
 
 def _convolution(parameters: Parameters, names: Sequence[str]) -> ConvParams:
@@ -257,14 +175,6 @@ def _stage_ends(units: list[ResidualUnit]) -> list[int]:
     if len(starts) != 4:
         raise ValueError(f"the encoder's backbone has {len(starts)} stages in place of four")
     return [*(i - 1 for i in starts[1:]), len(units) - 1]
-
-
-def _border_bias(weight: Tensor, shift: Tensor) -> Tensor:
-    """Convolve the constant image `shift` (I,) by a 3x3 convolution with zero padding: output by
-    first, inner and last row and column: weight (O, I, 3, 3) → (3, 3, O)."""
-    taps = torch.einsum("oiyx,i->yxo", weight.double(), shift)
-    inside = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 0]], dtype=taps.dtype)
-    return torch.einsum("ry,cx,yxo->rco", inside, inside, taps)
 
 
 def _head_step(parameters: Parameters, size: int) -> HeadStep:

@@ -1,4 +1,4 @@
-"""Triton kernels of e4e's layers around the large convolutions.
+"""Triton kernels of e4e's layers around the large convolutions; StyleFeatureEditor has some too.
 
 - `backbone`: stem, PReLU, squeeze and excitation, residual sum of IR-SE50
 - `pyramid`: bilinear upsampling and lateral sum

@@ -192,7 +192,7 @@ def compute_gates(y: Tensor, bias: Tensor, fc1: Tensor, fc2: Tensor) -> Tensor:
 def _add_residual_kernel(
     y_ptr, bias_ptr, gates_ptr, shortcut_ptr, shortcut_bias_ptr, n_pixels, width, n_channels,
     shortcut_image_stride, shortcut_row_stride, shortcut_col_stride,
-    BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, HAS_GATES: tl.constexpr,
 ):  # fmt: skip
     """y = gates * (y + bias) + shortcut + shortcut_bias."""
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -206,22 +206,24 @@ def _add_residual_kernel(
     shortcut_ptrs = shortcut_ptr + shortcut_offsets[:, None] + channels[None, :]
     y = tl.load(y_ptrs, mask=mask, other=0.0).to(tl.float32)
     shortcut = tl.load(shortcut_ptrs, mask=mask, other=0.0).to(tl.float32)
-    gate = tl.load(gates_ptr + image * n_channels + channels, mask=channel_mask, other=0.0)
-    shift = gate * tl.load(bias_ptr + channels, mask=channel_mask, other=0.0)
+    shift = tl.load(bias_ptr + channels, mask=channel_mask, other=0.0)
+    if HAS_GATES:
+        gate = tl.load(gates_ptr + image * n_channels + channels, mask=channel_mask, other=0.0)
+        y, shift = y * gate[None, :], shift * gate
     shift += tl.load(shortcut_bias_ptr + channels, mask=channel_mask, other=0.0)
-    y = y * gate[None, :] + shortcut + shift[None, :]
+    y = y + shortcut + shift[None, :]
     tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 def add_residual_(
-    y: Tensor, bias: Tensor, gates: Tensor, shortcut: Tensor, shortcut_bias: Tensor
+    y: Tensor, bias: Tensor, gates: Tensor | None, shortcut: Tensor, shortcut_bias: Tensor
 ) -> Tensor:
     """Write gates * (y + bias) + shortcut + shortcut_bias into `y`.
 
     Args:
         y: (N, H, W, C).
         bias, shortcut_bias: (C,) float32.
-        gates: (N, C) float32.
+        gates: (N, C) float32; None: all are 1.
         shortcut: (N, H, W, C), or a view that skips rows and columns.
     """
     n, height, width, n_channels = y.shape
@@ -230,6 +232,7 @@ def add_residual_(
     _add_residual_kernel[grid](
         y, bias, gates, shortcut, shortcut_bias, height * width, width, n_channels,
         shortcut.stride(0), shortcut.stride(1), shortcut.stride(2),
-        BLOCK_PIXELS=block_pixels, BLOCK_CHANNELS=block_channels, num_warps=4,
+        BLOCK_PIXELS=block_pixels, BLOCK_CHANNELS=block_channels, HAS_GATES=gates is not None,
+        num_warps=4,
     )  # fmt: skip
     return y
