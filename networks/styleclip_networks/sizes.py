@@ -58,17 +58,18 @@ def inverter_sizes(shapes: Shapes) -> dict[str, Any]:
         KeyError: a weight is missing.
     """
     units = "fs_backbone.block_{}.{}"
+    num_latents = count_modules(shapes, "fs_backbone.styles.{}.weight")
     num_stages = count_modules(shapes, units.format("{}", 0) + ".bn1.weight", first=1)
     stages = range(1, num_stages + 1)
     return {
-        "num_latents": count_modules(shapes, "fs_backbone.styles.{}.weight"),
+        "num_latents": num_latents,
         "widths": tuple(shapes[units.format(i, 0) + ".conv2.weight"][0] for i in stages),
         "depths": tuple(
             count_modules(shapes, units.format(i, "{}") + ".bn1.weight") for i in stages
         ),
         "feature_channels": shapes["fuser.conv.weight"][0],
         "fuser_units": count_modules(shapes, "fuser.body.{}.body.0.weight"),
-        "w_dim": shapes["fs_backbone.styles.0.weight"][0],
+        **({"w_dim": shapes["fs_backbone.styles.0.weight"][0]} if num_latents else {}),
     }
 
 

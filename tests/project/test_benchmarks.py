@@ -1,12 +1,16 @@
 """The benchmarks run, write their results, and refuse wrong options."""
 
 import json
+import re
 
+import pytest
 import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+import e4e_formulas
+import stylegan2_formulas
 from paths import ROOT
 from small_networks import small_clip, small_encoder, small_generator
 from styleclip_contract import wire
@@ -14,6 +18,7 @@ from styleclip_export.checkpoints.domain_files import DomainNetworks
 from styleclip_server.pipeline.detection import Detection
 from tools.bench import (
     faces_on_device,
+    feature_networks,
     fs3,
     gpu_networks,
     networks_from_onnx,
@@ -34,8 +39,19 @@ def test_the_networks_are_measured_in_small_sizes_on_a_cpu(monkeypatch, tmp_path
         assert row["psnr"] > {"fp32": 60, "fp16": 40, "bf16": 20}[row["dtype"]], row
 
 
-def test_the_gpu_benchmark_reports_a_missing_gpu():
-    result = CliRunner().invoke(gpu_networks.main, [])
+def test_edits_of_features_are_measured_in_small_sizes_on_a_cpu(monkeypatch):
+    for formulas in (e4e_formulas, stylegan2_formulas):  # kernels are slow in the interpreter
+        formulas.replace_kernels(monkeypatch)
+    options = ["--device", "cpu", "--small", "--repeat", "1"]
+    result = CliRunner().invoke(feature_networks.main, options)
+    assert result.exit_code == 0, result.output
+    accuracy = re.findall(r"(?:edit, features|inversion) .* (\d+\.\d) *$", result.output, re.M)
+    assert len(accuracy) == 4 and all(float(db) > 40 for db in accuracy), result.output
+
+
+@pytest.mark.parametrize("benchmark", [gpu_networks, feature_networks])
+def test_the_gpu_benchmarks_report_a_missing_gpu(benchmark):
+    result = CliRunner().invoke(benchmark.main, [])
     assert result.exit_code == 1 and "--device cpu --small" in result.output
 
 

@@ -179,12 +179,12 @@ def measure(
         call = torch.compile(call, dynamic=False)
     if "graph" in variant or variant == "served":
         call = Graphed(call, torch.device(device))
-    psnr = _psnr(call(*examples[-1]), case.published(*examples[-1]))
+    accuracy = psnr(call(*examples[-1]), case.published(*examples[-1]))
     for inputs in examples:  # warm
         call(*inputs)
-    timed = cuda_ms if device == "cuda" else _wall_ms
+    timed = cuda_ms if device == "cuda" else wall_ms
     ms = statistics.median(timed(call, examples[i % EXAMPLES]) for i in range(repeat))
-    return Measurement(case.name, variant, dtype, batch, ms, ms / batch, psnr)
+    return Measurement(case.name, variant, dtype, batch, ms, ms / batch, accuracy)
 
 
 def cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
@@ -196,13 +196,13 @@ def cuda_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
     return float(start.elapsed_time(stop))
 
 
-def _wall_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
+def wall_ms(call: Call, inputs: tuple[Tensor, ...]) -> float:
     began = time.perf_counter()
     call(*inputs)
     return (time.perf_counter() - began) * 1000
 
 
-def _psnr(output: Tensor, expected: Tensor) -> float:
+def psnr(output: Tensor, expected: Tensor) -> float:
     """Return dB, at most 120; the peak is 255 for pixels, the largest magnitude for features."""
     peak = 255.0 if expected.dtype == torch.uint8 else expected.abs().max().item()
     error = (output.double() - expected.double()).square().mean().item()

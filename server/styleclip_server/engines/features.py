@@ -5,7 +5,6 @@ docs/notes/feature-editing.md says why the networks are split so.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from styleclip_contract import wire
 from styleclip_contract.wire import DELTA, FACE_CROP, IMAGE, W_PLUS, Tensor
+from styleclip_server.engines.feature_cache import FeatureCache
 from styleclip_server.engines.model_files import (
     FACE_TO_FEATURES_FILE,
     FEATURES_TO_IMAGE_FILE,
@@ -48,45 +48,6 @@ class Features(NamedTuple):
         return self.latent.nbytes + self.features.nbytes
 
 
-class CacheInfo(NamedTuple):
-    """Look-ups of a `FeatureCache`, and the bytes that it has."""
-
-    hits: int
-    misses: int
-    nbytes: int
-
-
-class FeatureCache:
-    """Features by key, at most `max_bytes`: the least recently used are evicted.
-
-    For one thread: its process answers one request after another, so a request for features that
-    are being computed waits, and then finds them.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, Features] = OrderedDict()
-        self._hits = self._misses = self._nbytes = 0
-
-    def get(self, key: bytes, compute: Callable[[], Features]) -> Features:
-        """Return the features of `key`, by `compute` if they are missing; errors are not cached."""
-        if key in self._entries:
-            self._hits += 1
-            self._entries.move_to_end(key)
-            return self._entries[key]
-        self._misses += 1
-        features = self._entries[key] = compute()
-        self._nbytes += features.nbytes
-        while self._nbytes > self._max_bytes:
-            _, evicted = self._entries.popitem(last=False)
-            self._nbytes -= evicted.nbytes
-        return features
-
-    def cache_info(self) -> CacheInfo:
-        """Return the number of look-ups, and of bytes."""
-        return CacheInfo(self._hits, self._misses, self._nbytes)
-
-
 class FeatureEditor:
     """Edits faces by their features.
 
@@ -104,7 +65,7 @@ class FeatureEditor:
             _open(folder, file, threads, openvino)
             for file in (FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE)
         )
-        self.cache = FeatureCache(cache_bytes)
+        self.cache: FeatureCache[Features] = FeatureCache(cache_bytes)
 
     def edit(
         self,

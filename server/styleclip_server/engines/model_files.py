@@ -12,3 +12,5 @@ OPENVINO_FEATURE_FILES = {  # run by "openvino" in their place
     FEATURES_TO_IMAGE_FILE: "features_to_image.openvino.onnx",
 }
 SHARED_WEIGHTS_FILE = "shared_weights.json"  # which of their weights lie in another MODEL_FILE
+# Where the launcher links them in the version folder of a `stylegan2` that runs them itself.
+FEATURES_FOLDER = "features"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,21 +16,25 @@ def captured_batch_sizes(max_batch: int) -> list[int]:
     return [1 << i for i in range(max_batch.bit_length())]
 
 
-class Graphed:
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
+
+
+class Graphed(Generic[Result]):
     """Run `call`, captured once for each shape of its inputs.
 
     The result is overwritten by the next call. `call` must not wait for the device. On a CPU it is
     called without capture.
     """
 
-    def __init__(self, call: Callable[..., Tensor], device: torch.device) -> None:
-        self.call, self.device = call, device
-        self._captured: dict[tuple[torch.Size, ...], tuple[Any, tuple[Tensor, ...], Tensor]] = {}
+    def __init__(self, call: Callable[..., Result], device: torch.device) -> None:
+        self.call: Callable[..., Result] = call
+        self.device = device
+        self._captured: dict[tuple[torch.Size, ...], tuple[Any, tuple[Tensor, ...], Result]] = {}
         # One pool for all: graphs never run at the same time.
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     @torch.inference_mode()
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Result:
         """Run the call: inputs on any device → the result on `self.device`. A new shape is captured
         first."""
         if self.device.type != "cuda":
@@ -44,7 +48,7 @@ class Graphed:
         graph.replay()
         return result
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Tensor]:
+    def _capture(self, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Result]:
         buffers = tuple(tensor.to(self.device, copy=True) for tensor in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

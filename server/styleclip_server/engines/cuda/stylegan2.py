@@ -121,10 +121,28 @@ class CudaGenerator:
         self.input = builder.input()
 
     def __call__(self, w_plus: Tensor, delta: Tensor) -> Tensor:
-        styles = modulation.compute_styles(
+        return self.synthesis(self.styles(w_plus, delta), image_dtype=torch.uint8)
+
+    def styles(self, w_plus: Tensor, delta: Tensor) -> Tensor:
+        """Compute S of W_PLUS with the offset DELTA, (N, S) float32."""
+        return modulation.compute_styles(
             w_plus, delta, self.affine_weight, self.affine_bias, self.latent
         )
-        return self.synthesis(styles, image_dtype=torch.uint8)
+
+    def features(self, styles: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """Run the blocks up to `last`, which is not the last of all.
+
+        Args:
+            styles: S, (N, S) float32.
+
+        Returns:
+            Features (N, r, r, C) of the filters' dtype and RGB (N, 3, r, r) float32 of that block.
+        """
+        blocks = self.blocks[: last + 1]
+        unscaled = torch.ones_like(styles)
+        features, rgb = self._run(styles, blocks, self.input, None, unscaled, torch.float32)
+        assert features is not None  # since there is a next style
+        return features, rgb
 
     def synthesis(
         self,
@@ -148,19 +166,30 @@ class CudaGenerator:
         Returns:
             RGB of block `last`, (N, 3, r, r), or (N, r, r, 3) as uint8.
         """
-        batch = modulation.demodulate(styles, self.demodulation_weights, LEAKY_RELU_GAIN)
         blocks = self.blocks[first : None if last is None else last + 1]
         x = self.input if features is None else features
+        return self._run(styles, blocks, x, skip, None, image_dtype)[1]
+
+    def _run(
+        self,
+        styles: Tensor,
+        blocks: Sequence[SynthesisBlock | HopperBlock],
+        x: Tensor,
+        skip: Tensor | None,
+        next_style: Tensor | None,
+        image_dtype: torch.dtype,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Run blocks on features `x`, and return what the last one does."""
+        batch = modulation.demodulate(styles, self.demodulation_weights, LEAKY_RELU_GAIN)
         begin = blocks[0].style_start
         style = batch.normalized[:, None, None, begin : begin + x.shape[3]]
         x = (x * style.to(x.dtype)).to(self.dtype)
         for block, following in pairwise(blocks):
-            next_style = batch.normalized[:, following.style_start :]
-            output, skip = block(x, skip, batch, next_style, torch.float32)
+            following_style = batch.normalized[:, following.style_start :]
+            output, skip = block(x, skip, batch, following_style, torch.float32)
             assert output is not None  # since there is a next style
             x = output
-        _, image = blocks[-1](x, skip, batch, None, image_dtype)
-        return image
+        return blocks[-1](x, skip, batch, next_style, image_dtype)
 
 
 class _Builder:
