@@ -205,7 +205,11 @@ FEATURE_STYLEGAN2 = Model(
     (W_PLUS, DELTA, FIDELITY, _optional(CROP), _optional(FACE_CROP)),
     (IMAGE,),
 )
-# And this one, which its `stylegan2` calls.
+# In PyTorch it edits features itself.
+TORCH_FEATURE_STYLEGAN2 = replace(
+    TORCH_STYLEGAN2, inputs=(*TORCH_STYLEGAN2.inputs, *FEATURE_STYLEGAN2.inputs[2:])
+)
+# On a CPU its `stylegan2` calls this one.
 FEATURES = Model(
     "features", "python", (W_PLUS, DELTA, _optional(CROP), _optional(FACE_CROP)), (IMAGE,)
 )

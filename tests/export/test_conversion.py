@@ -17,9 +17,9 @@ import tritonclient.grpc as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-import interpreted_kernels
 from checkpoint_files import e4e_checkpoint
 from image_files import decode_pixels, encode_image
+from interpreted_kernels import on_the_cpu
 from servers import running_server
 from small_networks import small_clip, small_encoder, small_generator
 from styleclip_client import Client, Edit
@@ -33,7 +33,6 @@ from styleclip_server.pipeline import directions
 from styleclip_server.pipeline.alignment import Aligner
 from styleclip_server.pipeline.landmarks import LANDMARK_MODEL, find_landmark_model
 from styleclip_server.pipeline.style_statistics import load_statistics
-from styleclip_server.serving import configs
 from styleclip_server.serving.domain_folder import load_domain
 from styleclip_server.serving.options import Options, default_repository
 from tools import triton_client
@@ -66,23 +65,6 @@ def repository(weights, tmp_path_factory):
     small = ["--samples", "200", "--images", "3", "--batch", "3", "--device", "cpu"]
     assert cli.run(["stats", "ffhq", *where, *small]) == 0
     return folder
-
-
-@contextmanager
-def on_the_cpu():
-    """Every engine's networks are run on the CPU."""
-    build = configs.network_config
-
-    def network_config(*arguments):
-        config = build(*arguments)
-        for group in config.instance_group:
-            group.kind = group.KIND_CPU
-        return config
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(configs, "network_config", network_config)
-        interpreted_kernels.omit_overflow_checks_in_servers(patch)
-        yield
 
 
 @contextmanager

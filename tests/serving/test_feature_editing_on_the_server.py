@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,6 +18,8 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from checkpoint_files import e4e_checkpoint
 from counters import read_metrics
 from image_files import claim_png_size, decode_pixels, encode_image
+from interpreted_kernels import on_the_cpu
+from polling import SECONDS
 from servers import running_server
 from small_networks import randomize, small_clip, small_encoder, small_generator, small_inverter
 from styleclip_client import Client, Edit, Inverted, sweeps
@@ -35,8 +38,13 @@ from styleclip_export.convert.onnx_export import TRACED_BATCH, to_onnx
 from styleclip_export.convert.wrappers import to_pixels
 from styleclip_export.npz_files import save_npz
 from styleclip_networks.sfe import FeatureFuser, edit_features
-from styleclip_server.engines.features import FeatureCache, FeatureEditor, Features
-from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FEATURE_FILES
+from styleclip_server.engines.feature_cache import FeatureCache
+from styleclip_server.engines.features import FeatureEditor, Features
+from styleclip_server.engines.model_files import (
+    FEATURES_TO_IMAGE_FILE,
+    MODEL_FILE,
+    OPENVINO_FEATURE_FILES,
+)
 from styleclip_server.engines.onnxruntime import OnnxNetwork
 from styleclip_server.engines.openvino import OpenvinoNetwork, PrecisionPart
 from styleclip_server.pipeline.alignment import to_face_crop
@@ -179,17 +187,21 @@ def test_the_crop_is_the_face_that_the_encoder_sees(infer, face):
 
 
 @torch.inference_mode()
-def test_an_edit_of_features_is_that_of_the_reference(infer, face, networks):
+def edit_by_reference(networks, w_plus, crop, delta):
+    """The image (1, H, W, 3) uint8 of the networks in PyTorch, for one row of each input."""
     generator, inverter, editor = networks
-    crop = to_face_crop(decode_crop(face["CROP"][0], (256, 256)))
-    w_plus, features = inverter(torch.tensor(crop)[None], generator, torch.zeros(512))
-    offsets = generator.split_styles(torch.tensor(delta(infer)))
-    e4e_styles = generator.affine(torch.tensor(face["W_PLUS"])[None])
+    face = to_face_crop(decode_crop(crop, (256, 256)))
+    w_own, features = inverter(torch.tensor(face)[None], generator, torch.zeros(512))
+    offsets = generator.split_styles(torch.tensor(delta))
+    e4e_styles = generator.affine(torch.tensor(w_plus)[None])
     edited, e4e_edited = ([style + offset for style, offset in zip(styles, offsets, strict=True)]
-                          for styles in (generator.affine(w_plus), e4e_styles))  # fmt: skip
+                          for styles in (generator.affine(w_own), e4e_styles))  # fmt: skip
     changed = edit_features(editor, generator, features, e4e_styles, e4e_edited)
-    expected = to_pixels(generator.synthesis(edited, features=changed)).numpy()
+    return to_pixels(generator.synthesis(edited, features=changed)).numpy()
 
+
+def test_an_edit_of_features_is_that_of_the_reference(infer, face, networks):
+    expected = edit_by_reference(networks, face["W_PLUS"], face["CROP"][0], delta(infer))
     first = infer("edit", **face, **TEXTS, **FEATURES)  # a miss of the cache
     assert psnr(pixels(first)[None], expected) >= MIN_PSNR
     again = infer("edit", **face, **TEXTS, **FEATURES)
@@ -253,12 +265,60 @@ def test_a_crop_that_is_missing_or_wrong_is_refused_by_its_name(infer, face):
     refuse(infer, "edit", errors.UnknownFidelity, **face, **TEXTS, **unknown)
 
 
-def test_other_engines_serve_the_domain_by_its_latent(repository, tmp_path):
-    for engine in ("gpu", "torch"):
-        models = tmp_path / engine
-        model_repository.link_models(models, repository / "steps", repository / "mine", engine)
-        assert {path.name for path in models.iterdir()} == set(wire.MODELS)
-        assert "fidelities" not in (models / "stylegan2" / "config.pbtxt").read_text()
+def test_onnxruntime_on_a_gpu_serves_the_domain_by_its_latent(repository, tmp_path):
+    model_repository.link_models(tmp_path, repository / "steps", repository / "mine", "gpu")
+    assert {path.name for path in tmp_path.iterdir()} == set(wire.MODELS)
+    assert "fidelities" not in (tmp_path / "stylegan2" / "config.pbtxt").read_text()
+
+
+def test_pytorch_says_why_it_serves_a_domain_by_its_latent(repository, tmp_path, caplog):
+    domain = tmp_path / "mine"
+    shutil.copytree(repository / "mine", domain)
+
+    def is_served(folder):
+        model_repository.link_models(folder, repository / "steps", domain, "torch")
+        assert {path.name for path in folder.iterdir()} == set(wire.MODELS)
+        return "fidelities" in (folder / "stylegan2" / "config.pbtxt").read_text()
+
+    assert is_served(tmp_path / "1") and not caplog.text
+    path = domain / "stylegan2" / "1" / MODEL_FILE
+    graph = onnx.load(path)
+    (bias,) = [t for t in graph.graph.initializer if t.name == "generator.conv1.activate.bias"]
+    bias.raw_data = np.ones(CHANNELS, np.float32).tobytes()
+    path.write_bytes(graph.SerializeToString())
+    assert not is_served(tmp_path / "2")
+    assert "belongs to another generator: its generator.conv1.activate.bias differs" in caplog.text
+    (domain / "features" / "1" / FEATURES_TO_IMAGE_FILE).write_bytes(b"no graph")
+    assert not is_served(tmp_path / "3")
+
+
+@pytest.fixture(scope="module")
+def torch_server(repository, tmp_path_factory):
+    """What a GPU runs, here on the CPU: half precision, and formulas in place of kernels."""
+    log = tmp_path_factory.mktemp("torch") / "log"
+    options = Options(repository, "mine", log=log, networks="torch")
+    with on_the_cpu(formulas=True), running_server(options) as server:
+        yield server
+
+
+def test_pytorch_edits_features_in_the_process_of_stylegan2(torch_server, networks, infer):
+    with Client(torch_server.grpc_url, timeout=SECONDS) as client:
+        assert client.domain().fidelities == ("latent", "features")
+        inverted = client.invert(PHOTO, fidelity="features")
+        png = {"format": "PNG", "fidelity": "features"}
+        first = client.edit(inverted, EDIT, **png)
+        expected = edit_by_reference(networks, inverted.w_plus, inverted.crop, delta(infer))
+        assert psnr(first.array()[None], expected) >= MIN_PSNR
+        assert client.edit(inverted, EDIT, **png) == first  # a hit gives the bytes of a miss
+        assert client.edit_photo(PHOTO, EDIT, **png) == first
+        jpeg = client.edit(inverted, EDIT, fidelity="features")
+        assert jpeg.picture.startswith(b"\xff\xd8") and jpeg.array().shape == first.array().shape
+        assert client.edit(inverted, EDIT, format="PNG") != first
+        with pytest.raises(errors.InvalidCrop, match="PNG"):
+            client.edit(dataclasses.replace(inverted, crop=b"none"), EDIT, **png)
+    metrics = read_metrics(torch_server)
+    name = 'styleclip_cache_requests_total{{cache="features",result="{}"}}'
+    assert (metrics[name.format("miss")], metrics[name.format("hit")]) == (3, 2)
 
 
 def test_openvino_edits_features_too(repository, networks, tmp_path):

@@ -4,7 +4,12 @@ The interpreter computes with each sum and product of integers whether it overfl
 result only in its debug mode.
 """
 
-from styleclip_server.serving import model_repository
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from styleclip_server.serving import configs, model_repository
 
 _OMIT_OVERFLOW_CHECKS = """\
 from triton.runtime import interpreter
@@ -18,12 +23,37 @@ def omit_overflow_checks():
     exec(_OMIT_OVERFLOW_CHECKS, {})
 
 
-def omit_overflow_checks_in_servers(monkeypatch):
-    """Omit the computations in the networks' processes of servers that this process starts."""
-    python_model = model_repository._python_model
+_FORMULAS = f"""\
+import sys
+import types
 
-    def with_omission(*arguments):
+sys.path.append({str(Path(__file__).parent)!r})
+import e4e_formulas
+import stylegan2_formulas
+
+for formulas in (e4e_formulas, stylegan2_formulas):
+    formulas.replace_kernels(types.SimpleNamespace(setattr=setattr))
+"""
+
+
+@contextmanager
+def on_the_cpu(*, formulas=False):
+    """Every engine's networks run on the CPU in servers that are started meanwhile; PyTorch's
+    interpret their kernels, or compute the kernels' formulas, which is faster."""
+    build, python_model = configs.network_config, model_repository._python_model
+    first = _FORMULAS if formulas else _OMIT_OVERFLOW_CHECKS
+
+    def network_config(*arguments):
+        config = build(*arguments)
+        for group in config.instance_group:
+            group.kind = group.KIND_CPU
+        return config
+
+    def with_change(*arguments):
         model = python_model(*arguments)
-        return model and _OMIT_OVERFLOW_CHECKS + model
+        return model and first + model
 
-    monkeypatch.setattr(model_repository, "_python_model", with_omission)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(configs, "network_config", network_config)
+        patch.setattr(model_repository, "_python_model", with_change)
+        yield

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +15,52 @@ from PIL import Image
 from styleclip_contract import limits
 from styleclip_contract.errors import InvalidCrop, UnknownFidelity
 from styleclip_contract.photo_files import flatten
+from styleclip_server.pipeline.alignment import to_face_crop
+from styleclip_server.pipeline.edit_tensors import check_latent
 
 _EXPECTED = "send the output CROP of `invert`"
+
+
+class FaceOfFeatures(NamedTuple):
+    """A face whose features are edited: what they are cached by, and a function that reads it.
+
+    `read` returns the face (3, H, W), RGB in [-1, 1]; it may raise InvalidCrop.
+    """
+
+    key: bytes
+    read: Callable[[], NDArray[np.float32]]
+
+
+def find_face(
+    w_plus: NDArray[np.float32],
+    crop: bytes | None,
+    face: NDArray[np.float32] | None,
+    crop_size: tuple[int, int],
+) -> FaceOfFeatures:
+    """Find the face of a request for features. CROP is not decoded yet.
+
+    Args:
+        w_plus: W_PLUS (L, w_dim).
+        crop, face: CROP or FACE_CROP (3, H, W); None: it was not sent.
+        crop_size: height and width.
+
+    Raises:
+        InvalidCrop: both are missing.
+        InvalidLatent: W_PLUS is not finite.
+    """
+    check_latent(w_plus)
+    if face is not None:
+        content, read = face.tobytes(), lambda: face
+    elif crop is not None:
+        content, read = crop, partial(_read_crop, crop, crop_size)
+    else:
+        raise InvalidCrop(f"FIDELITY is features, and CROP is missing: {_EXPECTED}")
+    # All bytes of the face are hashed: a client gets features of its own photos alone.
+    return FaceOfFeatures(hashlib.sha256(w_plus.tobytes() + content).digest(), read)
+
+
+def _read_crop(crop: bytes, crop_size: tuple[int, int]) -> NDArray[np.float32]:
+    return to_face_crop(decode_crop(crop, crop_size))
 
 
 def parse_fidelity(value: bytes | None, served: Sequence[str], domain: str) -> str:
@@ -34,8 +81,7 @@ def parse_fidelity(value: bytes | None, served: Sequence[str], domain: str) -> s
     if fidelity in limits.FIDELITIES:
         raise UnknownFidelity(
             f"domain {domain} is served with FIDELITY {', '.join(served)} only: {fidelity!r} "
-            "needs a domain converted with --feature-editor and a server that runs its networks "
-            "on a CPU"
+            "needs a domain converted with --feature-editor and --networks cpu, openvino or torch"
         )
     raise UnknownFidelity(f"FIDELITY is {fidelity[:20]!r}, expected {', '.join(served)}")
 

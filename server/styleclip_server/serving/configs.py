@@ -75,10 +75,10 @@ def concurrent_requests(engine: Engine, queue_length: int | None = None) -> tupl
 def serves_features(domain: Domain, engine: Engine) -> bool:
     """Return whether a server with this engine serves the domain with FIDELITY `features`.
 
-    Its models need ONNX Runtime's package, which a complete Triton may lack.
+    On a CPU its models need ONNX Runtime's package, which a complete Triton may lack.
     """
-    can_run = engine in CPU_ENGINES and find_spec("onnxruntime") is not None
-    return can_run and limits.FEATURES in domain.fidelities
+    on_cpu = engine in CPU_ENGINES and find_spec("onnxruntime") is not None
+    return (on_cpu or engine == "torch") and limits.FEATURES in domain.fidelities
 
 
 def step_config(model: Model, engine: Engine, features: bool = False) -> pb.ModelConfig:
@@ -136,7 +136,7 @@ def network_config(
         _set_queue_policy(config, 0, engine)
         return config
     config.backend, config.default_model_filename = _backend_and_file(model, engine, files)
-    if features and model is wire.STYLEGAN2:
+    if features and model is wire.STYLEGAN2 and engine != "torch":
         file = config.default_model_filename or MODEL_FILE
         config.parameters[config_parameters.NETWORK_FILE].string_value = file
         config.backend, config.default_model_filename = "python", ""
@@ -227,15 +227,14 @@ def _add_warmup(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[i
 
 
 def _served_model(model: Model, engine: Engine, features: bool) -> Model:
-    if features:
-        return wire.FEATURE_MODELS.get(model.name, model)
-    torch = engine == "torch" and model is wire.STYLEGAN2
-    return wire.TORCH_STYLEGAN2 if torch else model
+    if engine == "torch" and model is wire.STYLEGAN2:
+        return wire.TORCH_FEATURE_STYLEGAN2 if features else wire.TORCH_STYLEGAN2
+    return wire.FEATURE_MODELS.get(model.name, model) if features else model
 
 
 def _ensemble_names(step: Model, ensemble: Model) -> dict[Tensor, str]:
     """Return the outputs that an ensemble requests of a step, with their names in the ensemble."""
-    if step is wire.TORCH_STYLEGAN2:
+    if wire.RENDER in step.outputs:
         return {wire.RENDER: wire.IMAGE.name}
     unused = {wire.FACES, wire.CROP} - set(ensemble.outputs)
     return {tensor: tensor.name for tensor in step.outputs if tensor not in unused}

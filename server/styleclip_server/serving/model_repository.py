@@ -9,6 +9,7 @@ engine that it serves.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,17 @@ from tritonclient.grpc import model_config_pb2 as pb
 from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE, Domain
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
-from styleclip_server.engines.model_files import MODEL_FILE, OPENVINO_FILE, PYTHON_FILE
+from styleclip_server.engines.feature_weights import check_feature_weights
+from styleclip_server.engines.model_files import (
+    FEATURES_FOLDER,
+    MODEL_FILE,
+    OPENVINO_FILE,
+    PYTHON_FILE,
+)
 from styleclip_server.files import write_atomically
 from styleclip_server.serving import configs
+
+_log = logging.getLogger("styleclip_server")
 
 # The Python model of a network in PyTorch.
 _TORCH_MODEL = """from styleclip_server.serving.backends.torch import TritonPythonModel
@@ -29,7 +38,8 @@ _TORCH_MODEL = """from styleclip_server.serving.backends.torch import TritonPyth
 __all__ = ["TritonPythonModel"]
 """
 
-# The generator of a domain with networks that edit features, and the model of these networks.
+# The generator of a domain with networks that edit features, and on a CPU the model of these.
+_TORCH_FEATURES_MODEL = _TORCH_MODEL.replace(".torch ", ".torch_features ")
 _FEATURE_GENERATOR_MODEL = _TORCH_MODEL.replace(".torch ", ".feature_generator ")
 _FEATURES_MODEL = _TORCH_MODEL.replace(".torch ", ".features ")
 
@@ -56,23 +66,42 @@ def link_models(
         queue_length: requests that wait for each model; None: `configs.QUEUE_LENGTH`.
     """
     description = (domain / DOMAIN_FILE).read_text("utf-8")
-    features = configs.serves_features(Domain.from_json(description), engine)
-    features = features and newest_version(domain / wire.FEATURES.name) > 0
+    features = _find_features(domain, description, engine)
     for parent, models in ((steps, wire.STEPS), (domain, wire.NETWORKS)):
-        for name, config in _configs(parent, models, engine, features).items():
+        for name, config in _configs(parent, models, engine, features is not None).items():
             if queue_length is not None:
                 configs.set_queue_length(config, queue_length)
             served = _write_config(folder, config)
-            python_model = _python_model(name, engine, features) if models is wire.NETWORKS else ""
+            python_model = ""
+            if models is wire.NETWORKS:
+                python_model = _python_model(name, engine, features is not None)
             for version in _versions(parent.resolve() / name):
                 if python_model and (version / MODEL_FILE).is_file():
                     _link_beside(served / version.name, python_model, version)
                 else:
                     (served / version.name).symlink_to(version)
-    if features:
+    generator = _newest(folder / wire.STYLEGAN2.name)
+    if features and generator and engine == "torch":
+        (generator / FEATURES_FOLDER).symlink_to(features)
+    elif features:
         served = _write_config(folder, configs.features_config(description, engine))
-        for version in _versions(domain.resolve() / wire.FEATURES.name):
-            _link_beside(served / version.name, _FEATURES_MODEL, version)
+        _link_beside(served / features.name, _FEATURES_MODEL, features)
+
+
+def _find_features(domain: Path, description: str, engine: Engine) -> Path | None:
+    """Return the newest version of the networks that edit features; None: they are not served."""
+    features = _newest(domain / wire.FEATURES.name)
+    if features is None or not configs.serves_features(Domain.from_json(description), engine):
+        return None
+    if engine == "torch":
+        stylegan2 = domain / wire.STYLEGAN2.name
+        try:
+            newest = stylegan2 / str(newest_version(stylegan2)) / MODEL_FILE
+            check_feature_weights(features, newest)
+        except Exception as error:  # whatever is wrong with the files
+            _log.warning("PyTorch edits faces by their latent only: %s", error)
+            return None
+    return features
 
 
 def _write_config(folder: Path, config: pb.ModelConfig) -> Path:
@@ -86,7 +115,7 @@ def _write_config(folder: Path, config: pb.ModelConfig) -> Path:
 def _python_model(network: str, engine: Engine, features: bool) -> str:
     """Return the model.py of a network; "": it needs none."""
     if features and network == wire.STYLEGAN2.name:
-        return _FEATURE_GENERATOR_MODEL
+        return _TORCH_FEATURES_MODEL if engine == "torch" else _FEATURE_GENERATOR_MODEL
     return _TORCH_MODEL if engine == "torch" else ""
 
 
@@ -157,6 +186,12 @@ def _newest_files(network: Path) -> set[str]:
 
 def _versions(network: Path) -> list[Path]:
     return [path for path in network.glob("*") if path.name.isdecimal()]
+
+
+def _newest(network: Path) -> Path | None:
+    """Return the folder of the newest version of a network; None: it has none."""
+    version = newest_version(network)
+    return network.resolve() / str(version) if version else None
 
 
 def newest_version(network: Path) -> int:

@@ -11,13 +11,13 @@ import json
 import triton_python_backend_utils as triton
 
 from styleclip_contract import limits, wire
-from styleclip_contract.errors import InvalidInput, UnknownFidelity, from_wire
+from styleclip_contract.errors import InvalidInput, from_wire
 from styleclip_server.engines.model_files import OPENVINO_FILE
-from styleclip_server.pipeline.fidelities import parse_fidelity
 from styleclip_server.serving import config_parameters
 from styleclip_server.serving.backends import onnxruntime, openvino
+from styleclip_server.serving.backends.feature_requests import refusal, requested_fidelity
 
-_FIDELITY, _IMAGE = wire.FIDELITY.name, wire.IMAGE.name
+_IMAGE = wire.IMAGE.name
 _FORWARDED = [tensor.name for tensor in wire.FEATURES.inputs]
 
 
@@ -37,33 +37,16 @@ class TritonPythonModel:
         latent_requests = []
         for i, request in enumerate(requests):
             try:
-                if self._fidelity(request) == limits.LATENT:
+                if requested_fidelity(request, self.domain) == limits.LATENT:
                     latent_requests.append(i)
                 else:
                     responses[i] = _edit_features(request)
             except InvalidInput as error:
-                responses[i] = _refusal(error)
+                responses[i] = refusal(error)
         if latent_requests:
             latent = self.latent_model.execute([requests[i] for i in latent_requests])
             responses |= zip(latent_requests, latent, strict=True)
         return [responses[i] for i in range(len(requests))]
-
-    def _fidelity(self, request):
-        """Return the FIDELITY of all rows of a request."""
-        tensor = triton.get_input_tensor_by_name(request, _FIDELITY)
-        if tensor is None:
-            return limits.LATENT
-        first, *others = {value for (value,) in tensor.as_numpy()}
-        if others:
-            raise UnknownFidelity("the photos of a batch need the same FIDELITY: send one value")
-        return parse_fidelity(first, limits.FIDELITIES, self.domain)
-
-
-def _refusal(error):
-    """Return the response of a request with a named error."""
-    invalid = isinstance(error, InvalidInput)
-    code = triton.TritonError.INVALID_ARG if invalid else triton.TritonError.INTERNAL
-    return triton.InferenceResponse(error=triton.TritonError(error.to_wire(), code))
 
 
 def _edit_features(request):
@@ -77,5 +60,5 @@ def _edit_features(request):
         inputs=[tensor for tensor in inputs if tensor is not None],
     ).exec()
     if response.has_error():
-        return _refusal(from_wire(response.error().message()))
+        return refusal(from_wire(response.error().message()))
     return triton.InferenceResponse([triton.get_output_tensor_by_name(response, _IMAGE)])

@@ -5,25 +5,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from pathlib import Path
 
 from styleclip_contract import wire
-from styleclip_contract.errors import InvalidCrop
 from styleclip_server.engines.cpu import core_quota
 from styleclip_server.engines.features import FeatureEditor
-from styleclip_server.pipeline.alignment import to_face_crop
-from styleclip_server.pipeline.edit_tensors import check_latent
-from styleclip_server.pipeline.fidelities import decode_crop
+from styleclip_server.pipeline.fidelities import find_face
 from styleclip_server.serving import config_parameters
+from styleclip_server.serving.backends import feature_requests
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond
-
-CACHE_VARIABLE = "STYLECLIP_FEATURE_CACHE_MIB"
-DEFAULT_CACHE_MIB = 512  # 120 faces at 1024 px
 
 
 class TritonPythonModel:
@@ -35,7 +28,7 @@ class TritonPythonModel:
         self.editor = FeatureEditor(
             Path(args["model_repository"], args["model_version"]),
             core_quota(),
-            int(os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE_MIB)) << 20,
+            feature_requests.cache_bytes(),
             openvino=engine == "openvino",
         )
         self.metrics = Metrics(wire.FEATURES.name, domain.name)
@@ -44,20 +37,10 @@ class TritonPythonModel:
         return respond(wire.FEATURES, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
-        w_plus, crop, face = row["W_PLUS"], row["CROP"], row["FACE_CROP"]
-        check_latent(w_plus)
-        if crop is None and face is None:
-            raise InvalidCrop(
-                "FIDELITY is features, and CROP is missing: send the output CROP of `invert`"
-            )
-        # All bytes of the face are hashed: a client gets features of its own photos alone.
-        content = crop[0] if face is None else face.tobytes()
-        key = hashlib.sha256(w_plus.tobytes() + content).digest()
-
-        def read_face():
-            return to_face_crop(decode_crop(content, self.crop_size)) if face is None else face
-
+        crop = None if row["CROP"] is None else row["CROP"][0]
+        face = find_face(row["W_PLUS"], crop, row["FACE_CROP"], self.crop_size)
         try:
-            return {"IMAGE": self.editor.edit(w_plus, row["DELTA"], key, read_face)}
+            image = self.editor.edit(row["W_PLUS"], row["DELTA"], face.key, face.read)
+            return {"IMAGE": image}
         finally:
             self.metrics.count_lookups({"features": self.editor.cache.cache_info()})

@@ -31,6 +31,9 @@ parent_watch.die_with_triton()
 
 RENDER = wire.RENDER.name
 
+Run = Callable[[Sequence[Sequence[Tensor]], int], Tensor]
+"""Takes each input of the requests and the number of rows, and returns a network's output."""
+
 
 def next_power_of_two(n: int) -> int:
     """Return the smallest power of two that is at least `n`."""
@@ -69,7 +72,8 @@ class TritonPythonModel:
         self.texts = model is wire.CLIP_TEXT
         self.renders = model is wire.STYLEGAN2
         with torch.inference_mode():
-            self.call = Graphed(_network(model)(parameters, self.device), self.device)
+            self.network = _network(model)(parameters, self.device)
+            self.call = Graphed(self.network, self.device)
             self.late = self.stream = None
             if gpu:
                 self._capture(config)
@@ -96,6 +100,10 @@ class TritonPythonModel:
             copy_to_host(result[:1])
 
     def execute(self, requests):
+        return self._respond(requests, self._start(requests, self._run))
+
+    def _start(self, requests: Sequence[Any], run: Run) -> Callable[[], list[Any]]:
+        """Run requests as one batch; return a function that computes the responses."""
         try:
             columns = [
                 [_tensor(triton.get_input_tensor_by_name(request, name)) for request in requests]
@@ -104,24 +112,31 @@ class TritonPythonModel:
             spans = batching.row_slices(columns[0])
             # Read here: Triton may reuse a request's memory once `execute` has returned.
             options = _options(requests, spans) if self.renders else []
-            result = self._run(columns, spans[-1].stop)
+            result = run(columns, spans[-1].stop)
         except Exception as error:
-            return [batching.failure("PyTorch", error) for _ in requests]
-        respond = partial(self._responses, result, spans, options)
+            failures = [batching.failure("PyTorch", error) for _ in requests]
+            return lambda: failures
+        return partial(self._responses, result, spans, options)
+
+    def _respond(
+        self, requests: Sequence[Any], compute: Callable[[], list[Any]]
+    ) -> list[Any] | None:
+        """Compute the responses of `execute` now, or send them later."""
         if self.late is None or len(requests) == 1:  # alone, a thread would only cost time
-            return respond()
-        self.late.respond(requests, respond)
+            return compute()
+        self.late.respond(requests, compute)
         return None
 
-    @torch.inference_mode()
     def _run(self, columns: Sequence[Sequence[Tensor]], rows: int) -> Tensor:
-        """Return the network's output, which later calls leave alone."""
-        inputs = self._padded_batch(columns, rows)
-        if self.stream is None:
-            return self.call(*inputs)[:rows].clone()
-        with torch.cuda.stream(self.stream):
-            result = self.call(*inputs)[:rows].clone()
-        self.stream.synchronize()
+        return self._call(self.call, self._padded_batch(columns, rows), rows)
+
+    @torch.inference_mode()
+    def _call(self, call: Graphed, inputs: Sequence[Tensor], rows: int) -> Tensor:
+        """Return rows of a network's output, which later calls leave alone."""
+        with torch.cuda.stream(self.stream):  # None: the default stream
+            result: Tensor = call(*inputs)[:rows].clone()
+        if self.stream is not None:
+            self.stream.synchronize()
         return result
 
     def _responses(
