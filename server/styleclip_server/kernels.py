@@ -28,13 +28,16 @@ from triton.runtime import driver
 from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE, Domain
 from styleclip_networks.e4e import Encoder4Editing
+from styleclip_networks.sfe import FeatureFuser, Inverter
 from styleclip_networks.stylegan2 import Generator
 from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import kernel_cache, prebuilt
 from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
+from styleclip_server.engines.cuda.feature_editor import CudaFeatureEditor
 from styleclip_server.engines.cuda.kernels.faces import resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
+from styleclip_server.engines.feature_weights import read_feature_weights
 from styleclip_server.engines.model_files import MODEL_FILE
 from styleclip_server.serving import model_repository
 from styleclip_server.serving.configs import MAX_BATCH
@@ -45,6 +48,7 @@ SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 
 TARGETS = (80, 86, 89, 90, 100, 120)
 
 Weights = Mapping[str, np.ndarray]
+Network = CudaGenerator | CudaEncoder | CudaFeatureEditor
 
 
 class CompileOnlyDriver(DriverBase):
@@ -100,7 +104,8 @@ class Networks:
     """The networks whose launches are compiled: a domain's folder, or a published resolution.
 
     Attributes:
-        origin: the folder; or the side of the images in pixels, for StyleGAN2 config F with e4e.
+        origin: the folder; or the side of the images in pixels, for StyleGAN2 config F with e4e and
+            StyleFeatureEditor.
     """
 
     origin: Path | int
@@ -120,13 +125,14 @@ class Networks:
             "style_channels": list(generator.style_channels),
         }
 
-    def build(self) -> dict[wire.Model, CudaGenerator | CudaEncoder]:
+    def build(self) -> dict[wire.Model, Network]:
         """Build the networks without data, for the target of Triton's active driver."""
-        built: dict[wire.Model, CudaGenerator | CudaEncoder] = {
-            wire.STYLEGAN2: CudaGenerator(self._generator(), "meta")
-        }
+        generator = CudaGenerator(self._generator(), "meta")
+        built: dict[wire.Model, Network] = {wire.STYLEGAN2: generator}
         if parameters := self._encoder():
             built[wire.E4E] = CudaEncoder(parameters, "meta")
+        if parameters := self._feature_editor():
+            built[wire.FEATURES] = CudaFeatureEditor(parameters, generator)
         return built
 
     def launch(self, built: Mapping[wire.Model, Any]) -> None:
@@ -136,10 +142,19 @@ class Networks:
             wire.DELTA: (sum(self.sizes["style_channels"]),),
             wire.FACE_CROP: (3, wire.FACE_SIZE, wire.FACE_SIZE),
         }
+
+        def draw(rows: int, *tensors: wire.Tensor) -> list[torch.Tensor]:
+            return [torch.empty(rows, *sizes[tensor], device="meta") for tensor in tensors]
+
         for model, network in built.items():
+            if model is wire.FEATURES:
+                kept = network.invert(*draw(1, wire.FACE_CROP, wire.W_PLUS))
             for rows in captured_batch_sizes(MAX_BATCH):
-                shapes = [(rows, *sizes[tensor]) for tensor in model.inputs]
-                network(*(torch.empty(shape, device="meta") for shape in shapes))
+                if model is wire.FEATURES:
+                    rows_kept = (torch.cat([x] * rows) for x in kept)
+                    network.edit(*draw(rows, wire.W_PLUS, wire.DELTA), *rows_kept)
+                else:
+                    network(*draw(rows, *model.inputs))
 
     def _generator(self) -> Weights:
         if isinstance(self.origin, Path):
@@ -152,6 +167,16 @@ class Networks:
             return _read(self.origin, wire.E4E)
         with torch.device("meta"):
             return _zeros(Encoder4Editing(self.sizes["num_latents"]), "encoder.")
+
+    def _feature_editor(self) -> Weights:
+        if isinstance(self.origin, Path):
+            network = self.origin / wire.FEATURES.name
+            version = model_repository.newest_version(network)
+            return read_feature_weights(network / str(version)) if version else {}
+        with torch.device("meta"):
+            inverter, editor = Inverter(self.sizes["num_latents"]), FeatureFuser()
+        average = np.zeros(self.sizes["w_dim"], np.float32)
+        return {**_zeros(inverter, "inverter."), **_zeros(editor, "editor."), "w_avg": average}
 
 
 def _read(folder: Path, model: wire.Model) -> Weights:

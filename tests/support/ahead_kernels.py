@@ -90,21 +90,35 @@ def compare_keys(domain):
     print(json.dumps({"ahead": sorted(ahead.values()), "beyond": beyond}))
 
 
+def served_inputs(config):
+    """What a model reads of its configuration before it is ready."""
+    shapes = [{"name": each.name, "dims": each.dims} for each in config.input]
+    return {"max_batch_size": config.max_batch_size, "input": shapes}
+
+
 def serve(sizes, built):
     """Launch what the networks' Triton models launch before they are ready."""
     sys.modules["triton_python_backend_utils"] = SimpleNamespace()
     from styleclip_server.serving.backends import torch as backend
+    from styleclip_server.serving.backends import torch_features
 
     defaults = {"neutral": "a face", "strength": 1, "threshold": 0.1}
     description = json.dumps({"name": "", "title": "", "defaults": defaults} | sizes)
+    device = torch.device("meta")
     for model, network in built.items():
+        if model is wire.FEATURES:
+            served = torch_features.TritonPythonModel.__new__(torch_features.TritonPythonModel)
+            served.invert = backend.Graphed(network.invert, device)
+            served.edit = backend.Graphed(network.edit, device)
+            config = network_config(wire.STYLEGAN2, description, "torch", features=True)
+            served._capture_features(served_inputs(config))
+            continue
         config = network_config(model, description, "torch")
         served = backend.TritonPythonModel.__new__(backend.TritonPythonModel)
         served.texts, served.renders = False, False
         served.inputs = [tensor.name for tensor in model.inputs]
-        served.call = backend.Graphed(network, torch.device("meta"))
-        shapes = [{"name": each.name, "dims": each.dims} for each in config.input]
-        served._capture({"max_batch_size": config.max_batch_size, "input": shapes})
+        served.call = backend.Graphed(network, device)
+        served._capture(served_inputs(config))
 
 
 if __name__ == "__main__":

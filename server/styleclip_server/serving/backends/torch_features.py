@@ -45,6 +45,7 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
             self.edit = Graphed(editor.edit, self.device)
             if self.device.type == "cuda":
                 self._capture_features(json.loads(args["model_config"]))
+                torch.cuda.synchronize()
         self.cache: FeatureCache[Features] = FeatureCache(feature_requests.cache_bytes())
         self.metrics = Metrics(wire.FEATURES.name, domain.name)
 
@@ -58,7 +59,6 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
         edit = (w_plus, delta, *self.invert(face, w_plus))
         for rows in captured_batch_sizes(config["max_batch_size"]):
             self.edit(*(torch.cat([x] * rows) for x in edit))
-        torch.cuda.synchronize()
 
     def execute(self, requests):
         responses: dict[int, Any] = {}
