@@ -27,7 +27,6 @@ from styleclip_contract.wire import FACE_SIZE
 from styleclip_networks.e4e import Encoder4Editing
 from styleclip_networks.sfe import (
     FeatureFuser,
-    FeatureFuserUnit,
     Inverter,
     drop_changed_details,
 )
@@ -76,27 +75,15 @@ def build_inverter(generator: Generator, tiny: bool) -> Inverter:
     )
     channels = generator.channels[RESOLUTION]
     inverter = Inverter(0, widths, depths, channels, units)
-    _initialize(inverter.fuser, 0.0, 1.0)
+    inverter.fuser.set_weighted_sum(0.0, 1.0)
     return inverter
 
 
 def build_editor(generator: Generator, tiny: bool) -> FeatureFuser:
     """Build an editor that adds the change of the generator's features until it is trained."""
     editor = FeatureFuser(generator.channels[RESOLUTION], TINY_UNITS if tiny else UNITS)
-    _initialize(editor, 1.0, -1.0)
+    editor.set_weighted_sum(1.0, -1.0)
     return editor
-
-
-@torch.no_grad()
-def _initialize(fuser: FeatureFuser, first: float, second: float) -> None:
-    """Let a fuser return the sum of its inputs, weighted by `first` and `second`."""
-    identity = torch.eye(fuser.conv.out_channels)
-    weight = torch.cat([first * identity, second * identity], 1)
-    fuser.conv.weight.copy_(weight[:, :, None, None])
-    nn.init.zeros_(fuser.conv.bias)  # type: ignore[arg-type]
-    for unit in fuser.body:
-        assert isinstance(unit, FeatureFuserUnit)
-        nn.init.zeros_(unit.body[-1].weight)  # type: ignore[arg-type]
 
 
 def train_inverter(setup: Setup, data: FeatureData) -> None:

@@ -12,9 +12,11 @@ from PIL import Image
 import e4e_formulas
 import stylegan2_formulas
 from paths import ROOT
-from small_networks import small_clip, small_encoder, small_generator
+from small_networks import small_clip, small_encoder, small_generator, small_inverter
 from styleclip_contract import wire
 from styleclip_export.checkpoints.domain_files import DomainNetworks
+from styleclip_export.checkpoints.feature_editors import FeatureEditorCheckpoint
+from styleclip_networks.sfe import FeatureFuser
 from styleclip_server.pipeline.detection import Detection
 from tools.bench import (
     faces_on_device,
@@ -118,8 +120,17 @@ def test_the_model_analyzer_configuration_lists_the_networks():
 def test_a_random_domain_of_weights_alone_has_them_under_their_names(tmp_path):
     generator, encoder, clip = small_generator(), small_encoder(), small_clip()
     w_avg = torch.ones(generator.num_latents, generator.w_dim)
-    networks = DomainNetworks(generator, encoder, clip, w_avg, w_avg[0])
+    inverter, editor = small_inverter(generator.num_latents), FeatureFuser(32, units=1)
+    networks = DomainNetworks(
+        generator, encoder, clip, w_avg, w_avg[0],
+        feature_editor=FeatureEditorCheckpoint(inverter, editor),
+    )  # fmt: skip
     random_domain.write_weights(networks, tmp_path)
+    first, second = networks_from_onnx.read_feature_networks(tmp_path)
+    assert second.own_latent and torch.equal(first.w_avg, w_avg)
+    for written, module in ((inverter, first.inverter), (editor, second.editor)):
+        state = written.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
     read = networks_from_onnx.read_networks(tmp_path)
     assert torch.equal(read.w_avg, w_avg)
     for written, module in ((generator, read.generator), (encoder, read.encoder)):

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from styleclip_client import Client, StyleclipError
+from styleclip_contract import limits
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.supervisor import running_server
 from tools.bench import growth, measure, plots
@@ -64,6 +65,8 @@ def _parse_models(_: Any, __: Any, text: str) -> list[str]:
 @click.option("--resolutions", default="64,128,256,512,1024", callback=_parse_numbers)
 @click.option("--photos", "folder_of_photos", type=click.Path(file_okay=False, path_type=Path),
               help="A folder of JPEG files to send, in place of demo/samples.")  # fmt: skip
+@click.option("--fidelity", type=click.Choice(limits.FIDELITIES),
+              help="Of edits; by default latent.")  # fmt: skip
 @click.option("--short", is_flag=True, help="Two models, 1 and 4 clients, two seconds each.")
 def main(
     server: str | None,
@@ -74,6 +77,7 @@ def main(
     measure_growth: bool,
     resolutions: list[int],
     folder_of_photos: Path | None,
+    fidelity: str | None,
     short: bool,
 ) -> None:
     """Measure the server with perf_analyzer; tables, CSV, JSON and plots in out/bench/."""
@@ -92,12 +96,12 @@ def main(
                 server = stack.enter_context(_start_server())
             client = stack.enter_context(Client(server))
             domain = client.domain()
-            run["domain"] = domain.name
+            run["domain"], run["fidelity"] = domain.name, fidelity or limits.DEFAULT_FIDELITY
             pattern = "p*.jpg" if domain.align else "avatar-*.png"
             photos = sorted((ROOT / "demo" / "samples").glob(pattern))
             if folder_of_photos:
                 photos = sorted(folder_of_photos.glob("*.jpg"))
-            data = build_inputs(client, photos)
+            data = build_inputs(client, photos, fidelity)
             port = None
             if baseline and run["domain"] == "avatars" and "edit_photo" in models:
                 port = stack.enter_context(measure.running_baseline())
