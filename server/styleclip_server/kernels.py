@@ -218,9 +218,9 @@ def compile_for(
 
 def _launch_face_detector() -> None:
     """Launch the kernel of the face detector, which is the same for all photos."""
-    index = torch.empty(1, dtype=torch.int64, device="meta")
+    index = torch.empty(1, dtype=torch.int32, device="meta")
     axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
-    resize.resize(torch.empty(3, 1, 1, dtype=torch.uint8, device="meta"), axis, axis, 1)
+    resize.resize(torch.empty(3, 1, 1, dtype=torch.uint8, device="meta"), axis, axis, index)
 
 
 def _store_kernel(cached: Path, stored: Path) -> None:

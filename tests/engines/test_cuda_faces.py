@@ -74,7 +74,7 @@ def assert_same(ours, theirs):
 def test_each_level_of_the_pyramid_is_dlibs_to_the_bit(astronaut, size):
     image = astronaut.crop((150, 0, 400, 300)).resize(size, Image.Resampling.NEAREST)
     dlibs = ImagePyramid(image)
-    _, levels = build_pyramid(to_tensor(image))
+    levels = build_pyramid(to_tensor(image))
     assert len(levels) - len(dlibs) in (0, 1)
     for index, level in enumerate(levels[: len(dlibs)]):
         np.testing.assert_array_equal(level.permute(1, 2, 0), dlibs.level(index))
@@ -169,7 +169,7 @@ def test_a_photo_is_aligned_as_by_dlib_and_by_dlib_when_the_gpu_fails(
     assert not np.allclose(other[1], quad)
     assert_same(finder.detect_all_faces(photo), expected)
     failure = mock.Mock(side_effect=RuntimeError("out of memory"))
-    monkeypatch.setattr(FaceDetector, "_search", failure)
+    monkeypatch.setattr(FaceDetector, "_score", failure)
     monkeypatch.setattr(FaceLandmarks, "predict", failure)
     assert_aligned()
     assert finder.detect_all_faces(photo) == expected

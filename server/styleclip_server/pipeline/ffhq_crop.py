@@ -9,6 +9,8 @@ upright photo, where (0, 0) is the center of the first pixel, as in dlib's landm
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -41,17 +43,44 @@ def _quarter_turn(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([-vector[1], vector[0]])
 
 
-def crop_quad(image: Image.Image, quad: Quad, size: int = FACE_SIZE) -> Image.Image:
-    """Crop the square `quad` out of an RGB image as `size` x `size` pixels, as FFHQ does.
+@dataclass(frozen=True)
+class CropPlan:
+    """What FFHQ does to a photo before one transform; all points and sizes are (x, y).
 
-    Parts of the quad outside the image are filled with its blurred reflection.
+    Attributes:
+        shrunk_size: of the photo, which is shrunk first if the face is large.
+        low, high: the part of the shrunk photo that is used.
+        before, after: the margins that the part is padded by, 0 for none.
+        blur: the standard deviation, in pixels, of the Gaussian that blurs the margins.
+        quad: in the padded part (4, 2).
     """
+
+    shrunk_size: tuple[int, int]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+    blur: float
+    quad: Quad
+
+    @property
+    def is_padded(self) -> bool:
+        return bool(self.before.any() or self.after.any())
+
+    @property
+    def corners(self) -> Quad:
+        """The quad, counted from the corner of the first pixel and not from its center."""
+        return self.quad + 0.5
+
+
+def plan_crop(photo_size: tuple[int, int], quad: Quad, size: int = FACE_SIZE) -> CropPlan:
+    """Plan the crop of `quad` out of a photo (width, height) as `size` x `size` pixels."""
     quad = np.array(quad, np.float64)
     side = float(np.hypot(*(quad[3] - quad[0])))
     shrink = int(side / size * 0.5)
-    shrunk_size = image.size
+    shrunk_size = photo_size
     if shrink > 1:  # the transform does not filter, so large faces are shrunk first
-        width, height = (max(1, round(pixels / shrink)) for pixels in image.size)
+        width, height = (max(1, round(pixels / shrink)) for pixels in photo_size)
         shrunk_size = (width, height)
         quad /= shrink
         side /= shrink
@@ -59,18 +88,29 @@ def crop_quad(image: Image.Image, quad: Quad, size: int = FACE_SIZE) -> Image.Im
 
     low = np.maximum(np.floor(quad.min(axis=0)).astype(int) - border, 0)
     high = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + border, shrunk_size)
-    image = _shrink_and_crop(image, shrunk_size, low, high)
     quad -= low
 
     before = np.maximum(border - np.floor(quad.min(axis=0)).astype(int), 0)
-    after = np.maximum(np.ceil(quad.max(axis=0)).astype(int) - image.size + border, 0)
+    after = np.maximum(np.ceil(quad.max(axis=0)).astype(int) - (high - low) + border, 0)
     if max(*before, *after) > border - 4:
         margin = round(side * 0.3)
         before, after = np.maximum(before, margin), np.maximum(after, margin)
-        image = _pad_with_reflection(image, before, after, blur=side * 0.02)
         quad += before
-    # Pillow counts from the corner of the first pixel, the quad from its center.
-    corners = tuple((quad + 0.5).ravel().tolist())
+    else:
+        before = after = np.zeros(2, int)
+    return CropPlan(shrunk_size, low, high, before, after, side * 0.02, quad)
+
+
+def crop_quad(image: Image.Image, quad: Quad, size: int = FACE_SIZE) -> Image.Image:
+    """Crop the square `quad` out of an RGB image as `size` x `size` pixels, as FFHQ does.
+
+    Parts of the quad outside the image are filled with its blurred reflection.
+    """
+    plan = plan_crop(image.size, quad, size)
+    image = _shrink_and_crop(image, plan.shrunk_size, plan.low, plan.high)
+    if plan.is_padded:
+        image = _pad_with_reflection(image, plan.before, plan.after, plan.blur)
+    corners = tuple(plan.corners.ravel().tolist())
     return image.transform((size, size), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
 
 

@@ -8,16 +8,21 @@ and the threshold, are closer than `MARGIN`, dlib searches that image itself.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from styleclip_server.engines.cuda.faces import fhog, resizing
+from styleclip_server.engines.cuda.cuda_graphs import Graphed
+from styleclip_server.engines.cuda.faces import fhog, frames, resizing
+from styleclip_server.engines.cuda.faces.frames import Frame, LevelTables
+from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.pipeline.detection import Detection, select_largest, to_detection
 from styleclip_server.pipeline.dlib_detector import (
     WINDOW,
@@ -33,11 +38,9 @@ from styleclip_server.pipeline.image_pyramid import factor_6_5
 MARGIN = 1e-4  # of two scores; rounding differs by less than a tenth of it
 _CELLS = WINDOW // fhog.CELL  # of a filter's sides
 _MAX_FILTERS = 100
-# Long side of the first level that is searched for large faces (11% of the photo's long side), and
-# the score from which the result is no false detection that may hide a smaller face.
-_LARGE_FACES_LEVEL = 640
-_SURE_SCORE = 0.3
+_SURE_SCORE = 0.3  # from which the largest face is no false detection that hides a smaller one
 _MAX_PIXELS = 1 << 22  # of the images in one canvas, unless a single one is larger
+_MAX_FRAME_PIXELS = 1 << 26  # of level 0 of the photos that are searched at once, unless it is one
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """The result of a search of a photo from level `start` of its pyramid on."""
 
     start: int
@@ -138,7 +141,8 @@ class FaceDetector:
         # its last row and column.
         taps = self._parameters.filters[:, :, ::-1, ::-1].transpose(0, 2, 3, 1)
         self._taps = torch.from_numpy(taps.reshape(-1, fhog.CHANNELS)).to(device)
-        self._thresholds = torch.from_numpy(self._parameters.thresholds).to(device)
+        self._layouts: dict[tuple[tuple[int, ...], int], list[fhog.Layout]] = {}
+        self._score_frames = Graphed(self._score_small_levels, device)
         self.device = device
         self.searches = self.decided_by_dlib = 0
 
@@ -155,7 +159,7 @@ class FaceDetector:
             For each photo detections, best score first; empty only if `detect_all_faces` finds
             none.
         """
-        searches = self._search(photos, _LARGE_FACES_LEVEL)
+        searches = self.search_small_levels(photos)
         unsure = [index for index, search in enumerate(searches) if not search.sure]
         results = [search.faces for search in searches]
         official = self.detect_all_faces([photos[index] for index in unsure])
@@ -163,44 +167,94 @@ class FaceDetector:
             results[index] = faces
         return results
 
+    @torch.inference_mode()
     def detect_all_faces(self, photos: Sequence[Tensor]) -> list[list[Detection]]:
         """Detect the faces of each photo (3, H, W) uint8 RGB by the official search.
 
         Returns:
             For each photo detections, best score first.
         """
-        return [search.faces for search in self._search(photos, None)]
+        pyramids = self._build_pyramids(photos)
+        found = iter(self._find_windows([level for levels in pyramids for level in levels]))
+        return [
+            self._decide(0, list(itertools.islice(found, len(levels))), photo).faces
+            for photo, levels in zip(photos, pyramids, strict=True)
+        ]
 
     @torch.inference_mode()
-    def _search(self, photos: Sequence[Tensor], longest: int | None) -> list[_Search]:
-        """Search the pyramids of photos, or their levels of a long side up to `longest`."""
-        pyramids = self._build_pyramids(photos, longest)
-        found = iter(self._find_windows([level for _, levels in pyramids for level in levels]))
-        searches = []
-        for start, levels in pyramids:
-            windows = [
-                _Window(factor_6_5().rect_up(window.rectangle, above), window.score)
-                for above, in_level in enumerate(itertools.islice(found, len(levels)))
-                for window in in_level
-            ]
-            hits = self._decide(windows)
-            if hits is None:
-                hits = run_on_pyramid(_to_array(levels[0]))
-            searches.append(_Search(start, [to_detection(hit, start) for hit in hits]))
-        return searches
+    def search_small_levels(self, photos: Sequence[Tensor]) -> list[Search]:
+        """Search the levels of photos whose long sides are `frames.LARGE_FACES_LEVEL` or less."""
+        searches: dict[int, Search] = {}
+        photo_frames = [frames.frame_for(*photo.shape[1:]) for photo in photos]
+        for frame in dict.fromkeys(photo_frames):
+            same = [index for index, other in enumerate(photo_frames) if other == frame]
+            at_once = _photos_at_once(frame)
+            for start in range(0, len(same), at_once):
+                rows = same[start : start + at_once]
+                found = self._search_frame(frame, [photos[index] for index in rows])
+                searches |= zip(rows, found, strict=True)
+        return [searches[index] for index in range(len(photos))]
 
-    def _build_pyramids(
-        self, photos: Sequence[Tensor], longest: int | None
-    ) -> list[tuple[int, list[Tensor]]]:
-        """Build the pyramid of each photo, those of photos of the same size at once."""
-        pyramids: list[tuple[int, list[Tensor]]] = [(0, [])] * len(photos)
+    def _search_frame(self, frame: Frame, photos: Sequence[Tensor]) -> list[Search]:
+        """Search the small levels of photos of one frame."""
+        batch = 1 << (len(photos) - 1).bit_length()  # few numbers of photos, so few are captured
+        side = frame.photo_side
+        in_frames = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=self.device)
+        for place, photo in zip(in_frames, photos, strict=False):
+            place[:, : photo.shape[1], : photo.shape[2]] = photo
+        plans = [frames.plan_levels(*photo.shape[1:], self.device) for photo in photos]
+        tables = frames.join_tables(plans, batch)
+        scores = copy_to_host(self._score_frames(in_frames, *tables.tensors))
+        levels: list[list[_Window]] = []
+        start = 0
+        for layout in self._frame_layouts(frame, batch):
+            shape = (len(self._parameters.thresholds), *layout.image_of_cell.shape)
+            end = start + math.prod(shape)
+            levels += self._windows(scores[start:end].reshape(shape), layout)
+            start = end
+        count = len(frame.searched)
+        return [
+            self._decide(frame.start, levels[index * count : (index + 1) * count], photo)
+            for index, photo in enumerate(photos)
+        ]
+
+    def _score_small_levels(self, photos: Tensor, *tables: Tensor) -> Tensor:
+        """Return the scores of all windows in the small levels of photos in frames: of each filter
+        and cell of the canvases of `_frame_layouts`, one after the other (cells,) float32."""
+        frame = frames.frame_of_side(photos.shape[-1])
+        joined = LevelTables(*tables)
+        levels = frames.build_levels(frame, photos, joined)
+        sizes = joined.sizes[:, 1:, frame.start :].transpose(1, 2)
+        scores, first = [], 0
+        for layout in self._frame_layouts(frame, len(photos)):
+            end = first + len(layout.slots) // len(levels)
+            images = [level[index] for index in range(first, end) for level in levels]
+            scores.append(self._score(images, layout, sizes[first:end].reshape(-1, 2)).reshape(-1))
+            first = end
+        return torch.cat(scores)
+
+    def _frame_layouts(self, frame: Frame, photos: int) -> list[fhog.Layout]:
+        """Return the layout of each canvas that so many photos of a frame are searched in."""
+        key = frame.searched, photos
+        if key not in self._layouts:  # kept, since graphs read them
+            levels = tuple((side, side) for side in frame.searched)
+            in_canvas = max(1, _MAX_PIXELS // sum(side * side for side in frame.searched))
+            self._layouts[key] = [
+                fhog.lay_out(levels * min(in_canvas, photos - first), self.device)
+                for first in range(0, photos, in_canvas)
+            ]
+        return self._layouts[key]
+
+    def _build_pyramids(self, photos: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Build all levels of each photo, those of photos of the same size at once."""
+        pyramids: list[list[Tensor]] = [[]] * len(photos)
         sizes = [tuple(photo.shape) for photo in photos]
         for size in dict.fromkeys(sizes):
             same = [index for index, other in enumerate(sizes) if other == size]
             batch = torch.stack([photos[index].to(self.device) for index in same])
-            start, levels = resizing.build_pyramid(batch, longest)
+            levels = resizing.build_pyramid(batch)
             for row, index in enumerate(same):
-                pyramids[index] = (start, [level[row] for level in levels])
+                pyramids[index] = [level[row] for level in levels]
         return pyramids
 
     def _find_windows(self, levels: Sequence[Tensor]) -> list[list[_Window]]:
@@ -216,20 +270,32 @@ class FaceDetector:
         return windows + self._find_in_canvas(levels[start:]) if levels else []
 
     def _find_in_canvas(self, levels: Sequence[Tensor]) -> list[list[_Window]]:
-        features, mask, slots = fhog.extract(levels)
-        scores = self._filter(features).double()
-        scores -= self._thresholds[:, None, None]
-        places = torch.nonzero((scores > -MARGIN) & mask)
-        found = torch.cat([places[:, 1:], scores[places.unbind(-1)][:, None]], -1).tolist()
-        windows: list[list[_Window]] = [[] for _ in levels]
-        for y, x, score in found:
-            level, slot = next(
-                (level, slot)
-                for level, slot in enumerate(slots)
-                if 0 <= y - slot.top < slot.height and 0 <= x - slot.left < slot.width
-            )
-            rectangle = _window_at(int(y) - slot.top, int(x) - slot.left)
-            windows[level].append(_Window(rectangle, score))
+        sizes = tuple((level.shape[1], level.shape[2]) for level in levels)
+        layout = fhog.lay_out(sizes, self.device)
+        return self._windows(copy_to_host(self._score(levels, layout)), layout)
+
+    def _score(
+        self, images: Sequence[Tensor], layout: fhog.Layout, sizes: Tensor | None = None
+    ) -> Tensor:
+        """Return each filter's response to the window centered on each cell of a canvas, -inf
+        outside the images (filters, cells, cells) float32; see `fhog.extract`."""
+        features, mask = fhog.extract(images, layout, sizes)
+        return torch.where(mask, self._filter(features), -torch.inf)
+
+    def _windows(self, responses: NDArray[np.float32], layout: fhog.Layout) -> list[list[_Window]]:
+        """Return the windows in each image of a canvas that may be a face, given their responses
+        from `_score`."""
+        windows: list[list[_Window]] = [[] for _ in layout.slots]
+        thresholds = self._parameters.thresholds
+        places = np.nonzero(responses > np.float32(thresholds.min() - 2 * MARGIN))
+        scores = responses[places].astype(np.float64) - thresholds[places[0]]
+        images = layout.image_of_cell[places[1:]]
+        columns = (array.tolist() for array in (*places[1:], images, scores))
+        for y, x, image, score in zip(*columns, strict=True):
+            if score > -MARGIN:
+                slot = layout.slots[image]
+                rectangle = _window_at(y - slot.top, x - slot.left)
+                windows[image].append(_Window(rectangle, score))
         return windows
 
     def _filter(self, features: Tensor) -> Tensor:
@@ -243,7 +309,27 @@ class FaceDetector:
         sums = functional.fold(products[None], padded_size, (_CELLS, _CELLS))
         return sums[0, :, _CELLS // 2 :, _CELLS // 2 :][:, :height, :width]
 
-    def _decide(self, windows: list[_Window]) -> list[Hit] | None:
+    def _decide(
+        self, start: int, levels: Sequence[Sequence[_Window]], photo: Tensor
+    ) -> Search:
+        """Suppress windows that overlap a better one.
+
+        Args:
+            start: the number of the first level.
+            levels: the windows in each level.
+            photo: (3, H, W) uint8 RGB, for dlib where rounding could change the result.
+        """
+        windows = [
+            _Window(factor_6_5().rect_up(window.rectangle, above), window.score)
+            for above, in_level in enumerate(levels)
+            for window in in_level
+        ]
+        hits = self._suppress(windows)
+        if hits is None:
+            hits = run_on_pyramid(_to_array(resizing.build_level(photo, start)))
+        return Search(start, [to_detection(hit, start) for hit in hits])
+
+    def _suppress(self, windows: list[_Window]) -> list[Hit] | None:
         """Suppress windows that overlap a better one; None if rounding could change the result."""
         self.searches += 1
         kept: list[_Window] = []
@@ -265,6 +351,12 @@ class FaceDetector:
             shared > (one + other).area() * self._parameters.max_overlap
             or shared > min(one.area(), other.area()) * self._parameters.max_covered
         )
+
+
+def _photos_at_once(frame: Frame) -> int:
+    """Return how many photos of a frame are searched at once: a power of two."""
+    most = max(1, _MAX_FRAME_PIXELS // frame.sides[0] ** 2)
+    return 1 << (most.bit_length() - 1)
 
 
 def _is_close(window: _Window, better: list[_Window]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,34 +47,48 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where images of given sizes are in a canvas.
 
     Attributes:
         height, width: of the canvas in blocks of 8 pixels.
         slots: one for each image.
-        visible: (H, W) float32: 1 where dlib computes a gradient.
-        later: (H, W) int32: 1 where dlib prefers the later of two equally strong color channels.
-        mask: (H / 8 + 1, W / 8 + 1) bool: the cells that have features.
+        pixel_image, pixel_y, pixel_x: the image that each pixel belongs to, 0 if to none, and its
+            row and column there, -1 if to none (H, W) int32.
+        cell_image, cell_y, cell_x: the same for cells that have features (H / 8 + 1, W / 8 + 1).
+        image_of_cell: `cell_image` in the host's memory, -1 if to none.
     """
 
     height: int
     width: int
     slots: tuple[Slot, ...]
-    visible: Tensor
-    later: Tensor
-    mask: Tensor
+    pixel_image: Tensor
+    pixel_y: Tensor
+    pixel_x: Tensor
+    cell_image: Tensor
+    cell_y: Tensor
+    cell_x: Tensor
+    image_of_cell: NDArray[np.int32]
 
 
-def extract(images: Sequence[Tensor]) -> tuple[Tensor, Tensor, tuple[Slot, ...]]:
+def extract(
+    images: Sequence[Tensor], layout: Layout, sizes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute the features of images (3, H, W) uint8 RGB of any sizes.
 
+    Args:
+        layout: of images of these sizes, from `lay_out`.
+        sizes: height and width of the upper left parts that are images, which may be empty (N, 2)
+            int32; None: the images have no other parts.
+
     Returns:
-        The features of all images in one canvas (31, cells, cells) float32, 0 outside the images;
-        which cells belong to an image (cells, cells) bool; and where each image is.
+        The features of all images in one canvas (31, cells, cells) float32, 0 outside the images,
+        and which cells belong to an image (cells, cells) bool.
     """
     device = images[0].device
-    layout = _layout(tuple((image.shape[1], image.shape[2]) for image in images), device)
+    if sizes is None:
+        shapes = [image.shape[1:] for image in images]
+        sizes = torch.tensor(shapes, dtype=torch.int32, device=device)
     canvas = torch.zeros(
         3, layout.height * CELL, layout.width * CELL, dtype=torch.uint8, device=device
     )
@@ -83,9 +98,31 @@ def extract(images: Sequence[Tensor]) -> tuple[Tensor, Tensor, tuple[Slot, ...]]
         part = image[:, : (slot.height + 2) * CELL, : (slot.width + 2) * CELL]
         if slot.height:
             canvas[:, top : top + part.shape[1], left : left + part.shape[2]] = part
-    direction, magnitude = _gradients(canvas, layout.later)
-    histograms = _histograms(direction, magnitude * layout.visible)
-    return _features(histograms) * layout.mask, layout.mask, layout.slots
+    visible, later, mask = _outline(layout, sizes)
+    direction, magnitude = _gradients(canvas, later)
+    histograms = _histograms(direction, magnitude * visible)
+    return _features(histograms) * mask, mask
+
+
+def _outline(layout: Layout, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what of a canvas belongs to images of these sizes.
+
+    Returns:
+        Where dlib computes a gradient (H, W) bool; where it prefers the later of two equally strong
+        color channels (H, W) int32; and which cells have features.
+    """
+    cells = (sizes + 4) // CELL
+    empty = (cells.amin(1, keepdim=True) <= 2).to(torch.int32)
+    last = (torch.minimum(cells * CELL, sizes) - 1) * (1 - empty)
+    at_once = (last[:, 1] - 1) // _SIMD * _SIMD
+    last_y, last_x, image = last[:, 0], last[:, 1], layout.pixel_image
+    y, x = layout.pixel_y, layout.pixel_x
+    visible = (y >= 1) & (y < last_y[image]) & (x >= 1) & (x < last_x[image])
+    later = (visible & (x <= at_once[image])).to(torch.int32)
+    rows, columns = ((cells - 2) * (1 - empty)).unbind(1)
+    y, x, image = layout.cell_y, layout.cell_x, layout.cell_image
+    mask = (y >= 0) & (y < rows[image]) & (x >= 0) & (x < columns[image])
+    return visible, later, mask
 
 
 def _gradients(canvas: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,8 +213,8 @@ def _features(histograms: Tensor) -> Tensor:
     return torch.cat([signed.sum(-1), merged.sum(-1), energies], -1).permute(2, 0, 1)
 
 
-@functools.lru_cache(256)
-def _layout(sizes: tuple[tuple[int, int], ...], device: torch.device) -> _Layout:
+@functools.lru_cache(64)
+def lay_out(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Layout:
     """Place images of sizes (height, width) on shelves, the highest first."""
     cells = [((height + 4) // CELL, (width + 4) // CELL) for height, width in sizes]
     blocks = [(rows + 1 + _GAP, columns + 1 + _GAP) for rows, columns in cells]
@@ -190,9 +227,8 @@ def _layout(sizes: tuple[tuple[int, int], ...], device: torch.device) -> _Layout
         places[index] = (top, left)
         left += blocks[index][1]
     canvas_height = top + shelf
-    visible = np.zeros((canvas_height * CELL, canvas_width * CELL), np.float32)
-    later = np.zeros(visible.shape, np.int32)
-    mask = np.zeros((canvas_height + 1, canvas_width + 1), np.bool_)
+    pixels = _empty_map(canvas_height * CELL, canvas_width * CELL)
+    features = _empty_map(canvas_height + 1, canvas_width + 1)
     slots = []
     for index, ((height, width), (rows, columns)) in enumerate(zip(sizes, cells, strict=True)):
         top, left = places[index]
@@ -201,11 +237,25 @@ def _layout(sizes: tuple[tuple[int, int], ...], device: torch.device) -> _Layout
         slots.append(slot)
         if empty:
             continue
-        mask[slot.top : slot.top + slot.height, slot.left : slot.left + slot.width] = True
-        last_row, last_column = (min(rows * CELL, height) - 1, min(columns * CELL, width) - 1)
-        y, x = top * CELL + CELL // 2, left * CELL + CELL // 2
-        visible[y + 1 : y + last_row, x + 1 : x + last_column] = 1
-        at_once = (last_column - 1) // _SIMD * _SIMD
-        later[y + 1 : y + last_row, x + 1 : x + 1 + at_once] = 1
-    tensors = (torch.from_numpy(array).to(device) for array in (visible, later, mask))
-    return _Layout(canvas_height, canvas_width, tuple(slots), *tensors)
+        _draw(features, index, (slot.top, slot.left), (slot.height, slot.width))
+        corner = (top * CELL + CELL // 2, left * CELL + CELL // 2)
+        _draw(pixels, index, corner, (min(rows * CELL, height), min(columns * CELL, width)))
+    image_of_cell = np.where(features[1] < 0, -1, features[0])
+    maps = (torch.from_numpy(array).to(device) for array in (*pixels, *features))
+    return Layout(canvas_height, canvas_width, tuple(slots), *maps, image_of_cell)
+
+
+def _empty_map(height: int, width: int) -> NDArray[np.int32]:
+    """Return image, row and column (3, H, W) of places that belong to no image."""
+    places = np.full((3, height, width), -1, np.int32)
+    places[0] = 0
+    return places
+
+
+def _draw(
+    places: NDArray[np.int32], image: int, corner: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Write an image into a map of `_empty_map`."""
+    rows, columns = (slice(low, low + side) for low, side in zip(corner, size, strict=True))
+    places[0, rows, columns] = image
+    places[1:, rows, columns] = np.indices(size)

@@ -10,27 +10,37 @@ from torch import Tensor
 _BLOCK_COLUMNS = 256
 
 
-@triton.jit(do_not_specialize=["old_height", "old_width", "height", "width", "singles"])
+@triton.jit(
+    do_not_specialize=[
+        "old_height", "old_width", "height", "width", "rows_stride", "columns_stride",
+        "singles_stride", "planes",
+    ],
+    do_not_specialize_on_alignment=["singles_ptr"],
+)  # fmt: skip
 def _resize_kernel(
     image_ptr, out_ptr, rows_ptr, next_rows_ptr, down_ptr, left_ptr, right_ptr, fraction_ptr,
-    old_height, old_width, height, width, singles, BLOCK_COLUMNS: tl.constexpr,
+    singles_ptr, old_height, old_width, height, width, rows_stride, columns_stride, singles_stride,
+    planes, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Blend four pixels by their distances, in single precision for the first `singles` columns and
-    in double precision for the others, and truncate."""
+    """Blend four pixels by their distances, in single precision for the first columns and in double
+    precision for the others, and truncate. `planes` planes have the same rows and columns."""
     row, plane = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    plan = plane // planes
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     mask = columns < width
-    upper_ptr = image_ptr + (plane * old_height + tl.load(rows_ptr + row)) * old_width
-    lower_ptr = image_ptr + (plane * old_height + tl.load(next_rows_ptr + row)) * old_width
-    left = tl.load(left_ptr + columns, mask=mask, other=0)
-    right = tl.load(right_ptr + columns, mask=mask, other=0)
+    in_rows, in_columns = plan * rows_stride + row, plan * columns_stride + columns
+    upper_ptr = image_ptr + (plane * old_height + tl.load(rows_ptr + in_rows)) * old_width
+    lower_ptr = image_ptr + (plane * old_height + tl.load(next_rows_ptr + in_rows)) * old_width
+    left = tl.load(left_ptr + in_columns, mask=mask, other=0)
+    right = tl.load(right_ptr + in_columns, mask=mask, other=0)
+    singles = tl.load(singles_ptr + plan * singles_stride)
     upper_left = tl.load(upper_ptr + left, mask=mask, other=0).to(tl.float32)
     upper_right = tl.load(upper_ptr + right, mask=mask, other=0).to(tl.float32)
     lower_left = tl.load(lower_ptr + left, mask=mask, other=0).to(tl.float32)
     lower_right = tl.load(lower_ptr + right, mask=mask, other=0).to(tl.float32)
-    down = tl.load(down_ptr + row)
+    down = tl.load(down_ptr + in_rows)
     up = 1.0 - down
-    fraction = tl.load(fraction_ptr + columns, mask=mask, other=0.0)
+    fraction = tl.load(fraction_ptr + in_columns, mask=mask, other=0.0)
     near_up, near_down, to_right = up.to(tl.float32), down.to(tl.float32), fraction.to(tl.float32)
     to_left = 1.0 - to_right
     v = (near_up * to_left) * upper_left + (near_up * to_right) * upper_right
@@ -52,25 +62,28 @@ def resize(
     image: Tensor,
     rows: tuple[Tensor, Tensor, Tensor],
     columns: tuple[Tensor, Tensor, Tensor],
-    singles: int,
+    singles: Tensor,
 ) -> Tensor:
     """Blend two rows and two columns of pixels into each new one.
 
     Args:
-        image: (..., H, W) uint8.
-        rows, columns: the first and the second one to blend (N,) int64, and the weight of the
-            second (N,) float64.
-        singles: how many columns are blended in single precision.
+        image: (..., H, W) uint8, or (P, C, H, W) for rows and columns of P images each.
+        rows, columns: the first and the second one to blend (N,) or (P, N) int32, and the weight of
+            the second, float64; those of P images with the same strides.
+        singles: how many columns are blended in single precision, () or (P,) int32.
 
     Returns:
         (..., rows, columns) uint8.
     """
     old_height, old_width = image.shape[-2:]
-    height, width = len(rows[0]), len(columns[0])
+    height, width = rows[0].shape[-1], columns[0].shape[-1]
     out = torch.empty(*image.shape[:-2], height, width, dtype=torch.uint8, device=image.device)
-    grid = (height, triton.cdiv(width, _BLOCK_COLUMNS), image.numel() // (old_height * old_width))
+    planes = image.numel() // (old_height * old_width)
+    grid = (height, triton.cdiv(width, _BLOCK_COLUMNS), planes)
     _resize_kernel[grid](
-        image.contiguous(), out, *rows, *columns, old_height, old_width, height, width, singles,
+        image.contiguous(), out, *rows, *columns, singles, old_height, old_width, height, width,
+        rows[0].stride(0), columns[0].stride(0), singles.stride(0) if singles.dim() else 0,
+        planes // singles.numel(),
         BLOCK_COLUMNS=_BLOCK_COLUMNS,
         enable_fp_fusion=False,  # dlib's products are rounded before they are added
     )  # fmt: skip
