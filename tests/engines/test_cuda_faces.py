@@ -1,31 +1,27 @@
 """dlib's face detector and landmark predictor in PyTorch: the same answers as dlib's own."""
 
 import importlib.util
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from polling import wait_until
 from styleclip_server.engines.cuda.faces import detector as detector_module
-from styleclip_server.engines.cuda.faces import finder as finder_module
 from styleclip_server.engines.cuda.faces.detector import FaceDetector, read_parameters
-from styleclip_server.engines.cuda.faces.gathering import Gathered
+from styleclip_server.engines.cuda.faces.frames import frame_for, join_tables, plan_levels
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
 from styleclip_server.engines.cuda.faces.resizing import (
+    Axis,
+    build_level,
     build_pyramid,
     plan_columns,
     plan_rows,
     resize,
 )
 from styleclip_server.engines.cuda.kernels.faces import resize as resize_kernel
-from styleclip_server.pipeline.alignment import Aligner
-from styleclip_server.pipeline.detection import detect_all_faces, select_largest
-from styleclip_server.pipeline.dlib_detector import load_detector
+from styleclip_server.pipeline.detection import detect_all_faces, select_largest, to_detection
+from styleclip_server.pipeline.dlib_detector import load_detector, run_on_pyramid
 from styleclip_server.pipeline.dlib_files import NotADlibModel
 from styleclip_server.pipeline.image_pyramid import ImagePyramid
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
@@ -97,6 +93,32 @@ def test_the_kernel_resizes_as_pytorch_does(old, new):
     assert torch.equal(resized, resize(image, *new))
 
 
+def test_the_kernel_resizes_each_photo_of_a_frame_as_pytorch_does():
+    sizes = [(11, 31), (18, 17), (7, 40)]
+    generator = torch.Generator().manual_seed(0)
+    photos = torch.randint(150, 190, (3, 3, 18, 40), generator=generator).byte()
+    tables = join_tables([plan_levels(*size, photos.device) for size in sizes], 3)
+    rows, columns = (
+        Axis(
+            tables.first[:, axis, :entries],
+            tables.second[:, axis, :entries],
+            tables.fraction[:, axis, :entries],
+            tables.sizes[:, 0, 0],
+        )
+        for axis, entries in ((0, 37), (1, 82))
+    )
+    resized = resize_kernel.resize(
+        photos,
+        (rows.first, rows.second, rows.fraction),
+        (columns.first, columns.second, columns.fraction),
+        columns.singles,
+    )
+    for index, (height, width) in enumerate(sizes):
+        expected = resize(photos[index, :, :height, :width], 2 * height + 1, 2 * width + 2)
+        ours = resized[index, :, : 2 * height + 1, : 2 * width + 2]
+        assert torch.equal(ours, expected)
+
+
 def test_photos_of_any_sizes_have_dlibs_detections_in_one_search(astronaut, detector):
     photos = photos_of(astronaut)
     batch = detector.detect_all_faces([to_tensor(photo) for photo in photos])
@@ -125,6 +147,18 @@ def test_the_largest_face_is_the_official_one(astronaut, detector):
         assert (ours.box, ours.level) == (official.box, official.level)
 
 
+def test_photos_of_many_sizes_are_searched_in_few_frames(astronaut, detector):
+    sizes = [(330, 250), (250, 330), (400, 400), (900, 500), (20, 700), (64, 64)]
+    photos = [astronaut.resize(size) for size in sizes]
+    assert len({frame_for(photo.height, photo.width) for photo in photos}) == 5
+    searches = detector.search_small_levels([to_tensor(photo) for photo in photos])
+    for photo, search in zip(photos, searches, strict=True):
+        first = build_level(to_tensor(photo), search.start)
+        assert max(first.shape) <= 640 and (search.start == 0 or max(first.shape) > 640 * 5 // 6)
+        hits = run_on_pyramid(np.ascontiguousarray(first.permute(1, 2, 0)))
+        assert_same(search.faces, [to_detection(hit, search.start) for hit in hits])
+
+
 def test_where_scores_are_close_dlib_decides(astronaut, detector, monkeypatch):
     photo = photos_of(astronaut)[0]
     monkeypatch.setattr(detector_module, "MARGIN", 0.5)
@@ -144,36 +178,6 @@ def test_another_detector_is_refused():
 @pytest.fixture(scope="module")
 def official_model():
     return read_model(find_landmark_model())
-
-
-@with_landmarks
-def test_a_photo_is_aligned_as_by_dlib_and_by_dlib_when_the_gpu_fails(
-    astronaut, official_model, monkeypatch
-):
-    monkeypatch.setattr(finder_module, "read_model", lambda path: official_model)
-    finder = finder_module.CudaFaceFinder(None, torch.device("cpu"), threads=2)
-    finder.load()
-    photo = astronaut.resize((220, 220))
-    crop, quad = Aligner().align(photo)
-    expected = detect_all_faces(photo)
-
-    def assert_aligned():
-        ours = Aligner(finder=finder).align(photo)
-        np.testing.assert_array_equal(ours[0], crop)
-        np.testing.assert_array_equal(ours[1], quad)
-
-    assert_aligned()
-    with ThreadPoolExecutor(2) as threads:
-        (one, other) = threads.map(Aligner(finder=finder).align, [photo, photo.resize((200, 200))])
-    np.testing.assert_array_equal(one[1], quad)
-    assert not np.allclose(other[1], quad)
-    assert_same(finder.detect_all_faces(photo), expected)
-    failure = mock.Mock(side_effect=RuntimeError("out of memory"))
-    monkeypatch.setattr(FaceDetector, "_score", failure)
-    monkeypatch.setattr(FaceLandmarks, "predict", failure)
-    assert_aligned()
-    assert finder.detect_all_faces(photo) == expected
-    assert failure.call_count == 3
 
 
 @with_landmarks
@@ -239,33 +243,3 @@ def test_a_damaged_landmark_model_is_refused(trained_model, tmp_path):
         FaceLandmarks(model, torch.device("cpu")).predict(
             [torch.zeros(3, 40, 40)], [(5, 5, 30, 30)]
         )
-
-
-def test_what_threads_ask_for_meanwhile_is_run_together():
-    calls, busy, go = [], threading.Event(), threading.Event()
-
-    def double(numbers):
-        calls.append(len(numbers))
-        busy.set()
-        assert go.wait(10)
-        return [2 * number for number in numbers]
-
-    gathered = Gathered(double, 3)
-    with ThreadPoolExecutor(6) as threads:
-        first = threads.submit(gathered, 0)
-        assert busy.wait(10)
-        others = [threads.submit(gathered, number) for number in range(1, 6)]
-        wait_until(lambda: gathered._waiting.qsize() == 5)
-        go.set()
-        assert [future.result(10) for future in (first, *others)] == [0, 2, 4, 6, 8, 10]
-    assert calls == [1, 3, 2]
-
-
-def test_a_failed_call_fails_for_all_that_it_was_run_for_and_for_no_later_one():
-    def invert(numbers):
-        return [1 / number for number in numbers]
-
-    gathered = Gathered(invert, 3)
-    with pytest.raises(ZeroDivisionError):
-        gathered(0)
-    assert gathered(2) == 0.5

@@ -20,12 +20,18 @@ from styleclip_contract import color_profiles
 from styleclip_contract.errors import FaceIndexOutOfRange, LandmarksMissing, NoFaceFound
 from styleclip_contract.wire import FACE_SIZE
 from styleclip_server.pipeline import images
-from styleclip_server.pipeline.detection import Detection, detect_all_faces, select_largest
-from styleclip_server.pipeline.face_finder import DlibFaceFinder, FaceFinder
+from styleclip_server.pipeline.detection import (
+    Detection,
+    detect_all_faces,
+    detect_large_faces,
+    select_largest,
+)
+from styleclip_server.pipeline.dlib_detector import load_detector
 from styleclip_server.pipeline.ffhq_crop import crop_quad, quad_from_landmarks
+from styleclip_server.pipeline.landmarks import LandmarkPredictor
 
 LARGEST_FACE = -1
-_LONG_SIDE = 4096  # pixels at which landmarks are precise enough; larger JPEGs are decoded reduced
+LONG_SIDE = 4096  # pixels at which landmarks are precise enough; larger JPEGs are decoded reduced
 
 FaceCrop = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -35,16 +41,16 @@ class Aligner:
 
     Args:
         domain_folder: a domain's folder, which may contain the landmark model.
-        finder: finds the faces in place of dlib.
     """
 
-    def __init__(self, domain_folder: Path | None = None, finder: FaceFinder | None = None) -> None:
-        self._finder = finder or DlibFaceFinder(domain_folder)
+    def __init__(self, domain_folder: Path | None = None) -> None:
+        self._landmarks = LandmarkPredictor(domain_folder)
 
     def preload(self) -> None:
         """Load the models where they are installed, so that the first photo does not wait."""
         with contextlib.suppress(LandmarksMissing):
-            self._finder.load()
+            load_detector()
+            self._landmarks.load()
 
     def align(
         self,
@@ -65,13 +71,11 @@ class Aligner:
         Raises:
             NoFaceFound, FaceIndexOutOfRange, LandmarksMissing
         """
-        largest = face_index == LARGEST_FACE
-        detect = self._finder.detect_large_faces if largest else self._finder.detect_all_faces
-        faces = detect(image)
+        faces = (detect_large_faces if face_index == LARGEST_FACE else detect_all_faces)(image)
         if on_detected:
             on_detected(len(faces))
         face = select_face(faces, face_index)
-        quad = quad_from_landmarks(self._finder.predict_landmarks(image, face.box))
+        quad = quad_from_landmarks(self._landmarks.predict(image, face.box))
         profile = color_profiles.read_profile(image, "RGB")
         crop = color_profiles.to_srgb(crop_quad(image, quad), profile)
         return np.array(crop), quad.astype(np.float32)
@@ -91,9 +95,10 @@ class Aligner:
             NotAnImage, ImageTruncated, ImageTooLarge: see `images.decode`.
             NoFaceFound, FaceIndexOutOfRange, LandmarksMissing: see `align`.
         """
-        image = images.decode(data, min_long_side=_LONG_SIDE)
+        image = images.decode(data, min_long_side=LONG_SIDE)
         face, quad = self.align(image, face_index, on_detected)
-        return face, _to_full_size(image, quad).astype(np.float32)
+        full_size = image.info.get("full_size", image.size)
+        return face, map_to_full_size(quad, image.size, full_size).astype(np.float32)
 
 
 def decode_and_detect(data: bytes) -> NDArray[np.float32]:
@@ -103,9 +108,13 @@ def decode_and_detect(data: bytes) -> NDArray[np.float32]:
         (N, 5), best score first: left, top, right, bottom in pixels of the full-size upright
         photo, and the score.
     """
-    image = images.decode(data, min_long_side=_LONG_SIDE)
+    image = images.decode(data, min_long_side=LONG_SIDE)
+    full_size = image.info.get("full_size", image.size)
     rows = [
-        (*_to_full_size(image, np.reshape(face.box, (2, 2))).ravel(), face.score)
+        (
+            *map_to_full_size(np.reshape(face.box, (2, 2)), image.size, full_size).ravel(),
+            face.score,
+        )
         for face in detect_all_faces(image)
     ]
     return np.array(rows, np.float32).reshape(-1, 5)
@@ -165,7 +174,8 @@ def to_face_crop(face: NDArray[np.uint8]) -> NDArray[np.float32]:
     return face.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _to_full_size(image: Image.Image, points: NDArray[Any]) -> NDArray[np.float64]:
-    """Map points (N, 2) from an image that may have been decoded reduced to its full size."""
-    scale = np.divide(image.info.get("full_size", image.size), image.size)
-    return (points + 0.5) * scale - 0.5
+def map_to_full_size(
+    points: NDArray[Any], size: tuple[int, int], full_size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Map points (N, 2) in a photo that was decoded to `size` (width, height) to its full size."""
+    return (points + 0.5) * np.divide(full_size, size) - 0.5

@@ -4,3 +4,4 @@ FIDELITIES = "fidelities"  # of `direction`: the values of FIDELITY that are ser
 NETWORK_FILE = "network_file"  # of `stylegan2` as `wire.FEATURE_STYLEGAN2`: the file that it runs
 ENGINE = "engine"  # of `features`: which engine runs its networks
 DOMAIN = "domain"  # of `stylegan2`: domain.json, for clients
+FACES_ON_GPU = "faces_on_gpu"  # of `align`: a GPU aligns photos, where it is set

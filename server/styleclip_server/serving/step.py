@@ -37,6 +37,7 @@ def respond(
     run_row: RunRow,
     metrics: Metrics,
     threads: Executor | None = None,
+    prepare: Callable[[Sequence[Row]], None] | None = None,
 ) -> list[Any]:
     """Respond to each request of `execute`, computing row by row.
 
@@ -48,25 +49,49 @@ def respond(
             returns its outputs; one that is a function is called only when the request asks for
             that output.
         threads: compute several requests at once; None: one after the other.
+        prepare: is given the rows of all requests first, and may add to each what is faster to
+            compute for all at once.
     """
+    jobs = [_Job(model, request) for request in requests]
+    if prepare is not None:
+        prepare([row for job in jobs for row in job.rows])
     respond_to = partial(_respond, model, run_row, metrics)
-    if threads is None or len(requests) == 1:
-        return list(map(respond_to, requests))
-    return list(threads.map(respond_to, requests))
+    if threads is None or len(jobs) == 1:
+        return list(map(respond_to, jobs))
+    return list(threads.map(respond_to, jobs))
 
 
-def _respond(model: Model, run_row: RunRow, metrics: Metrics, request: Any) -> Any:
-    start, request_id = time.monotonic(), request.request_id()
-    number = request.correlation_id()
-    inputs: Row = {}
+class _Job:
+    """A request, its inputs by name, and its rows; or why they cannot be read."""
+
+    def __init__(self, model: Model, request: Any) -> None:
+        self.request, self.start = request, time.monotonic()
+        self.inputs: Row = {}
+        self.rows: list[Row] = []
+        self.error: Exception | None = None
+        try:
+            for tensor in model.inputs:
+                value = triton.get_input_tensor_by_name(request, tensor.name)
+                self.inputs[tensor.name] = None if value is None else value.as_numpy()
+            batch = max(len(array) for array in self.inputs.values() if array is not None)
+            self.rows = [
+                {name: None if array is None else array[i] for name, array in self.inputs.items()}
+                for i in range(batch)
+            ]
+        except Exception as error:
+            self.error = error
+
+
+def _respond(model: Model, run_row: RunRow, metrics: Metrics, job: _Job) -> Any:
+    request, start, inputs = job.request, job.start, job.inputs
+    request_id, number = request.request_id(), request.correlation_id()
     metrics.begin_request(request_id)
     try:
-        for tensor in model.inputs:
-            value = triton.get_input_tensor_by_name(request, tensor.name)
-            inputs[tensor.name] = None if value is None else value.as_numpy()
+        if job.error:
+            raise job.error
         requested = set(request.requested_output_names())
         with cancelled_by(lambda: request.is_cancelled() or is_cancelled(number)):
-            outputs = _outputs(model, inputs, run_row, requested)
+            outputs = _outputs(model, job.rows, run_row, requested)
         response = triton.InferenceResponse(outputs)
         request_log.log_request(model.name, request_id, time.monotonic() - start, inputs)
     except WorkCancelled as error:
@@ -80,16 +105,14 @@ def _respond(model: Model, run_row: RunRow, metrics: Metrics, request: Any) -> A
     return response
 
 
-def _outputs(model: Model, inputs: Row, run_row: RunRow, requested: set[str]) -> list[Any]:
-    batch = max(len(array) for array in inputs.values() if array is not None)
-    rows = []
-    for i in range(batch):
+def _outputs(model: Model, rows: Sequence[Row], run_row: RunRow, requested: set[str]) -> list[Any]:
+    results = []
+    for i, row in enumerate(rows):
         if i:  # Triton has just checked the first one; asking takes some time
             check_cancelled()
-        row = {name: None if array is None else array[i] for name, array in inputs.items()}
-        rows.append(run_row(row))
+        results.append(run_row(row))
     return [
-        triton.Tensor(tensor.name, _stack([_evaluate(row[tensor.name]) for row in rows]))
+        triton.Tensor(tensor.name, _stack([_evaluate(result[tensor.name]) for result in results]))
         for tensor in model.outputs
         if tensor.name in requested
     ]

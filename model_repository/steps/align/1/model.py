@@ -1,11 +1,15 @@
-"""Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`."""
+"""Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`.
+
+Beside networks in PyTorch a GPU aligns the photos of a batch at once; dlib and Pillow, in all
+cores, take those that it leaves, and all photos with STYLECLIP_FACES=dlib.
+"""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from styleclip_contract.errors import StyleclipError
 from styleclip_contract.wire import FEATURE_ALIGN
 from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import (
@@ -16,42 +20,46 @@ from styleclip_server.pipeline.alignment import (
     to_face_crop,
 )
 from styleclip_server.pipeline.fidelities import encode_crop
+from styleclip_server.serving import config_parameters
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
 
-
-def find_faces_on_gpu(domain_folder, threads):
-    """Return what finds faces on a GPU, for so many threads."""
-    import torch
-
-    from styleclip_server.engines.cuda.faces.finder import CudaFaceFinder
-
-    return CudaFaceFinder(domain_folder, torch.device("cuda"), threads)
+ALIGNED = "aligned"  # what the GPU adds to a row
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        folder = find_domain_folder(args["model_repository"])
+        folder, config = (
+            find_domain_folder(args["model_repository"]),
+            json.loads(args["model_config"]),
+        )
         domain = load_domain(folder)
         self.align, self.crop_size = domain.align, domain.crop_size
-        finder, self.threads = None, None
-        if os.environ.get("STYLECLIP_FACES") == "cuda":  # else dlib finds them, in all cores
-            count = json.loads(args["model_config"])["max_batch_size"]
-            finder, self.threads = find_faces_on_gpu(folder, count), ThreadPoolExecutor(count)
-        self.aligner = Aligner(folder, finder)
+        self.aligner = Aligner(folder)
         if self.align:
             self.aligner.preload()
+        self.on_gpu = self.threads = None
+        if self.align and config["parameters"].get(config_parameters.FACES_ON_GPU):
+            self.on_gpu = load_gpu_aligner(folder, config["max_batch_size"])
+            self.threads = ThreadPoolExecutor(config["max_batch_size"])
         self.metrics = Metrics(FEATURE_ALIGN.name, domain.name)
 
     def execute(self, requests):
-        return respond(FEATURE_ALIGN, requests, self.run_row, self.metrics, self.threads)
+        prepare = self.align_on_gpu if self.on_gpu else None
+        return respond(FEATURE_ALIGN, requests, self.run_row, self.metrics, self.threads, prepare)
+
+    def align_on_gpu(self, rows):
+        rows = [row for row in rows if scalar(row["ALIGN"], self.align)]
+        files = [row["PHOTO"][0] for row in rows]
+        indices = [face_index(row) for row in rows]
+        for row, outcome in zip(rows, self.on_gpu.align(files, indices), strict=True):
+            row[ALIGNED] = outcome
 
     def run_row(self, row):
         data = row["PHOTO"][0]
         if scalar(row["ALIGN"], self.align):
-            index = int(scalar(row["FACE"], LARGEST_FACE))
-            face, quad = self.aligner.decode_and_align(data, index, self.metrics.count_faces)
+            face, quad = self.align_row(row)
         else:
             face, quad = crop_center(images.decode(data), self.crop_size)
         return {
@@ -60,3 +68,26 @@ class TritonPythonModel:
             "FACES": lambda: decode_and_detect(data),
             "CROP": lambda: np.array([encode_crop(face)], np.object_),
         }
+
+    def align_row(self, row):
+        outcome = row.get(ALIGNED)
+        if outcome is None:
+            data = row["PHOTO"][0]
+            return self.aligner.decode_and_align(data, face_index(row), self.metrics.count_faces)
+        if isinstance(outcome, StyleclipError):
+            raise outcome
+        self.metrics.count_faces(outcome.detected)
+        return outcome.face
+
+
+def face_index(row):
+    return int(scalar(row["FACE"], LARGEST_FACE))
+
+
+def load_gpu_aligner(domain_folder, max_batch):
+    """Return what aligns faces on the GPU, or None where it cannot."""
+    import torch
+
+    from styleclip_server.engines.cuda.faces.aligner import load_aligner
+
+    return load_aligner(domain_folder, torch.device("cuda"), max_batch)

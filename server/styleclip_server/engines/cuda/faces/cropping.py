@@ -87,12 +87,12 @@ def _resample_columns(image: Tensor, start: float, end: float, count: int) -> Te
     last = np.minimum((centers + _LANCZOS_LOBES * stretch + 0.5).astype(int), image.shape[2])
     columns = first[:, None] + np.arange((last - first).max())
     distance = (columns - centers[:, None] + 0.5) / stretch
-    weights = np.sinc(distance) * np.sinc(distance / _LANCZOS_LOBES)
-    weights[columns >= last[:, None]] = 0
-    weights /= weights.sum(1, keepdims=True)
+    filtered = np.sinc(distance) * np.sinc(distance / _LANCZOS_LOBES)
+    weights = np.where(columns < last[:, None], filtered, 0.0)
+    weights = weights / weights.sum(1, keepdims=True)
     low, high = int(first[0]), int(last[-1])
-    columns = np.minimum(columns, high - 1) - low
-    matrix = _to_matrix(columns, weights, high - low, image.device)
+    inside = np.minimum(columns, high - 1) - low
+    matrix = _to_matrix(inside, weights, high - low, image.device)
     blended = image[:, :, low:high].float() @ matrix.T
     return (blended + 0.5).clamp(0, 255).to(torch.uint8)
 

@@ -309,9 +309,7 @@ class FaceDetector:
         sums = functional.fold(products[None], padded_size, (_CELLS, _CELLS))
         return sums[0, :, _CELLS // 2 :, _CELLS // 2 :][:, :height, :width]
 
-    def _decide(
-        self, start: int, levels: Sequence[Sequence[_Window]], photo: Tensor
-    ) -> Search:
+    def _decide(self, start: int, levels: Sequence[Sequence[_Window]], photo: Tensor) -> Search:
         """Suppress windows that overlap a better one.
 
         Args:

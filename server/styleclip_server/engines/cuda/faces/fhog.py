@@ -53,22 +53,23 @@ class Layout:
     Attributes:
         height, width: of the canvas in blocks of 8 pixels.
         slots: one for each image.
+        image_of_cell: the image that each cell with features belongs to, -1 if to none
+            (H / 8 + 1, W / 8 + 1).
         pixel_image, pixel_y, pixel_x: the image that each pixel belongs to, 0 if to none, and its
             row and column there, -1 if to none (H, W) int32.
         cell_image, cell_y, cell_x: the same for cells that have features (H / 8 + 1, W / 8 + 1).
-        image_of_cell: `cell_image` in the host's memory, -1 if to none.
     """
 
     height: int
     width: int
     slots: tuple[Slot, ...]
+    image_of_cell: NDArray[np.int32]
     pixel_image: Tensor
     pixel_y: Tensor
     pixel_x: Tensor
     cell_image: Tensor
     cell_y: Tensor
     cell_x: Tensor
-    image_of_cell: NDArray[np.int32]
 
 
 def extract(
@@ -241,8 +242,9 @@ def lay_out(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Layout:
         corner = (top * CELL + CELL // 2, left * CELL + CELL // 2)
         _draw(pixels, index, corner, (min(rows * CELL, height), min(columns * CELL, width)))
     image_of_cell = np.where(features[1] < 0, -1, features[0])
-    maps = (torch.from_numpy(array).to(device) for array in (*pixels, *features))
-    return Layout(canvas_height, canvas_width, tuple(slots), *maps, image_of_cell)
+    pixel_maps = (torch.from_numpy(array).to(device) for array in pixels)
+    cell_maps = (torch.from_numpy(array).to(device) for array in features)
+    return Layout(canvas_height, canvas_width, tuple(slots), image_of_cell, *pixel_maps, *cell_maps)
 
 
 def _empty_map(height: int, width: int) -> NDArray[np.int32]:

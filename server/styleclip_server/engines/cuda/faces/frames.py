@@ -133,7 +133,9 @@ def plan_levels(height: int, width: int, device: torch.device) -> LevelTables:
             fraction[axis, part] = coordinates - first
         sizes[:, level] = singles, *new
         old, new = new, (new[0] * 5 // 6, new[1] * 5 // 6)
-    return LevelTables(*(torch.from_numpy(table).to(device) for table in (*indices, fraction, sizes)))
+    return LevelTables(
+        *(torch.from_numpy(table).to(device) for table in (*indices, fraction, sizes))
+    )
 
 
 def build_levels(frame: Frame, photos: Tensor, tables: LevelTables) -> list[Tensor]:

@@ -1,0 +1,160 @@
+"""Photos as upright pixels on a device: ordinary JPEGs by nvJPEG, all other files by Pillow.
+
+nvJPEG gets only what it decodes as libjpeg does: complete baseline files of three components in
+YCbCr, of a size that the header states and the limits allow. What it refuses goes to Pillow, too,
+which names what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from styleclip_contract import color_profiles, limits, photo_files
+from styleclip_contract.errors import StyleclipError
+from styleclip_server.pipeline import images
+
+_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+# Component number, horizontal and vertical sampling; the files of cameras and libraries.
+_CHROMA = [(2, 1, 1), (3, 1, 1)]
+_LUMA = [(1, 1, 1), (1, 2, 1), (1, 2, 2)]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo.
+
+    Attributes:
+        pixels: (3, H, W) uint8 RGB, upright.
+        profile: the ICC profile of its colors.
+        full_size: width and height of the upright photo, which may have been decoded reduced.
+    """
+
+    pixels: Tensor
+    profile: bytes | None
+    full_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a JPEG file says about its pixels."""
+
+    orientation: int
+    profile: bytes | None
+
+
+def decode_photos(
+    files: Sequence[bytes], device: torch.device, min_long_side: int
+) -> list[Photo | StyleclipError]:
+    """Decode photos to `device`.
+
+    Args:
+        min_long_side: see `images.decode`.
+
+    Returns:
+        For each file the photo, or the error that `images.decode` raises.
+    """
+    photos: list[Photo | StyleclipError | None] = [None] * len(files)
+    headers = [_read_plain_header(data, 2 * min_long_side) for data in files]
+    plain = [index for index, header in enumerate(headers) if header is not None]
+    for index, pixels in zip(plain, _decode_plain([files[i] for i in plain], device), strict=True):
+        header = headers[index]
+        if header is not None and pixels is not None:
+            upright = turn_upright(pixels, header.orientation)
+            size = upright.shape[2], upright.shape[1]
+            photos[index] = Photo(upright, header.profile, size)
+    return [
+        photo if photo is not None else _decode_by_pillow(data, device, min_long_side)
+        for data, photo in zip(files, photos, strict=True)
+    ]
+
+
+def _read_plain_header(data: bytes, below: int) -> _Header | None:
+    """Read the header of a JPEG file whose pixels nvJPEG decodes as libjpeg does; None for others.
+
+    Args:
+        below: what the long side must be below.
+    """
+    if len(data) > limits.PHOTO_BYTES or not (data.startswith(_START) and data.endswith(_END)):
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            photo_files.check_pixels(*image.size)
+            if image.format != "JPEG" or max(image.size) >= below or not _is_plain(image):
+                return None
+            profile = color_profiles.read_profile(image, "RGB")
+            return _Header(photo_files.read_orientation(image), profile)
+    except Exception:
+        return None
+
+
+def _is_plain(image: Any) -> bool:
+    """Return whether an opened JPEG file is baseline in YCbCr, with common subsampling."""
+    luma, *chroma = (tuple(component[:3]) for component in image.layer)
+    return (
+        image.mode == "RGB"
+        and image.bits == 8
+        and not image.info.get("progressive")
+        and image.info.get("adobe_transform", 1) == 1
+        and luma in _LUMA
+        and chroma == _CHROMA
+    )
+
+
+def _decode_plain(files: Sequence[bytes], device: torch.device) -> list[Tensor | None]:
+    """Decode files of a `_Header` to (3, H, W) uint8 RGB; None: it failed."""
+    if not files:
+        return []
+    if device.type == "cpu":
+        return [_to_tensor(_open_stored(data), device) for data in files]
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    try:
+        pixels: list[Tensor | None] = decode_jpeg(encoded, ImageReadMode.RGB, device)
+        return pixels
+    except RuntimeError as error:
+        if len(files) > 1:
+            return [pixels for data in files for pixels in _decode_plain([data], device)]
+        log.warning("Pillow decodes a photo that nvJPEG does not: %s", error)
+        return [None]
+
+
+def _open_stored(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return image
+
+
+def turn_upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Apply an EXIF orientation to (3, H, W), as `photo_files.UPRIGHT` does."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 2)
+    flipped = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation)
+    return (pixels.flip(flipped) if flipped else pixels).contiguous()
+
+
+def _decode_by_pillow(
+    data: bytes, device: torch.device, min_long_side: int
+) -> Photo | StyleclipError:
+    try:
+        image = images.decode(data, min_long_side)
+    except StyleclipError as error:
+        return error
+    profile = color_profiles.read_profile(image, "RGB")
+    full_size: tuple[int, int] = image.info.get("full_size", image.size)
+    return Photo(_to_tensor(image, device), profile, full_size)
+
+
+def _to_tensor(image: Image.Image, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).contiguous()
