@@ -94,13 +94,36 @@ class TritonPythonModel:
         return {"Y": 2 * row["X"]}
 """
 
+# What is computed for the rows of both requests at once is their sum.
+BATCH = (
+    ROWS.split("class")[0]
+    + """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.metrics = Metrics("rows", "a domain")
+
+    def execute(self, requests):
+        assert len(requests) == 2
+        return respond(MODEL, requests, self.run_row, self.metrics, prepare=self.add_up)
+
+    def add_up(self, rows):
+        for row in rows:
+            row["sum"] = sum(each["X"] for each in rows)
+
+    def run_row(self, row):
+        if row["X"].item() == 7:
+            raise NoFaceFound("seven")
+        return {"Y": row["sum"] + 100 * row["X"]}
+"""
+)
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Serve the models; return the ports by name."""
     installation = find_installation()
     folder = tmp_path_factory.mktemp("triton")
-    for name, text, batch in (("late", LATE, 1), ("rows", ROWS, 2)):
+    for name, text, batch in (("late", LATE, 1), ("rows", ROWS, 2), ("batch", BATCH, 2)):
         (folder / "models" / name / "1").mkdir(parents=True)
         (folder / "models" / name / "config.pbtxt").write_text(CONFIG.format(batch=batch))
         (folder / "models" / name / "1" / "model.py").write_text(text)
@@ -167,6 +190,14 @@ def test_a_steps_requests_are_computed_at_once_and_fail_one_by_one(infer):
     with ThreadPoolExecutor(2) as threads:
         first, second = (threads.submit(infer, number, "rows") for number in (6, 7))
         assert first.result() == 12
+        with pytest.raises(InferenceServerException, match="NoFaceFound: seven"):
+            second.result()
+
+
+def test_a_step_computes_for_all_rows_of_a_batch_at_once(infer):
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(infer, number, "batch") for number in (6, 7))
+        assert first.result() == 613
         with pytest.raises(InferenceServerException, match="NoFaceFound: seven"):
             second.result()
 
