@@ -1,7 +1,8 @@
 """The alignment of JPEG photos in PyTorch, compared with Pillow and dlib: the same faces, and the
 time of each part.
 
-    python -m tools.bench.align_on_device [--device cuda] [--photos 120] [--domain FOLDER]
+    python -m tools.bench.align_on_device [--device cuda] [--nvjpeg] [--photos 120]
+        [--domain FOLDER]
 """
 
 import argparse
@@ -38,7 +39,7 @@ def compare(aligner, reference, files, device):
     for start in range(0, len(files), BATCH):
         rows = files[start : start + BATCH]
         ours = aligner.align(rows, [LARGEST_FACE] * len(rows))
-        decoded = decode_photos(rows, device, LONG_SIDE)
+        decoded = decode_photos(rows, device, LONG_SIDE, aligner._nvjpeg)
         for data, photo, one, other in zip(
             rows, decoded, ours, expected[start : start + BATCH], strict=True
         ):
@@ -93,20 +94,20 @@ def worst(differences):
 
 def print_times(aligner, device, repeat):
     """Print the time of each part for photos of 1000 pixels, in one thread."""
-    astronaut = load_astronaut()
+    astronaut, nvjpeg = load_astronaut(), aligner._nvjpeg
     for share, crop in (("18%", astronaut), ("30%", astronaut.crop((60, 0, 360, 300)))):
         data = encode_jpeg(crop.resize((1000, 1000), Image.Resampling.BICUBIC))
         print(f"1000 px, face of {share}; p50 in ms of a batch, (each), kernels and copies")
         for batch in (1, 2, 4, BATCH):
             files = [data] * batch
-            photos = [photo.pixels for photo in decode_photos(files, device, LONG_SIDE)]
+            photos = [photo.pixels for photo in decode_photos(files, device, LONG_SIDE, nvjpeg)]
             found = aligner._detector.detect_large_faces(photos)
             boxes = [select_largest(faces).box for faces in found]
             points = aligner._landmarks.predict(photos, boxes)
             quads = [quad_from_landmarks(each) for each in points]
             cells = []
             for name, call, arguments in (
-                ("decode", decode_photos, (files, device, LONG_SIDE)),
+                ("decode", decode_photos, (files, device, LONG_SIDE, nvjpeg)),
                 ("search", aligner._detector.detect_large_faces, (photos,)),
                 ("landmarks", aligner._landmarks.predict, (photos, boxes)),
                 ("crop", lambda *a: crop_quads(*a).cpu(), (photos, quads)),
@@ -140,9 +141,10 @@ def main():
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--domain", type=Path, help="a domain with landmarks")
+    parser.add_argument("--nvjpeg", action="store_true", help="decode by nvJPEG")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    aligner, device = CudaAligner(options.domain, options.device), options.device
+    aligner, device = CudaAligner(options.domain, options.device, options.nvjpeg), options.device
     start = time.perf_counter()
     if device.type == "cuda":
         aligner.warm_up(BATCH)

@@ -44,7 +44,6 @@ INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
 # GPU busy; where dlib finds the faces, four use more cores.
 TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
 DLIB_INSTANCES = 4
-FACES_VARIABLE = "STYLECLIP_FACES"  # "dlib": no GPU finds faces
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
@@ -112,7 +111,7 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
     if engine == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
         if model.name == wire.ALIGN_MODEL.name:
-            if os.environ.get(FACES_VARIABLE) == "dlib":
+            if os.environ.get(config_parameters.FACES_VARIABLE) == "dlib":
                 count = DLIB_INSTANCES
             else:
                 config.parameters[config_parameters.FACES_ON_GPU].string_value = "true"

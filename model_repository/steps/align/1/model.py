@@ -1,10 +1,12 @@
 """Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`.
 
 Beside networks in PyTorch a GPU aligns the photos of a batch at once; dlib and Pillow, in all
-cores, take those that it leaves, and all photos with STYLECLIP_FACES=dlib.
+cores, take those that it leaves, and all photos with STYLECLIP_FACES=dlib. With
+STYLECLIP_FACES=nvjpeg the GPU decodes photos, too.
 """
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +23,7 @@ from styleclip_server.pipeline.alignment import (
 )
 from styleclip_server.pipeline.fidelities import encode_crop
 from styleclip_server.serving import config_parameters
+from styleclip_server.serving.config_parameters import FACES_VARIABLE
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
@@ -90,4 +93,5 @@ def load_gpu_aligner(domain_folder, max_batch):
 
     from styleclip_server.engines.cuda.faces.aligner import load_aligner
 
-    return load_aligner(domain_folder, torch.device("cuda"), max_batch)
+    nvjpeg = os.environ.get(FACES_VARIABLE) == "nvjpeg"
+    return load_aligner(domain_folder, torch.device("cuda"), max_batch, nvjpeg)

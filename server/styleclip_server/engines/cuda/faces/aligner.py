@@ -56,12 +56,12 @@ Outcome = Aligned | StyleclipError | None
 
 
 def load_aligner(
-    domain_folder: Path | None, device: torch.device, max_batch: int
+    domain_folder: Path | None, device: torch.device, max_batch: int, nvjpeg: bool
 ) -> CudaAligner | None:
     """Load an aligner of batches of up to `max_batch`; None: it cannot run, as the log says."""
     torch.set_num_threads(1)  # small copies on all cores cost more than they save
     try:
-        aligner = CudaAligner(domain_folder, device)
+        aligner = CudaAligner(domain_folder, device, nvjpeg)
         aligner.warm_up(max_batch)
     except Exception:
         log.exception("photos are aligned by dlib on the CPU")
@@ -74,16 +74,19 @@ class CudaAligner:
 
     Args:
         domain_folder: a domain's folder, which may contain the landmark model.
+        nvjpeg: let nvJPEG decode ordinary JPEGs; faster, but its pixels are not Pillow's.
 
     Raises:
         LandmarksMissing: dlib or the landmark model is not installed.
         NotADlibModel: dlib has another detector, or the model is none.
     """
 
-    def __init__(self, domain_folder: Path | None, device: torch.device) -> None:
+    def __init__(
+        self, domain_folder: Path | None, device: torch.device, nvjpeg: bool = False
+    ) -> None:
         if device.type == "cuda":
             kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
-        self._device = device
+        self._device, self._nvjpeg = device, nvjpeg
         self._detector = FaceDetector(device)
         self._landmarks = FaceLandmarks(read_model(find_landmark_model(domain_folder)), device)
 
@@ -119,7 +122,8 @@ class CudaAligner:
     def _align(self, files: Sequence[bytes], indices: Sequence[int]) -> list[Outcome]:
         outcomes: list[Outcome] = [None] * len(files)
         photos: dict[int, Photo] = {}
-        for row, photo in enumerate(decode_photos(files, self._device, LONG_SIDE)):
+        decoded = decode_photos(files, self._device, LONG_SIDE, self._nvjpeg)
+        for row, photo in enumerate(decoded):
             if isinstance(photo, StyleclipError):
                 outcomes[row] = photo
             else:
