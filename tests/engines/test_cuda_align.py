@@ -14,11 +14,13 @@ from PIL import Image, ImageCms
 import icc_profiles
 from styleclip_contract import photo_files
 from styleclip_contract.errors import FaceIndexOutOfRange, ImageTruncated, NoFaceFound, NotAnImage
+from styleclip_server.engines.cuda.faces import aligner as aligner_module
 from styleclip_server.engines.cuda.faces import decoding
 from styleclip_server.engines.cuda.faces.aligner import CudaAligner
 from styleclip_server.engines.cuda.faces.cropping import crop_quads
 from styleclip_server.engines.cuda.faces.decoding import Photo, decode_photos, turn_upright
 from styleclip_server.engines.cuda.faces.detector import FaceDetector
+from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks
 from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import LARGEST_FACE, Aligner
 from styleclip_server.pipeline.ffhq_crop import crop_quad, plan_crop
@@ -157,9 +159,34 @@ def test_every_file_is_decoded_as_by_pillow_or_refused_by_its_name(astronaut, de
             assert difference.mean() < 1, (name, difference.mean())
 
 
-@pytest.fixture(scope="module")
-def aligner():
-    return CudaAligner(None, CPU)
+@pytest.fixture(
+    scope="module", params=["cpu", pytest.param("cuda", marks=with_gpu)], ids=["CPU", "GPU"]
+)
+def aligner(request):
+    return CudaAligner(None, torch.device(request.param))
+
+
+@with_landmarks
+def test_what_is_warmed_up_is_captured_for_every_batch(monkeypatch):
+    monkeypatch.setattr(aligner_module, "_WARM_UP_PHOTOS", (90,))
+    monkeypatch.setattr(aligner_module, "_WARM_UP_FACES", (20,))
+    photos, searched, faces = [], [], []
+    aligner = CudaAligner(None, CPU, nvjpeg=True)
+    decode_plain, search = decoding._decode_plain, FaceDetector.search_small_levels
+    predict = FaceLandmarks.predict
+
+    def record(sizes, call):
+        def recorded(*arguments):
+            sizes.append(len(arguments[0 if call is decode_plain else 1]))
+            return call(*arguments)
+
+        return recorded
+
+    monkeypatch.setattr(decoding, "_decode_plain", record(photos, decode_plain))
+    monkeypatch.setattr(FaceDetector, "search_small_levels", record(searched, search))
+    monkeypatch.setattr(FaceLandmarks, "predict", record(faces, predict))
+    aligner.warm_up(2)
+    assert photos == searched == faces == [1, 2]
 
 
 @with_landmarks

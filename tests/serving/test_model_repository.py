@@ -62,19 +62,19 @@ def test_only_pytorch_renders_for_compose(name):
         assert compose.input_map["IMAGE"] == "IMAGE"
 
 
-def test_beside_pytorch_a_gpu_aligns_photos_unless_dlib_is_asked_for(monkeypatch):
-    monkeypatch.delenv("STYLECLIP_FACES", raising=False)
-
-    def aligns_on_gpu(engine):
+@pytest.mark.parametrize("faces", ["cuda", "nvjpeg"])
+def test_beside_pytorch_a_gpu_aligns_photos_if_asked_for(monkeypatch, faces):
+    def align_of(engine):
         config = configs.step_config(wire.ALIGN_MODEL, engine)
-        return "faces_on_gpu" in config.parameters, config.instance_group[0].count
+        return config.parameters["faces"].string_value, config.instance_group[0].count
 
-    assert {engine: aligns_on_gpu(engine)[0] for engine in ENGINES} == {
-        engine: engine == "torch" for engine in ENGINES
-    }
-    assert aligns_on_gpu("torch") == (True, 2)
+    monkeypatch.delenv("STYLECLIP_FACES", raising=False)
+    assert align_of("torch") == ("", 4)
+    monkeypatch.setenv("STYLECLIP_FACES", faces)
+    assert align_of("torch") == (faces, 2)
+    assert {align_of(engine)[0] for engine in ENGINES if engine != "torch"} == {""}
     monkeypatch.setenv("STYLECLIP_FACES", "dlib")
-    assert aligns_on_gpu("torch") == (False, 4)
+    assert align_of("torch") == ("", 4)
 
 
 def test_the_domain_and_its_statistics_fit_together():

@@ -4,7 +4,9 @@ FIDELITIES = "fidelities"  # of `direction`: the values of FIDELITY that are ser
 NETWORK_FILE = "network_file"  # of `stylegan2` as `wire.FEATURE_STYLEGAN2`: the file that it runs
 ENGINE = "engine"  # of `features`: which engine runs its networks
 DOMAIN = "domain"  # of `stylegan2`: domain.json, for clients
-FACES_ON_GPU = "faces_on_gpu"  # of `align`: a GPU aligns photos, where it is set
-FACES_VARIABLE = (
-    "STYLECLIP_FACES"  # beside PyTorch: "dlib": no GPU aligns; "nvjpeg": it decodes, too
-)
+FACES = "faces"  # of `align`: one of `FACES_ON_A_GPU`, where a GPU aligns photos
+
+# Beside PyTorch: "cuda": a GPU aligns photos; "nvjpeg": it decodes them, too; else dlib and Pillow.
+FACES_VARIABLE = "STYLECLIP_FACES"
+NVJPEG = "nvjpeg"
+FACES_ON_A_GPU = ("cuda", NVJPEG)

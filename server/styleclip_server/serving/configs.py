@@ -40,10 +40,10 @@ GPU_CONCURRENT_REQUESTS = MAX_BATCH  # at the start; the bound adapts to the mea
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # Instances of each step on a CPU: `align` is the slowest.
 INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
-# Beside a GPU, whose requests need more of the CPU steps at once. Two processes of `align` keep the
-# GPU busy; where dlib finds the faces, four use more cores.
-TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
-DLIB_INSTANCES = 4
+# Beside a GPU, whose requests need more of the CPU steps at once.
+TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
+# Of `align` where a GPU aligns: while one process prepares or ends a batch, the other one's runs.
+GPU_ALIGN_INSTANCES = 2
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
 CPU_INSTANCES = {model.name: 2 for model in wire.NETWORKS}
@@ -110,11 +110,10 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
     count = INSTANCES.get(model.name, 1)
     if engine == "torch":
         count = TORCH_INSTANCES.get(model.name, count)
-        if model.name == wire.ALIGN_MODEL.name:
-            if os.environ.get(config_parameters.FACES_VARIABLE) == "dlib":
-                count = DLIB_INSTANCES
-            else:
-                config.parameters[config_parameters.FACES_ON_GPU].string_value = "true"
+        faces = os.environ.get(config_parameters.FACES_VARIABLE)
+        if model.name == wire.ALIGN_MODEL.name and faces in config_parameters.FACES_ON_A_GPU:
+            count = GPU_ALIGN_INSTANCES
+            config.parameters[config_parameters.FACES].string_value = faces
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
     _set_queue_policy(config, 0, engine)
     return config

@@ -1,12 +1,10 @@
 """Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`.
 
-Beside networks in PyTorch a GPU aligns the photos of a batch at once; dlib and Pillow, in all
-cores, take those that it leaves, and all photos with STYLECLIP_FACES=dlib. With
-STYLECLIP_FACES=nvjpeg the GPU decodes photos, too.
+Beside networks in PyTorch, with STYLECLIP_FACES=cuda or nvjpeg, a GPU aligns the photos of a batch
+at once; dlib and Pillow, in all cores, take those that it leaves.
 """
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,7 +21,6 @@ from styleclip_server.pipeline.alignment import (
 )
 from styleclip_server.pipeline.fidelities import encode_crop
 from styleclip_server.serving import config_parameters
-from styleclip_server.serving.config_parameters import FACES_VARIABLE
 from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 from styleclip_server.serving.step import respond, scalar
@@ -43,8 +40,10 @@ class TritonPythonModel:
         if self.align:
             self.aligner.preload()
         self.on_gpu = self.threads = None
-        if self.align and config["parameters"].get(config_parameters.FACES_ON_GPU):
-            self.on_gpu = load_gpu_aligner(folder, config["max_batch_size"])
+        faces = config["parameters"].get(config_parameters.FACES)
+        if self.align and faces:
+            nvjpeg = faces["string_value"] == config_parameters.NVJPEG
+            self.on_gpu = load_gpu_aligner(folder, config["max_batch_size"], nvjpeg)
             self.threads = ThreadPoolExecutor(config["max_batch_size"])
         self.metrics = Metrics(FEATURE_ALIGN.name, domain.name)
 
@@ -87,11 +86,10 @@ def face_index(row):
     return int(scalar(row["FACE"], LARGEST_FACE))
 
 
-def load_gpu_aligner(domain_folder, max_batch):
+def load_gpu_aligner(domain_folder, max_batch, nvjpeg):
     """Return what aligns faces on the GPU, or None where it cannot."""
     import torch
 
     from styleclip_server.engines.cuda.faces.aligner import load_aligner
 
-    nvjpeg = os.environ.get(FACES_VARIABLE) == "nvjpeg"
     return load_aligner(domain_folder, torch.device("cuda"), max_batch, nvjpeg)

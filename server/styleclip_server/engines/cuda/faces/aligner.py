@@ -26,6 +26,7 @@ from styleclip_server.engines.cuda.faces.decoding import Photo, decode_photos
 from styleclip_server.engines.cuda.faces.detector import FaceDetector
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
 from styleclip_server.engines.cuda.host_memory import copy_to_host
+from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import (
     LARGEST_FACE,
     LONG_SIDE,
@@ -39,7 +40,7 @@ from styleclip_server.pipeline.landmarks import find_landmark_model
 
 # What is captured before the first request: long sides of photos, and of faces in pixels.
 _WARM_UP_PHOTOS = (640, 800, 1000, 1280, 1920)
-_WARM_UP_FACES = (100, 200, 300, 450)
+_WARM_UP_FACES = (100, 140, 200, 300, 450)
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,13 @@ class CudaAligner:
         self._landmarks = FaceLandmarks(read_model(find_landmark_model(domain_folder)), device)
 
     def warm_up(self, max_batch: int) -> None:
-        """Capture what photos of common sizes need, in batches of up to `max_batch`."""
+        """Do and capture what photos of common sizes need, in batches of up to `max_batch`."""
         for side, batch in itertools.product(_WARM_UP_PHOTOS, captured_batch_sizes(max_batch)):
-            photo = torch.zeros(3, side, side, dtype=torch.uint8, device=self._device)
-            self._detector.search_small_levels([photo] * batch)
+            file = images.encode(np.zeros((side, side, 3), np.uint8))
+            # The first call imports torchvision and loads nvJPEG.
+            decoded = decode_photos([file] * batch, self._device, LONG_SIDE, self._nvjpeg)
+            pixels = [photo.pixels for photo in decoded if isinstance(photo, Photo)]
+            self._detector.search_small_levels(pixels)
         for side, batch in itertools.product(_WARM_UP_FACES, captured_batch_sizes(max_batch)):
             photo = torch.zeros(3, 3 * side, 3 * side, dtype=torch.uint8, device=self._device)
             box = (side, side, 2 * side, 2 * side)
