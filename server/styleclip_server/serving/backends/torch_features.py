@@ -65,6 +65,7 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
         numbers_of: dict[str, list[int]] = {fidelity: [] for fidelity in limits.FIDELITIES}
         faces: list[Features] = []
         for i, request in enumerate(requests):
+            self.metrics.begin_request(request.request_id())
             try:
                 fidelity = feature_requests.requested_fidelity(request, self.domain)
                 if fidelity == limits.FEATURES:
@@ -88,7 +89,6 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
 
     def _find_features(self, request: Any) -> list[Features]:
         """Return the features of each row of a request, which are computed if they are missing."""
-        self.metrics.begin_request(request.request_id())
         w_plus = _array(request, wire.W_PLUS)
         crops, faces = _array(request, wire.CROP), _array(request, wire.FACE_CROP)
         try:
