@@ -148,6 +148,13 @@ class FeatureStyleEncoder(nn.Module):
         return torch.stack([style(x) for style in self.styles], 1), self.content_layer(content)
 
 
+def pooling_windows(side: int) -> list[tuple[int, int]]:
+    """Return the first pixel of each window of adaptive pooling, and the one after its last."""
+    return [
+        (i * side // POOLED_SIDE, -(-(i + 1) * side // POOLED_SIDE)) for i in range(POOLED_SIDE)
+    ]
+
+
 class FeatureFuserUnit(nn.Module):
     """Residual unit of `FeatureFuser`: (N, C, H, W) → (N, C, H, W)."""
 

@@ -110,6 +110,7 @@ def serve(sizes, built):
             served = torch_features.TritonPythonModel.__new__(torch_features.TritonPythonModel)
             served.invert = backend.Graphed(network.invert, device)
             served.edit = backend.Graphed(network.edit, device)
+            served.texts, served.stream = False, None
             config = network_config(wire.STYLEGAN2, description, "torch", features=True)
             served._capture_features(served_inputs(config))
             continue

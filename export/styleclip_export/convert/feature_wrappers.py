@@ -26,6 +26,7 @@ from styleclip_networks.sfe import (
     FeatureStyleEncoder,
     Inverter,
     drop_changed_details,
+    pooling_windows,
 )
 from styleclip_networks.stylegan2 import Generator
 
@@ -33,8 +34,7 @@ from styleclip_networks.stylegan2 import Generator
 def average_windows(side: int) -> Tensor:
     """Return the matrix (3, side) by which adaptive average pooling averages `side` pixels."""
     matrix = torch.zeros(POOLED_SIDE, side)
-    for cell in range(POOLED_SIDE):
-        start, end = cell * side // POOLED_SIDE, -(-(cell + 1) * side // POOLED_SIDE)
+    for cell, (start, end) in enumerate(pooling_windows(side)):
         matrix[cell, start:end] = 1 / (end - start)
     return matrix
 

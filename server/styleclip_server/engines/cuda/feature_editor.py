@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleclip_networks.sfe import CONTENT_STAGE, POOLED_SIDE, STRIDES, drop_changed_details
+from styleclip_networks.sfe import (
+    CONTENT_STAGE,
+    STRIDES,
+    drop_changed_details,
+    pooling_windows,
+)
 from styleclip_networks.sizes import count_modules
 from styleclip_server.engines.cuda.convolutions import convolve
 from styleclip_server.engines.cuda.parameters import Parameters
@@ -165,14 +170,24 @@ class CudaFeatureEditor:
 
     def _predict_latent(self, outputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
         """Predict the latent (N, L, w_dim) from the outputs of the stages."""
-        pooled = [F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), POOLED_SIDE) for x in outputs]
-        offset = F.linear(torch.cat(pooled, 1).flatten(1), weight)
+        pooled = torch.cat([_pool(x) for x in outputs], 3).permute(0, 3, 1, 2)
+        offset = F.linear(pooled.flatten(1).to(weight.dtype), weight)
         return offset.float().view(-1, *bias.shape) + bias
 
 
 def _block(features: Tensor) -> int:
     """Return the synthesis block whose features have this size, (N, r, r, C)."""
     return features.shape[1].bit_length() - 3
+
+
+def _pool(x: Tensor) -> Tensor:
+    """Average (N, H, W, C) to (N, 3, 3, C) float32, by means of slices: PyTorch's adaptive pooling
+    takes a millisecond where channels are last."""
+    for dim in (1, 2):
+        windows = pooling_windows(x.shape[dim])
+        means = [x.narrow(dim, a, b - a).mean(dim, dtype=torch.float32) for a, b in windows]
+        x = torch.stack(means, dim)
+    return x
 
 
 def _drop_changed_details(features: Tensor, synthesized: Tensor, edited: Tensor) -> Tensor:

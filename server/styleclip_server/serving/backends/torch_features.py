@@ -56,9 +56,9 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
             torch.zeros(1, *dims[tensor.name])
             for tensor in (wire.FACE_CROP, wire.W_PLUS, wire.DELTA)
         )
-        edit = (w_plus, delta, *self.invert(face, w_plus))
+        kept = Features(*(x.clone() for x in self.invert(face, w_plus)))
         for rows in captured_batch_sizes(config["max_batch_size"]):
-            self.edit(*(torch.cat([x] * rows) for x in edit))
+            self._edit([kept] * rows, [[w_plus] * rows, [delta] * rows], rows)
 
     def execute(self, requests):
         responses: dict[int, Any] = {}
