@@ -28,7 +28,7 @@ def client(people_server):
 def test_people_are_served_by_default_and_photos_are_aligned(client):
     domain = client.domain()
     assert (domain.name, domain.align, domain.resolution) == ("people", True, 256)
-    assert len(domain.presets) == 15
+    assert len(domain.presets) == 16
 
 
 def test_a_text_edits_the_face_in_a_photo_and_nothing_else(client):
