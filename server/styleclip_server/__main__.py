@@ -72,6 +72,9 @@ _PORT = click.IntRange(0, 65535)
               envvar=["STYLECLIP_INSIDE", "STYLECLIP_MAX_CONCURRENT"],  # an overlay's old name wins
               help="Inference requests that run concurrently; more are refused. 0: as many as "
               "keep p99 of the latency within twice that of one alone, as measured.")  # fmt: skip
+@click.option("--api-processes", type=click.IntRange(0, 64), default=Options.api_processes,
+              metavar="N", help="Processes of the API server. 0: one on a CPU, and beside a GPU "
+              "one for four cores, up to 8; always one with --rate-limit.")  # fmt: skip
 @click.option("--connection-age", type=click.IntRange(0), default=Options.connection_age,
               metavar="SECONDS",
               help="Ask clients to connect again after this time; 0: never.")  # fmt: skip

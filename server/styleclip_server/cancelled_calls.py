@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,13 +22,14 @@ T = TypeVar("T")
 
 FOLDER_VARIABLE = "STYLECLIP_CANCELLED_CALLS"
 _FILES = 1000  # of the newest calls
+_SECONDS = 3600.0  # beyond which no call runs
 
 
 class CancelledCalls:
     """The API server's side, for any thread.
 
     Args:
-        folder: where the files are; created, and emptied of those of an earlier process.
+        folder: where the files are; created, and emptied of those of earlier processes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +39,9 @@ class CancelledCalls:
         self._abandoned: set[asyncio.Future[Any]] = set()
         folder.mkdir(exist_ok=True)
         for file in folder.iterdir():
-            file.unlink()
+            with suppress(FileNotFoundError):  # another process starts, too
+                if file.stat().st_mtime < time.time() - _SECONDS:
+                    file.unlink()
 
     async def run(self, call: Callable[[int], Awaitable[T]], timeout: float | None = None) -> T:
         """Return what `call` returns for a new number.

@@ -133,7 +133,7 @@ def test_two_users_are_not_refused_at_a_bound_of_one():
         following = enter(admission)
         running.close()
         running = following
-    assert (admission.limit, admission.refused) == (1, 0)
+    assert (admission.limit, admission.load.refused) == (1, 0)
 
 
 def test_a_bound_of_one_admits_two_until_more_than_one_is_refused():
@@ -146,7 +146,7 @@ def test_a_bound_of_one_admits_two_until_more_than_one_is_refused():
     with enter(admission):
         refuse(admission, 1)
     with enter(admission), enter(admission):
-        assert admission.running == 2
+        assert admission.load.running == 2
 
 
 def refuse(admission, count):

@@ -366,10 +366,10 @@ def test_admission_counts_rows_and_refuses_at_once():
             admission.enter().__enter__()
         assert refusal.value.retry_after
     with pytest.raises(ZeroDivisionError), admission.enter(8):
-        assert admission.running == 2
+        assert admission.load.running == 2
         raise ZeroDivisionError
-    assert admission.running == 0
-    assert (admission.admitted, admission.refused) == (3, 1)
+    assert admission.load.running == 0
+    assert (admission.load.admitted, admission.load.refused) == (3, 1)
 
 
 def test_a_token_is_needed_and_the_rate_is_that_of_a_caller():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
+from styleclip_server.api.load import Load
 from styleclip_server.api.refusals import busy
 
 # p99 of the latency at the bound, as a multiple of the unloaded one. The goal over all requests,
@@ -50,10 +51,8 @@ class Admission:
         limit: the bound at the start.
         highest: the bound adapts to the measured latency, from 1 to this number; None: it is fixed.
         clock: returns seconds.
-
-    Attributes:
-        running: rows that are running.
-        admitted, refused: requests so far.
+        load: shared with the other processes of the API server, which have the same bound and each
+            adapt it; None: there are no others.
     """
 
     def __init__(
@@ -61,17 +60,21 @@ class Admission:
         limit: int,
         highest: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        load: Load | None = None,
     ) -> None:
-        self.limit = limit
-        self.running = 0
-        self.admitted = 0
-        self.refused = 0
+        self.load = load or Load()
+        if not self.load.limit:
+            self.load.limit = limit
         self._latencies = None if highest is None else _Latencies(limit, highest, clock)
         self._clock = clock
         self._lock = threading.Lock()
         self._full = 0  # the last request during which another was refused
-        self._changed = 0  # the last request that was admitted at an earlier bound
         self._refused = (0, 0)  # between the last two admitted requests, and since the last
+
+    @property
+    def limit(self) -> int:
+        """The present bound."""
+        return self.load.limit
 
     def refuse_if_full(self) -> None:
         """Refuse a request that `enter` would refuse, before time is spent on reading it.
@@ -80,7 +83,7 @@ class Admission:
             Refused: the server is busy.
         """
         with self._lock:
-            if self.running >= self._places():
+            if self.load.running >= self._places():
                 self._refuse()
 
     @contextmanager
@@ -97,12 +100,12 @@ class Admission:
         """
         with self._lock:
             rows = max(1, min(rows, self.limit))
-            if self.running + rows > self._places():
+            is_alone = not self.load.running
+            if self.load.running + rows > self._places():
                 self._refuse()
-            self.admitted += 1
             self._refused = (self._refused[1], 0)
-            is_alone, number, start = self.running == 0, self.admitted, self._clock()
-            self.running += rows
+            self.load.admit(rows)
+            number, start = self.load.admitted, self._clock()
         try:
             yield
         except BaseException:
@@ -110,7 +113,7 @@ class Admission:
             raise
         finally:
             with self._lock:
-                self.running -= rows
+                self.load.end(rows)
                 self._record(request_class, number, is_alone, self._clock() - start)
 
     def _places(self) -> int:
@@ -120,9 +123,9 @@ class Admission:
         return 2 if self.limit == 1 and is_raised else self.limit
 
     def _refuse(self) -> NoReturn:
-        self.refused += 1
+        self.load.refuse()
         self._refused = (self._refused[0], self._refused[1] + 1)
-        self._full = self.admitted
+        self._full = self.load.admitted
         raise busy()
 
     def _record(
@@ -131,13 +134,13 @@ class Admission:
         """Take the latency of an ended request into account, and adapt the bound."""
         if self._latencies is None:
             return
-        if is_alone and number == self.admitted:
+        if is_alone and number == self.load.admitted:
             self._latencies.record_unloaded(request_class, seconds)
         is_counted = number <= self._full or self._latencies.is_calibrating
-        if number > self._changed and is_counted:
+        if number > self.load.changed and is_counted:
             limit = self._latencies.next_limit(self.limit, request_class, seconds)
             if limit != self.limit:
-                self.limit, self._changed = limit, self.admitted
+                self.load.limit = limit
 
 
 @dataclass

@@ -23,6 +23,7 @@ from styleclip_server.api.health_check import HealthCheck
 from styleclip_server.api.http_body import BodyReader
 from styleclip_server.api.kserve.protocols import KServeMiddleware, running_protocols
 from styleclip_server.api.kserve.triton import Triton
+from styleclip_server.api.load import Load
 from styleclip_server.api.local_client import LocalClient
 from styleclip_server.api.metrics import MetricsApp, MetricsMiddleware
 from styleclip_server.api.settings import Settings
@@ -31,8 +32,8 @@ from styleclip_server.api.web.state import ApiState, request_id
 from styleclip_server.cancelled_calls import CancelledCalls
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """Return the API server's application.
+def create_app(settings: Settings, process: int = 0) -> ASGIApp:
+    """Return the application of a process of the API server, by its number.
 
     What every request passes, and KServe's protocol, come before FastAPI, whose layers cost time.
     """
@@ -40,7 +41,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running_services(app, settings, access):
+        async with _running_services(app, settings, access, process):
             yield
 
     # Assets of the documentation are served from here, so that it works without the Internet.
@@ -66,10 +67,11 @@ def create_app(settings: Settings) -> ASGIApp:
 
 @asynccontextmanager
 async def _running_services(
-    app: FastAPI, settings: Settings, access: Access
+    app: FastAPI, settings: Settings, access: Access, process: int
 ) -> AsyncIterator[None]:
     """Connect to Triton and serve gRPC during a `with` block; `app.state` gets what HTTP needs."""
-    admission = Admission(settings.max_concurrent, settings.highest_concurrent)
+    load = Load.open(Path(settings.shared_load), process, settings.processes)
+    admission = Admission(settings.max_concurrent, settings.highest_concurrent, load=load)
     bodies = BodyReader(settings.body_limit)
     cancelled = CancelledCalls(Path(settings.cancelled_calls))
     async with (
@@ -88,7 +90,7 @@ async def _running_services(
     ):
         health = HealthCheck(triton, settings.triton_grpc)
         app.state.api = ApiState(settings, client, admission, bodies, health)
-        app.state.metrics = MetricsApp(triton_metrics, admission)
+        app.state.metrics = MetricsApp(triton_metrics, load)
         yield
 
 

@@ -9,7 +9,7 @@ import httpx
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from styleclip_server.api.admission import Admission
+from styleclip_server.api.load import Load
 from styleclip_server.api.refusals import UNAVAILABLE_MESSAGE
 
 _SECONDS = 10.0
@@ -37,11 +37,12 @@ class MetricsApp:
 
     Args:
         triton: a client of Triton's metrics port.
+        load: of all processes of the API server.
     """
 
-    def __init__(self, triton: httpx.AsyncClient, admission: Admission) -> None:
+    def __init__(self, triton: httpx.AsyncClient, load: Load) -> None:
         self._triton = triton
-        self._admission = admission
+        self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
@@ -62,17 +63,12 @@ class MetricsApp:
         return response.status_code, response.content + self._admission_metrics()
 
     def _admission_metrics(self) -> bytes:
-        admission = self._admission
+        load = self._load
         families = (
-            ("styleclip_requests_inside", "gauge", "Requests that are running", admission.running),
-            ("styleclip_requests_limit", "gauge", "Requests that may run", admission.limit),
-            (
-                "styleclip_requests_admitted_total",
-                "counter",
-                "Requests admitted",
-                admission.admitted,
-            ),
-            ("styleclip_requests_busy_total", "counter", "Requests refused", admission.refused),
+            ("styleclip_requests_inside", "gauge", "Requests that are running", load.running),
+            ("styleclip_requests_limit", "gauge", "Requests that may run", load.limit),
+            ("styleclip_requests_admitted_total", "counter", "Requests admitted", load.admitted),
+            ("styleclip_requests_busy_total", "counter", "Requests refused", load.refused),
         )
         return "".join(
             f"# HELP {name} {text}\n# TYPE {name} {type}\n{name} {value}\n"

@@ -19,6 +19,9 @@ class Settings:
         http_port, grpc_port, metrics_port: ports to listen on.
         triton_http, triton_grpc, triton_metrics: Triton's private addresses, "host:port".
         cancelled_calls: the folder of `CancelledCalls`.
+        processes: how many serve the same ports; the kernel gives each connection to one of them.
+        shared_load: the file of their `Load`.
+        liveness_socket: the path, to which a process adds its number, where it alone responds.
         tokens: the client's name of each token; none: clients need no token.
         rate_limit: calls per second and client; 0: any number.
         body_limit: bytes of a request's body.
@@ -39,7 +42,10 @@ class Settings:
     triton_grpc: str
     triton_metrics: str
     cancelled_calls: str
+    shared_load: str
+    liveness_socket: str
     max_concurrent: int
+    processes: int = 1
     highest_concurrent: int | None = None
     tokens: Mapping[str, str] = field(default_factory=dict)
     rate_limit: float = 0

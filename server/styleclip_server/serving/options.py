@@ -49,6 +49,7 @@ class Options:
         body_limit: MiB of a request.
         max_concurrent: inference requests that run concurrently; more are refused. 0: as many as
             keep p99 of the latency within twice that of one request alone, as measured.
+        api_processes: of the API server; 0: one on a CPU, more beside a GPU.
         networks: how the networks are run; "auto": the fastest that this machine can run.
     """
 
@@ -75,6 +76,7 @@ class Options:
     rate_limit: float = 0
     body_limit: int = limits.PHOTO_BYTES // 2**20 + 1
     max_concurrent: int = 0
+    api_processes: int = 0
     networks: Engine | Literal["auto"] = "auto"
 
     @property

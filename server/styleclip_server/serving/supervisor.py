@@ -19,7 +19,7 @@ from pathlib import Path
 from styleclip_contract.errors import StyleclipError
 from styleclip_server.canary import check_server
 from styleclip_server.serving import preflight, triton_command
-from styleclip_server.serving.api_process import ApiProcess
+from styleclip_server.serving.api_process import ApiProcess, count_processes
 from styleclip_server.serving.errors import ServerStartFailed
 from styleclip_server.serving.options import Options
 from styleclip_server.serving.ports import TRITON_HOST, Ports, choose_ports
@@ -56,7 +56,7 @@ class SupervisedServer:
         self._stopping = threading.Event()
         self._started = threading.Event()
         self._triton: TritonProcess | None = None
-        self._api: ApiProcess | None = None
+        self._apis: list[ApiProcess] = []
         # One thread starts and stops every process: the kernel kills a process when the thread that
         # started it ends.
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -105,9 +105,12 @@ class SupervisedServer:
     def _supervise(self) -> None:
         try:
             self._setup = triton_command.prepare_setup(self.options, self._folder)
-            self._api = self._start_api()  # both start at once
+            # All start at once.
+            numbers = range(count_processes(self.options, self._setup.engine))
+            self._apis = [self._start_api(number) for number in numbers]
             self._start_first()
-            self._api.wait_until_ready()
+            for api in self._apis:
+                api.wait_until_ready()
             self._started.set()
             failed_starts = 0
             while not self._stopping.is_set():
@@ -121,8 +124,10 @@ class SupervisedServer:
         except BaseException as error:
             self.failure = error
         finally:
-            if self._api:
-                self._api.stop()
+            for api in self._apis:
+                api.begin_stop()
+            for api in self._apis:
+                api.stop()
             self._stop_triton()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._started.set()
@@ -154,17 +159,19 @@ class SupervisedServer:
 
     def _watch(self) -> str | None:
         """Wait until something fails and return what; None when `stop` was called."""
-        assert self._triton and self._api
+        assert self._triton
         checked_liveness = time.monotonic()
         failed_canaries, next_canary = 0, time.monotonic() + self._canary_seconds
         while not self._stopping.wait(WATCH_SECONDS):
             if failure := self._triton.find_failure():
                 return failure
-            if failure := self._api.find_failure():
-                self._restart_api(failure)
-            if time.monotonic() - checked_liveness >= LIVENESS_SECONDS:
-                if self._api.hangs():
-                    self._restart_api("the API server does not respond")
+            checks_liveness = time.monotonic() - checked_liveness >= LIVENESS_SECONDS
+            for number, api in enumerate(self._apis):
+                if failure := api.find_failure():
+                    self._restart_api(number, failure)
+                elif checks_liveness and api.hangs():
+                    self._restart_api(number, "the API server does not respond")
+            if checks_liveness:
                 checked_liveness = time.monotonic()
             if self._canary_seconds and time.monotonic() >= next_canary:
                 try:
@@ -195,20 +202,19 @@ class SupervisedServer:
             _log.warning("the server is back after %.1f s", time.monotonic() - start)
             return
 
-    def _restart_api(self, reason: str) -> None:
-        """Restart the API server only; Triton keeps running."""
-        assert self._api
+    def _restart_api(self, number: int, reason: str) -> None:
+        """Restart a process of the API server only; Triton keeps running."""
         _log.warning("%s; restarting it", reason)
-        self._api.kill()
-        if self._api.age() < STABLE_SECONDS:
+        self._apis[number].kill()
+        if self._apis[number].age() < STABLE_SECONDS:
             self._stopping.wait(RESTART_DELAYS[1])
         try:
-            self._api = self._start_api()
+            self._apis[number] = self._start_api(number)
         except (ServerStartFailed, OSError) as error:  # the next check tries again
             _log.warning("the API server does not start: %s", error)
 
-    def _start_api(self) -> ApiProcess:
-        return ApiProcess(self.options, self._ports, self._folder, self._setup.engine)
+    def _start_api(self, number: int) -> ApiProcess:
+        return ApiProcess(self.options, self._ports, self._folder, self._setup.engine, number)
 
     def _check_canary(self) -> None:
         check_server(f"{TRITON_HOST}:{self._ports.triton_grpc}", CANARY_TIMEOUT)

@@ -32,6 +32,7 @@ from styleclip_server.api.refusals import (
     restricted,
     too_large,
 )
+from styleclip_server.api.settings import Settings
 from styleclip_server.api.tasks import running_in_background
 from styleclip_server.cancelled_calls import new_number
 
@@ -245,19 +246,12 @@ def _abort(context: Context, refusal: Refused) -> NoReturn:
 
 
 @asynccontextmanager
-async def running_proxy(
-    proxy: GrpcProxy, address: str, connection_age: int = 0, exit_timeout: float = 10.0
-) -> AsyncIterator[None]:
-    """Serve on `address`, "host:port", during a `with` block.
-
-    Args:
-        connection_age: seconds after which clients are asked to connect again; 0: never.
-        exit_timeout: seconds that calls under way have left at the end.
-    """
+async def running_proxy(proxy: GrpcProxy, address: str, settings: Settings) -> AsyncIterator[None]:
+    """Serve on `address`, "host:port", during a `with` block."""
     server = grpc.server(
         ThreadPoolExecutor(CALLS, thread_name_prefix="grpc"),
         handlers=(proxy,),
-        options=_options(connection_age, proxy.body_limit),
+        options=_options(settings),
         maximum_concurrent_rpcs=CALLS,
     )
     server.add_insecure_port(address)
@@ -266,15 +260,15 @@ async def running_proxy(
         try:
             yield
         finally:
-            await asyncio.to_thread(server.stop(exit_timeout).wait)
+            await asyncio.to_thread(server.stop(settings.exit_timeout).wait)
 
 
-def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
+def _options(settings: Settings) -> list[tuple[str, int]]:
     options = [
-        # A name that is taken must not be shared with the process that has it.
-        ("grpc.so_reuseport", 0),
+        # A port that is taken must not be shared with any other process that has it.
+        ("grpc.so_reuseport", int(settings.processes > 1)),
         # A little more arrives, so that it is refused by the name that clients know.
-        ("grpc.max_receive_message_length", body_limit + NAMED_EXCESS_BYTES),
+        ("grpc.max_receive_message_length", settings.body_limit + NAMED_EXCESS_BYTES),
         ("grpc.max_send_message_length", limits.RESPONSE_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
@@ -289,6 +283,6 @@ def _options(connection_age: int, body_limit: int) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
-    if connection_age:
-        options.append(("grpc.max_connection_age_ms", connection_age * 1000))
+    if settings.connection_age:
+        options.append(("grpc.max_connection_age_ms", settings.connection_age * 1000))
     return options

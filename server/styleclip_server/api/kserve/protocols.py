@@ -39,7 +39,7 @@ async def running_protocols(
     )
     async with (
         httpx.AsyncClient(base_url=f"http://{settings.triton_http}", trust_env=False) as calls,
-        running_proxy(proxy, address, settings.connection_age, settings.exit_timeout),
+        running_proxy(proxy, address, settings),
         closing_regions,
     ):
         yield HttpProxy(
