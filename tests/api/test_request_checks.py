@@ -47,6 +47,11 @@ def check(request, config=DIRECTION, shared_memory=False):
     return inference.check(request, interface, allow_shared_memory=shared_memory)
 
 
+def parse(message):
+    inference.read_form(message)
+    return inference.parse(message)
+
+
 def change_shape(request, *shape):
     request.inputs[2].shape[:] = shape
 
@@ -54,8 +59,8 @@ def change_shape(request, *shape):
 def test_a_valid_request_passes_unchanged():
     request = build_request()
     before = request.SerializeToString()
-    assert check(inference.parse(before)) == 1
-    assert inference.parse(before).SerializeToString() == before
+    assert check(parse(before)) == 1
+    assert parse(before).SerializeToString() == before
 
 
 CHANGES = {
@@ -114,7 +119,7 @@ def test_an_invalid_request_is_refused(change):
     request = build_request()
     CHANGES[change](request)
     with pytest.raises(Refused) as refusal:
-        check(inference.parse(request.SerializeToString()))
+        check(parse(request.SerializeToString()))
     assert refusal.value.http_status == 400
 
 
@@ -123,7 +128,7 @@ def test_a_region_is_refused_unless_shared_memory_is_allowed(change):
     request = build_request()
     REGIONS[change](request)
     with pytest.raises(Refused) as refusal:
-        check(inference.parse(request.SerializeToString()))
+        check(parse(request.SerializeToString()))
     assert refusal.value.http_status == 403
 
 
@@ -214,7 +219,7 @@ def test_a_message_is_refused_before_it_takes_memory(message):
     tracemalloc.start()
     try:
         with pytest.raises(Refused):
-            inference.parse(MESSAGES[message])
+            parse(MESSAGES[message])
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()

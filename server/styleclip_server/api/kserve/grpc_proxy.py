@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2
 
 from styleclip_contract import limits
 from styleclip_server.api.access import Access
-from styleclip_server.api.kserve import inference, regions
+from styleclip_server.api.kserve import regions
 from styleclip_server.api.kserve.triton import CALL_BYTES, SERVICE, TRACE_HEADERS, Triton
 from styleclip_server.api.refusals import (
     Refused,
@@ -165,7 +165,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         if not context.add_callback(cancel):
             raise Refused(StatusCode.CANCELLED, "the call was cancelled")
         try:
-            return self._triton.infer(inference.parse(message), number, _forwarded(context))
+            return self._triton.infer(message, number, _forwarded(context))
         finally:
             is_running = False
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
@@ -23,23 +23,41 @@ from styleclip_server.api.refusals import Refused, invalid
 
 # Parsed, a message takes up to 32 times its bytes, except for raw tensors.
 STRUCTURE_BYTES = 4 * 2**20
+FORM_BYTES = 4096  # of a form that is compared with others
 _FIELDS = 512  # of a message; a request of ours has about 30
-_RAW_INPUT_CONTENTS = ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+# The first byte of these fields: a number below 16, and the type of fields with a length.
+_RAW_CONTENTS, _ID = (
+    ModelInferRequest.DESCRIPTOR.fields_by_name[name].number << 3 | 2
+    for name in ("raw_input_contents", "id")
+)
 
-_ID_CHARACTERS = 1024
+ID_CHARACTERS = 1024
 _VERSION = re.compile(r"[0-9]{0,9}")
 _PARAMETERS = 16
 _PARAMETER_CHARACTERS = 256
 _CLASSES = 1000
 
 
+class WireForm(NamedTuple):
+    """The top-level fields of a message of gRPC.
+
+    Attributes:
+        structure: those that are neither the id nor raw contents of tensors, joined; empty if they
+            have more than FORM_BYTES.
+        contents: where each raw content starts and ends.
+    """
+
+    structure: bytes
+    contents: Sequence[tuple[int, int]]
+    id: bytes
+
+
 def parse(message: bytes) -> ModelInferRequest:
-    """Parse a message of gRPC in bounded memory.
+    """Parse a message of gRPC, of which `read_form` has bounded the memory.
 
     Raises:
-        Refused: it is not a ModelInferRequest, or has too many fields.
+        Refused: it is not a ModelInferRequest.
     """
-    _check_wire(message)
     request = ModelInferRequest()
     try:
         request.ParseFromString(message)
@@ -53,34 +71,58 @@ def _not_a_request() -> Refused:
     return invalid("the message is not a ModelInferRequest")
 
 
-def _check_wire(message: bytes) -> None:
-    """Bound the number of top-level fields, and the bytes of those that are not raw tensors."""
-    offset = structure = fields = 0
+def read_form(message: bytes) -> WireForm:
+    """Read the top-level fields of a message of gRPC, without parsing what is in them.
+
+    Raises:
+        Refused: it is not a ModelInferRequest, has too many fields, or too many bytes outside of
+            raw tensors.
+    """
+    offset, end, fields, structure, identifier = 0, len(message), 0, 0, b""
+    parts: list[bytes] = []
+    contents: list[tuple[int, int]] = []
     try:
-        while offset < len(message):
+        while offset < end:
             start = offset
-            tag, offset = _read_varint(message, offset)
-            if tag & 7 == 2:
-                length, offset = _read_varint(message, offset)
-                offset += length
-            elif tag & 7 == 0:
-                _, offset = _read_varint(message, offset)
-            else:
-                raise _not_a_request()
+            tag, first, offset = _read_field(message, offset)
             fields += 1
-            if tag >> 3 != _RAW_INPUT_CONTENTS:
-                structure += offset - start
             if fields > _FIELDS:
                 raise invalid(f"the message has more than {_FIELDS} fields")
+            if tag == _RAW_CONTENTS:
+                contents.append((first, offset))
+                continue
+            structure += offset - start
+            if structure > FORM_BYTES:
+                parts.clear()
+            elif tag == _ID and not identifier:
+                identifier = message[first:offset]
+            else:
+                parts.append(message[start:offset])
     except IndexError:
         raise _not_a_request() from None
-    if offset > len(message):
+    if offset > end:
         raise _not_a_request()
     if structure > STRUCTURE_BYTES:
         raise invalid(
             f"more than {STRUCTURE_BYTES >> 20} MiB outside raw_input_contents: "
             "send large tensors there"
         )
+    return WireForm(b"".join(parts), contents, identifier)
+
+
+def _read_field(message: bytes, offset: int) -> tuple[int, int, int]:
+    """Return the tag of the field at `offset`, and where its content starts and ends."""
+    tag, content = message[offset], offset + 1
+    if tag >= 0x80:
+        tag, content = _read_varint(message, offset)
+    number, end = message[content], content + 1
+    if number >= 0x80:
+        number, end = _read_varint(message, content)
+    if tag & 7 == 2:  # the number is a length
+        return tag, end, end + number
+    if tag & 7 == 0:
+        return tag, content, end
+    raise _not_a_request()
 
 
 def _read_varint(message: bytes, offset: int) -> tuple[int, int]:
@@ -137,8 +179,8 @@ def check(
     Raises:
         Refused: with what was wrong and what was expected.
     """
-    if len(request.id) > _ID_CHARACTERS:
-        raise invalid(f"the id has more than {_ID_CHARACTERS} characters")
+    if len(request.id) > ID_CHARACTERS:
+        raise invalid(f"the id has more than {ID_CHARACTERS} characters")
     if not _VERSION.fullmatch(request.model_version):
         raise invalid(f"{request.model_version[:20]!r} is not the number of a model's version")
     for message in (request, *request.inputs, *request.outputs):

@@ -21,6 +21,7 @@ from styleclip_server.api.admission import Admission, RequestClass
 from styleclip_server.api.kserve import inference
 from styleclip_server.api.kserve.inference import ModelInterface
 from styleclip_server.api.kserve.json_messages import BinaryOutputs, encode_response
+from styleclip_server.api.kserve.known_forms import KnownForms
 from styleclip_server.api.kserve.triton_http import TritonHttp, is_plain
 from styleclip_server.api.refusals import Refused, unavailable
 from styleclip_server.api.tasks import within
@@ -78,6 +79,7 @@ class Triton:
         self.cancelled = cancelled
         self._allow_shared_memory = allow_shared_memory
         self._interfaces: dict[str, tuple[float, ModelInterface]] = {}
+        self._known = KnownForms()
         self._channel = grpc.insecure_channel(address, _OPTIONS)
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable] = {}
         self._async_channel = grpc.aio.insecure_channel(address, _OPTIONS)
@@ -91,8 +93,8 @@ class Triton:
         self._channel.close()  # which ends the calls of all threads
         await self._async_channel.close()
 
-    def infer(self, request: ModelInferRequest, number: int, metadata: Metadata = ()) -> bytes:
-        """Check and admit `request`; return the ModelInferResponse as Triton wrote it.
+    def infer(self, message: bytes, number: int, metadata: Metadata = ()) -> bytes:
+        """Check and admit a ModelInferRequest; return the ModelInferResponse as Triton wrote it.
 
         Args:
             number: of the call, by which it can be reported as cancelled.
@@ -100,10 +102,19 @@ class Triton:
         Raises:
             Refused: by the checks, because the server is busy, or by Triton.
         """
+        form = inference.read_form(message)
+        known = self._known.find(message, form, self._cached_interface)
+        if known:
+            # Two messages one after the other are one that has the fields of both.
+            numbered = message + _numbered(ModelInferRequest(), number)
+            request_class = _request_class(known.model, known.rows, len(message))
+            with self.admission.enter(known.rows, request_class):
+                return self.call("ModelInfer", numbered, INFER_SECONDS, metadata)
+        request = inference.parse(message)
         interface = self._interface(request.model_name)
-        with self._admitted(request, interface):
-            message = _numbered(request, number)
-            return self.call("ModelInfer", message, INFER_SECONDS, metadata)
+        with self._admitted(request, interface) as rows:
+            self._known.remember(message, form, request, interface, rows)
+            return self.call("ModelInfer", _numbered(request, number), INFER_SECONDS, metadata)
 
     async def infer_async(
         self,
@@ -142,11 +153,12 @@ class Triton:
             raise
 
     @contextmanager
-    def _admitted(self, request: ModelInferRequest, interface: ModelInterface) -> Iterator[None]:
-        """Check `request` and count it as running during a `with` block."""
+    def _admitted(self, request: ModelInferRequest, interface: ModelInterface) -> Iterator[int]:
+        """Check `request` and count it as running during a `with` block; yield its rows."""
         rows = inference.check(request, interface, allow_shared_memory=self._allow_shared_memory)
-        with self.admission.enter(rows, _request_class(request, rows)):
-            yield
+        request_class = _request_class(request.model_name, rows, request.ByteSize())
+        with self.admission.enter(rows, request_class):
+            yield rows
 
     def _cached_interface(self, name: str) -> ModelInterface | None:
         known = self._interfaces.get(name)
@@ -204,11 +216,9 @@ def _numbered(request: ModelInferRequest, number: int) -> bytes:
     return request.SerializeToString()
 
 
-def _request_class(request: ModelInferRequest, rows: int) -> RequestClass | None:
+def _request_class(model: str, rows: int, size: int) -> RequestClass | None:
     """Return the class of a request; None unless it is of an ensemble, which runs the networks."""
-    if request.model_name not in _ENSEMBLES:
-        return None
-    return RequestClass.of_size(f"{request.model_name}, {rows} rows", request.ByteSize())
+    return RequestClass.of_size(f"{model}, {rows} rows", size) if model in _ENSEMBLES else None
 
 
 def _refusal(error: grpc.RpcError) -> Refused:
