@@ -26,7 +26,7 @@ def show_edit_controls(session: Session, domain: Domain) -> None:
         )
     for number, row in enumerate(session.rows, 1):
         with st.container(border=True):
-            _show_row(session, row, number)
+            _show_row(session, domain, row, number)
     st.button(
         "Add another edit",
         icon=":material/add:",
@@ -62,7 +62,7 @@ def _apply_preset(session: Session, domain: Domain) -> None:
         session.replace_last_row(domain.preset(title))
 
 
-def _show_row(session: Session, row: EditRow, number: int) -> None:
+def _show_row(session: Session, domain: Domain, row: EditRow, number: int) -> None:
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
@@ -77,13 +77,15 @@ def _show_row(session: Session, row: EditRow, number: int) -> None:
             args=(row.id,),
         )
     left, right = st.columns(2)
-    row.target = left.text_input(
+    target = left.text_input(
         "It should show",
         **row.bind("target"),
         max_chars=limits.TEXT_CHARACTERS,
         placeholder="a face with sunglasses",
         help="A few English words that describe the result you want.",
     )
+    if target != row.target:
+        row.change_target(target, domain)
     row.neutral = right.text_input(
         "The photo shows",
         **row.bind("neutral"),

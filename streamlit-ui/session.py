@@ -37,6 +37,7 @@ class EditRow:
     strength: float
     threshold: float
     on: bool = True
+    _replaced: dict[str, int] = field(default_factory=dict)  # attribute -> how often, in its key
 
     @property
     def is_complete(self) -> bool:
@@ -48,7 +49,23 @@ class EditRow:
         Not through `st.session_state`: a run that is interrupted before the browser has the new
         widget would lose the value, and the widget would start at its lowest.
         """
-        return {"key": f"{name}-{self.id}", "value": getattr(self, name)}
+        return {"key": self.key(name), "value": getattr(self, name)}
+
+    def key(self, name: str) -> str:
+        """Return the key of the widget for the attribute `name`."""
+        return f"{name}-{self.id}-{self._replaced.get(name, 0)}"
+
+    def change_target(self, target: str, domain: Domain) -> None:
+        """Set the target; values that are still the defaults of the old one become the new one's.
+
+        Their widgets are replaced, since a widget on the page cannot be moved.
+        """
+        old, new = domain.defaults_for(self.target)._asdict(), domain.defaults_for(target)._asdict()
+        self.target = target
+        for name, value in new.items():
+            if old[name] != value and getattr(self, name) == old[name]:
+                setattr(self, name, value)
+                self._replaced[name] = self._replaced.get(name, 0) + 1
 
     def to_edit(self) -> Edit:
         """Return the edit. Raises a StyleclipError for texts that cannot be used."""

@@ -159,7 +159,7 @@ def _follow_sliders(session: Session, domain: Domain, paste: bool) -> LiveSlider
     edits = [row.to_edit() for row in rows]
     sliders: dict[str, tuple[int, str]] = {}
     for index, row in enumerate(rows):
-        sliders |= {f"{name}-{row.id}": (index, name) for name in ("strength", "threshold")}
+        sliders |= {row.key(name): (index, name) for name in ("strength", "threshold")}
     for direction in domain.directions:
         sliders[session.direction_key(direction.name)] = (len(edits), "strength")
         edits.append(direction.edit(session.directions.get(direction.name, 0.0)))

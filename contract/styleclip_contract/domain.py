@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from styleclip_contract import limits
 from styleclip_contract.edits import Edit, check_strength, normalize_text
@@ -21,6 +21,14 @@ class Preset:
 
     title: str
     edit: Edit
+
+
+class EditDefaults(NamedTuple):
+    """The neutral text and the numbers of an edit that gives only its target."""
+
+    neutral: str
+    strength: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Domain:
     Attributes:
         name: the domain's folder name, and the value of `--domain`.
         title: one line for people.
-        neutral, strength, threshold: defaults of an edit.
+        neutral, strength, threshold: defaults of an edit whose target no preset has.
         presets: predefined edits.
         align: whether photos are aligned by default; if not, they are face crops already.
         photos: whether it edits photos; without an encoder it edits latents and random seeds only.
@@ -152,13 +160,27 @@ class Domain:
         strength: float | None = None,
         threshold: float | None = None,
     ) -> Edit:
-        """Create an edit towards `target`; omitted arguments take the domain's defaults."""
+        """Create an edit towards `target`; omitted arguments are those of `defaults_for` it."""
+        defaults = self.defaults_for(target)
         return Edit(
-            self.neutral if neutral is None else neutral,
+            defaults.neutral if neutral is None else neutral,
             target,
-            self.strength if strength is None else strength,
-            self.threshold if threshold is None else threshold,
+            defaults.strength if strength is None else strength,
+            defaults.threshold if threshold is None else threshold,
         )
+
+    def defaults_for(self, target: str) -> EditDefaults:
+        """Return what an edit towards `target` takes where nothing else is given.
+
+        The values are those of the first preset with the same target text, ignoring case and
+        spaces, else the domain's: strengths that suit one target are too much or too little for
+        another.
+        """
+        for preset in self.presets:
+            edit = preset.edit
+            if normalize_text(edit.target) == normalize_text(target):
+                return EditDefaults(edit.neutral, edit.strength, edit.threshold)
+        return EditDefaults(self.neutral, self.strength, self.threshold)
 
     def preset(self, title: str) -> Edit:
         """Return the edit of the preset with this title, ignoring case.

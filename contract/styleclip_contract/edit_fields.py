@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class EditFields:
-    """Fields that describe edits; `resolve` completes them with the domain's defaults.
+    """Fields that describe edits; `resolve` completes them as `Domain.edit` does.
 
     `neutrals` go with the targets, `thresholds` with the presets and then the targets, `strengths`
     with these and then the directions; each is given once for all, once per edit in the same order,

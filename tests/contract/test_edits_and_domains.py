@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,28 @@ def test_a_domain_completes_an_edit_with_its_defaults():
     assert domain.edit("a sad face", neutral="a man", strength=0, threshold=0) == Edit(
         "a man", "a sad face", 0, 0
     )
+
+
+def test_a_target_that_a_preset_has_takes_the_presets_values():
+    sunglasses = DOMAIN["presets"][0] | {"neutral": "a portrait"}
+    domain = Domain.from_json(json.dumps(DOMAIN | {"presets": [sunglasses]}))
+    expected = Edit("a portrait", "a face with sunglasses", 4, 0.15)
+    assert domain.edit("a face with sunglasses") == domain.preset("Sunglasses") == expected
+    edit = domain.edit(" A face  with SUNGLASSES")  # CLIP reads the same text
+    assert (edit.strength, edit.threshold) == (4, 0.15)
+    assert domain.edit(expected.target, strength=-1) == replace(expected, strength=-1)
+    assert domain.edit(expected.target, threshold=0) == replace(expected, threshold=0)
+    assert domain.edit(expected.target, neutral="a man") == replace(expected, neutral="a man")
+    assert domain.edit("a face with glasses") == Edit("a face", "a face with glasses", 3, 0.1)
+
+
+def test_fields_of_a_form_take_a_presets_values_by_its_target_too():
+    domain = Domain.from_json(json.dumps(DOMAIN))
+    texts = ["a face with sunglasses", "a sad face"]
+    edits = EditFields(targets=texts).resolve(domain)
+    assert [(edit.strength, edit.threshold) for edit in edits] == [(4, 0.15), (3, 0.1)]
+    edits = EditFields(targets=texts, strengths=[2], thresholds=[0, 1]).resolve(domain)
+    assert [(edit.strength, edit.threshold) for edit in edits] == [(2, 0), (2, 1)]
 
 
 def test_preset_titles_ignore_case():

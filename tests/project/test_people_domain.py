@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,6 +45,32 @@ def test_a_text_edits_the_face_in_a_photo_and_nothing_else(client):
     outside[max(top, 0) : bottom + 2, max(left, 0) : right + 2] = 0
     assert outside.max() == 0
     assert change.max() > 60  # the lenses
+
+
+def test_a_presets_target_takes_its_numbers_in_client_command_and_web_api(
+    client, people_server, tmp_path
+):
+    domain = client.domain()
+    preset = domain.preset("Smile")
+    assert (preset.strength, preset.threshold) != (domain.strength, domain.threshold)
+    expected = client.edit_photo(PERSON, preset, format="PNG").picture
+    weaker = client.edit_photo(PERSON, replace(preset, strength=1), format="PNG").picture
+    assert weaker != expected
+
+    def edit_in_all_ways(**numbers):
+        yield client.edit_photo(PERSON, domain.edit(preset.target, **numbers), format="PNG").picture
+        out, fields = tmp_path / "out.png", {"target": preset.target} | numbers
+        options = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+        options += ["-o", str(out), "--overwrite", "--server", people_server.grpc_url]
+        assert run(["edit", str(PERSON), *options]) == 0
+        yield out.read_bytes()
+        url = f"http://{people_server.http_url}"
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as api:
+            files = {"photo": PERSON.read_bytes()}
+            yield api.post("/v1/edit", files=files, data=fields | {"format": "png"}).content
+
+    assert list(edit_in_all_ways()) == 3 * [expected]
+    assert list(edit_in_all_ways(strength=1)) == 3 * [weaker]
 
 
 def test_all_faces_of_a_group_are_edited_in_one_photo(client, people_server, tmp_path):

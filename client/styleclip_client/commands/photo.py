@@ -47,7 +47,8 @@ def edit(
 
     Several edits are summed: repeat --target or --preset. --neutral goes with the targets,
     --strength and --threshold with the presets and then the targets; give each of them once
-    for all, or once per edit in the same order. The server has defaults for what is left out.
+    for all, or once per edit in the same order. What is left out comes from the preset with the
+    same target, else from the domain.
 
     `--face all` writes each clear face to a file of its own, OUT with -0, -1, … in its name; with
     --paste it edits all of them in the one image OUT. Faces with a score below 0.3, which may be

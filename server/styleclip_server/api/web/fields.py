@@ -42,7 +42,7 @@ def one_photo(photos: list[File]) -> File:
 
 
 def resolve_edits(fields: EditableRequest, domain: Domain) -> list[Edit]:
-    """Return the edits of a request, completed with the domain's defaults.
+    """Return the edits of a request, completed as `Domain.edit` does.
 
     Raises:
         InvalidInput: there is none, or one is not accepted.

@@ -123,7 +123,8 @@ class EditableRequest(FaceRequest):
     neutral: Several[str] = Field(
         [],
         max_length=limits.EDITS,
-        description="What the photo shows; once for all targets, or once per target.",
+        description="What the photo shows; once for all targets, or once per target. Default: of "
+        "the preset with the same target, else the domain's; so are strength and threshold.",
     )
     strength: Several[float] = Field(
         [],
