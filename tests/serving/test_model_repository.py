@@ -11,6 +11,7 @@ import pytest
 from paths import ROOT
 from styleclip_contract import wire
 from styleclip_export import cli
+from styleclip_server.engines import gpus
 from styleclip_server.engines.engine import ENGINES, OVERLAY_ENGINES
 from styleclip_server.engines.model_files import FACE_TO_FEATURES_FILE, FEATURES_TO_IMAGE_FILE
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -75,6 +76,26 @@ def test_beside_pytorch_a_gpu_aligns_photos_if_asked_for(monkeypatch, faces):
     assert {align_of(engine)[0] for engine in ENGINES if engine != "torch"} == {""}
     monkeypatch.setenv("STYLECLIP_FACES", "dlib")
     assert align_of("torch") == ("", 4)
+
+
+def test_beside_several_gpus_there_are_more_instances(monkeypatch, tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
+    monkeypatch.delenv("STYLECLIP_FACES", raising=False)
+
+    def instances(model, engine="torch"):
+        (group,) = configs.step_config(model, engine).instance_group
+        return group.count
+
+    for visible, count in ((None, 2), ("0", 1), ("0,1", 2), ("", 0)):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpus.count_gpus() == count
+        assert instances(wire.COMPOSE) == 4 * max(1, count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert (instances(wire.DIRECTION), instances(wire.COMPOSE, "cpu")) == (4, 2)
 
 
 def test_the_domain_and_its_statistics_fit_together():

@@ -17,6 +17,7 @@ from styleclip_contract import limits, wire
 from styleclip_contract.domain import Domain
 from styleclip_contract.wire import Model, Tensor
 from styleclip_server.engines.engine import CPU_ENGINES, Engine
+from styleclip_server.engines.gpus import count_gpus
 from styleclip_server.engines.model_files import (
     FLOAT16_FILE,
     MODEL_FILE,
@@ -40,9 +41,10 @@ GPU_CONCURRENT_REQUESTS = MAX_BATCH  # at the start; the bound adapts to the mea
 GPU_QUEUE_DELAY_MICROSECONDS = 200
 # Instances of each step on a CPU: `align` is the slowest.
 INSTANCES = {wire.ALIGN_MODEL.name: 2, wire.COMPOSE.name: 2}
-# Beside a GPU, whose requests need more of the CPU steps at once.
+# For each GPU, whose requests need more of the CPU steps at once.
 TORCH_INSTANCES = {wire.ALIGN_MODEL.name: 4, wire.DIRECTION.name: 2, wire.COMPOSE.name: 4}
-# Of `align` where a GPU aligns: while one process prepares or ends a batch, the other one's runs.
+# Of `align` on each GPU that aligns: while one process prepares or ends a batch, the other one's
+# runs.
 GPU_ALIGN_INSTANCES = 2
 # With a single instance the batcher of Triton 2.51 may miss the end of a request and let the next
 # one wait for half a second; with two that is rare.
@@ -107,14 +109,14 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
                 known.add(name)
         return config
     config.backend = model.kind
-    count = INSTANCES.get(model.name, 1)
+    kind, count = pb.ModelInstanceGroup.KIND_CPU, INSTANCES.get(model.name, 1)
     if engine == "torch":
-        count = TORCH_INSTANCES.get(model.name, count)
+        count = TORCH_INSTANCES.get(model.name, count) * max(1, count_gpus())
         faces = os.environ.get(config_parameters.FACES_VARIABLE)
         if model.name == wire.ALIGN_MODEL.name and faces in config_parameters.FACES_ON_A_GPU:
-            count = GPU_ALIGN_INSTANCES
+            kind, count = pb.ModelInstanceGroup.KIND_GPU, GPU_ALIGN_INSTANCES
             config.parameters[config_parameters.FACES].string_value = faces
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
+    config.instance_group.add(kind=kind, count=count)  # of KIND_GPU: on each GPU
     _set_queue_policy(config, 0, engine)
     return config
 

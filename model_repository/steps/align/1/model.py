@@ -43,7 +43,8 @@ class TritonPythonModel:
         faces = config["parameters"].get(config_parameters.FACES)
         if self.align and faces:
             nvjpeg = faces["string_value"] == config_parameters.NVJPEG
-            self.on_gpu = load_gpu_aligner(folder, config["max_batch_size"], nvjpeg)
+            device = args["model_instance_device_id"]
+            self.on_gpu = load_gpu_aligner(folder, device, config["max_batch_size"], nvjpeg)
             self.threads = ThreadPoolExecutor(config["max_batch_size"])
         self.metrics = Metrics(FEATURE_ALIGN.name, domain.name)
 
@@ -86,10 +87,10 @@ def face_index(row):
     return int(scalar(row["FACE"], LARGEST_FACE))
 
 
-def load_gpu_aligner(domain_folder, max_batch, nvjpeg):
-    """Return what aligns faces on the GPU, or None where it cannot."""
+def load_gpu_aligner(domain_folder, device, max_batch, nvjpeg):
+    """Return what aligns faces on the GPU with the number `device`, or None where it cannot."""
     import torch
 
     from styleclip_server.engines.cuda.faces.aligner import load_aligner
 
-    return load_aligner(domain_folder, torch.device("cuda"), max_batch, nvjpeg)
+    return load_aligner(domain_folder, torch.device("cuda", int(device)), max_batch, nvjpeg)

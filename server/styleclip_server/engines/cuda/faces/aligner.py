@@ -86,6 +86,7 @@ class CudaAligner:
         self, domain_folder: Path | None, device: torch.device, nvjpeg: bool = False
     ) -> None:
         if device.type == "cuda":
+            torch.cuda.set_device(device)
             kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
         self._device, self._nvjpeg = device, nvjpeg
         self._detector = FaceDetector(device)
