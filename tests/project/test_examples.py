@@ -31,7 +31,7 @@ EXPECTED = {
         r"many_photos\.py: NotAnImage: .*\nmissing\.jpg: FileNotFoundError: .*\n",
         ["people-1.jpg", "people-2.jpg", "people-3.jpg", "people-4.jpg"],
     ),
-    "sweep.py": (r"5 images, alpha -7 to 14\n", ["strip.png", "sweep.gif"]),
+    "sweep.py": (r"5 images, alpha -4 to 8\n", ["strip.png", "sweep.gif"]),
     "arrays.py": (
         r"\(256, 256, 3\) uint8; [1-9]\d?% of the pixels changed\nno shared memory: .*\n",
         ["before-and-after.png"],
