@@ -22,9 +22,7 @@ async def main(out: Path) -> None:
 
         # %% Several presets of the domain; the server batches requests that arrive together.
         presets = domain.presets[:4]
-        results = await asyncio.gather(
-            *(client.edit(face.w_plus, preset.edit) for preset in presets)
-        )
+        results = await asyncio.gather(*(client.edit(face, preset.edit) for preset in presets))
         for preset, edited in zip(presets, results, strict=True):
             edited.save(out / f"{preset.title.lower().replace(' ', '-')}.jpg", overwrite=True)
             print(f"{preset.title}: {len(edited.picture)} bytes")
@@ -32,7 +30,7 @@ async def main(out: Path) -> None:
         # %% With a time-out of one second, a slower answer is an error.
         impatient = client.within(1.0, retries=0)
         try:
-            await impatient.edit(face.w_plus, domain.presets[0].edit)
+            await impatient.edit(face, domain.presets[0].edit)
             print("done within a second")
         except errors.DeadlineExceeded as error:
             print(f"not within a second: {error}")

@@ -23,7 +23,7 @@ with Client(SERVER) as client:
     # %% From the opposite of the edit to twice its strength.
     strengths = sweeps.evenly_spaced(*sweeps.strength_range(edit), 5)
     values = [(strength, edit.threshold) for strength in strengths]
-    images = list(sweeps.draw(client, face.w_plus, [edit], values))
+    images = list(sweeps.draw(client, face, [edit], values))
     strip = sweeps.arrange_sheet(images, [f"alpha {strength:g}" for strength in strengths])
     (out / "strip.png").write_bytes(sweeps.encode_sheet(strip, "PNG"))
 

@@ -26,10 +26,10 @@ with Client(SERVER) as client:
     face = client.invert(PHOTO)
     for strength in (2, 4, 6):
         sad = domain.edit("a sad face", strength=strength)
-        client.edit(face.w_plus, sad).save(out / f"sad-{strength}.jpg", overwrite=True)
+        client.edit(face, sad).save(out / f"sad-{strength}.jpg", overwrite=True)
 
     # %% Several edits are summed. An `Edit` is complete, or comes from a default or a preset.
     both = [Edit("a face", "a sad face", strength=4, threshold=0.15), domain.preset("Beard")]
-    image = client.edit(face.w_plus, both, format="PNG").image()  # a PIL image
+    image = client.edit(face, both, format="PNG").image()  # a PIL image
     print(f"both: {image.width} x {image.height} pixels")
     image.save(out / "both.png")

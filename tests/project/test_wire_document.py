@@ -55,8 +55,8 @@ def test_each_error_of_the_server_is_listed_with_its_status():
         assert row in table.splitlines(), row
 
 
-def test_the_curl_commands_print_what_the_page_shows(server):
-    script = "\n".join(find_blocks(WIRE, "sh")).replace("localhost:8000", server.http_url)
+def test_the_curl_commands_print_what_the_page_shows(people_server):
+    script = "\n".join(find_blocks(WIRE, "sh")).replace("localhost:8000", people_server.http_url)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         capture_output=True,
