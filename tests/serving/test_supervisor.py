@@ -209,8 +209,13 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "styleclip_server", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        matches = (re.search(r"gRPC (\S+),", line) for line in process.stderr)
-        address = next(match[1] for match in matches if match)  # after warnings, if there are some
+        lines = []
+        for line in process.stderr:  # warnings come first, if there are some
+            lines.append(line)
+            if match := re.search(r"gRPC (\S+),", line):
+                break
+        address = match[1]
+        assert "HTTP Request" not in "".join(lines)  # the launcher's own, for the API server's life
         with Client(address) as client:
             assert client.status().ready
             send_refused_requests(client)
