@@ -86,7 +86,7 @@ class CudaAligner:
         self, domain_folder: Path | None, device: torch.device, nvjpeg: bool = False
     ) -> None:
         if device.type == "cuda":
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(device.index or 0)  # it refuses "cuda" without a number
             kernel_cache.use_prebuilt_kernels(prebuilt.prebuilt_folder())
         self._device, self._nvjpeg = device, nvjpeg
         self._detector = FaceDetector(device)
