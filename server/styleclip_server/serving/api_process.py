@@ -28,8 +28,14 @@ _LIVENESS_SOCKET = "api-"  # and the number of the process
 _CORES_PER_PROCESS = 4  # of a machine with a GPU
 _MOST_PROCESSES = 8
 
-# Large blocks go back when they are freed: by default glibc keeps them once some were freed.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "2"}
+# Images are copied in blocks that glibc keeps for the next ones: each block that goes back to the
+# kernel costs as many page faults as it has pages. Larger ones go back when they are freed; by
+# default glibc would keep them, too, once some were freed.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**22),
+    "MALLOC_TRIM_THRESHOLD_": str(2**25),
+    "MALLOC_ARENA_MAX": "2",
+}
 
 
 def count_processes(options: Options, engine: Engine) -> int:
