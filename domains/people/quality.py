@@ -1,10 +1,10 @@
 """Measure the served people on rendered photos that training never drew, on a CPU.
 
-python -m domains.people.render --first 1000000 --count 500 --out build/people/test   # on a GPU
 python -m domains.people.quality            # --fidelity: only compare latent and features
 
 A server is started; it aligns, inverts, edits and pastes. Writes quality.json, the tables of the
-model card and a grid of edits.
+model card and a grid of edits. The photos, `photos/`, and the classifier,
+`classifier.pt`, are beside this file.
 """
 
 from __future__ import annotations
@@ -51,19 +51,20 @@ from styleclip_server.serving.domain_folder import load_domain
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = ROOT / "model_repository/people"
 DOCUMENTS = ROOT / "docs"
+HERE = Path(__file__).parent
 _Path = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--photos", type=_Path, default=Path("build/people/test"))
+@click.option("--photos", type=_Path, default=HERE / "photos", help="A folder of shards.")
 @click.option("--domain", "folder", type=_Path, default=DOMAIN)
 @click.option(
     "--classifier",
     type=_Path,
-    default=Path("runs/people/classifier.pt"),
+    default=HERE / "classifier.pt",
     help="Of the stage `classifier`.",
 )
-@click.option("--count", default=500, help="Photos.")
+@click.option("--count", default=500, help="Photos, if there are so many.")
 @click.option("--pairs", default=len(TEXT_PAIRS), help="Text pairs.")
 @click.option("--pasted", default=8, help="Photos that each edit is pasted back into.")
 @click.option("--fidelity", is_flag=True, help="Compare latent and features; leave the rest.")

@@ -360,3 +360,19 @@ def test_a_partial_change_moves_only_the_values_that_change():
     assert 0.4 < whole.float().mean() < 0.6
     new = TABLE.offsets[TABLE.names.index("beard")] + TABLE["beard"].index("moustache")
     assert (end - start)[..., new].min() >= 0
+
+
+def test_the_classifier_of_the_report_reads_its_photos():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("dlib")
+    from domains.people.evaluation import AttributeReader
+    from domains.people.quality import DOMAIN, HERE
+    from styleclip_server.pipeline.alignment import Aligner
+
+    reader, aligner = AttributeReader(HERE / "classifier.pt"), Aligner(DOMAIN)
+    heads = list(shards.read_shards(HERE / "photos/0"))
+    assert len({record["seed"] // 4 for _, record in heads}) == len(heads) == 36
+    crops = [aligner.decode_and_align(jpeg)[0] for jpeg, _ in heads[:8]]
+    labels = torch.tensor([TABLE.encode(record["labels"]) for _, record in heads[:8]])
+    right = (reader.read(np.stack(crops)) == labels)[labels >= 0]
+    assert right.float().mean() > 0.75
