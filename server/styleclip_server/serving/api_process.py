@@ -32,8 +32,8 @@ _MOST_PROCESSES = 8
 # kernel costs as many page faults as it has pages. Larger ones go back when they are freed; by
 # default glibc would keep them, too, once some were freed.
 _MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**22),
-    "MALLOC_TRIM_THRESHOLD_": str(2**25),
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**23),
     "MALLOC_ARENA_MAX": "2",
 }
 
