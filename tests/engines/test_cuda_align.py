@@ -237,5 +237,5 @@ def test_errors_and_photos_for_the_cpu_stand_beside_aligned_ones(astronaut, alig
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(FaceDetector, "detect_large_faces", fail)
+    monkeypatch.setattr(FaceDetector, "search_small_levels", fail)
     assert aligner.align([good, b"no image"], [LARGEST_FACE] * 2) == [None, None]
