@@ -133,7 +133,7 @@ def _log_to(console: Console, format: str) -> Callable[[str], None]:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each check for life
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each liveness check
     if format == "json":
         return logging.getLogger("styleclip_server").info
     return partial(console.print, highlight=False, soft_wrap=True)

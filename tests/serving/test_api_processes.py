@@ -114,7 +114,20 @@ def test_loads_in_one_file_add_up_and_an_ended_process_runs_nothing(tmp_path):
         (4, 4, 2, 1)
     ] * 3
     restarted = Load.open(tmp_path / "load", 1, 3)
-    assert (restarted.limit, restarted.running, restarted.admitted) == (4, 1, 1)
+    assert (restarted.limit, restarted.running) == (4, 1)
+    assert (restarted.admitted, restarted.refused) == (2, 1)
+
+
+def test_the_bound_goes_on_adapting_after_a_restart(tmp_path):
+    before = Admission(4, 8, load=Load.open(tmp_path / "load", 0, 1))
+    for _ in range(500):
+        with before.enter():
+            pass
+    before.load.limit = 3
+    after = Load.open(tmp_path / "load", 0, 1)
+    after.admit(1)
+    assert after.limit == 3
+    assert after.admitted > after.changed  # else its latency would not count
 
 
 def test_a_request_of_another_process_counts(tmp_path):

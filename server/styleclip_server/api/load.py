@@ -31,8 +31,9 @@ class Load:
     def __init__(self, numbers: MutableSequence[int] | None = None, process: int = 0) -> None:
         self._numbers = [0] * (_SHARED + len(_Count)) if numbers is None else numbers
         self._first = _SHARED + len(_Count) * process
-        for count in _Count:  # an earlier process of this number may have ended while it ran some
-            self._numbers[self._first + count] = 0
+        # An earlier process of this number may have ended while requests were running. What it
+        # admitted and refused still counts: the sums never fall below `changed`.
+        self._numbers[self._first + _Count.RUNNING] = 0
 
     @classmethod
     def open(cls, path: Path, process: int, processes: int) -> Load:
