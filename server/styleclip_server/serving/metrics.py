@@ -8,16 +8,20 @@ Imported by the `model.py` files, inside Triton only.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import triton_python_backend_utils as triton
 
 from styleclip_contract.edits import Edit
 from styleclip_contract.errors import InvalidInput, ServerError, StyleclipError
 from styleclip_contract.wire import CANARY
+
+SEND_SECONDS = 0.25  # between what is sent to Triton
 
 FACES = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 STRENGTHS = (-10.0, -5.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0)
@@ -132,34 +136,86 @@ class Metrics:
         )
 
 
-# A metric keeps its message to Triton in itself: two threads at once would end the server.
-_lock = threading.Lock()
+class _Outbox:
+    """Sends what is counted to Triton, in a thread of its own.
+
+    Triton answers each message, in 0.1 ms and more: no request waits for that. And a metric keeps
+    its message in itself, so that two threads which send one at once would end the server.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[_Series, float] = {}
+        self._observed: list[tuple[_Series, float]] = []
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, series: _Series, value: float) -> None:
+        """Add to a counter, or observe a value in a histogram."""
+        with self._lock:
+            if series.buckets:
+                self._observed.append((series, value))
+            else:
+                self._sums[series] = self._sums.get(series, 0) + value
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+                self._thread.start()
+                atexit.register(self._stop)  # before Python ends under a thread that waits
+
+    def _run(self) -> None:
+        while not self._stopped.wait(SEND_SECONDS):
+            with self._lock:
+                sums, self._sums = self._sums, {}
+                observed, self._observed = self._observed, []
+            for series, value in sums.items():
+                self._send(series, "increment", value)
+            for series, value in observed:
+                self._send(series, "observe", value)
+
+    def _send(self, series: _Series, method: str, value: float) -> None:
+        if not self._stopped.is_set():
+            with suppress(Exception):  # a count is no reason to end the thread
+                getattr(_metric(series), method)(value)
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        if self._thread:
+            self._thread.join(1)
+
+
+class _Series(NamedTuple):
+    """A metric with its labels; a histogram has buckets, a counter none."""
+
+    name: str
+    description: str
+    labels: tuple[tuple[str, str], ...]
+    buckets: tuple[float, ...] = ()
+
+
+_outbox = _Outbox()
 
 
 def _count(by: float, name: str, description: str, **labels: str) -> None:
-    with _lock:
-        _counter(name, description, **labels).increment(by)
+    _outbox.add(_Series(name, description, tuple(labels.items())), by)
 
 
 def _observe(
     value: float, name: str, description: str, buckets: tuple[float, ...], **labels: str
 ) -> None:
-    with _lock:
-        _histogram(name, description, buckets, **labels).observe(value)
+    _outbox.add(_Series(name, description, tuple(labels.items()), buckets), value)
 
 
 # Families and metrics are created once a process: each is a message to Triton.
 @cache
+def _metric(series: _Series) -> Any:
+    labels = dict(series.labels)
+    if not series.buckets:
+        family = _family(series.name, series.description, triton.MetricFamily.COUNTER)
+        return family.Metric(labels=labels)
+    family = _family(series.name, series.description, triton.MetricFamily.HISTOGRAM)
+    return family.Metric(labels=labels, buckets=list(series.buckets))
+
+
+@cache
 def _family(name: str, description: str, kind: Any) -> Any:
     return triton.MetricFamily(name=name, description=description, kind=kind)
-
-
-@cache
-def _counter(name: str, description: str, **labels: str) -> Any:
-    return _family(name, description, triton.MetricFamily.COUNTER).Metric(labels=labels)
-
-
-@cache
-def _histogram(name: str, description: str, buckets: tuple[float, ...], **labels: str) -> Any:
-    family = _family(name, description, triton.MetricFamily.HISTOGRAM)
-    return family.Metric(labels=labels, buckets=list(buckets))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from styleclip_server.cancelled_calls import FOLDER_VARIABLE
-from styleclip_server.engines.engine import Engine
+from styleclip_server.engines.engine import CPU_ENGINES, Engine
 from styleclip_server.serving import model_repository, request_log
 from styleclip_server.serving.domain_folder import DOMAIN_VARIABLE, DOMAINS_VARIABLE
 from styleclip_server.serving.installation import Installation, fastest_engine, find_installation
@@ -20,9 +20,11 @@ from styleclip_server.serving.ports import TRITON_HOST, Ports
 _RESTRICTED = ("trace", "logging")
 _SHARED_MEMORY = "shared-memory"
 
-# Beside a GPU, giving an image's pages back when it is freed and faulting them in for the next one
-# is a fifth of `compose`. With these glibc keeps blocks up to 16 MB, up to 64 MB per process.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+# Images are copied in blocks that glibc keeps for the next ones: each block that goes back to the
+# kernel costs as many page faults as it has pages, 1.1 ms of `compose` for a file of 0.5 MB. Blocks
+# below the first number are kept, up to the second number in each process.
+_MALLOC_GPU = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+_MALLOC_CPU = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
 
 # The steps multiply small matrices. OpenBLAS's other threads would spin for some 30 ms after each
 # product, on cores that the networks need.
@@ -102,7 +104,7 @@ def environment(options: Options, setup: ServerSetup) -> dict[str, str]:
     # (those of a virtual environment too) by the first `python3` on PATH.
     interpreter = Path(sys.executable).parent
     return {
-        **(_MALLOC if setup.engine == "torch" else {}),
+        **(_MALLOC_CPU if setup.engine in CPU_ENGINES else _MALLOC_GPU),
         **_NUMPY_THREADS,
         **os.environ,
         "LD_LIBRARY_PATH": _search_path(
