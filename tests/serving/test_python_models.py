@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
 
@@ -10,6 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from counters import METRICS_SECONDS
 from polling import wait_until
 from styleclip_server.serving.installation import find_installation
 from styleclip_server.serving.ports import find_free_port
@@ -22,7 +24,8 @@ output {{ name: "Y" data_type: TYPE_FP32 dims: 1 }}
 instance_group {{ kind: KIND_CPU count: 1 }}
 dynamic_batching {{ max_queue_delay_microseconds: 60000000 preferred_batch_size: {batch} }}
 """
-# The end of the first batch waits until the second one was given to `execute`.
+# The end of the first batch waits until the second one was given to `execute`. The slow responses
+# to 20 and -20 wait until 21 was answered.
 LATE = """
 import threading
 from functools import partial
@@ -35,12 +38,16 @@ class TritonPythonModel:
     def initialize(self, args):
         self.prepared, self.given, self.second = False, 0, threading.Event()
         self.late = LateResponses(partial(setattr, self, "prepared", True))
+        self.answered = threading.Event()
 
     def execute(self, requests):
         self.given += 1
         if self.given > 1:
             self.second.set()
         values = [triton.get_input_tensor_by_name(each, "X").as_numpy() for each in requests]
+        if values[0].item() == -20:
+            self.late.respond_slowly(requests[0], partial(self.respond_slowly, values[0]))
+            return None
         if values[0].item() > 0:
             self.late.respond(requests, lambda: self.responses(values))
             return None
@@ -57,6 +64,15 @@ class TritonPythonModel:
     def response(self, value):
         if value.item() == 7:
             raise ValueError("seven")
+        if value.item() == 20:
+            return partial(self.respond_slowly, value)
+        if value.item() == 21:
+            self.answered.set()
+        return triton.InferenceResponse([triton.Tensor("Y", 2 * value)])
+
+    def respond_slowly(self, value):
+        if not self.answered.wait(60):
+            return batching.failure("the model", TimeoutError("the other one waited"))
         return triton.InferenceResponse([triton.Tensor("Y", 2 * value)])
 
     def finalize(self):
@@ -180,6 +196,15 @@ def test_responses_can_also_be_returned_at_once(infer):
         assert list(threads.map(infer, [1, -1, 2, -2])) == [2, -2, 4, -4]
 
 
+def test_nothing_waits_for_slow_responses(infer):
+    with ThreadPoolExecutor(3) as threads:
+        slow = [threads.submit(infer, number) for number in (20, -20)]
+        time.sleep(0.5)
+        assert not any(response.done() for response in slow)
+        assert infer(21) == 42
+        assert [response.result() for response in slow] == [40, -40]
+
+
 def test_a_failure_is_the_response_of_its_request_only(infer):
     with pytest.raises(InferenceServerException, match="the model failed: seven"):
         infer(7)
@@ -204,6 +229,7 @@ def test_a_step_computes_for_all_rows_of_a_batch_at_once(infer):
 
 def test_threads_of_a_step_count_at_once(infer, server):
     def count_faces():
+        time.sleep(METRICS_SECONDS)
         text = urlopen(f"http://127.0.0.1:{server['metrics']}/metrics").read().decode()
         return int(text.split('styleclip_faces_found_count{domain="a domain"} ')[1].split()[0])
 
@@ -211,4 +237,5 @@ def test_threads_of_a_step_count_at_once(infer, server):
         assert list(threads.map(infer, (1, 2), ("rows",) * 2)) == [2, 4]
         before = count_faces()
         assert list(threads.map(infer, (2000, 3000), ("rows",) * 2)) == [4000, 6000]
+    wait_until(lambda: count_faces() - before >= 5000)
     assert count_faces() - before == 5000

@@ -39,7 +39,7 @@ class TritonPythonModel:
             format=format,
             quality=int(scalar(row["QUALITY"], DEFAULT_QUALITY)),
             domain=self.domain,
-            texts="; ".join(map(str, edits)),
+            texts=edit_tensors.join_texts(edits),
             marked=bool(scalar(row["MARK"], True)),
             signer=self.signer,
         )
