@@ -20,7 +20,6 @@ from tritonclient.grpc import model_config_pb2 as pb
 from styleclip_contract import wire
 from styleclip_contract.domain import DOMAIN_FILE, Domain
 from styleclip_server.engines.engine import STOCK_ENGINE, Engine
-from styleclip_server.engines.feature_weights import check_feature_weights
 from styleclip_server.engines.model_files import (
     FEATURES_FOLDER,
     MODEL_FILE,
@@ -94,6 +93,9 @@ def _find_features(domain: Path, description: str, engine: Engine) -> Path | Non
     if features is None or not configs.serves_features(Domain.from_json(description), engine):
         return None
     if engine == "torch":
+        # It needs the package onnx, which servers without PyTorch do not install.
+        from styleclip_server.engines.feature_weights import check_feature_weights
+
         stylegan2 = domain / wire.STYLEGAN2.name
         try:
             newest = stylegan2 / str(newest_version(stylegan2)) / MODEL_FILE
