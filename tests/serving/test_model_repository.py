@@ -83,19 +83,21 @@ def test_pytorch_returns_the_file_of_an_edit(features):
         assert dict(steps["stylegan2"].output_map) == {"PICTURE": "PICTURE"}
 
 
-@pytest.mark.parametrize("faces", ["cuda", "nvjpeg"])
-def test_beside_pytorch_a_gpu_aligns_photos_if_asked_for(monkeypatch, faces):
+def test_beside_pytorch_a_gpu_aligns_photos(monkeypatch, tmp_path):
     def align_of(engine):
         config = configs.step_config(wire.ALIGN_MODEL, engine)
         return config.parameters["faces"].string_value, config.instance_group[0].count
 
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("STYLECLIP_FACES", raising=False)
-    assert align_of("torch") == ("", 4)
-    monkeypatch.setenv("STYLECLIP_FACES", faces)
-    assert align_of("torch") == (faces, 2)
-    assert {align_of(engine)[0] for engine in ENGINES if engine != "torch"} == {""}
-    monkeypatch.setenv("STYLECLIP_FACES", "dlib")
-    assert align_of("torch") == ("", 4)
+    assert align_of("torch") == ("", 4)  # without a GPU
+    (tmp_path / "nvidia0").touch()
+    assert align_of("torch") == ("cuda", 2)
+    for faces, expected in (("nvjpeg", ("nvjpeg", 2)), ("dlib", ("", 4))):
+        monkeypatch.setenv("STYLECLIP_FACES", faces)
+        assert align_of("torch") == expected
+        assert {align_of(engine)[0] for engine in ENGINES if engine != "torch"} == {""}
 
 
 def test_beside_several_gpus_there_are_more_instances(monkeypatch, tmp_path):

@@ -24,6 +24,7 @@ DESCRIPTION = "edited with StyleCLIP (AI)"
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _MAX_EXIF_BYTES = 60_000  # a JPEG segment has at most 65,533
 _MAX_TEXT_LENGTH = 8_000  # characters, each of up to six bytes in XML
+_KEPT = 64  # results for the same edits: a slider repeats them
 
 _SOFTWARE, _DESCRIPTION, _EXIF_IFD, _GPS_IFD = 0x0131, 0x010E, 0x8769, 0x8825
 # Description, make, model, resolution (3), date, artist, copyright.
@@ -91,6 +92,7 @@ def _copy_allowed(source: Image.Exif, source_ifd: dict[int, Any]) -> Image.Exif:
     return exif
 
 
+@lru_cache(maxsize=_KEPT)
 def describe_edit(domain: str, texts: str, pasted: bool) -> Provenance:
     """Describe a face that the domain's generator synthesized for `texts`.
 
@@ -140,6 +142,7 @@ def _software() -> str:
         return SOFTWARE
 
 
+@lru_cache(maxsize=_KEPT)
 def _xmp(provenance: Provenance) -> str:
     texts = provenance.texts
     prompt = f" Iptc4xmpExt:AIPromptInformation={quoteattr(texts)}" if texts else ""
@@ -186,16 +189,21 @@ def insert_into_jpeg(data: bytes | memoryview, metadata: Metadata) -> bytes:
     """
     if data[:3] != b"\xff\xd8\xff" or len(data) < 6:
         raise NotAnImage(f"the {len(data)} bytes of IMAGE are not a JPEG file")
-    segments = []
-    if exif := metadata.exif:
-        segments.append(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
-    if metadata.xmp:
-        segments.append(b"http://ns.adobe.com/xap/1.0/\0" + metadata.xmp.encode())
     if metadata.icc_profile:
         raise ValueError("only Pillow writes a color profile")
-    app1 = b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)
+    app1 = _app1_segments(metadata.exif, metadata.xmp)
     position = 2  # after the start-of-image marker, and JFIF's segment if there is one
     if data[2:4] == b"\xff\xe0":
         position += 2 + struct.unpack(">H", data[4:6])[0]
     view = memoryview(data)
     return b"".join((view[:position], app1, view[position:]))  # a single copy
+
+
+@lru_cache(maxsize=_KEPT)
+def _app1_segments(exif: bytes | None, xmp: str) -> bytes:
+    segments = []
+    if exif:
+        segments.append(exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif)
+    if xmp:
+        segments.append(b"http://ns.adobe.com/xap/1.0/\0" + xmp.encode())
+    return b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)

@@ -6,7 +6,8 @@ ENGINE = "engine"  # of `features`: which engine runs its networks
 DOMAIN = "domain"  # of `stylegan2`: domain.json, for clients
 FACES = "faces"  # of `align`: one of `FACES_ON_A_GPU`, where a GPU aligns photos
 
-# Beside PyTorch: "cuda": a GPU aligns photos; "nvjpeg": it decodes them, too; else dlib and Pillow.
+# Beside PyTorch: "cuda" (default): a GPU aligns photos; "nvjpeg": it decodes them, too; else dlib
+# and Pillow.
 FACES_VARIABLE = "STYLECLIP_FACES"
-NVJPEG = "nvjpeg"
-FACES_ON_A_GPU = ("cuda", NVJPEG)
+CUDA, NVJPEG = "cuda", "nvjpeg"
+FACES_ON_A_GPU = (CUDA, NVJPEG)

@@ -119,9 +119,11 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
     config.backend = model.kind
     kind, count = pb.ModelInstanceGroup.KIND_CPU, INSTANCES.get(model.name, 1)
     if engine == "torch":
-        count = TORCH_INSTANCES.get(model.name, count) * max(1, count_gpus())
-        faces = os.environ.get(config_parameters.FACES_VARIABLE)
-        if model.name == wire.ALIGN_MODEL.name and faces in config_parameters.FACES_ON_A_GPU:
+        gpus = count_gpus()
+        count = TORCH_INSTANCES.get(model.name, count) * max(1, gpus)
+        faces = os.environ.get(config_parameters.FACES_VARIABLE) or config_parameters.CUDA
+        on_gpu = gpus > 0 and faces in config_parameters.FACES_ON_A_GPU
+        if model.name == wire.ALIGN_MODEL.name and on_gpu:
             kind, count = pb.ModelInstanceGroup.KIND_GPU, GPU_ALIGN_INSTANCES
             config.parameters[config_parameters.FACES].string_value = faces
     config.instance_group.add(kind=kind, count=count)  # of KIND_GPU: on each GPU

@@ -1,7 +1,7 @@
 """Triton step `align`: photo → aligned face crop; see `styleclip_server.pipeline.alignment`.
 
-Beside networks in PyTorch, with STYLECLIP_FACES=cuda or nvjpeg, a GPU aligns the photos of a batch
-at once; dlib and Pillow, in all cores, take those that it leaves.
+Beside networks in PyTorch a GPU aligns the photos of a batch at once, unless STYLECLIP_FACES is
+dlib; dlib and Pillow, in all cores, take those that it leaves.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,4 +42,6 @@ def _encode_rows(batch: Tensor, rows: Sequence[int], quality: int) -> list[JpegF
     planes = batch.permute(0, 3, 1, 2).contiguous()
     torch.cuda.current_stream().synchronize()  # the encoder has a stream of its own
     data: list[Tensor] = encode_jpeg([planes[row] for row in rows], quality)
-    return [copy_to_host(file) for file in data]
+    ends = list(itertools.accumulate(map(len, data)))
+    joined = copy_to_host(torch.cat(data))  # each copy waits for the GPU
+    return np.split(joined, ends[:-1])

@@ -111,6 +111,7 @@ class TritonPythonModel:
                 # The encoder uses the default stream, which would wait for the next batch.
                 self.stream = torch.cuda.Stream()
                 torch.cuda.synchronize()
+                torch.cuda.empty_cache()  # of calls before each capture
                 if self.renders:
                     self.late = LateResponses(partial(torch.cuda.set_device, self.device))
                 if use.found or use.compiled:

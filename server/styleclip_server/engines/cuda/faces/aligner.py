@@ -42,6 +42,9 @@ from styleclip_server.pipeline.landmarks import find_landmark_model
 _WARM_UP_PHOTOS = (640, 800, 1000, 1280, 1920)
 _WARM_UP_FACES = (100, 140, 200, 300, 450)
 
+# What captured searches take in two processes would be missing to the networks of a smaller GPU.
+_LEAST_GPU_BYTES = 20 << 30
+
 log = logging.getLogger(__name__)
 
 
@@ -60,6 +63,9 @@ def load_aligner(
     domain_folder: Path | None, device: torch.device, max_batch: int, nvjpeg: bool
 ) -> CudaAligner | None:
     """Load an aligner of batches of up to `max_batch`; None: it cannot run, as the log says."""
+    if torch.cuda.get_device_properties(device).total_memory < _LEAST_GPU_BYTES:
+        log.warning("photos are aligned by dlib on the CPU: the GPU has less than 20 GiB")
+        return None
     torch.set_num_threads(1)  # small copies on all cores cost more than they save
     try:
         aligner = CudaAligner(domain_folder, device, nvjpeg)
@@ -105,6 +111,8 @@ class CudaAligner:
             box = (side, side, 2 * side, 2 * side)
             (points, *_) = self._landmarks.predict([photo] * batch, [box] * batch)
             crop_quads([photo] * batch, [quad_from_landmarks(points)] * batch)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # of calls before each capture
 
     def align(self, files: Sequence[bytes], indices: Sequence[int]) -> list[Outcome]:
         """Align one face of each photo, as `Aligner.decode_and_align` does.
