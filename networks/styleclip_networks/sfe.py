@@ -30,7 +30,7 @@ POOLED_SIDE = 3  # of each stage's output, from which the latent is predicted
 FUSER_UNITS = 5
 # Change of the features at a place, relative to the root mean square of all: where a photo's
 # details begin to give way to an edit, and where none is left.
-CHANGE_BEGINS, CHANGE_ENDS = 0.2, 0.6
+CHANGE_BEGINS, CHANGE_ENDS = 0.12, 0.45
 CHANGE_MARGIN = 3  # pixels, odd
 FUSER_WIDTH = 512  # channels of the published generators' features of 64 px
 

@@ -29,9 +29,9 @@ def test_a_presets_target_moves_the_sliders_to_its_numbers(change_target):
     assert numbers == (7, 0.25)
     widgets = [row.bind("strength"), row.bind("threshold")]
     row, numbers = change_target("A face with a beard")
-    assert numbers == (4, 0.3)
+    assert numbers == (4, 0.37)
     moved = [row.bind("strength"), row.bind("threshold")]
-    assert [widget["value"] for widget in moved] == [4, 0.3]
+    assert [widget["value"] for widget in moved] == [4, 0.37]
     assert not {widget["key"] for widget in widgets} & {widget["key"] for widget in moved}
     assert change_target("a face with freckles")[1] == (7, 0.25)
 
@@ -40,5 +40,5 @@ def test_a_slider_that_the_user_moved_stays(change_target):
     row, _ = change_target("a face with freckles")
     row.strength, key = 2.0, row.key("strength")
     row, numbers = change_target("a face with a beard")
-    assert numbers == (2, 0.3)
+    assert numbers == (2, 0.37)
     assert row.key("strength") == key

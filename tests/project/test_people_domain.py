@@ -13,6 +13,7 @@ from demo import run_demo
 from paths import PERSON, ROOT, SAMPLES
 from styleclip_client import Client
 from styleclip_client.cli import run
+from styleclip_contract.domain import Domain
 from styleclip_server.pipeline.detection import detect_large_faces
 from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
@@ -30,7 +31,7 @@ def client(people_server):
 def test_people_are_served_by_default_and_photos_are_aligned(client):
     domain = client.domain()
     assert (domain.name, domain.align, domain.resolution) == ("people", True, 256)
-    assert len(domain.presets) == 16
+    assert len(domain.presets) == 20
 
 
 def test_a_text_edits_the_face_in_a_photo_and_nothing_else(client):
@@ -84,6 +85,47 @@ def test_all_faces_of_a_group_are_edited_in_one_photo(client, people_server, tmp
     for face in faces:
         left, top, right, bottom = map(int, face.box)
         assert change[top:bottom, left:right].max() > 60
+
+
+def test_the_served_presets_are_those_of_the_source():
+    from domains.people.presets import PRESETS
+
+    domain = Domain.from_json((PEOPLE / "domain.json").read_text("utf-8"))
+    served = {
+        preset.title: (preset.edit.target, preset.edit.strength, preset.edit.threshold)
+        for preset in domain.presets
+    }
+    assert served == {
+        preset["title"]: (preset["target"], preset["strength"], preset["threshold"])
+        for preset in PRESETS
+    }
+    assert len({target for target, _, _ in served.values()}) == len(PRESETS)
+
+
+@pytest.mark.parametrize("name", ["features_to_image.onnx", "features_to_image.openvino.onnx"])
+def test_the_served_graphs_drop_details_from_the_thresholds_of_the_networks(name):
+    pytest.importorskip("torch")
+    onnx = pytest.importorskip("onnx")
+    from styleclip_networks.sfe import CHANGE_BEGINS, CHANGE_ENDS
+
+    graph = onnx.load(PEOPLE / "features/1" / name, load_external_data=False).graph
+    values = {
+        node.output[0]: onnx.numpy_helper.to_array(attribute.t)
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
+    # share = (change - begins) / (ends - begins): a division of a subtraction by constants
+    producers = {node.output[0]: node for node in graph.node}
+    found = [
+        (values[producers[node.input[0]].input[1]], values[node.input[1]])
+        for node in graph.node
+        if node.op_type == "Div"
+        and node.input[1] in values
+        and getattr(producers.get(node.input[0]), "op_type", "") == "Sub"
+    ]
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0], (CHANGE_BEGINS, CHANGE_ENDS - CHANGE_BEGINS), rtol=1e-6)
 
 
 def test_the_landmarks_are_the_domains_own_and_close_to_the_published_ones():
