@@ -135,7 +135,6 @@ KEEP_GPS = Tensor(
     optional=True,
 )
 PICTURE = Tensor("PICTURE", "BYTES", (1,), "the encoded image")
-TEXTS = Tensor("TEXTS", "BYTES", (1,), "the edits as one text, for the metadata of the file")
 FIDELITY = Tensor(
     "FIDELITY",
     "BYTES",
@@ -166,15 +165,11 @@ DIRECTION = Model(
 )
 STYLEGAN2 = Model("stylegan2", "onnxruntime", (W_PLUS, DELTA), (IMAGE,))
 # The same run by PyTorch, which also encodes JPEG: processes that share a GPU take turns, so an
-# encoder in another one would wait for their batches. For `edit` it returns the whole file; for
-# `edit_photo` the ensemble passes RENDER to `compose` as its IMAGE.
+# encoder in another one would wait for their batches. The ensembles pass RENDER to `compose` as
+# its IMAGE.
 TORCH_STYLEGAN2 = Model(
-    "stylegan2",
-    "python",
-    (W_PLUS, DELTA, PASTE, FORMAT, QUALITY, MARK, _optional(TEXTS)),
-    (IMAGE, RENDER, PICTURE),
+    "stylegan2", "python", (W_PLUS, DELTA, PASTE, FORMAT, QUALITY), (IMAGE, RENDER)
 )
-TORCH_DIRECTION = replace(DIRECTION, outputs=(*DIRECTION.outputs, TEXTS))
 COMPOSE = Model(
     "compose",
     "python",

@@ -1,4 +1,4 @@
-"""What PyTorch's generator returns: for `edit` a file, for `compose` a JPEG file or pixels."""
+"""What PyTorch's generator passes to `compose`: a JPEG file where that will do, else pixels."""
 
 import io
 
@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from styleclip_contract.errors import UnknownFormat
 from styleclip_server.engines.cuda import jpeg
-from styleclip_server.pipeline import composition, images
-from styleclip_server.serving.backends import jpeg_outputs, picture_outputs
+from styleclip_server.pipeline import images
+from styleclip_server.serving.backends import jpeg_outputs
 
 
 @pytest.fixture
@@ -73,39 +72,3 @@ def test_each_image_has_its_own_quality(image):
         assert bytes(file) == images.encode(image[0].numpy(), "JPEG", quality)
     inputs = {"format": column(b"jpeg"), "quality": column(40, np.int32)}
     assert render(image, **inputs)["RENDER"].tobytes() == bytes(coarse)
-
-
-def encode_pictures(batch, **inputs):
-    options = picture_outputs.file_options(len(batch), **inputs)
-    files = jpeg.encode(batch, [each.jpeg_quality for each in options])
-    return picture_outputs.encode_files(files, batch.numpy(), options, "mine", None)[:, 0]
-
-
-def test_a_picture_is_the_file_of_compose(image):
-    batch = torch.cat([image, image.flip(1), image])
-    inputs = {
-        "format": np.array([[b"JPEG"], [b"png"], [b"WEBP"]], np.object_),
-        "quality": np.array([[60], [70], [80]], np.int32),
-        "mark": np.array([[True], [True], [False]]),
-        "texts": np.array([[b"a face"], [b"a sad face"], [b"a hat"]], np.object_),
-    }
-    for row, data in enumerate(encode_pictures(batch, **inputs)):
-        format, quality, mark, texts = (inputs[name][row, 0] for name in inputs)
-        assert data == composition.compose(
-            batch[row].numpy(),
-            format=format.decode(),
-            quality=int(quality),
-            domain="mine",
-            texts=texts.decode(),
-            marked=bool(mark),
-        )
-    (default,) = encode_pictures(image)
-    assert default == composition.compose(image[0].numpy(), domain="mine")
-
-
-@pytest.mark.parametrize(
-    "inputs", [{"format": column(b"TIFF")}, {"quality": column(101, np.int32)}]
-)
-def test_a_file_that_compose_refuses_is_refused(image, inputs):
-    with pytest.raises(UnknownFormat):
-        encode_pictures(image, **inputs)

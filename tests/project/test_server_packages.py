@@ -28,7 +28,7 @@ for name in names:
         importlib.import_module(name)
 print(len(names))
 """
-ONLY_WITH_PYTORCH = r"cuda|torch|kernels|jpeg_outputs|picture_outputs|engines\.(feature_)?weights"
+ONLY_WITH_PYTORCH = r"cuda|torch|kernels|jpeg_outputs|engines\.(feature_)?weights"
 
 
 def test_the_server_needs_no_package_beside_its_lock():

@@ -24,8 +24,7 @@ output {{ name: "Y" data_type: TYPE_FP32 dims: 1 }}
 instance_group {{ kind: KIND_CPU count: 1 }}
 dynamic_batching {{ max_queue_delay_microseconds: 60000000 preferred_batch_size: {batch} }}
 """
-# The end of the first batch waits until the second one was given to `execute`. The slow responses
-# to 20 and -20 wait until 21 was answered.
+# The end of the first batch waits until the second one was given to `execute`.
 LATE = """
 import threading
 from functools import partial
@@ -38,16 +37,12 @@ class TritonPythonModel:
     def initialize(self, args):
         self.prepared, self.given, self.second = False, 0, threading.Event()
         self.late = LateResponses(partial(setattr, self, "prepared", True))
-        self.answered = threading.Event()
 
     def execute(self, requests):
         self.given += 1
         if self.given > 1:
             self.second.set()
         values = [triton.get_input_tensor_by_name(each, "X").as_numpy() for each in requests]
-        if values[0].item() == -20:
-            self.late.respond_slowly(requests[0], partial(self.respond_slowly, values[0]))
-            return None
         if values[0].item() > 0:
             self.late.respond(requests, lambda: self.responses(values))
             return None
@@ -64,15 +59,6 @@ class TritonPythonModel:
     def response(self, value):
         if value.item() == 7:
             raise ValueError("seven")
-        if value.item() == 20:
-            return partial(self.respond_slowly, value)
-        if value.item() == 21:
-            self.answered.set()
-        return triton.InferenceResponse([triton.Tensor("Y", 2 * value)])
-
-    def respond_slowly(self, value):
-        if not self.answered.wait(60):
-            return batching.failure("the model", TimeoutError("the other one waited"))
         return triton.InferenceResponse([triton.Tensor("Y", 2 * value)])
 
     def finalize(self):
@@ -194,15 +180,6 @@ def test_the_next_batch_runs_while_responses_are_computed(infer):
 def test_responses_can_also_be_returned_at_once(infer):
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(infer, [1, -1, 2, -2])) == [2, -2, 4, -4]
-
-
-def test_nothing_waits_for_slow_responses(infer):
-    with ThreadPoolExecutor(3) as threads:
-        slow = [threads.submit(infer, number) for number in (20, -20)]
-        time.sleep(0.5)
-        assert not any(response.done() for response in slow)
-        assert infer(21) == 42
-        assert [response.result() for response in slow] == [40, -40]
 
 
 def test_a_failure_is_the_response_of_its_request_only(infer):

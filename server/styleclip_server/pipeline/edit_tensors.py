@@ -48,11 +48,6 @@ def parse_edits(neutral: Sequence[bytes], target: Sequence[bytes], strength: Seq
     ]
 
 
-def join_texts(edits: Sequence[Edit]) -> str:
-    """Return edits as one text, for the metadata of a file."""
-    return "; ".join(map(str, edits))
-
-
 def check_latent(w_plus: np.ndarray | None) -> None:
     """Check that a latent W+ (L, 512) is finite; None passes.
 

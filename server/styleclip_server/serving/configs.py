@@ -68,14 +68,6 @@ ENSEMBLE_STEPS: dict[str, tuple[Model, ...]] = {
 _TYPES = {"BYTES": "TYPE_STRING"}
 
 
-def ensemble_steps(ensemble: Model, engine: Engine) -> tuple[Model, ...]:
-    """Return the chain of an ensemble, with the models as a CPU runs them."""
-    steps = ENSEMBLE_STEPS[ensemble.name]
-    if engine == "torch" and ensemble is wire.EDIT:  # `stylegan2` returns the file
-        return tuple(step for step in steps if step is not wire.COMPOSE)
-    return steps
-
-
 def concurrent_requests(engine: Engine, queue_length: int | None = None) -> tuple[int, int]:
     """Return the bound of concurrent requests at the start, and the highest that queues allow."""
     cpu = engine in CPU_ENGINES
@@ -101,12 +93,12 @@ def step_config(model: Model, engine: Engine, features: bool = False) -> pb.Mode
     """
     model = _served_model(model, engine, features)
     config = _interface(model, {})
-    if model.name == wire.DIRECTION.name and features:
+    if model is wire.DIRECTION and features:
         config.parameters[config_parameters.FIDELITIES].string_value = " ".join(limits.FIDELITIES)
     if model.kind == "ensemble":
         config.platform = "ensemble"
         known = {t.name for t in model.inputs}
-        for part in ensemble_steps(model, engine):
+        for part in ENSEMBLE_STEPS[model.name]:
             step = _served_model(part, engine, features)
             entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
             for tensor in step.inputs:
@@ -247,20 +239,14 @@ def _add_warmup(config: pb.ModelConfig, model: Model, dims: Mapping[str, tuple[i
 def _served_model(model: Model, engine: Engine, features: bool) -> Model:
     if engine == "torch" and model is wire.STYLEGAN2:
         return wire.TORCH_FEATURE_STYLEGAN2 if features else wire.TORCH_STYLEGAN2
-    if engine == "torch" and model is wire.DIRECTION:
-        return wire.TORCH_DIRECTION
     return wire.FEATURE_MODELS.get(model.name, model) if features else model
 
 
 def _ensemble_names(step: Model, ensemble: Model) -> dict[Tensor, str]:
     """Return the outputs that an ensemble requests of a step, with their names in the ensemble."""
     if wire.RENDER in step.outputs:
-        if ensemble is wire.EDIT:
-            return {wire.PICTURE: wire.PICTURE.name}
         return {wire.RENDER: wire.IMAGE.name}
     unused = {wire.FACES, wire.CROP} - set(ensemble.outputs)
-    if ensemble is not wire.EDIT:
-        unused.add(wire.TEXTS)
     return {tensor: tensor.name for tensor in step.outputs if tensor not in unused}
 
 

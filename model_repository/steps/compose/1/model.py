@@ -39,7 +39,7 @@ class TritonPythonModel:
             format=format,
             quality=int(scalar(row["QUALITY"], DEFAULT_QUALITY)),
             domain=self.domain,
-            texts=edit_tensors.join_texts(edits),
+            texts="; ".join(map(str, edits)),
             marked=bool(scalar(row["MARK"], True)),
             signer=self.signer,
         )

@@ -13,7 +13,7 @@ import triton_python_backend_utils as triton
 
 from styleclip_contract.errors import ServerError
 from styleclip_contract.limits import DEFAULT_FIDELITY
-from styleclip_contract.wire import CLIP_TEXT, EDIT_INPUTS, TORCH_DIRECTION
+from styleclip_contract.wire import CLIP_TEXT, DIRECTION, EDIT_INPUTS
 from styleclip_server.pipeline import directions, edit_tensors, named_directions
 from styleclip_server.pipeline.fidelities import parse_fidelity
 from styleclip_server.pipeline.style_statistics import load_statistics
@@ -34,19 +34,18 @@ class TritonPythonModel:
         self.named = named_directions.load_directions(folder, self.domain)
         served = json.loads(args["model_config"])["parameters"].get(config_parameters.FIDELITIES)
         self.fidelities = served["string_value"].split() if served else [DEFAULT_FIDELITY]
-        self.metrics = Metrics(TORCH_DIRECTION.name, self.domain.name)
+        self.metrics = Metrics(DIRECTION.name, self.domain.name)
         # Errors are exceptions, which lru_cache does not cache.
         self.embedding = lru_cache(CACHED_EMBEDDINGS)(self.class_embedding)
         self.constant_offset = lru_cache(CACHED_OFFSETS)(self.style_offset)
 
     def execute(self, requests):
-        return respond(TORCH_DIRECTION, requests, self.run_row, self.metrics)
+        return respond(DIRECTION, requests, self.run_row, self.metrics)
 
     def run_row(self, row):
         parse_fidelity(scalar(row["FIDELITY"], None), self.fidelities, self.domain.name)
         edit_tensors.check_latent(row["W_PLUS"])
         edits = edit_tensors.parse_edits(*(row[tensor.name] for tensor in EDIT_INPUTS))
-        texts = edit_tensors.join_texts(edits)
         edits = named_directions.resolve(self.domain, edits)
         try:
             delta, channels = directions.edit_offset(
@@ -57,11 +56,7 @@ class TritonPythonModel:
                 {"texts": self.embedding.cache_info(), "offsets": self.constant_offset.cache_info()}
             )
         self.metrics.count_edits(edits)
-        return {
-            "DELTA": delta,
-            "CHANNELS": np.array(channels, np.int32),
-            "TEXTS": np.array([texts.encode()], np.object_),
-        }
+        return {"DELTA": delta, "CHANNELS": np.array(channels, np.int32)}
 
     def style_offset(self, edits):
         return directions.style_offset(self.statistics, edits, self.embedding, self.named)

@@ -13,8 +13,6 @@ from styleclip_contract import jpeg_tensor, limits, wire
 from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.engines.cuda.jpeg import JpegFile
 
-INPUTS = (wire.PASTE, wire.FORMAT, wire.QUALITY)
-
 
 def requested_jpeg_quality(
     rows: int,

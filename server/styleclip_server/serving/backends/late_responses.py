@@ -14,16 +14,10 @@ from typing import Any
 import triton_python_backend_utils as triton
 
 MAX_UNFINISHED = 2  # batches; the next `respond` waits
-SLOW_THREADS = 4
-
-Compute = Callable[[], Sequence[Any]]
-"""Returns a response for each request, or what computes it slowly, and does not raise."""
 
 
 class LateResponses:
     """Computes and sends responses in a thread of its own, batch by batch.
-
-    Slow ones have other threads, so that nothing waits for them.
 
     Args:
         prepare: called in that thread once, before anything else.
@@ -31,38 +25,24 @@ class LateResponses:
 
     def __init__(self, prepare: Callable[[], None] = lambda: None) -> None:
         self._thread = ThreadPoolExecutor(1, "late-responses", prepare)
-        self._slow = ThreadPoolExecutor(SLOW_THREADS, "slow-responses")
         self._free = threading.Semaphore(MAX_UNFINISHED)
 
-    def respond(self, requests: Sequence[Any], compute: Compute) -> None:
-        """Send what `compute` returns; `execute` returns None after this."""
+    def respond(self, requests: Sequence[Any], compute: Callable[[], Sequence[Any]]) -> None:
+        """Send what `compute` returns, which does not raise: a response for each request.
+
+        `execute` returns None after this.
+        """
         senders = [request.get_response_sender() for request in requests]
         self._free.acquire()
         self._thread.submit(self._send, senders, compute)
 
-    def respond_slowly(self, request: Any, compute: Callable[[], Any]) -> None:
-        """Send what `compute` returns to one request."""
-        self._slow.submit(_send_slowly, request.get_response_sender(), compute)
-
-    def _send(self, senders: Sequence[Any], compute: Compute) -> None:
+    def _send(self, senders: Sequence[Any], compute: Callable[[], Sequence[Any]]) -> None:
         try:
             for sender, response in zip(senders, compute(), strict=True):
-                if callable(response):
-                    self._slow.submit(_send_slowly, sender, response)
-                else:
-                    _send(sender, response)
+                sender.send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         finally:
             self._free.release()
 
     def close(self) -> None:
         """Return when everything is sent."""
         self._thread.shutdown()
-        self._slow.shutdown()
-
-
-def _send_slowly(sender: Any, compute: Callable[[], Any]) -> None:
-    _send(sender, compute())
-
-
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

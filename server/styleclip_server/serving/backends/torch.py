@@ -8,41 +8,28 @@ a batch are encoded, the next batch is drawn.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import triton_python_backend_utils as triton
-from numpy.typing import NDArray
 from torch import Tensor
 
 from styleclip_contract import limits, wire
-from styleclip_contract.errors import StyleclipError
 from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import jpeg, kernel_cache, prebuilt
 from styleclip_server.engines.cuda.cuda_graphs import Graphed, captured_batch_sizes
 from styleclip_server.engines.cuda.host_memory import copy_to_host
 from styleclip_server.engines.model_files import MODEL_FILE
-from styleclip_server.serving import parent_watch, request_log
-from styleclip_server.serving.backends import batching, jpeg_outputs, picture_outputs
-from styleclip_server.serving.backends.feature_requests import refusal
+from styleclip_server.serving import parent_watch
+from styleclip_server.serving.backends import batching, jpeg_outputs
 from styleclip_server.serving.backends.late_responses import LateResponses
-from styleclip_server.serving.backends.picture_outputs import (
-    FileOptions,
-    encode_files,
-    file_options,
-)
-from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
-from styleclip_server.serving.metrics import Metrics
-from styleclip_server.serving.signing import load_signer
 
 parent_watch.die_with_triton()
 
-RENDER, PICTURE = wire.RENDER.name, wire.PICTURE.name
+RENDER = wire.RENDER.name
 
 Run = Callable[[Sequence[Sequence[Tensor]], int], Tensor]
 """Takes each input of the requests and the number of rows, and returns a network's output."""
@@ -59,24 +46,10 @@ def round_up(n: int, multiple: int) -> int:
 
 
 class RenderOptions(NamedTuple):
-    """What a request to the generator asks for.
-
-    Attributes:
-        names: of the outputs.
-        render_quality: of RENDER as a JPEG file; None: as pixels.
-        files: how each row of PICTURE is encoded; empty if it is not requested.
-    """
+    """The outputs that a request to the generator asks for, and the quality of its JPEG file."""
 
     names: list[str]
-    render_quality: int | None
-    files: list[FileOptions]
-    request_id: str
-
-    def jpeg_qualities(self, rows: int) -> list[int | None]:
-        """Return the quality of the JPEG file that each row needs."""
-        if self.files:
-            return [file.jpeg_quality for file in self.files]
-        return [self.render_quality] * rows
+    quality: int | None
 
 
 class TritonPythonModel:
@@ -94,14 +67,10 @@ class TritonPythonModel:
         parameters = weights.read_parameters(
             Path(args["model_repository"], args["model_version"], MODEL_FILE)
         )
-        self.name, self.inputs = model.name, [tensor.name for tensor in model.inputs]
+        self.inputs = [tensor.name for tensor in model.inputs]
         self.output = model.outputs[0].name
         self.texts = model is wire.CLIP_TEXT
         self.renders = model is wire.STYLEGAN2
-        if self.renders:
-            self.domain = load_domain(find_domain_folder(args["model_repository"]))
-            self.signer = load_signer()
-            self.file_metrics = Metrics(model.name, self.domain.name)
         with torch.inference_mode():
             self.network = _network(model)(parameters, self.device)
             self.call = Graphed(self.network, self.device)
@@ -154,15 +123,9 @@ class TritonPythonModel:
         self, requests: Sequence[Any], compute: Callable[[], list[Any]]
     ) -> list[Any] | None:
         """Compute the responses of `execute` now, or send them later."""
-        if self.late is None:
-            return [response() if callable(response) else response for response in compute()]
-        if len(requests) > 1:
-            self.late.respond(requests, compute)
-            return None
-        (response,) = compute()  # alone, a thread would only cost time
-        if not callable(response):
-            return [response]
-        self.late.respond_slowly(requests[0], response)
+        if self.late is None or len(requests) == 1:  # alone, a thread would only cost time
+            return compute()
+        self.late.respond(requests, compute)
         return None
 
     def _run(self, columns: Sequence[Sequence[Tensor]], rows: int) -> Tensor:
@@ -180,66 +143,33 @@ class TritonPythonModel:
     def _responses(
         self, result: Tensor, spans: Sequence[slice], options: Sequence[RenderOptions]
     ) -> list[Any]:
-        """Return the response of each request, which has some rows of the network's output.
-
-        A function in place of a response computes it slowly.
-        """
+        """Return the response of each request, which has some rows of the network's output."""
         try:
             with torch.inference_mode():
-                if self.renders:
-                    return self._image_responses(result, spans, options)
-                output = copy_to_host(result)
-            return [_response({self.output: output[rows]}) for rows in spans]
+                outputs = self._outputs(result, spans, options)
+            return [
+                triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
+                for named in outputs
+            ]
         except Exception as error:
             return [batching.failure("PyTorch", error) for _ in spans]
 
-    def _image_responses(
+    def _outputs(
         self, result: Tensor, spans: Sequence[slice], options: Sequence[RenderOptions]
-    ) -> list[Any]:
+    ) -> list[dict[str, Any]]:
+        if not self.renders:
+            output = copy_to_host(result)
+            return [{self.output: output[rows]} for rows in spans]
         qualities = [
-            quality
+            each.quality
             for each, rows in zip(options, spans, strict=True)
-            for quality in each.jpeg_qualities(rows.stop - rows.start)
+            for _ in range(rows.start, rows.stop)
         ]
         files = jpeg.encode(result, qualities)
-        responses = []
-        for each, rows in zip(options, spans, strict=True):
-            file = None if each.render_quality is None else files[rows.start]
-            names = [name for name in each.names if name != PICTURE]
-            named = jpeg_outputs.build_outputs(names, result[rows], file)
-            if not each.files:
-                responses.append(_response(named))
-                continue
-            slow = None in qualities[rows]
-            pixels = copy_to_host(result[rows]) if slow else None
-            respond = partial(self._picture_response, each, named, files[rows], pixels)
-            responses.append(respond if slow else respond())
-        return responses
-
-    def _picture_response(
-        self,
-        options: RenderOptions,
-        named: dict[str, Any],
-        files: Sequence[jpeg.JpegFile | None],
-        pixels: NDArray[np.uint8] | None,
-    ) -> Any:
-        """Return the response of a request for PICTURE, and for the other outputs in `named`."""
-        start = time.monotonic()
-        failed: Exception | None = None
-        self.file_metrics.begin_request(options.request_id)
-        try:
-            pictures = encode_files(files, pixels, options.files, self.domain.name, self.signer)
-            response = _response({**named, PICTURE: pictures})
-            for file in options.files:
-                self.file_metrics.count_image(file.format)
-        except StyleclipError as error:
-            failed, response = error, refusal(error)
-        except Exception as error:
-            failed, response = error, batching.failure(self.name, error)
-        if failed:
-            self.file_metrics.count_error(failed)
-        request_log.log_request(self.name, options.request_id, time.monotonic() - start, {}, failed)
-        return response
+        return [
+            jpeg_outputs.build_outputs(each.names, result[rows], files[rows.start])
+            for each, rows in zip(options, spans, strict=True)
+        ]
 
     def finalize(self):
         if self.late:
@@ -284,30 +214,21 @@ def _tensor(given: Any) -> Tensor:
     return torch.from_dlpack(given.to_dlpack())
 
 
-def _response(named: Mapping[str, Any]) -> Any:
-    return triton.InferenceResponse([triton.Tensor(*item) for item in named.items()])
-
-
 def _options(requests: Sequence[Any], spans: Sequence[slice]) -> list[RenderOptions]:
     options = []
-    for request, span in zip(requests, spans, strict=True):
-        names, rows = request.requested_output_names(), span.stop - span.start
-        render_quality = (
-            jpeg_outputs.requested_jpeg_quality(rows, *_arrays(request, jpeg_outputs.INPUTS))
-            if RENDER in names
-            else None
-        )
-        files = (
-            file_options(rows, *_arrays(request, picture_outputs.INPUTS))
-            if PICTURE in names
-            else []
-        )
-        options.append(RenderOptions(names, render_quality, files, request.request_id()))
+    for request, rows in zip(requests, spans, strict=True):
+        names, quality = request.requested_output_names(), None
+        if RENDER in names:
+            quality = _requested_quality(request, rows.stop - rows.start)
+        options.append(RenderOptions(names, quality))
     return options
 
 
-def _arrays(request: Any, tensors: Sequence[wire.Tensor]) -> Iterator[NDArray[Any] | None]:
-    """Return inputs of a request; None for those that it was sent without."""
-    for tensor in tensors:
-        given = triton.get_input_tensor_by_name(request, tensor.name)
-        yield None if given is None else given.as_numpy()
+def _requested_quality(request: Any, rows: int) -> int | None:
+    inputs = (
+        triton.get_input_tensor_by_name(request, tensor.name)
+        for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
+    )
+    return jpeg_outputs.requested_jpeg_quality(
+        rows, *(None if tensor is None else tensor.as_numpy() for tensor in inputs)
+    )

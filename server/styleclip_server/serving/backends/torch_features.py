@@ -28,13 +28,15 @@ from styleclip_server.engines.model_files import FEATURES_FOLDER
 from styleclip_server.pipeline.fidelities import find_face
 from styleclip_server.serving.backends import batching, feature_requests
 from styleclip_server.serving.backends import torch as torch_backend
+from styleclip_server.serving.domain_folder import find_domain_folder, load_domain
 from styleclip_server.serving.metrics import Metrics
 
 
 class TritonPythonModel(torch_backend.TritonPythonModel):
     def initialize(self, args):
         super().initialize(args)
-        self.crop_size = self.domain.crop_size
+        domain = load_domain(find_domain_folder(args["model_repository"]))
+        self.domain, self.crop_size = domain.name, domain.crop_size
         version = Path(args["model_repository"], args["model_version"])
         with torch.inference_mode():
             weights = read_feature_weights(version / FEATURES_FOLDER)
@@ -45,7 +47,7 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
                 self._capture_features(json.loads(args["model_config"]))
                 torch.cuda.synchronize()
         self.cache: FeatureCache[Features] = FeatureCache(feature_requests.cache_bytes())
-        self.metrics = Metrics(wire.FEATURES.name, self.domain.name)
+        self.metrics = Metrics(wire.FEATURES.name, domain.name)
 
     def _capture_features(self, config: Mapping[str, Any]) -> None:
         """Capture an inversion, and edits of the batch sizes that are served."""
@@ -65,7 +67,7 @@ class TritonPythonModel(torch_backend.TritonPythonModel):
         for i, request in enumerate(requests):
             self.metrics.begin_request(request.request_id())
             try:
-                fidelity = feature_requests.requested_fidelity(request, self.domain.name)
+                fidelity = feature_requests.requested_fidelity(request, self.domain)
                 if fidelity == limits.FEATURES:
                     faces += self._find_features(request)
                 numbers_of[fidelity].append(i)
