@@ -23,6 +23,7 @@ from styleclip_server.pipeline.cancellation import (
     check_cancelled,
 )
 from styleclip_server.serving import parent_watch, request_log
+from styleclip_server.serving.backends import batching
 from styleclip_server.serving.metrics import Metrics
 
 parent_watch.die_with_triton()
@@ -70,8 +71,9 @@ class _Job:
         self.rows: list[Row] = []
         self.error: Exception | None = None
         try:
+            sent = batching.named_inputs(request)
             for tensor in model.inputs:
-                value = triton.get_input_tensor_by_name(request, tensor.name)
+                value = sent.get(tensor.name)
                 self.inputs[tensor.name] = None if value is None else value.as_numpy()
             batch = max(len(array) for array in self.inputs.values() if array is not None)
             self.rows = [

@@ -1,4 +1,4 @@
-"""Which rows of a batch belong to which request, and the response of one that failed."""
+"""The inputs of requests, which rows of a batch are whose, and the response of one that failed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import triton_python_backend_utils as triton
+
+
+def named_inputs(request: Any) -> dict[str, Any]:
+    """Return the inputs that a request was sent with, by name.
+
+    Triton's `get_input_tensor_by_name` wraps all of them anew for each name.
+    """
+    return {tensor.name(): tensor for tensor in request.inputs()}
 
 
 def row_slices(inputs: Sequence[Any]) -> list[slice]:

@@ -8,7 +8,7 @@ a batch are encoded, the next batch is drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,13 +106,11 @@ class TritonPythonModel:
     def _start(self, requests: Sequence[Any], run: Run) -> Callable[[], list[Any]]:
         """Run requests as one batch; return a function that computes the responses."""
         try:
-            columns = [
-                [_tensor(triton.get_input_tensor_by_name(request, name)) for request in requests]
-                for name in self.inputs
-            ]
+            sent = [batching.named_inputs(request) for request in requests]
+            columns = [[_tensor(inputs[name]) for inputs in sent] for name in self.inputs]
             spans = batching.row_slices(columns[0])
             # Read here: Triton may reuse a request's memory once `execute` has returned.
-            options = _options(requests, spans) if self.renders else []
+            options = _options(requests, sent, spans) if self.renders else []
             result = run(columns, spans[-1].stop)
         except Exception as error:
             failures = [batching.failure("PyTorch", error) for _ in requests]
@@ -214,21 +212,20 @@ def _tensor(given: Any) -> Tensor:
     return torch.from_dlpack(given.to_dlpack())
 
 
-def _options(requests: Sequence[Any], spans: Sequence[slice]) -> list[RenderOptions]:
+def _options(
+    requests: Sequence[Any], sent: Sequence[Mapping[str, Any]], spans: Sequence[slice]
+) -> list[RenderOptions]:
     options = []
-    for request, rows in zip(requests, spans, strict=True):
+    for request, inputs, rows in zip(requests, sent, spans, strict=True):
         names, quality = request.requested_output_names(), None
         if RENDER in names:
-            quality = _requested_quality(request, rows.stop - rows.start)
+            quality = _requested_quality(inputs, rows.stop - rows.start)
         options.append(RenderOptions(names, quality))
     return options
 
 
-def _requested_quality(request: Any, rows: int) -> int | None:
-    inputs = (
-        triton.get_input_tensor_by_name(request, tensor.name)
-        for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY)
-    )
+def _requested_quality(inputs: Mapping[str, Any], rows: int) -> int | None:
+    given = (inputs.get(tensor.name) for tensor in (wire.PASTE, wire.FORMAT, wire.QUALITY))
     return jpeg_outputs.requested_jpeg_quality(
-        rows, *(None if tensor is None else tensor.as_numpy() for tensor in inputs)
+        rows, *(None if tensor is None else tensor.as_numpy() for tensor in given)
     )
