@@ -12,7 +12,7 @@ import triton_python_backend_utils as triton
 def named_inputs(request: Any) -> dict[str, Any]:
     """Return the inputs that a request was sent with, by name.
 
-    Triton's `get_input_tensor_by_name` wraps all of them anew for each name.
+    Triton's `get_input_tensor_by_name` wraps all of them again for each name.
     """
     return {tensor.name(): tensor for tensor in request.inputs()}
 
