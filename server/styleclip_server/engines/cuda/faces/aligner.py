@@ -42,7 +42,7 @@ from styleclip_server.pipeline.landmarks import find_landmark_model
 _WARM_UP_PHOTOS = (640, 800, 1000, 1280, 1920)
 _WARM_UP_FACES = (100, 140, 200, 300, 450)
 
-# What captured searches take in two processes would be missing to the networks of a smaller GPU.
+# Two processes with their captured graphs need 9 GiB; a smaller GPU is left to the networks.
 _LEAST_GPU_BYTES = 20 << 30
 
 log = logging.getLogger(__name__)
