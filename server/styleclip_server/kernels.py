@@ -35,7 +35,7 @@ from styleclip_server.engines.cuda import kernel_cache, prebuilt
 from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.feature_editor import CudaFeatureEditor
-from styleclip_server.engines.cuda.kernels.faces import resize
+from styleclip_server.engines.cuda.kernels.faces import fhog, resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 from styleclip_server.engines.feature_weights import read_feature_weights
 from styleclip_server.engines.model_files import MODEL_FILE
@@ -217,10 +217,12 @@ def compile_for(
 
 
 def _launch_face_detector() -> None:
-    """Launch the kernel of the face detector, which is the same for all photos."""
+    """Launch the kernels of the face detector, which are the same for all photos."""
     index = torch.empty(1, dtype=torch.int32, device="meta")
     axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
-    resize.resize(torch.empty(3, 1, 1, dtype=torch.uint8, device="meta"), axis, axis, index)
+    photo = torch.empty(3, 8, 8, dtype=torch.uint8, device="meta")
+    resize.resize(photo, axis, axis, index)
+    fhog.extract(photo, (index,) * 3, (index,) * 3, index, photo)
 
 
 def _store_kernel(cached: Path, stored: Path) -> None:

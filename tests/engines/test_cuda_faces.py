@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from styleclip_server.engines.cuda.faces import detector as detector_module
+from styleclip_server.engines.cuda.faces import fhog
 from styleclip_server.engines.cuda.faces.detector import FaceDetector, read_parameters
 from styleclip_server.engines.cuda.faces.frames import frame_for, join_tables, plan_levels
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
@@ -19,6 +20,7 @@ from styleclip_server.engines.cuda.faces.resizing import (
     plan_rows,
     resize,
 )
+from styleclip_server.engines.cuda.kernels.faces import fhog as fhog_kernel
 from styleclip_server.engines.cuda.kernels.faces import resize as resize_kernel
 from styleclip_server.pipeline.detection import detect_all_faces, select_largest, to_detection
 from styleclip_server.pipeline.dlib_detector import load_detector, run_on_pyramid
@@ -117,6 +119,25 @@ def test_the_kernel_resizes_each_photo_of_a_frame_as_pytorch_does():
         expected = resize(photos[index, :, :height, :width], 2 * height + 1, 2 * width + 2)
         ours = resized[index, :, : 2 * height + 1, : 2 * width + 2]
         assert torch.equal(ours, expected)
+
+
+def test_the_kernels_extract_the_features_that_pytorch_does(astronaut):
+    sizes = [(75, 90), (20, 120), (41, 64), (33, 57)]
+    images = [to_tensor(astronaut.resize(size[::-1])) for size in sizes]
+    images[1] = images[1] // 64 * 64  # equal gradients in several channels, and none at all
+    within = torch.tensor([(75, 90), (20, 120), (37, 50), (0, 0)], dtype=torch.int32)
+    layout = fhog.lay_out(tuple(sizes), within.device)
+    expected, mask = fhog.extract(images, layout, within)
+    features, has_features = fhog_kernel.extract(
+        fhog.draw_canvas(images, layout),
+        (layout.pixel_image, layout.pixel_y, layout.pixel_x),
+        (layout.cell_image, layout.cell_y, layout.cell_x),
+        fhog.list_limits(within),
+        fhog.direction_table(within.device),
+    )
+    assert torch.equal(has_features, mask)
+    assert mask.any()
+    torch.testing.assert_close(features, expected, atol=2e-6, rtol=0)
 
 
 def test_photos_of_any_sizes_have_dlibs_detections_in_one_search(astronaut, detector):

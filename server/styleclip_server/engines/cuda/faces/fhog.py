@@ -90,6 +90,22 @@ def extract(
     if sizes is None:
         shapes = [image.shape[1:] for image in images]
         sizes = torch.tensor(shapes, dtype=torch.int32, device=device)
+    canvas, limits = draw_canvas(images, layout), list_limits(sizes)
+    if canvas.is_cuda:
+        from styleclip_server.engines.cuda.kernels.faces import fhog as kernels
+
+        pixels = layout.pixel_image, layout.pixel_y, layout.pixel_x
+        cells = layout.cell_image, layout.cell_y, layout.cell_x
+        return kernels.extract(canvas, pixels, cells, limits, direction_table(device))
+    visible, later, mask = _outline(layout, limits)
+    direction, magnitude = _gradients(canvas, later)
+    histograms = _histograms(direction, magnitude * visible)
+    return _features(histograms) * mask, mask
+
+
+def draw_canvas(images: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Draw images (3, H, W) uint8 into a canvas (3, height, width), which is 0 elsewhere."""
+    device = images[0].device
     canvas = torch.zeros(
         3, layout.height * CELL, layout.width * CELL, dtype=torch.uint8, device=device
     )
@@ -99,28 +115,33 @@ def extract(
         part = image[:, : (slot.height + 2) * CELL, : (slot.width + 2) * CELL]
         if slot.height:
             canvas[:, top : top + part.shape[1], left : left + part.shape[2]] = part
-    visible, later, mask = _outline(layout, sizes)
-    direction, magnitude = _gradients(canvas, later)
-    histograms = _histograms(direction, magnitude * visible)
-    return _features(histograms) * mask, mask
+    return canvas
 
 
-def _outline(layout: Layout, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what of a canvas belongs to images of these sizes.
+def list_limits(sizes: Tensor) -> Tensor:
+    """Return what of images of these sizes (N, 2) dlib uses (N, 5) int32.
+
+    The last row and column of pixels, which have no gradient; the last column that it computes
+    together with others; and the rows and columns of cells that have features.
+    """
+    cells = (sizes + 4) // CELL
+    empty = (cells.amin(1, keepdim=True) <= 2).to(torch.int32)
+    last = (torch.minimum(cells * CELL, sizes) - 1) * (1 - empty)
+    at_once = (last[:, 1:] - 1) // _SIMD * _SIMD
+    return torch.cat([last, at_once, (cells - 2) * (1 - empty)], 1).to(torch.int32)
+
+
+def _outline(layout: Layout, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what of a canvas belongs to images of these `list_limits`.
 
     Returns:
         Where dlib computes a gradient (H, W) bool; where it prefers the later of two equally strong
         color channels (H, W) int32; and which cells have features.
     """
-    cells = (sizes + 4) // CELL
-    empty = (cells.amin(1, keepdim=True) <= 2).to(torch.int32)
-    last = (torch.minimum(cells * CELL, sizes) - 1) * (1 - empty)
-    at_once = (last[:, 1] - 1) // _SIMD * _SIMD
-    last_y, last_x, image = last[:, 0], last[:, 1], layout.pixel_image
-    y, x = layout.pixel_y, layout.pixel_x
+    last_y, last_x, at_once, rows, columns = limits.unbind(1)
+    y, x, image = layout.pixel_y, layout.pixel_x, layout.pixel_image
     visible = (y >= 1) & (y < last_y[image]) & (x >= 1) & (x < last_x[image])
     later = (visible & (x <= at_once[image])).to(torch.int32)
-    rows, columns = ((cells - 2) * (1 - empty)).unbind(1)
     y, x, image = layout.cell_y, layout.cell_x, layout.cell_image
     mask = (y >= 0) & (y < rows[image]) & (x >= 0) & (x < columns[image])
     return visible, later, mask
@@ -141,13 +162,13 @@ def _gradients(canvas: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
         wins = 2 * lengths[channel] + later[1:-1, 1:-1] > 2 * length
         length = torch.where(wins, lengths[channel], length)
         code = torch.where(wins, codes[channel], code)
-    direction = _direction_table(canvas.device)[code]
+    direction = direction_table(canvas.device)[code]
     border = (1, 1, 1, 1)
     return functional.pad(direction, border), functional.pad(length.float().sqrt(), border)
 
 
 @functools.lru_cache(16)
-def _direction_table(device: torch.device) -> Tensor:
+def direction_table(device: torch.device) -> Tensor:
     """Return the direction 0 to 17 of every gradient, in dlib's single precision."""
     x, y = np.mgrid[-_LEVELS : _LEVELS + 1, -_LEVELS : _LEVELS + 1].astype(np.float32)
     best, direction = np.zeros_like(x), np.zeros(x.shape, np.uint8)
