@@ -27,7 +27,7 @@ from torch import Tensor
 
 from domains.people.attributes import TABLE
 from domains.people.shards import read_shards
-from domains.people.text_pairs import HIDES
+from domains.people.text_pairs import HIDES, find_hidden
 from domains.training.checkpoints import require_weights
 from domains.training.classifier import Classifier
 from domains.training.fidelity_quality import FidelityTest
@@ -288,14 +288,19 @@ def find_rows(test: EvaluationSet, pair: TextPair) -> Tensor:
 def judge_edit(
     reader: AttributeReader, test: EvaluationSet, pair: TextPair, rows: Tensor, images: Images
 ) -> Judgment:
-    """Judge edited images of the heads `rows`; the edited attribute itself does not count."""
+    """Judge edited images of the heads `rows`.
+
+    The edited attribute does not count, nor what its target hides. Where the target is missed too:
+    otherwise these few heads alone would be the attribute's rate.
+    """
     labels, read, known = test.labels[rows], reader.read(images), test.visible[rows]
     for (attribute, value), hidden in HIDES.items():
         column = TABLE.names.index(attribute)
         appears = read[:, column] == TABLE[attribute].index(value)
         for name in hidden:
             known[:, TABLE.names.index(name)] &= ~appears
-    known[:, pair.column] = False
+    for name in (pair.attribute, *find_hidden(pair)):
+        known[:, TABLE.names.index(name)] = False
     distance = np.linalg.norm(describe_persons(images) - test.persons[rows.numpy()], axis=1)
     return Judgment(read == labels, known, distance, pair.matches(read))
 

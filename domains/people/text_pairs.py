@@ -9,7 +9,8 @@ from domains.training import text_pairs
 
 TextPair = partial(text_pairs.TextPair, TABLE)
 
-# What a value of an attribute hides: other attributes do not count where an edit adds it.
+# What a value of an attribute hides. It does not count where the value appears, nor in an edit that
+# asks for the value, whether it appears or not.
 HIDES = {
     ("glasses", "sunglasses"): ("eye_color",),
     ("headwear", "hat"): ("hair_style", "earrings"),
@@ -43,3 +44,9 @@ TEXT_PAIRS = (
     TextPair("a man whose hair is golden", "hair_color", ("blond",), "a man", False),
     TextPair("cheerful is how this one looks", "expression", ("smile", "laugh"), "this one", False),
 )
+
+
+def find_hidden(pair: text_pairs.TextPair) -> frozenset[str]:
+    """Return the attributes that the pair's target hides, whichever of its values appears."""
+    hidden = [frozenset(HIDES.get((pair.attribute, value), ())) for value in pair.values]
+    return frozenset.intersection(*hidden)

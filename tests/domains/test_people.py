@@ -320,6 +320,36 @@ def test_an_edit_that_moves_no_channel_counts_as_an_unchanged_image(monkeypatch)
     assert (group["photos"], group["inverted"], group["hit"], group["kept"]) == (4, 1, 0, 1)
 
 
+def test_what_an_edit_asks_to_hide_counts_in_no_head(monkeypatch):
+    """Closed eyes and hats: the rate would be that of the few heads that miss the target."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("dlib")
+    from domains.people import evaluation
+    from domains.people.text_pairs import TextPair, find_hidden
+
+    class Reader:
+        def read(self, images):
+            return torch.from_numpy(images).long()
+
+    monkeypatch.setattr(evaluation, "describe_persons", lambda images: images.astype(float))
+    pair = TextPair("a face with closed eyes", "expression", ("eyes closed",))
+    closed, eyes = TABLE["expression"].index("eyes closed"), TABLE.names.index("eye_color")
+    labels = torch.zeros(2, len(TABLE.names), dtype=torch.long)
+    images = labels.numpy().copy()
+    images[0, pair.column] = closed  # the other head misses the target
+    images[1, [eyes, 0]] = 1
+    test = evaluation.EvaluationSet(
+        images, labels, images.astype(float), images, labels[:0], labels >= 0
+    )
+    rows = torch.ones(2, dtype=torch.bool)
+    judgment = evaluation.judge_edit(Reader(), test, pair, rows, images)
+    assert judgment.all_rates[eyes] is judgment.all_rates[pair.column] is None
+    assert judgment.all_rates[0] == 0.5
+    hats = TextPair("headwear", "headwear", ("hat", "beanie"))
+    assert find_hidden(hats) == {"hair_style", "earrings"}
+    assert not find_hidden(TextPair("a smile", "expression", ("smile", "eyes closed")))
+
+
 def test_scenes_do_not_depend_on_labels():
     import torch
 
