@@ -18,9 +18,9 @@ PRESETS: list[dict[str, Any]] = [
     {"title": "Long hair", "target": "a face with long hair", "strength": 3.4, "threshold": 0.45},
     {"title": "Bald", "target": "a bald face", "strength": 12.0, "threshold": 0.2},
     {"title": "Moustache", "target": "a face with a moustache", "strength": 10.5, "threshold": 0.2},
-    {"title": "Hat", "target": "a face with a hat", "strength": 4.5, "threshold": 0.2},
+    {"title": "Hat", "target": "a face with a hat", "strength": 3.6, "threshold": 0.2},
     {"title": "Surprised", "target": "a surprised face", "strength": 5.4, "threshold": 0.37},
-    {"title": "Laugh", "target": "a laughing face", "strength": 5.0, "threshold": 0.3},
+    {"title": "Laugh", "target": "a laughing face", "strength": 3.6, "threshold": 0.37},
     {"title": "Sad", "target": "a sad face", "strength": 5.4, "threshold": 0.45},
     {"title": "Angry", "target": "an angry face", "strength": 5.0, "threshold": 0.2},
     {
