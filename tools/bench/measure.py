@@ -40,6 +40,9 @@ def measure_model(
         server refuses some requests (its queues are short by design) `refused` stands in place of
         the numbers, since perf_analyzer stops at the first refusal.
     """
+    # `localhost` also stands for ::1, where no server listens: some requests of
+    # perf_analyzer would take seconds (docs/notes/serving-throughput.md).
+    url = url.replace("localhost:", "127.0.0.1:", 1)
     with tempfile.TemporaryDirectory() as folder:
         source, table = Path(folder, "input.json"), Path(folder, "table.csv")
         source.write_text(json.dumps({"data": data}))
