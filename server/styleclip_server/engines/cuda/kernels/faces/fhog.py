@@ -180,8 +180,7 @@ def extract(
     Args:
         canvas: (3, H, W) uint8 RGB; H and W are multiples of 8.
         pixels, cells: image, row and column of each, as `Layout` has them, int32.
-        limits: of each image the last row and column with gradients, the last column that dlib
-            computes with others, and the rows and columns of cells with features (N, 5) int32.
+        limits: of each image, as `list_limits` returns them (N, 5) int32.
         directions: the direction of every gradient uint8, as `direction_table`.
 
     Returns:
