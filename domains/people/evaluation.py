@@ -290,8 +290,8 @@ def judge_edit(
 ) -> Judgment:
     """Judge edited images of the heads `rows`.
 
-    The edited attribute does not count, nor what its target hides. Where the target is missed too:
-    otherwise these few heads alone would be the attribute's rate.
+    The edited attribute does not count, nor what its target hides. The latter does not count where
+    the target is missed, either: these few heads alone would be the attribute's rate.
     """
     labels, read, known = test.labels[rows], reader.read(images), test.visible[rows]
     for (attribute, value), hidden in HIDES.items():

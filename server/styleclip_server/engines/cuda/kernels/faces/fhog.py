@@ -130,8 +130,8 @@ def _feature_kernel(
     upper = tl.load(at - across, mask=has_features, other=0.0)
     lower = tl.load(at + across, mask=has_features, other=0.0)
     center = tl.load(at, mask=has_features, other=0.0)
-    left, right = (tl.load(at - 1, mask=has_features, other=0.0),
-                   tl.load(at + 1, mask=has_features, other=0.0))  # fmt: skip
+    left = tl.load(at - 1, mask=has_features, other=0.0)
+    right = tl.load(at + 1, mask=has_features, other=0.0)
     upper_left = tl.load(at - across - 1, mask=has_features, other=0.0)
     upper_right = tl.load(at - across + 1, mask=has_features, other=0.0)
     lower_left = tl.load(at + across - 1, mask=has_features, other=0.0)
@@ -162,10 +162,10 @@ def _feature_kernel(
             energy_2 += by_2
             energy_3 += by_3
     last = features_ptr + 27 * cells + cell
-    tl.store(last, tl.where(has_features, energy_0 * 0.4714, 0.0), mask=in_canvas)
-    tl.store(last + cells, tl.where(has_features, energy_1 * 0.4714, 0.0), mask=in_canvas)
-    tl.store(last + 2 * cells, tl.where(has_features, energy_2 * 0.4714, 0.0), mask=in_canvas)
-    tl.store(last + 3 * cells, tl.where(has_features, energy_3 * 0.4714, 0.0), mask=in_canvas)
+    tl.store(last, tl.where(has_features, energy_0 * (2 * 0.2357), 0.0), mask=in_canvas)
+    tl.store(last + cells, tl.where(has_features, energy_1 * (2 * 0.2357), 0.0), mask=in_canvas)
+    tl.store(last + 2 * cells, tl.where(has_features, energy_2 * (2 * 0.2357), 0.0), mask=in_canvas)
+    tl.store(last + 3 * cells, tl.where(has_features, energy_3 * (2 * 0.2357), 0.0), mask=in_canvas)
 
 
 def extract(
