@@ -223,5 +223,8 @@ def _allocate(width: int, height: int, device: torch.device) -> Tensor:
 
 
 def _copy_upright(pixels: Tensor, orientation: int, device: torch.device) -> Tensor:
-    """Copy (H, W, 3) to a device as (3, H, W), and apply an EXIF orientation there."""
-    return turn_upright(pixels.to(device).permute(2, 0, 1), orientation)
+    """Copy (H, W, 3) of `_allocate` to a device as (3, H, W), and apply an EXIF orientation there.
+
+    The thread does not wait for the copy: PyTorch reuses page-locked memory only after it.
+    """
+    return turn_upright(pixels.to(device, non_blocking=True).permute(2, 0, 1), orientation)
