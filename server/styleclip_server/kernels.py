@@ -34,11 +34,13 @@ from styleclip_server.engines import weights
 from styleclip_server.engines.cuda import kernel_cache, prebuilt
 from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
+from styleclip_server.engines.cuda.faces.fhog import CELL
 from styleclip_server.engines.cuda.feature_editor import CudaFeatureEditor
-from styleclip_server.engines.cuda.kernels.faces import fhog, resize
+from styleclip_server.engines.cuda.kernels.faces import cascade, fhog, filters, resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 from styleclip_server.engines.feature_weights import read_feature_weights
 from styleclip_server.engines.model_files import MODEL_FILE
+from styleclip_server.pipeline.dlib_detector import WINDOW
 from styleclip_server.serving import model_repository
 from styleclip_server.serving.configs import MAX_BATCH
 
@@ -217,12 +219,27 @@ def compile_for(
 
 
 def _launch_face_detector() -> None:
-    """Launch the kernels of the face detector, which are the same for all photos."""
+    """Launch the kernels of the face detector and of the predictor of 68 landmarks, which are the
+    same for all photos."""
     index = torch.empty(1, dtype=torch.int32, device="meta")
     axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
     photo = torch.empty(3, 8, 8, dtype=torch.uint8, device="meta")
     resize.resize(photo, axis, axis, index)
-    fhog.extract(photo, (index,) * 3, (index,) * 3, index, photo)
+    features, mask = fhog.extract(photo, (index,) * 3, (index,) * 3, index, photo)
+    side = WINDOW // CELL
+    taps = filters.order_taps(torch.empty(5, len(features), side, side, device="meta"))
+    filters.find_windows(features, mask, taps, torch.empty(5, device="meta"), 4)
+    splits, coordinates = 15, 2 * 68
+    shapes = torch.empty(1, coordinates, device="meta")
+    cascade.run_level(
+        torch.empty(1, cascade.PLACE, dtype=torch.int64, device="meta"),
+        shapes,
+        torch.empty(coordinates, 2, dtype=torch.float64, device="meta"),
+        torch.empty(2, 1, splits, dtype=torch.int32, device="meta"),
+        torch.empty(2, 2, 1, splits, device="meta"),
+        torch.empty(1, splits, device="meta"),
+        torch.empty(splits + 1, coordinates, device="meta"),
+    )
 
 
 def _store_kernel(cached: Path, stored: Path) -> None:

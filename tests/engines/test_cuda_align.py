@@ -169,7 +169,7 @@ def aligner(request):
 @with_landmarks
 def test_what_is_warmed_up_is_captured_for_every_batch(monkeypatch):
     monkeypatch.setattr(aligner_module, "_WARM_UP_PHOTOS", (90,))
-    monkeypatch.setattr(aligner_module, "_WARM_UP_FACES", (20,))
+    monkeypatch.setattr(aligner_module, "_WARM_UP_FACE", 20)
     photos, searched, faces = [], [], []
     aligner = CudaAligner(None, CPU, nvjpeg=True)
     decode_plain, search = decoding._decode_plain, FaceDetector.search_small_levels

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from styleclip_server.engines.cuda.faces import detector as detector_module
 from styleclip_server.engines.cuda.faces import fhog
-from styleclip_server.engines.cuda.faces.detector import FaceDetector, read_parameters
+from styleclip_server.engines.cuda.faces.detector import FaceDetector, map_up, read_parameters
 from styleclip_server.engines.cuda.faces.frames import frame_for, join_tables, plan_levels
-from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, read_model
+from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, list_places, read_model
 from styleclip_server.engines.cuda.faces.resizing import (
     Axis,
     build_level,
@@ -21,11 +22,12 @@ from styleclip_server.engines.cuda.faces.resizing import (
     resize,
 )
 from styleclip_server.engines.cuda.kernels.faces import fhog as fhog_kernel
+from styleclip_server.engines.cuda.kernels.faces import filters as filter_kernel
 from styleclip_server.engines.cuda.kernels.faces import resize as resize_kernel
 from styleclip_server.pipeline.detection import detect_all_faces, select_largest, to_detection
 from styleclip_server.pipeline.dlib_detector import load_detector, run_on_pyramid
 from styleclip_server.pipeline.dlib_files import NotADlibModel
-from styleclip_server.pipeline.image_pyramid import ImagePyramid
+from styleclip_server.pipeline.image_pyramid import ImagePyramid, factor_6_5
 from styleclip_server.pipeline.landmarks import LandmarkPredictor, find_landmark_model
 
 dlib = pytest.importorskip("dlib")
@@ -140,6 +142,46 @@ def test_the_kernels_extract_the_features_that_pytorch_does(astronaut):
     torch.testing.assert_close(features, expected, atol=2e-6, rtol=0)
 
 
+def test_the_kernel_finds_the_windows_that_pytorch_does():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(6, 19, 23, generator=generator)
+    mask = torch.rand(19, 23, generator=generator) < 0.7
+    filters = torch.randn(7, 6, 4, 4, generator=generator)
+    limits = torch.linspace(10, 20, 7)
+    responses = functional.conv2d(functional.pad(features, (1, 2, 1, 2))[None], filters)[0]
+    expected = ((responses > limits[:, None, None]) & mask).flatten().nonzero()[:, 0]
+    taps, limits = filter_kernel.order_taps(filters), filter_kernel.order_limits(limits)
+    count, places, scores = filter_kernel.find_windows(features, mask, taps, limits, 400)
+    assert 50 < count < 400
+    order = places[:count].argsort()
+    assert torch.equal(places[order].long(), expected)
+    torch.testing.assert_close(scores[order], responses.flatten()[expected], atol=2e-5, rtol=0)
+    count, places, _ = filter_kernel.find_windows(features, mask, taps, limits, 40)
+    assert count == len(expected)
+    assert set(places.tolist()) <= set(expected.tolist())
+
+
+def test_windows_are_mapped_to_larger_levels_as_dlib_does():
+    boxes = np.random.default_rng(0).integers(-40, 3000, (300, 2))[:, [0, 1, 0, 1]]
+    boxes[:, 2:] += 79
+    levels = np.arange(300) % 14
+    mapped = [
+        factor_6_5().rect_up(dlib.rectangle(*box), level)
+        for box, level in zip(boxes.tolist(), levels.tolist(), strict=True)
+    ]
+    expected = [(box.left(), box.top(), box.right(), box.bottom()) for box in mapped]
+    np.testing.assert_array_equal(map_up(boxes, levels), expected)
+
+
+def test_dlib_searches_photos_with_many_windows(astronaut, detector, monkeypatch):
+    photo = photos_of(astronaut)[0]
+    monkeypatch.setattr(detector_module, "_MAX_WINDOWS", 2)
+    before = detector.decided_by_dlib
+    (faces,) = detector.detect_all_faces([to_tensor(photo)])
+    assert detector.decided_by_dlib == before + 1
+    assert faces == detect_all_faces(photo)
+
+
 def test_photos_of_any_sizes_have_dlibs_detections_in_one_search(astronaut, detector):
     photos = photos_of(astronaut)
     batch = detector.detect_all_faces([to_tensor(photo) for photo in photos])
@@ -239,12 +281,14 @@ def trained_model(astronaut, tmp_path_factory):
 def test_any_model_that_dlib_trained_gives_its_landmarks(astronaut, trained_model):
     ours = FaceLandmarks(read_model(trained_model), torch.device("cpu"))
     theirs, pixels = dlib.shape_predictor(str(trained_model)), np.asarray(astronaut)
-    boxes = [(175, 76, 265, 166), (160, 90, 300, 230), (20, 300, 120, 400)]
+    boxes = [(175, 76, 265, 166), (160, 90, 300, 230), (20, 300, 120, 400), (-30, 440, 60, 530)]
     expected = [
         [(point.x, point.y) for point in theirs(pixels, dlib.rectangle(*box)).parts()]
         for box in boxes
     ]
-    np.testing.assert_array_equal(ours.predict([to_tensor(astronaut)] * 3, boxes), expected)
+    photos = [to_tensor(astronaut)] * len(boxes)
+    np.testing.assert_array_equal(ours.predict(photos, boxes), expected)
+    np.testing.assert_array_equal(ours.run_kernels(list_places(photos, boxes)), expected)
 
 
 def test_a_damaged_landmark_model_is_refused(trained_model, tmp_path):

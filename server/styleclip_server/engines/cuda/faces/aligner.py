@@ -38,9 +38,8 @@ from styleclip_server.pipeline.detection import MIN_PHOTO, OFFICIAL_SEARCH_UP_TO
 from styleclip_server.pipeline.ffhq_crop import quad_from_landmarks
 from styleclip_server.pipeline.landmarks import find_landmark_model
 
-# What is captured before the first request: long sides of photos, and of faces in pixels.
-_WARM_UP_PHOTOS = (640, 800, 1000, 1280, 1920)
-_WARM_UP_FACES = (100, 140, 200, 300, 450)
+_WARM_UP_PHOTOS = (640, 800, 1000, 1280, 1920)  # long sides that are captured ahead
+_WARM_UP_FACE = 200  # pixels of its sides; landmarks of all sizes are captured at once
 
 # Two processes with their captured graphs need 9 GiB; a smaller GPU is left to the networks.
 _LEAST_GPU_BYTES = 20 << 30
@@ -106,7 +105,8 @@ class CudaAligner:
             decoded = decode_photos([file] * batch, self._device, LONG_SIDE, self._nvjpeg)
             pixels = [photo.pixels for photo in decoded if isinstance(photo, Photo)]
             self._detector.search_small_levels(pixels)
-        for side, batch in itertools.product(_WARM_UP_FACES, captured_batch_sizes(max_batch)):
+        side = _WARM_UP_FACE
+        for batch in captured_batch_sizes(max_batch):
             photo = torch.zeros(3, 3 * side, 3 * side, dtype=torch.uint8, device=self._device)
             box = (side, side, 2 * side, 2 * side)
             (points, *_) = self._landmarks.predict([photo] * batch, [box] * batch)

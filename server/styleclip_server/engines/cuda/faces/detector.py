@@ -7,11 +7,8 @@ and the threshold, are closer than `MARGIN`, dlib searches that image itself.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +30,13 @@ from styleclip_server.pipeline.dlib_detector import (
     run_on_pyramid,
 )
 from styleclip_server.pipeline.dlib_files import DlibReader, NotADlibModel
-from styleclip_server.pipeline.image_pyramid import factor_6_5
+from styleclip_server.pipeline.image_pyramid import Box
 
 MARGIN = 1e-4  # of two scores; rounding differs by less than a tenth of it
 _CELLS = WINDOW // fhog.CELL  # of a filter's sides
 _MAX_FILTERS = 100
 _SURE_SCORE = 0.3  # from which the largest face is no false detection that hides a smaller one
+_MAX_WINDOWS = 1 << 13  # in one canvas; dlib searches photos with more
 _MAX_PIXELS = 1 << 22  # of the images in one canvas, unless a single one is larger
 _MAX_FRAME_PIXELS = 1 << 26  # of level 0 of the photos that are searched at once, unless it is one
 
@@ -62,11 +60,22 @@ class DetectorParameters:
 
 
 @dataclass(frozen=True)
-class _Window:
-    """A window that may be a face: dlib's rectangle, and its score above the threshold."""
+class _Windows:
+    """Windows that may be faces in the images of one canvas or more.
 
-    rectangle: Any
-    score: float
+    Attributes:
+        images: the number of the image that each is in (N,) int64.
+        places: where it is in the responses of its canvas (N,) int64.
+        boxes: left, top, right, bottom in the image's pixels, inclusive (N, 4) int64.
+        scores: above the threshold (N,) float64.
+        crowded: images in canvases with more windows than are read.
+    """
+
+    images: NDArray[np.int64]
+    places: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    crowded: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,16 @@ class FaceDetector:
         # its last row and column.
         taps = self._parameters.filters[:, :, ::-1, ::-1].transpose(0, 2, 3, 1)
         self._taps = torch.from_numpy(taps.reshape(-1, fhog.CHANNELS)).to(device)
+        limits = (self._parameters.thresholds - 2 * MARGIN).astype(np.float32)
+        self._limits = torch.from_numpy(limits).to(device)
+        if device.type == "cuda":
+            from styleclip_server.engines.cuda.kernels.faces import filters as kernels
+
+            filters = torch.from_numpy(self._parameters.filters).to(device)
+            self._taps = kernels.order_taps(filters)
+            self._limits = kernels.order_limits(self._limits)
         self._layouts: dict[tuple[tuple[int, ...], int], list[fhog.Layout]] = {}
-        self._score_frames = Graphed(self._score_small_levels, device)
+        self._find_in_frames = Graphed(self._find_in_small_levels, device)
         self.device = device
         self.searches = self.decided_by_dlib = 0
 
@@ -174,12 +191,12 @@ class FaceDetector:
         Returns:
             For each photo detections, best score first.
         """
+        if not photos:
+            return []
         pyramids = self._build_pyramids(photos)
-        found = iter(self._find_windows([level for levels in pyramids for level in levels]))
-        return [
-            self._decide(0, list(itertools.islice(found, len(levels))), photo).faces
-            for photo, levels in zip(photos, pyramids, strict=True)
-        ]
+        windows = self._find_windows([level for levels in pyramids for level in levels])
+        counts = [len(levels) for levels in pyramids]
+        return [search.faces for search in self._decide(0, counts, windows, photos)]
 
     @torch.inference_mode()
     def search_small_levels(self, photos: Sequence[Tensor]) -> list[Search]:
@@ -202,36 +219,26 @@ class FaceDetector:
         in_frames = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=self.device)
         for place, photo in zip(in_frames, photos, strict=False):
             place[:, : photo.shape[1], : photo.shape[2]] = photo
-        plans = [frames.plan_levels(*photo.shape[1:], self.device) for photo in photos]
-        tables = frames.join_tables(plans, batch)
-        scores = copy_to_host(self._score_frames(in_frames, *tables.tensors))
-        levels: list[list[_Window]] = []
-        start = 0
-        for layout in self._frame_layouts(frame, batch):
-            shape = (len(self._parameters.thresholds), *layout.image_of_cell.shape)
-            end = start + math.prod(shape)
-            levels += self._windows(scores[start:end].reshape(shape), layout)
-            start = end
-        count = len(frame.searched)
-        return [
-            self._decide(frame.start, levels[index * count : (index + 1) * count], photo)
-            for index, photo in enumerate(photos)
-        ]
+        sizes = tuple((photo.shape[1], photo.shape[2]) for photo in photos)
+        tables = frames.plan_photos(sizes, batch, self.device)
+        found = copy_to_host(self._find_in_frames(in_frames, *tables.tensors))
+        windows = self._read_windows(found, self._frame_layouts(frame, batch))
+        return self._decide(frame.start, [len(frame.searched)] * batch, windows, photos)
 
-    def _score_small_levels(self, photos: Tensor, *tables: Tensor) -> Tensor:
-        """Return the scores of all windows in the small levels of photos in frames: of each filter
-        and cell of the canvases of `_frame_layouts`, one after the other (cells,) float32."""
+    def _find_in_small_levels(self, photos: Tensor, *tables: Tensor) -> Tensor:
+        """Return the windows in the small levels of photos in frames: `_find` of the canvases of
+        `_frame_layouts`, one after the other."""
         frame = frames.frame_of_side(photos.shape[-1])
         joined = LevelTables(*tables)
         levels = frames.build_levels(frame, photos, joined)
         sizes = joined.sizes[:, 1:, frame.start :].transpose(1, 2)
-        scores, first = [], 0
+        found, first = [], 0
         for layout in self._frame_layouts(frame, len(photos)):
             end = first + len(layout.slots) // len(levels)
             images = [level[index] for index in range(first, end) for level in levels]
-            scores.append(self._score(images, layout, sizes[first:end].reshape(-1, 2)).reshape(-1))
+            found += self._find(images, layout, sizes[first:end].reshape(-1, 2))
             first = end
-        return torch.cat(scores)
+        return torch.cat(found)
 
     def _frame_layouts(self, frame: Frame, photos: int) -> list[fhog.Layout]:
         """Return the layout of each canvas that so many photos of a frame are searched in."""
@@ -257,46 +264,74 @@ class FaceDetector:
                 pyramids[index] = [level[row] for level in levels]
         return pyramids
 
-    def _find_windows(self, levels: Sequence[Tensor]) -> list[list[_Window]]:
-        """Return the windows in each level that may be a face."""
-        windows: list[list[_Window]] = []
-        start, pixels = 0, 0
-        for end, level in enumerate(levels):
-            size = level.shape[1] * level.shape[2]
-            if start < end and pixels + size > _MAX_PIXELS:
-                windows += self._find_in_canvas(levels[start:end])
-                start, pixels = end, 0
-            pixels += size
-        return windows + self._find_in_canvas(levels[start:]) if levels else []
+    def _find_windows(self, levels: Sequence[Tensor]) -> _Windows:
+        """Return the windows in levels of any sizes that may be a face."""
+        layouts: list[fhog.Layout] = []
+        found: list[Tensor] = []
+        for canvas in _split(levels):
+            sizes = tuple((level.shape[1], level.shape[2]) for level in canvas)
+            layouts.append(fhog.lay_out(sizes, self.device))
+            found += self._find(canvas, layouts[-1])
+        return self._read_windows(copy_to_host(torch.cat(found)), layouts)
 
-    def _find_in_canvas(self, levels: Sequence[Tensor]) -> list[list[_Window]]:
-        sizes = tuple((level.shape[1], level.shape[2]) for level in levels)
-        layout = fhog.lay_out(sizes, self.device)
-        return self._windows(copy_to_host(self._score(levels, layout)), layout)
-
-    def _score(
+    def _find(
         self, images: Sequence[Tensor], layout: fhog.Layout, sizes: Tensor | None = None
-    ) -> Tensor:
-        """Return each filter's response to the window centered on each cell of a canvas, -inf
-        outside the images (filters, cells, cells) float32; see `fhog.extract`."""
-        features, mask = fhog.extract(images, layout, sizes)
-        return torch.where(mask, self._filter(features), -torch.inf)
+    ) -> list[Tensor]:
+        """Find the windows of a canvas whose response exceeds `_limits`; see `fhog.extract`.
 
-    def _windows(self, responses: NDArray[np.float32], layout: fhog.Layout) -> list[list[_Window]]:
-        """Return the windows in each image of a canvas that may be a face, given their responses
-        from `_score`."""
-        windows: list[list[_Window]] = [[] for _ in layout.slots]
-        thresholds = self._parameters.thresholds
-        places = np.nonzero(responses > np.float32(thresholds.min() - 2 * MARGIN))
-        scores = responses[places].astype(np.float64) - thresholds[places[0]]
-        images = layout.image_of_cell[places[1:]]
-        columns = (array.tolist() for array in (*places[1:], images, scores))
-        for y, x, image, score in zip(*columns, strict=True):
-            if score > -MARGIN:
-                slot = layout.slots[image]
-                rectangle = _window_at(y - slot.top, x - slot.left)
-                windows[image].append(_Window(rectangle, score))
-        return windows
+        Returns:
+            Their number (1,), their places in the responses (filters, cells, cells), and the bits
+            of their responses in single precision, both (_MAX_WINDOWS,) int32.
+        """
+        features, mask = fhog.extract(images, layout, sizes)
+        if features.is_cuda:
+            from styleclip_server.engines.cuda.kernels.faces import filters as kernels
+
+            count, places, scores = kernels.find_windows(
+                features, mask, self._taps, self._limits, _MAX_WINDOWS
+            )
+        else:
+            responses = self._filter(features)
+            exceeds = mask & (responses > self._limits[:, None, None])
+            all_places = exceeds.flatten().nonzero()[:, 0]
+            count = torch.tensor([len(all_places)], dtype=torch.int32)
+            places = torch.zeros(_MAX_WINDOWS, dtype=torch.int32)
+            kept = all_places[:_MAX_WINDOWS]
+            places[: len(kept)] = kept
+            scores = responses.flatten()[places]
+        return [count, places, scores.view(torch.int32)]
+
+    def _read_windows(self, found: NDArray[np.int32], layouts: Sequence[fhog.Layout]) -> _Windows:
+        """Read what `_find` returned for canvases, one after the other; images are counted through
+        all of them."""
+        images, places, boxes, scores = [], [], [], []
+        crowded: set[int] = set()
+        first = 0
+        for canvas, layout in zip(found.reshape(len(layouts), -1), layouts, strict=True):
+            count = int(canvas[0])
+            if count > _MAX_WINDOWS:
+                crowded |= set(range(first, first + len(layout.slots)))
+                count = 0
+            at = canvas[1 : 1 + count].astype(np.int64)
+            filters, cells = np.divmod(at, layout.image_of_cell.size)
+            responses = canvas[1 + _MAX_WINDOWS :][:count].view(np.float32).astype(np.float64)
+            above = responses - self._parameters.thresholds[filters]
+            near = above > -MARGIN
+            at, cells, above = at[near], cells[near], above[near]
+            image = layout.image_of_cell.ravel()[cells]
+            y_x = np.stack(np.divmod(cells, layout.image_of_cell.shape[1]), 1)
+            images.append(image + np.int64(first))
+            places.append(at)
+            boxes.append(_boxes_at(y_x - layout.corners[image]))
+            scores.append(above)
+            first += len(layout.slots)
+        return _Windows(
+            np.concatenate(images),
+            np.concatenate(places),
+            np.concatenate(boxes),
+            np.concatenate(scores),
+            frozenset(crowded),
+        )
 
     def _filter(self, features: Tensor) -> Tensor:
         """Return the response (N, H, W) of each filter, centered on each cell of (31, H, W).
@@ -309,46 +344,87 @@ class FaceDetector:
         sums = functional.fold(products[None], padded_size, (_CELLS, _CELLS))
         return sums[0, :, _CELLS // 2 :, _CELLS // 2 :][:, :height, :width]
 
-    def _decide(self, start: int, levels: Sequence[Sequence[_Window]], photo: Tensor) -> Search:
+    def _decide(
+        self, start: int, counts: Sequence[int], windows: _Windows, photos: Sequence[Tensor]
+    ) -> list[Search]:
         """Suppress windows that overlap a better one.
 
         Args:
-            start: the number of the first level.
-            levels: the windows in each level.
-            photo: (3, H, W) uint8 RGB, for dlib where rounding could change the result.
+            start: the number of each photo's first level.
+            counts: how many images, which are its levels, each photo has; there may be more counts
+                than photos.
+            windows: in the images.
+            photos: (3, H, W) uint8 RGB, for dlib where rounding could change the result.
         """
-        windows = [
-            _Window(factor_6_5().rect_up(window.rectangle, above), window.score)
-            for above, in_level in enumerate(levels)
-            for window in in_level
-        ]
-        hits = self._suppress(windows)
-        if hits is None:
-            hits = run_on_pyramid(_to_array(resizing.build_level(photo, start)))
-        return Search(start, [to_detection(hit, start) for hit in hits])
+        ends = np.cumsum(counts)
+        photo = np.searchsorted(ends, windows.images, side="right")
+        above = windows.images - (ends - counts)[photo]
+        # By photo, the best score first; of equal ones, the larger level.
+        order = np.lexsort((windows.places, windows.images, -windows.scores, photo))
+        bounds = np.searchsorted(photo[order], np.arange(len(photos) + 1))
+        boxes = [tuple(box) for box in map_up(windows.boxes, above)[order].tolist()]
+        scores = windows.scores[order].tolist()
+        crowded = set(np.searchsorted(ends, list(windows.crowded), side="right").tolist())
+        searches = []
+        for index, pixels in enumerate(photos):
+            part = slice(bounds[index], bounds[index + 1])
+            kept = None if index in crowded else self._suppress(boxes[part], scores[part])
+            self.searches += 1
+            if kept is None:
+                self.decided_by_dlib += 1
+                hits = run_on_pyramid(_to_array(resizing.build_level(pixels, start)))
+            else:
+                hits = kept
+            searches.append(Search(start, [to_detection(hit, start) for hit in hits]))
+        return searches
 
-    def _suppress(self, windows: list[_Window]) -> list[Hit] | None:
-        """Suppress windows that overlap a better one; None if rounding could change the result."""
-        self.searches += 1
-        kept: list[_Window] = []
-        close = any(abs(window.score) < MARGIN for window in windows)
-        for window in sorted(windows, key=lambda window: -window.score):
-            better = [other for other in kept if self._overlap(other.rectangle, window.rectangle)]
-            close = close or _is_close(window, better or kept[-1:])
-            if not better:
-                kept.append(window)
-        if close:
-            self.decided_by_dlib += 1
+    def _suppress(self, boxes: Sequence[Box], scores: Sequence[float]) -> list[Hit] | None:
+        """Suppress windows, the best first, that overlap a better one; None if rounding could
+        change the result."""
+        if any(abs(score) < MARGIN for score in scores):
             return None
-        return [(window.rectangle, window.score) for window in kept]
+        kept: list[int] = []
+        for index, box in enumerate(boxes):
+            better = [other for other in kept if self._overlap(boxes[other], box)]
+            rivals = better or kept[-1:]
+            if rivals and all(
+                scores[other] - scores[index] < MARGIN and boxes[other] != box for other in rivals
+            ):
+                return None  # rounding could put this window before all of them
+            if not better:
+                kept.append(index)
+        rectangle = import_dlib().rectangle
+        return [(rectangle(*boxes[index]), scores[index]) for index in kept]
 
-    def _overlap(self, one: Any, other: Any) -> bool:
+    def _overlap(self, one: Box, other: Box) -> bool:
         """Return whether dlib takes two boxes for the same face."""
-        shared = one.intersect(other).area()
-        return bool(
-            shared > (one + other).area() * self._parameters.max_overlap
-            or shared > min(one.area(), other.area()) * self._parameters.max_covered
+        left, top, right, bottom = one
+        other_left, other_top, other_right, other_bottom = other
+        width = min(right, other_right) - max(left, other_left) + 1
+        height = min(bottom, other_bottom) - max(top, other_top) + 1
+        if width <= 0 or height <= 0:
+            return False
+        shared = width * height
+        around_width = max(right, other_right) - min(left, other_left) + 1
+        around = around_width * (max(bottom, other_bottom) - min(top, other_top) + 1)
+        area = (right - left + 1) * (bottom - top + 1)
+        other_area = (other_right - other_left + 1) * (other_bottom - other_top + 1)
+        return (
+            shared > around * self._parameters.max_overlap
+            or shared > min(area, other_area) * self._parameters.max_covered
         )
+
+
+def _split(levels: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Split images (3, H, W) into those of canvases."""
+    start, pixels = 0, 0
+    for end, level in enumerate(levels):
+        size = level.shape[1] * level.shape[2]
+        if start < end and pixels + size > _MAX_PIXELS:
+            yield levels[start:end]
+            start, pixels = end, 0
+        pixels += size
+    yield levels[start:]
 
 
 def _photos_at_once(frame: Frame) -> int:
@@ -357,24 +433,22 @@ def _photos_at_once(frame: Frame) -> int:
     return 1 << (most.bit_length() - 1)
 
 
-def _is_close(window: _Window, better: list[_Window]) -> bool:
-    """Return whether rounding could put `window` before all of the better ones."""
-    return bool(better) and all(
-        other.score - window.score < MARGIN and other.rectangle != window.rectangle
-        for other in better
-    )
+def _boxes_at(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the boxes (N, 4), in pixels, of the windows that are centered on cells with features:
+    row and column (N, 2)."""
+    corners = np.concatenate([cells[:, ::-1], cells[:, ::-1] + (_CELLS - 1)], 1)
+    pixels = (corners - 3) * fhog.CELL + 1
+    boxes: NDArray[np.int64] = pixels + np.where(pixels >= 0, fhog.CELL // 2, -fhog.CELL // 2)
+    return boxes
 
 
-def _window_at(row: int, column: int) -> Any:
-    """Return the rectangle, in pixels, of the window that is centered on a cell with features."""
-
-    def to_pixels(cell: int) -> int:
-        corner = (cell - 3) * fhog.CELL + 1
-        return corner + (fhog.CELL // 2 if corner >= 0 else -fhog.CELL // 2)
-
-    left, top = to_pixels(column), to_pixels(row)
-    right, bottom = to_pixels(column + _CELLS - 1), to_pixels(row + _CELLS - 1)
-    return import_dlib().rectangle(left, top, right, bottom)
+def map_up(boxes: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Map boxes (N, 4) to levels that are larger by `levels` (N,), as dlib's pyramid does: all
+    levels, and then rounding (http://dlib.net/dlib/image_transforms/image_pyramid.h.html)."""
+    mapped = boxes.astype(np.float64)
+    for level in range(levels.max(initial=0)):
+        mapped = np.where(levels[:, None] > level, mapped * (6 / 5) + 0.3, mapped)
+    return np.floor(mapped + 0.5).astype(np.int64)
 
 
 def _to_array(level: Tensor) -> Pixels:

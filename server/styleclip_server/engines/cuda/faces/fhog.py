@@ -71,6 +71,11 @@ class Layout:
     cell_y: Tensor
     cell_x: Tensor
 
+    @functools.cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """The first row and column of cells with features of each image (N, 2)."""
+        return np.array([(slot.top, slot.left) for slot in self.slots])
+
 
 def extract(
     images: Sequence[Tensor], layout: Layout, sizes: Tensor | None = None

@@ -138,6 +138,14 @@ def plan_levels(height: int, width: int, device: torch.device) -> LevelTables:
     )
 
 
+@functools.lru_cache(16)
+def plan_photos(
+    sizes: tuple[tuple[int, int], ...], count: int, device: torch.device
+) -> LevelTables:
+    """Plan the levels of photos of one frame and of these sizes, padded to `count` photos."""
+    return join_tables([plan_levels(*size, device) for size in sizes], count)
+
+
 def build_levels(frame: Frame, photos: Tensor, tables: LevelTables) -> list[Tensor]:
     """Build the levels of photos that are searched.
 

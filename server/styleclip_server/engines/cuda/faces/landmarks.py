@@ -3,12 +3,12 @@
 An ensemble of regression trees (Kazemi and Sullivan, One Millisecond Face Alignment with an
 Ensemble of Regression Trees, CVPR 2014). All trees of a level of the cascade run at once. Shapes
 are added in dlib's order and precision, so that the points are equal to dlib's. On a GPU the
-cascade is a CUDA graph.
+cascade is a CUDA graph of two kernels a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from styleclip_server.engines.cuda.cuda_graphs import Graphed
 from styleclip_server.pipeline.dlib_files import DlibReader, NotADlibModel, to_floats
@@ -27,7 +26,6 @@ _MAX_LEVELS = 1000
 _MAX_TREES = 100_000
 _MAX_SPLITS = (1 << 12) - 1
 _MAX_PIXELS = 100_000
-_MIN_CAPACITY = 1 << 18  # pixels around the faces of a batch, on a GPU
 
 
 @dataclass(frozen=True)
@@ -136,33 +134,44 @@ class FaceLandmarks:
         columns = [torch.stack([x, y], -1).reshape(-1), torch.stack([-y, x], -1).reshape(-1)]
         self._fit = torch.stack(columns, -1) / (x * x + y * y).sum()
 
-        self._run = Graphed(self._run_cascade, device)
+        self._run_kernels = Graphed(self.run_kernels, device)
 
+    @torch.inference_mode()
     def predict(self, photos: Sequence[Tensor], boxes: Sequence[Box]) -> NDArray[np.float64]:
         """Predict the landmarks of one face in each photo (3, H, W) uint8 RGB.
 
         Returns:
             (N, P, 2): (x, y) in integer pixels of the photos.
         """
-        intensities, places = _read_intensities(photos, boxes, self._initial.device)
-        if self._initial.is_cuda:  # round the shapes up, so that few are captured
-            capacity = max(1 << (len(intensities) - 1).bit_length(), _MIN_CAPACITY)
-            intensities = functional.pad(intensities, (0, capacity - len(intensities)))
-            rows = 1 << (len(places) - 1).bit_length()
+        device = self._initial.device
+        if device.type == "cpu":
+            result = self._run_formulas(*_read_intensities(photos, boxes, device))
+        else:
+            on_device = [photo.to(device).contiguous() for photo in photos]  # kept for the kernels
+            places = list_places(on_device, boxes)
+            rows = 1 << (len(places) - 1).bit_length()  # few numbers of faces, so few are captured
             places = torch.cat([places, places[-1:].expand(rows - len(places), -1)])
-        points: NDArray[np.float64] = self._run(intensities, places)[: len(boxes)].cpu().numpy()
+            result = self._run_kernels(places)[: len(boxes)]
+        points: NDArray[np.float64] = result.cpu().numpy()
         return points
 
-    def _run_cascade(self, intensities: Tensor, places: Tensor) -> Tensor:
+    def run_kernels(self, places: Tensor) -> Tensor:
+        """Return the points (N, P, 2) of faces at `places`, from `list_places`."""
+        return self._run_cascade(
+            places, lambda level, shapes: level.run_kernels(places, shapes, self._fit)
+        )
+
+    def _run_formulas(self, intensities: Tensor, places: Tensor) -> Tensor:
         """Return the points (N, P, 2) of faces at `places`; see `_read_intensities`."""
-        edges = places[:, :4].double().reshape(-1, 1, 2, 2)
-        corner, size = edges[:, :, 0], edges[:, :, 1] - edges[:, :, 0]
+        return self._run_cascade(
+            places, lambda level, shapes: level.run(intensities, places, shapes, self._fit)
+        )
+
+    def _run_cascade(self, places: Tensor, run: Callable[[_Level, Tensor], Tensor]) -> Tensor:
         shapes = self._initial.repeat(len(places), 1)
         for level in self._cascade:
-            turn = (shapes.double() @ self._fit).float()
-            pixels = (level.locate(shapes, turn).double() * size + corner + 0.5).floor().long()
-            leaves = level.select_leaves(_look_up(intensities, places, pixels))
-            shapes = _add_in_order(shapes, leaves)
+            shapes = run(level, shapes)
+        corner, size = _corners_and_sizes(places)
         points = shapes.double().reshape(len(places), -1, 2) * size + corner
         return (points + 0.5).floor()
 
@@ -172,17 +181,37 @@ class _Level:
 
     def __init__(self, forest: Forest, device: torch.device) -> None:
         def place(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device)
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         trees, splits = forest.first.shape
-        self._pairs = place(np.stack([forest.first.ravel(), forest.second.ravel()]))
         self._thresholds = place(forest.thresholds)
         self._leaves = place(forest.leaves.reshape(trees * (splits + 1), -1))
-        self._first_leaves = place(np.arange(trees) * (splits + 1))
-        self._anchors = place(forest.anchors)
-        self._offsets = place(forest.offsets)
+        pairs = np.stack([forest.first, forest.second])
+        if device.type == "cpu":
+            self._pairs = place(pairs.reshape(2, -1))
+            self._first_leaves = place(np.arange(trees) * (splits + 1))
+            self._anchors = place(forest.anchors)
+            self._offsets = place(forest.offsets)
+        self._pair_anchors = place(forest.anchors.astype(np.int32)[pairs])
+        self._pair_offsets = place(forest.offsets[pairs].transpose(0, 3, 1, 2))
 
-    def locate(self, shapes: Tensor, turn: Tensor) -> Tensor:
+    def run(self, intensities: Tensor, places: Tensor, shapes: Tensor, fit: Tensor) -> Tensor:
+        """Return the next shapes (N, 2 P) after these, of faces at `places`."""
+        corner, size = _corners_and_sizes(places)
+        turn = (shapes.double() @ fit).float()
+        pixels = (self._locate(shapes, turn).double() * size + corner + 0.5).floor().long()
+        return _add_in_order(shapes, self._select_leaves(_look_up(intensities, places, pixels)))
+
+    def run_kernels(self, places: Tensor, shapes: Tensor, fit: Tensor) -> Tensor:
+        """Return what `run` does, given `list_places`."""
+        from styleclip_server.engines.cuda.kernels.faces import cascade
+
+        return cascade.run_level(
+            places, shapes, fit, self._pair_anchors, self._pair_offsets, self._thresholds,
+            self._leaves,
+        )  # fmt: skip
+
+    def _locate(self, shapes: Tensor, turn: Tensor) -> Tensor:
         """Return where the pixels of faces are (N, K, 2), in boxes of (0, 0) to (1, 1)."""
         a, b = turn[:, :1], turn[:, 1:]
         x, y = self._offsets[:, 0], self._offsets[:, 1]
@@ -190,7 +219,7 @@ class _Level:
         points: Tensor = shapes.reshape(len(shapes), -1, 2)[:, self._anchors]
         return turned + points
 
-    def select_leaves(self, intensities: Tensor) -> Tensor:
+    def _select_leaves(self, intensities: Tensor) -> Tensor:
         """Return what each tree adds to the shapes (N, T, 2 P), given intensities (N, K)."""
         trees, splits = self._thresholds.shape
         first, second = intensities[:, self._pairs].unbind(1)
@@ -201,14 +230,29 @@ class _Level:
         return self._leaves[node - splits + self._first_leaves]
 
 
+def _corners_and_sizes(places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the upper left corners and the sizes (N, 1, 2) float64 of the boxes of `places`."""
+    edges = places[:, :4].double().reshape(-1, 1, 2, 2)
+    corner = edges[:, :, 0]
+    return corner, edges[:, :, 1] - corner
+
+
 def _add_in_order(shapes: Tensor, leaves: Tensor) -> Tensor:
     """Add leaves (N, T, 2 P) to shapes (N, 2 P) one by one, as dlib does, in single precision."""
-    if shapes.device.type == "cpu":
-        for leaf in leaves.unbind(1):
-            shapes = shapes + leaf
-        return shapes
-    # On a GPU each thread adds up one coordinate in order; on a CPU cumsum has double precision.
-    return torch.cat([shapes.unsqueeze(1), leaves], 1).cumsum(1)[:, -1]
+    for leaf in leaves.unbind(1):
+        shapes = shapes + leaf
+    return shapes
+
+
+def list_places(photos: Sequence[Tensor], boxes: Sequence[Box]) -> Tensor:
+    """Return where faces are, for the kernels: each box, and the height, width and address of its
+    photo, contiguous (3, H, W) uint8: (N, 7) int64."""
+    return torch.tensor(
+        [
+            (*box, *photo.shape[1:], photo.data_ptr())
+            for photo, box in zip(photos, boxes, strict=True)
+        ]
+    )
 
 
 def _read_intensities(
