@@ -36,7 +36,7 @@ from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.faces.fhog import CELL
 from styleclip_server.engines.cuda.feature_editor import CudaFeatureEditor
-from styleclip_server.engines.cuda.kernels.faces import cascade, fhog, filters, resize
+from styleclip_server.engines.cuda.kernels.faces import cascade, crop, fhog, filters, resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 from styleclip_server.engines.feature_weights import read_feature_weights
 from styleclip_server.engines.model_files import MODEL_FILE
@@ -219,8 +219,8 @@ def compile_for(
 
 
 def _launch_face_detector() -> None:
-    """Launch the kernels of the face detector and of the predictor of 68 landmarks, which are the
-    same for all photos."""
+    """Launch the kernels of the face detector, of the predictor of 68 landmarks and of the crop,
+    which are the same for all photos."""
     index = torch.empty(1, dtype=torch.int32, device="meta")
     axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
     photo = torch.empty(3, 8, 8, dtype=torch.uint8, device="meta")
@@ -240,6 +240,7 @@ def _launch_face_detector() -> None:
         torch.empty(1, splits, device="meta"),
         torch.empty(splits + 1, coordinates, device="meta"),
     )
+    crop.crop(torch.empty(1, crop.PLACE + 6, dtype=torch.int64, device="meta"), wire.FACE_SIZE)
 
 
 def _store_kernel(cached: Path, stored: Path) -> None:

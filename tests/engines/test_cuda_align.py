@@ -17,10 +17,16 @@ from styleclip_contract.errors import FaceIndexOutOfRange, ImageTruncated, NoFac
 from styleclip_server.engines.cuda.faces import aligner as aligner_module
 from styleclip_server.engines.cuda.faces import decoding
 from styleclip_server.engines.cuda.faces.aligner import CudaAligner
-from styleclip_server.engines.cuda.faces.cropping import crop_quads
+from styleclip_server.engines.cuda.faces.cropping import (
+    crop_quads,
+    list_crops,
+    to_transforms,
+    transform_parts,
+)
 from styleclip_server.engines.cuda.faces.decoding import Photo, decode_photos, turn_upright
 from styleclip_server.engines.cuda.faces.detector import FaceDetector
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks
+from styleclip_server.engines.cuda.kernels.faces import crop as crop_kernel
 from styleclip_server.pipeline import images
 from styleclip_server.pipeline.alignment import LARGEST_FACE, Aligner
 from styleclip_server.pipeline.ffhq_crop import crop_quad, plan_crop
@@ -83,6 +89,17 @@ def test_a_crop_is_pillows_but_for_rounding(astronaut, scale, center, side, degr
     difference = np.abs(one - expected)
     assert difference.max() <= 2 and difference.mean() < 0.05
     assert not np.array_equal(one, other)
+
+
+def test_the_kernel_transforms_images_of_any_strides_as_pytorch_does(astronaut):
+    photo = to_tensor(astronaut)
+    parts = [photo, photo[:, 40:190, 130:300], photo.transpose(1, 2)[:, 100:, :300]]
+    corners = [square(np.array(center), 140, 20) for center in ((200, 130), (100, 60), (30, 350))]
+    sizes = np.array([(part.shape[2], part.shape[1]) for part in parts])
+    transforms = to_transforms(np.stack(corners), sizes)
+    expected = transform_parts(parts, transforms, 48).int()
+    difference = (crop_kernel.crop(list_crops(parts, transforms), 48).int() - expected).abs()
+    assert difference.max() <= 1 and difference.float().mean() < 0.01
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

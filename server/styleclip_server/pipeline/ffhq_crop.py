@@ -21,26 +21,32 @@ Quad = NDArray[np.float64]
 
 
 def quad_from_landmarks(landmarks: NDArray[np.float64]) -> Quad:
-    """Compute FFHQ's oriented square (4, 2) from 68 landmarks (68, 2).
+    """Compute FFHQ's oriented squares (..., 4, 2) from 68 landmarks each (..., 68, 2).
 
     Landmarks 36 to 41 and 42 to 47 are the eyes, 48 and 54 the corners of the mouth.
     """
     points = np.asarray(landmarks, np.float64)
-    left_eye, right_eye = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    left_eye, right_eye = points[..., 36:42, :].mean(axis=-2), points[..., 42:48, :].mean(axis=-2)
     eyes = (left_eye + right_eye) * 0.5
     across = right_eye - left_eye
-    down = (points[48] + points[54]) * 0.5 - eyes
+    down = (points[..., 48, :] + points[..., 54, :]) * 0.5 - eyes
     # Half of the square's width. Its direction averages the line of the eyes and the perpendicular
     # to the line from eyes to mouth, so that a turned head tilts the square less.
     x = across - _quarter_turn(down)
-    x *= max(np.hypot(*across) * 2.0, np.hypot(*down) * 1.8) / np.hypot(*x)
+    half = np.maximum(_length(across) * 2.0, _length(down) * 1.8) / _length(x)
+    x *= half[..., None]
     y = _quarter_turn(x)
     center = eyes + down * 0.1
-    return np.stack([center - x - y, center - x + y, center + x + y, center + x - y])
+    return np.stack([center - x - y, center - x + y, center + x + y, center + x - y], axis=-2)
+
+
+def _length(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    length: NDArray[np.float64] = np.hypot(vector[..., 0], vector[..., 1])
+    return length
 
 
 def _quarter_turn(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([-vector[1], vector[0]])
+    return np.stack([-vector[..., 1], vector[..., 0]], axis=-1)
 
 
 @dataclass(frozen=True)

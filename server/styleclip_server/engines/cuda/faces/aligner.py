@@ -189,7 +189,7 @@ class CudaAligner:
             return []
         pixels = [photo.pixels for photo in photos]
         points = self._landmarks.predict(pixels, [face.box for face in faces])
-        quads = [quad_from_landmarks(each) for each in points]
+        quads = list(quad_from_landmarks(points))
         crops = copy_to_host(crop_quads(pixels, quads))
         return [
             (_to_srgb(crop, photo.profile), _full_size_quad(photo, quad))

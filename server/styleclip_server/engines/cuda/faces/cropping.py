@@ -35,31 +35,47 @@ def crop_quads(photos: Sequence[Tensor], quads: Sequence[Quad], size: int = FACE
         plan_crop((photo.shape[2], photo.shape[1]), quad, size)
         for photo, quad in zip(photos, quads, strict=True)
     ]
-    parts = [_cut_part(photo, plan).float() for photo, plan in zip(photos, plans, strict=True)]
-    transforms = np.stack(
-        [
-            _to_transform(plan.corners, part.shape[2], part.shape[1])
-            for plan, part in zip(plans, parts, strict=True)
-        ]
-    )
-    transform = torch.from_numpy(transforms.astype(np.float32)).to(parts[0].device)
+    parts = [_cut_part(photo, plan) for photo, plan in zip(photos, plans, strict=True)]
+    sizes = np.array([(part.shape[2], part.shape[1]) for part in parts])
+    transforms = to_transforms(np.stack([plan.corners for plan in plans]), sizes)
+    if parts[0].is_cuda:
+        from styleclip_server.engines.cuda.kernels.faces import crop as kernel
+
+        table = list_crops(parts, transforms)
+        return kernel.crop(table.to(parts[0].device, non_blocking=True), size)
+    return transform_parts(parts, transforms, size)
+
+
+def transform_parts(parts: Sequence[Tensor], transforms: NDArray[np.float64], size: int) -> Tensor:
+    """Transform images (3, H, W) uint8, given `to_transforms`, to (N, size, size, 3) uint8."""
+    transform = torch.from_numpy(transforms.astype(np.float32))
     grids = functional.affine_grid(transform, [len(parts), 3, size, size], align_corners=False)
     crops = [
         functional.grid_sample(
-            part[None], grid[None], "bilinear", padding_mode="border", align_corners=False
+            part[None].float(), grid[None], "bilinear", padding_mode="border", align_corners=False
         )
         for part, grid in zip(parts, grids, strict=True)
     ]
     return (torch.cat(crops) + _ROUNDING).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _to_transform(corners: Quad, width: int, height: int) -> NDArray[np.float64]:
-    """Return the affine transform (2, 3) of the output's coordinates to those of a part, both from
-    -1 to 1."""
-    normalized = corners * (2 / width, 2 / height) - 1
-    top_left, bottom_left, bottom_right, top_right = normalized
+def list_crops(parts: Sequence[Tensor], transforms: NDArray[np.float64]) -> Tensor:
+    """Return the table that the kernel reads of images (3, H, W) uint8 and the transforms (N, 2, 3)
+    of `to_transforms`: (N, 12) int64."""
+    places = np.array([(*part.shape[1:], part.data_ptr(), *part.stride()) for part in parts])
+    sizes = places[:, [1, 0]]
+    pixels = transforms * (sizes / 2)[:, :, None]
+    pixels[:, :, 2] += (sizes - 1) / 2
+    return torch.from_numpy(np.concatenate([places, pixels.reshape(-1, 6).view(np.int64)], 1))
+
+
+def to_transforms(corners: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the affine transforms (N, 2, 3) of the output's coordinates to those of parts of these
+    widths and heights (N, 2), both from -1 to 1, given the corners there (N, 4, 2)."""
+    normalized = corners * (2 / sizes)[:, None] - 1
+    top_left, bottom_left, bottom_right, top_right = normalized.swapaxes(0, 1)
     across, down = (top_right - top_left) / 2, (bottom_left - top_left) / 2
-    return np.stack([across, down, (top_left + bottom_right) / 2], axis=1)
+    return np.stack([across, down, (top_left + bottom_right) / 2], axis=2)
 
 
 def _cut_part(photo: Tensor, plan: CropPlan) -> Tensor:
