@@ -36,7 +36,7 @@ from styleclip_server.engines.cuda.cuda_graphs import captured_batch_sizes
 from styleclip_server.engines.cuda.e4e import CudaEncoder
 from styleclip_server.engines.cuda.faces.fhog import CELL
 from styleclip_server.engines.cuda.feature_editor import CudaFeatureEditor
-from styleclip_server.engines.cuda.kernels.faces import cascade, crop, fhog, filters, resize
+from styleclip_server.engines.cuda.kernels.faces import cascade, crop, fhog, filters, frames, resize
 from styleclip_server.engines.cuda.stylegan2 import CudaGenerator
 from styleclip_server.engines.feature_weights import read_feature_weights
 from styleclip_server.engines.model_files import MODEL_FILE
@@ -224,6 +224,7 @@ def _launch_face_detector() -> None:
     index = torch.empty(1, dtype=torch.int32, device="meta")
     axis = (index, index, torch.empty(1, dtype=torch.float64, device="meta"))
     photo = torch.empty(3, 8, 8, dtype=torch.uint8, device="meta")
+    frames.draw_photos(torch.empty(1, frames.PLACE, dtype=torch.int64, device="meta"), 8)
     resize.resize(photo, axis, axis, index)
     features, mask = fhog.extract(photo, (index,) * 3, (index,) * 3, index, photo)
     side = WINDOW // CELL

@@ -11,7 +11,14 @@ from torch.nn import functional
 from styleclip_server.engines.cuda.faces import detector as detector_module
 from styleclip_server.engines.cuda.faces import fhog
 from styleclip_server.engines.cuda.faces.detector import FaceDetector, map_up, read_parameters
-from styleclip_server.engines.cuda.faces.frames import frame_for, join_tables, plan_levels
+from styleclip_server.engines.cuda.faces.frames import (
+    draw_photos,
+    frame_for,
+    frame_of_levels,
+    join_tables,
+    plan_levels,
+)
+from styleclip_server.engines.cuda.faces.frames import list_places as list_photos
 from styleclip_server.engines.cuda.faces.landmarks import FaceLandmarks, list_places, read_model
 from styleclip_server.engines.cuda.faces.resizing import (
     Axis,
@@ -23,6 +30,7 @@ from styleclip_server.engines.cuda.faces.resizing import (
 )
 from styleclip_server.engines.cuda.kernels.faces import fhog as fhog_kernel
 from styleclip_server.engines.cuda.kernels.faces import filters as filter_kernel
+from styleclip_server.engines.cuda.kernels.faces import frames as frame_kernel
 from styleclip_server.engines.cuda.kernels.faces import resize as resize_kernel
 from styleclip_server.pipeline.detection import detect_all_faces, select_largest, to_detection
 from styleclip_server.pipeline.dlib_detector import load_detector, run_on_pyramid
@@ -140,6 +148,23 @@ def test_the_kernels_extract_the_features_that_pytorch_does(astronaut):
     assert torch.equal(has_features, mask)
     assert mask.any()
     torch.testing.assert_close(features, expected, atol=2e-6, rtol=0)
+
+
+def test_the_kernel_draws_photos_into_frames_as_pytorch_does(astronaut):
+    photos = [to_tensor(astronaut.crop((200, 90, *corner))) for corner in ((231, 120), (240, 97))]
+    drawn = frame_kernel.draw_photos(list_photos(photos, 3), 40)
+    expected = draw_photos(photos, 3, 40)
+    assert drawn.shape == expected.shape
+    for index, photo in enumerate(photos):
+        part = index, slice(3), slice(photo.shape[1]), slice(photo.shape[2])
+        assert torch.equal(drawn[part], photo)
+        assert torch.equal(expected[part], photo)
+
+
+def test_frames_differ_in_their_number_of_levels():
+    frames = {frame_for(side, side) for side in range(1, 4200)}
+    assert len(frames) > 10
+    assert {frame_of_levels(len(frame.sides)) for frame in frames} == frames
 
 
 def test_the_kernel_finds_the_windows_that_pytorch_does():

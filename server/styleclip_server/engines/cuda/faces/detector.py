@@ -215,21 +215,31 @@ class FaceDetector:
     def _search_frame(self, frame: Frame, photos: Sequence[Tensor]) -> list[Search]:
         """Search the small levels of photos of one frame."""
         batch = 1 << (len(photos) - 1).bit_length()  # few numbers of photos, so few are captured
-        side = frame.photo_side
-        in_frames = torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=self.device)
-        for place, photo in zip(in_frames, photos, strict=False):
-            place[:, : photo.shape[1], : photo.shape[2]] = photo
+        if self.device.type == "cpu":
+            drawn = frames.draw_photos(photos, batch, frame.photo_side)
+        else:
+            photos = [photo.to(self.device).contiguous() for photo in photos]  # kept for the kernel
+            drawn = frames.list_places(photos, batch)
         sizes = tuple((photo.shape[1], photo.shape[2]) for photo in photos)
         tables = frames.plan_photos(sizes, batch, self.device)
-        found = copy_to_host(self._find_in_frames(in_frames, *tables.tensors))
+        found = copy_to_host(self._find_in_frames(drawn, *tables.tensors))
         windows = self._read_windows(found, self._frame_layouts(frame, batch))
         return self._decide(frame.start, [len(frame.searched)] * batch, windows, photos)
 
     def _find_in_small_levels(self, photos: Tensor, *tables: Tensor) -> Tensor:
-        """Return the windows in the small levels of photos in frames: `_find` of the canvases of
-        `_frame_layouts`, one after the other."""
-        frame = frames.frame_of_side(photos.shape[-1])
+        """Return the windows in the small levels of photos: `_find` of the canvases of
+        `_frame_layouts`, one after the other.
+
+        Args:
+            photos: in frames, from `frames.draw_photos`; on a GPU `frames.list_places`.
+            tables: those of `LevelTables`.
+        """
         joined = LevelTables(*tables)
+        frame = frames.frame_of_levels(joined.sizes.shape[-1])
+        if photos.is_cuda:
+            from styleclip_server.engines.cuda.kernels.faces import frames as kernel
+
+            photos = kernel.draw_photos(photos, frame.photo_side)
         levels = frames.build_levels(frame, photos, joined)
         sizes = joined.sizes[:, 1:, frame.start :].transpose(1, 2)
         found, first = [], 0

@@ -100,9 +100,9 @@ def frame_for(height: int, width: int) -> Frame:
 
 
 @functools.cache
-def frame_of_side(photo_side: int) -> Frame:
-    """Return the frame with this `photo_side`."""
-    return frame_for(photo_side, 1)
+def frame_of_levels(count: int) -> Frame:
+    """Return the frame with so many levels, which no other one has."""
+    return next(frame for frame in map(_frame, itertools.count()) if len(frame.sides) == count)
 
 
 @functools.cache
@@ -144,6 +144,21 @@ def plan_photos(
 ) -> LevelTables:
     """Plan the levels of photos of one frame and of these sizes, padded to `count` photos."""
     return join_tables([plan_levels(*size, device) for size in sizes], count)
+
+
+def list_places(photos: Sequence[Tensor], count: int) -> Tensor:
+    """Return where photos, contiguous (3, H, W) uint8, are in the memory: height, width and address
+    of each, 0 for those that `count` has beyond them (count, 3) int64."""
+    places = [(*photo.shape[1:], photo.data_ptr()) for photo in photos]
+    return torch.tensor(places + [(0, 0, 0)] * (count - len(photos)))
+
+
+def draw_photos(photos: Sequence[Tensor], count: int, side: int) -> Tensor:
+    """Draw photos (3, H, W) uint8 into frames (count, 3, side, side) on the CPU."""
+    drawn = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    for place, photo in zip(drawn, photos, strict=False):
+        place[:, : photo.shape[1], : photo.shape[2]] = photo
+    return drawn
 
 
 def build_levels(frame: Frame, photos: Tensor, tables: LevelTables) -> list[Tensor]:
