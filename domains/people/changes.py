@@ -13,7 +13,9 @@ from domains.people.crops import Crops
 from domains.people.models import load_generator, load_scene_encoder
 from domains.training.augmentations import augment_lightly
 from domains.training.contrastive import draw_label_changes, matches
+from domains.training.images import resize
 from domains.training.setup import Setup
+from styleclip_contract.wire import FACE_SIZE
 
 Generate = Callable[[Tensor, Tensor], Tensor]
 """Amplitudes (N, L, values) and scenes (N, FREE) → images (N, 3, r, r)."""
@@ -73,6 +75,7 @@ class Changes:
 
     def _draw_pair(self, before: Tensor, after: Tensor, scenes: Tensor) -> tuple[Tensor, Tensor]:
         images = self._generate(torch.cat([before, after]), torch.cat([scenes, scenes]))
+        images = resize(images, FACE_SIZE)  # those of a dry run are smaller
         first, second = images.float().chunk(2)
         return augment_lightly(first), augment_lightly(second)
 

@@ -24,6 +24,7 @@ from domains.training.setup import SEED, Setup
 from styleclip_contract.wire import FACE_SIZE
 
 HEADS = 40_000  # at most
+DRY_RUN_HEADS = 2 * PHOTOS_OF_A_PERSON  # at least: one person is held out
 HEADS_FOLDER = "heads"
 PROCESSES = 12  # of the rendering, for each GPU: 53 heads/s on an H200 (6: 34)
 JPEG_QUALITY = 95
@@ -41,7 +42,7 @@ def run(setup: Setup) -> None:
     now = time.monotonic()
     seconds = min(budget.seconds * (1 - budget.fraction), setup.deadline - now)
     job = RenderJob(
-        seeds=range(setup.max_steps or HEADS),
+        seeds=range(max(setup.max_steps, DRY_RUN_HEADS) if setup.max_steps else HEADS),
         processes=PROCESSES * gpus or 1,
         out=setup.data / HEADS_FOLDER,
         device=setup.device.type,

@@ -15,8 +15,10 @@ from domains.training.edit_offsets import load_offsets
 from domains.training.feature_editor import FeatureData, train_editor, train_inverter
 from domains.training.networks import build_encoder
 from domains.training.setup import Setup
+from styleclip_networks.stylegan2 import Generator
 
 HELD_OUT = 16
+DRY_RUN_EDITS = 8
 AUGMENTED = 0.4  # share of the crops; noise and blur are no detail to keep
 
 
@@ -48,14 +50,20 @@ def load_data(setup: Setup) -> FeatureData:
     def distance(images: Tensor, targets: Tensor) -> Tensor:
         return reconstruction_loss(images, targets, weights, perceptor, setup)
 
-    thresholds = sorted({preset.get("threshold", THRESHOLD) for preset in PRESETS})
-    if setup.tiny:
-        thresholds = [0.0]  # of a dry run's CLIP, no relevance is high
     return FeatureData(
         generator,
         encoder,
         draw_photos,
         distance,
-        load_offsets(setup, generator, STRENGTH, thresholds),
+        load_edits(setup, generator),
         held_out=held_out.images(torch.arange(min(HELD_OUT, len(held_out)), device=setup.device)),
     )
+
+
+def load_edits(setup: Setup, generator: Generator) -> Tensor:
+    """Return edits in StyleSpace (n, S): those of the presets' thresholds, in a dry run any."""
+    if setup.tiny:  # after few steps CLIP sees no channel's change
+        channels = sum(generator.style_channels)
+        return torch.randn(DRY_RUN_EDITS, channels, device=setup.device) / channels**0.5
+    thresholds = sorted({preset.get("threshold", THRESHOLD) for preset in PRESETS})
+    return load_offsets(setup, generator, STRENGTH, thresholds)

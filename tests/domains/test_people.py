@@ -350,6 +350,33 @@ def test_what_an_edit_asks_to_hide_counts_in_no_head(monkeypatch):
     assert not find_hidden(TextPair("a smile", "expression", ("smile", "eyes closed")))
 
 
+def test_a_dry_run_renders_a_person_to_train_on_and_one_to_hold_out(tmp_path, monkeypatch):
+    import torch
+
+    from domains.people import crops
+    from domains.training.setup import Setup
+
+    jobs = []
+    monkeypatch.setattr(crops, "run_job", jobs.append)
+    setup = Setup(
+        tmp_path, tmp_path, torch.device("cpu"), 8, {"heads": 60.0}, max_steps=2, tiny=True
+    )
+    crops.run(setup)
+    assert len({seed // PHOTOS_OF_A_PERSON for seed in jobs[0].seeds}) == 2
+
+
+def test_images_of_a_small_generator_are_enlarged_to_the_size_of_crops():
+    import torch
+
+    from domains.people.changes import Changes
+
+    changes = object.__new__(Changes)
+    changes._generate = lambda amplitudes, scenes: torch.zeros(len(amplitudes), 3, 128, 128)
+    amplitudes, scenes = torch.zeros(2, 12, TABLE.num_values), torch.zeros(2, 3)
+    pair = changes._draw_pair(amplitudes, amplitudes, scenes)
+    assert [images.shape for images in pair] == [(2, 3, 256, 256)] * 2
+
+
 def test_scenes_do_not_depend_on_labels():
     import torch
 
